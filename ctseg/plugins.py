@@ -1,0 +1,261 @@
+"""The plugin manager: discovery, look-up by name, provenance, and failures that take nothing else down."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import importlib.metadata
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import pluggy
+
+from ctseg import hookspecs
+from ctseg.errors import NameClash, UnknownName
+from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
+
+Kind = Literal["architecture", "loss", "reader", "format"]
+Spec = TypeVar("Spec", ArchitectureSpec, LossSpec, ReaderSpec, FormatSpec)
+ENTRY_POINT_GROUP = "ctseg"
+BUILTIN = "ctseg.builtin"
+
+_HOOKS: Mapping[Kind, tuple[str, type]] = {
+    "architecture": ("ctseg_architectures", ArchitectureSpec),
+    "loss": ("ctseg_losses", LossSpec),
+    "reader": ("ctseg_readers", ReaderSpec),
+    "format": ("ctseg_formats", FormatSpec),
+}
+LISTINGS: Mapping[Kind, str | None] = {
+    "architecture": "ctseg architectures list",
+    "loss": "ctseg losses list",
+    "reader": None,
+    "format": None,
+}
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """Where a plugin comes from and whether it could be loaded.
+
+    Attributes:
+        name: name of the entry point.
+        package, version: the distribution that declares it.
+        module: what the entry point names.
+        error: why it could not be loaded or used, None where it works.
+        details: the traceback, for `--debug` and `plugins list --json`.
+    """
+
+    name: str
+    package: str
+    version: str
+    module: str
+    error: str | None = None
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A spec and the plugin that it came from."""
+
+    spec: Any
+    plugin: PluginInfo
+
+
+class Registry:
+    """Everything that plugins registered, by kind and name.
+
+    Args:
+        entry_points: what to load instead of the installed entry points; tests use it.
+    """
+
+    def __init__(self, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None) -> None:
+        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.plugins: list[PluginInfo] = []
+        self._infos: dict[str, PluginInfo] = {}
+        self._tables: dict[Kind, dict[str, Registered]] = {}
+        found = _installed() if entry_points is None else list(entry_points)
+        for entry_point in found:
+            self._load(entry_point)
+
+    def _load(self, entry_point: importlib.metadata.EntryPoint) -> None:
+        dist = entry_point.dist
+        info = PluginInfo(
+            name=entry_point.name,
+            package=dist.name if dist else entry_point.module.split(".")[0],
+            version=dist.version if dist else "",
+            module=entry_point.value,
+        )
+        key = f"{info.package}:{info.name}"
+        try:
+            plugin = entry_point.load()
+            self.manager.register(plugin, name=key)
+            self._infos[key] = info
+            self.manager.check_pending()
+        except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises is reported, never fatal
+            if self.manager.has_plugin(key):
+                self.manager.unregister(name=key)
+            self._infos.pop(key, None)
+            info = _failed(info, error)
+        self.plugins.append(info)
+
+    def table(self, kind: Kind) -> dict[str, Registered]:
+        """Every spec of one kind, by name.
+
+        Raises:
+            NameClash: two plugins claim one name.
+        """
+        if kind not in self._tables:
+            self._tables[kind] = self._collect(kind)
+        return self._tables[kind]
+
+    def _collect(self, kind: Kind) -> dict[str, Registered]:
+        hook, spec_type = _HOOKS[kind]
+        table: dict[str, Registered] = {}
+        for key, spec in self._call(hook):
+            info = self._infos[key]
+            if not isinstance(spec, spec_type):
+                problem = TypeError(
+                    f"{hook} returned {type(spec).__name__} where {spec_type.__name__} is due"
+                )
+                self._fail(key, problem)
+                continue
+            if spec.name in table:
+                other = table[spec.name].plugin
+                raise NameClash(
+                    f"The {kind} '{spec.name}' is claimed by two plugins: {other.package} {other.version} "
+                    f"({other.module}) and {info.package} {info.version} ({info.module}).",
+                    hint="Uninstall one of the two packages, or ask its author to choose another name.",
+                )
+            table[spec.name] = Registered(spec, info)
+        return table
+
+    def _call(self, hook: str) -> list[tuple[str, Any]]:
+        """The results of one hook with the plugin that gave each; a plugin that raises is reported and left out."""
+        results: list[tuple[str, Any]] = []
+        implementations = {i.plugin_name: i for i in getattr(self.manager.hook, hook).get_hookimpls()}
+        for key in self._infos:  # in order of registration, so that listings are stable
+            if key not in implementations:
+                continue
+            try:
+                results += [(key, item) for item in implementations[key].function()]
+            except (Exception, SystemExit) as error:
+                self._fail(key, error)
+        return results
+
+    def _fail(self, key: str, error: BaseException) -> None:
+        info = self._infos[key]
+        self.plugins[self.plugins.index(info)] = failed = _failed(info, error)
+        self._infos[key] = failed
+
+    def get(self, kind: Kind, name: str) -> Registered:
+        """The spec of that name and its plugin.
+
+        Raises:
+            UnknownName: nothing of that kind has the name; the message has the nearest one.
+        """
+        table = self.table(kind)
+        if name not in table:
+            error = UnknownName(kind, name, table, listing=LISTINGS[kind])
+            broken = [p.package for p in self.plugins if p.error]
+            if broken:
+                error.hint = f"{error.hint}\n  Plugins that failed to load: {', '.join(broken)} (see: ctseg plugins list)"
+            raise error
+        return table[name]
+
+    def provided_by(self, info: PluginInfo) -> dict[Kind, list[str]]:
+        """The names that one plugin registered, by kind."""
+        return {
+            kind: [name for name, entry in self.table(kind).items() if entry.plugin == info]
+            for kind in _HOOKS
+        }
+
+    def zoos(self) -> list[Path]:
+        """The folders of weights that plugins ship."""
+        return [Path(folder) for _, folder in self._call("ctseg_zoos")]
+
+
+def _failed(info: PluginInfo, error: BaseException) -> PluginInfo:
+    return PluginInfo(
+        name=info.name,
+        package=info.package,
+        version=info.version,
+        module=info.module,
+        error=f"{type(error).__name__}: {error}",
+        details="".join(traceback.format_exception(error)),
+    )
+
+
+def _installed() -> list[importlib.metadata.EntryPoint]:
+    """Installed entry points, what ships in the box first."""
+    found = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+    own = [e for e in found if e.value == BUILTIN]
+    if not own:  # run from a source tree that is not installed
+        own = [importlib.metadata.EntryPoint("builtin", BUILTIN, ENTRY_POINT_GROUP)]
+    others = sorted((e for e in found if e.value != BUILTIN), key=lambda e: (e.name, e.value))
+    return [own[0], *others]
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of this process, made on first use."""
+    return Registry()
+
+
+def architecture(name: str) -> ArchitectureSpec:
+    return cast(ArchitectureSpec, registry().get("architecture", name).spec)
+
+
+def loss(name: str) -> LossSpec:
+    return cast(LossSpec, registry().get("loss", name).spec)
+
+
+def reader(name: str) -> ReaderSpec:
+    return cast(ReaderSpec, registry().get("reader", name).spec)
+
+
+def format_named(name: str) -> FormatSpec:
+    return cast(FormatSpec, registry().get("format", name).spec)
+
+
+def readers() -> list[ReaderSpec]:
+    return [entry.spec for entry in registry().table("reader").values()]
+
+
+def formats() -> list[FormatSpec]:
+    return [entry.spec for entry in registry().table("format").values()]
+
+
+def names(kind: Kind, pattern: str = "*") -> list[str]:
+    """Registered names of one kind that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(registry().table(kind), pattern))
+
+
+def make_config(spec: ArchitectureSpec | LossSpec, options: Mapping[str, Any]) -> Any:
+    """The spec's config dataclass filled from options, each checked against the field's declared type.
+
+    Raises:
+        ConfigError: an option that does not exist (with the nearest one), or a value of the wrong type.
+    """
+    from ctseg.config import fill_dataclass
+
+    return fill_dataclass(spec.config, options, owner=spec.name)
+
+
+__all__ = [
+    "PluginInfo",
+    "Registered",
+    "Registry",
+    "architecture",
+    "format_named",
+    "formats",
+    "loss",
+    "make_config",
+    "names",
+    "reader",
+    "readers",
+    "registry",
+]

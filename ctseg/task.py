@@ -1,0 +1,167 @@
+"""What a task does: targets from label maps, activation of logits, labels from logits.
+
+`ctseg.specs.Task` holds the data; these functions give it its meaning. NumPy and torch are imported where needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ctseg.errors import BadInput, UnknownName
+from ctseg.specs import Label, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+PALETTE: tuple[tuple[int, int, int], ...] = (
+    (230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 155, 127), (132, 145, 180),
+    (145, 209, 194), (220, 200, 70), (126, 97, 72), (176, 156, 133), (60, 84, 136),
+)  # fmt: skip
+
+
+def classes_task(names: Mapping[str, int], *, ignore: int | None = None) -> Task:
+    """A task of exclusive classes from `{name: value}`; the value 0 is the background and comes first."""
+    ordered = sorted(names.items(), key=lambda item: item[1])
+    if not ordered or ordered[0][1] != 0:
+        ordered.insert(0, ("background", 0))
+    return Task("classes", tuple(Label(n, (v,), v) for n, v in ordered), ignore=ignore)
+
+
+def colour_of(task: Task, index: int) -> tuple[int, int, int]:
+    """The colour of the label at a foreground index, its own or one from the palette."""
+    label = task.foreground[index]
+    return label.colour or PALETTE[index % len(PALETTE)]
+
+
+def label_dtype(task: Task) -> str:
+    """The smallest unsigned integer type that holds every written value."""
+    highest = max([label.value for label in task.labels], default=0)
+    return "uint8" if highest < 256 else "uint16" if highest < 65536 else "uint32"
+
+
+def check_values(task: Task, values: Iterable[int], *, where: str) -> None:
+    """Refuse label values that the task does not know.
+
+    Args:
+        values: the distinct values found in a label map.
+        where: the file, for the message.
+    """
+    if task.kind == "regression":
+        return
+    known = {v for label in task.labels for v in label.values} | {0}
+    if task.stacked:
+        known = {0, 1}
+    if task.ignore is not None:
+        known.add(task.ignore)
+    strange = sorted(set(values) - known)
+    if strange:
+        raise BadInput(
+            f"{where} holds the label value{'s' if len(strange) > 1 else ''} "
+            f"{', '.join(map(str, strange[:8]))}{'...' if len(strange) > 8 else ''}, "
+            f"but the task knows {', '.join(map(str, sorted(known)))}.",
+            hint="Add the value to the labels of dataset.json (or [task] in the run file), or name it as "
+            "the ignore value: --set task.ignore=VALUE",
+        )
+
+
+def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
+    """A label map as the network's target.
+
+    Args:
+        label: values as stored, [Z, Y, X] or, for stacked channels and regression, [C, Z, Y, X].
+
+    Returns:
+        `classes`: int16 [Z, Y, X] of class indices, -1 where ignored.
+        `channels`: int8 [C, Z, Y, X] of 0 and 1, -1 where ignored.
+        `regression`: float32 [C, Z, Y, X], NaN where ignored.
+    """
+    import numpy as np
+
+    if task.kind == "regression":
+        target = np.atleast_3d(label).astype(np.float32)
+        target = target[None] if target.ndim == 3 else target
+        if task.ignore is not None:
+            target = np.where(target == task.ignore, np.float32(np.nan), target)
+        return target
+    ignored = None if task.ignore is None else label == task.ignore
+    if task.kind == "classes":
+        out = np.zeros(label.shape, np.int16)
+        for index, item in enumerate(task.labels[1:], start=1):
+            out[np.isin(label, item.values)] = index
+        if ignored is not None:
+            out[ignored] = -1
+        return out
+    if task.stacked:
+        stacked = (label != 0).astype(np.int8)
+        if ignored is not None:
+            stacked[ignored] = -1
+        return stacked
+    regions = np.stack([np.isin(label, item.values) for item in task.labels]).astype(np.int8)
+    if ignored is not None:
+        regions[:, ignored] = -1
+    return regions
+
+
+def activate(task: Task, logits_bczyx: torch.Tensor) -> torch.Tensor:
+    """Logits [B, C, ...] to what the task predicts: softmax, sigmoid or, for regression, the values themselves."""
+    if task.kind == "classes":
+        return logits_bczyx.float().softmax(1)
+    return logits_bczyx.float().sigmoid() if task.kind == "channels" else logits_bczyx.float()
+
+
+def decode(task: Task, logits_czyx: torch.Tensor) -> torch.Tensor:
+    """Logits [C, Z, Y, X] to a map of label values [Z, Y, X] (int32).
+
+    For `channels`, a label is present where its logit is above 0 (a probability above 0.5); where several are,
+    the later one in the task's order is written, as nnU-Net's ordered regions do.
+    """
+    import torch
+
+    if task.kind == "regression":
+        raise BadInput("A regression task has no label map.", hint="Write its values with --probabilities")
+    values = torch.tensor([label.value for label in task.labels], dtype=torch.int32)
+    values = values.to(logits_czyx.device)
+    if task.kind == "classes":
+        return values[logits_czyx.argmax(0)]
+    out = torch.zeros(logits_czyx.shape[1:], dtype=torch.int32, device=logits_czyx.device)
+    for index in range(len(task.labels)):
+        out[logits_czyx[index] > 0] = values[index]
+    return out
+
+
+def masks(task: Task, label: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
+    """One boolean map [Z, Y, X] for each foreground label, from a map of stored or written values."""
+    import numpy as np
+
+    if task.stacked and label.ndim == 4:
+        return {item.name: label[i] > 0 for i, item in enumerate(task.labels)}
+    return {item.name: np.isin(label, item.values) for item in task.foreground}
+
+
+def select(task: Task, names: Iterable[str]) -> tuple[Label, ...]:
+    """The foreground labels of the given names, in the task's order."""
+    by_name = {label.name: label for label in task.foreground}
+    for name in (wanted := list(names)):
+        if name not in by_name:
+            raise UnknownName("label", name, by_name)
+    return tuple(label for label in task.foreground if label.name in wanted)
+
+
+def to_dict(task: Task) -> dict[str, Any]:
+    """The task as plain data for TOML and JSON."""
+    out: dict[str, Any] = {"kind": task.kind}
+    out["labels"] = [
+        {"name": item.name, "values": list(item.values), "value": item.value}
+        | ({"colour": list(item.colour)} if item.colour else {})
+        for item in task.labels
+    ]
+    if task.ignore is not None:
+        out["ignore"] = task.ignore
+    if task.mirror_pairs:
+        out["mirror_pairs"] = [list(pair) for pair in task.mirror_pairs]
+    if task.stacked:
+        out["stacked"] = True
+    return out

@@ -1,0 +1,1 @@
+"""A scan and its geometry, in memory and on disk."""
