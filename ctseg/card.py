@@ -1,0 +1,125 @@
+"""The card of a model: all that is needed to use the weights, and to judge them. Data only, no code.
+
+It stands in the header of the safetensors file, so that the weights alone are enough, and as `card.json` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ctseg.config import (
+    LossConfig,
+    PredictConfig,
+    PreprocessConfig,
+    Section,
+    TaskConfig,
+    validate,
+)
+from ctseg.errors import CorruptWeights
+
+CARD_VERSION = 1
+HEADER_KEY = "ctseg_card"
+"""The key of the card in the metadata of a safetensors file."""
+
+
+class Provider(Section):
+    """The plugin that registers the architecture."""
+
+    package: str
+    version: str = ""
+
+
+class TrainingData(Section):
+    """What the weights were trained on; its licence binds them."""
+
+    name: str
+    licence: str = ""
+    reference: str = ""
+    cases: int = 0
+    fold: int | None = None
+
+
+class Metrics(Section):
+    """Figures and where they come from.
+
+    Attributes:
+        dice: mean Dice of each foreground label over the cases that have it.
+        mean_dice: the mean of these over the labels.
+        cases: the number of validation cases.
+        command: what prints the same figure.
+    """
+
+    dice: dict[str, float] = {}
+    mean_dice: float | None = None
+    cases: int = 0
+    command: str = ""
+
+
+class Member(Section):
+    """One set of weights: a single model has one, an ensemble several whose probabilities are averaged.
+
+    Attributes:
+        file: name beside the card.
+        tensors_sha256: checksum over names, types, shapes and bytes of the tensors.
+    """
+
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$")
+    tensors_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    fold: int | None = None
+
+
+class Card(Section):
+    """The model's description."""
+
+    card_version: Literal[1] = CARD_VERSION
+    name: str = ""
+    summary: str = ""
+    architecture: str
+    options: dict[str, Any] = {}
+    provider: Provider
+    in_channels: int = Field(ge=1)
+    out_channels: int = Field(ge=1)
+    channels: tuple[str, ...]
+    task: TaskConfig
+    preprocess: PreprocessConfig
+    predict: PredictConfig
+    loss: LossConfig = LossConfig()
+    members: tuple[Member, ...] = ()
+    temperature: float = Field(1.0, gt=0)
+    licence: str = ""
+    attribution: str = ""
+    training_data: TrainingData
+    metrics: Metrics = Metrics()
+    intended_use: str = ""
+    limits: str = ""
+    seed: int = 0
+    steps: int = 0
+    ctseg_version: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def parse_card(text: str, *, where: str) -> Card:
+    """A card from JSON, checked.
+
+    Raises:
+        CorruptWeights: no JSON, or made by a newer ctseg.
+        ConfigError: a field that is missing, unknown or impossible.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CorruptWeights(f"The card in {where} is no valid JSON: {error}.") from error
+    version = data.get("card_version") if isinstance(data, dict) else None
+    if not isinstance(version, int):
+        raise CorruptWeights(f"The card in {where} has no card_version: it is no ctseg card.")
+    if version > CARD_VERSION:
+        raise CorruptWeights(
+            f"The card in {where} is of version {version}; this ctseg reads up to {CARD_VERSION}.",
+            hint="Update ctseg: pip install --upgrade ctseg",
+        )
+    return validate(Card, data, where=f"the card in {where}")

@@ -1,0 +1,342 @@
+"""RunConfig: what a run is made of. TOML in, resolved TOML out, every key checked.
+
+What is left out is chosen by the planner; the resolved file written to the run folder leaves nothing out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ctseg.errors import ConfigError, FileProblem, nearest
+from ctseg.specs import Label, Task, TaskKind
+
+Zyx = tuple[int, int, int]
+T = TypeVar("T")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class LabelConfig(Section):
+    name: str
+    values: tuple[int, ...]
+    value: int
+    colour: tuple[int, int, int] | None = None
+
+
+class TaskConfig(Section):
+    """`[task]`: what is to be predicted."""
+
+    kind: TaskKind = "classes"
+    labels: tuple[LabelConfig, ...] = Field(min_length=1)
+    ignore: int | None = None
+    mirror_pairs: tuple[tuple[str, str], ...] = ()
+    stacked: bool = False
+
+    @classmethod
+    def of(cls, task: Task) -> TaskConfig:
+        return cls.model_validate(dataclasses.asdict(task))
+
+    def task(self) -> Task:
+        labels = tuple(Label(i.name, i.values, i.value, i.colour) for i in self.labels)
+        return Task(self.kind, labels, self.ignore, self.mirror_pairs, self.stacked)
+
+
+class DataConfig(Section):
+    """`[data]`: where the cases are and which of them train."""
+
+    path: str = Field("", description="data set folder or file")
+    reader: str | None = Field(None, description="layout; recognised where it is not given")
+    options: dict[str, Any] = Field({}, description="options of the reader, e.g. raw = '/volume'")
+    fold: int = Field(0, ge=0, description="which fold validates")
+    folds: int = Field(5, ge=2, description="number of folds where the data set brings no splits")
+    train: tuple[str, ...] = Field((), description="case ids that train; overrides the fold")
+    val: tuple[str, ...] = Field((), description="case ids that validate; overrides the fold")
+    val_slices: str = Field(
+        "", description="START:STOP along z that validates where the data set is one volume"
+    )
+
+    @field_validator("val_slices")
+    @classmethod
+    def _slices(cls, value: str) -> str:
+        if value and not re.fullmatch(r"\d*:\d*", value):
+            raise ValueError("must be START:STOP, e.g. '100:' or '0:50'")
+        return value
+
+
+class PreprocessConfig(Section):
+    """`[preprocess]`: the ordered, typed steps from source grid to network grid."""
+
+    version: Literal[1] = 1
+    steps: tuple[dict[str, Any], ...] = ()
+
+
+class ModelConfig(Section):
+    """`[model]`: the network and its options."""
+
+    architecture: str = "unet3d"
+    options: dict[str, Any] = {}
+
+
+class LossConfig(Section):
+    """`[loss]`: the loss and its options."""
+
+    name: str = Field("", description="empty: dice_ce for classes, bce_dice for channels")
+    options: dict[str, Any] = {}
+
+
+class TrainConfig(Section):
+    """`[train]`: how long, how fast and on what."""
+
+    steps: int | None = Field(None, ge=1, description="optimizer steps; set by epochs or time")
+    epochs: int | None = Field(None, ge=1, description="epochs of steps_per_epoch")
+    time: str | None = Field(None, description="budget, e.g. '20m', '1h30m': fixes the steps")
+    steps_per_epoch: int | None = Field(None, ge=1, description="steps between validations")
+    batch_size: int | None = Field(None, ge=1)
+    patch_zyx: Zyx | None = None
+    foreground: float = Field(0.5, ge=0, le=1, description="share of patches centred on a label")
+    optimizer: str = Field("sgd", description="any timm optimizer")
+    lr: float | None = Field(None, gt=0, description="0.01 for sgd, 1e-3 for others")
+    weight_decay: float = Field(3e-5, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)
+    schedule: str = Field("poly", description="any timm scheduler, or 'constant'")
+    warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps that warms up")
+    clip_grad: float | None = Field(12.0, gt=0)
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
+    patience: int | None = Field(None, ge=1, description="epochs without improvement before a stop")
+    checkpoint_every: float = Field(120.0, ge=0, description="seconds between resume points")
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @field_validator("time")
+    @classmethod
+    def _time(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration(value)
+        return value
+
+
+class AugmentConfig(Section):
+    """`[augment]`: probability and range of each random transform."""
+
+    preset: Literal["default", "none"] = "default"
+    rotation: float = Field(0.3, ge=0, le=1, description="probability")
+    rotation_degrees: tuple[float, float, float] = Field(
+        (15.0, 15.0, 15.0), description="largest angle about z, y, x"
+    )
+    scale: float = Field(0.3, ge=0, le=1)
+    scale_range: tuple[float, float] = (0.8, 1.25)
+    mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field((), description="axes that may flip")
+    noise: float = Field(0.15, ge=0, le=1)
+    blur: float = Field(0.15, ge=0, le=1)
+    brightness: float = Field(0.15, ge=0, le=1)
+    contrast: float = Field(0.15, ge=0, le=1)
+    gamma: float = Field(0.2, ge=0, le=1)
+    low_resolution: float = Field(0.15, ge=0, le=1)
+
+
+class PredictConfig(Section):
+    """`[predict]`: the tiles."""
+
+    tile_zyx: Zyx | None = None
+    overlap: float = Field(0.5, ge=0, lt=1)
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field(
+        (), description="axes that --tta mirrors"
+    )
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    version: Literal[1] = 1
+    seed: int = Field(0, ge=0, lt=2**63)
+    task: TaskConfig | None = None
+    data: DataConfig = DataConfig()
+    preprocess: PreprocessConfig | None = None
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    augment: AugmentConfig = AugmentConfig()
+    predict: PredictConfig = PredictConfig()
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `20m`, `1h30m` or a plain number of seconds."""
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
+    )
+    if not text.strip() or not match:
+        raise ValueError(f"'{text}' is no duration; write 90s, 20m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise ValueError(f"'{text}' is no time at all")
+    return total
+
+
+# ---------------------------------------------------------------- reading and writing
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a run file.
+
+    Raises:
+        FileProblem: the file is missing or no TOML.
+        ConfigError: an unknown key (with the nearest valid one) or an impossible value.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileProblem(f"The run file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileProblem(f"The run file {path} is not valid TOML: {error}.") from error
+    return parse_config(data, where=str(path))
+
+
+def parse_config(data: Mapping[str, Any], *, where: str = "the run file") -> RunConfig:
+    """Check plain data against the schema."""
+    return validate(RunConfig, data, where=where)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], data: Any, *, where: str) -> Model:
+    """Check plain data against a pydantic model; the first problem becomes a `ConfigError` in plain words."""
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise _explained(model, error, where) from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as TOML; what is None is left out, since TOML has no null."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
+    """Apply `section.key=value` settings; values are TOML, bare words are strings.
+
+    Raises:
+        ConfigError: a setting without `=`, an unknown key, or an impossible value.
+    """
+    data = config.model_dump(mode="json")
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"'--set {setting}' is not KEY=VALUE.", hint="For example: --set train.epochs=50"
+            )
+        _place(data, key.strip().split("."), _toml_value(text.strip()))
+    return parse_config(data, where="--set")
+
+
+def _place(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = data.get(key)
+        if inner is None:
+            inner = data[key] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{'.'.join(keys)}' is no setting: '{key}' holds a value.")
+        data = inner
+    data[keys[-1]] = value
+
+
+def _toml_value(text: str) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: _without_none(v) for k, v in data.items() if v is not None}
+    return [_without_none(v) for v in data] if isinstance(data, list) else data
+
+
+def _explained(
+    model: type[BaseModel], error: pydantic.ValidationError, where: str
+) -> ConfigError:
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(model, location[:-1])
+        near = nearest(location[-1], valid)
+        message = f"Unknown key '{key}' in {where}."
+        if near:
+            message += f" Did you mean '{'.'.join([*location[:-1], near])}'?"
+        return ConfigError(message, hint=f"Valid keys there: {', '.join(sorted(valid))}")
+    if problem["type"] == "missing":
+        return ConfigError(f"'{key}' is missing in {where}.", hint=f"Add it: {key} = ...")
+    reason = problem["msg"].removeprefix("Value error, ")
+    return ConfigError(f"'{key}' in {where} cannot be {problem['input']!r}: {reason}.")
+
+
+def _valid_keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        if part not in model.model_fields:  # a list index stays at the model of its items
+            continue
+        inner = _model_in(model.model_fields[part].annotation)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _model_in(argument)
+        if found:
+            return found
+    return None
+
+
+def fill_dataclass(cls: type[T], options: Mapping[str, Any], *, owner: str) -> T:
+    """A config dataclass filled from options, each checked against its field's declared type.
+
+    Args:
+        owner: the name of the network, loss or step, for messages.
+
+    Raises:
+        ConfigError: an option that does not exist (with the nearest one), or a value of the wrong type.
+    """
+    known = {f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in options.items():
+        if key not in known:
+            near = nearest(key, known)
+            raise ConfigError(
+                f"'{owner}' has no option '{key}'." + (f" Did you mean '{near}'?" if near else ""),
+                hint=f"Its options: {', '.join(sorted(known)) or 'none'}",
+            )
+        try:
+            values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ConfigError(f"Option '{key}' of '{owner}' cannot be {value!r}: {reason}.") from error
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"The options of '{owner}' do not fit: {error}.") from error
