@@ -1,0 +1,73 @@
+"""Files that appear under their name only when whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ctseg.errors import FileProblem
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; on a clean exit it is flushed to disk and renamed to `path`.
+
+    The temporary name keeps the suffixes of `path`, since some libraries choose the format by them. On any
+    exception it is removed and `path` stays as it was.
+
+    Raises:
+        FileProblem: the folder cannot be made or written to, or the disk is full.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes[-2:]), dir=path.parent
+        )
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        with disk_errors(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors about a path into ones that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            free = shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
+            raise FileProblem(
+                f"The disk is full: {path} could not be written ({free / 2**20:.0f} MiB free).",
+                hint="Free some space, or choose another place with -o.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise FileProblem(
+                f"{path} cannot be written: {error.strerror}.",
+                hint="Choose another place with -o, or change the permissions.",
+            ) from error
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
