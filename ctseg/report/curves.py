@@ -1,0 +1,138 @@
+"""Dice and loss against epoch, from the log of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ctseg.errors import FileProblem
+from ctseg.report.figure import GREY, INK, new_figure, plain_axes, save_png
+from ctseg.task import PALETTE
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of `log.jsonl` of the kind `epoch`.
+
+    Attributes:
+        loss: mean training loss of the epoch.
+        mean_dice: mean over the foreground labels in 0..1; None where the epoch was not validated.
+        dice: the same for each label.
+    """
+
+    epoch: int
+    loss: float | None
+    mean_dice: float | None
+    dice: dict[str, float]
+
+
+def draw_curves(log_jsonl: Path, png: Path) -> None:
+    """Draw the course of a training run: Dice above, loss below, both against epoch.
+
+    Lines of other kinds are passed over, and so is a last line cut short by a kill.
+
+    Args:
+        log_jsonl: the run's log, one JSON object a line.
+        png: the picture to write.
+
+    Raises:
+        FileProblem: the log is missing or holds no epoch, or the picture cannot be written.
+    """
+    epochs = read_epochs(log_jsonl)
+    figure = new_figure(8, 6)
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)})
+    _draw_dice(upper, epochs)
+    _draw_loss(lower, epochs)
+    lower.set_xlabel("epoch", color=INK)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.align_ylabels((upper, lower))
+    figure.subplots_adjust(left=0.09, right=0.97, top=0.92, bottom=0.09, hspace=0.12)
+    save_png(figure, png)
+
+
+def read_epochs(log_jsonl: Path) -> list[Epoch]:
+    """The epochs of a log in order; where a resumed run repeats one, the later line counts.
+
+    Raises:
+        FileProblem: the log is missing, holds a line that is no JSON before its end, or holds no epoch.
+    """
+    try:
+        lines = log_jsonl.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise FileProblem(f"The log {log_jsonl} cannot be read: {error.strerror}.") from error
+    found: dict[int, Epoch] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # a kill may cut the last line short
+                break
+            raise FileProblem(f"Line {number} of {log_jsonl} is no JSON: {error}.") from error
+        if isinstance(entry, dict) and entry.get("kind") == "epoch":
+            found[int(entry["epoch"])] = _epoch(entry)
+    if not found:
+        raise FileProblem(
+            f"{log_jsonl} holds no finished epoch.", hint="Wait for the first epoch to end."
+        )
+    return [found[number] for number in sorted(found)]
+
+
+def _epoch(entry: dict[str, Any]) -> Epoch:
+    loss, mean = entry.get("loss"), entry.get("mean_dice")
+    dice = {str(k): float(v) for k, v in (entry.get("dice") or {}).items() if v is not None}
+    return Epoch(
+        int(entry["epoch"]),
+        None if loss is None else float(loss),
+        None if mean is None else float(mean),
+        dice,
+    )
+
+
+def _draw_dice(axes: Axes, epochs: list[Epoch]) -> None:
+    plain_axes(axes)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("Dice, validation scans", color=INK)
+    scored = [e for e in epochs if e.mean_dice is not None]
+    if not scored:
+        axes.text(0.5, 0.5, "not validated yet", color=GREY, ha="center", transform=axes.transAxes)
+        return
+    labels = list(dict.fromkeys(name for e in scored for name in e.dice))
+    for index, name in enumerate(labels if len(labels) > 1 else []):
+        points = [(e.epoch, e.dice[name]) for e in scored if name in e.dice]
+        colour = tuple(v / 255 for v in PALETTE[index % len(PALETTE)])
+        axes.plot(
+            *_columns(points), color=colour, linewidth=1.2, marker=_marker(points), label=name
+        )
+    mean = [(e.epoch, e.mean_dice) for e in scored if e.mean_dice is not None]
+    name = labels[0] if len(labels) == 1 else "mean"
+    axes.plot(*_columns(mean), color=INK, linewidth=2.2, marker=_marker(mean), label=name)
+    best = max(mean, key=lambda point: point[1])
+    axes.plot([best[0]], [best[1]], "o", color=INK, markersize=6)
+    axes.set_title(
+        f"best mean Dice {best[1]:.3f} at epoch {best[0]}", loc="left", fontsize=11, color=INK
+    )
+    columns = 1 if len(labels) < 8 else 2
+    axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK, ncols=columns)
+
+
+def _draw_loss(axes: Axes, epochs: list[Epoch]) -> None:
+    plain_axes(axes)
+    axes.set_ylabel("loss, training", color=INK)
+    points = [(e.epoch, e.loss) for e in epochs if e.loss is not None]
+    axes.plot(*_columns(points), color=INK, linewidth=1.6, marker=_marker(points))
+
+
+def _columns(points: Iterable[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    pairs = list(points)
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _marker(points: list[Any]) -> str:
+    """A mark on every point only while there are few: one point alone makes no line."""
+    return "." if len(points) < 30 else ""

@@ -1,0 +1,43 @@
+"""What every picture shares: a figure without a display, one look, and a file written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ctseg.files import whole_file
+
+INK = "#1f2933"
+GREY = "#7b8794"
+GRID = "#e4e7eb"
+
+
+def new_figure(width: float, height: float, *, background: str = "white") -> Figure:
+    """A figure of a size in inches that belongs to no window and to no global state."""
+    figure = Figure(figsize=(width, height), facecolor=background)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_png(figure: Figure, png: Path, *, dpi: int = 120) -> None:
+    """Write the figure; without the version of matplotlib in it, so that equal pictures are equal files.
+
+    Raises:
+        FileProblem: the folder cannot be written to, or the disk is full.
+    """
+    with whole_file(png) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def plain_axes(axes: Axes) -> None:
+    """Take away what does not help reading a chart."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9)
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
