@@ -1,0 +1,112 @@
+"""The command tree and what happens to errors. Commands import heavy packages only once they run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ctseg import __version__
+from ctseg.cli import ui
+from ctseg.errors import EXIT_FAILED, EXIT_INTERRUPTED, CtsegError
+
+DEBUG = "--debug"
+
+
+class Root(TyperGroup):
+    """The root of the tree: takes `--debug` anywhere and turns errors into messages and exit codes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        if DEBUG in args[:end]:
+            args = [DEBUG, *(arg for arg in args[:end] if arg != DEBUG), *args[end:]]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            ui.say("Interrupted.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:  # the reader of a pipe, e.g. `head`, has gone: nothing is wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_FAILED) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if hasattr(error, "format_message"):  # Typer's own errors of usage
+                raise
+            _report(error, debug=bool(ctx.params.get("debug")))
+
+
+def _report(error: Exception, *, debug: bool) -> NoReturn:
+    if debug:
+        ui.say("".join(traceback.format_exception(error)))
+    if isinstance(error, CtsegError):
+        ui.say(f"Error: {error.message}", style="red")
+        if error.hint:
+            ui.say(f"  {error.hint}")
+        raise typer.Exit(error.exit_code)
+    text = " ".join(str(error).split())
+    ui.say(f"Internal error: {type(error).__name__}: {text}", style="red")
+    if not debug:
+        ui.say("  Run again with --debug for the traceback.")
+    raise typer.Exit(EXIT_FAILED)
+
+
+app = typer.Typer(
+    cls=Root,
+    name="ctseg",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=ui.examples(
+        "ctseg demo",
+        "ctseg train DATA -o runs/first --fold 0 --time 20m",
+        "ctseg predict scan.nii.gz -m runs/first -o mask.nii.gz",
+        "ctseg zoo list",
+    ),
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"ctseg {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train, publish and run 3D segmentation models for CT: clinical scans and industrial micro-CT."""
+
+
+GROUPS = ("data", "zoo", "architectures", "losses", "plugins")
+COMMANDS = ("demo", "train", "predict", "evaluate", "doctor")
+for name in COMMANDS + GROUPS:
+    if importlib.util.find_spec(f"ctseg.cli.{name}") is None:
+        continue
+    module = importlib.import_module(f"ctseg.cli.{name}")
+    if name in GROUPS:
+        app.add_typer(module.app, name=name)
+    else:
+        epilog = ui.examples(*module.EXAMPLES)
+        app.command(name, epilog=epilog, no_args_is_help=False)(getattr(module, name))
+
+
+def main() -> None:
+    """The console entry point."""
+    app(prog_name="ctseg")

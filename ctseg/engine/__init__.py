@@ -1,0 +1,1 @@
+"""Step, validate, predict: runtime, training loop, checkpoints, tiles."""

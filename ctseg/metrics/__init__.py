@@ -1,0 +1,1 @@
+"""Overlap of predictions with references, and the reports made of it."""

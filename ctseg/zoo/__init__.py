@@ -1,0 +1,1 @@
+"""Published weights: publishing, resolving by name, verifying, loading."""
