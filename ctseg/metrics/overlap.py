@@ -1,0 +1,185 @@
+"""How much of a predicted label lies on the reference label, counted in one pass over both maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+from ctseg.specs import Task
+
+SLAB_VOXELS = 1 << 24
+"""Voxels counted at a time, so that memory stays small whatever the scan."""
+TABLE = 1024
+"""Label values below this are counted through one two-dimensional histogram; larger ones are renumbered first."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Voxels of one label: predicted, in the reference, and both."""
+
+    predicted: int
+    reference: int
+    both: int
+
+    @property
+    def dice(self) -> float | None:
+        """2|A and B| / (|A| + |B|), in 0..1 (Dice, Ecology 26, 1945); None where the label is in neither."""
+        total = self.predicted + self.reference
+        return 2 * self.both / total if total else None
+
+    @property
+    def iou(self) -> float | None:
+        """|A and B| / |A or B|, in 0..1 (Jaccard); None where the label is in neither."""
+        union = self.predicted + self.reference - self.both
+        return self.both / union if union else None
+
+
+def dice(one: NDArray[Any], two: NDArray[Any]) -> float | None:
+    """Dice of two boolean maps of one shape; None where both are empty."""
+    return mask_counts(one, two).dice
+
+
+def iou(one: NDArray[Any], two: NDArray[Any]) -> float | None:
+    """Intersection over union of two boolean maps of one shape; None where both are empty."""
+    return mask_counts(one, two).iou
+
+
+def mask_counts(
+    predicted: NDArray[Any], reference: NDArray[Any], valid: NDArray[Any] | None = None
+) -> Counts:
+    """Counts of two boolean maps of one shape, over the valid voxels."""
+    _check_shapes(predicted, reference)
+    one, two = predicted.astype(bool, copy=False), reference.astype(bool, copy=False)
+    if valid is not None:
+        one, two = one & valid, two & valid
+    return Counts(int(one.sum()), int(two.sum()), int((one & two).sum()))
+
+
+def label_counts(task: Task, predicted: NDArray[Any], reference: NDArray[Any]) -> dict[str, Counts]:
+    """Counts of each foreground label of a task; voxels where the reference says `ignore` do not count.
+
+    Args:
+        predicted, reference: maps of label values [Z, Y, X], or one map a label [C, Z, Y, X], where a voxel
+            belongs to the label when it is above 0.5 (binary maps and probabilities alike).
+
+    Raises:
+        BadInput: the shapes differ, a value is no whole number, or the channels are not the task's labels.
+    """
+    _check_shapes(predicted, reference)
+    if predicted.ndim == reference.ndim == 3:
+        return _from_maps(task, predicted, reference)
+    counts = {}
+    for index, label in enumerate(task.foreground):
+        one = _mask(task, predicted, index)
+        two = _mask(task, reference, index)
+        counts[label.name] = mask_counts(one, two, _valid(task, reference, index))
+    return counts
+
+
+def _from_maps(task: Task, predicted: NDArray[Any], reference: NDArray[Any]) -> dict[str, Counts]:
+    values, table = joint_histogram(predicted, reference)
+    if task.ignore is not None:
+        table = table[:, values != task.ignore]
+    columns = values if task.ignore is None else values[values != task.ignore]
+    out = {}
+    for label in task.foreground:
+        in_rows, in_columns = np.isin(values, label.values), np.isin(columns, label.values)
+        out[label.name] = Counts(
+            predicted=int(table[in_rows].sum()),
+            reference=int(table[:, in_columns].sum()),
+            both=int(table[in_rows][:, in_columns].sum()),
+        )
+    return out
+
+
+def joint_histogram(
+    one: NDArray[Any], two: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How often each pair of values occurs in two label maps of one shape.
+
+    Returns:
+        The K values that either map may hold, and [K, K] counts: rows for `one`, columns for `two`.
+    """
+    one, two = _whole(one), _whole(two)
+    slabs = _slabs(one.shape)
+    low = min(int(a.min()) for a in (one, two))
+    high = max(int(a.max()) for a in (one, two))
+    if low >= 0 and high < TABLE:
+        values = np.arange(high + 1)
+        lookup = None
+    else:
+        values = np.union1d(np.unique(one), np.unique(two)).astype(np.int64)
+        lookup = values
+    size = len(values)
+    table = np.zeros(size * size, np.int64)
+    for part in slabs:
+        first, second = one[part].ravel(), two[part].ravel()
+        if lookup is not None:
+            first, second = np.searchsorted(lookup, first), np.searchsorted(lookup, second)
+        pairs = first.astype(np.int32 if size < 2**15 else np.int64) * size + second
+        table += np.bincount(pairs, minlength=size * size)
+    return values, table.reshape(size, size)
+
+
+def distinct_values(array: NDArray[Any]) -> list[int]:
+    """The values of a label map, in ascending order."""
+    array = _whole(array)
+    if array.dtype.kind == "b" or (int(array.min()) >= 0 and int(array.max()) < TABLE):
+        counts = sum(
+            np.bincount(array[part].ravel(), minlength=TABLE) for part in _slabs(array.shape)
+        )
+        return [int(value) for value in np.flatnonzero(counts)]
+    return [int(value) for value in np.unique(array)]
+
+
+def _whole(array: NDArray[Any]) -> NDArray[Any]:
+    """A label map as whole numbers; files often store them as floats."""
+    if array.dtype.kind in "iub":
+        return array
+    whole: NDArray[Any] = np.nan_to_num(array).astype(np.int64)
+    if not np.array_equal(whole, array):
+        raise BadInput(
+            "A label map holds values that are not whole numbers.",
+            hint="Was an image or a probability map given where a label map is due?",
+        )
+    return whole
+
+
+def _slabs(shape: Sequence[int]) -> list[slice]:
+    step = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
+    return [slice(start, start + step) for start in range(0, shape[0], step)]
+
+
+def _mask(task: Task, array: NDArray[Any], index: int) -> NDArray[np.bool_]:
+    if array.ndim == 3:
+        return np.isin(array, task.foreground[index].values)
+    expected = {len(task.foreground), len(task.labels)}
+    if array.shape[0] not in expected:
+        raise BadInput(
+            f"The map has {array.shape[0]} channels, the task has {len(task.foreground)} labels."
+        )
+    offset = array.shape[0] - len(task.foreground)  # classes: channel 0 is the background
+    channel = array[index + offset]
+    inside = channel > 0.5
+    if task.ignore is not None:
+        inside &= channel != task.ignore
+    return np.asarray(inside)
+
+
+def _valid(task: Task, reference: NDArray[Any], index: int) -> NDArray[np.bool_] | None:
+    if task.ignore is None:
+        return None
+    if reference.ndim == 3:
+        return np.asarray(reference != task.ignore)
+    offset = reference.shape[0] - len(task.foreground)
+    return np.asarray(reference[index + offset] != task.ignore)
+
+
+def _check_shapes(one: NDArray[Any], two: NDArray[Any]) -> None:
+    if one.shape[-3:] != two.shape[-3:]:
+        raise BadInput(f"The maps have the shapes {one.shape} and {two.shape} and must be alike.")
