@@ -1,0 +1,9 @@
+"""What ships in the box, registered through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+from ctseg.builtin.architectures import ctseg_architectures
+from ctseg.builtin.formats import ctseg_formats
+from ctseg.builtin.losses import ctseg_losses
+
+__all__ = ["ctseg_architectures", "ctseg_formats", "ctseg_losses"]

@@ -1,0 +1,67 @@
+"""What all losses share: voxel weights and checks of shapes. Everything is float32 or better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ctseg.errors import BadInput
+
+
+def full_precision(logits: torch.Tensor) -> torch.Tensor:
+    """Logits in float32 (float64 stays): sums over millions of voxels do not fit half precision."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def check_shapes(logits: torch.Tensor, target: torch.Tensor) -> None:
+    """Refuse a target that is neither indices [B, Z, Y, X] nor values [B, C, Z, Y, X]."""
+    expected = logits.shape if target.is_floating_point() else _without_channels(logits)
+    if target.shape != expected:
+        raise BadInput(
+            f"The target has shape {tuple(target.shape)} and type {target.dtype}; logits of shape "
+            f"{tuple(logits.shape)} need {tuple(expected)}.",
+            hint="Class indices are int64 [B, Z, Y, X]; other targets float [B, C, Z, Y, X]",
+        )
+
+
+def _without_channels(logits: torch.Tensor) -> torch.Size:
+    return torch.Size((logits.shape[0], *logits.shape[2:]))
+
+
+def voxel_weights(
+    logits: torch.Tensor, weight: torch.Tensor | None, mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Weight times mask [B, Z, Y, X] in the precision of the logits; None where neither is given."""
+    if weight is None and mask is None:
+        return None
+    if weight is None or mask is None:
+        product = mask if weight is None else weight
+        assert product is not None
+        return product.to(logits.dtype)
+    return weight.to(logits.dtype) * mask.to(logits.dtype)
+
+
+def channel_weights(logits: torch.Tensor, weights: Sequence[float]) -> torch.Tensor | None:
+    """The weight of each channel as a tensor [C]; None where all weigh alike.
+
+    Raises:
+        BadInput: their number is not that of the channels.
+    """
+    if not weights:
+        return None
+    if len(weights) != logits.shape[1]:
+        raise BadInput(
+            f"class_weights has {len(weights)} numbers for {logits.shape[1]} output channels.",
+            hint="Give one number an output channel, the background included",
+        )
+    return torch.tensor(weights, dtype=logits.dtype, device=logits.device)
+
+
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The mean of values under weights of the same shape; 0 where all weights are 0."""
+    if weights is None:
+        return values.mean()
+    # masked values may be infinite, and 0 * inf is NaN
+    total = torch.where(weights > 0, values * weights, values.new_zeros(())).sum()
+    return total / weights.sum().clamp_min(torch.finfo(values.dtype).tiny)

@@ -1,0 +1,1 @@
+"""Networks. Option classes (`ctseg.nets.config`) are free of torch; modules are not."""
