@@ -48,7 +48,9 @@ class Geometry:
         matrix = np.asarray(self.direction, np.float64).reshape(3, 3)
         object.__setattr__(self, "direction", tuple(tuple(float(v) for v in row) for row in matrix))
         if len(as_tuple) != 3 or min(as_tuple) < 1:
-            raise BadInput(f"A volume needs three axes of at least one voxel, not {self.shape_zyx}.")
+            raise BadInput(
+                f"A volume needs three axes of at least one voxel, not {self.shape_zyx}."
+            )
         if not np.isfinite(self.spacing_xyz).all() or min(self.spacing_xyz) <= 0:
             raise BadInput(f"The spacing must be positive, not {self.spacing_xyz} mm.")
         if not np.isfinite(self.origin_xyz).all():
@@ -103,7 +105,8 @@ class Geometry:
     def position(self, index_xyz: Any) -> NDArray[np.float64]:
         """The position in mm of voxel indices (..., 3) in x, y, z order."""
         index = np.asarray(index_xyz, np.float64)
-        return index @ self.affine[:3, :3].T + np.asarray(self.origin_xyz)
+        out: NDArray[np.float64] = index @ self.affine[:3, :3].T + np.asarray(self.origin_xyz)
+        return out
 
     def sub(self, start_zyx: tuple[int, int, int], shape_zyx: tuple[int, int, int]) -> Geometry:
         """The grid of a part that starts at a voxel (which may lie outside, for padding)."""

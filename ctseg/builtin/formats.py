@@ -1,0 +1,112 @@
+"""The volume formats in the box."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ctseg.hookspecs import hookimpl
+from ctseg.specs import FormatSpec, Label, OpenWriter, VolumeSource, VolumeWriter, frozen
+from ctseg.volume.formats import paths
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ctseg.volume.geometry import Geometry
+
+
+def _named(suffixes: tuple[str, ...]) -> Callable[[Path], bool]:
+    return lambda path: paths.suffix_of(path, suffixes) is not None
+
+
+def _open(module: str) -> Callable[..., VolumeSource]:
+    """`open_NAME` of the format's file, which is imported when it is first used."""
+
+    def open_(path: Path, **options: Any) -> VolumeSource:
+        file = importlib.import_module(f"ctseg.volume.formats.{module}")
+        return cast(VolumeSource, getattr(file, f"open_{module}")(path, **options))
+
+    return open_
+
+
+def _writer(module: str) -> OpenWriter:
+    def writer(
+        path: Path,
+        geometry: Geometry,
+        dtype: np.dtype[Any],
+        *,
+        channels: int | None = None,
+        labels: Sequence[Label] = (),
+        reference: VolumeSource | None = None,
+    ) -> VolumeWriter:
+        file = importlib.import_module(f"ctseg.volume.formats.{module}")
+        write = getattr(file, f"write_{module}")
+        return cast(
+            VolumeWriter,
+            write(path, geometry, dtype, channels=channels, labels=labels, reference=reference),
+        )
+
+    return writer
+
+
+@hookimpl
+def ctseg_formats() -> Sequence[FormatSpec]:
+    """NIfTI, NRRD, MetaImage, DICOM series, TIFF stacks and HDF5."""
+    return [
+        FormatSpec(
+            name="nifti",
+            suffixes=paths.NIFTI,
+            recognise=_named(paths.NIFTI),
+            open=_open("nifti"),
+            writer=_writer("nifti"),
+            summary="NIfTI-1 and NIfTI-2, compressed or not",
+            options=frozen({"channels": "'last' reads the fourth axis as channels"}),
+        ),
+        FormatSpec(
+            name="nrrd",
+            suffixes=paths.NRRD,
+            recognise=_named(paths.NRRD),
+            open=_open("nrrd"),
+            writer=_writer("nrrd"),
+            summary="NRRD; label maps open in 3D Slicer with their names and colours",
+        ),
+        FormatSpec(
+            name="metaimage",
+            suffixes=paths.METAIMAGE,
+            recognise=_named(paths.METAIMAGE),
+            open=_open("metaimage"),
+            writer=_writer("metaimage"),
+            summary="MetaImage (ITK)",
+        ),
+        FormatSpec(
+            name="tiff",
+            suffixes=paths.TIFF,
+            recognise=_named(paths.TIFF),
+            open=_open("tiff"),
+            writer=_writer("tiff"),
+            summary="TIFF stacks with the voxel size of ImageJ or OME; no origin, no direction",
+        ),
+        FormatSpec(
+            name="hdf5",
+            suffixes=paths.HDF5,
+            recognise=_named(paths.HDF5),
+            open=_open("hdf5"),
+            writer=_writer("hdf5"),
+            summary="HDF5 datasets, DHW or CDHW, geometry as attributes",
+            options=frozen(
+                {"dataset": "name within the file; /raw, or the only volume, by default"}
+            ),
+        ),
+        FormatSpec(
+            name="dicom",
+            suffixes=paths.DICOM,
+            recognise=paths.is_dicom,
+            open=_open("dicom"),
+            summary="DICOM image series, as a folder or one of its files",
+            options=frozen(
+                {"series": "SeriesInstanceUID, or its last digits, where there are several"}
+            ),
+        ),
+    ]

@@ -1,0 +1,212 @@
+"""HDF5: `/raw` and `/label`, DHW or CDHW, geometry as attributes. Files to be read are opened read-only, always."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ctseg.errors import FileProblem
+from ctseg.specs import Label, VolumeSource
+from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.geometry import Geometry
+
+DEFAULT_DATASET = "/raw"
+DEFAULT_LABEL = "/label"
+_DTYPES = (*itk.DTYPES, "float16")
+_CHUNK_ZYX = (32, 128, 128)
+
+
+def open_hdf5(path: Path, *, dataset: str | None = None) -> Source:
+    """Open one dataset of an HDF5 file, [Z, Y, X] or [C, Z, Y, X]; any part of it is read alone.
+
+    Its attributes `spacing_xyz`, `origin_xyz` (mm, LPS), `direction` (3x3) and `unit`, or else those of the
+    file, give the geometry; `element_size_um` (z, y, x in micrometres) is understood too.
+
+    Args:
+        path: the file.
+        dataset: the name within the file. Without it `/raw`, or the only volume that the file has.
+
+    Raises:
+        FileProblem: missing, damaged, not HDF5, or no such dataset.
+    """
+    check_file(path)
+    with reading(path):
+        if not h5py.is_hdf5(path):
+            raise FileProblem(
+                f"{path} is no HDF5 file.",
+                hint="Check what it is (file PATH) and give it the suffix of its format.",
+            )
+        file = h5py.File(path, "r")
+        try:
+            stored = file[_choose(file, path, dataset)]
+            _check_volume(stored, path)
+            attributes = {**dict(file.attrs), **dict(stored.attrs)}
+            geometry = _geometry(attributes, stored.shape[-3:], path)
+        except BaseException:
+            file.close()
+            raise
+
+    def load(start: int, stop: int) -> NDArray[Any]:
+        array: NDArray[Any] = stored[..., start:stop, :, :]
+        return array if array.ndim == 4 else array[None]
+
+    return Source(
+        path,
+        geometry,
+        stored.dtype,
+        load,
+        channels=stored.shape[0] if stored.ndim == 4 else 1,
+        metadata={"dataset": stored.name, "axes": stored.ndim, **attributes},
+        close=file.close,
+    )
+
+
+def volumes_in(file: h5py.File) -> dict[str, tuple[int, ...]]:
+    """The datasets of three or four axes and their shapes, by absolute name."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim in (3, 4):
+            found[f"/{name}"] = item.shape
+
+    file.visititems(visit)
+    return found
+
+
+def _choose(file: h5py.File, path: Path, dataset: str | None) -> str:
+    volumes = volumes_in(file)
+    if dataset is not None:
+        if not isinstance(file.get(dataset), h5py.Dataset):
+            raise FileProblem(
+                f"{path} has no dataset {dataset}.",
+                hint=f"It has: {_listed(volumes)}",
+            )
+        return dataset
+    if DEFAULT_DATASET in volumes:
+        return DEFAULT_DATASET
+    if len(volumes) == 1:
+        return next(iter(volumes))
+    raise FileProblem(
+        f"{path} has no dataset {DEFAULT_DATASET} and {len(volumes) or 'no'} others that are volumes.",
+        hint=f"Say which one with the option dataset. It has: {_listed(volumes)}",
+    )
+
+
+def _listed(volumes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in volumes.items()) or "no volumes at all"
+
+
+def _check_volume(stored: h5py.Dataset, path: Path) -> None:
+    if stored.ndim not in (3, 4) or min(stored.shape) < 1:
+        raise FileProblem(
+            f"{path}:{stored.name} has the shape {stored.shape}; a volume is [Z, Y, X] or [C, Z, Y, X]."
+        )
+    if stored.dtype.kind not in "biuf":
+        raise FileProblem(f"{path}:{stored.name} holds {stored.dtype}, which are no real numbers.")
+
+
+def _geometry(attributes: Mapping[str, Any], shape_zyx: tuple[int, ...], path: Path) -> Geometry:
+    def numbers(name: str, count: int) -> NDArray[np.float64] | None:
+        if name not in attributes:
+            return None
+        values = np.asarray(attributes[name], np.float64).ravel()
+        if values.size != count:
+            raise FileProblem(
+                f"{path}: the attribute {name} has {values.size} numbers, not {count}."
+            )
+        return values
+
+    unit = attributes.get("unit", "mm")
+    unit = unit.decode() if isinstance(unit, bytes) else str(unit)
+    spacing = numbers("spacing_xyz", 3)
+    if spacing is None and (element := numbers("element_size_um", 3)) is not None:
+        spacing, unit = element[::-1] / 1000.0, "um"
+    origin = numbers("origin_xyz", 3)
+    direction = numbers("direction", 9)
+    return itk.make_geometry(
+        path,
+        shape_zyx,
+        (1.0, 1.0, 1.0) if spacing is None else spacing.tolist(),
+        (0.0, 0.0, 0.0) if origin is None else origin.tolist(),
+        np.eye(3) if direction is None else direction.reshape(3, 3),
+        "um" if unit in ("um", "µm", "micron", "micrometer", "micrometre") else "mm",
+    )
+
+
+class _Hdf5Sink:
+    """Streams slabs into one chunked, compressed dataset."""
+
+    def __init__(
+        self,
+        temporary: Path,
+        geometry: Geometry,
+        dtype: np.dtype[Any],
+        channels: int | None,
+        labels: Sequence[Label],
+    ) -> None:
+        shape = geometry.shape_zyx if channels is None else (channels, *geometry.shape_zyx)
+        chunk = tuple(min(n, c) for n, c in zip(geometry.shape_zyx, _CHUNK_ZYX, strict=True))
+        exact = dtype.kind in "iu"
+        self._file = h5py.File(temporary, "w")
+        self._dataset = self._file.create_dataset(
+            DEFAULT_LABEL if labels and channels is None else DEFAULT_DATASET,
+            shape,
+            dtype,
+            chunks=chunk if channels is None else (1, *chunk),
+            compression="gzip" if exact else "lzf",
+            compression_opts=1 if exact else None,
+            shuffle=dtype.itemsize > 1,
+        )
+        attributes = self._dataset.attrs
+        attributes["spacing_xyz"] = geometry.spacing_xyz
+        attributes["origin_xyz"] = geometry.origin_xyz
+        attributes["direction"] = geometry.matrix
+        attributes["unit"] = geometry.unit
+        if labels:
+            attributes["labels"] = json.dumps({label.name: label.value for label in labels})
+
+    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
+        stop = start + slab_czyx.shape[1]
+        self._dataset[..., start:stop, :, :] = (
+            slab_czyx if self._dataset.ndim == 4 else slab_czyx[0]
+        )
+
+    def finish(self) -> None:
+        self._file.close()
+
+    def discard(self) -> None:
+        self._file.close()
+
+
+def write_hdf5(
+    path: Path,
+    geometry: Geometry,
+    dtype: DTypeLike,
+    *,
+    channels: int | None = None,
+    labels: Sequence[Label] = (),
+    reference: VolumeSource | None = None,  # noqa: ARG001
+) -> Writer:
+    """A writer of HDF5: label maps go to `/label`, everything else to `/raw`.
+
+    Raises:
+        BadInput: a type that HDF5 has not.
+    """
+    stored = check_dtype(dtype, _DTYPES, format_name="HDF5")
+    suffix = paths.suffix_of(path, paths.HDF5) or paths.HDF5[0]
+    return Writer(
+        path,
+        suffix,
+        geometry,
+        stored,
+        channels,
+        lambda temporary: _Hdf5Sink(temporary, geometry, stored, channels, labels),
+    )

@@ -1,0 +1,171 @@
+"""The opened scan that every format returns, and the errors of reading, told in one way."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ctseg.errors import BadInput, CtsegError, FileProblem, nearest
+from ctseg.volume.geometry import Geometry
+
+AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
+
+
+class Source:
+    """A scan on disk; see `ctseg.specs.VolumeSource`.
+
+    Args:
+        path: the file or folder.
+        geometry: its grid.
+        dtype: of the voxels.
+        load: `load(start, stop)` reads these slices as [C, Z, Y, X].
+        channels: number of channels.
+        by_region: whether `load` reads no more than it is asked for.
+        metadata: what the file says besides.
+        close: releases the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        geometry: Geometry,
+        dtype: DTypeLike,
+        load: Callable[[int, int], NDArray[Any]],
+        *,
+        channels: int = 1,
+        by_region: bool = True,
+        metadata: Mapping[str, Any] | None = None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.geometry = geometry
+        self.channels = channels
+        self.dtype: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+        self.by_region = by_region
+        self.metadata: Mapping[str, Any] = dict(metadata or {})
+        self._load = load
+        self._close = close
+
+    def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
+        """The volume, or its slices from start to stop, as [C, Z, Y, X]; the array belongs to the caller.
+
+        Raises:
+            FileProblem: the file is truncated or damaged.
+            BadInput: slices that the volume does not have.
+        """
+        start, stop = check_slices(slices, self.geometry.shape_zyx[0], self.path)
+        with reading(self.path):
+            array = self._load(start, stop)
+        shape = (self.channels, stop - start, *self.geometry.shape_zyx[1:])
+        if array.shape != shape:
+            raise FileProblem(
+                f"{self.path} gave voxels of shape {array.shape} where its header says {shape}.",
+                hint=AGAIN,
+            )
+        return np.ascontiguousarray(array, dtype=self.dtype)
+
+    def close(self) -> None:
+        if self._close is not None:
+            self._close()
+            self._close = None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_slices(slices: tuple[int, int] | None, depth: int, path: Path) -> tuple[int, int]:
+    """Start and stop within a volume of `depth` slices.
+
+    Raises:
+        BadInput: an empty range, or one that leaves the volume.
+    """
+    start, stop = slices or (0, depth)
+    if not 0 <= start < stop <= depth:
+        raise BadInput(f"{path} has the slices 0 to {depth}; {start} to {stop} is no part of them.")
+    return start, stop
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path that cannot be a volume file, before a library gives a vaguer message.
+
+    Raises:
+        FileProblem: missing, a directory, empty, or not readable.
+    """
+    try:
+        is_dir, is_file = path.is_dir(), path.exists()
+    except OSError as error:
+        raise FileProblem(f"{path} cannot be looked at: {error.strerror or error}.") from error
+    if is_dir:
+        raise FileProblem(
+            f"{path} is a folder where a file is expected.", hint="Name the file inside it."
+        )
+    if not is_file:
+        raise FileProblem(f"{path} does not exist.", hint=_near(path))
+    if not os.access(path, os.R_OK):
+        raise FileProblem(
+            f"{path} may not be read: permission denied.", hint=f"Allow it: chmod u+r {path}"
+        )
+    if path.stat().st_size == 0:
+        raise FileProblem(f"{path} is empty (0 bytes).", hint=AGAIN)
+
+
+def _near(path: Path) -> str:
+    """A hint for a missing path: the nearest name beside it, or the first folder that does not exist."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if folder != path.parent:
+        missing = path.relative_to(folder).parts[0]
+        return f"The folder {folder / missing} does not exist either; check the path."
+    try:
+        match = nearest(path.name, [entry.name for entry in folder.iterdir()])
+    except OSError:
+        match = None
+    return f"Did you mean {folder / match}?" if match else f"Look what there is: ls {folder}"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what libraries raise on a bad file into one `FileProblem`.
+
+    Args:
+        path: the file being read, for the message.
+    """
+    try:
+        yield
+    except CtsegError:
+        raise
+    except EOFError as error:
+        raise FileProblem(f"{path} is truncated: {_last_line(error)}.", hint=AGAIN) from error
+    except (OSError, RuntimeError, ValueError, KeyError, struct.error, zlib.error) as error:
+        raise FileProblem(
+            f"{path} cannot be read; it is truncated, damaged or not what its name says: "
+            f"{_last_line(error)}.",
+            hint=AGAIN,
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """The telling part of a library's message: its last line, without source files and addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    for mark in ("ERROR: ", "Reason: "):
+        text = text.rpartition(mark)[2]
+    return text.rstrip(".") or type(error).__name__

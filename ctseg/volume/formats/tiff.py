@@ -1,0 +1,199 @@
+"""TIFF stacks. They hold spacing and unit, as ImageJ and OME write them, but neither origin nor direction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import DTypeLike, NDArray
+
+from ctseg.errors import FileProblem
+from ctseg.specs import Label, VolumeSource
+from ctseg.volume.formats import itk, paths, tiff_metadata
+from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.geometry import Geometry
+
+_BIG = 2 * 1024**3
+_STACK_AXES = "ZIQT"
+"""Axes that a stack's slices go by: writers without metadata leave them unnamed, and ImageJ calls them time."""
+
+
+def open_tiff(path: Path) -> Source:
+    """Open a stack of grey pages, [Z, Y, X], or a hyperstack with channels, [C, Z, Y, X].
+
+    Raises:
+        FileProblem: missing, damaged, colour pictures, or more axes than a volume has.
+    """
+    check_file(path)
+    with reading(path), _quiet():
+        tif = tifffile.TiffFile(path)
+        try:
+            series = tif.series[0]
+            dtype = np.dtype(series.dtype)
+            if dtype.kind not in "biuf":
+                raise FileProblem(f"{path} holds {dtype}, which are no real numbers.")
+            axes, shape = _axes(series, path)
+            _check_complete(tif, series, path)
+            spacing, unit = tiff_metadata.voxel_size(tif)
+            sizes = dict(zip(axes, shape, strict=True))
+            geometry = itk.make_geometry(
+                path,
+                (sizes["Z"], sizes["Y"], sizes["X"]),
+                spacing,
+                (0.0, 0.0, 0.0),
+                np.eye(3),
+                unit,
+            )
+        except BaseException:
+            tif.close()
+            raise
+    paged = len(series.pages) == int(np.prod(shape[:-2]))
+    offset = series.dataoffset
+    stored = dtype.newbyteorder("<" if tif.byteorder == "<" else ">")
+
+    def load(start: int, stop: int) -> NDArray[Any]:
+        with _quiet():
+            part: NDArray[Any]
+            if offset is not None:
+                whole = np.memmap(path, stored, "r", offset, shape)
+                part = whole[tuple(slice(start, stop) if a == "Z" else slice(None) for a in axes)]
+            elif paged:
+                index = np.arange(int(np.prod(shape[:-2]))).reshape(shape[:-2])
+                keep = np.take(index, range(start, stop), axis=axes.index("Z"))
+                part = tif.asarray(key=keep.ravel().tolist(), series=0)
+                part = part.reshape(*keep.shape, *shape[-2:])
+            else:
+                part = series.asarray().reshape(shape)
+                part = np.take(part, range(start, stop), axis=axes.index("Z"))
+        if "C" not in axes:
+            return part[None]
+        return part if axes.startswith("C") else np.moveaxis(part, axes.index("C"), 0)
+
+    return Source(
+        path,
+        geometry,
+        dtype,
+        load,
+        channels=sizes.get("C", 1),
+        by_region=offset is not None or paged,
+        close=tif.close,
+    )
+
+
+def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[int, ...]]:
+    """Axis letters of C, Z, Y, X and their sizes; axes of one voxel that mean nothing are dropped."""
+    pairs = [
+        ("Z" if axis in _STACK_AXES else axis, size)
+        for axis, size in zip(series.axes, series.shape, strict=True)
+        if size > 1 or axis in "ZYXC"
+    ]
+    letters = "".join(axis for axis, _ in pairs)
+    if "S" in letters:
+        raise FileProblem(
+            f"{path} holds colour pages; a scan holds one number a voxel.",
+            hint="Convert it to grey values first, e.g. in Fiji: Image > Type > 16-bit.",
+        )
+    if letters.count("Z") > 1 or not set(letters) <= set("CZYX") or letters[-2:] != "YX":
+        raise FileProblem(
+            f"{path} has the axes {series.axes} of {series.shape} voxels; a volume has Z, Y, X and maybe channels."
+        )
+    if "Z" not in letters:
+        pairs.insert(-2, ("Z", 1))
+    return "".join(axis for axis, _ in pairs), tuple(size for _, size in pairs)
+
+
+def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Find a file cut short: tifffile only logs what it misses."""
+    size = path.stat().st_size
+    if series.dataoffset is not None:
+        needed = series.dataoffset + series.nbytes
+    else:
+        last = [page for page in series.pages if page is not None][-1]
+        offsets, counts = last.dataoffsets, last.databytecounts
+        needed = max((o + c for o, c in zip(offsets, counts, strict=True)), default=0)
+    announced = (tif.imagej_metadata or {}).get("images", 0) if tif.is_imagej else 0
+    pages = int(np.prod(series.shape[:-2]))
+    if size < needed:
+        raise EOFError(f"it has {size} of {needed} bytes")
+    if announced > max(pages, 1):
+        raise EOFError(f"it has {pages} of {announced} pages")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """tifffile logs to stderr what is raised as an error here, or does not matter."""
+    logger = logging.getLogger("tifffile")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+class _TiffSink:
+    """Streams pages, channels of one slice after another, as ImageJ orders them."""
+
+    def __init__(
+        self,
+        temporary: Path,
+        geometry: Geometry,
+        dtype: np.dtype[Any],
+        channels: int | None,
+        *,
+        compress: bool,
+    ) -> None:
+        nbytes = int(np.prod(geometry.shape_zyx)) * (channels or 1) * dtype.itemsize
+        self._writer = tifffile.TiffWriter(temporary, bigtiff=nbytes > _BIG, byteorder="<")
+        self._description: str | None = tiff_metadata.description(geometry, channels)
+        self._resolution = tiff_metadata.resolution(geometry)
+        self._compression = "zlib" if compress else None
+
+    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:  # noqa: ARG002
+        for pages in np.moveaxis(slab_czyx, 0, 1):
+            for page in pages:
+                self._writer.write(
+                    page,
+                    photometric="minisblack",
+                    description=self._description,
+                    resolution=self._resolution,
+                    resolutionunit="NONE",
+                    compression=self._compression,
+                    metadata=None,
+                    software=False,
+                )
+                self._description = None
+
+    def finish(self) -> None:
+        self._writer.close()
+
+    def discard(self) -> None:
+        self._writer.close()
+
+
+def write_tiff(
+    path: Path,
+    geometry: Geometry,
+    dtype: DTypeLike,
+    *,
+    channels: int | None = None,
+    labels: Sequence[Label] = (),
+    reference: VolumeSource | None = None,  # noqa: ARG001
+) -> Writer:
+    """A writer of a stack that ImageJ opens with its voxel size. Origin and direction are lost: TIFF has no place."""
+    stored = check_dtype(dtype, (*itk.DTYPES, "float16"), format_name="TIFF")
+    suffix = paths.suffix_of(path, paths.TIFF) or paths.TIFF[0]
+    return Writer(
+        path,
+        suffix,
+        geometry,
+        stored,
+        channels,
+        lambda temporary: _TiffSink(temporary, geometry, stored, channels, compress=bool(labels)),
+    )

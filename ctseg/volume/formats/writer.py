@@ -1,0 +1,190 @@
+"""The writer that every format returns: slabs in order, checked, and a file that appears only when complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ctseg.errors import BadInput, FileProblem
+from ctseg.files import disk_errors
+from ctseg.volume.geometry import Geometry
+
+
+class Sink(Protocol):
+    """What a format must do to be written."""
+
+    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
+        """Take slices from `start` on; they come in order, whole and of the right type."""
+        ...
+
+    def finish(self) -> None:
+        """Complete and close the file."""
+        ...
+
+    def discard(self) -> None:
+        """Close the file as it is; it is about to be deleted."""
+        ...
+
+
+class Writer:
+    """Writes a volume beside its final name and moves it there on `commit`; see `ctseg.specs.VolumeWriter`.
+
+    Args:
+        path: the final name.
+        suffix: its ending, which the temporary file keeps because libraries choose the format by it.
+        geometry: the grid to be written.
+        dtype: of the voxels.
+        channels: None for [Z, Y, X], a number for [C, Z, Y, X].
+        open_sink: makes the format's sink on the temporary file.
+
+    Raises:
+        FileProblem: the folder is missing or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        suffix: str,
+        geometry: Geometry,
+        dtype: DTypeLike,
+        channels: int | None,
+        open_sink: Callable[[Path], Sink],
+    ) -> None:
+        _check_target(path)
+        self.path = path
+        self._depth = geometry.shape_zyx[0]
+        self._plane = geometry.shape_zyx[1:]
+        self._dtype = np.dtype(dtype)
+        self._channels = channels
+        self._next = 0
+        self._sink: Sink | None = None
+        stem = path.name[: -len(suffix)]
+        self._temporary = path.with_name(
+            f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}"
+        )
+        with self._writing():
+            self._sink = open_sink(self._temporary)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Clean up after any failure, and tell those of the disk as a `FileProblem`."""
+        try:
+            with disk_errors(self.path):
+                yield
+        except (OSError, RuntimeError) as error:
+            self.abort()
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise FileProblem(
+                f"{self.path} cannot be written: {lines[-1]}.",
+                hint=f"Check the space left and the permissions: df -h {self.path.parent}",
+            ) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, start: int, slab: NDArray[Any]) -> None:
+        """Write [Z, Y, X], or [C, Z, Y, X] where channels were asked for, from slice `start` on.
+
+        Raises:
+            BadInput: a slab out of order, of another shape, or of a type that would lose values.
+            FileProblem: the disk refuses.
+        """
+        slab_czyx = slab if self._channels is not None else slab[None]
+        expected = (self._channels or 1, slab_czyx.shape[1], *self._plane)
+        with self._writing():
+            if self._sink is None:
+                raise BadInput(
+                    f"{self.path} was committed or aborted; nothing more can be written."
+                )
+            if slab_czyx.shape != expected:
+                raise BadInput(
+                    f"A slab of {self.path} has the shape {slab_czyx.shape}, not {expected}."
+                )
+            if start != self._next or start + slab_czyx.shape[1] > self._depth:
+                raise BadInput(
+                    f"A slab of {self.path} starts at slice {start} with {slab_czyx.shape[1]} slices "
+                    f"where slice {self._next} of {self._depth} is due."
+                )
+            if not np.can_cast(slab.dtype, self._dtype, casting="same_kind"):
+                raise BadInput(
+                    f"A slab of {self.path} is {slab.dtype}, which does not fit {self._dtype}."
+                )
+            self._sink.put(start, np.asarray(slab_czyx, self._dtype))
+            self._next += slab_czyx.shape[1]
+
+    def commit(self) -> None:
+        """Complete the file and give it its name.
+
+        Raises:
+            BadInput: slices are missing.
+            FileProblem: the disk refuses.
+        """
+        with self._writing():
+            if self._sink is None:
+                raise BadInput(f"{self.path} was committed or aborted already.")
+            if self._next != self._depth:
+                raise BadInput(f"{self.path} got {self._next} of its {self._depth} slices.")
+            self._sink.finish()
+            descriptor = os.open(self._temporary, os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._temporary.replace(self.path)
+            self._sink = None
+
+    def abort(self) -> None:
+        """Leave nothing behind; does nothing after `commit`."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            # The file is deleted in any case, and the first error is the one to tell.
+            with suppress(OSError, RuntimeError, ValueError):
+                sink.discard()
+        self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._sink is not None:
+            self.abort()
+
+
+def _check_target(path: Path) -> None:
+    if path.is_dir():
+        raise FileProblem(f"{path} is a folder; a file of that name cannot be written.")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise FileProblem(
+            f"{path} cannot be written: no permission to write in {path.parent}.",
+            hint="Choose another place with -o, or change the permissions.",
+        )
+
+
+def check_dtype(dtype: DTypeLike, known: tuple[str, ...], *, format_name: str) -> np.dtype[Any]:
+    """The type that a format stores a given type as: bool becomes uint8, float16 float32 where it must.
+
+    Raises:
+        BadInput: the format has no such type.
+    """
+    wanted = np.dtype(dtype).newbyteorder("=")
+    for name, stand_in in ((wanted.name, wanted.name), ("bool", "uint8"), ("float16", "float32")):
+        if wanted.name == name and stand_in in known:
+            return np.dtype(stand_in)
+    raise BadInput(
+        f"{format_name} cannot hold {wanted} voxels.", hint=f"It holds: {', '.join(known)}"
+    )

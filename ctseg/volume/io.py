@@ -1,0 +1,191 @@
+"""Reading and writing volumes of any registered format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg import plugins
+from ctseg.errors import BadInput, FileProblem
+from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource
+from ctseg.volume.formats.source import check_file, check_slices
+from ctseg.volume.geometry import Geometry, check_same
+from ctseg.volume.volume import Volume
+
+
+def format_of(path: Path) -> FormatSpec | None:
+    """The format that recognises a path, None where none does."""
+    return next((spec for spec in plugins.formats() if spec.recognise(path)), None)
+
+
+def writer_format(path: Path) -> FormatSpec:
+    """The format that writes a file of this name.
+
+    Raises:
+        BadInput: no format that can be written has the suffix.
+    """
+    name = path.name.lower()
+    writable = [spec for spec in plugins.formats() if spec.writer is not None]
+    for spec in writable:
+        if any(name.endswith(suffix) and len(name) > len(suffix) for suffix in spec.suffixes):
+            return spec
+    raise BadInput(
+        f"{path} has no suffix that ctseg can write.",
+        hint="Use one of: " + ", ".join(spec.suffixes[0] for spec in writable),
+    )
+
+
+def open_volume(path: str | Path, *, format: str | None = None, **options: Any) -> VolumeSource:  # noqa: A002
+    """Open a scan without reading its voxels.
+
+    Args:
+        path: file, or folder of DICOM slices.
+        format: name of the format, where the path does not tell.
+        options: of the format, e.g. `dataset` for HDF5 and `series` for DICOM.
+
+    Raises:
+        FileProblem: missing, damaged, or of no known format.
+        BadInput: an option that the format has not.
+    """
+    path = Path(path)
+    spec = plugins.format_named(format) if format else None
+    if spec is None and path.exists():
+        spec = format_of(path)
+    if spec is None:
+        if not path.is_dir():
+            check_file(path)
+        known = ", ".join(s for f in plugins.formats() for s in f.suffixes)
+        what = "holds no DICOM files" if path.is_dir() else "has no known suffix"
+        raise FileProblem(
+            f"{path} {what}.", hint=f"Known are: {known}, and folders of DICOM slices."
+        )
+    strange = sorted(set(options) - set(spec.options))
+    if strange:
+        known = ", ".join(spec.options) or "none"
+        raise BadInput(
+            f"The format {spec.name} has no option '{strange[0]}' (for {path}).",
+            hint=f"Its options: {known}",
+        )
+    return spec.open(path, **options)
+
+
+def read(path: str | Path, *, format: str | None = None, **options: Any) -> Volume:  # noqa: A002
+    """Read a scan: [Z, Y, X] where it has one channel, else [C, Z, Y, X]. Arguments as for `open_volume`."""
+    source = open_volume(path, format=format, **options)
+    try:
+        array = source.read()
+    finally:
+        source.close()
+    return Volume(array[0] if source.channels == 1 else array, source.geometry, source.metadata)
+
+
+def write(
+    volume: Volume,
+    path: str | Path,
+    *,
+    labels: Sequence[Label] = (),
+    reference: VolumeSource | None = None,
+) -> None:
+    """Write a volume in the format of the path's suffix; the file appears only when it is complete.
+
+    Args:
+        volume: [Z, Y, X] or [C, Z, Y, X].
+        path: where to; an existing file is replaced.
+        labels: names and colours of label values, for formats that hold them.
+        reference: the scan that the volume belongs to, for formats that need it.
+
+    Raises:
+        BadInput: no such format, or voxels of a type that it cannot hold.
+        FileProblem: the place cannot be written.
+    """
+    path = Path(path)
+    spec = writer_format(path)
+    if spec.writer is None:
+        raise BadInput(f"The format {spec.name} is read-only.")
+    channels = volume.array.shape[0] if volume.array.ndim == 4 else None
+    writer = spec.writer(
+        path,
+        volume.geometry,
+        volume.array.dtype,
+        channels=channels,
+        labels=labels,
+        reference=reference,
+    )
+    try:
+        writer.write(0, volume.array)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+class SlicedSource:
+    """Some slices of another source; see `ctseg.specs.ImageRef.slices`.
+
+    Args:
+        source: the whole scan, closed with this.
+        slices: start and stop along z.
+    """
+
+    def __init__(self, source: VolumeSource, slices: tuple[int, int]) -> None:
+        self._source = source
+        self._start, stop = check_slices(slices, source.geometry.shape_zyx[0], source.path)
+        _, y, x = source.geometry.shape_zyx
+        self.path = source.path
+        self.geometry: Geometry = source.geometry.sub(
+            (self._start, 0, 0), (stop - self._start, y, x)
+        )
+        self.channels = source.channels
+        self.dtype = source.dtype
+        self.by_region = source.by_region
+        self.metadata: Mapping[str, Any] = source.metadata
+
+    def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
+        start, stop = check_slices(slices, self.geometry.shape_zyx[0], self.path)
+        return self._source.read((self._start + start, self._start + stop))
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def open_ref(ref: ImageRef) -> VolumeSource:
+    """Open what a case refers to, its slices only where it names some."""
+    source = open_volume(ref.path, **ref.options)
+    if ref.slices is None:
+        return source
+    try:
+        return SlicedSource(source, ref.slices)
+    except BaseException:
+        source.close()
+        raise
+
+
+def read_ref(ref: ImageRef) -> Volume:
+    """Read what a case refers to, as [C, Z, Y, X]."""
+    source = open_ref(ref)
+    try:
+        return Volume(source.read(), source.geometry, source.metadata)
+    finally:
+        source.close()
+
+
+def read_images(images: Sequence[ImageRef]) -> Volume:
+    """All channels of a case as one volume [C, Z, Y, X], in the order of the references.
+
+    Raises:
+        GeometryMismatch: the channels do not lie on one grid.
+    """
+    if not images:
+        raise BadInput("A case needs at least one image.")
+    volumes = [read_ref(ref) for ref in images]
+    first = volumes[0]
+    for ref, volume in zip(images[1:], volumes[1:], strict=True):
+        check_same(first.geometry, volume.geometry, names=(str(images[0].path), str(ref.path)))
+    if len(volumes) == 1:
+        return first
+    return replace(first, array=np.concatenate([volume.array for volume in volumes]))
