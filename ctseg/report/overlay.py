@@ -1,0 +1,309 @@
+"""Scans with their label maps laid over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+from ctseg.report.figure import new_figure, save_png
+from ctseg.report.planes import (
+    PLANES,
+    Plane,
+    Slice,
+    Window,
+    best_point,
+    canonical,
+    canonical_spacing_zyx,
+    cut,
+    first_with_foreground,
+    on_grid,
+    window_of,
+)
+from ctseg.specs import Task
+from ctseg.task import colour_of, masks
+from ctseg.volume.volume import Volume
+
+Layer = Volume | NDArray[Any]
+BLACK, WHITE = "#0b0e11", "#f2f4f6"
+TOP_INCHES, SIDE_INCHES, LEGEND_INCHES, GAP_INCHES = 0.34, 0.34, 0.42, 0.05
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of a montage.
+
+    Attributes:
+        title: stands to the left of the row.
+        volume: the scan.
+        layers: label maps of written values by name, e.g. `reference` and `prediction`.
+    """
+
+    title: str
+    volume: Volume
+    layers: Mapping[str, Layer]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One picture: a slice of the scan and the same slice of a label map, if any."""
+
+    image: Slice
+    label: Slice | None
+    window: Window
+    letters: bool
+
+
+def draw_overlay(
+    volume: Volume,
+    layers: Mapping[str, Layer],
+    task: Task,
+    png: Path,
+    *,
+    title: str = "",
+    window: Window | None = None,
+    channel: int = 0,
+    fill: float = 0.35,
+) -> None:
+    """Draw label maps over three planes of a scan, one row for each map.
+
+    The planes go through the slices that show the most of every label of the first map, in the radiological
+    convention (the patient's right on the left of the picture), with the aspect of the spacing.
+
+    Args:
+        volume: the scan, [Z, Y, X] or [C, Z, Y, X].
+        layers: label maps of written values on the scan's grid by name, e.g. `reference` and `prediction`.
+        task: gives the labels their names and colours.
+        png: the picture to write.
+        window: grey values shown as black and white; the soft-tissue window for Hounsfield units and
+            percentiles for anything else when left out.
+        channel: which channel of the scan is shown.
+        fill: opacity of the labels inside their contours, 0..1.
+
+    Raises:
+        GeometryMismatch: a label map on another grid than the scan's.
+        BadInput: no such channel, or an array of another shape than the scan's.
+        FileProblem: the picture cannot be written.
+    """
+    image, arrays, shown = _prepare(volume, layers, window, channel)
+    spacing = canonical_spacing_zyx(volume.geometry)
+    first = first_with_foreground(task, arrays.values())
+    point = _middle(image) if first is None else best_point(task, first)
+    places = dict(zip(PLANES, point, strict=True))
+    letters = volume.geometry.unit == "mm"
+    names: list[str | None] = list(arrays) or [None]
+    rows = []
+    for name in names:
+        row = []
+        for plane in PLANES:
+            label = None if name is None else cut(arrays[name], spacing, plane, places[plane])
+            picture = cut(image, spacing, plane, places[plane])
+            row.append(_Cell(picture, label, shown, letters))
+        rows.append(row)
+    _draw(rows, [n or "" for n in names], list(PLANES), task, png, title=title, fill=fill)
+
+
+def draw_montage(
+    panels: Sequence[Panel],
+    task: Task,
+    png: Path,
+    *,
+    plane: Plane = "axial",
+    title: str = "",
+    window: Window | None = None,
+    channel: int = 0,
+    fill: float = 0.35,
+) -> None:
+    """Draw several cases one below the other: the bare scan, then each of its label maps, in one plane.
+
+    Args:
+        panels: at least one; the columns are named after the first one's layers, and every panel has these.
+        plane: which plane is shown, through the slice that shows the most of every label.
+
+    Raises:
+        As `draw_overlay`.
+    """
+    if not panels:
+        raise BadInput("A montage needs at least one case.")
+    columns = list(panels[0].layers)
+    rows = []
+    for panel in panels:
+        image, arrays, shown = _prepare(panel.volume, panel.layers, window, channel)
+        missing = [name for name in columns if name not in arrays]
+        if missing:
+            raise BadInput(f"'{panel.title}' has no {' and no '.join(missing)} to show.")
+        spacing = canonical_spacing_zyx(panel.volume.geometry)
+        first = first_with_foreground(task, arrays.values())
+        point = _middle(image) if first is None else best_point(task, first)
+        index = point[PLANES.index(plane)]
+        picture = cut(image, spacing, plane, index)
+        letters = panel.volume.geometry.unit == "mm"
+        labels = [None, *(cut(arrays[name], spacing, plane, index) for name in columns)]
+        rows.append([_Cell(picture, label, shown, letters) for label in labels])
+    titles = [panel.title for panel in panels]
+    _draw(rows, titles, ["scan", *columns], task, png, title=title, fill=fill)
+
+
+def _prepare(
+    volume: Volume, layers: Mapping[str, Layer], window: Window | None, channel: int
+) -> tuple[NDArray[Any], dict[str, NDArray[Any]], Window]:
+    """The scan and its label maps in canonical axes, and the window."""
+    channels = volume.czyx
+    if not 0 <= channel < len(channels):
+        raise BadInput(
+            f"The scan has {len(channels)} channels (from 0 on) and no channel {channel}."
+        )
+    image = canonical(channels[channel], volume.geometry)
+    return image, on_grid(volume, layers), window or window_of(image)
+
+
+def _middle(image_zyx: NDArray[Any]) -> tuple[int, int, int]:
+    z, y, x = image_zyx.shape
+    return z // 2, y // 2, x // 2
+
+
+def _draw(
+    rows: list[list[_Cell]],
+    row_titles: list[str],
+    column_titles: list[str],
+    task: Task,
+    png: Path,
+    *,
+    title: str,
+    fill: float,
+) -> None:
+    """Lay the cells out, every picture in the same scale within its row, and write the file."""
+    widths = [max(row[i].image.size_mm[1] for row in rows) for i in range(len(rows[0]))]
+    heights = [max(cell.image.size_mm[0] for cell in row) for row in rows]
+    inches_per_mm = min(10.0 / sum(widths), 14.0 / sum(heights))
+    top = TOP_INCHES * (2 if title else 1)
+    width = sum(widths) * inches_per_mm + SIDE_INCHES + GAP_INCHES * (len(widths) + 1)
+    height = sum(heights) * inches_per_mm + top + LEGEND_INCHES + GAP_INCHES * len(heights)
+    figure = new_figure(width, height, background=BLACK)
+    y = height - top
+    for row, row_title, row_mm in zip(rows, row_titles, heights, strict=True):
+        y -= row_mm * inches_per_mm
+        x = SIDE_INCHES
+        middle = y + row_mm * inches_per_mm / 2
+        _write(figure, SIDE_INCHES / 2, middle, row_title, width, height, rotation=90)
+        for cell, column_mm in zip(row, widths, strict=True):
+            box = (x, y, column_mm * inches_per_mm, row_mm * inches_per_mm)
+            _draw_cell(_axes(figure, box, width, height), cell, task, fill)
+            x += column_mm * inches_per_mm + GAP_INCHES
+        y -= GAP_INCHES
+    x = SIDE_INCHES
+    for column_title, column_mm in zip(column_titles, widths, strict=True):
+        middle = x + column_mm * inches_per_mm / 2
+        _write(figure, middle, height - top + TOP_INCHES / 2, column_title, width, height)
+        x += column_mm * inches_per_mm + GAP_INCHES
+    if title:
+        _write(figure, width / 2, height - TOP_INCHES * 0.6, title, width, height, size=12)
+    _legend(figure, task, rows, width)
+    save_png(figure, png, dpi=110)
+
+
+def _axes(
+    figure: Figure, box: tuple[float, float, float, float], width: float, height: float
+) -> Axes:
+    x, y, w, h = box
+    axes = figure.add_axes((x / width, y / height, w / width, h / height))
+    axes.set_axis_off()
+    return axes
+
+
+def _write(
+    figure: Figure,
+    x: float,
+    y: float,
+    text: str,
+    width: float,
+    height: float,
+    *,
+    rotation: float = 0,
+    size: float = 10,
+) -> None:
+    """Text centred on a place in inches."""
+    figure.text(
+        x / width,
+        y / height,
+        text,
+        color=WHITE,
+        fontsize=size,
+        ha="center",
+        va="center",
+        rotation=rotation,
+    )
+
+
+def _draw_cell(axes: Axes, cell: _Cell, task: Task, fill: float) -> None:
+    pixels = np.nan_to_num(cell.image.pixels.astype(np.float32), nan=cell.window[0])
+    rows, columns = pixels.shape
+    high, wide = cell.image.pixel_mm
+    extent = (-0.5 * wide, (columns - 0.5) * wide, (rows - 0.5) * high, -0.5 * high)
+    low, top = cell.window
+    axes.imshow(pixels, cmap="gray", vmin=low, vmax=top, extent=extent, interpolation="bilinear")
+    axes.set_aspect("equal")
+    if cell.label is not None:
+        across, down = np.arange(-1, columns + 1) * wide, np.arange(-1, rows + 1) * high
+        for index, mask in enumerate(masks(task, cell.label.pixels).values()):
+            if not mask.any():
+                continue
+            colour = _rgb(task, index)
+            padded = np.pad(mask.astype(np.float32), 1)  # so that contours close at the border
+            if fill > 0:
+                axes.contourf(across, down, padded, levels=(0.5, 1.5), colors=[colour], alpha=fill)
+            axes.contour(across, down, padded, levels=(0.5,), colors=[colour], linewidths=1.3)
+    axes.set_xlim(extent[0], extent[1])
+    axes.set_ylim(extent[2], extent[3])
+    if cell.letters:
+        left, right, *_ = cell.image.sides
+        for at, text, align in ((0.015, left, "left"), (0.985, right, "right")):
+            letter = axes.text(
+                at,
+                0.5,
+                text,
+                color=WHITE,
+                fontsize=8,
+                ha=align,
+                va="center",
+                transform=axes.transAxes,
+            )
+            letter.set_path_effects([withStroke(linewidth=2, foreground=BLACK)])
+
+
+def _rgb(task: Task, index: int) -> tuple[float, float, float]:
+    red, green, blue = colour_of(task, index)
+    return red / 255, green / 255, blue / 255
+
+
+def _legend(figure: Figure, task: Task, rows: list[list[_Cell]], width: float) -> None:
+    """The names of the labels that are to be seen, as many as fit on two lines."""
+    slices = [cell.label.pixels for row in rows for cell in row if cell.label is not None]
+    seen = {name for pixels in slices for name, mask in masks(task, pixels).items() if mask.any()}
+    patches = [
+        Patch(color=_rgb(task, index), label=label.name)
+        for index, label in enumerate(task.foreground)
+        if label.name in seen or not seen
+    ]
+    longest = max((len(str(patch.get_label())) for patch in patches), default=1)
+    fitting = max(1, int(width / (0.085 * longest + 0.5)))
+    figure.legend(
+        handles=patches[: 2 * fitting],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=max(1, min(fitting, len(patches))),
+        frameon=False,
+        fontsize=9,
+        labelcolor=WHITE,
+        handlelength=1.0,
+        handleheight=1.0,
+    )

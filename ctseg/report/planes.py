@@ -1,0 +1,153 @@
+"""Slices of a scan as a radiologist looks at them: canonical axes, the right aspect, the slices that show most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+from ctseg.specs import Task
+from ctseg.task import masks
+from ctseg.volume.geometry import Geometry, check_same
+from ctseg.volume.volume import Volume
+
+Plane = Literal["axial", "coronal", "sagittal"]
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+Window = tuple[float, float]
+SOFT_TISSUE: Window = (-160.0, 240.0)
+"""Hounsfield units between which soft tissue is told apart: level 40, width 400."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One cut, ready to be shown with the origin at the upper left.
+
+    Attributes:
+        pixels: [rows, columns].
+        pixel_mm: height and width of a pixel.
+        sides: what lies to the left, right, top and bottom of the picture.
+    """
+
+    pixels: NDArray[Any]
+    pixel_mm: tuple[float, float]
+    sides: tuple[str, str, str, str]
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width of the picture."""
+        rows, columns = self.pixels.shape[-2:]
+        return rows * self.pixel_mm[0], columns * self.pixel_mm[1]
+
+
+def canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """A view of [..., Z, Y, X] whose x runs to the left, y to the back and z to the head, as near as it can.
+
+    Axes are exchanged and flipped, never interpolated: an oblique scan stays as oblique as it is.
+    """
+    order, signs = _order(geometry)
+    lead = array.ndim - 3
+    moved = array.transpose(*range(lead), *(lead + axis for axis in order))
+    z, y, x = signs
+    return moved[..., ::z, ::y, ::x]
+
+
+def canonical_spacing_zyx(geometry: Geometry) -> tuple[float, float, float]:
+    """The spacing in mm of what `canonical` returns."""
+    z, y, x = (geometry.spacing_zyx[axis] for axis in _order(geometry)[0])
+    return z, y, x
+
+
+def _order(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """For space axis z, y, x the array axis (0 is Z) that runs along it, and its sign."""
+    found = {
+        space: (2 - index, sign) for index, (space, sign) in enumerate(geometry.nearest_axes())
+    }
+    (z, y, x) = (found[space] for space in (2, 1, 0))
+    return (z[0], y[0], x[0]), (z[1], y[1], x[1])
+
+
+def cut(
+    array_zyx: NDArray[Any], spacing_zyx: tuple[float, float, float], plane: Plane, index: int
+) -> Slice:
+    """One slice of a canonical array in the radiological convention: the patient's right on the left.
+
+    Args:
+        array_zyx: as `canonical` returns it.
+        index: along z for axial, y for coronal, x for sagittal slices.
+    """
+    z, y, x = spacing_zyx
+    if plane == "axial":
+        return Slice(array_zyx[index], (y, x), ("R", "L", "A", "P"))
+    if plane == "coronal":
+        return Slice(array_zyx[::-1, index], (z, x), ("R", "L", "S", "I"))
+    return Slice(array_zyx[::-1, :, index], (z, y), ("A", "P", "S", "I"))
+
+
+def best_point(task: Task, label_zyx: NDArray[Any]) -> tuple[int, int, int]:
+    """The slice of each axis (z, y, x) that shows the most of every label, small ones counting as much as large.
+
+    Each label's area is taken as a share of its own largest area along the axis, and the shares are added. Among
+    equals the one nearest the middle of them is taken; without foreground it is the centre of the array.
+    """
+    found = [mask for mask in masks(task, label_zyx).values() if mask.any()]
+    point = []
+    for axis, length in enumerate(label_zyx.shape[-3:]):
+        others = tuple(i for i in range(3) if i != axis)
+        shares = np.zeros(length)
+        for mask in found:
+            area = mask.sum(axis=others)
+            shares += area / area.max()
+        best = np.flatnonzero(shares >= shares.max() - 1e-9)
+        point.append(int(best[len(best) // 2]))
+    return point[0], point[1], point[2]
+
+
+def window_of(image: NDArray[Any]) -> Window:
+    """Grey values to show as black and white.
+
+    Hounsfield units (recognised by air: something at -500 or below, and nothing absurd) get the soft-tissue window;
+    anything else its 0.5 and 99.5 percentiles.
+    """
+    sample = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
+    values = sample[np.isfinite(sample)].astype(np.float64)
+    if values.size == 0:
+        return 0.0, 1.0
+    if -5000 < values.min() <= -500 and values.max() < 40000:
+        return SOFT_TISSUE
+    low, high = np.percentile(values, (0.5, 99.5))
+    if high <= low:
+        low, high = values.min(), values.max()
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def on_grid(volume: Volume, layers: Mapping[str, Volume | NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The layers as canonical arrays [Z, Y, X], checked to lie on the scan's grid.
+
+    Raises:
+        GeometryMismatch: a layer that is a volume of another grid.
+        BadInput: an array of another shape.
+    """
+    arrays = {}
+    for name, layer in layers.items():
+        if isinstance(layer, Volume):
+            check_same(volume.geometry, layer.geometry, names=("the scan", f"the {name}"))
+        array = layer.array if isinstance(layer, Volume) else layer
+        if array.shape[-3:] != volume.geometry.shape_zyx:
+            raise BadInput(
+                f"The {name} is {array.shape} (z, y, x) and the scan {volume.geometry.shape_zyx}."
+            )
+        arrays[name] = canonical(array, volume.geometry)
+    return arrays
+
+
+def first_with_foreground(task: Task, arrays: Iterable[NDArray[Any]]) -> NDArray[Any] | None:
+    """The first label map that holds anything; the first one where none does."""
+    listed = list(arrays)
+    for array in listed:
+        if any(mask.any() for mask in masks(task, array).values()):
+            return array
+    return listed[0] if listed else None
