@@ -6,18 +6,25 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ctseg.card import HEADER_KEY, Card, parse_card
-from ctseg.errors import BadInput, CorruptWeights, FileProblem
+from ctseg.card import HEADER_KEY, Card
+from ctseg.engine.header import MEND, read_card
+from ctseg.errors import BadInput, CorruptWeights
 from ctseg.files import whole_file
 
-MAX_HEADER = 100_000_000
-"""Bytes; the limit that the safetensors format itself sets."""
+__all__ = [
+    "cast",
+    "check_tensors",
+    "load_strictly",
+    "read_card",
+    "read_weights",
+    "save_weights",
+    "tensors_sha256",
+]
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Card) -> None:
@@ -50,16 +57,6 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_card(path: Path) -> Card:
-    """The card in the header of a weight file; the tensors are not touched.
-
-    Raises:
-        FileProblem: the file is missing or cannot be read.
-        CorruptWeights: no safetensors file, truncated, or without a card.
-    """
-    return parse_card(_card_text(path), where=str(path))
-
-
 def read_weights(path: Path, *, verify: bool = True) -> tuple[dict[str, torch.Tensor], Card]:
     """The tensors of a weight file, on the CPU, and its card.
 
@@ -80,9 +77,6 @@ def read_weights(path: Path, *, verify: bool = True) -> tuple[dict[str, torch.Te
     return tensors, card
 
 
-MEND = "Copy or download the file again, or publish the model anew."
-
-
 def check_tensors(tensors: Mapping[str, torch.Tensor], card: Card, path: Path) -> None:
     """Compare tensors with the checksum of the card's member of that file name (of any, for a renamed file)."""
     found = tensors_sha256(tensors)
@@ -94,51 +88,6 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], card: Card, path: Path) -
             "the weights were changed or damaged after they were published.",
             hint=MEND,
         )
-
-
-def _card_text(path: Path) -> str:
-    header = _header(path)
-    metadata = header.get("__metadata__")
-    text = metadata.get(HEADER_KEY) if isinstance(metadata, dict) else None
-    if not isinstance(text, str):
-        raise CorruptWeights(
-            f"{path} holds weights without a ctseg card, so nothing says what network they belong to.",
-            hint="Use a file that ctseg wrote: the best.safetensors of a run, or a zoo entry.",
-        )
-    return text
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: an 8-byte little-endian length, then so many bytes of JSON."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            text = file.read(length) if 2 <= length <= min(MAX_HEADER, size - 8) else b""
-    except FileNotFoundError as error:
-        raise FileProblem(
-            f"The weight file {path} does not exist.", hint="See: ctseg zoo list"
-        ) from error
-    except OSError as error:
-        raise FileProblem(f"The weight file {path} cannot be read: {error.strerror}.") from error
-    try:
-        header = json.loads(text)
-    except ValueError:  # JSON or UTF-8
-        header = None
-    if not isinstance(header, dict):
-        raise CorruptWeights(f"{path} is no safetensors file, or only the start of one.", hint=MEND)
-    ends = [
-        v["data_offsets"][1] for k, v in header.items() if k != "__metadata__" and _is_tensor(v)
-    ]
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise CorruptWeights(f"{path} has {size} bytes and should have {expected}.", hint=MEND)
-    return header
-
-
-def _is_tensor(entry: Any) -> bool:
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    return isinstance(offsets, list) and len(offsets) == 2 and isinstance(offsets[1], int)
 
 
 def load_strictly(

@@ -1,0 +1,151 @@
+"""From what a user types after `-m` to weight files: a run folder, a weight file, an entry or a name alike."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctseg.card import Card
+from ctseg.engine.header import MEND, read_card
+from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, NameClash, UnknownName
+from ctseg.zoo.store import CARD, Entry, entries_in, search_path
+
+BEST = "best.safetensors"
+RUN_FILE = "config.toml"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model that was found.
+
+    Attributes:
+        card: its description.
+        files: the weight files; several for an ensemble.
+        name: the zoo name, or the path that was given.
+    """
+
+    card: Card
+    files: tuple[Path, ...]
+    name: str
+
+
+def resolve_model(text: str | Path, zoo: Path | str | None = None) -> Resolved:
+    """The model that a path or name stands for.
+
+    Args:
+        text: run folder, weight file, entry folder, or a zoo name; the bare architecture does where one entry
+            fits.
+        zoo: zoo to look in first instead of the user's own.
+
+    Raises:
+        UnknownName: no entry has the name; the message has the nearest one.
+        BadInput: several entries fit, or the path holds no model.
+        NameClash: two zoos hold different models of that name.
+        CorruptWeights: the files are not what the card says.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return Resolved(read_card(path), (path,), str(text))
+    if path.is_dir():
+        found = _in_folder(path)
+        if found is not None:
+            return found
+    if path.suffix == ".safetensors" or len(path.parts) > 1 or str(text).endswith(os.sep):
+        raise _no_model(path)
+    return resolve_entry(find_entry(str(text), zoo))
+
+
+def resolve_entry(entry: Entry) -> Resolved:
+    """The model of a zoo entry; the card in each header must be the one beside the weights.
+
+    Raises:
+        CorruptWeights: a weight file is missing, or the cards differ.
+    """
+    card = entry.card()
+    files = entry.weights()
+    if not files:
+        raise CorruptWeights(
+            f"The card of {entry.name} in {entry.zoo} names no weights.", hint=MEND
+        )
+    for file in files:
+        if not file.is_file():
+            raise CorruptWeights(
+                f"{file.name} of {entry.name} is missing in {entry.folder}.", hint=MEND
+            )
+        if read_card(file) != card:
+            raise CorruptWeights(
+                f"The card in the header of {file} differs from {CARD} beside it.", hint=MEND
+            )
+    return Resolved(card, files, entry.name)
+
+
+def find_entry(name: str, zoo: Path | str | None = None) -> Entry:
+    """The entry of a name; a bare architecture does where one entry fits.
+
+    Raises:
+        UnknownName, BadInput, NameClash: as `resolve_model`.
+    """
+    found = all_entries(zoo)
+    fitting = [name] if name in found else [n for n in found if n.startswith(f"{name}.")]
+    if not fitting:
+        raise UnknownName("model", name, found, listing="ctseg zoo list")
+    if len(fitting) > 1:
+        raise BadInput(
+            f"'{name}' fits {len(fitting)} models: {', '.join(fitting)}.",
+            hint="Give the full name.",
+        )
+    first, *others = found[fitting[0]]
+    for other in others:
+        if not _same(first, other):
+            raise NameClash(
+                f"Two zoos hold different models named '{first.name}': {first.folder} and {other.folder}.",
+                hint="Give the folder itself after -m, or remove one of the two: ctseg zoo remove NAME",
+            )
+    return first
+
+
+def all_entries(zoo: Path | str | None = None) -> dict[str, list[Entry]]:
+    """Every entry on the search path, by name; several where zoos share a name."""
+    found: dict[str, list[Entry]] = {}
+    for folder in search_path(zoo):
+        for entry in entries_in(folder):
+            found.setdefault(entry.name, []).append(entry)
+    return dict(sorted(found.items()))
+
+
+def list_weights(pattern: str = "*", zoo: Path | str | None = None) -> list[str]:
+    """The names of published models that match a shell pattern, e.g. `unet3d.*`."""
+    return fnmatch.filter(all_entries(zoo), pattern)
+
+
+def _same(one: Entry, two: Entry) -> bool:
+    try:
+        return one.card() == two.card()
+    except CtsegError:
+        return False
+
+
+def _in_folder(path: Path) -> Resolved | None:
+    if (path / CARD).is_file():
+        return resolve_entry(Entry(path.resolve().name, path))
+    if (path / BEST).is_file():
+        return Resolved(read_card(path / BEST), (path / BEST,), str(path))
+    if (path / RUN_FILE).is_file():
+        raise BadInput(
+            f"The run {path} has no {BEST} yet: nothing was validated in it.",
+            hint=f"Let it train on: ctseg train --resume {path}",
+        )
+    return None
+
+
+def _no_model(path: Path) -> CtsegError:
+    if path.exists():
+        return BadInput(
+            f"{path} holds no model: neither a run ({BEST}) nor a zoo entry ({CARD}).",
+            hint="Published models: ctseg zoo list",
+        )
+    return FileProblem(
+        f"The model {path} does not exist.", hint="Check the path, or see: ctseg zoo list"
+    )

@@ -1,0 +1,167 @@
+"""A zoo on disk: one folder for each entry, and an index with the checksum of every file.
+
+zoo/<architecture>.<tag>/{*.safetensors, card.json, README.md}
+zoo/index.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctseg import plugins
+from ctseg.card import Card, parse_card
+from ctseg.errors import CorruptWeights, FileProblem
+from ctseg.files import disk_errors, write_text
+
+INDEX, CARD, README = "index.json", "card.json", "README.md"
+ENVIRONMENT = "CTSEG_ZOO"
+NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z0-9][a-z0-9_]*")
+LOCK_SECONDS = 15.0
+"""An update of the index takes milliseconds: a lock that is older was left by a process that was killed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published model.
+
+    Attributes:
+        name: `<architecture>.<tag>`.
+        folder: where its files are.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def zoo(self) -> Path:
+        return self.folder.parent
+
+    def card(self) -> Card:
+        """The card beside the weights, checked.
+
+        Raises:
+            CorruptWeights, ConfigError: it is missing or wrong.
+        """
+        file = self.folder / CARD
+        try:
+            return parse_card(file.read_text(encoding="utf-8"), where=str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorruptWeights(f"The card {file} cannot be read: {error}.") from error
+
+    def weights(self) -> tuple[Path, ...]:
+        """The weight files, in the order of the card's members."""
+        return tuple(self.folder / member.file for member in self.card().members)
+
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(f.stat().st_size for f in self.folder.iterdir() if f.is_file())
+
+
+def user_zoo(zoo: Path | str | None = None) -> Path:
+    """The zoo that publishing writes to: the given one, else $CTSEG_ZOO, else the user's data folder."""
+    if zoo is not None:
+        return Path(zoo)
+    if os.environ.get(ENVIRONMENT):
+        return Path(os.environ[ENVIRONMENT]).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("ctseg", appauthor=False)) / "zoo"
+
+
+def search_path(zoo: Path | str | None = None) -> list[Path]:
+    """The folders in which names are looked up: the user's zoo, then those that plugins ship."""
+    folders = {path.resolve(): path for path in [user_zoo(zoo), *plugins.registry().zoos()]}
+    return list(folders.values())
+
+
+def entries_in(zoo: Path) -> list[Entry]:
+    """The entries of one zoo, by name; none where the folder does not exist."""
+    if not zoo.is_dir():
+        return []
+    found = [f for f in zoo.iterdir() if NAME.fullmatch(f.name) and f.is_dir()]
+    return [Entry(f.name, f) for f in sorted(found)]
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Checksum and size of a file, as the index keeps them."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+
+
+def read_index(zoo: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Name -> file -> checksum and size; empty where there is no index.
+
+    Raises:
+        CorruptWeights: the index is damaged.
+    """
+    file = zoo / INDEX
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        entries = {name: dict(entry["files"]) for name, entry in data["entries"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptWeights(
+            f"The index {file} is damaged: {error}.",
+            hint="Restore it from version control, or remove it and publish the entries anew.",
+        ) from error
+    return entries
+
+
+def write_index_entry(zoo: Path, name: str, folder: Path | None) -> None:
+    """Record the files of one entry, or forget it where `folder` is None. Call it with the zoo locked."""
+    entries = read_index(zoo)
+    entries.pop(name, None)
+    if folder is not None:
+        entries[name] = {
+            file.name: file_record(file) for file in sorted(folder.iterdir()) if file.is_file()
+        }
+    data = {"version": 1, "entries": {key: {"files": entries[key]} for key in sorted(entries)}}
+    write_text(zoo / INDEX, json.dumps(data, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def locked(zoo: Path) -> Iterator[None]:
+    """Keep other processes from changing the zoo meanwhile.
+
+    Raises:
+        FileProblem: the zoo cannot be written, or another process keeps it.
+    """
+    lock = zoo / ".lock"
+    start = time.monotonic()
+    with disk_errors(lock):
+        zoo.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > LOCK_SECONDS:
+                    lock.unlink()
+        except OSError as error:
+            raise FileProblem(
+                f"The zoo {zoo} cannot be written: {error.strerror}.",
+                hint="Choose another one with --zoo, or change the permissions.",
+            ) from error
+        if time.monotonic() - start > 2 * LOCK_SECONDS:
+            raise FileProblem(
+                f"Another process keeps the zoo {zoo} locked.", hint=f"If none does: remove {lock}"
+            )
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
