@@ -1,0 +1,242 @@
+"""From runs to a zoo entry: weights cast and checksummed, card completed, figures measured anew, all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import ctseg
+from ctseg.card import Card, Member, Metrics
+from ctseg.config import load_config
+from ctseg.engine.weights import cast, read_weights, save_weights, tensors_sha256
+from ctseg.errors import BadInput, FileProblem, NameClash
+from ctseg.files import disk_errors, write_text
+from ctseg.zoo.readme import render
+from ctseg.zoo.resolve import BEST, RUN_FILE
+from ctseg.zoo.store import CARD, README, Entry, locked, user_zoo, write_index_entry
+
+Dtype = Literal["fp32", "fp16", "bf16"]
+TAG = re.compile(r"[a-z0-9][a-z0-9_]*")
+SHARED = (
+    "architecture", "options", "in_channels", "out_channels", "channels", "task", "preprocess", "predict",
+)  # fmt: skip
+"""What the members of an ensemble must have in common."""
+
+
+def publish(
+    runs: Path | str | Sequence[Path | str],
+    *,
+    tag: str,
+    zoo: Path | str | None = None,
+    dtype: Dtype = "fp16",
+    summary: str = "",
+    licence: str = "",
+    attribution: str = "",
+    intended_use: str = "",
+    limits: str = "",
+    overwrite: bool = False,
+    measure: bool = True,
+) -> Entry:
+    """Publish the best weights of a run, or of several folds as an ensemble.
+
+    Args:
+        runs: run folders; several must share network, task and preprocessing.
+        tag: makes the name: `<architecture>.<tag>`.
+        zoo: where to publish; the user's own zoo where it is not given.
+        dtype: how floating tensors are stored.
+        licence: of the weights; that of the training data where it is not given.
+        measure: validate again with exactly the published weights, so that the card's figures are theirs;
+            otherwise the card keeps those of the run.
+
+    Raises:
+        BadInput: an unusable tag, no licence, or runs that do not belong together.
+        NameClash: the name is taken and `overwrite` is not set.
+        FileProblem: a run without weights, or a zoo that cannot be written.
+    """
+    folders = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
+    if not TAG.fullmatch(tag):
+        raise BadInput(
+            f"'{tag}' is no usable tag.",
+            hint="Use lower-case letters, digits and underscores, e.g. --tag hippocampus_v1",
+        )
+    loaded = [read_weights(_best(folder)) for folder in folders]
+    if not loaded:
+        raise BadInput(
+            "There is no run to publish.", hint="Name one: ctseg zoo publish RUN --tag TAG"
+        )
+    cards = [card for _, card in loaded]
+    _check_alike(cards, folders)
+    members, stored = _members([tensors for tensors, _ in loaded], cards, dtype)
+    card = _completed(cards, members, tag)
+    texts = {
+        "summary": summary, "licence": licence, "attribution": attribution,
+        "intended_use": intended_use, "limits": limits,
+    }  # fmt: skip
+    card = card.model_copy(update={key: text for key, text in texts.items() if text})
+    card = _licensed(card)
+
+    target = user_zoo(zoo)
+    _check_free(target / card.name, overwrite)
+    with _new_folder(target) as temporary:
+        for member, tensors in stored.items():
+            save_weights(temporary / member, tensors, card)
+        if measure:
+            metrics = _measured([temporary / m.file for m in members], folders, card)
+            card = card.model_copy(update={"metrics": metrics})
+            for member, tensors in stored.items():
+                save_weights(temporary / member, tensors, card)
+        sizes = {m.file: (temporary / m.file).stat().st_size for m in members}
+        write_text(temporary / CARD, card.to_json() + "\n")
+        write_text(temporary / README, render(card, sizes))
+        _put_in_place(temporary, target / card.name, overwrite)
+    return Entry(card.name, target / card.name)
+
+
+def _best(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise FileProblem(f"The run {folder} does not exist.", hint="Name the folder of a run.")
+    best = folder / BEST
+    if not best.is_file():
+        raise FileProblem(
+            f"The run {folder} has no {BEST}: nothing was validated in it.",
+            hint=f"Is it a run folder? Let it train on: ctseg train --resume {folder}",
+        )
+    return best
+
+
+def _check_alike(cards: Sequence[Card], folders: Sequence[Path]) -> None:
+    for card, folder in zip(cards[1:], folders[1:], strict=True):
+        different = [name for name in SHARED if getattr(card, name) != getattr(cards[0], name)]
+        if different:
+            raise BadInput(
+                f"{folders[0]} and {folder} cannot be one ensemble: they differ in {', '.join(different)}.",
+                hint="Train every fold from the config.toml of the first: ctseg train CONFIG --fold N",
+            )
+
+
+def _members(
+    weights: Sequence[dict[str, torch.Tensor]], cards: Sequence[Card], dtype: str
+) -> tuple[tuple[Member, ...], dict[str, dict[str, torch.Tensor]]]:
+    members, stored = [], {}
+    folds = [card.training_data.fold for card in cards]
+    distinct = len(set(folds)) == len(folds) and None not in folds
+    for index, (tensors, fold) in enumerate(zip(weights, folds, strict=True)):
+        name = "weights" if len(weights) == 1 else f"fold{fold}" if distinct else f"member{index}"
+        kept = cast(tensors, dtype)
+        file = f"{name}.safetensors"
+        stored[file] = kept
+        members.append(Member(file=file, tensors_sha256=tensors_sha256(kept), fold=fold))
+    return tuple(members), stored
+
+
+def _completed(cards: Sequence[Card], members: tuple[Member, ...], tag: str) -> Card:
+    card = cards[0]
+    update: dict[str, Any] = {
+        "name": f"{card.architecture}.{tag}",
+        "members": members,
+        "ctseg_version": ctseg.__version__,
+    }
+    if len(cards) > 1:
+        data = card.training_data.model_copy(
+            update={"fold": None, "cases": max(c.training_data.cases for c in cards)}
+        )
+        update |= {"training_data": data, "metrics": _pooled([c.metrics for c in cards])}
+    return card.model_copy(update=update)
+
+
+def _licensed(card: Card) -> Card:
+    data = card.training_data
+    licence = card.licence or data.licence
+    if not licence:
+        raise BadInput(
+            f"Nothing says under which licence '{card.name}' may be used: its data set names none.",
+            hint="Say it: --licence 'CC BY 4.0' (what the licence of the training data allows)",
+        )
+    default = f"Derived from {data.name}" + (f" ({data.licence})." if data.licence else ".")
+    return card.model_copy(update={"licence": licence, "attribution": card.attribution or default})
+
+
+def _measured(files: Sequence[Path], folders: Sequence[Path], card: Card) -> Metrics:
+    from ctseg.engine.validate import measure
+
+    found = [measure(file, folder) for file, folder in zip(files, folders, strict=True)]
+    metrics = found[0] if len(found) == 1 else _pooled(found)
+    command = _command(folders[0], card)
+    return metrics.model_copy(update={"command": command}) if command else metrics
+
+
+def _pooled(parts: Sequence[Metrics]) -> Metrics:
+    """Each member on its own validation cases, as in cross-validation: means weighted by the number of cases."""
+    total = sum(part.cases for part in parts)
+    labels = dict.fromkeys(label for part in parts for label in part.dice)
+    dice = {}
+    for label in labels:
+        known = [(part.dice[label], part.cases) for part in parts if label in part.dice]
+        weight = sum(cases for _, cases in known)
+        if weight:
+            dice[label] = sum(value * cases for value, cases in known) / weight
+    mean = sum(dice.values()) / len(dice) if dice else None
+    return Metrics(dice=dice, mean_dice=mean, cases=total)
+
+
+def _command(run: Path, card: Card) -> str:
+    """What prints the card's figures again: only where one fold of a data set validated one set of weights."""
+    fold = card.training_data.fold
+    if fold is None or len(card.members) > 1 or not (run / RUN_FILE).is_file():
+        return ""
+    data = Path(load_config(run / RUN_FILE).data.path).name
+    return (
+        f"ctseg predict {data} -m {card.name} -o predictions\n"
+        f"ctseg evaluate predictions {data} --fold {fold}"
+    )
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not overwrite:
+        raise NameClash(
+            f"'{folder.name}' is published already, in {folder.parent}.",
+            hint="Choose another --tag, or replace it with --overwrite.",
+        )
+
+
+@contextlib.contextmanager
+def _new_folder(zoo: Path) -> Iterator[Path]:
+    with disk_errors(zoo):
+        zoo.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".publish-", dir=zoo))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, folder: Path, overwrite: bool) -> None:
+    """Rename the finished folder to its name and record it; on failure the zoo is as it was."""
+    zoo = folder.parent
+    old = temporary.with_name(f"{temporary.name}-old")
+    with locked(zoo), disk_errors(folder):
+        _check_free(folder, overwrite)
+        had_one = folder.exists()
+        if had_one:
+            folder.rename(old)
+        try:
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may read
+            temporary.rename(folder)
+            write_index_entry(zoo, folder.name, folder)
+        except BaseException:
+            if folder.exists():
+                folder.rename(temporary)
+            if had_one:
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""The page that stands beside published weights, written from their card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ctseg.card import Card
+
+
+def render(card: Card, sizes: Mapping[str, int]) -> str:
+    """A model's README in Markdown.
+
+    Args:
+        sizes: bytes of each weight file.
+    """
+    parts = [
+        f"# {card.name}",
+        card.summary,
+        "```\n" + f"ctseg predict scan.nii.gz -m {card.name} -o mask.nii.gz" + "\n```",
+        _facts(card),
+        "## Results\n\n" + _results(card),
+        "## Licence and data\n\n" + _licence(card),
+        "## Preprocessing\n\n" + _preprocessing(card),
+        "## Intended use and limits\n\n" + _limits(card),
+        "## Files\n\n" + _files(card, sizes),
+        "This page is written from `card.json` by `ctseg zoo publish`.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _facts(card: Card) -> str:
+    provider = f"{card.provider.package} {card.provider.version}".strip()
+    labels = ", ".join(f"{label.name} ({label.value})" for label in card.task.task().foreground)
+    rows = [
+        ("Architecture", f"`{card.architecture}` (from {provider})"),
+        ("Task", card.task.kind),
+        ("Labels", labels),
+        ("Channels", ", ".join(card.channels)),
+        (
+            "Tile (z, y, x)",
+            _text(card.predict.tile_zyx) if card.predict.tile_zyx else "as the scan",
+        ),
+        ("Trained for", f"{card.steps} steps, seed {card.seed}"),
+    ]
+    return _table(("", ""), rows)
+
+
+def _results(card: Card) -> str:
+    metrics = card.metrics
+    if not metrics.dice:
+        return "Not measured."
+    rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
+    if metrics.mean_dice is not None:
+        rows.append(("**mean**", f"**{metrics.mean_dice:.4f}**"))
+    text = _table(("label", "Dice"), rows)
+    text += f"\n\nWhole volumes, source geometry, {metrics.cases} validation cases."
+    if metrics.command:
+        text += f" The same figures are printed by\n\n```\n{metrics.command}\n```"
+    return text
+
+
+def _licence(card: Card) -> str:
+    data = card.training_data
+    lines = [f"Weights: {card.licence}."]
+    if card.attribution:
+        lines.append(card.attribution)
+    where = f"{data.cases} cases of {data.name}"
+    where += f", fold {data.fold}" if data.fold is not None else ""
+    where += f" ({data.licence})" if data.licence else ""
+    lines.append(f"Trained on {where}." + (f" {data.reference}" if data.reference else ""))
+    return "\n\n".join(lines)
+
+
+def _preprocessing(card: Card) -> str:
+    rows = []
+    for step in card.preprocess.steps:
+        name = next((k for k in ("step", "name", "kind", "type") if k in step), "")
+        rest = ", ".join(f"{k} {_text(v)}" for k, v in step.items() if k != name)
+        rows.append((str(step.get(name, "")), rest))
+    return _table(("step", "with"), rows) if rows else "None."
+
+
+def _limits(card: Card) -> str:
+    lines = [line for line in (card.intended_use, card.limits) if line]
+    lines.append("Research only: no medical device, not for diagnosis or treatment.")
+    return "\n\n".join(lines)
+
+
+def _files(card: Card, sizes: Mapping[str, int]) -> str:
+    rows = [
+        (m.file, f"{sizes[m.file] / 2**20:.2f} MiB", f"`{m.tensors_sha256[:16]}...`")
+        for m in card.members
+    ]
+    return _table(("file", "size", "tensors (SHA-256)"), rows)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " x ".join(_text(v) for v in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

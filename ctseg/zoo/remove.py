@@ -1,0 +1,50 @@
+"""Taking an entry out of the user's zoo."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ctseg.errors import BadInput
+from ctseg.files import disk_errors
+from ctseg.zoo.resolve import find_entry
+from ctseg.zoo.store import Entry, entries_in, locked, user_zoo, write_index_entry
+
+
+def removable(name: str, zoo: Path | str | None = None) -> Entry:
+    """The entry of that full name in the user's zoo (or the given one).
+
+    Raises:
+        UnknownName: no zoo has it.
+        BadInput: only a zoo that a package ships has it.
+    """
+    home = user_zoo(zoo)
+    for entry in entries_in(home):
+        if entry.name == name:
+            return entry
+    elsewhere = find_entry(name, zoo)
+    if elsewhere.name != name:
+        raise BadInput(
+            f"'{name}' is not a full name.", hint=f"Did you mean: ctseg zoo remove {elsewhere.name}"
+        )
+    raise BadInput(
+        f"'{name}' is not in your zoo {home}: it comes with {elsewhere.zoo}.",
+        hint=f"To remove it from there: ctseg zoo remove {name} --zoo {elsewhere.zoo}",
+    )
+
+
+def remove(name: str, zoo: Path | str | None = None) -> Path:
+    """Remove an entry and its record; returns the folder that is gone.
+
+    Raises:
+        UnknownName, BadInput: as `removable`.
+        FileProblem: the zoo cannot be written.
+    """
+    entry = removable(name, zoo)
+    gone = entry.folder.with_name(f".removed-{entry.name}")
+    with locked(entry.zoo), disk_errors(entry.folder):
+        shutil.rmtree(gone, ignore_errors=True)
+        entry.folder.rename(gone)
+        write_index_entry(entry.zoo, entry.name, None)
+        shutil.rmtree(gone)
+    return entry.folder

@@ -1,0 +1,108 @@
+"""Whether published weights are what was published: every file, every tensor, and that they load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctseg.card import Card
+from ctseg.engine.header import read_card
+from ctseg.errors import CtsegError
+from ctseg.zoo.resolve import find_entry
+from ctseg.zoo.store import CARD, Entry, entries_in, file_record, read_index, search_path
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found about one entry (or, under the name `index.json`, about a zoo's index)."""
+
+    name: str
+    zoo: Path
+    problems: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+def verify(names: Sequence[str] = (), zoo: Path | str | None = None) -> list[Check]:
+    """Check the named entries, or every entry of every zoo on the search path.
+
+    Compared are the checksum of each file with the index, of each set of tensors with the card, the card in each
+    header with the one beside it; then the network is built and the weights are loaded strictly.
+
+    Raises:
+        UnknownName: a name that no zoo has.
+    """
+    if names:
+        entries = [find_entry(name, zoo) for name in names]
+        return [Check(e.name, e.zoo, tuple(_problems(e))) for e in entries]
+    checks = []
+    for folder in search_path(zoo):
+        found = entries_in(folder)
+        checks += [Check(e.name, e.zoo, tuple(_problems(e))) for e in found]
+        checks += _stale(folder, {e.name for e in found})
+    return checks
+
+
+def _stale(zoo: Path, present: set[str]) -> list[Check]:
+    try:
+        lost = sorted(set(read_index(zoo)) - present)
+    except CtsegError as error:
+        return [Check("index.json", zoo, (error.message,))]
+    return [Check(name, zoo, ("the index names it, and its folder is missing",)) for name in lost]
+
+
+def _problems(entry: Entry) -> list[str]:
+    problems = _against_index(entry)
+    try:
+        card = entry.card()
+    except CtsegError as error:
+        return [*problems, error.message]
+    if card.name != entry.name:
+        problems.append(f"{CARD} calls it '{card.name}'")
+    if not card.members:
+        problems.append("the card names no weights")
+    for member in card.members:
+        problems += _weights_problems(entry.folder / member.file, card)
+    return problems
+
+
+def _against_index(entry: Entry) -> list[str]:
+    try:
+        recorded = read_index(entry.zoo).get(entry.name)
+    except CtsegError as error:
+        return [error.message]
+    if recorded is None:
+        return ["the index of the zoo does not name it"]
+    present = {f.name: f for f in entry.folder.iterdir() if f.is_file()}
+    problems = [f"{name} is missing" for name in sorted(set(recorded) - set(present))]
+    problems += [f"{name} is not in the index" for name in sorted(set(present) - set(recorded))]
+    for name in sorted(set(recorded) & set(present)):
+        if file_record(present[name])["sha256"] != recorded[name].get("sha256"):
+            problems.append(f"{name} has another checksum than the index says")
+    return problems
+
+
+def _weights_problems(file: Path, card: Card) -> list[str]:
+    from ctseg.engine.models import create_model
+    from ctseg.engine.weights import load_strictly, read_weights
+
+    if not file.is_file():
+        return [f"{file.name} is missing"]
+    try:
+        problems = []
+        if read_card(file) != card:
+            problems.append(f"the card in the header of {file.name} differs from {CARD}")
+        tensors, _ = read_weights(file)
+        network = create_model(
+            card.architecture,
+            in_channels=card.in_channels,
+            out_channels=card.out_channels,
+            **card.options,
+        )
+        load_strictly(network, tensors, file)
+    except CtsegError as error:
+        return [error.message]
+    return problems
