@@ -96,7 +96,10 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             writer=_writer("hdf5"),
             summary="HDF5 datasets, DHW or CDHW, geometry as attributes",
             options=frozen(
-                {"dataset": "name within the file; /raw, or the only volume, by default"}
+                {
+                    "dataset": "name within the file; /raw, or the only volume, by default",
+                    "geometry": "dataset that lends its grid to one without; /raw by default",
+                }
             ),
         ),
         FormatSpec(

@@ -21,18 +21,21 @@ from ctseg.volume.geometry import Geometry
 DEFAULT_DATASET = "/raw"
 DEFAULT_LABEL = "/label"
 _DTYPES = (*itk.DTYPES, "float16")
+_GRID = frozenset({"spacing_xyz", "element_size_um", "origin_xyz", "direction", "unit"})
 _CHUNK_ZYX = (32, 128, 128)
 
 
-def open_hdf5(path: Path, *, dataset: str | None = None) -> Source:
+def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = None) -> Source:
     """Open one dataset of an HDF5 file, [Z, Y, X] or [C, Z, Y, X]; any part of it is read alone.
 
-    Its attributes `spacing_xyz`, `origin_xyz` (mm, LPS), `direction` (3x3) and `unit`, or else those of the
-    file, give the geometry; `element_size_um` (z, y, x in micrometres) is understood too.
+    Its attributes `spacing_xyz`, `origin_xyz` (mm, LPS), `direction` (3x3) and `unit` give the geometry, or
+    `element_size_um` (z, y, x in micrometres). Where it has none, those of the scan in the same file count, and
+    then those of the file.
 
     Args:
         path: the file.
         dataset: the name within the file. Without it `/raw`, or the only volume that the file has.
+        geometry: the dataset whose grid counts where the chosen one says nothing of its own, `/raw` by default.
 
     Raises:
         FileProblem: missing, damaged, not HDF5, or no such dataset.
@@ -48,8 +51,9 @@ def open_hdf5(path: Path, *, dataset: str | None = None) -> Source:
         try:
             stored = file[_choose(file, path, dataset)]
             _check_volume(stored, path)
-            attributes = {**dict(file.attrs), **dict(stored.attrs)}
-            geometry = _geometry(attributes, stored.shape[-3:], path)
+            attributes = dict(stored.attrs)
+            lender = _lender(file, stored, geometry or DEFAULT_DATASET)
+            grid = _geometry({**attributes, **lender}, stored.shape[-3:], path)
         except BaseException:
             file.close()
             raise
@@ -60,7 +64,7 @@ def open_hdf5(path: Path, *, dataset: str | None = None) -> Source:
 
     return Source(
         path,
-        geometry,
+        grid,
         stored.dtype,
         load,
         channels=stored.shape[0] if stored.ndim == 4 else 1,
@@ -98,6 +102,16 @@ def _choose(file: h5py.File, path: Path, dataset: str | None) -> str:
         f"{path} has no dataset {DEFAULT_DATASET} and {len(volumes) or 'no'} others that are volumes.",
         hint=f"Say which one with the option dataset. It has: {_listed(volumes)}",
     )
+
+
+def _lender(file: h5py.File, stored: h5py.Dataset, scan: str) -> dict[str, Any]:
+    """The attributes that give the grid: of the dataset itself, of the scan with the same voxels, or of the file."""
+    for owner in (stored, file.get(scan), file):
+        if isinstance(owner, h5py.Dataset) and owner.shape[-3:] != stored.shape[-3:]:
+            continue
+        if owner is not None and not _GRID.isdisjoint(owner.attrs):
+            return {name: owner.attrs[name] for name in _GRID if name in owner.attrs}
+    return {}
 
 
 def _listed(volumes: Mapping[str, tuple[int, ...]]) -> str:

@@ -1,0 +1,59 @@
+"""The data set layouts in the box."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from ctseg.hookspecs import hookimpl
+from ctseg.specs import DataSet, ReaderSpec, frozen
+
+
+def _recognise(module: str) -> Callable[[Path], bool]:
+    def recognise(path: Path) -> bool:
+        file = importlib.import_module(f"ctseg.data.readers.{module}")
+        return cast(bool, file.recognise(path))
+
+    return recognise
+
+
+def _cases(module: str) -> Callable[..., DataSet]:
+    def cases(path: Path, **options: Any) -> DataSet:
+        file = importlib.import_module(f"ctseg.data.readers.{module}")
+        return cast(DataSet, file.cases(path, **options))
+
+    return cases
+
+
+@hookimpl
+def ctseg_readers() -> Sequence[ReaderSpec]:
+    """Medical Segmentation Decathlon, nnU-Net raw, HDF5."""
+    return [
+        ReaderSpec(
+            name="decathlon",
+            recognise=_recognise("decathlon"),
+            cases=_cases("decathlon"),
+            summary="Medical Segmentation Decathlon folder: dataset.json with a training list",
+        ),
+        ReaderSpec(
+            name="nnunet",
+            recognise=_recognise("nnunet"),
+            cases=_cases("nnunet"),
+            summary="nnU-Net raw folder: dataset.json with channel_names, imagesTr, labelsTr",
+        ),
+        ReaderSpec(
+            name="hdf5",
+            recognise=_recognise("hdf5"),
+            cases=_cases("hdf5"),
+            summary="HDF5 with /raw and /label: a file, a folder of files or a glob",
+            options=frozen(
+                {
+                    "raw": "dataset of the scan, /raw by default",
+                    "label": "dataset of the labels, /label by default",
+                    "weight": "dataset of voxel weights, none by default",
+                }
+            ),
+        ),
+    ]

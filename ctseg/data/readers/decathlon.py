@@ -1,0 +1,106 @@
+"""Folders of the Medical Segmentation Decathlon: `dataset.json`, `imagesTr`, `labelsTr`.
+
+Layout: Antonelli et al. 2022, doi 10.1038/s41467-022-30695-9, and the files at medicaldecathlon.com.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ctseg.data.readers import layout
+from ctseg.errors import BadInput
+from ctseg.specs import Case, DataSet, ImageRef, Task
+from ctseg.task import classes_task
+from ctseg.volume.formats import paths
+
+_SUFFIXES = (*paths.NIFTI, *paths.NRRD, *paths.METAIMAGE, *paths.TIFF, *paths.HDF5)
+
+
+def recognise(path: Path) -> bool:
+    return isinstance(layout.peek(path).get("training"), list)
+
+
+def cases(path: Path) -> DataSet:
+    """Read `dataset.json` and, where it is there, `splits.json`.
+
+    Raises:
+        FileProblem: no such file, or files that it names and that do not exist.
+        BadInput: no cases, doubled names, labels or folds that make no sense.
+    """
+    folder = layout.folder_of(path)
+    file = folder / "dataset.json"
+    content = layout.load_object(file)
+    channels = layout.ordered(content.get("modality", {"0": "CT"}), what="modality", where=file)
+    training = content.get("training")
+    if not isinstance(training, list) or not training:
+        raise BadInput(
+            f"{file} lists no cases: the data set is empty.",
+            hint='Fill its "training" list with {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}.',
+        )
+    found = [_case(folder, file, entry, len(channels)) for entry in training]
+    test = [_case(folder, file, entry, len(channels)) for entry in content.get("test") or []]
+    layout.check_files([*found, *test], where=file)
+    labelled = layout.finish_cases([c for c in found if c.label is not None], where=file)
+    unseen = [replace(c, label=None) for c in [*(c for c in found if c.label is None), *test]]
+    return DataSet(
+        name=layout.text(content, "name") or folder.resolve().name,
+        path=folder,
+        reader="decathlon",
+        cases=labelled,
+        unlabelled=layout.finish_cases(unseen, where=file),
+        channels=channels,
+        task=_task(content.get("labels"), file),
+        licence=layout.text(content, "licence", "license"),
+        description=layout.text(content, "description"),
+        reference=layout.text(content, "reference"),
+        splits=layout.load_splits(folder, labelled),
+    )
+
+
+def _case(folder: Path, file: Path, entry: Any, channels: int) -> Case:
+    """One entry: `{"image": ..., "label": ...}`, or a bare path for a test image."""
+    if isinstance(entry, str):
+        entry = {"image": entry}
+    if not isinstance(entry, Mapping) or not entry.get("image"):
+        raise BadInput(
+            f"{file}: the entry {entry!r} names no image.",
+            hint='An entry is {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}.',
+        )
+    listed = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    if len(listed) not in (1, channels):
+        raise BadInput(f"{file}: {listed} are {len(listed)} images for {channels} modalities.")
+    stacked = len(listed) == 1 and channels > 1
+    images = tuple(_image(folder / name, stacked=stacked) for name in listed)
+    label = layout.ref(folder / entry["label"]) if entry.get("label") else None
+    name = layout.stem_of(Path(listed[0]).name, _SUFFIXES)
+    if len(listed) > 1 or (label is not None and name.endswith("_0000")):
+        name = name.removesuffix("_0000")
+    group = entry.get("group", entry.get("patient"))
+    return Case(name, images, label, group=None if group is None else str(group))
+
+
+def _image(path: Path, *, stacked: bool) -> ImageRef:
+    nifti = paths.suffix_of(path, paths.NIFTI) is not None
+    return layout.ref(path, channels="last") if stacked and nifti else layout.ref(path)
+
+
+def _task(labels: Any, file: Path) -> Task | None:
+    """The task that `{"0": "background", "1": "liver"}` declares; the other way round is understood too."""
+    if not labels:
+        return None
+    if not isinstance(labels, Mapping):
+        raise BadInput(
+            f'{file}: "labels" should be an object like {{"0": "background", "1": "liver"}}.'
+        )
+    names: dict[str, int] = {}
+    for key, value in labels.items():
+        number, name = (key, value) if str(key).lstrip("-").isdigit() else (value, key)
+        if not str(number).isdigit() or not isinstance(name, str):
+            raise BadInput(f"{file}: the label {key!r}: {value!r} gives no number and name.")
+        if name in names or int(number) in names.values():
+            raise BadInput(f"{file}: the label {number} '{name}' is declared twice.")
+        names[name] = int(number)
+    return replace(classes_task(names), mirror_pairs=layout.mirror_pairs(names))

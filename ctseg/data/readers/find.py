@@ -1,0 +1,62 @@
+"""From a path to a data set: the layout is recognised, or named."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Any
+
+from ctseg import plugins
+from ctseg.data.readers.layout import load_object
+from ctseg.errors import BadInput, FileProblem
+from ctseg.specs import DataSet
+
+
+def open_dataset(path: str | Path, reader: str | None = None, **options: Any) -> DataSet:
+    """Find the cases of a data set without opening a volume.
+
+    Args:
+        path: a folder, a file or a glob, as the layout asks for.
+        reader: the layout's name, where it is not recognised or several fit.
+        options: of the layout, e.g. `raw` and `label` for HDF5.
+
+    Raises:
+        FileProblem: nothing there, or files that are missing or damaged.
+        BadInput: no known layout, an unknown option, or an empty data set.
+    """
+    path = Path(path)
+    if not path.exists() and not glob.has_magic(str(path)):
+        raise FileProblem(f"{path} does not exist.", hint="Check the path of the data set.")
+    spec = plugins.reader(reader) if reader else _recognise(path)
+    strange = sorted(set(options) - set(spec.options))
+    if strange:
+        known = ", ".join(spec.options) or "none"
+        raise BadInput(
+            f"The reader {spec.name} has no option '{strange[0]}'.", hint=f"Its options: {known}"
+        )
+    found = spec.cases(path, **options)
+    if not found.cases and not found.unlabelled:
+        raise BadInput(
+            f"{path} holds no cases: the data set is empty.",
+            hint="Look at it with: ctseg data inspect",
+        )
+    return found
+
+
+def _recognise(path: Path) -> Any:
+    fitting = [spec for spec in plugins.readers() if spec.recognise(path)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(spec.name for spec in fitting)
+        raise BadInput(
+            f"{path} fits several layouts: {names}.", hint="Choose one with --reader NAME."
+        )
+    described = path if path.name == "dataset.json" else path / "dataset.json"
+    hint = "Known layouts are: " + "; ".join(f"{s.name} ({s.summary})" for s in plugins.readers())
+    if described.is_file():
+        keys = sorted(load_object(described))  # a damaged file is told as such
+        raise BadInput(f"{described} is of no known layout; it has the keys {keys}.", hint=hint)
+    if path.is_dir() and not any(path.iterdir()):
+        raise BadInput(f"{path} is an empty folder: the data set is empty.", hint=hint)
+    raise BadInput(f"{path} is no data set of a known layout.", hint=hint)

@@ -1,0 +1,192 @@
+"""HDF5 data sets as pytorch-3dunet knows them: `/raw` and `/label` in one file, a folder of files, or a glob."""
+
+from __future__ import annotations
+
+import glob
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from ctseg.data.readers import layout
+from ctseg.errors import BadInput, FileProblem
+from ctseg.specs import Case, DataSet, Label, Task
+from ctseg.task import classes_task
+from ctseg.volume.formats import paths
+from ctseg.volume.formats.hdf5 import DEFAULT_DATASET, DEFAULT_LABEL, volumes_in
+from ctseg.volume.formats.source import check_file, reading
+
+
+def files_of(path: Path) -> list[Path]:
+    """The HDF5 files that a file, folder or glob stands for, sorted."""
+    if path.is_dir():
+        found = list(path.iterdir())
+    elif path.exists() or not glob.has_magic(str(path)):
+        found = [path]
+    else:
+        anchor = Path(path.anchor)
+        found = list(anchor.glob(str(path.relative_to(anchor))))
+    return sorted(f for f in found if _is_name(f))
+
+
+def _is_name(path: Path) -> bool:
+    return paths.suffix_of(path, paths.HDF5) is not None and not path.name.startswith(".")
+
+
+def recognise(path: Path) -> bool:
+    """Whether the first file holds a volume besides label maps."""
+    files = files_of(path)
+    if not files:
+        return False
+    try:
+        with h5py.File(files[0], "r") as file:
+            return bool(set(volumes_in(file)) - {DEFAULT_LABEL})
+    except OSError:
+        return False
+
+
+def cases(
+    path: Path,
+    *,
+    raw: str = DEFAULT_DATASET,
+    label: str = DEFAULT_LABEL,
+    weight: str | None = None,
+) -> DataSet:
+    """Read which datasets the files have, and no voxels.
+
+    Args:
+        path: a file, a folder of files, or a glob.
+        raw: dataset of the scan, DHW or CDHW.
+        label: dataset of class ids (DHW) or binary channels (CDHW); files without it count as unlabelled.
+        weight: dataset of voxel weights; none by default.
+
+    Raises:
+        FileProblem: no files, damaged ones, or no such scan in them.
+        BadInput: files that differ in channels or labels.
+    """
+    raw, label = _absolute(raw), _absolute(label)
+    files = files_of(path)
+    if not files:
+        raise FileProblem(
+            f"{path} holds no HDF5 files: the data set is empty.",
+            hint=f"Their names end in one of: {', '.join(paths.HDF5)}",
+        )
+    found: list[Case] = []
+    channels: dict[tuple[str, ...], Path] = {}
+    tasks: dict[Task | None, Path] = {}
+    for file in files:
+        check_file(file)
+        with reading(file), h5py.File(file, "r") as opened:
+            volumes = volumes_in(opened)
+            if raw not in volumes:
+                raise FileProblem(
+                    f"{file} has no volume {raw}.",
+                    hint=f"Name the scan's dataset with the option raw. It has: {layout.some(volumes)}",
+                )
+            channels.setdefault(_channel_names(opened[raw]), file)
+            labelled = label in volumes
+            if labelled:
+                tasks.setdefault(_task(opened[label], file), file)
+            if weight is not None and labelled and _absolute(weight) not in volumes:
+                raise FileProblem(
+                    f"{file} has no volume {weight}.", hint="Check the option weight."
+                )
+        found.append(
+            Case(
+                id=layout.stem_of(file.name, paths.HDF5),
+                images=(layout.ref(file, dataset=raw),),
+                label=layout.ref(file, dataset=label, geometry=raw) if labelled else None,
+                weight=layout.ref(file, dataset=_absolute(weight), geometry=raw)
+                if weight is not None and labelled
+                else None,
+            )
+        )
+    _check_alike(channels, "channels")
+    _check_alike(tasks, "labels")
+    ordered = layout.finish_cases(found, where=path)
+    labelled_cases = tuple(case for case in ordered if case.label is not None)
+    folder = path if path.is_dir() else path.parent
+    return DataSet(
+        name=path.resolve().name
+        if path.is_dir()
+        else files[0].stem
+        if len(files) == 1
+        else folder.resolve().name,
+        path=path,
+        reader="hdf5",
+        cases=labelled_cases,
+        unlabelled=tuple(case for case in ordered if case.label is None),
+        channels=next(iter(channels)),
+        task=next(iter(tasks), None),
+        splits=layout.load_splits(path, labelled_cases) if path.is_dir() else (),
+    )
+
+
+def _absolute(name: str) -> str:
+    return name if name.startswith("/") else f"/{name}"
+
+
+def _check_alike(found: dict[Any, Path], what: str) -> None:
+    if len(found) > 1:
+        one, two = list(found.values())[:2]
+        raise BadInput(
+            f"{one} and {two} differ in their {what}; the files of a data set are alike.",
+            hint="Train on them apart, or bring them to the same form.",
+        )
+
+
+def _channel_names(stored: h5py.Dataset) -> tuple[str, ...]:
+    """From the attribute `channels`; otherwise `raw`, which asks for no Hounsfield units."""
+    count = stored.shape[0] if stored.ndim == 4 else 1
+    names = stored.attrs.get("channels")
+    if names is not None:
+        listed = _decoded(names)
+        if isinstance(listed, list) and len(listed) == count:
+            return tuple(map(str, listed))
+    return ("raw",) if count == 1 else tuple(f"raw_{index}" for index in range(count))
+
+
+def _decoded(value: Any) -> Any:
+    """An attribute that holds JSON, plain text or an array of strings."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, bytes):
+        value = value.decode()
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return [value]
+    return (
+        [v.decode() if isinstance(v, bytes) else v for v in value]
+        if isinstance(value, list)
+        else value
+    )
+
+
+def _task(stored: h5py.Dataset, file: Path) -> Task | None:
+    """What the label dataset declares: names in its attribute `labels`, channels by its fourth axis."""
+    names = _decoded(stored.attrs["labels"]) if "labels" in stored.attrs else None
+    if stored.ndim == 4:
+        count = stored.shape[0]
+        listed = list(names) if isinstance(names, (list, dict)) else []
+        if len(listed) != count:
+            listed = [f"channel_{index}" for index in range(count)]
+        return Task(
+            "channels",
+            tuple(Label(str(name), (i,), i) for i, name in enumerate(listed, start=1)),
+            stacked=True,
+        )
+    if names is None:
+        return None
+    if isinstance(names, list):
+        names = {str(name): value for value, name in enumerate(names)}
+    if not isinstance(names, dict) or not all(
+        isinstance(v, int) and v >= 0 for v in names.values()
+    ):
+        raise BadInput(
+            f"{file}:{stored.name} has an attribute labels that is no list of names: {names!r}.",
+            hint='It holds JSON: {"background": 0, "fibre": 1}',
+        )
+    return classes_task(names)

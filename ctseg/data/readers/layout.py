@@ -1,0 +1,170 @@
+"""What the readers of data sets share: small files, lists of cases, folds, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctseg.errors import BadInput, FileProblem
+from ctseg.specs import Case, ImageRef, frozen
+
+SPLIT_FILES = ("splits.json", "splits_final.json")
+Splits = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+_SHOWN = 8
+
+
+def folder_of(path: Path) -> Path:
+    """The data set's folder, where the path may be its `dataset.json` as well."""
+    return path.parent if path.name == "dataset.json" else path
+
+
+def load_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileProblem: missing, unreadable, or no JSON; with the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise FileProblem(f"{path} is no text in UTF-8: {error.reason}.") from error
+    except json.JSONDecodeError as error:
+        raise FileProblem(
+            f"{path} is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
+            hint="Correct that line; a comma too many or too few is the usual cause.",
+        ) from error
+
+
+def load_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file whose top level is an object."""
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise FileProblem(
+            f"{path} holds a {type(content).__name__} where an object {{...}} is due."
+        )
+    return content
+
+
+def peek(path: Path) -> Mapping[str, Any]:
+    """`dataset.json` of a folder for recognising it; empty where there is none that can be used."""
+    file = folder_of(path) / "dataset.json"
+    try:
+        return load_object(file) if file.is_file() else {}
+    except (FileProblem, OSError):
+        return {}
+
+
+def text(content: Mapping[str, Any], *keys: str) -> str:
+    """The first of several fields that is there, as text."""
+    value = next((content[key] for key in keys if content.get(key)), "")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def ordered(table: Any, *, what: str, where: Path) -> tuple[str, ...]:
+    """`{"0": "CT", "1": "PET"}` as names in the order of their numbers."""
+    if not isinstance(table, Mapping) or not table:
+        raise BadInput(f'{where}: "{what}" should be an object like {{"0": "CT"}}, not {table!r}.')
+    try:
+        numbered = sorted((int(key), str(name)) for key, name in table.items())
+    except ValueError as error:
+        raise BadInput(
+            f'{where}: the keys of "{what}" should be numbers, not {list(table)}.'
+        ) from error
+    if [number for number, _ in numbered] != list(range(len(numbered))):
+        raise BadInput(f'{where}: the keys of "{what}" should count from 0, not {list(table)}.')
+    return tuple(name for _, name in numbered)
+
+
+def check_files(cases: Iterable[Case], *, where: Path) -> None:
+    """Refuse cases whose files do not exist, listing them.
+
+    Raises:
+        FileProblem: with the first missing files.
+    """
+    refs = [ref for c in cases for ref in (*c.images, c.label, c.weight, c.mask) if ref is not None]
+    missing = [ref.path for ref in refs if not ref.path.exists()]
+    if missing:
+        raise FileProblem(
+            f"{where} names {len(missing)} file{'s' if len(missing) > 1 else ''} that do"
+            f"{'' if len(missing) > 1 else 'es'} not exist: {some(missing)}.",
+            hint="Copy the missing files, or take their entries out of the list.",
+        )
+
+
+def finish_cases(cases: Sequence[Case], *, where: Path) -> tuple[Case, ...]:
+    """Cases sorted by id.
+
+    Raises:
+        BadInput: an id that occurs twice.
+    """
+    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
+    if twice:
+        raise BadInput(
+            f"{where} has several cases of the same name: {some(twice)}.",
+            hint="Rename the files so that each case has a name of its own.",
+        )
+    return tuple(sorted(cases, key=lambda case: case.id))
+
+
+def load_splits(folder: Path, cases: Iterable[Case]) -> Splits:
+    """The fixed folds beside a data set, `[{"train": [...], "val": [...]}, ...]`; empty where there are none.
+
+    Raises:
+        BadInput: another layout, ids that the data set has not, or ids on both sides of a fold.
+    """
+    file = next((folder / name for name in SPLIT_FILES if (folder / name).is_file()), None)
+    if file is None:
+        return ()
+    content = load_json(file)
+    known = {case.id for case in cases}
+    folds: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for number, fold in enumerate(content if isinstance(content, list) else [content]):
+        if not isinstance(fold, dict) or not {"train", "val"} <= set(fold):
+            raise BadInput(f'{file}: fold {number} is no object with "train" and "val".')
+        train, val = (tuple(map(str, fold[key])) for key in ("train", "val"))
+        strange = sorted((set(train) | set(val)) - known)
+        if strange:
+            raise BadInput(
+                f"{file}: fold {number} names cases that the data set has not: {some(strange)}.",
+                hint="Case names carry no suffix and no channel number, e.g. case_01.",
+            )
+        both = sorted(set(train) & set(val))
+        if both or not train or not val:
+            what = f"has {some(both)} on both sides" if both else "has an empty side"
+            raise BadInput(f"{file}: fold {number} {what}.")
+        folds.append((train, val))
+    return tuple(folds)
+
+
+def mirror_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs of names that differ in left and right alone, e.g. `left kidney` and `right kidney`."""
+    known = list(names)
+    pairs = []
+    for name in known:
+        other = name.replace("left", "right").replace("Left", "Right").replace("LEFT", "RIGHT")
+        if other != name and other in known:
+            pairs.append((name, other))
+    return tuple(pairs)
+
+
+def some(items: Iterable[Any]) -> str:
+    """A list for a message, cut after a few."""
+    listed = [str(item) for item in items]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
+
+
+def ref(path: Path, **options: Any) -> ImageRef:
+    return ImageRef(path, frozen(options))
+
+
+def stem_of(name: str, suffixes: Iterable[str]) -> str:
+    """A file name without the suffix of its format, `.nii.gz` included."""
+    lower = name.lower()
+    suffix = max((s for s in suffixes if lower.endswith(s)), key=len, default="")
+    return name[: -len(suffix)] if suffix else Path(name).stem
