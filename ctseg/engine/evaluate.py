@@ -16,7 +16,7 @@ from ctseg.metrics.report import CaseResult, LabelResult, Report, State
 from ctseg.specs import DataSet, ImageRef, Task
 from ctseg.task import check_values, classes_task
 from ctseg.volume.geometry import check_same
-from ctseg.volume.io import open_volume
+from ctseg.volume.io import read_ref
 from ctseg.volume.volume import Volume
 
 Slices = tuple[int | None, int | None]
@@ -160,11 +160,5 @@ def _volume(item: Volume | Path | str, options: Mapping[str, Any] | None) -> Vol
 
 def read_map(ref: ImageRef) -> Volume:
     """A label map [Z, Y, X], or [C, Z, Y, X] where it has several channels, of the slices that belong to it."""
-    source = open_volume(ref.path, **ref.options)
-    try:
-        array, geometry = source.read(ref.slices), source.geometry
-    finally:
-        source.close()
-    if ref.slices is not None:
-        geometry = geometry.sub((ref.slices[0], 0, 0), array.shape[-3:])
-    return Volume(_squeezed(array), geometry)
+    volume = read_ref(ref)
+    return replace(volume, array=_squeezed(volume.array))

@@ -1,0 +1,202 @@
+"""What `ctseg doctor` looks at, one small check after another; a check that raises is a finding too."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import ctseg
+
+State = Literal["ok", "warning", "failed"]
+ESSENTIAL = (
+    "torch", "numpy", "scipy", "SimpleITK", "h5py", "tifffile", "imagecodecs", "pydantic", "safetensors",
+    "pluggy", "platformdirs", "matplotlib", "typer", "rich",
+)  # fmt: skip
+OPTIONAL = ("tensorboard", "monai")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's list."""
+
+    area: str
+    check: str
+    state: State
+    found: str
+    hint: str = ""
+
+
+def examine() -> list[Finding]:
+    """Every finding, in a fixed order of areas."""
+    findings: list[Finding] = []
+    for area, check in _AREAS:
+        try:
+            findings += check()
+        except Exception as error:  # the doctor reports what is broken and goes on
+            text = f"{type(error).__name__}: {error}"
+            findings.append(Finding(area, "check", "failed", text, "See: ctseg --debug doctor"))
+    return findings
+
+
+def packages() -> Iterator[Finding]:
+    yield Finding("software", "ctseg", "ok", ctseg.__version__)
+    yield Finding(
+        "software", "python", "ok", f"{platform.python_version()} on {platform.platform()}"
+    )
+    for name in ESSENTIAL:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            hint = f"Install it again: pip install --force-reinstall {name}"
+            yield Finding("software", name, "failed", f"{type(error).__name__}: {error}", hint)
+        else:
+            yield Finding("software", name, "ok", _version(name))
+    for name in OPTIONAL:
+        yield Finding("software", name, "ok", _version(name) or "not installed (optional)")
+
+
+def timm() -> Iterator[Finding]:
+    from ctseg.engine.timm_bridge import timm as load
+
+    count = len(load().optim.list_optimizers())
+    yield Finding("software", "timm", "ok", f"{_version('timm')}, {count} optimizers")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def devices() -> Iterator[Finding]:
+    import torch
+
+    from ctseg.engine.runtime import choose, cpu_bf16
+
+    yield Finding("device", "chosen", "ok", choose().describe())
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        text = f"{about.name}, {about.total_memory / GIB:.0f} GiB"
+        yield Finding("device", f"cuda:{index}", "ok", text)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    text = f"{cores} cores, {torch.get_num_threads()} threads"
+    text += ", bf16 in hardware (AVX512-BF16 or AMX)" if cpu_bf16() else ", no bf16: fp32 is used"
+    yield Finding("device", "cpu", "ok", text)
+
+
+def memory() -> Iterator[Finding]:
+    total, free = _memory()
+    if total:
+        state: State = "ok" if free > 2 * GIB else "warning"
+        text = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
+        yield Finding("machine", "memory", state, text)
+    for check, path in (
+        ("disk, here", Path.cwd()),
+        ("disk, temporary", Path(tempfile.gettempdir())),
+    ):
+        usage = shutil.disk_usage(path)
+        state = "ok" if usage.free > 2 * GIB else "warning"
+        yield Finding("machine", check, state, f"{usage.free / GIB:.1f} GiB free ({path})")
+
+
+def _memory() -> tuple[int, int]:
+    """Total and available bytes, within the limit of the container; zeros where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0, 0
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    total, free = values["MemTotal"], values["MemAvailable"]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        bound, taken = int(limit.read_text(encoding="ascii")), int(used.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return total, free
+    return min(total, bound), min(free, bound - taken)
+
+
+def plugins() -> Iterator[Finding]:
+    from ctseg.plugins import registry
+
+    found = registry()
+    counts = {kind: len(found.table(kind)) for kind in ("architecture", "loss", "reader", "format")}
+    for info in found.plugins:
+        name = f"{info.package} ({info.name})"
+        if info.error:
+            hint = "For the traceback: ctseg plugins list --json"
+            yield Finding("plugins", name, "warning", info.error, hint)
+        else:
+            yield Finding("plugins", name, "ok", info.version or "in place")
+    for kind, count in counts.items():
+        state: State = "ok" if count else "failed"
+        hint = "" if count else "Install ctseg again: its own plugin is missing."
+        yield Finding("plugins", f"kinds of {kind}", state, str(count), hint)
+
+
+def zoos() -> Iterator[Finding]:
+    from ctseg.zoo.store import entries_in, search_path, user_zoo
+
+    own = user_zoo()
+    for zoo in search_path():
+        text = f"{zoo}: {len(entries_in(zoo))} models"
+        state: State = "ok"
+        if zoo == own:
+            there = next(p for p in [zoo, *zoo.parents] if p.exists())
+            if not os.access(there, os.W_OK):
+                state, text = "warning", f"{text}, cannot be written"
+        hint = "Publish elsewhere: --zoo FOLDER, or set CTSEG_ZOO." if state == "warning" else ""
+        yield Finding("zoo", "yours" if zoo == own else "shipped", state, text, hint)
+
+
+def prediction() -> Iterator[Finding]:
+    """A tiny scan written, read, predicted with the first network in the box, written and read back."""
+    import numpy as np
+
+    from ctseg.engine.tiles import predict_tiles
+    from ctseg.plugins import registry
+    from ctseg.volume.io import read, write
+    from ctseg.volume.volume import Volume
+
+    spec = next(iter(registry().table("architecture").values())).spec
+    config = spec.config()
+    needs = spec.constraints_for(config)
+    sizes = zip(needs.stride_zyx, needs.min_tile_zyx, strict=True)
+    tile = needs.fixed_tile_zyx or tuple(-(-max(m, 8) // s) * s for s, m in sizes)
+    array = np.random.default_rng(0).normal(size=tile).astype(np.float32)
+    scan = Volume.from_array(array, spacing_xyz=(0.7, 0.8, 2.5), origin_xyz=(-10.0, 5.0, 30.0))
+    with tempfile.TemporaryDirectory() as name:
+        source, target = Path(name) / "scan.nii.gz", Path(name) / "mask.nii.gz"
+        write(scan, source)
+        loaded = read(source)
+        net = spec.build(config, in_channels=1, out_channels=2)
+        labels = predict_tiles(
+            net, loaded.czyx, tile_zyx=tile, output="labels", activation="softmax"
+        )
+        write(Volume(labels.astype(np.uint8), loaded.geometry), target)
+        same = read(target).geometry.agrees(scan.geometry)
+    text = f"{spec.name}, tile {' x '.join(map(str, tile))}, "
+    if same:
+        yield Finding("prediction", "round trip", "ok", text + "geometry kept")
+    else:
+        yield Finding("prediction", "round trip", "failed", text + "geometry lost", "Report this.")
+
+
+_AREAS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+    ("software", packages),
+    ("software", timm),
+    ("device", devices),
+    ("machine", memory),
+    ("plugins", plugins),
+    ("zoo", zoos),
+    ("prediction", prediction),
+)

@@ -1,0 +1,243 @@
+"""`ctseg zoo`: published weights."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctseg.cli import ui
+from ctseg.errors import CtsegError
+
+if TYPE_CHECKING:
+    from ctseg.zoo.store import Entry
+
+app = typer.Typer(
+    no_args_is_help=True, help="Published weights: list, show, publish, verify, remove."
+)
+
+
+class Dtype(StrEnum):
+    """How weights are stored."""
+
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+@app.command("list", epilog=ui.examples("ctseg zoo list", "ctseg zoo list 'unet3d.*' --json"))
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Names with wildcards, e.g. 'unet3d.*'.")] = "*",
+    zoo: ui.ZooOption = None,
+    as_json: ui.JsonOption = False,
+) -> None:
+    """List published models and where they are."""
+    import fnmatch
+
+    from ctseg.zoo.resolve import all_entries
+
+    found = all_entries(zoo)
+    rows = [_row(entry) for name in fnmatch.filter(found, pattern) for entry in found[name]]
+    if as_json:
+        ui.print_json(rows)
+        return
+    if not rows:
+        from ctseg.zoo.store import user_zoo
+
+        ui.say(f"No model {'fits ' + repr(pattern) if found else 'is published'}.")
+        ui.say(f"Publish a run with: ctseg zoo publish RUN --tag TAG   (your zoo: {user_zoo(zoo)})")
+        return
+    columns = ("name", "labels", "Dice", "cases", "MiB", "licence", "zoo")
+    ui.table(
+        columns,
+        [
+            (
+                row["name"],
+                row["problem"] or ", ".join(row["labels"]),
+                row["mean_dice"],
+                row["cases"],
+                round(row["bytes"] / 2**20, 2),
+                row["licence"],
+                row["zoo"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": entry.name, "summary": "", "labels": [], "mean_dice": None, "cases": None,
+        "bytes": entry.size(), "licence": "", "zoo": str(entry.zoo), "problem": None,
+    }  # fmt: skip
+    try:
+        card = entry.card()
+    except CtsegError as error:  # one damaged entry must not hide the others
+        return row | {"problem": error.message}
+    return row | {
+        "summary": card.summary,
+        "labels": [label.name for label in card.task.task().foreground],
+        "mean_dice": card.metrics.mean_dice,
+        "cases": card.metrics.cases,
+        "licence": card.licence,
+    }
+
+
+@app.command(
+    epilog=ui.examples("ctseg zoo show unet3d.hippocampus_v1", "ctseg zoo show runs/first")
+)
+def show(
+    name: Annotated[str, typer.Argument(help="Zoo name, entry folder, run folder or weight file.")],
+    zoo: ui.ZooOption = None,
+    as_json: ui.JsonOption = False,
+) -> None:
+    """Show the card of a model."""
+    from ctseg.zoo.resolve import resolve_model
+
+    found = resolve_model(name, zoo)
+    if as_json:
+        ui.print_json(found.card)
+        return
+    card = found.card
+    data, metrics = card.training_data, card.metrics
+    labels = ", ".join(f"{i.name} ({i.value})" for i in card.task.task().foreground)
+    ui.table(
+        ("", ""),
+        [
+            ("name", card.name or found.name),
+            ("summary", card.summary),
+            ("architecture", f"{card.architecture} (from {card.provider.package})"),
+            ("task", card.task.kind),
+            ("labels", labels),
+            ("channels", ", ".join(card.channels)),
+            ("tile (z, y, x)", " x ".join(map(str, card.predict.tile_zyx or ())) or "as the scan"),
+            ("trained on", f"{data.cases} cases of {data.name}"),
+            ("licence", card.licence or data.licence or "-"),
+            ("attribution", card.attribution or "-"),
+            ("intended use", card.intended_use or "-"),
+            ("limits", card.limits or "-"),
+            ("files", ", ".join(str(file) for file in found.files)),
+        ],
+    )
+    ui.show()
+    rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
+    if metrics.mean_dice is not None:
+        rows.append(("mean", f"{metrics.mean_dice:.4f}"))
+    ui.table(("label", "Dice"), rows, title=f"On {metrics.cases} validation cases")
+    if metrics.command:
+        ui.show("\nMeasured with:")
+        for line in metrics.command.splitlines():
+            ui.show(f"  {line}")
+
+
+@app.command(
+    epilog=ui.examples(
+        "ctseg zoo publish runs/first --tag hippocampus_v1",
+        "ctseg zoo publish runs/fold0 runs/fold1 --tag organs_v2 --zoo zoo --licence 'CC BY 4.0'",
+    )
+)
+def publish(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run folder; several folds make an ensemble.")
+    ],
+    tag: Annotated[str, typer.Option("--tag", help="Second part of the name: ARCHITECTURE.TAG.")],
+    zoo: ui.ZooOption = None,
+    dtype: Annotated[
+        Dtype, typer.Option("--dtype", help="How the weights are stored.")
+    ] = Dtype.fp16,
+    summary: Annotated[str, typer.Option("--summary", help="One line for the listing.")] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", help="Of the weights; that of the data when left out.")
+    ] = "",
+    attribution: Annotated[str, typer.Option("--attribution", help="Whom to credit.")] = "",
+    intended_use: Annotated[str, typer.Option("--intended-use", help="What it is for.")] = "",
+    limits: Annotated[str, typer.Option("--limits", help="Where it fails.")] = "",
+    measure: Annotated[
+        bool,
+        typer.Option(help="Validate again with exactly the published weights."),
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model of that name.")
+    ] = False,
+    as_json: ui.JsonOption = False,
+) -> None:
+    """Publish the best weights of a run under a name, with their card and figures."""
+    from ctseg.zoo.publish import publish as put
+
+    if measure:
+        ui.say("Validating with the weights as published ...")
+    entry = put(
+        runs,
+        tag=tag,
+        zoo=zoo,
+        dtype=dtype.value,
+        summary=summary,
+        licence=licence,
+        attribution=attribution,
+        intended_use=intended_use,
+        limits=limits,
+        overwrite=overwrite,
+        measure=measure,
+    )
+    card = entry.card()
+    if as_json:
+        ui.print_json({"name": entry.name, "folder": entry.folder, "card": card})
+        return
+    ui.say(f"Published {entry.name} in {entry.folder}")
+    for file in entry.weights():
+        ui.say(f"  {file.name}: {file.stat().st_size / 2**20:.2f} MiB")
+    dice = card.metrics.mean_dice
+    if dice is not None:
+        ui.say(f"  mean Dice {dice:.4f} on {card.metrics.cases} validation cases")
+    ui.say(f"Use it: ctseg predict scan.nii.gz -m {entry.name} -o mask.nii.gz")
+    ui.show(entry.name)
+
+
+@app.command(epilog=ui.examples("ctseg zoo verify", "ctseg zoo verify unet3d.hippocampus_v1"))
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models; all when left out.", show_default=False)
+    ] = None,
+    zoo: ui.ZooOption = None,
+    as_json: ui.JsonOption = False,
+) -> None:
+    """Check every file and tensor against its checksum, and that the weights load.
+
+    Exit code 1 when something is wrong.
+    """
+    from ctseg.zoo.verify import verify as check
+
+    checks = check(names or (), zoo)
+    if as_json:
+        ui.print_json(checks)
+    elif checks:
+        ui.table(
+            ("name", "", "zoo"),
+            [(c.name, "; ".join(c.problems) or "sound", str(c.zoo)) for c in checks],
+        )
+    else:
+        ui.say("No model is published: nothing to verify.")
+    if not all(c.sound for c in checks):
+        ui.say("Error: some models are not what was published.", style="red")
+        ui.say(
+            "  Copy them again, or publish them anew: ctseg zoo publish RUN --tag TAG --overwrite"
+        )
+        raise typer.Exit(1)
+
+
+@app.command(epilog=ui.examples("ctseg zoo remove unet3d.trial_v0 --yes"))
+def remove(
+    name: Annotated[str, typer.Argument(help="Full name of the model.")],
+    zoo: ui.ZooOption = None,
+    yes: ui.YesOption = False,
+) -> None:
+    """Remove a model from your zoo."""
+    from ctseg.zoo.remove import removable
+    from ctseg.zoo.remove import remove as take_out
+
+    folder = removable(name, zoo).folder
+    ui.confirm(f"Remove {name} ({folder})?", yes=yes)
+    take_out(name, zoo)
+    ui.say(f"Removed {folder}")
