@@ -1,0 +1,136 @@
+"""The command line starts light, and says what went wrong in the way every command shares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ctseg.cli import app as cli
+from ctseg.errors import BadInput, RunFailed
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "timm",
+    "SimpleITK",
+    "h5py",
+    "pydantic",
+    "matplotlib",
+    "scipy",
+    "tifffile",
+)
+
+
+def _python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("args", [["--help"], ["zoo", "--help"], ["evaluate", "--help"]])
+def test_help_imports_nothing_heavy(args: list[str]) -> None:
+    # Typer itself checks the options of a command with pydantic
+    heavy = [m for m in HEAVY if len(args) == 1 or m != "pydantic"]
+    code = (
+        "import sys\n"
+        "from ctseg.cli.app import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"loaded = [m for m in {heavy} if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = _python(code, *args)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_help_names_every_command_with_a_summary() -> None:
+    result = CliRunner().invoke(cli.app, ["--help"], terminal_width=120)
+    assert result.exit_code == 0
+    for command in ("evaluate", "doctor", "zoo"):
+        assert command in result.stdout
+    assert "ctseg train DATA" in result.stdout
+
+
+def test_version() -> None:
+    import ctseg
+
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"ctseg {ctseg.__version__}\n")
+
+
+def test_a_misspelt_command_is_bad_usage_and_the_nearest_is_named() -> None:
+    result = CliRunner().invoke(cli.app, ["evalute"])
+    assert result.exit_code == 2
+    assert "evaluate" in result.stderr
+
+
+def _failing(error: BaseException) -> typer.Typer:
+    app = typer.Typer(cls=cli.Root)
+    app.callback()(cli.root)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (
+            BadInput("The label is odd.", hint="Mend [it]."),
+            2,
+            ["Error: The label is odd.", "Mend [it]."],
+        ),
+        (RunFailed("It broke."), 1, ["Error: It broke."]),
+        (ValueError("two\nlines"), 1, ["Internal error: ValueError: two lines", "--debug"]),
+        (KeyboardInterrupt(), 130, ["Interrupted"]),
+        (typer.Exit(7), 7, []),
+    ],
+)
+def test_errors_become_one_message_and_an_exit_code(
+    error: BaseException, code: int, words: list[str]
+) -> None:
+    result = CliRunner().invoke(_failing(error), ["fail"])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.parametrize("args", [["--debug", "fail"], ["fail", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(args: list[str]) -> None:
+    result = CliRunner().invoke(_failing(BadInput("Odd.")), args)
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert "Error: Odd." in result.stderr
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = (
+        "import typer, sys\n"
+        "from ctseg.cli import app as cli, ui\n"
+        "app = typer.Typer(cls=cli.Root)\n"
+        "app.callback()(cli.root)\n"
+        "@app.command()\n"
+        "def flood() -> None:\n"
+        "    for _ in range(100000):\n"
+        "        ui.show('x' * 80)\n"
+        "app(['flood'])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        complaint = process.stderr.read()
+    assert complaint == b""
+    assert process.returncode == 1

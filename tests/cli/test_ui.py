@@ -1,0 +1,69 @@
+"""What commands print: JSON that every reader takes, plain tables when piped, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctseg.cli import ui
+from ctseg.errors import BadInput
+
+
+@dataclass
+class _Thing:
+    path: Path
+    values: tuple[float, ...]
+
+
+def test_json_never_holds_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {
+        "nan": float("nan"), "inf": np.float32("inf"), "array": np.array([1.0, np.nan]),
+        "thing": _Thing(Path("a/b"), (1.5, float("-inf"))), 3: {"set"}, "int": np.int64(4), "no": False,
+    }  # fmt: skip
+    ui.print_json(value)
+    data = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert data == {
+        "nan": None, "inf": None, "array": [1.0, None],
+        "thing": {"path": "a/b", "values": [1.5, None]}, "3": ["set"], "int": 4, "no": False,
+    }  # fmt: skip
+
+
+def test_a_piped_table_is_aligned_and_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 300
+    ui.table(("name", "Dice"), [("a [b]", 0.98765), (long, None)], title="Scores")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Scores"
+    assert lines[2].split() == ["a", "[b]", "0.988"]
+    assert lines[3].split() == [long, "-"]
+    assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_piped_progress_is_plain_lines_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui, "PLAIN_SECONDS", 0.0)
+    with ui.progress("Predicting", total=2) as bar:
+        bar.advance(text="case_1")
+        bar.advance(text="case_2")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Predicting: 1/2" in captured.err
+    assert "case_2" in captured.err
+    assert "\x1b" not in captured.err
+
+
+def test_quick_work_prints_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with ui.progress("Quick", total=1) as bar:
+        bar.advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_lost_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ui.confirm("Remove it?", yes=True)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(BadInput, match="Nobody"):
+        ui.confirm("Remove it?", yes=False)
