@@ -3,15 +3,93 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from ctseg.nets.config import Norm
 
+Grads = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None]
 
-class InstanceNorm(nn.InstanceNorm3d):
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=True)
+
+class _ChannelsLastInstanceNorm(torch.autograd.Function):
+    """Instance norm of a channels-last tensor on the CPU, one batch norm a sample.
+
+    PyTorch's own instance norm copies such a tensor to planes and back, in both directions, which
+    takes longer than the convolution before it. Its batch norm has vectorised channels-last kernels
+    that keep statistics in float32, and for a single sample the two are the same thing. Measured on
+    2 cores with AMX, [2, 32, 40, 56, 40] in bfloat16: forward 1.6 against 8.7 ms, with leaky ReLU
+    and backward 11 against 27 ms; group norm with a group a channel takes 88 ms.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        y = torch.empty_like(x)
+        mean, rstd = (weight.new_empty(x.shape[:2]) for _ in range(2))
+        for i in range(len(x)):  # written in place, so that no copy joins the samples
+            torch.native_batch_norm(
+                x[i : i + 1], weight, bias, None, None, True, 0.0, eps,
+                out=(y[i : i + 1], mean[i], rstd[i]),
+            )  # fmt: skip
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Grads:
+        x, weight, mean, rstd = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last_3d)
+        parts = [
+            torch.ops.aten.native_batch_norm_backward(
+                grad[i : i + 1], x[i : i + 1], weight, None, None, mean[i], rstd[i],
+                True, ctx.eps, list(ctx.needs_input_grad[:3]),
+            )
+            for i in range(len(x))
+        ]  # fmt: skip
+        dx, dweight, dbias = zip(*parts, strict=True)
+        return (
+            torch.cat(dx) if ctx.needs_input_grad[0] else None,
+            torch.stack(dweight).sum(0) if ctx.needs_input_grad[1] else None,
+            torch.stack(dbias).sum(0) if ctx.needs_input_grad[2] else None,
+            None,
+        )
+
+
+_channels_last_instance_norm: Callable[..., torch.Tensor] = _ChannelsLastInstanceNorm.apply
+
+
+def _channels_last_on_cpu(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each sample to mean 0 and variance 1, then scaled and shifted.
+
+    Values and parameter names are those of `nn.InstanceNorm3d(channels, affine=True)`; statistics are float32
+    under mixed precision.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
+        """[B, C, Z, Y, X] to the same shape, type and memory format."""
+        if _channels_last_on_cpu(x_bczyx) and not torch.compiler.is_compiling():
+            return _channels_last_instance_norm(x_bczyx, self.weight, self.bias, self.eps)
+        return functional.instance_norm(x_bczyx, weight=self.weight, bias=self.bias, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
 
 
 def make_norm(kind: Norm, channels: int, *, groups: int) -> nn.Module:
