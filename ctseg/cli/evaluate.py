@@ -36,6 +36,9 @@ def evaluate(
             "--fold", min=0, help="Only the cases that validate in this fold of the data set."
         ),
     ] = None,
+    folds: Annotated[
+        int, typer.Option("--folds", min=2, help="Number of folds where the data set brings none.")
+    ] = 5,
     cases: Annotated[
         str | None, typer.Option("--cases", metavar="ID,ID", help="Only these cases.")
     ] = None,
@@ -71,7 +74,7 @@ def evaluate(
         ids = [i.strip() for i in cases.split(",") if i.strip()] if cases else None
         where: Path | DataSet = reference
         if fold is not None:
-            where, ids = _fold(reference, fold, ids)
+            where, ids = _fold(reference, fold, folds, ids)
         with ui.progress("Evaluating") as bar:
             report = compare(
                 predictions,
@@ -137,12 +140,14 @@ def _of_run(run: Path) -> Report:
     return Report.from_json(file.read_text(encoding="utf-8"), where=str(file))
 
 
-def _fold(reference: Path, fold: int, ids: list[str] | None) -> tuple[DataSet, list[str]]:
+def _fold(
+    reference: Path, fold: int, folds: int, ids: list[str] | None
+) -> tuple[DataSet, list[str]]:
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.splits import fold_cases
 
     found = open_dataset(reference)
-    _, validation = fold_cases(found, fold)
+    _, validation = fold_cases(found, fold, folds)
     if ids is None:
         return found, list(validation)
     outside = [i for i in ids if i not in validation]

@@ -166,21 +166,21 @@ def publish(
     """Publish the best weights of a run under a name, with their card and figures."""
     from ctseg.zoo.publish import publish as put
 
-    if measure:
-        ui.say("Validating with the weights as published ...")
-    entry = put(
-        runs,
-        tag=tag,
-        zoo=zoo,
-        dtype=dtype.value,
-        summary=summary,
-        licence=licence,
-        attribution=attribution,
-        intended_use=intended_use,
-        limits=limits,
-        overwrite=overwrite,
-        measure=measure,
-    )
+    with ui.progress("Validating the weights as published") as bar:
+        entry = put(
+            runs,
+            tag=tag,
+            zoo=zoo,
+            dtype=dtype.value,
+            summary=summary,
+            licence=licence,
+            attribution=attribution,
+            intended_use=intended_use,
+            limits=limits,
+            overwrite=overwrite,
+            measure=measure,
+            on_case=lambda done, total, case: bar.update(done, total, case),
+        )
     card = entry.card()
     if as_json:
         ui.print_json({"name": entry.name, "folder": entry.folder, "card": card})

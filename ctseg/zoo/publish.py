@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 
 import ctseg
 from ctseg.card import Card, Member, Metrics
-from ctseg.config import load_config
+from ctseg.config import DataConfig, load_config
 from ctseg.engine.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.files import disk_errors, write_text
@@ -23,8 +23,10 @@ from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE
 from ctseg.zoo.store import CARD, README, Entry, locked, user_zoo, write_index_entry
 
+OnCase = Callable[[int, int, str], None]
 Dtype = Literal["fp32", "fp16", "bf16"]
 TAG = re.compile(r"[a-z0-9][a-z0-9_]*")
+DEFAULT_FOLDS = DataConfig().folds
 SHARED = (
     "architecture", "options", "in_channels", "out_channels", "channels", "task", "preprocess", "predict",
 )  # fmt: skip
@@ -44,6 +46,7 @@ def publish(
     limits: str = "",
     overwrite: bool = False,
     measure: bool = True,
+    on_case: OnCase | None = None,
 ) -> Entry:
     """Publish the best weights of a run, or of several folds as an ensemble.
 
@@ -55,6 +58,7 @@ def publish(
         licence: of the weights; that of the training data where it is not given.
         measure: validate again with exactly the published weights, so that the card's figures are theirs;
             otherwise the card keeps those of the run.
+        on_case: called with the number done, the total and the case's id while validating.
 
     Raises:
         BadInput: an unusable tag, no licence, or runs that do not belong together.
@@ -89,7 +93,7 @@ def publish(
         for member, tensors in stored.items():
             save_weights(temporary / member, tensors, card)
         if measure:
-            metrics = _measured([temporary / m.file for m in members], folders, card)
+            metrics = _measured([temporary / m.file for m in members], folders, card, on_case)
             card = card.model_copy(update={"metrics": metrics})
             for member, tensors in stored.items():
                 save_weights(temporary / member, tensors, card)
@@ -164,13 +168,15 @@ def _licensed(card: Card) -> Card:
     return card.model_copy(update={"licence": licence, "attribution": card.attribution or default})
 
 
-def _measured(files: Sequence[Path], folders: Sequence[Path], card: Card) -> Metrics:
+def _measured(
+    files: Sequence[Path], folders: Sequence[Path], card: Card, on_case: OnCase | None
+) -> Metrics:
     from ctseg.engine.validate import measure
 
-    found = [measure(file, folder) for file, folder in zip(files, folders, strict=True)]
-    metrics = found[0] if len(found) == 1 else _pooled(found)
-    command = _command(folders[0], card)
-    return metrics.model_copy(update={"command": command}) if command else metrics
+    found = [measure(file, run, on_case) for file, run in zip(files, folders, strict=True)]
+    if len(found) > 1:
+        return _pooled(found)
+    return found[0].model_copy(update={"command": _command(folders[0], card)})
 
 
 def _pooled(parts: Sequence[Metrics]) -> Metrics:
@@ -188,14 +194,17 @@ def _pooled(parts: Sequence[Metrics]) -> Metrics:
 
 
 def _command(run: Path, card: Card) -> str:
-    """What prints the card's figures again: only where one fold of a data set validated one set of weights."""
-    fold = card.training_data.fold
-    if fold is None or len(card.members) > 1 or not (run / RUN_FILE).is_file():
+    """What prints the card's figures again; empty where the cases that validated are no fold of a data set."""
+    from ctseg.data.readers.find import open_dataset
+
+    data = load_config(run / RUN_FILE).data
+    dataset = open_dataset(Path(data.path), reader=data.reader, **data.options)
+    if data.train or data.val or len(dataset.cases) == 1:
         return ""
-    data = Path(load_config(run / RUN_FILE).data.path).name
+    folds = "" if dataset.splits or data.folds == DEFAULT_FOLDS else f" --folds {data.folds}"
     return (
-        f"ctseg predict {data} -m {card.name} -o predictions\n"
-        f"ctseg evaluate predictions {data} --fold {fold}"
+        f"ctseg predict {dataset.path.resolve().name} -m {card.name} -o predictions\n"
+        f"ctseg evaluate predictions {dataset.path.resolve().name} --fold {data.fold}{folds}"
     )
 
 

@@ -79,8 +79,13 @@ def user_zoo(zoo: Path | str | None = None) -> Path:
 
 def search_path(zoo: Path | str | None = None) -> list[Path]:
     """The folders in which names are looked up: the user's zoo, then those that plugins ship."""
-    folders = {path.resolve(): path for path in [user_zoo(zoo), *plugins.registry().zoos()]}
-    return list(folders.values())
+    folders = {path.resolve(): path for path in reversed([user_zoo(zoo), *shipped_zoos()])}
+    return list(reversed(folders.values()))
+
+
+def shipped_zoos() -> list[Path]:
+    """The zoos that packages bring."""
+    return plugins.registry().zoos()
 
 
 def entries_in(zoo: Path) -> list[Entry]:

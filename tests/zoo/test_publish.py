@@ -1,0 +1,140 @@
+"""Publishing: whole or not at all, with figures that belong to the very weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import ctseg
+from ctseg.card import TrainingData, parse_card
+from ctseg.engine.evaluate import evaluate
+from ctseg.engine.weights import read_card, read_weights
+from ctseg.errors import BadInput, FileProblem, NameClash
+from ctseg.zoo.publish import publish
+from ctseg.zoo.remove import remove
+from ctseg.zoo.resolve import list_weights, resolve_model
+
+
+def test_an_entry_holds_weights_card_page_and_a_line_in_the_index(make_run, own_zoo) -> None:
+    entry = publish(make_run(), tag="balls_v1", summary="Finds balls.", measure=False)
+    assert entry.folder == own_zoo / "unet3d.balls_v1"
+    assert sorted(f.name for f in entry.folder.iterdir()) == [
+        "README.md", "card.json", "weights.safetensors",
+    ]  # fmt: skip
+    card = parse_card((entry.folder / "card.json").read_text(), where="card.json")
+    assert read_card(entry.folder / "weights.safetensors") == card
+    assert (card.name, card.licence) == ("unet3d.balls_v1", "CC BY 4.0")
+    index = json.loads((own_zoo / "index.json").read_text())
+    for file in entry.folder.iterdir():
+        record = index["entries"]["unet3d.balls_v1"]["files"][file.name]
+        assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert sorted(f.name for f in own_zoo.iterdir()) == ["index.json", "unet3d.balls_v1"]
+    page = (entry.folder / "README.md").read_text()
+    for words in ("Finds balls.", "CC BY 4.0", "Balls", "-m unet3d.balls_v1"):
+        assert words in page
+
+
+def test_the_figures_are_those_of_predicting_and_evaluating_with_the_published_weights(
+    make_run, dataset: Path, tmp_path: Path
+) -> None:
+    entry = publish(make_run(), tag="balls_v1")
+    segmenter = ctseg.load("unet3d.balls_v1", device="cpu", precision="fp32")
+    for name in ("ball_0", "ball_1"):
+        segmenter.predict_file(
+            dataset / "imagesTr" / f"{name}.nii.gz", tmp_path / "out" / f"{name}.nii.gz"
+        )
+    report = evaluate(tmp_path / "out", dataset, cases=["ball_0", "ball_1"])
+    card = entry.card()
+    assert card.metrics.dice == pytest.approx(report.dice, abs=0)
+    assert card.metrics.mean_dice == report.mean_dice
+    assert card.metrics.cases == 2
+    assert card.metrics.command.endswith("ctseg evaluate predictions Balls --fold 0")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("fp16", "float16"), ("bf16", "bfloat16"), ("fp32", "float32")]
+)
+def test_weights_are_stored_as_asked(make_run, dtype, kind: str) -> None:
+    entry = publish(make_run(), tag="t", dtype=dtype, measure=False)
+    tensors, _ = read_weights(entry.weights()[0])
+    assert {str(t.dtype) for t in tensors.values() if t.is_floating_point()} == {f"torch.{kind}"}
+
+
+def test_folds_become_one_ensemble(make_run) -> None:
+    runs = [make_run("a", fold=0), make_run("b", fold=1, seed=1)]
+    entry = publish(runs, tag="both")
+    card = entry.card()
+    assert [(m.file, m.fold) for m in card.members] == [
+        ("fold0.safetensors", 0), ("fold1.safetensors", 1),
+    ]  # fmt: skip
+    assert card.metrics.cases == 4
+    assert card.training_data.fold is None
+    assert len(resolve_model("unet3d.both").files) == 2
+
+
+def test_runs_that_do_not_belong_together_are_refused(make_run, own_zoo: Path) -> None:
+    runs = [make_run("a"), make_run("b", predict={"tile_zyx": (8, 8, 8)})]
+    with pytest.raises(BadInput, match="differ in predict"):
+        publish(runs, tag="both")
+    assert not own_zoo.exists()
+
+
+@pytest.mark.parametrize("tag", ["", "V1", "a-b", "../x", "_a", "a.b"])
+def test_an_unusable_tag_is_refused(make_run, tag: str) -> None:
+    with pytest.raises(BadInput, match="tag"):
+        publish(make_run(), tag=tag)
+
+
+def test_weights_without_a_licence_are_refused(make_run, own_zoo: Path) -> None:
+    run = make_run(training_data=TrainingData(name="Balls"))
+    with pytest.raises(BadInput) as found:
+        publish(run, tag="v1")
+    assert "--licence" in str(found.value)
+    assert not own_zoo.exists()
+    assert publish(run, tag="v1", licence="CC0", measure=False).card().licence == "CC0"
+
+
+def test_a_taken_name_is_refused_and_replaced_only_when_asked(make_run) -> None:
+    first, second = make_run("a"), make_run("b", seed=1)
+    publish(first, tag="v1", measure=False)
+    with pytest.raises(NameClash, match="published already"):
+        publish(second, tag="v1", measure=False)
+    entry = publish(second, tag="v1", measure=False, overwrite=True)
+    assert entry.card().seed == 1
+    assert list_weights() == ["unet3d.v1"]
+
+
+def test_a_failure_half_way_leaves_the_zoo_as_it_was(
+    make_run, own_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(make_run("a"), tag="v1", measure=False)
+    before = {f: f.read_bytes() for f in own_zoo.rglob("*") if f.is_file()}
+
+    def broken(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ctseg.zoo.publish.write_index_entry", broken)
+    with pytest.raises(FileProblem, match="disk is full"):
+        publish(make_run("b", seed=1), tag="v1", measure=False, overwrite=True)
+    with pytest.raises(FileProblem):
+        publish(make_run("c", seed=1), tag="v2", measure=False)
+    assert {f: f.read_bytes() for f in own_zoo.rglob("*") if f.is_file()} == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileProblem, match="does not exist"):
+        publish(tmp_path / "none", tag="v1")
+    with pytest.raises(FileProblem, match="best"):
+        publish(tmp_path, tag="v1")
+
+
+def test_remove_takes_folder_and_record(make_run, own_zoo: Path) -> None:
+    publish(make_run(), tag="v1", measure=False)
+    remove("unet3d.v1")
+    assert [f.name for f in own_zoo.iterdir()] == ["index.json"]
+    assert json.loads((own_zoo / "index.json").read_text())["entries"] == {}
+    with pytest.raises(LookupError):
+        remove("unet3d.v1")
