@@ -1,0 +1,1 @@
+"""From scans to batches on the device: readers, preparation, sampling, augmentation."""

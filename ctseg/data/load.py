@@ -1,0 +1,84 @@
+"""A case read and checked: its scan, and its label on the same grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+from ctseg.specs import Case, Task
+from ctseg.task import check_values
+from ctseg.volume.geometry import check_same
+from ctseg.volume.io import open_ref, read_images
+from ctseg.volume.volume import Volume
+
+
+def load_image(case: Case) -> Volume:
+    """The scan of a case, [C, Z, Y, X].
+
+    Raises:
+        BadInput: the scan holds NaN or infinity.
+    """
+    volume = read_images(case.images)
+    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
+        raise BadInput(
+            f"The scan of case {case.id} ({case.images[0].path}) holds NaN or infinite values.",
+            hint="Replace them in the file, by the value of air for example.",
+        )
+    return volume
+
+
+def load_label(case: Case, task: Task, image: Volume) -> Volume:
+    """The label of a case as stored, [Z, Y, X] or stacked [C, Z, Y, X], checked against its scan and the task.
+
+    Raises:
+        BadInput: no label, or values beyond the task's.
+        GeometryMismatch: another shape or grid than the scan's.
+    """
+    if case.label is None:
+        raise BadInput(f"Case {case.id} has no label.")
+    source = open_ref(case.label)
+    try:
+        geometry, array = source.geometry, source.read()
+    finally:
+        source.close()
+    names = (f"The label {case.label.path}", f"its image {case.images[0].path}")
+    check_same(geometry, image.geometry, names=names)
+    label = as_label(array, task, where=str(case.label.path))
+    if task.kind != "regression":
+        check_values(task, distinct(label), where=str(case.label.path))
+    return Volume(label, image.geometry)
+
+
+def as_label(array_czyx: NDArray[Any], task: Task, *, where: str) -> NDArray[Any]:
+    """The label array in the shape that the task needs, integer unless the task is a regression."""
+    expected = task.out_channels if task.stacked else 1
+    if task.kind == "regression":
+        return array_czyx.astype(np.float32)
+    if array_czyx.shape[0] != expected:
+        raise BadInput(
+            f"{where} has {array_czyx.shape[0]} channels; the task needs {expected} "
+            f"({'one binary map a label' if task.stacked else 'one map of label values'})."
+        )
+    if array_czyx.dtype.kind == "f":
+        rounded = np.rint(array_czyx)
+        if not np.array_equal(rounded, array_czyx):
+            raise BadInput(
+                f"{where} holds fractional numbers where whole label values are due.",
+                hint="Is it the scan, or a probability map, rather than the label?",
+            )
+        array_czyx = rounded.astype(np.int32)
+    elif array_czyx.dtype.kind == "b":
+        array_czyx = array_czyx.astype(np.uint8)
+    return array_czyx if task.stacked else array_czyx[0]
+
+
+def distinct(label: NDArray[Any]) -> list[int]:
+    """The distinct values of a label map; quick for small ones, which is what label maps hold."""
+    low, high = int(label.min()), int(label.max())
+    if high - low < 65536:
+        counts = np.bincount((label.astype(np.int64) - low).ravel(), minlength=1)
+        return [int(v) + low for v in np.flatnonzero(counts)]
+    return [int(v) for v in np.unique(label)]

@@ -1,0 +1,145 @@
+"""The resume point of a run: `last/state.safetensors` and `last/state.json`. No pickle.
+
+A new one is written whole beside the old one and takes its place, so that a kill at any moment leaves one of the
+two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from ctseg.errors import CorruptWeights
+from ctseg.files import disk_errors
+
+
+@dataclass
+class State:
+    """Where a run stands, as plain data.
+
+    Attributes:
+        step: optimizer steps done.
+        steps, steps_per_epoch: as fixed at the start; a time budget is never measured again.
+        validated: the last step at which whole volumes were validated.
+        best: best mean foreground Dice so far.
+        best_step: where it was reached.
+        without_gain: epochs since then.
+        loss_sum, loss_count: of the epoch under way.
+        seconds: spent in all sessions of this run.
+        log_bytes: length of `log.jsonl`; what a killed run wrote later is cut off.
+    """
+
+    steps: int
+    steps_per_epoch: int
+    step: int = 0
+    validated: int = 0
+    best: float = -1.0
+    best_step: int = 0
+    without_gain: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    log_bytes: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    folder: Path,
+    state: State,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Replace the resume point in `folder`.
+
+    Args:
+        tensors: state dicts by name, e.g. `{"model": ..., "ema": ...}`.
+    """
+    flat = {f"{part}:{k}": v for part, group in tensors.items() for k, v in group.items()}
+    moments, plain = split_optimizer(optimizer)
+    flat |= {f"optimizer:{name}": value for name, value in moments.items()}
+    meta = {"state": asdict(state), "optimizer": plain}
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    with disk_errors(folder):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in flat.items()}
+        (new / "state.safetensors").write_bytes(safetensors.torch.save(contiguous))
+        (new / "state.json").write_text(json.dumps(meta), encoding="utf-8")
+        for path in new.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a resume point, be it one that a kill left under its old name."""
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    return (folder / "state.json").is_file()
+
+
+def load(folder: Path) -> tuple[State, dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """The state, the tensors by part, and the optimizer's plain part.
+
+    Raises:
+        CorruptWeights: the files are not what `save` writes.
+    """
+    try:
+        meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        flat = safetensors.torch.load((folder / "state.safetensors").read_bytes())
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in flat.items():
+            part, _, name = key.partition(":")
+            parts.setdefault(part, {})[name] = value
+        return State(**meta["state"]), parts, meta["optimizer"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CorruptWeights(
+            f"The resume point {folder} cannot be read: {error}.",
+            hint="Start the run anew with --overwrite; its best weights are in best.safetensors.",
+        ) from error
+
+
+def split_optimizer(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors (`index.name`) and plain data."""
+    full = optimizer.state_dict()
+    tensors, plain = {}, {}
+    for index, entries in full["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value
+            else:
+                plain[f"{index}.{name}"] = value
+    return tensors, {"values": plain, "groups": full["param_groups"]}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]
+) -> None:
+    """Give an optimizer back what `split_optimizer` took."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *plain["values"].items()]:
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                # the memory layout of the parameter: other layouts may round differently
+                like = torch.empty_like(parameter, dtype=value.dtype)
+                entries[name] = like.copy_(value)

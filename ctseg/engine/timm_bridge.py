@@ -1,0 +1,100 @@
+"""timm's optimizers, schedulers and averaged weights, by name.
+
+`import timm` needs torchvision, whose wheel may be built for another torch than the one installed; its compiled
+operators then do not load and the import fails although timm uses none of them. Declaring the two missing schemas
+first mends that, and does nothing where torchvision is whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ctseg.config import TrainConfig
+from ctseg.errors import ConfigError, UnknownName
+
+_KEPT: list[Any] = []  # a Library's definitions live as long as the object
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+
+
+@functools.cache
+def timm() -> ModuleType:
+    """timm, imported on first use."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name, schema in _SCHEMAS.items():
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(schema)
+        _KEPT.append(library)
+    import timm as module
+    import timm.optim
+    import timm.scheduler
+    import timm.utils
+
+    return module
+
+
+def make_optimizer(net: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of that name in timm, with no decay on biases and norms.
+
+    Raises:
+        UnknownName: timm has no such optimizer.
+    """
+    module = timm()
+    known = module.optim.list_optimizers()
+    if config.optimizer not in known:
+        raise UnknownName("optimizer", config.optimizer, known)
+    optimizer: torch.optim.Optimizer = module.optim.create_optimizer_v2(
+        net,
+        opt=config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+    )
+    return optimizer
+
+
+class Schedule:
+    """The learning rate at each step; a function of the step alone, so it needs no state."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> None:
+        self.optimizer = optimizer
+        self.scheduler = None
+        if config.schedule == "constant":
+            return
+        known = ("poly", "cosine", "tanh", "step", "multistep")
+        if config.schedule not in known:
+            raise UnknownName("schedule", config.schedule, (*known, "constant"))
+        try:
+            self.scheduler, _ = timm().scheduler.create_scheduler_v2(
+                optimizer,
+                sched=config.schedule,
+                num_epochs=steps,
+                updates_per_epoch=1,
+                step_on_epochs=False,
+                warmup_epochs=int(config.warmup * steps),
+                warmup_lr=1e-2 * (config.lr or 1e-2),
+                warmup_prefix=True,
+                min_lr=0.0,
+                decay_rate=0.9,
+                decay_epochs=max(1, steps // 4),
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"The schedule '{config.schedule}' cannot be made: {error}.") from error
+
+    def set(self, step: int) -> None:
+        """Set the learning rate of a step, counted from 0."""
+        if self.scheduler is not None:
+            self.scheduler.step_update(step)
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])

@@ -1,0 +1,64 @@
+"""What a run says about itself: `log.jsonl` always, TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+class RunLog:
+    """Appends lines to `log.jsonl` and scalars to TensorBoard.
+
+    Args:
+        folder: of the run.
+        keep_bytes: length of the log to keep; what a killed run wrote after its resume point is cut off.
+    """
+
+    def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
+        self.path = folder / "log.jsonl"
+        if self.path.exists():
+            os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
+        self._board = _tensorboard(folder / "tensorboard")
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append one line; NaN and infinity become null."""
+        line = json.dumps({"kind": kind, **_plain(fields)}, ensure_ascii=False, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self._board is not None and kind == "epoch":
+            self._scalars(fields)
+
+    def _scalars(self, fields: dict[str, Any]) -> None:
+        for name in ("loss", "lr", "mean_dice"):
+            if isinstance(fields.get(name), int | float):
+                self._board.add_scalar(name, fields[name], fields["step"])
+        for label, value in (fields.get("dice") or {}).items():
+            self._board.add_scalar(f"dice/{label}", value, fields["step"])
+        self._board.flush()
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,83 @@
+"""Validation on whole volumes in the geometry of the source, by the same way as prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ctseg.card import Metrics
+from ctseg.config import load_config
+from ctseg.data.load import load_image, load_label
+from ctseg.data.prepare import Prepared
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.splits import depths, split
+from ctseg.engine.evaluate import evaluate_case
+from ctseg.engine.segmenter import Segmenter
+from ctseg.errors import BadInput
+from ctseg.metrics.report import CaseResult, Report
+from ctseg.specs import Case
+from ctseg.volume.volume import Volume
+
+OnCase = Callable[[int, int, str], None]
+
+
+def validate(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    prepared: Sequence[Prepared],
+    on_case: OnCase | None = None,
+) -> Report:
+    """Predict prepared cases and score them against their labels as stored.
+
+    Args:
+        on_case: called with the number done, the total and the case's id; what it raises ends the validation.
+    """
+    results = []
+    for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
+        labels = segmenter.segment(ready.image, ready.trail)
+        results.append(score(segmenter, case, Volume(labels, ready.trail.source)))
+        if on_case:
+            on_case(done, len(cases), case.id)
+    return Report(tuple(results))
+
+
+def measure(weights: Path | Sequence[Path], run_folder: Path, on_case: OnCase | None = None) -> Metrics:
+    """Score weights on the validation cases of a run, from the files of the data set.
+
+    Returns:
+        the figures for a card, with the command that prints them.
+
+    Raises:
+        BadInput: the run has no data set.
+    """
+    config = load_config(run_folder / "config.toml")
+    if not config.data.path:
+        raise BadInput(f"The run {run_folder} names no data set to measure on.")
+    dataset = open_dataset(
+        Path(config.data.path), reader=config.data.reader, **config.data.options
+    )
+    _, cases = split(dataset, config.data, depths(dataset))
+    files = [weights] if isinstance(weights, Path) else list(weights)
+    segmenter = Segmenter.from_files(
+        files, device=config.train.device, precision=config.train.precision
+    )
+    results = []
+    for done, case in enumerate(cases, start=1):
+        results.append(score(segmenter, case, segmenter.predict(load_image(case))))
+        if on_case:
+            on_case(done, len(cases), case.id)
+    return metrics_of(Report(tuple(results)), command="")
+
+
+def score(segmenter: Segmenter, case: Case, prediction: Volume) -> CaseResult:
+    """One prediction against the case's label as stored."""
+    source = prediction.geometry
+    reference = load_label(case, segmenter.task, Volume(prediction.array, source))
+    return evaluate_case(segmenter.task, prediction, reference, case.id)
+
+
+def metrics_of(report: Report, *, command: str) -> Metrics:
+    """A report as the figures of a card."""
+    return Metrics(
+        dice=report.dice, mean_dice=report.mean_dice, cases=len(report.cases), command=command
+    )

@@ -1,0 +1,144 @@
+"""The fingerprint of a data set: what a plan rests on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ctseg.data.load import as_label, distinct, load_image, load_label
+from ctseg.data.steps import Orient
+from ctseg.errors import BadInput
+from ctseg.specs import Case, DataSet, Task
+from ctseg.task import classes_task
+from ctseg.volume.geometry import Geometry
+from ctseg.volume.io import open_ref
+
+SAMPLES = 10_000
+"""Foreground voxels drawn from each case for the intensity statistics."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Statistics of the training cases.
+
+    Attributes:
+        shapes_zyx: voxels of each case, after turning the axes to LPS.
+        spacings_zyx: mm, likewise.
+        foreground: per channel the percentiles 0.5, 50 and 99.5, mean and deviation of foreground voxels.
+        volumes_ml: mean volume of each label over the cases.
+        cases: number of cases.
+    """
+
+    shapes_zyx: tuple[tuple[int, int, int], ...]
+    spacings_zyx: tuple[tuple[float, float, float], ...]
+    foreground: tuple[dict[str, float], ...]
+    volumes_ml: dict[str, float]
+    cases: int
+
+    @property
+    def median_spacing_zyx(self) -> tuple[float, float, float]:
+        z, y, x = (float(v) for v in np.median(np.asarray(self.spacings_zyx), 0))
+        return z, y, x
+
+    def median_shape_at(self, spacing_zyx: Sequence[float]) -> tuple[int, int, int]:
+        """The median shape that the cases would have at a spacing."""
+        extent = np.asarray(self.shapes_zyx) * np.asarray(self.spacings_zyx)
+        z, y, x = (max(1, round(float(v))) for v in np.median(extent / np.asarray(spacing_zyx), 0))
+        return z, y, x
+
+    def to_dict(self) -> dict[str, Any]:
+        out = dataclasses.asdict(self)
+        out["median_spacing_zyx"] = self.median_spacing_zyx
+        out["median_shape_zyx"] = self.median_shape_at(self.median_spacing_zyx)
+        return out
+
+
+def find_task(dataset: DataSet, cases: Sequence[Case]) -> Task:
+    """The task of a data set whose files do not declare one: every value found in the labels is a class."""
+    values: set[int] = set()
+    for case in cases:
+        if case.label is None:
+            continue
+        source = open_ref(case.label)
+        try:
+            if source.channels != 1:
+                raise BadInput(
+                    f"The labels of {dataset.name} have {source.channels} channels and nothing names them.",
+                    hint="Name them in [task] of a run file with kind = 'channels' and stacked = true.",
+                )
+            label = as_label(source.read(), classes_task({}), where=str(case.label.path))
+        finally:
+            source.close()
+        values.update(distinct(label))
+    if not values - {0}:
+        raise BadInput(
+            f"No label value other than 0 was found in {dataset.path}.",
+            hint="Look at what the reader sees: ctseg data inspect " + str(dataset.path),
+        )
+    if len(values) > 256 or min(values) < 0:
+        raise BadInput(
+            f"The labels of {dataset.name} hold {len(values)} values from {min(values)} to {max(values)}; "
+            "are they label maps?"
+        )
+    return classes_task({f"class_{v}" if v else "background": v for v in sorted(values)})
+
+
+def fingerprint(
+    cases: Sequence[Case], task: Task, on_case: Callable[[str], None] | None = None
+) -> Fingerprint:
+    """Read every training case once, and check it on the way.
+
+    Raises:
+        BadInput: a case that cannot be trained on; the message names its file.
+    """
+    rng = np.random.default_rng(0)
+    shapes, spacings, drawn = [], [], []
+    volumes: dict[str, list[float]] = {label.name: [] for label in task.foreground}
+    for case in cases:
+        image = load_image(case)
+        label = load_label(case, task, image)
+        oriented = _oriented(image.geometry)
+        shapes.append(oriented.shape_zyx)
+        spacings.append(oriented.spacing_zyx)
+        inside = np.zeros(image.geometry.shape_zyx, bool)
+        for index, item in enumerate(task.foreground):
+            own = (
+                label.array[index] > 0 if task.stacked else np.isin(label.array, item.values)
+            )
+            inside |= own
+            ml = float(own.sum()) * image.geometry.voxel_volume_mm3 / 1000
+            volumes[item.name].append(ml)
+        flat = np.flatnonzero(inside)
+        if flat.size:
+            chosen = rng.choice(flat, min(SAMPLES, flat.size), replace=False)
+            drawn.append(image.czyx.reshape(image.czyx.shape[0], -1)[:, chosen])
+        if on_case:
+            on_case(case.id)
+    if not drawn:
+        raise BadInput("No training case holds any foreground voxel; there is nothing to learn.")
+    return Fingerprint(
+        tuple(shapes),
+        tuple(spacings),
+        tuple(_statistics(channel) for channel in np.concatenate(drawn, 1).astype(np.float64)),
+        {name: float(np.mean(values)) for name, values in volumes.items()},
+        len(cases),
+    )
+
+
+def _statistics(values: Any) -> dict[str, float]:
+    low, median, high = (float(v) for v in np.percentile(values, (0.5, 50, 99.5)))
+    return {
+        "percentile_00_5": low,
+        "median": median,
+        "percentile_99_5": high,
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+    }
+
+
+def _oriented(geometry: Geometry) -> Geometry:
+    return Orient().grid(geometry, {})

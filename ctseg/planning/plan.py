@@ -1,0 +1,294 @@
+"""From a fingerprint to a complete configuration, in the manner of nnU-Net but under the device's budget.
+
+Every choice stands in `plan.json` with its reason. What the user set is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ctseg import plugins
+from ctseg.config import (
+    PredictConfig,
+    PreprocessConfig,
+    RunConfig,
+    TaskConfig,
+)
+from ctseg.data.steps import Clip, Normalise, NormaliseCase, Orient, Resample, Step, step_to_dict
+from ctseg.engine.runtime import Runtime
+from ctseg.engine.tiling import fit_tile
+from ctseg.errors import BadInput
+from ctseg.planning.fingerprint import Fingerprint
+from ctseg.specs import Constraints, NetworkPlan, Task
+
+Zyx = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+ANISOTROPY = 3.0
+CONTEXT = 0.25
+"""A patch should see at least this share of a median scan; else the spacing is made coarser, as far as allowed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a device allows.
+
+    Attributes:
+        patch_voxels: of one patch.
+        features: width at full resolution.
+        max_features: width of the deepest level.
+        batch_size: patches a step.
+        coarsest: how much coarser than the data's own spacing the target may get.
+    """
+
+    patch_voxels: int
+    features: int
+    max_features: int
+    batch_size: int
+    coarsest: float
+
+
+BUDGETS = {
+    "cpu": Budget(48**3, 24, 192, 2, 2.5),
+    "mps": Budget(80**3, 32, 320, 2, 1.5),
+    "cuda": Budget(128**3, 32, 320, 2, 1.0),
+}
+
+
+@dataclass
+class Plan:
+    """Choices and their reasons, as they are made."""
+
+    choices: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, name: str, value: Any, reason: str) -> Any:
+        self.choices[name] = {"value": value, "reason": reason}
+        return value
+
+
+def make_plan(
+    config: RunConfig,
+    task: Task,
+    channels: tuple[str, ...],
+    found: Fingerprint,
+    runtime: Runtime,
+) -> tuple[RunConfig, Plan]:
+    """The configuration with nothing left out, and why.
+
+    Raises:
+        BadInput: the loss does not serve the task, or the patch does not suit the network.
+    """
+    plan = Plan()
+    budget = BUDGETS[runtime.device.type]
+    spacing = _spacing(found, budget, plan)
+    steps = config.preprocess or _preprocess(found, channels, spacing, plan)
+    resampled = next((s for s in steps.steps if s.get("kind") == "resample"), None)
+    if resampled is not None:
+        x, y, z = resampled["spacing_xyz"]
+        own = found.median_spacing_zyx
+        spacing = (z or own[0], y or own[1], x or own[2])
+    else:
+        spacing = found.median_spacing_zyx
+    median_shape = found.median_shape_at(spacing)
+    patch = config.train.patch_zyx or _patch(median_shape, spacing, budget, plan)
+    model, constraints, patch = _network(config, task, len(channels), patch, spacing, budget, plan)
+    batch = config.train.batch_size or _batch(patch, budget, plan)
+    loss = config.loss.name or plan.note(
+        "loss", {"classes": "dice_ce", "channels": "bce_dice"}.get(task.kind, ""),
+        f"the usual one for the task '{task.kind}'",
+    )  # fmt: skip
+    if task.kind not in plugins.loss(loss).tasks:
+        serves = [n for n in plugins.names("loss") if task.kind in plugins.loss(n).tasks]
+        raise BadInput(
+            f"The loss '{loss}' does not serve the task '{task.kind}'.",
+            hint=f"These do: {', '.join(serves)}",
+        )
+    options = dict(config.loss.options)
+    plugins.make_config(plugins.loss(loss), options)
+    lr = config.train.lr or plan.note(
+        "lr", 0.01 if config.train.optimizer in ("sgd", "nesterov", "momentum") else 1e-3,
+        f"the usual one for {config.train.optimizer}",
+    )  # fmt: skip
+    tile = config.predict.tile_zyx or plan.note("tile_zyx", patch, "the patch that was trained on")
+    tile = fit_tile(
+        tile, constraints.stride_zyx, constraints.min_tile_zyx, constraints.fixed_tile_zyx
+    )
+    mirror = config.predict.mirror_axes or config.augment.mirror_axes
+    resolved = config.model_copy(
+        update={
+            "task": TaskConfig.of(task),
+            "preprocess": steps,
+            "model": config.model.model_copy(update={"options": model}),
+            "loss": config.loss.model_copy(update={"name": loss}),
+            "train": config.train.model_copy(
+                update={"patch_zyx": patch, "batch_size": batch, "lr": lr}
+            ),
+            "predict": PredictConfig(
+                tile_zyx=tile,
+                overlap=config.predict.overlap,
+                blend=config.predict.blend,
+                mirror_axes=mirror,
+            ),
+        }
+    )
+    return resolved, plan
+
+
+def _spacing(found: Fingerprint, budget: Budget, plan: Plan) -> Spacing:
+    """nnU-Net's target spacing, made coarser evenly where a patch would see too little of a scan."""
+    spacings, shapes = np.asarray(found.spacings_zyx), np.asarray(found.shapes_zyx)
+    target = np.median(spacings, 0)
+    reason = "the median of the data, per axis"
+    size = np.median(shapes, 0)
+    worst = int(target.argmax())
+    others = [a for a in range(3) if a != worst]
+    if target[worst] > ANISOTROPY * target[others].max() and size[worst] * ANISOTROPY < min(
+        size[others]
+    ):
+        tenth = float(np.percentile(spacings[:, worst], 10))
+        target[worst] = max(tenth, float(target[others].max()))
+        reason += "; the 10th percentile along the coarse axis"
+    voxels = float(np.prod(found.median_shape_at(target)))
+    if budget.patch_voxels < CONTEXT * voxels:
+        factor = min((CONTEXT * voxels / budget.patch_voxels) ** (1 / 3), budget.coarsest)
+        # the finest axes give way first, so that voxels become more alike
+        coarser = _coarser(target, factor)
+        if not np.allclose(coarser, target):
+            target = coarser
+            reason += (
+                f"; coarser, so that a patch of {budget.patch_voxels} voxels sees more than "
+                f"{budget.patch_voxels / voxels:.0%} of a scan"
+            )
+    spacing = (float(target[0]), float(target[1]), float(target[2]))
+    plan.note("target_spacing_zyx", [round(s, 4) for s in spacing], reason)
+    return spacing
+
+
+def _coarser(spacing: Any, factor: float) -> Any:
+    """Spacing with voxels `factor`^3 times as large, the finest axes growing first and none past the coarsest."""
+    out, volume = np.array(spacing, float), factor**3
+    wanted = float(np.prod(out)) * volume
+    for _ in range(200):
+        if float(np.prod(out)) >= wanted * 0.999:
+            break
+        finest = out <= out.min() * 1.02
+        out[finest] *= min((wanted / float(np.prod(out))) ** (1 / int(finest.sum())), 1.02)
+    return out
+
+
+def _preprocess(
+    found: Fingerprint, channels: tuple[str, ...], spacing: Spacing, plan: Plan
+) -> PreprocessConfig:
+    steps: list[Step] = [Orient()]
+    same = np.allclose(np.asarray(found.spacings_zyx), np.asarray(spacing), rtol=1e-3)
+    if same:
+        plan.note("resample", False, "every scan has the target spacing already")
+    else:
+        z, y, x = (round(s, 6) for s in spacing)
+        steps.append(Resample((x, y, z)))
+    if all(name.upper() in ("CT", "CBCT") for name in channels):
+        low = tuple(round(s["percentile_00_5"], 3) for s in found.foreground)
+        high = tuple(round(s["percentile_99_5"], 3) for s in found.foreground)
+        steps += [
+            Clip(low, high),
+            Normalise(
+                tuple(round(s["mean"], 3) for s in found.foreground),
+                tuple(round(max(s["std"], 1e-3), 3) for s in found.foreground),
+            ),
+        ]
+        plan.note(
+            "normalisation", "foreground",
+            "Hounsfield units mean the same in every scan: clipped to the 0.5 and 99.5 percentiles "
+            "of the foreground, then its mean and deviation",
+        )  # fmt: skip
+    else:
+        steps.append(NormaliseCase(percentiles=(0.5, 99.5)))
+        plan.note(
+            "normalisation", "per case",
+            f"the channels ({', '.join(channels)}) are not CT: each scan has its own scale",
+        )  # fmt: skip
+    return PreprocessConfig(steps=tuple(step_to_dict(step) for step in steps))
+
+
+def _patch(shape: Zyx, spacing: Spacing, budget: Budget, plan: Plan) -> Zyx:
+    """As close to a cube in mm as the scans and the budget allow, in multiples of 8 where the axis is long."""
+    mm = np.asarray(spacing)
+    limit = np.array([8 * math.ceil(n / 8) if n > 8 else n for n in shape], float)
+    aspect = 1 / mm
+    patch = aspect * (budget.patch_voxels / np.prod(aspect)) ** (1 / 3)
+    for _ in range(3):  # what an axis cannot use goes to the others
+        full = patch >= limit
+        patch[full] = limit[full]
+        free = ~full
+        if not free.any() or not full.any():
+            break
+        room = budget.patch_voxels / float(np.prod(patch[full]))
+        patch[free] = aspect[free] * (room / float(np.prod(aspect[free]))) ** (1 / int(free.sum()))
+    patch = np.minimum(patch, limit)
+    z, y, x = (int(max(8, 8 * round(p / 8))) if n > 8 else int(n) for p, n in zip(patch, limit, strict=True))
+    plan.note(
+        "patch_zyx", [z, y, x],
+        f"near a cube in mm, within the median scan of {shape} voxels and {budget.patch_voxels} voxels",
+    )  # fmt: skip
+    return z, y, x
+
+
+def _network(
+    config: RunConfig, task: Task, in_channels: int, patch: Zyx, spacing: Spacing, budget: Budget, plan: Plan
+) -> tuple[dict[str, Any], Constraints, Zyx]:
+    """Options of the network with what the user set on top, its constraints, and a patch that it accepts."""
+    spec = plugins.architecture(config.model.architecture)
+    depth = max(2, min(6, int(math.log2(max(patch) / 4)) + 1))
+    features = tuple(min(budget.max_features, budget.features * 2**i) for i in range(depth))
+    wanted = dict(config.model.options)
+    if spec.from_plan is not None:
+        made = spec.from_plan(
+            NetworkPlan(
+                patch, spacing, in_channels, task.out_channels,
+                tuple(wanted.get("features", features)),
+            )
+        )  # fmt: skip
+        planned = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+        if "features" in wanted and len(wanted["features"]) != len(planned.get("features", ())):
+            for key in ("kernels_zyx", "strides_zyx", "blocks_per_level"):
+                planned.pop(key, None)  # they belong to another depth
+        options = planned | wanted
+        plan.note("model.options", _plain(options), "fitted to patch and spacing by the network's own plan")
+    else:
+        options = wanted
+    made = plugins.make_config(spec, options)
+    options = _plain({f.name: getattr(made, f.name) for f in dataclasses.fields(made)})
+    constraints = spec.constraints_for(made)
+    fitted = fit_tile(
+        patch, constraints.stride_zyx, constraints.min_tile_zyx, constraints.fixed_tile_zyx
+    )
+    if fitted != patch:
+        if config.train.patch_zyx is not None:
+            raise BadInput(
+                f"The patch {patch} does not suit {spec.name}: sizes must be multiples of "
+                f"{constraints.stride_zyx} (z, y, x).",
+                hint=f"For example: --patch {','.join(map(str, fitted))}",
+            )
+        plan.note("patch_zyx", list(fitted), f"{patch} rounded up to what {spec.name} accepts")
+    return options, constraints, fitted
+
+
+def _batch(patch: Zyx, budget: Budget, plan: Plan) -> int:
+    """As many as the voxels of the budget hold, 2 at least and 16 at most."""
+    size = int(budget.batch_size * budget.patch_voxels / math.prod(patch))
+    size = min(max(size, 2), 16)
+    plan.note(
+        "batch_size", size, f"{budget.batch_size} x {budget.patch_voxels} voxels a step, 2 at least"
+    )
+    return size
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as TOML and JSON give them back."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if v is not None}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
