@@ -1,0 +1,175 @@
+"""Predictions find their references, and only maps that belong together are compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctseg.engine.evaluate import evaluate, evaluate_case
+from ctseg.engine.pairs import PREDICTIONS, find_pairs, stem_of
+from ctseg.errors import BadInput, FileProblem, GeometryMismatch
+from ctseg.specs import Task
+from ctseg.task import classes_task
+from ctseg.volume.io import write
+from ctseg.volume.volume import Volume
+
+TASK = classes_task({"organ": 1, "lesion": 2})
+
+
+def _map(*, lesion: bool = True, shift: int = 0, **geometry: object) -> Volume:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1:3, 1:4, 1 + shift : 4 + shift] = 1
+    if lesion:
+        array[0, 0, 0] = 2
+    geometry.setdefault("spacing_xyz", (0.5, 1.0, 2.0))
+    return Volume.from_array(array, **geometry)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two predicted cases and their references, as two folders."""
+    made, truth = tmp_path / "made", tmp_path / "truth"
+    for name, shift in (("a", 0), ("b", 1)):
+        write(_map(shift=shift), made / f"{name}.nii.gz")
+        write(_map(), truth / f"{name}.nrrd")
+    return made, truth
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "Set"
+    for name in ("a", "b"):
+        write(_map(), folder / "imagesTr" / f"{name}.nii.gz")
+        write(_map(), folder / "labelsTr" / f"{name}.nii.gz")
+    about = {
+        "name": "Set", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ", "2": "lesion"},
+        "training": [
+            {"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in ("a", "b")
+        ],
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_one_case_by_hand() -> None:
+    result = evaluate_case(TASK, _map(shift=1, lesion=False), _map(), "a")
+    organ, lesion = result.labels
+    assert organ.dice == pytest.approx(2 * 12 / 36)
+    assert organ.iou == pytest.approx(12 / 24)
+    assert organ.reference_ml == pytest.approx(18 * 0.5 * 1.0 * 2.0 / 1000)
+    assert (lesion.dice, lesion.state, lesion.predicted_ml) == (0.0, "missed", 0.0)
+    (_, invented) = evaluate_case(TASK, _map(), _map(lesion=False), "a").labels
+    assert (invented.dice, invented.state) == (0.0, "invented")
+    (_, absent) = evaluate_case(TASK, _map(lesion=False), _map(lesion=False), "a").labels
+    assert (absent.dice, absent.state) == (None, "absent")
+
+
+def test_maps_on_different_grids_are_not_compared() -> None:
+    with pytest.raises(GeometryMismatch, match="spacing"):
+        evaluate_case(TASK, _map(), _map(spacing_xyz=(0.5, 1.0, 2.5)), "a")
+    other = Volume.from_array(np.zeros((4, 5, 7), np.uint8), spacing_xyz=(0.5, 1.0, 2.0))
+    with pytest.raises(GeometryMismatch, match="shape"):
+        evaluate_case(TASK, _map(), other, "a")
+
+
+def test_a_value_beyond_the_task_is_refused() -> None:
+    with pytest.raises(BadInput, match="value 2"):
+        evaluate_case(classes_task({"organ": 1}), _map(), _map(), "a")
+
+
+def test_a_regression_has_no_labels_to_compare() -> None:
+    with pytest.raises(BadInput, match="regression"):
+        evaluate_case(Task("regression", TASK.labels), _map(), _map(), "a")
+
+
+def test_two_volumes_without_a_task_compare_every_value() -> None:
+    report = evaluate(_map(shift=1), _map())
+    assert report.dice == pytest.approx({"1": 2 / 3, "2": 1.0})
+
+
+def test_a_part_of_the_slices() -> None:
+    assert evaluate(_map(), _map(), slices=(1, None)).dice == {"1": 1.0}
+    with pytest.raises(BadInput, match="slices"):
+        evaluate(_map(), _map(), slices=(9, None))
+
+
+def test_two_files_are_paired_whatever_their_names(folders: tuple[Path, Path]) -> None:
+    made, truth = folders
+    report = evaluate(made / "b.nii.gz", truth / "a.nrrd")
+    assert [case.case for case in report.cases] == ["a"]
+    assert report.dice["1"] == pytest.approx(2 / 3)
+
+
+def test_two_folders_are_paired_by_name_over_formats(folders: tuple[Path, Path]) -> None:
+    seen: list[tuple[int, int, str]] = []
+    report = evaluate(*folders, progress=lambda *at: seen.append(at))
+    assert [case.case for case in report.cases] == ["a", "b"]
+    assert report.dice["1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert seen == [(1, 2, "a"), (2, 2, "b")]
+
+
+def test_channel_names_and_other_files_do_not_disturb(folders: tuple[Path, Path]) -> None:
+    made, truth = folders
+    (made / "a.nii.gz").rename(made / "a_0000.nii.gz")
+    (made / "notes.txt").write_text("x")
+    assert [p.case for p in find_pairs(made, truth).pairs] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("side", "what"), [(0, "prediction"), (1, "reference")])
+def test_a_case_without_its_fellow_is_named(
+    folders: tuple[Path, Path], side: int, what: str
+) -> None:
+    next(folders[side].glob("b.*")).unlink()
+    with pytest.raises(BadInput, match=f"no {what} in .*: b"):
+        evaluate(*folders)
+    assert len(evaluate(*folders, cases=["a"]).cases) == 1
+
+
+def test_a_data_set_gives_task_and_labels(folders: tuple[Path, Path], dataset: Path) -> None:
+    report = evaluate(folders[0], dataset)
+    assert report.dice == pytest.approx({"organ": (1 + 2 / 3) / 2, "lesion": 1.0})
+    one = evaluate(folders[0] / "b.nii.gz", dataset, cases=["b"])
+    assert one.dice["organ"] == pytest.approx(2 / 3)
+
+
+def test_what_stands_beside_the_predictions_says_what_the_values_mean(
+    folders: tuple[Path, Path],
+) -> None:
+    (folders[0] / PREDICTIONS).write_text(json.dumps({"task": asdict(TASK)}))
+    assert set(evaluate(*folders).dice) == {"organ", "lesion"}
+    (folders[0] / PREDICTIONS).write_text("{")
+    with pytest.raises(FileProblem, match=r"predictions\.json"):
+        evaluate(*folders)
+
+
+def test_hdf5_predictions_are_read_by_dataset(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "both.h5", "w") as file:
+        file["/made"] = _map(shift=1).array
+        file["/label"] = _map().array
+        file["/raw"] = _map().array
+    path = tmp_path / "both.h5"
+    options = {"prediction_options": {"dataset": "/made"}}
+    assert evaluate(path, path, **options).dice["1"] == pytest.approx(2 / 3)
+    options["reference_options"] = {"dataset": "/made"}
+    assert evaluate(path, path, **options).mean_dice == 1
+
+
+def test_nothing_there_or_nothing_in_it(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    with pytest.raises(FileProblem, match="does not exist"):
+        evaluate(tmp_path / "none", folders[1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no label maps"):
+        evaluate(tmp_path / "empty", folders[1])
+    write(_map(), folders[0] / "a.nrrd")
+    with pytest.raises(BadInput, match="two maps"):
+        evaluate(*folders)
+
+
+def test_stems_know_the_suffixes_of_the_formats() -> None:
+    assert stem_of(Path("x/liver.01.nii.gz")) == "liver.01"
+    assert stem_of(Path("liver.01.xyz")) == "liver.01"
