@@ -1,0 +1,101 @@
+"""The check of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ctseg.specs import LossSpec, TaskKind
+from ctseg.testing.options import check_options, require
+
+
+def check_loss(spec: LossSpec, *, config: Any = None) -> None:
+    """Check that a loss keeps to the contract of `ctseg.specs.LossSpec`, for every task it claims.
+
+    A finite scalar that is lower for a perfect than for a wrong prediction; gradients right in float64; nothing
+    outside the mask counts; weights weigh; absent classes and empty masks are finite; bfloat16 logits are summed in
+    float32.
+    """
+    check_options(spec.name, spec.config)
+    require(spec.tasks, f"{spec.name}: tasks is empty; name those that the loss serves")
+    loss = spec.build(spec.config() if config is None else config)
+    for kind in sorted(spec.tasks):
+        _check_loss_of_task(f"{spec.name} ({kind})", loss, kind)
+
+
+def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: TaskKind) -> None:
+    torch.manual_seed(0)
+    shape = (2, 3, 4, 5, 6)
+    logits, target, good = _example(kind, shape)
+
+    value = loss(logits, target)
+    require(value.ndim == 0, f"{name}: gives shape {tuple(value.shape)}, a scalar is due")
+    require(value.isfinite(), f"{name}: gives {value.item()} for ordinary logits")
+    perfect, wrong = loss(good, target), loss(-good, target)
+    require(
+        perfect < value < wrong,
+        f"{name}: a perfect prediction costs {perfect:.4g}, a random one {value:.4g} and a wrong one "
+        f"{wrong:.4g}; this order is due",
+    )
+
+    mask = torch.rand(2, *shape[2:]) > 0.3
+    spread = mask if kind == "classes" else mask[:, None].expand(shape)
+    leaf = logits.clone().requires_grad_()
+    masked = loss(leaf, target, mask=mask)
+    masked.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    outside = ~mask[:, None].expand(shape)
+    require(leaf.grad[outside].abs().max() == 0, f"{name}: voxels outside the mask have a gradient")
+    require(leaf.grad[~outside].abs().max() > 0, f"{name}: voxels inside the mask have no gradient")
+    changed = loss(torch.where(outside, -logits, logits), target.where(spread, 1), mask=mask)
+    require(torch.allclose(changed, masked), f"{name}: what lies outside the mask changes the loss")
+
+    ones = torch.ones(mask.shape, dtype=logits.dtype)
+    require(
+        torch.allclose(loss(logits, target, weight=ones), value),
+        f"{name}: a weight of 1 everywhere changes the loss",
+    )
+    require(
+        torch.allclose(loss(logits, target, weight=mask.to(logits.dtype)), masked),
+        f"{name}: a weight of 0 is not like being outside the mask",
+    )
+    leaf = logits.clone().requires_grad_()
+    nothing = loss(leaf, target, mask=torch.zeros_like(mask))
+    nothing.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    require(
+        nothing.isfinite() and leaf.grad.isfinite().all(),
+        f"{name}: a batch that is masked altogether is not finite",
+    )
+    empty = loss(logits, torch.zeros_like(target))
+    require(empty.isfinite(), f"{name}: gives {empty.item()} where every label but one is absent")
+
+    rounded = logits.bfloat16()
+    half, full = loss(rounded, target).double(), loss(rounded.float(), target).double()
+    require(
+        torch.allclose(half, full, rtol=1e-3),
+        f"{name}: bfloat16 logits give {half:.5g}, the same in float32 {full:.5g}",
+    )
+    small, small_target, _ = _example(kind, (1, 3, 2, 2, 3))
+    ok = torch.autograd.gradcheck(
+        lambda x: loss(x, small_target), small.requires_grad_(), raise_exception=False
+    )
+    require(ok, f"{name}: its gradient in float64 is not that of its values")
+
+
+def _example(
+    kind: TaskKind, shape: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random logits, a target, and logits that are right everywhere (negated: wrong everywhere); float64."""
+    logits = torch.randn(shape, dtype=torch.float64)
+    if kind == "regression":
+        target = 3 + torch.rand(shape, dtype=torch.float64)
+        return logits, target, target.clone()
+    if kind == "channels":
+        target = torch.randint(0, 2, shape).double()
+        return logits, target, 40 * target - 20
+    classes = torch.randint(0, shape[1], (shape[0], *shape[2:]))
+    right = torch.nn.functional.one_hot(classes, shape[1]).movedim(-1, 1)
+    return logits, classes, 40.0 * right.double() - 20

@@ -1,0 +1,32 @@
+"""Checks that every kind of plugin shares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from ctseg.config import fill_dataclass
+
+
+def require(condition: object, message: str) -> None:
+    """Fail with a message; unlike `assert` it also holds under `python -O`."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def check_options(name: str, config: type) -> None:
+    """Check that options have defaults and help, and survive JSON, which run files and cards need."""
+    try:
+        default = config()
+    except TypeError as error:
+        raise AssertionError(f"{name}: every option needs a default ({error})") from error
+    for option in dataclasses.fields(default):
+        require(
+            option.metadata.get("help"),
+            f"{name}: option '{option.name}' has no field(metadata={{'help': ...}})",
+        )
+    again: Any = fill_dataclass(
+        config, json.loads(json.dumps(dataclasses.asdict(default))), owner=name
+    )
+    require(again == default, f"{name}: options change on their way through JSON: {again}")

@@ -1,0 +1,124 @@
+"""The checks of a reader of data sets and of a volume format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctseg.specs import DataSet, FormatSpec, ReaderSpec
+from ctseg.testing.options import require
+from ctseg.volume.geometry import Geometry
+
+
+def check_reader(spec: ReaderSpec, path: Path, **options: Any) -> DataSet:
+    """Check a reader on a data set that it should recognise; returns what it read.
+
+    Ids are unique and usable as file names; every reference exists and opens; image and label share a grid; reading
+    twice gives the same.
+    """
+    from ctseg.volume.io import open_ref
+
+    require(spec.recognise(path), f"{spec.name}: does not recognise {path}")
+    missing = path / "nothing-of-this-name"
+    require(not spec.recognise(missing), f"{spec.name}: recognises a path that does not exist")
+    data = spec.cases(path, **options)
+    require(isinstance(data, DataSet), f"{spec.name}: gives {type(data).__name__}, no DataSet")
+    require(data == spec.cases(path, **options), f"{spec.name}: reading twice gives two data sets")
+    require(data.reader == spec.name, f"{spec.name}: says that '{data.reader}' read the data set")
+    cases = (*data.cases, *data.unlabelled)
+    require(cases, f"{spec.name}: found no case in {path}")
+    ids = [case.id for case in cases]
+    require(len(set(ids)) == len(ids), f"{spec.name}: two cases have one id")
+    for case in cases:
+        where = f"{spec.name}, case '{case.id}'"
+        require(
+            case.id and not set(case.id) & set('/\\:*?"<>|'), f"{where}: the id is no file name"
+        )
+        references = [*case.images, case.label, case.weight, case.mask]
+        for reference in filter(None, references):
+            require(reference.path.exists(), f"{where}: {reference.path} does not exist")
+    for case in data.cases:
+        require(
+            case.label is not None, f"{spec.name}: '{case.id}' has no label but is listed to train"
+        )
+    known = set(ids)
+    for train, validation in data.splits:
+        require(
+            {*train, *validation} <= known and not set(train) & set(validation),
+            f"{spec.name}: a split names unknown cases, or a case on both sides",
+        )
+    first = cases[0]
+    sources = [open_ref(r) for r in (*first.images, first.label) if r is not None]
+    try:
+        channels = sum(source.channels for source in sources[: len(first.images)])
+        require(
+            channels == len(data.channels),
+            f"{spec.name}: '{first.id}' has {channels} channels, the data set {len(data.channels)}",
+        )
+        for source in sources[1:]:
+            difference = source.geometry.difference(sources[0].geometry)
+            require(difference is None, f"{spec.name}: grids of '{first.id}' differ: {difference}")
+    finally:
+        for source in sources:
+            source.close()
+    return data
+
+
+def check_format(spec: FormatSpec, folder: Path, *, oblique: bool = True) -> None:
+    """Check that what a format writes comes back, voxels and grid, and that nothing half-written is ever seen.
+
+    Args:
+        folder: an empty folder for files.
+        oblique: whether the format can hold origin and direction; False checks the spacing only.
+    """
+    require(spec.writer is not None, f"{spec.name}: has no writer, so there is nothing to check")
+    require(all(s == s.lower() for s in spec.suffixes), f"{spec.name}: suffixes are lower case")
+    rotation = ((0.8, 0.6, 0.0), (-0.6, 0.8, 0.0), (0.0, 0.0, -1.0))  # oblique, left-handed
+    geometry = Geometry((5, 6, 7), (0.7, 0.8, 2.5), (-31.5, 12.25, 400.0), rotation)
+    if not oblique:
+        geometry = Geometry((5, 6, 7), (0.7, 0.8, 2.5))
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 200, geometry.shape_zyx)
+    values = generator.normal(0, 1000, (2, *geometry.shape_zyx))
+    for number, suffix in enumerate(spec.suffixes):
+        _check_written(spec, folder / f"labels{number}{suffix}", geometry, labels.astype(np.uint8))
+        _check_written(spec, folder / f"hu{number}{suffix}", geometry, labels.astype(np.int16) - 99)
+        _check_written(spec, folder / f"image{number}{suffix}", geometry, values.astype(np.float32))
+
+
+def _check_written(spec: FormatSpec, path: Path, geometry: Geometry, array: Any) -> None:
+    where = f"{spec.name}, {path.name} ({array.dtype}, {array.ndim} axes)"
+    assert spec.writer is not None
+    before = set(path.parent.iterdir())
+    channels = array.shape[0] if array.ndim == 4 else None
+    for commit in (False, True):
+        writer = spec.writer(path, geometry, array.dtype, channels=channels)
+        for start in range(0, geometry.shape_zyx[0], 2):
+            writer.write(start, array[..., start : start + 2, :, :])
+            require(not path.exists(), f"{where}: stands under its name before it is whole")
+        if commit:
+            writer.commit()
+        else:
+            writer.abort()
+            left = set(path.parent.iterdir()) - before
+            require(not left, f"{where}: after abort {sorted(p.name for p in left)} are left")
+    require(spec.recognise(path), f"{where}: is not recognised by its own format")
+    source = spec.open(path)
+    try:
+        difference = geometry.difference(source.geometry)
+        require(difference is None, f"{where}: the grid comes back changed: {difference}")
+        expected = array if array.ndim == 4 else array[None]
+        require(
+            source.channels == len(expected), f"{where}: comes back with {source.channels} channels"
+        )
+        for slices in (None, (0, 1), (2, 5)):
+            part = expected[:, slice(*slices)] if slices else expected
+            got = np.asarray(source.read(slices))
+            require(
+                got.shape == part.shape and np.array_equal(got, part),
+                f"{where}: voxels of slices {slices or 'all'} come back changed",
+            )
+    finally:
+        source.close()
