@@ -61,8 +61,8 @@ def find_pairs(
     dataset = _dataset(reference, reference_options)
     if dataset is None:
         assert isinstance(reference, Path)
-        expected, known = _maps(reference, reference_options), None
-        where = str(reference)
+        expected, where = _maps(reference, reference_options), str(reference)
+        known = _task_above(reference)
     else:
         expected = {case.id: case.label for case in dataset.cases if case.label is not None}
         known, where = dataset.task, str(dataset.path)
@@ -141,6 +141,15 @@ def _dataset(reference: Path | DataSet, options: Mapping[str, Any] | None) -> Da
     from ctseg.data.readers.find import open_dataset
 
     return open_dataset(reference)
+
+
+def _task_above(reference: Path) -> Task | None:
+    """The task of the data set whose folder of labels, or a file in it, was given."""
+    folder = (reference if reference.is_dir() else reference.parent).resolve()
+    if not folder.name.startswith("labels"):
+        return None
+    found = _dataset(folder.parent, None)
+    return found.task if found else None
 
 
 def _task_beside(prediction: Path) -> Task | None:

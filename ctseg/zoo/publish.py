@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -78,6 +79,8 @@ def publish(
         )
     cards = [card for _, card in loaded]
     _check_alike(cards, folders)
+    if measure:
+        _check_data(folders)
     members, stored = _members([tensors for tensors, _ in loaded], cards, dtype)
     card = _completed(cards, members, tag)
     texts = {
@@ -114,6 +117,16 @@ def _best(folder: Path) -> Path:
             hint=f"Is it a run folder? Let it train on: ctseg train --resume {folder}",
         )
     return best
+
+
+def _check_data(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        path = load_config(folder / RUN_FILE).data.path
+        if not path or not (Path(path).exists() or glob.has_magic(path)):
+            raise FileProblem(
+                f"The data set '{path}' of the run {folder} is not there to validate on.",
+                hint="Put it back, or keep the figures of the run: --no-measure",
+            )
 
 
 def _check_alike(cards: Sequence[Card], folders: Sequence[Path]) -> None:

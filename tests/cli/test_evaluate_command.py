@@ -55,7 +55,7 @@ def test_the_table_shows_cases_and_means(data: Path) -> None:
     result = _run(data / "made", data / "Set" / "labelsTr", "--cases", "c2,c3")
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert ["c2", "1", "0.667", "0.500", "0.016", "0.032", "both"] in rows
+    assert ["c2", "organ", "0.667", "0.500", "0.016", "0.032", "both"] in rows
     assert ["mean", "0.8333", "0.7500", "2"] in rows
 
 

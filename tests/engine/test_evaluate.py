@@ -134,6 +134,7 @@ def test_a_data_set_gives_task_and_labels(folders: tuple[Path, Path], dataset: P
     assert report.dice == pytest.approx({"organ": (1 + 2 / 3) / 2, "lesion": 1.0})
     one = evaluate(folders[0] / "b.nii.gz", dataset, cases=["b"])
     assert one.dice["organ"] == pytest.approx(2 / 3)
+    assert evaluate(folders[0], dataset / "labelsTr") == report
 
 
 def test_what_stands_beside_the_predictions_says_what_the_values_mean(

@@ -131,6 +131,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         publish(tmp_path, tag="v1")
 
 
+def test_figures_cannot_be_measured_without_the_data(make_run, own_zoo: Path) -> None:
+    run = make_run()
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("/Balls", "/Gone"))
+    with pytest.raises(FileProblem, match="Gone") as found:
+        publish(run, tag="v1")
+    assert "--no-measure" in str(found.value)
+    assert not own_zoo.exists()
+
+
 def test_remove_takes_folder_and_record(make_run, own_zoo: Path) -> None:
     publish(make_run(), tag="v1", measure=False)
     remove("unet3d.v1")
