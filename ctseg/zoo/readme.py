@@ -56,6 +56,8 @@ def _results(card: Card) -> str:
         rows.append(("**mean**", f"**{metrics.mean_dice:.4f}**"))
     text = _table(("label", "Dice"), rows)
     text += f"\n\nWhole volumes, source geometry, {metrics.cases} validation cases."
+    if len(card.members) > 1:
+        text += " Each member was measured on its own fold; the figures are their means."
     if metrics.command:
         text += f" The same figures are printed by\n\n```\n{metrics.command}\n```"
     return text
