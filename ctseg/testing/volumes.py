@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,19 @@ def check_reader(spec: ReaderSpec, path: Path, **options: Any) -> DataSet:
     return data
 
 
-def check_format(spec: FormatSpec, folder: Path, *, oblique: bool = True) -> None:
-    """Check that what a format writes comes back, voxels and grid, and that nothing half-written is ever seen.
+def check_format(
+    spec: FormatSpec,
+    folder: Path,
+    *,
+    oblique: bool = True,
+    channel_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Check that what a format writes comes back, voxels and grid, and nothing half-written is seen.
 
     Args:
         folder: an empty folder for files.
         oblique: whether the format can hold origin and direction; False checks the spacing only.
+        channel_options: options of `open` without which several channels are not read.
     """
     require(spec.writer is not None, f"{spec.name}: has no writer, so there is nothing to check")
     require(all(s == s.lower() for s in spec.suffixes), f"{spec.name}: suffixes are lower case")
@@ -82,13 +90,19 @@ def check_format(spec: FormatSpec, folder: Path, *, oblique: bool = True) -> Non
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 200, geometry.shape_zyx)
     values = generator.normal(0, 1000, (2, *geometry.shape_zyx))
-    for number, suffix in enumerate(spec.suffixes):
-        _check_written(spec, folder / f"labels{number}{suffix}", geometry, labels.astype(np.uint8))
-        _check_written(spec, folder / f"hu{number}{suffix}", geometry, labels.astype(np.int16) - 99)
-        _check_written(spec, folder / f"image{number}{suffix}", geometry, values.astype(np.float32))
+    suffix = spec.suffixes[0]
+    plain: Mapping[str, Any] = {}
+    for name, array, options in (
+        ("labels", labels.astype(np.uint8), plain),
+        ("hounsfield", labels.astype(np.int16) - 99, plain),
+        ("channels", values.astype(np.float32), channel_options or plain),
+    ):
+        _check_written(spec, folder / f"{name}{suffix}", geometry, array, options)
 
 
-def _check_written(spec: FormatSpec, path: Path, geometry: Geometry, array: Any) -> None:
+def _check_written(
+    spec: FormatSpec, path: Path, geometry: Geometry, array: Any, options: Mapping[str, Any]
+) -> None:
     where = f"{spec.name}, {path.name} ({array.dtype}, {array.ndim} axes)"
     assert spec.writer is not None
     before = set(path.parent.iterdir())
@@ -105,7 +119,7 @@ def _check_written(spec: FormatSpec, path: Path, geometry: Geometry, array: Any)
             left = set(path.parent.iterdir()) - before
             require(not left, f"{where}: after abort {sorted(p.name for p in left)} are left")
     require(spec.recognise(path), f"{where}: is not recognised by its own format")
-    source = spec.open(path)
+    source = spec.open(path, **options)
     try:
         difference = geometry.difference(source.geometry)
         require(difference is None, f"{where}: the grid comes back changed: {difference}")

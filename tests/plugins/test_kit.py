@@ -1,0 +1,209 @@
+"""The kit finds what it is there to find: sound specs, each spoilt in one way."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ctseg import testing
+from ctseg.losses.cross_entropy import ce
+from ctseg.specs import ArchitectureSpec, Constraints, LossSpec
+
+
+@dataclass(frozen=True)
+class Options:
+    width: int = field(default=4, metadata={"help": "channels"})
+
+
+@dataclass(frozen=True)
+class Silent:
+    width: int = 4
+
+
+@dataclass(frozen=True)
+class Needy:
+    width: int = field(metadata={"help": "channels"})
+
+
+class Net(nn.Module):
+    """Two convolutions at half resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Conv3d(in_channels, width, 2, stride=2)
+        self.up = nn.ConvTranspose3d(width, out_channels, 2, stride=2)
+
+    def forward(self, x):
+        return self.up(functional.leaky_relu(self.down(x)))
+
+
+def build(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:
+    return Net(in_channels, out_channels, config.width)
+
+
+SOUND = ArchitectureSpec("sound", build, Options, "a net", Constraints(stride_zyx=(2, 2, 2)))
+
+
+def test_a_sound_network_passes():
+    testing.check_architecture(SOUND)
+
+
+class Tuple(Net):
+    def forward(self, x):
+        return (super().forward(x),)
+
+
+class Cropped(Net):
+    def forward(self, x):
+        return super().forward(x)[..., 1:]
+
+
+class Unused(Net):
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.idle = nn.Parameter(torch.zeros(1))
+
+
+class Shared(Net):
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.register_buffer("one", torch.zeros(4))
+        self.register_buffer("two", self.one)
+
+
+class Dropping(Net):
+    def forward(self, x):
+        return functional.dropout(super().forward(x), 0.5)
+
+
+class Gregarious(Net):
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
+class Coarse(Net):
+    def forward(self, x):
+        y = super().forward(x)
+        return (y[..., ::2], y) if self.training else y
+
+
+class Wild(Net):
+    def forward(self, x):
+        return super().forward(x) / 0
+
+
+@pytest.mark.parametrize(
+    ("net", "complaint"),
+    [
+        (Tuple, "one tensor is due"),
+        (Cropped, "is due"),
+        (Unused, "no gradient reaches 'idle'"),
+        (Shared, "safetensors cannot hold"),
+        (Dropping, "the same input gives other logits"),
+        (Gregarious, "depends on the others in its batch"),
+        (Coarse, "out, .* is due"),
+        (Wild, "not finite"),
+    ],
+)
+def test_spoilt_networks_are_found_out(net, complaint):
+    def build(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:
+        return net(in_channels, out_channels, config.width)
+
+    with pytest.raises(AssertionError, match=complaint):
+        testing.check_architecture(dataclasses.replace(SOUND, build=build))
+
+
+def test_networks_whose_constraints_are_wrong_are_found_out():
+    fixed = Constraints(stride_zyx=(2, 2, 2), fixed_tile_zyx=(8, 8, 9))
+    with pytest.raises(AssertionError, match="fixed_tile_zyx"):
+        testing.check_architecture(dataclasses.replace(SOUND, constraints=fixed))
+    with pytest.raises(AssertionError, match="from_plan gives str"):
+        testing.check_architecture(dataclasses.replace(SOUND, from_plan=str))
+
+
+def test_networks_that_cannot_be_rebuilt_are_found_out():
+    def moody(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:
+        torch.seed()
+        return Net(in_channels, out_channels, config.width)
+
+    with pytest.raises(AssertionError, match="the same seed gives other weights"):
+        testing.check_architecture(dataclasses.replace(SOUND, build=moody))
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"), [(Silent, "no field"), (Needy, "needs a default")]
+)
+def test_options_without_help_or_default_are_found_out(config, complaint):
+    with pytest.raises(AssertionError, match=complaint):
+        testing.check_architecture(dataclasses.replace(SOUND, config=config))
+
+
+# ---------------------------------------------------------------- losses
+
+LOSS = LossSpec("sound_loss", lambda _: ce, Options, frozenset({"classes"}), "cross-entropy")
+
+
+def test_a_sound_loss_passes():
+    testing.check_loss(LOSS)
+
+
+def unreduced(logits, target, *, weight=None, mask=None):
+    return ce(logits, target, weight=weight, mask=mask)[None]
+
+
+def upside_down(logits, target, *, weight=None, mask=None):
+    return -ce(logits, target, weight=weight, mask=mask)
+
+
+def unmasked(logits, target, *, weight=None, mask=None):
+    return ce(logits, target.clamp(0, 2), weight=weight)
+
+
+def unweighted(logits, target, *, weight=None, mask=None):
+    return ce(logits, target, mask=mask)
+
+
+def undefined(logits, target, *, weight=None, mask=None):
+    keep = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
+    keep = keep if weight is None else keep & (weight > 0)
+    log_p = functional.log_softmax(logits.movedim(1, -1)[keep], -1)
+    return functional.nll_loss(log_p, target[keep])
+
+
+def coarse(logits, target, *, weight=None, mask=None):
+    if logits.dtype == torch.bfloat16:
+        logits = logits.round()
+    return ce(logits, target, weight=weight, mask=mask)
+
+
+def detached(logits, target, *, weight=None, mask=None):
+    value = ce(logits, target, weight=weight, mask=mask)
+    return 1.5 * value - 0.5 * value.detach()
+
+
+@pytest.mark.parametrize(
+    ("loss", "complaint"),
+    [
+        (unreduced, "a scalar is due"),
+        (upside_down, "this order is due"),
+        (unmasked, "outside the mask have a gradient"),
+        (unweighted, "a weight of 0"),
+        (undefined, "masked altogether is not finite"),
+        (coarse, "bfloat16 logits give"),
+        (detached, "its gradient in float64"),
+    ],
+)
+def test_spoilt_losses_are_found_out(loss, complaint):
+    with pytest.raises(AssertionError, match=complaint):
+        testing.check_loss(dataclasses.replace(LOSS, build=lambda _: loss))
+
+
+def test_a_loss_that_serves_nothing_is_found_out():
+    with pytest.raises(AssertionError, match="tasks is empty"):
+        testing.check_loss(dataclasses.replace(LOSS, tasks=frozenset()))
