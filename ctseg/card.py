@@ -74,7 +74,7 @@ class Member(Section):
 class Card(Section):
     """The model's description."""
 
-    card_version: Literal[1] = CARD_VERSION
+    card_version: Literal[1] = 1
     name: str = ""
     summary: str = ""
     architecture: str
@@ -100,7 +100,9 @@ class Card(Section):
     ctseg_version: str = ""
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(
+            self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False
+        )
 
 
 def parse_card(text: str, *, where: str) -> Card:

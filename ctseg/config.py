@@ -105,9 +105,9 @@ class TrainConfig(Section):
     batch_size: int | None = Field(None, ge=1)
     patch_zyx: Zyx | None = None
     foreground: float = Field(0.5, ge=0, le=1, description="share of patches centred on a label")
-    optimizer: str = Field("sgd", description="any timm optimizer")
-    lr: float | None = Field(None, gt=0, description="0.01 for sgd, 1e-3 for others")
-    weight_decay: float = Field(3e-5, ge=0)
+    optimizer: str = Field("adamw", description="any timm optimizer")
+    lr: float | None = Field(None, gt=0, description="0.01 for sgd, 0.002 for others")
+    weight_decay: float | None = Field(None, ge=0, description="3e-5 for sgd, 0.01 for others")
     momentum: float = Field(0.99, ge=0, lt=1)
     schedule: str = Field("poly", description="any timm scheduler, or 'constant'")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps that warms up")
@@ -270,9 +270,7 @@ def _without_none(data: Any) -> Any:
     return [_without_none(v) for v in data] if isinstance(data, list) else data
 
 
-def _explained(
-    model: type[BaseModel], error: pydantic.ValidationError, where: str
-) -> ConfigError:
+def _explained(model: type[BaseModel], error: pydantic.ValidationError, where: str) -> ConfigError:
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
@@ -333,7 +331,9 @@ def fill_dataclass(cls: type[T], options: Mapping[str, Any], *, owner: str) -> T
             values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise ConfigError(f"Option '{key}' of '{owner}' cannot be {value!r}: {reason}.") from error
+            raise ConfigError(
+                f"Option '{key}' of '{owner}' cannot be {value!r}: {reason}."
+            ) from error
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

@@ -26,7 +26,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes[-2:]), dir=path.parent
+            prefix=f".{path.name.split('.')[0]}-",
+            suffix="".join(path.suffixes[-2:]),
+            dir=path.parent,
         )
         os.close(handle)
     temporary = Path(name)
@@ -59,7 +61,14 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"The disk is full: {path} could not be written ({free / 2**20:.0f} MiB free).",
                 hint="Free some space, or choose another place with -o.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+        ):
             raise FileProblem(
                 f"{path} cannot be written: {error.strerror}.",
                 hint="Choose another place with -o, or change the permissions.",

@@ -95,7 +95,10 @@ class Registry:
             self.manager.register(plugin, name=key)
             self._infos[key] = info
             self.manager.check_pending()
-        except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises is reported, never fatal
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a stranger's code: whatever it raises is reported, never fatal
             if self.manager.has_plugin(key):
                 self.manager.unregister(name=key)
             self._infos.pop(key, None)
@@ -115,9 +118,10 @@ class Registry:
     def _collect(self, kind: Kind) -> dict[str, Registered]:
         hook, spec_type = _HOOKS[kind]
         table: dict[str, Registered] = {}
+        spec: Any
         for key, spec in self._call(hook):
             info = self._infos[key]
-            if not isinstance(spec, spec_type):
+            if not _is_a(spec, spec_type):
                 problem = TypeError(
                     f"{hook} returned {type(spec).__name__} where {spec_type.__name__} is due"
                 )
@@ -136,7 +140,9 @@ class Registry:
     def _call(self, hook: str) -> list[tuple[str, Any]]:
         """The results of one hook with the plugin that gave each; a plugin that raises is reported and left out."""
         results: list[tuple[str, Any]] = []
-        implementations = {i.plugin_name: i for i in getattr(self.manager.hook, hook).get_hookimpls()}
+        implementations = {
+            i.plugin_name: i for i in getattr(self.manager.hook, hook).get_hookimpls()
+        }
         for key in self._infos:  # in order of registration, so that listings are stable
             if key not in implementations:
                 continue
@@ -162,7 +168,10 @@ class Registry:
             error = UnknownName(kind, name, table, listing=LISTINGS[kind])
             broken = [p.package for p in self.plugins if p.error]
             if broken:
-                error.hint = f"{error.hint}\n  Plugins that failed to load: {', '.join(broken)} (see: ctseg plugins list)"
+                error.hint = (
+                    f"{error.hint}\n  Plugins that failed to load: {', '.join(broken)} "
+                    "(see: ctseg plugins list)"
+                )
             raise error
         return table[name]
 
@@ -176,6 +185,10 @@ class Registry:
     def zoos(self) -> list[Path]:
         """The folders of weights that plugins ship."""
         return [Path(folder) for _, folder in self._call("ctseg_zoos")]
+
+
+def _is_a(spec: Any, kind: type) -> bool:
+    return isinstance(spec, kind)
 
 
 def _failed(info: PluginInfo, error: BaseException) -> PluginInfo:

@@ -137,7 +137,9 @@ class LossSpec:
 def check_spec(name: str, config: type) -> None:
     """Refuse a spec whose name or config class would break the command line later."""
     if not name or name != name.lower() or not name.replace("_", "").isalnum():
-        raise ValueError(f"'{name}' is no usable name: lower-case letters, digits and underscores only")
+        raise ValueError(
+            f"'{name}' is no usable name: lower-case letters, digits and underscores only"
+        )
     if not is_dataclass(config):
         raise TypeError(f"the config of '{name}' must be a dataclass, not {config!r}")
 

@@ -81,7 +81,7 @@ def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     if task.kind == "regression":
-        target = np.atleast_3d(label).astype(np.float32)
+        target: NDArray[Any] = label.astype(np.float32)
         target = target[None] if target.ndim == 3 else target
         if task.ignore is not None:
             target = np.where(target == task.ignore, np.float32(np.nan), target)
@@ -95,11 +95,12 @@ def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
             out[ignored] = -1
         return out
     if task.stacked:
-        stacked = (label != 0).astype(np.int8)
+        stacked: NDArray[Any] = (label != 0).astype(np.int8)
         if ignored is not None:
             stacked[ignored] = -1
         return stacked
-    regions = np.stack([np.isin(label, item.values) for item in task.labels]).astype(np.int8)
+    parts = [np.isin(label, item.values) for item in task.labels]
+    regions: NDArray[Any] = np.stack(parts).astype(np.int8)
     if ignored is not None:
         regions[:, ignored] = -1
     return regions
@@ -121,7 +122,9 @@ def decode(task: Task, logits_czyx: torch.Tensor) -> torch.Tensor:
     import torch
 
     if task.kind == "regression":
-        raise BadInput("A regression task has no label map.", hint="Write its values with --probabilities")
+        raise BadInput(
+            "A regression task has no label map.", hint="Write its values with --probabilities"
+        )
     values = torch.tensor([label.value for label in task.labels], dtype=torch.int32)
     values = values.to(logits_czyx.device)
     if task.kind == "classes":

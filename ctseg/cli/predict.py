@@ -89,7 +89,9 @@ def predict(
     items = find_items(inputs, channels=segmenter.card.in_channels, dataset=dataset, fold=fold)
     names = None if labels is None else tuple(n.strip() for n in labels.split(",") if n.strip())
     request = Request(output, probabilities, names, skip_existing, suffix)
-    ui.say(f"{segmenter.card.name or model} on {segmenter.runtime.describe()}; {len(items)} scan(s)")
+    ui.say(
+        f"{segmenter.card.name or model} on {segmenter.runtime.describe()}; {len(items)} scan(s)"
+    )
     with ui.progress("Predicting", len(items)) as bar:
         summary = predict_folder(
             segmenter,
@@ -122,4 +124,6 @@ def predict(
         if len(items) == 1:
             raise typer.Exit(next(iter(summary.failed.values())).exit_code)
         ui.say(f"{len(summary.failed)} of {len(items)} scans failed.")
-        raise typer.Exit(EXIT_BAD_INPUT if not summary.done and not summary.skipped else EXIT_FAILED)
+        raise typer.Exit(
+            EXIT_BAD_INPUT if not summary.done and not summary.skipped else EXIT_FAILED
+        )

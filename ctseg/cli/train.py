@@ -69,9 +69,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Any field of the run file."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in -o.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in -o.")] = False,
     as_json: ui.JsonOption = False,
 ) -> None:
     """Train a model and keep its best weights by mean foreground Dice over whole validation scans.
@@ -124,7 +122,7 @@ def train(
 
 def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -> RunConfig:
     """The configuration from a run file or a data set, with the options and settings on top."""
-    from ctseg.config import RunConfig, load_config, override, parse_config
+    from ctseg.config import load_config, override, parse_config
 
     if source is None:
         raise BadInput(
@@ -159,7 +157,9 @@ def sizes(text: str) -> tuple[int, int, int]:
     try:
         z, y, x = (int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
-        raise BadInput(f"'{text}' is no size; three numbers z,y,x are due.", hint="64,96,96") from None
+        raise BadInput(
+            f"'{text}' is no size; three numbers z,y,x are due.", hint="64,96,96"
+        ) from None
     return z, y, x
 
 

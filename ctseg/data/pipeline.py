@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,9 @@ class Pipeline:
     def to_config(self) -> PreprocessConfig:
         return PreprocessConfig(steps=tuple(step_to_dict(step) for step in self.steps))
 
-    def image(self, image_czyx: NDArray[Any], geometry: Geometry) -> tuple[NDArray[np.float32], Trail]:
+    def image(
+        self, image_czyx: NDArray[Any], geometry: Geometry
+    ) -> tuple[NDArray[np.float32], Trail]:
         """The scan as the network sees it, float32 and contiguous, and the way it took."""
         source, passages = geometry, []
         for step in self.steps:
@@ -131,9 +134,11 @@ def labels_back(
         whole = back(trail, logits_czyx.cpu().numpy(), fill)
         return decode(torch.from_numpy(whole)).numpy().astype(dtype)
     at = resamplings[0] if resamplings else len(trail.passages)
-    array = back(trail, logits_czyx.cpu().numpy(), fill, until=at + 1) if at + 1 < len(
-        trail.passages
-    ) and _moves(trail, at + 1) else None
+    array = (
+        back(trail, logits_czyx.cpu().numpy(), fill, until=at + 1)
+        if at + 1 < len(trail.passages) and _moves(trail, at + 1)
+        else None
+    )
     logits = logits_czyx if array is None else torch.from_numpy(np.ascontiguousarray(array))
     shape = trail.passages[at].before.shape_zyx if resamplings else tuple(logits.shape[1:])
     labels = np.empty(shape, dtype)
@@ -148,12 +153,10 @@ def labels_back(
 def _moves(trail: Trail, start: int) -> bool:
     """Whether any step from `start` on changes the grid."""
     grids = [p.before for p in trail.passages[start:]] + [trail.target]
-    return any(a != b for a, b in zip(grids, grids[1:], strict=False))
+    return any(a != b for a, b in itertools.pairwise(grids))
 
 
-def chunks_resampled(
-    x_czyx: torch.Tensor, shape_zyx: tuple[int, int, int]
-) -> Any:
+def chunks_resampled(x_czyx: torch.Tensor, shape_zyx: tuple[int, int, int]) -> Any:
     """Resample linearly to a shape, yielding (start, stop, [C, stop - start, Y, X]) along z."""
     channels, depth = x_czyx.shape[0], shape_zyx[0]
     per_slice = 4 * channels * shape_zyx[1] * shape_zyx[2]

@@ -101,11 +101,13 @@ class Store:
 
     def _open(self, name: str, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-        arrays = (
-            np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
-            for part in ("image", "target", "places")
-        )
-        return Prepared(name, *arrays, self.pipeline.trail(meta["trail"]))
+
+        def array(part: str) -> NDArray[Any]:
+            loaded: NDArray[Any] = np.load(folder / f"{part}.npy", mmap_mode="r")
+            return loaded
+
+        trail = self.pipeline.trail(meta["trail"])
+        return Prepared(name, array("image"), array("target"), array("places"), trail)
 
     def _make(self, case: Case, folder: Path) -> None:
         scan = load_image(case)

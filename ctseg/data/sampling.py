@@ -41,7 +41,9 @@ def draw(
         centre = own[rng.integers(len(own)), 1:]
         start = [int(c) - p // 2 for c, p in zip(centre, patch_zyx, strict=True)]
     else:
-        start = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, patch_zyx, strict=True)]
+        start = [
+            int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, patch_zyx, strict=True)
+        ]
     z, y, x = (
         min(max(s, 0), n - p) if n >= p else -((p - n) // 2)
         for s, n, p in zip(start, shape, patch_zyx, strict=True)
@@ -49,24 +51,26 @@ def draw(
     return Place(index, (z, y, x))
 
 
-def cut(array_czyx: NDArray[Any], start_zyx: Zyx, patch_zyx: Zyx, outside: int | None) -> NDArray[Any]:
+def cut(
+    array_czyx: NDArray[Any], start_zyx: Zyx, patch_zyx: Zyx, outside: int | None
+) -> NDArray[Any]:
     """The patch [C, *patch], which may reach beyond the array.
 
     Args:
         outside: the value out there; None reflects the array at its border.
     """
-    index = [
-        np.arange(s, s + p) for s, p in zip(start_zyx, patch_zyx, strict=True)
-    ]
+    index = [np.arange(s, s + p) for s, p in zip(start_zyx, patch_zyx, strict=True)]
     shape = array_czyx.shape[1:]
     if all(i[0] >= 0 and i[-1] < n for i, n in zip(index, shape, strict=True)):
-        z, y, x = (slice(int(i[0]), int(i[-1]) + 1) for i in index)
-        return np.array(array_czyx[:, z, y, x])
+        box = tuple(slice(int(i[0]), int(i[-1]) + 1) for i in index)
+        return np.array(array_czyx[(slice(None), *box)])
     if outside is None:
         inside = [reflect(i, n) for i, n in zip(index, shape, strict=True)]
-        return np.array(array_czyx[(slice(None), *np.ix_(*inside))])
+        z, y, x = np.ix_(*inside)
+        return np.array(array_czyx[:, z, y, x])
     out = np.full((array_czyx.shape[0], *patch_zyx), outside, array_czyx.dtype)
-    to, source = [], []
+    to: list[slice] = []
+    source: list[slice] = []
     for i, n in zip(index, shape, strict=True):
         low, high = max(int(i[0]), 0), min(int(i[-1]) + 1, n)
         to.append(slice(low - int(i[0]), max(high, low) - int(i[0])))
@@ -81,7 +85,8 @@ def reflect(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
         return np.zeros_like(index)
     period = 2 * (size - 1)
     folded = np.abs(index) % period
-    return np.minimum(folded, period - folded)
+    out: NDArray[np.int64] = np.minimum(folded, period - folded)
+    return out
 
 
 def batch(

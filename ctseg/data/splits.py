@@ -83,9 +83,7 @@ def split(
     return tuple(by_id[i] for i in train), tuple(by_id[i] for i in val)
 
 
-def _split_slices(
-    case: Case, text: str, depth: int
-) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+def _split_slices(case: Case, text: str, depth: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     start, stop = (depth * 2 // 3, depth)
     if text:
         first, _, last = text.partition(":")

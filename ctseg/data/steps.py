@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ctseg.config import fill_dataclass
 from ctseg.errors import ConfigError, UnknownName
-from ctseg.volume.geometry import Geometry
+from ctseg.volume.geometry import Geometry, as_matrix, as_xyz
 from ctseg.volume.resample import resample, resampled_geometry
 
 Array = NDArray[Any]
@@ -54,18 +54,16 @@ class Step(Protocol):
 class OnValues:
     """Base of steps that change values and leave the grid alone."""
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:  # noqa: ARG002
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         return {}
 
-    def grid(self, geometry: Geometry, record: Record) -> Geometry:  # noqa: ARG002
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
         return geometry
 
-    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:  # noqa: ARG002
+    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
         return label_czyx
 
-    def undo(
-        self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array  # noqa: ARG002
-    ) -> Array:
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
         return array_czyx
 
 
@@ -78,10 +76,10 @@ class Orient:
 
     kind: ClassVar[str] = "orient"
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:  # noqa: ARG002
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         return {}
 
-    def grid(self, geometry: Geometry, record: Record) -> Geometry:  # noqa: ARG002
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
         axes = geometry.nearest_axes()
         source = [[a for a, _ in axes].index(space) for space in range(3)]  # array axis for x, y, z
         signs = [axes[a][1] for a in source]
@@ -94,9 +92,9 @@ class Orient:
         return dataclasses.replace(
             geometry,
             shape_zyx=(shape_xyz[2], shape_xyz[1], shape_xyz[0]),
-            spacing_xyz=tuple(geometry.spacing_xyz[a] for a in source),
-            origin_xyz=tuple(geometry.position(corner)),
-            direction=tuple(map(tuple, matrix)),
+            spacing_xyz=as_xyz(geometry.spacing_xyz[a] for a in source),
+            origin_xyz=as_xyz(geometry.position(corner)),
+            direction=as_matrix(matrix),
         )
 
     def _moves(self, geometry: Geometry) -> tuple[list[int], list[int]]:
@@ -107,18 +105,16 @@ class Orient:
         flips = [1 + i for i, space in enumerate((2, 1, 0)) if axes[source_xyz[space]][1] < 0]
         return order, flips
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:  # noqa: ARG002
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         order, flips = self._moves(geometry)
         moved = image_czyx.transpose(0, *order)
-        return np.flip(moved, flips) if flips else moved
+        return np.flip(moved, tuple(flips)) if flips else moved
 
     label = image
 
-    def undo(
-        self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array  # noqa: ARG002
-    ) -> Array:
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
         order, flips = self._moves(geometry)
-        moved = np.flip(array_czyx, flips) if flips else array_czyx
+        moved = np.flip(array_czyx, tuple(flips)) if flips else array_czyx
         return moved.transpose(0, *(1 + np.argsort(order)))
 
 
@@ -136,11 +132,11 @@ class Crop:
     margin_mm: float = 0.0
 
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
-        inside = (image_czyx > self.above).any(0)
+        inside: Array = np.any(image_czyx > self.above, axis=0)
         box = []
         for axis, size in enumerate(inside.shape):
             others = tuple(a for a in range(3) if a != axis)
-            hits = np.flatnonzero(inside.any(others))
+            hits = np.flatnonzero(np.any(inside, axis=others))
             margin = int(np.ceil(self.margin_mm / geometry.spacing_zyx[axis]))
             low, high = (int(hits[0]), int(hits[-1]) + 1) if hits.size else (0, size)
             box.append([max(low - margin, 0), min(high + margin, size)])
@@ -150,7 +146,7 @@ class Crop:
         (z, z1), (y, y1), (x, x1) = record["box_zyx"]
         return geometry.sub((z, y, x), (z1 - z, y1 - y, x1 - x))
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:  # noqa: ARG002
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         return image_czyx[(slice(None), *(slice(a, b) for a, b in record["box_zyx"]))]
 
     label = image
@@ -181,10 +177,10 @@ class Resample:
         if min(self.spacing_xyz) < 0:
             raise ConfigError(f"The target spacing cannot be negative: {self.spacing_xyz}.")
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:  # noqa: ARG002
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         return {}
 
-    def grid(self, geometry: Geometry, record: Record) -> Geometry:  # noqa: ARG002
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
         shape = []
         for axis in range(3):
             old, new = geometry.spacing_zyx[axis], self.spacing_xyz[2 - axis]
@@ -222,9 +218,7 @@ class Resample:
             best = torch.maximum(best, share)
         return out
 
-    def undo(
-        self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array  # noqa: ARG002
-    ) -> Array:
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
         """Linear for floating arrays (logits, probabilities), by the strongest value for integer ones."""
         if array_czyx.shape[1:] == geometry.shape_zyx:
             return array_czyx
@@ -249,7 +243,7 @@ class Clip(OnValues):
     low: tuple[float, ...] = (-1024.0,)
     high: tuple[float, ...] = (3071.0,)
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:  # noqa: ARG002
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         return np.clip(image_czyx, per_channel(self.low), per_channel(self.high))
 
 
@@ -269,7 +263,7 @@ class Normalise(OnValues):
         if min(self.std) <= 0:
             raise ConfigError(f"The deviation to divide by must be positive: {self.std}.")
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:  # noqa: ARG002
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         scaled = (image_czyx - per_channel(self.mean)) / per_channel(self.std)
         return scaled.astype(np.float32, copy=False)
 
@@ -287,7 +281,7 @@ class NormaliseCase(OnValues):
     nonzero: bool = False
     percentiles: tuple[float, float] = (0.0, 100.0)
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:  # noqa: ARG002
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": [], "mean": [], "std": []}
         for channel in image_czyx:
             values = channel[channel != 0] if self.nonzero and channel.any() else channel.ravel()
@@ -301,7 +295,7 @@ class NormaliseCase(OnValues):
                 out[key].append(value)
         return out
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:  # noqa: ARG002
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         clipped = np.clip(image_czyx, per_channel(record["low"]), per_channel(record["high"]))
         out = (clipped - per_channel(record["mean"])) / per_channel(record["std"])
         if self.nonzero:
@@ -328,7 +322,7 @@ class Rescale(OnValues):
         if self.high <= self.low:
             raise ConfigError(f"The range {self.low}..{self.high} is empty.")
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:  # noqa: ARG002
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         share = (np.clip(image_czyx, self.low, self.high) - self.low) / (self.high - self.low)
         out = share * (self.to_high - self.to_low) + self.to_low
         return out.astype(np.float32, copy=False)
@@ -365,5 +359,3 @@ def step_to_dict(step: Step) -> dict[str, Any]:
     """The plain form of a step."""
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(step).items()}
     return {"kind": step.kind, **options}
-
-

@@ -82,7 +82,11 @@ def _evaluate_pairs(
     for done, pair in enumerate(found.pairs, start=1):
         names = (str(pair.prediction.path), str(pair.reference.path))
         made, expected = read_map(pair.prediction), read_map(pair.reference)
-        results.append(evaluate_case(task, made, expected, pair.case, names=names, slices=slices))
+        result = evaluate_case(task, made, expected, pair.case, names=names, slices=slices)
+        if found.labels is not None:  # what nobody asked the prediction for was not missed
+            kept = tuple(item for item in result.labels if item.label in found.labels)
+            result = replace(result, labels=kept)
+        results.append(result)
         if progress is not None:
             progress(done, len(found.pairs), pair.case)
     return Report(tuple(results))

@@ -173,7 +173,9 @@ def outputs(items: Sequence[Item], request: Request) -> dict[str, Path]:
     else:
         if request.output.suffix and not request.output.exists():
             writer_format(request.output)  # says which suffixes there are
-        found = {item.id: request.output / f"{item.id}{suffix_for(item, request)}" for item in items}
+        found = {
+            item.id: request.output / f"{item.id}{suffix_for(item, request)}" for item in items
+        }
     inputs = {ref.path.resolve() for item in items for ref in item.images}
     for target in found.values():
         if target.resolve() in inputs:

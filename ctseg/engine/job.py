@@ -104,7 +104,7 @@ class Interrupt:
                 self._old[number] = signal.signal(number, self._handle)
         return self
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

@@ -29,6 +29,8 @@ from ctseg.metrics.report import Report
 
 VALIDATION_SHARE = 0.1
 """At most this share of a time budget goes into validation."""
+SAFETY = 0.93
+"""Share of a time budget that is planned with: a machine is rarely as quiet as when it was measured."""
 EPOCHS = (4, 40)
 """Fewest and most validations of a run under a time budget."""
 
@@ -207,7 +209,7 @@ def plan_steps(job: Job, net: torch.nn.Module, loss: Loss) -> State:
     left = max(job.deadline - time.monotonic(), 0.0)
     epochs = int(VALIDATION_SHARE * left / max(validation_seconds, 1e-6))
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
-    steps = max(1, int((left - epochs * validation_seconds) / step_seconds))
+    steps = max(1, int((SAFETY * left - epochs * validation_seconds) / step_seconds))
     per_epoch = config.steps_per_epoch or math.ceil(steps / epochs)
     job.reporter.say(
         f"A step takes {step_seconds:.3f} s and a validation {validation_seconds:.1f} s: "

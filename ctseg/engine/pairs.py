@@ -28,10 +28,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The cases to evaluate, and the task where some file says what it is."""
+    """The cases to evaluate.
+
+    Attributes:
+        task: what the values mean, where some file says it.
+        labels: the only labels that were asked of the prediction; None for all.
+    """
 
     pairs: tuple[Pair, ...]
     task: Task | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def find_pairs(
@@ -66,12 +72,13 @@ def find_pairs(
     else:
         expected = {case.id: case.label for case in dataset.cases if case.label is not None}
         known, where = dataset.task, str(dataset.path)
-    task = _task_beside(prediction) or known
+    said, labels = _said_beside(prediction)
+    task = said or known
     if prediction.is_file() and len(expected) == 1 and not cases:
         (case, ref), (made,) = *expected.items(), tuple(predicted.values())
-        return Pairs((Pair(case, made, ref),), task)
+        return Pairs((Pair(case, made, ref),), task, labels)
     ids = _ids(predicted, expected, cases, prediction, where)
-    return Pairs(tuple(Pair(i, predicted[i], expected[i]) for i in ids), task)
+    return Pairs(tuple(Pair(i, predicted[i], expected[i]) for i in ids), task, labels)
 
 
 def _ids(
@@ -152,17 +159,21 @@ def _task_above(reference: Path) -> Task | None:
     return found.task if found else None
 
 
-def _task_beside(prediction: Path) -> Task | None:
+def _said_beside(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]:
+    """Task and labels that `predictions.json` in a folder of predictions names."""
     file = prediction / PREDICTIONS
     if not file.is_file():
-        return None
+        return None, None
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileProblem(f"{file} cannot be read: {error}.") from error
     if not isinstance(data, dict) or "task" not in data:
-        return None
-    return validate(TaskConfig, data["task"], where=str(file)).task()
+        return None, None
+    settings = data.get("settings")
+    labels = settings.get("labels") if isinstance(settings, dict) else None
+    task = validate(TaskConfig, data["task"], where=str(file)).task()
+    return task, tuple(map(str, labels)) if isinstance(labels, list) else None
 
 
 def _some(names: Iterable[str]) -> str:

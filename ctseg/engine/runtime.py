@@ -43,7 +43,8 @@ class Runtime:
         if self.channels_last and not any(
             p.ndim == 4 for p in module.parameters()
         ):  # 2D kernels have a layout of their own
-            module.to(memory_format=cast(Any, torch.channels_last_3d))
+            to: Any = module.to  # the stubs know the layouts of 2D only
+            module = to(memory_format=torch.channels_last_3d)
         return module
 
     def tensor(self, x_bczyx: torch.Tensor) -> torch.Tensor:

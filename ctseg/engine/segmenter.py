@@ -129,7 +129,9 @@ class Segmenter:
                 if on_tiles:
                     on_tiles(before * total + done, len(self.networks) * total)
 
-            settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
+            settings = {
+                f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)
+            }
             outs.append(
                 predict_logits(
                     network, image_czyx, runtime=self.runtime, on_tiles=report, **settings
@@ -144,7 +146,11 @@ class Segmenter:
         return mean.logit() if self.task.kind == "channels" else mean.log()
 
     def predict(
-        self, volume: Volume, *, labels: Iterable[str] | None = None, on_tiles: OnTiles | None = None
+        self,
+        volume: Volume,
+        *,
+        labels: Iterable[str] | None = None,
+        on_tiles: OnTiles | None = None,
     ) -> Volume:
         """Segment a scan.
 

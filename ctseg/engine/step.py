@@ -78,7 +78,8 @@ class Stepper:
             logits: Any = self.net(self.job.runtime.tensor(image))
         indices, mask = loss_target(target, self.job.card.task.kind)
         value = self.loss(logits, indices, mask=mask)
-        self.scaler.scale(value).backward()
+        scaled: Any = self.scaler.scale(value)
+        scaled.backward()
         self.scaler.unscale_(self.optimizer)
         if config.train.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.train.clip_grad)

@@ -47,9 +47,7 @@ def slabs(
         (first slice, fp32 logits [C, slices, Y, X] on the device).
     """
     shape = image_czyx.shape[1:]
-    grid = [
-        tiling.starts(n, t, overlap) for n, t in zip(shape, tile_zyx, strict=True)
-    ]
+    grid = [tiling.starts(n, t, overlap) for n, t in zip(shape, tile_zyx, strict=True)]
     device = runtime.device
     z_window, y_window, x_window = (
         torch.from_numpy(tiling.window(t, blend)).to(device) for t in tile_zyx
@@ -118,7 +116,7 @@ def predict_logits(
     """Blended fp32 logits [C, Z, Y, X] of a scan of any size, on the CPU; smaller scans are padded to a tile."""
     shape = image_czyx.shape[1:]
     margins = tiling.padding((shape[0], shape[1], shape[2]), tile_zyx)
-    padded = np.ascontiguousarray(tiling.pad(image_czyx, tile_zyx), np.float32)
+    padded = np.require(tiling.pad(image_czyx, tile_zyx), np.float32, ("C", "W"))
     out: torch.Tensor | None = None
     (z0, _), (y0, _), (x0, _) = margins
     for z, slab in slabs(
@@ -179,7 +177,9 @@ def predict_tiles(
             hint="Add the channel axis: image[None]",
         )
     if output == "probabilities" and activation is None:
-        raise BadInput("Probabilities need an activation.", hint="activation='softmax' or 'sigmoid'")
+        raise BadInput(
+            "Probabilities need an activation.", hint="activation='softmax' or 'sigmoid'"
+        )
     if output not in ("logits", "probabilities", "labels"):
         raise BadInput(f"'{output}' is no output.", hint="logits, probabilities or labels")
     tile = (int(tile_zyx[0]), int(tile_zyx[1]), int(tile_zyx[2]))

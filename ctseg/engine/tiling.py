@@ -37,7 +37,8 @@ def window(tile: int, blend: Blend) -> NDArray[np.float32]:
         return np.ones(tile, np.float32)
     position = np.arange(tile) - (tile - 1) / 2
     weights = np.exp(-0.5 * (position / (tile / 8)) ** 2)
-    return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+    out: NDArray[np.float32] = np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+    return out
 
 
 def total_weight(size: int, tile: int, overlap: float, blend: Blend) -> NDArray[np.float32]:
@@ -59,13 +60,16 @@ def padding(shape_zyx: Zyx, tile_zyx: Zyx) -> tuple[tuple[int, int], ...]:
 
 def pad(image_czyx: NDArray[np.float32], tile_zyx: Zyx) -> NDArray[np.float32]:
     """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge."""
-    before_after = padding((image_czyx.shape[1], *image_czyx.shape[2:]), tile_zyx)  # type: ignore[arg-type]
+    _, z, y, x = image_czyx.shape
+    before_after = padding((z, y, x), tile_zyx)
     for axis, (before, after) in enumerate(before_after, start=1):
         if before or after:
             widths = [(0, 0)] * 4
             widths[axis] = (before, after)
-            mode = "reflect" if after < image_czyx.shape[axis] else "edge"
-            image_czyx = np.pad(image_czyx, widths, mode=mode)  # type: ignore[call-overload]
+            if after < image_czyx.shape[axis]:
+                image_czyx = np.pad(image_czyx, widths, mode="reflect")
+            else:
+                image_czyx = np.pad(image_czyx, widths, mode="edge")
     return image_czyx
 
 

@@ -8,6 +8,7 @@ first mends that, and does nothing where torchvision is whole.
 from __future__ import annotations
 
 import functools
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -23,13 +24,16 @@ _SCHEMAS = {
 }
 
 
+_library: Any = torch.library.Library
+
+
 @functools.cache
 def timm() -> ModuleType:
     """timm, imported on first use."""
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library: Any = _library("torchvision", "FRAGMENT")
         for name, schema in _SCHEMAS.items():
             if not hasattr(torch.ops.torchvision, name):
                 library.define(schema)
@@ -56,7 +60,7 @@ def make_optimizer(net: torch.nn.Module, config: TrainConfig) -> torch.optim.Opt
         net,
         opt=config.optimizer,
         lr=config.lr,
-        weight_decay=config.weight_decay,
+        weight_decay=config.weight_decay or 0.0,
         momentum=config.momentum,
     )
     return optimizer
@@ -88,7 +92,9 @@ class Schedule:
                 decay_epochs=max(1, steps // 4),
             )
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"The schedule '{config.schedule}' cannot be made: {error}.") from error
+            raise ConfigError(
+                f"The schedule '{config.schedule}' cannot be made: {error}."
+            ) from error
 
     def set(self, step: int) -> None:
         """Set the learning rate of a step, counted from 0."""

@@ -41,7 +41,9 @@ def validate(
     return Report(tuple(results))
 
 
-def measure(weights: Path | Sequence[Path], run_folder: Path, on_case: OnCase | None = None) -> Metrics:
+def measure(
+    weights: Path | Sequence[Path], run_folder: Path, on_case: OnCase | None = None
+) -> Metrics:
     """Score weights on the validation cases of a run, from the files of the data set.
 
     Returns:
@@ -53,9 +55,7 @@ def measure(weights: Path | Sequence[Path], run_folder: Path, on_case: OnCase | 
     config = load_config(run_folder / "config.toml")
     if not config.data.path:
         raise BadInput(f"The run {run_folder} names no data set to measure on.")
-    dataset = open_dataset(
-        Path(config.data.path), reader=config.data.reader, **config.data.options
-    )
+    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
     _, cases = split(dataset, config.data, depths(dataset))
     files = [weights] if isinstance(weights, Path) else list(weights)
     segmenter = Segmenter.from_files(

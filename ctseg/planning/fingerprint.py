@@ -106,9 +106,7 @@ def fingerprint(
         spacings.append(oriented.spacing_zyx)
         inside = np.zeros(image.geometry.shape_zyx, bool)
         for index, item in enumerate(task.foreground):
-            own = (
-                label.array[index] > 0 if task.stacked else np.isin(label.array, item.values)
-            )
+            own = label.array[index] > 0 if task.stacked else np.isin(label.array, item.values)
             inside |= own
             ml = float(own.sum()) * image.geometry.voxel_volume_mm3 / 1000
             volumes[item.name].append(ml)

@@ -109,8 +109,14 @@ def make_plan(
         )
     options = dict(config.loss.options)
     plugins.make_config(plugins.loss(loss), options)
+    is_sgd = config.train.optimizer in ("sgd", "nesterov", "momentum")
+    decay = config.train.weight_decay
+    if decay is None:
+        decay = plan.note(
+            "weight_decay", 3e-5 if is_sgd else 0.01, f"the usual one for {config.train.optimizer}"
+        )
     lr = config.train.lr or plan.note(
-        "lr", 0.01 if config.train.optimizer in ("sgd", "nesterov", "momentum") else 1e-3,
+        "lr", 0.01 if is_sgd else 2e-3,
         f"the usual one for {config.train.optimizer}",
     )  # fmt: skip
     tile = config.predict.tile_zyx or plan.note("tile_zyx", patch, "the patch that was trained on")
@@ -125,7 +131,7 @@ def make_plan(
             "model": config.model.model_copy(update={"options": model}),
             "loss": config.loss.model_copy(update={"name": loss}),
             "train": config.train.model_copy(
-                update={"patch_zyx": patch, "batch_size": batch, "lr": lr}
+                update={"patch_zyx": patch, "batch_size": batch, "lr": lr, "weight_decay": decay}
             ),
             "predict": PredictConfig(
                 tile_zyx=tile,
@@ -229,7 +235,10 @@ def _patch(shape: Zyx, spacing: Spacing, budget: Budget, plan: Plan) -> Zyx:
         room = budget.patch_voxels / float(np.prod(patch[full]))
         patch[free] = aspect[free] * (room / float(np.prod(aspect[free]))) ** (1 / int(free.sum()))
     patch = np.minimum(patch, limit)
-    z, y, x = (int(max(8, 8 * round(p / 8))) if n > 8 else int(n) for p, n in zip(patch, limit, strict=True))
+    z, y, x = (
+        int(max(8, 8 * round(p / 8))) if n > 8 else int(n)
+        for p, n in zip(patch, limit, strict=True)
+    )
     plan.note(
         "patch_zyx", [z, y, x],
         f"near a cube in mm, within the median scan of {shape} voxels and {budget.patch_voxels} voxels",
@@ -238,7 +247,13 @@ def _patch(shape: Zyx, spacing: Spacing, budget: Budget, plan: Plan) -> Zyx:
 
 
 def _network(
-    config: RunConfig, task: Task, in_channels: int, patch: Zyx, spacing: Spacing, budget: Budget, plan: Plan
+    config: RunConfig,
+    task: Task,
+    in_channels: int,
+    patch: Zyx,
+    spacing: Spacing,
+    budget: Budget,
+    plan: Plan,
 ) -> tuple[dict[str, Any], Constraints, Zyx]:
     """Options of the network with what the user set on top, its constraints, and a patch that it accepts."""
     spec = plugins.architecture(config.model.architecture)
@@ -257,7 +272,11 @@ def _network(
             for key in ("kernels_zyx", "strides_zyx", "blocks_per_level"):
                 planned.pop(key, None)  # they belong to another depth
         options = planned | wanted
-        plan.note("model.options", _plain(options), "fitted to patch and spacing by the network's own plan")
+        plan.note(
+            "model.options",
+            _plain(options),
+            "fitted to patch and spacing by the network's own plan",
+        )
     else:
         options = wanted
     made = plugins.make_config(spec, options)

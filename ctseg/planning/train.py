@@ -73,7 +73,9 @@ def train(
         assert config.task is not None
         task = config.task.task()
     else:
-        task = config.task.task() if config.task else dataset.task or find_task(dataset, dataset.cases)
+        task = (
+            config.task.task() if config.task else dataset.task or find_task(dataset, dataset.cases)
+        )
         config = _plan(config, dataset, task, training, runtime, folder, reporter, overwrite)
     card = card_of(config, dataset, task, len(training))
     prepared = _prepare(config, task, [*training, *validation], reporter)
@@ -145,7 +147,11 @@ def _plan(
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.toml", dump_config(config))
-    document = {"fingerprint": found.to_dict(), "choices": plan.choices, "runtime": runtime.describe()}
+    document = {
+        "fingerprint": found.to_dict(),
+        "choices": plan.choices,
+        "runtime": runtime.describe(),
+    }
     write_text(folder / "plan.json", json.dumps(document, indent=2))
     train = config.train
     reporter.say(

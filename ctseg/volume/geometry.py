@@ -6,6 +6,7 @@ millimetres, as in ITK and DICOM. Column i of `direction` is the unit vector alo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,6 +135,18 @@ class Geometry:
                 name = what.removesuffix("_xyz")
                 return f"{name} {np.round(one, 5).tolist()} against {np.round(two, 5).tolist()}"
         return f"voxel centres up to {worst:.3g} voxels apart"
+
+
+def as_xyz(values: Iterable[float]) -> Xyz:
+    """Three numbers as a tuple."""
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+def as_matrix(matrix: Iterable[Iterable[float]]) -> Matrix:
+    """A 3x3 array as a tuple of rows."""
+    one, two, three = (as_xyz(row) for row in matrix)
+    return one, two, three
 
 
 def check_same(one: Geometry, two: Geometry, *, names: tuple[str, str]) -> None:

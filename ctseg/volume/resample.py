@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ctseg.volume.geometry import Geometry
 
@@ -65,6 +66,8 @@ def resample_axis(
 
 def taps(n_in: int, n_out: int, order: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which old samples make each new one: indices [n_out, K] and weights [n_out, K]."""
+    indices: NDArray[np.float64]
+    weights: NDArray[np.float64]
     position = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
     if order == 0:
         nearest = np.floor(position + 0.5)  # half-way positions go to the later sample
