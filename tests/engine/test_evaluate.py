@@ -142,6 +142,9 @@ def test_what_stands_beside_the_predictions_says_what_the_values_mean(
 ) -> None:
     (folders[0] / PREDICTIONS).write_text(json.dumps({"task": asdict(TASK)}))
     assert set(evaluate(*folders).dice) == {"organ", "lesion"}
+    about = {"task": asdict(TASK), "settings": {"labels": ["organ"]}}
+    (folders[0] / PREDICTIONS).write_text(json.dumps(about))
+    assert evaluate(*folders).labels == ("organ",)
     (folders[0] / PREDICTIONS).write_text("{")
     with pytest.raises(FileProblem, match=r"predictions\.json"):
         evaluate(*folders)

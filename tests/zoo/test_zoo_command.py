@@ -41,6 +41,38 @@ def test_list_and_show(published: Path) -> None:
         assert words in text
 
 
+def test_the_command_on_the_card_prints_the_figures_on_the_card(
+    published: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = json.loads((published / "card.json").read_text())
+    monkeypatch.chdir(dataset.parent)
+    predict, evaluate = card["metrics"]["command"].splitlines()
+    out = str(tmp_path / "predictions")
+    first = predict.replace("predictions", out).split()[1:]
+    assert _run(*first, "--device", "cpu", "--precision", "fp32").exit_code == 0
+    second = evaluate.replace("predictions", out).split()[1:]
+    result = _run(*second, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["mean_dice"] == card["metrics"]["mean_dice"]
+    for label, dice in card["metrics"]["dice"].items():
+        assert found["labels"][label]["dice"] == dice
+
+
+def test_damaged_weights_are_refused_before_predicting(
+    published: Path, dataset: Path, tmp_path: Path
+) -> None:
+    weights = published / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    scan = dataset / "imagesTr" / "ball_0.nii.gz"
+    result = _run("predict", scan, "-m", "unet3d.balls_v1", "-o", tmp_path / "mask.nii.gz")
+    assert result.exit_code == 2
+    assert "checksum" in result.stderr
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
 def test_an_empty_zoo_says_how_to_fill_it() -> None:
     result = _run("zoo", "list")
     assert (result.exit_code, result.stdout) == (0, "")
