@@ -1,0 +1,69 @@
+"""`ctseg plugins`: what is installed beside the box, and what could not be loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from ctseg import plugins
+from ctseg.cli import ui
+
+app = typer.Typer(no_args_is_help=True, help="Packages that extend ctseg: list.")
+
+_PLURALS = {
+    "architecture": "architectures",
+    "loss": "losses",
+    "reader": "readers",
+    "format": "formats",
+}
+
+
+@app.callback()
+def group() -> None:
+    """Packages that extend ctseg: list."""
+
+
+@app.command("list", epilog=ui.examples("ctseg plugins list", "ctseg plugins list --json"))
+def list_(as_json: ui.JsonOption = False) -> None:
+    """List plugins with what each provides; one that could not be loaded says why.
+
+    `--json` also holds the traceback of what went wrong.
+    """
+    registry = plugins.registry()
+    for kind in plugins.LISTINGS:  # hooks run here, so that those which raise are known
+        registry.table(kind)
+    registry.zoos()
+    rows = [_row(registry, info) for info in registry.plugins]
+    if as_json:
+        ui.print_json(rows)
+        return
+    ui.table(
+        ("name", "package", "version", "provides"),
+        [(row["name"], row["package"], row["version"], _provides(row)) for row in rows],
+    )
+    for row in rows:
+        if row["error"]:
+            ui.show()
+            ui.show(f"{row['package']} could not be used: {row['error']}")
+            ui.show("  Its traceback: ctseg plugins list --json")
+
+
+def _row(registry: plugins.Registry, info: plugins.PluginInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "package": info.package,
+        "version": info.version,
+        "module": info.module,
+        "provides": {kind: names for kind, names in registry.provided_by(info).items() if names},
+        "error": info.error,
+        "details": info.details,
+    }
+
+
+def _provides(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return "nothing: it could not be used"
+    found = row["provides"].items()
+    parts = [f"{len(names)} {kind if len(names) == 1 else _PLURALS[kind]}" for kind, names in found]
+    return ", ".join(parts) or "nothing"
