@@ -26,14 +26,27 @@ HEADER_KEY = "ctseg_card"
 
 
 class Provider(Section):
-    """The plugin that registers the architecture."""
+    """The plugin that registers the architecture.
+
+    Attributes:
+        package: to install where it is missing.
+        version: with which the model was trained.
+    """
 
     package: str
     version: str = ""
 
 
 class TrainingData(Section):
-    """What the weights were trained on; its licence binds them."""
+    """What the weights were trained on; its licence binds them.
+
+    Attributes:
+        name: of the data set.
+        licence: of the data.
+        reference: where they come from.
+        cases: that trained.
+        fold: that validated.
+    """
 
     name: str
     licence: str = ""
@@ -64,6 +77,7 @@ class Member(Section):
     Attributes:
         file: name beside the card.
         tensors_sha256: checksum over names, types, shapes and bytes of the tensors.
+        fold: that validated this member.
     """
 
     file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$")
@@ -72,7 +86,27 @@ class Member(Section):
 
 
 class Card(Section):
-    """The model's description."""
+    """The model's description.
+
+    Attributes:
+        card_version: of this format.
+        name: `<architecture>.<tag>` once published.
+        summary: one line.
+        architecture: the network's name.
+        options: of the network.
+        in_channels: of the scan.
+        out_channels: logits of the network.
+        channels: names of the scan's channels, in order; `CT` means Hounsfield units.
+        members: the weights.
+        temperature: logits are divided by it before probabilities are made.
+        licence: of the weights, which the training data bind.
+        attribution: whom to credit.
+        intended_use: what it is for.
+        limits: where it fails.
+        seed: of the run.
+        steps: optimizer steps behind the weights.
+        ctseg_version: that published it.
+    """
 
     card_version: Literal[1] = 1
     name: str = ""
