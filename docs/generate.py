@@ -217,7 +217,7 @@ def _fields(
             and default != "required"
         ):
             default = ""
-        meaning = _cell(field.description or documented.get(name, ""))
+        meaning = _cell(field.description or documented.get(name, "")).removesuffix(".")
         rows.append((f"`{name}`", _cell(_type(field.annotation)), default, meaning))
     shared = {"task", "preprocess", "predict", "loss"} if model.__name__ == "Card" else set()
     return rows, [(name, section) for name, section in sections if name not in shared]

@@ -1,0 +1,90 @@
+"""The pages against the code: generated ones are fresh, and every command that a page shows can be typed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from ctseg import hookspecs
+from ctseg.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_say_what_the_code_says() -> None:
+    for name, page in generator().PAGES.items():
+        written = (DOCS / "reference" / name).read_text(encoding="utf-8")
+        assert written == page(), f"{name} is old; run: python docs/generate.py"
+
+
+def test_the_generator_refuses_an_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = generator()
+    monkeypatch.setattr(module, "REFERENCE", tmp_path)
+    assert module.main(["--check"]) == 1
+    assert "cli.md" in capsys.readouterr().err
+    assert module.main([]) == 0
+    assert module.main(["--check"]) == 0
+    (tmp_path / "cli.md").write_text("old", encoding="utf-8")
+    assert module.main(["--check"]) == 1
+
+
+def test_every_hook_is_a_hook_of_the_reference() -> None:
+    page = (DOCS / "reference" / "hooks.md").read_text(encoding="utf-8")
+    assert "::: ctseg.hookspecs" in page
+    hooks = [name for name in vars(hookspecs) if name.startswith("ctseg_")]
+    assert hooks
+    for name in hooks:
+        assert (getattr(hookspecs, name).__doc__ or "").strip(), name
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """Every line in a code block that starts with `ctseg`, continued lines joined."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(
+            r"^```(?:bash|console|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+        ):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("ctseg "):
+                    yield page.name, line
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
+def test_commands_on_the_pages_exist(page: str, line: str) -> None:
+    command: Any = get_command(app)
+    words = shlex.split(line, comments=True)[1:]
+    if "[OPTIONS]" in words:
+        words = words[: words.index("[OPTIONS]")]
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{page}: there is no '{words[0]}'"
+        command = command.commands[words.pop(0)]
+    known = {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    known |= {"--help", "-h", "--version", "--debug"}
+    for word in words:
+        if re.match(r"--?[A-Za-z]", word):
+            assert word.partition("=")[0] in known, f"{page}: '{line}' has an unknown option {word}"
