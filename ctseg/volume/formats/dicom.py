@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.volume.formats import itk
-from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats.source import AGAIN, Source, check_file, reading
 from ctseg.volume.geometry import Geometry
 
 _GAP_TOLERANCE = 0.02
@@ -92,6 +92,7 @@ def _find(path: Path, series: str | None) -> list[Path]:
             uid: [Path(name) for name in reader.GetGDCMSeriesFileNames(str(folder), raw)]
             for uid, raw in found.items()
         }
+    _check_unlisted(folder, {file for names in files.values() for file in names})
     if wanted is not None:
         return files.get(wanted, [path])
     described = {uid: text for uid, names in files.items() if (text := _describe(names))}
@@ -116,6 +117,19 @@ def _find(path: Path, series: str | None) -> list[Path]:
             "file of the series.",
         )
     return files[next(iter(described))]
+
+
+def _check_unlisted(folder: Path, listed: set[Path]) -> None:
+    """Find files that GDCM passed over in silence: without them a series would only seem to end earlier.
+
+    Raises:
+        FileProblem: naming the first such file.
+    """
+    for file in sorted(folder.iterdir()):
+        if file in listed or file.name.startswith(".") or file.name.upper() == "DICOMDIR":
+            continue
+        if file.is_file() and (paths.suffix_of(file, paths.DICOM) or paths.is_dicom_file(file)):
+            raise FileProblem(f"{file} is truncated, damaged or no DICOM file.", hint=AGAIN)
 
 
 def _describe(names: list[Path]) -> str:

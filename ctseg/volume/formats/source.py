@@ -71,6 +71,9 @@ class Source:
                 f"{self.path} gave voxels of shape {array.shape} where its header says {shape}.",
                 hint=AGAIN,
             )
+        if isinstance(array, np.memmap):  # read now, while errors of the disk still have a name
+            with reading(self.path):
+                return np.array(array, self.dtype, order="C", subok=False)
         return np.ascontiguousarray(array, dtype=self.dtype)
 
     def close(self) -> None:

@@ -155,7 +155,7 @@ class _TiffSink:
         self._resolution = tiff_metadata.resolution(geometry)
         self._compression = "zlib" if compress else None
 
-    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:  # noqa: ARG002
+    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
         for pages in np.moveaxis(slab_czyx, 0, 1):
             for page in pages:
                 self._writer.write(
