@@ -15,8 +15,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 LABELS = {"background": 0, "lungs": 1, "bone": 2, "liver": 3, "spleen": 4, "lesion": 5}
-AIR, FAT, MUSCLE, FLUID, BLOOD, LUNG, MARROW, CORTEX = -1000, -100, 56, 25, 48, -830, 220, 620
-LIVER, SPLEEN, KIDNEY, BOWEL, LESION_CONTRAST = 60, 64, 60, 55, -35
+AIR, FAT, MUSCLE, FLUID, BLOOD, LUNG, MARROW, CORTEX = -1000, -100, 56, 20, 48, -830, 220, 620
+LIVER, SPLEEN, KIDNEY, BOWEL, LESION_CONTRAST = 60, 64, 60, 55, -40
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -81,13 +81,13 @@ class Canvas:
 
 def draw(canvas: Canvas, rng: Generator) -> None:
     """Draw one patient; sizes and places of all organs vary with the generator."""
-    cavity = _trunk(canvas, rng)
+    cavity, room = _trunk(canvas, rng)
     diaphragm = _lungs(canvas, cavity, rng)
     _heart(canvas, cavity, diaphragm, rng)
     _kidneys(canvas, cavity, rng)
     _bowel(canvas, cavity, diaphragm, rng)
-    _spleen(canvas, cavity, diaphragm, rng)
-    _liver_and_lesion(canvas, cavity, diaphragm, rng)
+    _spleen(canvas, room, diaphragm, rng)
+    _liver_and_lesion(canvas, room, diaphragm, rng)
     _vessels(canvas, rng)
     _spine(canvas, rng)
 
@@ -96,8 +96,12 @@ def _around(rng: Generator, value: float, share: float = 0.08) -> float:
     return float(value * rng.uniform(1 - share, 1 + share))
 
 
-def _trunk(canvas: Canvas, rng: Generator) -> Mask:
-    """Skin, fat, muscle wall with ribs, and the table; returns the cavity within."""
+def _trunk(canvas: Canvas, rng: Generator) -> tuple[Mask, Mask]:
+    """Skin, fat, muscle wall with ribs, and the table.
+
+    Returns:
+        The cavity, and the part of it that the organs fill: a thin layer of fat lines the wall.
+    """
     wide, deep = _around(rng, 98, 0.05), _around(rng, 74, 0.05)
     fat, wall = rng.uniform(6, 11), rng.uniform(10, 13)
     far = 1000.0
@@ -122,7 +126,7 @@ def _trunk(canvas: Canvas, rng: Generator) -> Mask:
     for side in (-1, 1):
         paraspinal = canvas.ellipsoid((side * 24, deep - fat - wall - 4, 0), (back, 13, far))
         canvas.paint((paraspinal < 1) & within(fat), MUSCLE)
-    return inner
+    return inner, within(fat + wall + 3.5)
 
 
 def _lungs(canvas: Canvas, cavity: Mask, rng: Generator) -> Array:
@@ -215,7 +219,7 @@ def _liver_and_lesion(canvas: Canvas, cavity: Mask, dome: Array, rng: Generator)
         end = start + np.array([rng.uniform(-55, -20), rng.uniform(-30, 30), rng.uniform(-16, 26)])
         path = np.stack([start, (start + end) / 2 + rng.normal(0, 5, 3), end])
         canvas.hu[canvas.tube(path, 2.2) & liver] = value + 12
-    size = rng.uniform(16, 21)
+    size = rng.uniform(17, 22)
     turn = rng.uniform(0, 2 * np.pi)
     place = (
         x + 13 * np.cos(turn) * rng.uniform(0.3, 1),
