@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -13,7 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 from ctseg import __version__
-from ctseg.cli import ui
+from ctseg.cli import (
+    architectures,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    losses,
+    plugins,
+    predict,
+    train,
+    ui,
+    zoo,
+)
 from ctseg.errors import EXIT_FAILED, EXIT_INTERRUPTED, CtsegError
 
 DEBUG = "--debug"
@@ -94,17 +104,16 @@ def root(
     """Train, publish and run 3D segmentation models for CT: clinical scans and industrial micro-CT."""
 
 
-GROUPS = ("data", "zoo", "architectures", "losses", "plugins")
-COMMANDS = ("demo", "train", "predict", "evaluate", "doctor")
-for name in COMMANDS + GROUPS:
-    if importlib.util.find_spec(f"ctseg.cli.{name}") is None:
-        continue
-    module = importlib.import_module(f"ctseg.cli.{name}")
-    if name in GROUPS:
-        app.add_typer(module.app, name=name)
-    else:
-        epilog = ui.examples(*module.EXAMPLES)
-        app.command(name, epilog=epilog, no_args_is_help=False)(getattr(module, name))
+app.command("demo", epilog=ui.examples(*demo.EXAMPLES))(demo.demo)
+app.command("train", epilog=ui.examples(*train.EXAMPLES))(train.train)
+app.command("predict", epilog=ui.examples(*predict.EXAMPLES))(predict.predict)
+app.command("evaluate", epilog=ui.examples(*evaluate.EXAMPLES))(evaluate.evaluate)
+app.command("doctor", epilog=ui.examples(*doctor.EXAMPLES))(doctor.doctor)
+app.add_typer(data.app, name="data")
+app.add_typer(zoo.app, name="zoo")
+app.add_typer(architectures.app, name="architectures")
+app.add_typer(losses.app, name="losses")
+app.add_typer(plugins.app, name="plugins")
 
 
 def main() -> None:

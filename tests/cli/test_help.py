@@ -49,11 +49,19 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
 
 
 def test_help_names_every_command_with_a_summary() -> None:
-    result = CliRunner().invoke(cli.app, ["--help"], terminal_width=120)
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    assert set(commands) == {
+        "demo", "train", "predict", "evaluate", "doctor",
+        "data", "zoo", "architectures", "losses", "plugins",
+    }  # fmt: skip
+    result = CliRunner().invoke(cli.app, ["--help"])
     assert result.exit_code == 0
-    for command in ("evaluate", "doctor", "zoo"):
-        assert command in result.stdout
     assert "ctseg train DATA" in result.stdout
+    for name, command in commands.items():
+        assert name in result.stdout
+        assert command.help
+        members = getattr(command, "commands", {"": command}).values()
+        assert all(m.help and "Examples" in (m.epilog or "") for m in members), name
 
 
 def test_version() -> None:
