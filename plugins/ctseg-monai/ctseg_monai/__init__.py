@@ -1,0 +1,1 @@
+"""Networks and a loss of MONAI for ctseg."""
