@@ -1,0 +1,1 @@
+"""Measurements of ctseg; each writes its result as JSON into `benchmarks/results/`. Never run by the tests."""

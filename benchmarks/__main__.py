@@ -1,0 +1,52 @@
+"""`python -m benchmarks [NAME...]`: run the benchmarks and write what they found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ctseg
+from benchmarks import startup, tiles
+from ctseg.engine.runtime import choose
+from ctseg.files import write_text
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "startup": startup.measure,
+    "tiles": tiles.measure,
+}
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on."""
+    return {
+        "ctseg": ctseg.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "runtime": choose().describe(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(BENCHMARKS)}")
+    wanted = parser.parse_args().names or list(BENCHMARKS)
+    for name in wanted:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark '{name}'; there are {', '.join(BENCHMARKS)}")
+    for name in wanted:
+        result = {"machine": machine(), "result": BENCHMARKS[name]()}
+        write_text(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
+        print(f"{name}: {json.dumps(result['result'])}")
+
+
+main()
