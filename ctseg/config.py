@@ -28,6 +28,15 @@ class Section(BaseModel):
 
 
 class LabelConfig(Section):
+    """One label of a task.
+
+    Attributes:
+        name: e.g. `liver`.
+        values: values in label files that belong to it.
+        value: written for it in predictions.
+        colour: red, green, blue in 0..255.
+    """
+
     name: str
     values: tuple[int, ...]
     value: int
@@ -35,7 +44,15 @@ class LabelConfig(Section):
 
 
 class TaskConfig(Section):
-    """`[task]`: what is to be predicted."""
+    """`[task]`: what is to be predicted; found in the data set where it is missing.
+
+    Attributes:
+        kind: exclusive classes (softmax), channels that may overlap (a sigmoid each) or regression.
+        labels: for classes with the background first.
+        ignore: value in label files that counts in neither loss nor metrics.
+        mirror_pairs: names that change places when left and right do.
+        stacked: label files hold one binary map a channel.
+    """
 
     kind: TaskKind = "classes"
     labels: tuple[LabelConfig, ...] = Field(min_length=1)
@@ -75,28 +92,49 @@ class DataConfig(Section):
 
 
 class PreprocessConfig(Section):
-    """`[preprocess]`: the ordered, typed steps from source grid to network grid."""
+    """`[preprocess]`: the ordered, typed steps from source grid to network grid; planned where there are none."""
 
     version: Literal[1] = 1
     steps: tuple[dict[str, Any], ...] = ()
+    spacing_xyz: tuple[float, float, float] | None = Field(
+        None, description="target spacing in mm for the planned steps; 0 keeps an axis"
+    )
 
 
 class ModelConfig(Section):
-    """`[model]`: the network and its options."""
+    """`[model]`: the network and its options.
+
+    Attributes:
+        architecture: see `ctseg architectures list`.
+        options: of the network, see `ctseg architectures show NAME`.
+    """
 
     architecture: str = "unet3d"
     options: dict[str, Any] = {}
 
 
 class LossConfig(Section):
-    """`[loss]`: the loss and its options."""
+    """`[loss]`: the loss and its options.
+
+    Attributes:
+        options: of the loss.
+    """
 
     name: str = Field("", description="empty: dice_ce for classes, bce_dice for channels")
     options: dict[str, Any] = {}
 
 
 class TrainConfig(Section):
-    """`[train]`: how long, how fast and on what."""
+    """`[train]`: how long, how fast and on what.
+
+    Attributes:
+        batch_size: patches a step; planned.
+        patch_zyx: voxels; planned.
+        momentum: of sgd.
+        clip_grad: largest norm of all gradients together; none for no limit.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: of the network; auto is bf16 where the device multiplies it.
+    """
 
     steps: int | None = Field(None, ge=1, description="optimizer steps; set by epochs or time")
     epochs: int | None = Field(None, ge=1, description="epochs of steps_per_epoch")
@@ -127,7 +165,19 @@ class TrainConfig(Section):
 
 
 class AugmentConfig(Section):
-    """`[augment]`: probability and range of each random transform."""
+    """`[augment]`: probability and range of each random transform.
+
+    Attributes:
+        preset: none switches all of them off.
+        scale: probability.
+        scale_range: smallest and largest zoom.
+        noise: probability.
+        blur: probability.
+        brightness: probability.
+        contrast: probability.
+        gamma: probability.
+        low_resolution: probability.
+    """
 
     preset: Literal["default", "none"] = "default"
     rotation: float = Field(0.3, ge=0, le=1, description="probability")
@@ -146,7 +196,13 @@ class AugmentConfig(Section):
 
 
 class PredictConfig(Section):
-    """`[predict]`: the tiles."""
+    """`[predict]`: the tiles.
+
+    Attributes:
+        tile_zyx: voxels of the network's grid; the patch.
+        overlap: share of a tile that neighbours share.
+        blend: weights where tiles overlap.
+    """
 
     tile_zyx: Zyx | None = None
     overlap: float = Field(0.5, ge=0, lt=1)
@@ -157,13 +213,18 @@ class PredictConfig(Section):
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """A whole run.
+
+    Attributes:
+        version: of the run file.
+        seed: of weights, patches and augmentation.
+    """
 
     version: Literal[1] = 1
     seed: int = Field(0, ge=0, lt=2**63)
     task: TaskConfig | None = None
     data: DataConfig = DataConfig()
-    preprocess: PreprocessConfig | None = None
+    preprocess: PreprocessConfig = PreprocessConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()

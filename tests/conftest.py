@@ -18,3 +18,79 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real scans at {folder} (set CTSEG_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mini_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Decathlon folder of eight small scans: two bright boxes in noise, oblique, anisotropic."""
+    import json
+
+    import numpy as np
+
+    import ctseg
+
+    folder = tmp_path_factory.mktemp("mini") / "Mini"
+    turn = np.array([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, -1.0]])
+    training = []
+    for index in range(8):
+        rng = np.random.default_rng(index)
+        label = np.zeros((12, 20, 22), np.uint8)
+        z, y, x = rng.integers(1, 4, 3)
+        label[z : z + 7, y : y + 7, x : x + 8] = 1
+        label[z + 1 : z + 6, y + 9 : y + 15, x + 9 : x + 16] = 2
+        hu = np.array([-80, 120, 40])[label] + rng.normal(0, 15, label.shape)
+        geometry = {
+            "spacing_xyz": (1.0, 1.1, 2.0),
+            "origin_xyz": (-30.0, 12.5, 100.0),
+            "direction": turn,
+        }
+        for kind, array in (("imagesTr", hu.astype(np.int16)), ("labelsTr", label)):
+            path = folder / kind / f"mini_{index}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ctseg.write(ctseg.Volume.from_array(array, **geometry), path)
+        name = f"mini_{index}.nii.gz"
+        training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    document = {
+        "name": "Mini",
+        "licence": "CC0",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "box", "2": "brick"},
+        "numTraining": 8,
+        "training": training,
+        "test": [],
+    }
+    (folder / "dataset.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mini_options() -> list[str]:
+    """Settings under which the mini data set trains in seconds."""
+    return [
+        "--set", "model.options.features=[4, 8]", "--patch", "8,16,16", "--batch-size", "2",
+        "--set", "train.steps_per_epoch=4", "--device", "cpu", "--precision", "fp32",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared data of tests stay out of the user's cache, published models out of the user's zoo."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["CTSEG_CACHE"] = str(folder)
+    os.environ["CTSEG_ZOO"] = str(folder / "zoo")
+
+
+@pytest.fixture(scope="session")
+def mini_run(
+    mini_set: Path, mini_options: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run of a few steps on the mini data set."""
+    from typer.testing import CliRunner
+
+    from ctseg.cli.app import app
+
+    folder = tmp_path_factory.mktemp("runs") / "mini"
+    command = ["train", str(mini_set), "-o", str(folder), "--steps", "12", *mini_options]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return folder

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.train import sizes
+from ctseg.cli.train import numbers
 from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED
 
 EXAMPLES = (
@@ -81,7 +81,7 @@ def predict(
     from ctseg.zoo.load import load
 
     segmenter = load(model, device=device, precision=precision, zoo=zoo).with_settings(
-        tile_zyx=None if tile is None else sizes(tile),
+        tile_zyx=None if tile is None else numbers(tile, int),
         overlap=overlap,
         tta=tta,
         batch_size=batch_size,

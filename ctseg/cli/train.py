@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -12,6 +13,8 @@ from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
     from ctseg.config import RunConfig
+
+Number = TypeVar("Number", int, float)
 
 EXAMPLES = (
     "ctseg train DATA --fold 0 --time 20m -o runs/first",
@@ -43,6 +46,10 @@ def train(
     ] = None,
     patch: Annotated[
         str | None, typer.Option("--patch", metavar="Z,Y,X", help="Patch in voxels.")
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option("--spacing", metavar="X,Y,Z", help="Target spacing in mm, 0 keeps an axis."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Patches a step.")
@@ -80,7 +87,8 @@ def train(
 
     given: dict[str, Any] = {
         "train.epochs": epochs, "train.steps": steps, "train.time": time,
-        "train.patch_zyx": None if patch is None else sizes(patch),
+        "train.patch_zyx": None if patch is None else numbers(patch, int),
+        "preprocess.spacing_xyz": None if spacing is None else numbers(spacing, float),
         "train.batch_size": batch_size, "train.lr": lr, "train.patience": patience,
         "train.device": device, "train.precision": precision,
         "model.architecture": architecture, "loss.name": loss,
@@ -152,15 +160,15 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
     return checked
 
 
-def sizes(text: str) -> tuple[int, int, int]:
+def numbers(text: str, kind: Callable[[str], Number]) -> tuple[Number, Number, Number]:
     """`64,96,96` as three numbers."""
     try:
-        z, y, x = (int(part) for part in text.replace("x", ",").split(","))
+        one, two, three = (kind(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise BadInput(
-            f"'{text}' is no size; three numbers z,y,x are due.", hint="64,96,96"
+            f"'{text}' does not give three numbers.", hint="Separate them by commas: 64,96,96"
         ) from None
-    return z, y, x
+    return one, two, three
 
 
 class BarReporter:

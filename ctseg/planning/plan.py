@@ -84,8 +84,10 @@ def make_plan(
     """
     plan = Plan()
     budget = BUDGETS[runtime.device.type]
-    spacing = _spacing(found, budget, plan)
-    steps = config.preprocess or _preprocess(found, channels, spacing, plan)
+    spacing = _spacing(found, config.preprocess.spacing_xyz, budget, plan)
+    steps = config.preprocess
+    if not steps.steps:
+        steps = _preprocess(found, channels, spacing, plan)
     resampled = next((s for s in steps.steps if s.get("kind") == "resample"), None)
     if resampled is not None:
         x, y, z = resampled["spacing_xyz"]
@@ -144,8 +146,15 @@ def make_plan(
     return resolved, plan
 
 
-def _spacing(found: Fingerprint, budget: Budget, plan: Plan) -> Spacing:
+def _spacing(
+    found: Fingerprint, wanted_xyz: Spacing | None, budget: Budget, plan: Plan
+) -> Spacing:
     """nnU-Net's target spacing, made coarser evenly where a patch would see too little of a scan."""
+    if wanted_xyz is not None:
+        own = found.median_spacing_zyx
+        z, y, x = (w or o for w, o in zip(wanted_xyz[::-1], own, strict=True))
+        plan.note("target_spacing_zyx", [z, y, x], "as asked")
+        return z, y, x
     spacings, shapes = np.asarray(found.spacings_zyx), np.asarray(found.shapes_zyx)
     target = np.median(spacings, 0)
     reason = "the median of the data, per axis"

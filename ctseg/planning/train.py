@@ -165,7 +165,6 @@ def _plan(
 def _prepare(
     config: RunConfig, task: Task, cases: list[Case], reporter: Reporter
 ) -> list[Prepared]:
-    assert config.preprocess is not None
     store = Store(Pipeline.of(config.preprocess), task)
     done = 0
 
@@ -179,7 +178,7 @@ def _prepare(
 
 def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card:
     """The card of the model to be; members and figures come with the weights."""
-    assert config.task is not None and config.preprocess is not None
+    assert config.task is not None
     provider = plugins.registry().get("architecture", config.model.architecture).plugin
     return Card(
         architecture=config.model.architecture,
