@@ -17,6 +17,7 @@ import torch
 from ctseg.config import TrainConfig
 from ctseg.errors import ConfigError, UnknownName
 
+SCHEDULES = ("poly", "cosine", "tanh", "step", "multistep", "constant")
 _KEPT: list[Any] = []  # a Library's definitions live as long as the object
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -46,17 +47,23 @@ def timm() -> ModuleType:
     return module
 
 
-def make_optimizer(net: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of that name in timm, with no decay on biases and norms.
+def check_names(config: TrainConfig) -> None:
+    """Refuse an optimizer or schedule that does not exist.
 
     Raises:
-        UnknownName: timm has no such optimizer.
+        UnknownName: with the nearest one.
     """
-    module = timm()
-    known = module.optim.list_optimizers()
+    known = timm().optim.list_optimizers()
     if config.optimizer not in known:
         raise UnknownName("optimizer", config.optimizer, known)
-    optimizer: torch.optim.Optimizer = module.optim.create_optimizer_v2(
+    if config.schedule not in SCHEDULES:
+        raise UnknownName("schedule", config.schedule, SCHEDULES)
+
+
+def make_optimizer(net: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of that name in timm, with no decay on biases and norms."""
+    check_names(config)
+    optimizer: torch.optim.Optimizer = timm().optim.create_optimizer_v2(
         net,
         opt=config.optimizer,
         lr=config.lr,
@@ -74,9 +81,7 @@ class Schedule:
         self.scheduler = None
         if config.schedule == "constant":
             return
-        known = ("poly", "cosine", "tanh", "step", "multistep")
-        if config.schedule not in known:
-            raise UnknownName("schedule", config.schedule, (*known, "constant"))
+        check_names(config)
         try:
             self.scheduler, _ = timm().scheduler.create_scheduler_v2(
                 optimizer,

@@ -146,9 +146,7 @@ def make_plan(
     return resolved, plan
 
 
-def _spacing(
-    found: Fingerprint, wanted_xyz: Spacing | None, budget: Budget, plan: Plan
-) -> Spacing:
+def _spacing(found: Fingerprint, wanted_xyz: Spacing | None, budget: Budget, plan: Plan) -> Spacing:
     """nnU-Net's target spacing, made coarser evenly where a patch would see too little of a scan."""
     if wanted_xyz is not None:
         own = found.median_spacing_zyx

@@ -11,11 +11,12 @@ import ctseg
 from ctseg import plugins
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration
+from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepare import Prepared, Store
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import depths, split
-from ctseg.engine import checkpoint, loop
+from ctseg.engine import checkpoint, loop, timm_bridge
 from ctseg.engine.job import Job, Reporter, RunResult, Silent
 from ctseg.engine.runtime import Runtime, choose
 from ctseg.errors import BadInput
@@ -76,7 +77,9 @@ def train(
         task = (
             config.task.task() if config.task else dataset.task or find_task(dataset, dataset.cases)
         )
-        config = _plan(config, dataset, task, training, runtime, folder, reporter, overwrite)
+        config = _plan(
+            config, dataset, task, training, validation, runtime, folder, reporter, overwrite
+        )
     card = card_of(config, dataset, task, len(training))
     prepared = _prepare(config, task, [*training, *validation], reporter)
     limited = config.train.time is not None and config.train.steps is None
@@ -96,7 +99,8 @@ def train(
 
 
 def check_names(config: RunConfig) -> None:
-    """Refuse unknown architectures and losses, and options that they have not, before anything is read."""
+    """Refuse unknown names, and options that nothing has, before anything is read."""
+    timm_bridge.check_names(config.train)
     spec = plugins.architecture(config.model.architecture)
     plugins.make_config(spec, config.model.options)
     if config.loss.name:
@@ -125,8 +129,8 @@ def check_free(folder: Path, overwrite: bool) -> None:
 
 
 def _plan(
-    config: RunConfig, dataset: DataSet, task: Task, training: tuple[Case, ...], runtime: Runtime,
-    folder: Path, reporter: Reporter, overwrite: bool,
+    config: RunConfig, dataset: DataSet, task: Task, training: tuple[Case, ...],
+    validation: tuple[Case, ...], runtime: Runtime, folder: Path, reporter: Reporter, overwrite: bool,
 ) -> RunConfig:  # fmt: skip
     """Complete the configuration and write it with its reasons; the run folder is made here."""
     if task.kind == "regression":
@@ -136,9 +140,12 @@ def _plan(
     def on_case(name: str) -> None:
         nonlocal done
         done += 1
-        reporter.update(done, len(training), f"looking at {name}")
+        reporter.update(done, len(training) + len(validation), f"looking at {name}")
 
     found = fingerprint(training, task, on_case)
+    for case in validation:  # what is wrong with them is said before anything is written
+        load_label(case, task, load_image(case))
+        on_case(case.id)
     config, plan = make_plan(config, task, dataset.channels, found, runtime)
     path = str(Path(config.data.path).resolve())
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
