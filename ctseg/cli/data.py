@@ -105,7 +105,7 @@ def _show(report: DataReport) -> None:
         + (f", {report.licence}" if report.licence else "")
     )
     several = len(report.channels) > 1
-    columns = ["case", "voxels z y x", "mm x y z", "axes"]
+    columns = ["case", "voxels z y x", "spacing x y z", "axes"]
     columns += [
         *(["channel"] if several else []),
         "min",
@@ -178,13 +178,14 @@ def _shape(case: CaseReport) -> str | None:
 def _spacing(case: CaseReport) -> str | None:
     if case.spacing_xyz is None:
         return None
-    return " x ".join(f"{value:.4g}" for value in case.spacing_xyz)
+    factor = 1000 if case.unit == "um" else 1
+    return " x ".join(f"{value * factor:.4g}" for value in case.spacing_xyz) + f" {case.unit}"
 
 
 def _show_scan(scan: CaseReport) -> None:
     rows: list[list[object]] = [
         ["voxels (z, y, x)", _shape(scan)],
-        ["spacing (x, y, z), mm", _spacing(scan)],
+        ["spacing (x, y, z)", _spacing(scan)],
         ["origin (x, y, z), mm", " x ".join(f"{v:.6g}" for v in scan.origin_xyz or ())],
         ["axes run to", scan.orientation],
         ["type", scan.dtype],

@@ -143,6 +143,7 @@ def test_a_single_scan_in_micrometres(tmp_path: Path) -> None:
     report = inspect_volume(tmp_path / "scan.h5")
     assert report.unit == "um"
     np.testing.assert_allclose(report.spacing_xyz or (), (0.002, 0.002, 0.004))
+    assert "2 x 2 x 4 um" in run(tmp_path / "scan.h5").stdout
 
 
 def run(*arguments: object) -> Any:
