@@ -174,14 +174,14 @@ def test_labels_come_back_from_orientation_and_crop_exactly_and_from_resampling_
     exact = Pipeline([Orient(), Crop(margin_mm=1)])
     _, trail = exact.image(scan, geometry)
     np.testing.assert_array_equal(back(trail, follow_label(trail, label), np.zeros(1)), label)
-    sizes = tuple(spacing * s for s in geometry.spacing_xyz)
+    sizes = tuple(spacing * s for s in Orient().grid(geometry, {}).spacing_xyz)
     finer = Pipeline([Orient(), Resample(sizes, order=1, coarse_order=1)])
     _, trail = finer.image(scan, geometry)
     returned = back(trail, follow_label(trail, label), np.zeros(1))
     for value in (1, 2):
         one, two = returned == value, label == value
         dice = 2 * (one & two).sum() / (one.sum() + two.sum())
-        assert dice > (0.97 if spacing <= 1 else 0.6)
+        assert dice > (0.9 if spacing <= 1 else 0.6)
 
 
 def test_labels_back_equals_decoding_the_whole_resampled_logits():
