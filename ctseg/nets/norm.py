@@ -83,7 +83,7 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
-        """[B, C, Z, Y, X] to the same shape, type and memory format."""
+        """[B, C, Z, Y, X] to the same shape and type; on the CPU also to the same memory format."""
         if _channels_last_on_cpu(x_bczyx) and not torch.compiler.is_compiling():
             return _channels_last_instance_norm(x_bczyx, self.weight, self.bias, self.eps)
         return functional.instance_norm(x_bczyx, weight=self.weight, bias=self.bias, eps=self.eps)
