@@ -28,9 +28,11 @@ from ctseg.losses.deep import DeepSupervision
 from ctseg.metrics.report import Report
 
 VALIDATION_SHARE = 0.1
-"""At most this share of a time budget goes into validation."""
+"""About this share of a time budget goes into validation."""
 SAFETY = 0.93
 """Share of a time budget that is planned with: a machine is rarely as quiet as when it was measured."""
+LARGEST_SHARE = 0.35
+"""The same where the fewest validations take longer."""
 EPOCHS = (4, 40)
 """Fewest and most validations of a run under a time budget."""
 
@@ -209,6 +211,8 @@ def plan_steps(job: Job, net: torch.nn.Module, loss: Loss) -> State:
     left = max(job.deadline - time.monotonic(), 0.0)
     epochs = int(VALIDATION_SHARE * left / max(validation_seconds, 1e-6))
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
+    affordable = int(LARGEST_SHARE * left / max(validation_seconds, 1e-6))
+    epochs = max(1, min(epochs, affordable))  # slow validations must leave time to train
     steps = max(1, int((SAFETY * left - epochs * validation_seconds) / step_seconds))
     per_epoch = config.steps_per_epoch or math.ceil(steps / epochs)
     job.reporter.say(
