@@ -121,6 +121,7 @@ def augment(
     step: int,
     spacing_zyx: tuple[float, float, float] = (1.0, 1.0, 1.0),
     first_index: int = 0,
+    maps: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Augment a batch.
 
@@ -130,6 +131,7 @@ def augment(
         patch_zyx: shape of the result; the centre is kept.
         spacing_zyx: rotations turn millimetres, not voxels.
         first_index: index of the first sample in the global batch.
+        maps: how many of the last channels of `image` are maps (weights) that move but keep their values.
 
     Returns:
         image [B, C, *patch] and target [B, T, *patch].
@@ -139,7 +141,9 @@ def augment(
         for i in range(len(image))
     ]
     image, target = _move(image, target, draws, patch_zyx, spacing_zyx)
-    return torch.stack([_intensity(x, d) for x, d in zip(image, draws, strict=True)]), target
+    scans, kept = image[:, : image.shape[1] - maps], image[:, image.shape[1] - maps :]
+    changed = torch.stack([_intensity(x, d) for x, d in zip(scans, draws, strict=True)])
+    return torch.cat([changed, kept], 1) if maps else changed, target
 
 
 def centre(x: torch.Tensor, patch_zyx: Zyx) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
-from ctseg.specs import Case, Task
+from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import check_values
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import open_ref, read_images
@@ -50,6 +50,30 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
     if task.kind != "regression":
         check_values(task, distinct(label), where=str(case.label.path))
     return Volume(label, image.geometry)
+
+
+def load_extra(case: Case, ref: ImageRef | None, image: Volume) -> NDArray[np.float32] | None:
+    """A weight map or mask of a case, float32 [1, Z, Y, X], checked against its scan; None where there is none.
+
+    Raises:
+        BadInput: negative or non-finite weights, or several channels.
+        GeometryMismatch: another grid than the scan's.
+    """
+    if ref is None:
+        return None
+    source = open_ref(ref)
+    try:
+        geometry, array = source.geometry, source.read()
+    finally:
+        source.close()
+    check_same(geometry, image.geometry, names=(str(ref.path), f"the image of case {case.id}"))
+    values = array.astype(np.float32)
+    if values.shape[0] != 1 or not np.isfinite(values).all() or values.min() < 0:
+        raise BadInput(
+            f"The weight map or mask of case {case.id} ({ref.path}) must be one map of finite numbers, "
+            "none of them negative."
+        )
+    return values
 
 
 def as_label(array_czyx: NDArray[Any], task: Task, *, where: str) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ctseg.config import PreprocessConfig
-from ctseg.data.steps import Record, Resample, Step, parse_step, step_to_dict
+from ctseg.data.steps import OnValues, Record, Resample, Step, parse_step, step_to_dict
 from ctseg.specs import Task
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.resample import resample_axis
@@ -92,6 +92,17 @@ def follow_label(trail: Trail, label_czyx: NDArray[Any]) -> NDArray[Any]:
     for passage in trail.passages:
         label_czyx = passage.step.label(label_czyx, passage.before, passage.record)
     return np.ascontiguousarray(label_czyx)
+
+
+def follow_values(trail: Trail, values_czyx: NDArray[Any]) -> NDArray[np.float32]:
+    """A float map [C, Z, Y, X] (a weight map) on the source grid, moved as its scan was but not normalised."""
+    for passage in trail.passages:
+        if not isinstance(passage.step, OnValues):
+            step = passage.step
+            if isinstance(step, Resample):  # cubic interpolation could make weights negative
+                step = dataclasses.replace(step, order=1)
+            values_czyx = step.image(values_czyx, passage.before, passage.record)
+    return np.ascontiguousarray(values_czyx, np.float32)
 
 
 def back(

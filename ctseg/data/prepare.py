@@ -21,8 +21,8 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from ctseg.data.load import load_image, load_label
-from ctseg.data.pipeline import Pipeline, Trail, follow_label
+from ctseg.data.load import load_extra, load_image, load_label
+from ctseg.data.pipeline import Pipeline, Trail, follow_label, follow_values
 from ctseg.errors import CtsegError, RunFailed
 from ctseg.files import disk_errors
 from ctseg.specs import Case, ImageRef, Task
@@ -41,6 +41,7 @@ class Prepared:
         image: float32 [C, Z, Y, X].
         target: class indices [1, Z, Y, X], or one map a channel [C, Z, Y, X]; -1 (NaN) where ignored.
         places: int32 [N, 4] of (foreground index, z, y, x).
+        weight: float32 [1, Z, Y, X] where the case has a weight map, else None.
         trail: how it came from the source grid.
     """
 
@@ -49,6 +50,7 @@ class Prepared:
     target: NDArray[Any]
     places: NDArray[np.int32]
     trail: Trail
+    weight: NDArray[np.float32] | None = None
 
 
 def cache_folder() -> Path:
@@ -107,7 +109,8 @@ class Store:
             return loaded
 
         trail = self.pipeline.trail(meta["trail"])
-        return Prepared(name, array("image"), array("target"), array("places"), trail)
+        weight = array("weight") if (folder / "weight.npy").is_file() else None
+        return Prepared(name, array("image"), array("target"), array("places"), trail, weight)
 
     def _make(self, case: Case, folder: Path) -> None:
         scan = load_image(case)
@@ -118,6 +121,11 @@ class Store:
         moved = follow_label(trail, label.czyx)
         stacked = self.task.kind == "channels"
         target = encode(self.task, moved[0] if stacked and not self.task.stacked else moved)
+        mask = load_extra(case, case.mask, scan)
+        if mask is not None:
+            valid = follow_label(trail, (mask > 0).astype(np.uint8)) > 0
+            target = np.where(valid, target, -1).astype(target.dtype)
+        weight = load_extra(case, case.weight, scan)
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
@@ -125,6 +133,8 @@ class Store:
                 np.save(temporary / "image.npy", image)
                 np.save(temporary / "target.npy", target)
                 np.save(temporary / "places.npy", places(self.task, target))
+                if weight is not None:
+                    np.save(temporary / "weight.npy", follow_values(trail, weight))
                 meta = {"case": case.id, "trail": trail.to_dict()}
                 (temporary / "case.json").write_text(json.dumps(meta), encoding="utf-8")
                 if folder.exists():  # another process made it meanwhile, or a broken one was left

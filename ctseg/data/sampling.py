@@ -98,21 +98,29 @@ def batch(
     seed: int,
     step: int,
     margin_zyx: Zyx = (0, 0, 0),
-) -> tuple[NDArray[np.float32], NDArray[Any]]:
+) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.float32] | None]:
     """The batch of one step, the same for the same seed and step.
 
     Args:
         margin_zyx: voxels cut beyond the patch on each side, for rotations to draw from.
 
     Returns:
-        images [B, C, *(patch + 2 margin)] and targets [B, C or 1, ...], -1 outside the scan.
+        images [B, C, *(patch + 2 margin)], targets [B, C or 1, ...], -1 outside the scan, and weights [B, 1, ...]
+        where any case has a weight map (1 where a case has none), else None.
     """
     wide = tuple(p + 2 * m for p, m in zip(patch_zyx, margin_zyx, strict=True))
-    images, targets = [], []
+    images, targets, weights = [], [], []
+    weighted = any(case.weight is not None for case in cases)
     for index in range(size):
         place = draw(cases, patch_zyx, foreground, keyed.generator(seed, step, index, keyed.SAMPLE))
         case = cases[place.case]
         z, y, x = (s - m for s, m in zip(place.start_zyx, margin_zyx, strict=True))
-        images.append(cut(case.image, (z, y, x), (wide[0], wide[1], wide[2]), None))
-        targets.append(cut(case.target, (z, y, x), (wide[0], wide[1], wide[2]), -1))
-    return np.stack(images), np.stack(targets)
+        size_zyx = (wide[0], wide[1], wide[2])
+        images.append(cut(case.image, (z, y, x), size_zyx, None))
+        targets.append(cut(case.target, (z, y, x), size_zyx, -1))
+        if weighted:
+            weight = np.ones((1, *size_zyx), np.float32)
+            if case.weight is not None:
+                weight = cut(case.weight, (z, y, x), size_zyx, None)
+            weights.append(weight)
+    return np.stack(images), np.stack(targets), np.stack(weights) if weighted else None

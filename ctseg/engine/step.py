@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from ctseg.config import RunConfig
@@ -16,24 +17,34 @@ from ctseg.errors import RunFailed
 Loss = Callable[..., torch.Tensor]
 
 
-def make_batch(job: Job, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [B, C, *patch] and targets [B, T, *patch] of a step, augmented, on the device."""
+def make_batch(job: Job, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The augmented batch of a step, on the device.
+
+    Returns:
+        images [B, C, *patch], targets [B, T, *patch], and weights [B, *patch] where there are weight maps.
+    """
     train, patch = job.config.train, job.config.train.patch_zyx
-    assert patch is not None and train.batch_size is not None
+    assert patch is not None
+    assert train.batch_size is not None
     wide = margin(job.config.augment, patch)
-    images, targets = sampling.batch(
+    images, targets, weights = sampling.batch(
         job.train, patch, size=train.batch_size, foreground=train.foreground,
         seed=job.config.seed, step=step, margin_zyx=wide,
     )  # fmt: skip
+    maps = 0 if weights is None else weights.shape[1]
+    if weights is not None:  # weights move with the scan, as channels behind its own
+        images = np.concatenate([images, weights], 1)
     device = job.runtime.device
     image = torch.from_numpy(images).to(device, non_blocking=True)
     target = torch.from_numpy(targets).to(device, non_blocking=True)
     if job.config.augment.preset == "none":
-        return centre(image, patch), centre(target, patch)
-    return augment(
-        image, target, job.config.augment, patch,
-        seed=job.config.seed, step=step, spacing_zyx=job.spacing_zyx,
-    )  # fmt: skip
+        image, target = centre(image, patch), centre(target, patch)
+    else:
+        image, target = augment(
+            image, target, job.config.augment, patch, seed=job.config.seed, step=step,
+            spacing_zyx=job.spacing_zyx, maps=maps,
+        )  # fmt: skip
+    return (image[:, :-1], target, image[:, -1]) if maps else (image, target, None)
 
 
 def loss_target(target: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -70,14 +81,14 @@ class Stepper:
             RunFailed: the loss is not finite.
         """
         config: RunConfig = self.job.config
-        image, target = make_batch(self.job, step)
+        image, target, weight = make_batch(self.job, step)
         # dropout and the like draw from the same key, so that a resumed run repeats them
         torch.manual_seed(keyed.seed_for(config.seed, step, 0, keyed.NETWORK))
         self.optimizer.zero_grad(set_to_none=True)
         with self.job.runtime.autocast():
             logits: Any = self.net(self.job.runtime.tensor(image))
         indices, mask = loss_target(target, self.job.card.task.kind)
-        value = self.loss(logits, indices, mask=mask)
+        value = self.loss(logits, indices, weight=weight, mask=mask)
         scaled: Any = self.scaler.scale(value)
         scaled.backward()
         self.scaler.unscale_(self.optimizer)

@@ -76,8 +76,13 @@ def make_plan(
     channels: tuple[str, ...],
     found: Fingerprint,
     runtime: Runtime,
+    *,
+    one_volume: bool = False,
 ) -> tuple[RunConfig, Plan]:
     """The configuration with nothing left out, and why.
+
+    Args:
+        one_volume: whether all cases are parts of one scan, and so have one scale of intensity.
 
     Raises:
         BadInput: the loss does not serve the task, or the patch does not suit the network.
@@ -87,7 +92,7 @@ def make_plan(
     spacing = _spacing(found, config.preprocess.spacing_xyz, budget, plan)
     steps = config.preprocess
     if not steps.steps:
-        steps = _preprocess(found, channels, spacing, plan)
+        steps = _preprocess(found, channels, spacing, one_volume, plan)
     resampled = next((s for s in steps.steps if s.get("kind") == "resample"), None)
     if resampled is not None:
         x, y, z = resampled["spacing_xyz"]
@@ -194,7 +199,7 @@ def _coarser(spacing: Any, factor: float) -> Any:
 
 
 def _preprocess(
-    found: Fingerprint, channels: tuple[str, ...], spacing: Spacing, plan: Plan
+    found: Fingerprint, channels: tuple[str, ...], spacing: Spacing, one_volume: bool, plan: Plan
 ) -> PreprocessConfig:
     steps: list[Step] = [Orient()]
     same = np.allclose(np.asarray(found.spacings_zyx), np.asarray(spacing), rtol=1e-3)
@@ -203,15 +208,23 @@ def _preprocess(
     else:
         z, y, x = (round(s, 6) for s in spacing)
         steps.append(Resample((x, y, z)))
-    if all(name.upper() in ("CT", "CBCT") for name in channels):
+    fixed = Normalise(
+        tuple(round(s["mean"], 3) for s in found.foreground),
+        tuple(round(max(s["std"], 1e-3), 3) for s in found.foreground),
+    )
+    if one_volume:
+        steps.append(fixed)
+        plan.note(
+            "normalisation", "fixed",
+            "the cases are parts of one scan: the mean and deviation of its training part's foreground "
+            "serve them all, whatever a part holds",
+        )  # fmt: skip
+    elif all(name.upper() in ("CT", "CBCT") for name in channels):
         low = tuple(round(s["percentile_00_5"], 3) for s in found.foreground)
         high = tuple(round(s["percentile_99_5"], 3) for s in found.foreground)
         steps += [
             Clip(low, high),
-            Normalise(
-                tuple(round(s["mean"], 3) for s in found.foreground),
-                tuple(round(max(s["std"], 1e-3), 3) for s in found.foreground),
-            ),
+            fixed,
         ]
         plan.note(
             "normalisation", "foreground",

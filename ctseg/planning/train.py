@@ -146,7 +146,9 @@ def _plan(
     for case in validation:  # what is wrong with them is said before anything is written
         load_label(case, task, load_image(case))
         on_case(case.id)
-    config, plan = make_plan(config, task, dataset.channels, found, runtime)
+    config, plan = make_plan(
+        config, task, dataset.channels, found, runtime, one_volume=len(dataset.cases) == 1
+    )
     path = str(Path(config.data.path).resolve())
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
     with disk_errors(folder):

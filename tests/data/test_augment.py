@@ -128,3 +128,12 @@ def test_probabilities_hold():
 def test_centre():
     x = torch.arange(7.0).view(1, 1, 1, 1, 7)
     assert centre(x, (1, 1, 3)).flatten().tolist() == [2, 3, 4]
+
+
+def test_weight_maps_move_but_keep_their_values():
+    config = AugmentConfig(rotation=1, noise=1, gamma=1, contrast=1)
+    image = torch.cat([scan(), torch.full((2, 1, *PATCH), 5.0)], 1)
+    target = torch.zeros((2, 1, *PATCH), dtype=torch.int16)
+    out, _ = augment(image, target, config, PATCH, seed=0, step=0, maps=1)
+    torch.testing.assert_close(out[:, 1], image[:, 1])
+    assert not torch.allclose(out[:, 0], image[:, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -157,3 +158,21 @@ def test_one_volume_is_split_along_z():
             split(made, DataConfig(val_slices=bad), {"c0": 150})
     with pytest.raises(BadInput, match="one case only"):
         fold_cases(made, 0)
+
+
+def test_masks_and_weights_are_prepared(case, tmp_path):
+    spacing = (1.0, 1.5, 2.0)
+    inside = np.zeros((6, 7, 8), np.uint8)
+    inside[:3] = 1
+    ctseg.write(Volume.from_array(inside, spacing_xyz=spacing), tmp_path / "mask.nii.gz")
+    weight = np.full((6, 7, 8), 2.5, np.float32)
+    ctseg.write(Volume.from_array(weight, spacing_xyz=spacing), tmp_path / "weight.nii.gz")
+    refs = {name: ImageRef(tmp_path / f"{name}.nii.gz") for name in ("mask", "weight")}
+    made = store(tmp_path).case(dataclasses.replace(case, **refs))
+    assert (made.target[0, 3:] == -1).all()
+    assert (made.target[0, :3] >= 0).all()
+    assert made.weight is not None
+    np.testing.assert_allclose(made.weight, 2.5)
+    ctseg.write(Volume.from_array(-weight, spacing_xyz=spacing), tmp_path / "weight.nii.gz")
+    with pytest.raises(BadInput, match="negative"):
+        store(tmp_path).case(dataclasses.replace(case, **refs))

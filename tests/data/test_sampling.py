@@ -85,7 +85,8 @@ def test_a_batch_depends_on_seed_and_step_alone():
     two = batch(cases, (8, 8, 8), seed=7, step=3, **options)
     assert one[0].shape == (4, 1, 10, 12, 10)
     assert one[1].shape == (4, 1, 10, 12, 10)
-    for a, b in zip(one, two, strict=True):
+    assert one[2] is None
+    for a, b in zip(one[:2], two[:2], strict=True):
         np.testing.assert_array_equal(a, b)
     other = batch(cases, (8, 8, 8), seed=8, step=3, **options)
     assert not np.array_equal(one[0], other[0])
@@ -100,3 +101,15 @@ def test_keys_do_not_meet():
         for purpose in range(4)
     }
     assert len(seen) == 108
+
+
+def test_weights_come_along_and_are_one_where_a_case_has_none():
+    import dataclasses
+
+    plain = case()
+    weight = np.full((1, 20, 24, 28), 3, np.float32)
+    options = {"size": 12, "foreground": 0.5, "seed": 0, "step": 0}
+    drawn = batch([plain, dataclasses.replace(plain, weight=weight)], (4, 4, 4), **options)[2]
+    assert drawn is not None
+    assert drawn.shape == (12, 1, 4, 4, 4)
+    assert set(np.unique(drawn)) == {1, 3}
