@@ -1,6 +1,6 @@
 # Every target sets up what it needs in .venv, so that Python 3.11 or newer is all a machine has to bring.
-# On Linux without a GPU, where PyPI's torch comes with CUDA:
-#   make demo PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+# On Linux the default torch wheel comes with CUDA; to use a CPU wheel from a folder instead:
+#   make demo PIP_FLAGS='--find-links FOLDER'
 
 PYTHON ?= python3
 PIP_FLAGS ?=
