@@ -68,7 +68,7 @@ def demo(
     ] = None,
     budget: Annotated[
         str, typer.Option("--time", metavar="TIME", help="For the training, e.g. 90s, 3m, 1h30m.")
-    ] = "3m",
+    ] = "3m30s",
     cases: Annotated[
         int, typer.Option("--cases", min=5, help="Made-up scans to train and validate on.")
     ] = 20,
@@ -245,7 +245,10 @@ def _predict(stage: Stage, model: str, device: str, *, own_data: bool) -> dict[s
     )
     with ui.progress("Predicting", total=len(items)) as bar:
         summary = predict_folder(
-            segmenter, items, Request(stage.predictions), on_progress=bar.update
+            segmenter,
+            items,
+            Request(stage.predictions),
+            on_progress=lambda done, total, name: bar.update(round(done, 1), total, name),
         )
     for error in summary.failed.values():
         raise error
@@ -282,7 +285,7 @@ def _draw(stage: Stage, predicted: dict[str, Path], *, own_data: bool) -> list[P
         panels.append(Panel(case.id, scan, layers))
     first = panels[0]
     pictures = [stage.pictures / "unseen.png", stage.pictures / f"{first.title}.png"]
-    draw_montage(panels, task, pictures[0])
+    draw_montage(panels, task, pictures[0], plane="axial" if own_data else "coronal")
     draw_overlay(first.volume, first.layers, task, pictures[1], title=first.title)
     return [*pictures, stage.run / "curves.png"]
 

@@ -29,7 +29,13 @@ def save_png(figure: Figure, png: Path, *, dpi: int = 120) -> None:
         FileProblem: the folder cannot be written to, or the disk is full.
     """
     with whole_file(png) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(
+            temporary,
+            format="png",
+            dpi=dpi,
+            metadata={"Software": None},
+            pil_kwargs={"optimize": True},
+        )
 
 
 def plain_axes(axes: Axes) -> None:

@@ -150,7 +150,7 @@ def draw_montage(
         labels = [None, *(cut(arrays[name], spacing, plane, index) for name in columns)]
         rows.append([_Cell(picture, label, shown, letters) for label in labels])
     titles = [panel.title for panel in panels]
-    _draw(rows, titles, ["scan", *columns], task, png, title=title, fill=fill)
+    _draw(rows, titles, ["scan", *columns], task, png, title=title, fill=fill, dpi=90)
 
 
 def _prepare(
@@ -180,6 +180,7 @@ def _draw(
     *,
     title: str,
     fill: float,
+    dpi: int = 110,
 ) -> None:
     """Lay the cells out, every picture in the same scale within its row, and write the file."""
     widths = [max(row[i].image.size_mm[1] for row in rows) for i in range(len(rows[0]))]
@@ -208,7 +209,7 @@ def _draw(
     if title:
         _write(figure, width / 2, height - TOP_INCHES * 0.6, title, width, height, size=12)
     _legend(figure, task, rows, width)
-    save_png(figure, png, dpi=110)
+    save_png(figure, png, dpi=dpi)
 
 
 def _axes(
