@@ -113,7 +113,7 @@ def test_empty_data_set(spoilt, tmp_path, mini_options):
         (["--set", "nothing"], "KEY=VALUE"),
         (["--loss", "bce"], "does not serve the task"),
         (["--patch", "8,8"], "three numbers"),
-        (["--patch", "9,16,16"], "multiples of"),
+        (["--patch", "8,15,16"], "multiples of"),
         (["--device", "gpu"], "device"),
         (["--set", "train.optimizer=adamx"], "optimizer"),
         (["--set", "train.time=soon"], "duration"),

@@ -67,7 +67,7 @@ def test_differing_spacings_are_resampled_to_the_median():
 def test_a_coarse_axis_gets_its_tenth_percentile():
     """nnU-Net: spacing over 3 x the others and fewer voxels than a third of theirs."""
     fingerprint = found((20, 40, 40), (5.0, 1.0, 1.0), cases=50, vary=0.3)
-    x, y, z = plan(fingerprint=fingerprint)[0].preprocess.steps[1]["spacing_xyz"]
+    _x, _y, z = plan(fingerprint=fingerprint)[0].preprocess.steps[1]["spacing_xyz"]
     spacings = np.asarray(fingerprint.spacings_zyx)
     if 20 * 3 < 40:
         assert z == pytest.approx(np.percentile(spacings[:, 0], 10), rel=1e-4)
@@ -114,9 +114,7 @@ def test_the_patch_suits_the_network_and_the_budget(shape, spacing, architecture
     assert np.prod(patch) <= 1.6 * BUDGETS["cpu"].patch_voxels
     assert config.train.batch_size is not None
     assert config.train.batch_size >= 2
-    net = ctseg.create_model(
-        architecture, in_channels=1, out_channels=2, **{**config.model.options}
-    )
+    net = ctseg.create_model(architecture, in_channels=1, out_channels=2, **config.model.options)
     with torch.inference_mode():
         assert net.eval()(torch.zeros(1, 1, *patch)).shape == (1, 2, *patch)
 
