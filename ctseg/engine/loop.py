@@ -34,6 +34,8 @@ SAFETY = 0.93
 """Share of a time budget that is planned with: a machine is rarely as quiet as when it was measured."""
 LARGEST_SHARE = 0.35
 """The same where the fewest validations take longer."""
+FEW_STEPS = 100
+"""A budget that allows fewer steps than this is worth a warning."""
 EPOCHS = (4, 40)
 """Fewest and most validations of a run under a time budget."""
 
@@ -222,6 +224,11 @@ def plan_steps(job: Job, net: torch.nn.Module, loss: Loss) -> State:
         f"A step takes {step_seconds:.3f} s and a validation {validation_seconds:.1f} s: "
         f"{steps} steps, {math.ceil(steps / per_epoch)} validations."
     )
+    if steps < FEW_STEPS:
+        job.reporter.say(
+            f"Warning: {steps} steps teach a network little. Is the machine busy with something else? "
+            "Otherwise give more --time or a smaller --patch."
+        )
     return State(steps, min(per_epoch, steps))
 
 
@@ -236,7 +243,7 @@ def measure(job: Job, net: torch.nn.Module, loss: Loss) -> tuple[float, float]:
     validate(segmenter, job.val[:1], job.val_prepared[:1])
     begun = time.monotonic()
     validate(segmenter, job.val[:few], job.val_prepared[:few])
-    return statistics.fmean(times), (time.monotonic() - begun) / few * len(job.val)
+    return statistics.median(times), (time.monotonic() - begun) / few * len(job.val)
 
 
 def budget(job: Job) -> float:
