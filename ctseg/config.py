@@ -289,7 +289,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
-    """Apply `section.key=value` settings; values are TOML, bare words are strings.
+    """Apply `section.key=value` settings; values are TOML, bare words are strings, `null` unsets.
 
     Raises:
         ConfigError: a setting without `=`, an unknown key, or an impossible value.
@@ -317,7 +317,7 @@ def _place(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _toml_value(text: str) -> Any:
-    if text.lower() in ("none", "null"):
+    if text.lower() == "null":
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]

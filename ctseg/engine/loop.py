@@ -14,7 +14,7 @@ import torch
 from ctseg.card import Member
 from ctseg.data import keyed
 from ctseg.engine import checkpoint
-from ctseg.engine.allocator import keep_buffers
+from ctseg.engine.allocator import kept_buffers
 from ctseg.engine.checkpoint import State
 from ctseg.engine.job import Interrupt, Job, RunResult
 from ctseg.engine.models import create_loss
@@ -49,9 +49,12 @@ def train(job: Job, *, resume: bool = False) -> RunResult:
         KeyboardInterrupt: after Ctrl-C, with a resume point written.
         RunFailed: the loss is not finite.
     """
+    with kept_buffers(job.runtime.device.type == "cpu"):
+        return _train(job, resume)
+
+
+def _train(job: Job, resume: bool) -> RunResult:
     config, last = job.config, job.folder / "last"
-    if job.runtime.device.type == "cpu":
-        keep_buffers()
     torch.manual_seed(keyed.seed_for(config.seed, 0, 0, keyed.INITIAL))
     net = job.runtime.place(build(job.card)).train()
     loss = DeepSupervision(create_loss(config.loss.name, **config.loss.options))

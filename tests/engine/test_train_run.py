@@ -95,7 +95,7 @@ def test_killed_and_resumed_equals_left_alone(mini_set, mini_options, tmp_path):
         process = start(arguments)
         wait_for_step(killed, kill_at, process)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()  # also closes the pipe
     done = subprocess.run(
         [sys.executable, "-m", "ctseg", "train", "--resume", "-o", str(killed)],
         check=True, capture_output=True, text=True, env=environment(),
