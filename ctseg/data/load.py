@@ -12,6 +12,7 @@ from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import check_values
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import open_ref, read_images
+from ctseg.volume.values import distinct_values, whole_numbers
 from ctseg.volume.volume import Volume
 
 
@@ -48,7 +49,7 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
     check_same(geometry, image.geometry, names=names)
     label = as_label(array, task, where=str(case.label.path))
     if task.kind != "regression":
-        check_values(task, distinct(label), where=str(case.label.path))
+        check_values(task, distinct_values(label), where=str(case.label.path))
     return Volume(label, image.geometry)
 
 
@@ -86,23 +87,7 @@ def as_label(array_czyx: NDArray[Any], task: Task, *, where: str) -> NDArray[Any
             f"{where} has {array_czyx.shape[0]} channels; the task needs {expected} "
             f"({'one binary map a label' if task.stacked else 'one map of label values'})."
         )
-    if array_czyx.dtype.kind == "f":
-        rounded = np.rint(array_czyx)
-        if not np.array_equal(rounded, array_czyx):
-            raise BadInput(
-                f"{where} holds fractional numbers where whole label values are due.",
-                hint="Is it the scan, or a probability map, rather than the label?",
-            )
-        array_czyx = rounded.astype(np.int32)
-    elif array_czyx.dtype.kind == "b":
+    array_czyx = whole_numbers(array_czyx, where=where)
+    if array_czyx.dtype.kind == "b":
         array_czyx = array_czyx.astype(np.uint8)
     return array_czyx if task.stacked else array_czyx[0]
-
-
-def distinct(label: NDArray[Any]) -> list[int]:
-    """The distinct values of a label map; quick for small ones, which is what label maps hold."""
-    low, high = int(label.min()), int(label.max())
-    if high - low < 65536:
-        counts = np.bincount((label.astype(np.int64) - low).ravel(), minlength=1)
-        return [int(v) + low for v in np.flatnonzero(counts)]
-    return [int(v) for v in np.unique(label)]

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from ctseg.engine.pairs import Pairs, find_pairs
 from ctseg.errors import BadInput
-from ctseg.metrics.overlap import Counts, distinct_values, label_counts
+from ctseg.metrics.overlap import Counts, label_counts
 from ctseg.metrics.report import CaseResult, LabelResult, Report, State
 from ctseg.specs import DataSet, ImageRef, Task
 from ctseg.task import check_values, classes_task
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import read_ref
+from ctseg.volume.values import distinct_values
 from ctseg.volume.volume import Volume
 
 Slices = tuple[int | None, int | None]

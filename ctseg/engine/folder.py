@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 import ctseg
-from ctseg.data.load import distinct
 from ctseg.engine.inputs import Item
 from ctseg.engine.pairs import PREDICTIONS
 from ctseg.engine.segmenter import Segmenter
 from ctseg.errors import BadInput, CtsegError, FileProblem
 from ctseg.files import disk_errors, write_text
 from ctseg.volume.io import format_of, open_ref, read_images, write, writer_format
+from ctseg.volume.values import distinct_values
 from ctseg.volume.volume import Volume
 
 
@@ -136,7 +136,7 @@ def volumes_ml(
     segmenter: Segmenter, volume: Volume, labels: tuple[str, ...] | None
 ) -> dict[str, float]:
     """The volume of each label in millilitres."""
-    present = set(distinct(volume.array))
+    present = set(distinct_values(volume.array))
     ml = volume.geometry.voxel_volume_mm3 / 1000
     return {
         label.name: float(np.count_nonzero(volume.array == label.value)) * ml

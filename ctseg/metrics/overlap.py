@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.specs import Task
-
-SLAB_VOXELS = 1 << 24
-"""Voxels counted at a time, so that memory stays small whatever the scan."""
-TABLE = 1024
-"""Label values below this are counted through one two-dimensional histogram; larger ones are renumbered first."""
+from ctseg.volume.values import TABLE, slabs, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -105,8 +100,7 @@ def joint_histogram(
     Returns:
         The K values that either map may hold, and [K, K] counts: rows for `one`, columns for `two`.
     """
-    one, two = _whole(one), _whole(two)
-    slabs = _slabs(one.shape)
+    one, two = whole_numbers(one), whole_numbers(two)
     low = min(int(a.min()) for a in (one, two))
     high = max(int(a.max()) for a in (one, two))
     if low >= 0 and high < TABLE:
@@ -117,42 +111,13 @@ def joint_histogram(
         lookup = values
     size = len(values)
     table = np.zeros(size * size, np.int64)
-    for part in slabs:
+    for part in slabs(one.shape):
         first, second = one[part].ravel(), two[part].ravel()
         if lookup is not None:
             first, second = np.searchsorted(lookup, first), np.searchsorted(lookup, second)
         pairs = first.astype(np.int32 if size < 2**15 else np.int64) * size + second
         table += np.bincount(pairs, minlength=size * size)
     return values, table.reshape(size, size)
-
-
-def distinct_values(array: NDArray[Any]) -> list[int]:
-    """The values of a label map, in ascending order."""
-    array = _whole(array)
-    if array.dtype.kind == "b" or (int(array.min()) >= 0 and int(array.max()) < TABLE):
-        counts = sum(
-            np.bincount(array[part].ravel(), minlength=TABLE) for part in _slabs(array.shape)
-        )
-        return [int(value) for value in np.flatnonzero(counts)]
-    return [int(value) for value in np.unique(array)]
-
-
-def _whole(array: NDArray[Any]) -> NDArray[Any]:
-    """A label map as whole numbers; files often store them as floats."""
-    if array.dtype.kind in "iub":
-        return array
-    whole: NDArray[Any] = np.nan_to_num(array).astype(np.int64)
-    if not np.array_equal(whole, array):
-        raise BadInput(
-            "A label map holds values that are not whole numbers.",
-            hint="Was an image or a probability map given where a label map is due?",
-        )
-    return whole
-
-
-def _slabs(shape: Sequence[int]) -> list[slice]:
-    step = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
-    return [slice(start, start + step) for start in range(0, shape[0], step)]
 
 
 def _mask(task: Task, array: NDArray[Any], index: int) -> NDArray[np.bool_]:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ctseg.data.load import as_label, distinct, load_image, load_label
+from ctseg.data.load import as_label, load_image, load_label
 from ctseg.data.steps import Orient
 from ctseg.errors import BadInput
 from ctseg.specs import Case, DataSet, Task
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import open_ref
+from ctseg.volume.values import distinct_values
 
 SAMPLES = 10_000
 """Foreground voxels drawn from each case for the intensity statistics."""
@@ -73,7 +74,7 @@ def find_task(dataset: DataSet, cases: Sequence[Case]) -> Task:
             label = as_label(source.read(), classes_task({}), where=str(case.label.path))
         finally:
             source.close()
-        values.update(distinct(label))
+        values.update(distinct_values(label))
     if not values - {0}:
         raise BadInput(
             f"No label value other than 0 was found in {dataset.path}.",

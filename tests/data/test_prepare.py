@@ -11,7 +11,7 @@ import pytest
 
 import ctseg
 from ctseg.config import DataConfig
-from ctseg.data.load import as_label, distinct
+from ctseg.data.load import as_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepare import Store, cache_folder
 from ctseg.data.splits import fold_cases, split
@@ -19,6 +19,7 @@ from ctseg.data.steps import NormaliseCase, Orient
 from ctseg.errors import BadInput, CtsegError, GeometryMismatch, UnknownName
 from ctseg.specs import Case, DataSet, ImageRef
 from ctseg.task import classes_task
+from ctseg.volume.values import distinct_values
 from ctseg.volume.volume import Volume
 
 TASK = classes_task({"organ": 1})
@@ -91,14 +92,14 @@ def test_a_value_beyond_the_classes_is_refused(case, tmp_path):
 def test_fractional_labels_are_refused():
     with pytest.raises(BadInput, match="fractional"):
         as_label(np.array([[[[0.5]]]]), TASK, where="x")
-    assert as_label(np.array([[[[1.0]]]]), TASK, where="x").dtype == np.int32
+    assert as_label(np.array([[[[1.0]]]]), TASK, where="x").dtype == np.int64
     with pytest.raises(BadInput, match="channels"):
         as_label(np.zeros((2, 1, 1, 1), np.uint8), TASK, where="x")
 
 
 def test_distinct():
-    assert distinct(np.array([[5, -2, 5]])) == [-2, 5]
-    assert distinct(np.array([0, 10**7])) == [0, 10**7]
+    assert distinct_values(np.array([[5, -2, 5]])) == [-2, 5]
+    assert distinct_values(np.array([0, 10**7])) == [0, 10**7]
 
 
 def test_the_cache_can_be_placed(monkeypatch, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import SimpleITK as sitk
 
 from ctseg.errors import BadInput
-from ctseg.metrics.overlap import dice, distinct_values, iou, joint_histogram, label_counts
+from ctseg.metrics.overlap import dice, iou, joint_histogram, label_counts
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task
+from ctseg.volume.values import distinct_values
 
 RNG = np.random.default_rng(3)
 
