@@ -49,7 +49,7 @@ def test_large_and_negative_values_are_counted_alike() -> None:
 def test_slabs_do_not_change_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = _maps(4)
     _, whole = joint_histogram(one, two)
-    monkeypatch.setattr("ctseg.metrics.overlap.SLAB_VOXELS", 2 * 7 * 9)
+    monkeypatch.setattr("ctseg.volume.values.SLAB_VOXELS", 2 * 7 * 9)
     assert np.array_equal(joint_histogram(one, two)[1], whole)
     assert whole.sum() == one.size
 
