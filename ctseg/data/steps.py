@@ -232,6 +232,78 @@ class Resample:
 
 
 @dataclass(frozen=True)
+class CropOrPad:
+    """Crop or pad to a shape about the centre, as TorchIO's CropOrPad places it.
+
+    A value that no scan holds shows a network where the scan ends.
+
+    Attributes:
+        shape_zyx: voxels after the step, 0 keeps an axis as it is.
+        value: put around the scan, one number a channel, in the unit that the scan has at this step.
+        crop: whether larger axes are cropped; else they stay as they are.
+    """
+
+    kind: ClassVar[str] = "crop_or_pad"
+    shape_zyx: tuple[int, int, int] = (0, 0, 0)
+    value: tuple[float, ...] = (0.0,)
+    crop: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.shape_zyx) < 0:
+            raise ConfigError(f"A shape cannot be negative: {self.shape_zyx}.")
+
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+        return {}
+
+    def _before(self, geometry: Geometry) -> list[tuple[int, int, int]]:
+        """Per axis: voxels added in front (negative: cropped), and the sizes before and after."""
+        out = []
+        for size, wanted in zip(geometry.shape_zyx, self.shape_zyx, strict=True):
+            new = wanted if wanted and (self.crop or wanted > size) else size
+            half = -(-abs(new - size) // 2)  # the larger half in front
+            out.append((half if new >= size else -half, size, new))
+        return out
+
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
+        (z, _, nz), (y, _, ny), (x, _, nx) = self._before(geometry)
+        return geometry.sub((-z, -y, -x), (nz, ny, nx))
+
+    def _slices(self, geometry: Geometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where the part that both grids share lies before the step, and after it."""
+        before, after = [slice(None)], [slice(None)]
+        for front, size, new in self._before(geometry):
+            length = min(size, new)
+            before.append(slice(max(-front, 0), max(-front, 0) + length))
+            after.append(slice(max(front, 0), max(front, 0) + length))
+        return tuple(before), tuple(after)
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return self._placed(image_czyx, geometry, per_channel(self.value))
+
+    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return self._placed(label_czyx, geometry, np.zeros((1, 1, 1, 1)))
+
+    def _placed(self, array_czyx: Array, geometry: Geometry, value: Array) -> Array:
+        shape = self.grid(geometry, {}).shape_zyx
+        if shape == array_czyx.shape[1:]:
+            return array_czyx
+        before, after = self._slices(geometry)
+        out = np.empty((array_czyx.shape[0], *shape), array_czyx.dtype)
+        out[:] = value.astype(array_czyx.dtype)
+        out[after] = array_czyx[before]
+        return out
+
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
+        if geometry.shape_zyx == array_czyx.shape[1:]:
+            return array_czyx
+        before, after = self._slices(geometry)
+        out = np.empty((array_czyx.shape[0], *geometry.shape_zyx), array_czyx.dtype)
+        out[:] = fill.astype(array_czyx.dtype)[:, None, None, None]
+        out[before] = array_czyx[after]
+        return out
+
+
+@dataclass(frozen=True)
 class Clip(OnValues):
     """Clip each channel to a range; one range serves all channels.
 
@@ -334,7 +406,8 @@ def per_channel(values: Any) -> Array:
 
 
 STEPS: Mapping[str, Any] = {
-    step.kind: step for step in (Orient, Crop, Resample, Clip, Normalise, NormaliseCase, Rescale)
+    step.kind: step
+    for step in (Orient, Crop, CropOrPad, Resample, Clip, Normalise, NormaliseCase, Rescale)
 }
 
 
