@@ -8,19 +8,17 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ctseg.errors import ConfigError, FileProblem, nearest
+from ctseg.checking import validate
+from ctseg.errors import ConfigError, FileProblem
 from ctseg.specs import Label, Task, TaskKind
 
 Zyx = tuple[int, int, int]
-T = TypeVar("T")
 
 
 class Section(BaseModel):
@@ -270,17 +268,6 @@ def parse_config(data: Mapping[str, Any], *, where: str = "the run file") -> Run
     return validate(RunConfig, data, where=where)
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def validate(model: type[Model], data: Any, *, where: str) -> Model:
-    """Check plain data against a pydantic model; the first problem becomes a `ConfigError` in plain words."""
-    try:
-        return model.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise _explained(model, error, where) from error
-
-
 def dump_config(config: RunConfig) -> str:
     """The configuration as TOML; what is None is left out, since TOML has no null."""
     import tomli_w
@@ -329,75 +316,3 @@ def _without_none(data: Any) -> Any:
     if isinstance(data, dict):
         return {k: _without_none(v) for k, v in data.items() if v is not None}
     return [_without_none(v) for v in data] if isinstance(data, list) else data
-
-
-def _explained(model: type[BaseModel], error: pydantic.ValidationError, where: str) -> ConfigError:
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        valid = _valid_keys(model, location[:-1])
-        near = nearest(location[-1], valid)
-        message = f"Unknown key '{key}' in {where}."
-        if near:
-            message += f" Did you mean '{'.'.join([*location[:-1], near])}'?"
-        return ConfigError(message, hint=f"Valid keys there: {', '.join(sorted(valid))}")
-    if problem["type"] == "missing":
-        return ConfigError(f"'{key}' is missing in {where}.", hint=f"Add it: {key} = ...")
-    reason = problem["msg"].removeprefix("Value error, ")
-    return ConfigError(f"'{key}' in {where} cannot be {problem['input']!r}: {reason}.")
-
-
-def _valid_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    for part in location:
-        if part not in model.model_fields:  # a list index stays at the model of its items
-            continue
-        inner = _model_in(model.model_fields[part].annotation)
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in typing.get_args(annotation):
-        found = _model_in(argument)
-        if found:
-            return found
-    return None
-
-
-def fill_dataclass(cls: type[T], options: Mapping[str, Any], *, owner: str) -> T:
-    """A config dataclass filled from options, each checked against its field's declared type.
-
-    Args:
-        owner: the name of the network, loss or step, for messages.
-
-    Raises:
-        ConfigError: an option that does not exist (with the nearest one), or a value of the wrong type.
-    """
-    known = {f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in options.items():
-        if key not in known:
-            near = nearest(key, known)
-            raise ConfigError(
-                f"'{owner}' has no option '{key}'." + (f" Did you mean '{near}'?" if near else ""),
-                hint=f"Its options: {', '.join(sorted(known)) or 'none'}",
-            )
-        try:
-            values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
-        except pydantic.ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ConfigError(
-                f"Option '{key}' of '{owner}' cannot be {value!r}: {reason}."
-            ) from error
-    try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"The options of '{owner}' do not fit: {error}.") from error

@@ -253,7 +253,7 @@ def make_config(spec: ArchitectureSpec | LossSpec, options: Mapping[str, Any]) -
     Raises:
         ConfigError: an option that does not exist (with the nearest one), or a value of the wrong type.
     """
-    from ctseg.config import fill_dataclass
+    from ctseg.checking import fill_dataclass
 
     return fill_dataclass(spec.config, options, owner=spec.name)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg.config import fill_dataclass
+from ctseg.checking import fill_dataclass
 from ctseg.errors import ConfigError, UnknownName
 from ctseg.volume.geometry import Geometry, as_matrix, as_xyz
 from ctseg.volume.resample import resample, resampled_geometry

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
-from ctseg.config import TaskConfig, validate
+from ctseg.checking import validate
+from ctseg.config import TaskConfig
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import DataSet, ImageRef, Task, frozen
 

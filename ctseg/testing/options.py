@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from ctseg.config import fill_dataclass
+from ctseg.checking import fill_dataclass
 
 
 def require(condition: object, message: str) -> None:
