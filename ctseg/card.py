@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ctseg.checking import validate
 from ctseg.config import (
     LossConfig,
     PredictConfig,
     PreprocessConfig,
     Section,
     TaskConfig,
-    validate,
 )
 from ctseg.errors import CorruptWeights
 
