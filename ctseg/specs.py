@@ -6,10 +6,9 @@ Nothing here imports torch or NumPy, so that listing what exists costs nothing. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -23,9 +22,33 @@ TaskKind = Literal["classes", "channels", "regression"]
 Zyx = tuple[int, int, int]
 
 
+class Frozen(Mapping[str, Any]):
+    """A read-only mapping that, unlike `types.MappingProxyType`, travels to the workers of a loader."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Frozen, (self._items,)
+
+
 def frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     """A read-only copy of a mapping, for use as a field of a frozen spec."""
-    return MappingProxyType(dict(mapping or {}))
+    return Frozen(mapping or {})
 
 
 # ---------------------------------------------------------------- architectures and losses
@@ -292,7 +315,10 @@ class ReaderSpec:
 
 
 class VolumeSource(Protocol):
-    """A scan on disk, opened read-only. `read` returns [C, Z, Y, X]."""
+    """A scan on disk, opened read-only. Arrays are [C, Z, Y, X] and belong to the caller.
+
+    A source may be pickled, for the workers of a loader: it opens its file anew where it arrives.
+    """
 
     path: Path
     geometry: Geometry
@@ -304,6 +330,13 @@ class VolumeSource(Protocol):
 
     def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
         """The volume, or its slices from start to stop along the slow (z) axis, as [C, Z, Y, X]."""
+        ...
+
+    def read_box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
+        """The voxels from start to before stop, as [C, Z, Y, X]; the box must lie within the volume.
+
+        Where `by_region` is False the answer is right all the same, and the whole file is read for it.
+        """
         ...
 
     def close(self) -> None: ...

@@ -134,5 +134,12 @@ def _check_written(
                 got.shape == part.shape and np.array_equal(got, part),
                 f"{where}: voxels of slices {slices or 'all'} come back changed",
             )
+        for start, stop in (((0, 0, 0), (1, 1, 1)), ((1, 2, 3), (4, 6, 5)), ((4, 0, 6), (5, 6, 7))):
+            part = expected[(slice(None), *map(slice, start, stop))]
+            got = np.asarray(source.read_box(start, stop))
+            require(
+                got.shape == part.shape and np.array_equal(got, part),
+                f"{where}: the box {start} to {stop} comes back changed",
+            )
     finally:
         source.close()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource
-from ctseg.volume.formats.source import check_file, check_slices
+from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, Zyx, frozen
+from ctseg.volume.formats.source import Source, check_box, check_file, check_slices
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
 
@@ -71,7 +71,15 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
             f"The format {spec.name} has no option '{strange[0]}' (for {path}).",
             hint=f"Its options: {known}",
         )
-    return spec.open(path, **options)
+    source = spec.open(path, **options)
+    if isinstance(source, Source):
+        source.opened_with = (spec.name, frozen(options))
+    return source
+
+
+def reopen(path: Path, format: str, options: Mapping[str, Any]) -> VolumeSource:  # noqa: A002
+    """Open a pickled source again, in a worker."""
+    return open_volume(path, format=format, **options)
 
 
 def read(path: str | Path, *, format: str | None = None, **options: Any) -> Volume:  # noqa: A002
@@ -148,6 +156,14 @@ class SlicedSource:
     def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
         start, stop = check_slices(slices, self.geometry.shape_zyx[0], self.path)
         return self._source.read((self._start + start, self._start + stop))
+
+    def read_box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
+        start, stop = check_box(start_zyx, stop_zyx, self.geometry.shape_zyx, self.path)
+        first = self._start
+        return self._source.read_box((first + start[0], *start[1:]), (first + stop[0], *stop[1:]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SlicedSource, (self._source, (self._start, self._start + self.geometry.shape_zyx[0]))
 
     def close(self) -> None:
         self._source.close()

@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, CtsegError, FileProblem, nearest
+from ctseg.specs import Zyx
 from ctseg.volume.geometry import Geometry
+
+LoadBox = Callable[[Zyx, Zyx], NDArray[Any]]
 
 AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
 
@@ -28,6 +31,8 @@ class Source:
         geometry: its grid.
         dtype: of the voxels.
         load: `load(start, stop)` reads these slices as [C, Z, Y, X].
+        load_box: `load_box(start_zyx, stop_zyx)` reads these voxels as [C, Z, Y, X]; without it boxes are cut from
+            whole slices.
         channels: number of channels.
         by_region: whether `load` reads no more than it is asked for.
         metadata: what the file says besides.
@@ -45,6 +50,7 @@ class Source:
         by_region: bool = True,
         metadata: Mapping[str, Any] | None = None,
         close: Callable[[], None] | None = None,
+        load_box: LoadBox | None = None,
     ) -> None:
         self.path = path
         self.geometry = geometry
@@ -53,7 +59,10 @@ class Source:
         self.by_region = by_region
         self.metadata: Mapping[str, Any] = dict(metadata or {})
         self._load = load
+        self._load_box = load_box
         self._close = close
+        self.opened_with: tuple[str, Mapping[str, Any]] | None = None
+        """Name of the format and options, with which a copy in another process opens the file again."""
 
     def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
         """The volume, or its slices from start to stop, as [C, Z, Y, X]; the array belongs to the caller.
@@ -63,18 +72,45 @@ class Source:
             BadInput: slices that the volume does not have.
         """
         start, stop = check_slices(slices, self.geometry.shape_zyx[0], self.path)
+        _, y, x = self.geometry.shape_zyx
         with reading(self.path):
-            array = self._load(start, stop)
-        shape = (self.channels, stop - start, *self.geometry.shape_zyx[1:])
+            return self._own(self._load(start, stop), (stop - start, y, x))
+
+    def read_box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
+        """The voxels from start to before stop, as [C, Z, Y, X]; the array belongs to the caller.
+
+        Raises:
+            FileProblem: the file is truncated or damaged.
+            BadInput: an empty box, or one that leaves the volume.
+        """
+        start, stop = check_box(start_zyx, stop_zyx, self.geometry.shape_zyx, self.path)
+        shape = tuple(b - a for a, b in zip(start, stop, strict=True))
+        with reading(self.path):
+            if self._load_box is not None:
+                return self._own(self._load_box(start, stop), shape)
+            slab = self._load(start[0], stop[0])
+            return self._own(slab[:, :, start[1] : stop[1], start[2] : stop[2]], shape)
+
+    def _own(self, array: NDArray[Any], shape_zyx: tuple[int, ...]) -> NDArray[Any]:
+        """A contiguous array of the promised shape that shares nothing with the file."""
+        shape = (self.channels, *shape_zyx)
         if array.shape != shape:
             raise FileProblem(
                 f"{self.path} gave voxels of shape {array.shape} where its header says {shape}.",
                 hint=AGAIN,
             )
-        if isinstance(array, np.memmap):  # read now, while errors of the disk still have a name
-            with reading(self.path):
-                return np.array(array, self.dtype, order="C", subok=False)
+        if isinstance(array, np.memmap) or not array.flags.writeable:
+            # read now, while errors of the disk still have a name
+            return np.array(array, self.dtype, order="C", subok=False)
         return np.ascontiguousarray(array, dtype=self.dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.opened_with is None:
+            raise TypeError(f"{self.path} was opened by hand and cannot be sent to another process")
+        from ctseg.volume.io import reopen
+
+        name, options = self.opened_with
+        return reopen, (self.path, name, dict(options))
 
     def close(self) -> None:
         if self._close is not None:
@@ -103,6 +139,22 @@ def check_slices(slices: tuple[int, int] | None, depth: int, path: Path) -> tupl
     if not 0 <= start < stop <= depth:
         raise BadInput(f"{path} has the slices 0 to {depth}; {start} to {stop} is no part of them.")
     return start, stop
+
+
+def check_box(start_zyx: Zyx, stop_zyx: Zyx, shape_zyx: Zyx, path: Path) -> tuple[Zyx, Zyx]:
+    """First voxel and the one past the last, as plain integers within a volume.
+
+    Raises:
+        BadInput: an empty box, or one that leaves the volume.
+    """
+    az, ay, ax = (int(v) for v in start_zyx)
+    bz, by, bx = (int(v) for v in stop_zyx)
+    ends = zip((az, ay, ax), (bz, by, bx), shape_zyx, strict=True)
+    if not all(0 <= a < b <= n for a, b, n in ends):
+        raise BadInput(
+            f"{path} has {shape_zyx} voxels (z, y, x); {(az, ay, ax)} to {(bz, by, bx)} is no part of them."
+        )
+    return (az, ay, ax), (bz, by, bx)
 
 
 def check_file(path: Path) -> None:
