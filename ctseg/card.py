@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ctseg.checking import validate
 from ctseg.config import (
@@ -132,6 +132,13 @@ class Card(Section):
     seed: int = 0
     steps: int = 0
     ctseg_version: str = ""
+
+    @field_validator("task")
+    @classmethod
+    def _labels(cls, value: TaskConfig) -> TaskConfig:
+        if not value.labels:
+            raise ValueError("a model needs labels")
+        return value
 
     def to_json(self) -> str:
         return json.dumps(

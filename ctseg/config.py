@@ -46,14 +46,14 @@ class TaskConfig(Section):
 
     Attributes:
         kind: exclusive classes (softmax), channels that may overlap (a sigmoid each) or regression.
-        labels: for classes with the background first.
+        labels: for classes with the background first; none leaves them to the data set.
         ignore: value in label files that counts in neither loss nor metrics.
         mirror_pairs: names that change places when left and right do.
         stacked: label files hold one binary map a channel.
     """
 
     kind: TaskKind = "classes"
-    labels: tuple[LabelConfig, ...] = Field(min_length=1)
+    labels: tuple[LabelConfig, ...] = ()
     ignore: int | None = None
     mirror_pairs: tuple[tuple[str, str], ...] = ()
     stacked: bool = False

@@ -29,7 +29,11 @@ def _cases(module: str) -> Callable[..., DataSet]:
 
 @hookimpl
 def ctseg_readers() -> Sequence[ReaderSpec]:
-    """Medical Segmentation Decathlon, nnU-Net raw, HDF5."""
+    """Medical Segmentation Decathlon, nnU-Net raw, HDF5, pairs in folders, lists of cases."""
+    names = {
+        "names": "liver=1,tumour=2; found by looking by default",
+        "ignore": "label value of voxels that nobody labelled, none by default",
+    }
     return [
         ReaderSpec(
             name="decathlon",
@@ -53,7 +57,34 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
                     "raw": "dataset of the scan, /raw by default",
                     "label": "dataset of the labels, /label by default",
                     "weight": "dataset of voxel weights, none by default",
+                    "mask": "dataset that is 0 where labels do not count, none by default",
+                    **names,
                 }
+            ),
+        ),
+        ReaderSpec(
+            name="pairs",
+            recognise=_recognise("pairs"),
+            cases=_cases("pairs"),
+            summary="a folder of images and one of labels, or two patterns of names",
+            options=frozen(
+                {
+                    "images": "pattern such as scans/*.nii.gz, one a channel with commas between",
+                    "labels": "pattern such as masks/*_seg.nii.gz",
+                    "weights": "pattern of weight maps, none by default",
+                    "masks": "pattern of maps that are 0 where labels do not count",
+                    "channels": "names with commas between; CT means Hounsfield units",
+                    **names,
+                }
+            ),
+        ),
+        ReaderSpec(
+            name="list",
+            recognise=_recognise("listing"),
+            cases=_cases("listing"),
+            summary="CSV or JSON list: image, label, and weight, mask, group, fold of each case",
+            options=frozen(
+                {"channels": "names with commas between; CT means Hounsfield units", **names}
             ),
         ),
     ]

@@ -119,7 +119,8 @@ def inspect_dataset(dataset: DataSet, advance: Callable[[str], None] | None = No
     report.problems += [
         f"{', '.join(ids)} have the same images." for ids in contents.values() if len(ids) > 1
     ]
-    report.problems += _missing_labels(dataset.task, report.cases)
+    if dataset.task is not None and dataset.task.labels:
+        report.problems += _missing_labels(dataset.task, report.cases)
     _mark_spacing(report.cases)
     return report
 
@@ -174,7 +175,24 @@ def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
             _look_at_label(case.label, dataset.task, grid, report)
         except CtsegError as error:
             report.problems.append(error.message)
+    for ref in (case.weight, case.mask):
+        if ref is not None and grid is not None:
+            report.problems += _look_at_map(ref, grid)
     return report, digest.hexdigest() if readable else ""
+
+
+def _look_at_map(ref: ImageRef, grid: Geometry) -> list[str]:
+    """What is wrong with a weight map or mask."""
+    try:
+        source = open_ref(ref)
+    except CtsegError as error:
+        return [error.message]
+    try:
+        if difference := grid.difference(source.geometry):
+            return [f"The map {ref.path} is not on the grid of its image: {difference}."]
+    finally:
+        source.close()
+    return []
 
 
 def _slabs(source: VolumeSource) -> Iterator[NDArray[Any]]:
@@ -233,6 +251,9 @@ def _look_at_label(
             report.problems.append(
                 f"The label {ref.path} is not on the grid of its image: {difference}."
             )
+        ignore = task.ignore if task is not None else None
+        if task is not None and not task.labels and task.kind == "classes":
+            task = None  # the labels are found by looking
         channels = len(task.labels) if task is not None and task.stacked else 1
         if task is not None and task.kind == "regression":
             return
@@ -255,7 +276,11 @@ def _look_at_label(
             values |= {int(v) for v in found}
             if task is None:
                 counts.update(
-                    {f"value {v}": int(n) for v, n in zip(found, numbers, strict=True) if v}
+                    {
+                        f"value {v}": int(n)
+                        for v, n in zip(found, numbers, strict=True)
+                        if v not in (0, ignore)
+                    }
                 )
             else:
                 maps = masks(task, whole if task.stacked else whole[0])
@@ -272,10 +297,10 @@ def _all_whole(array: NDArray[Any]) -> bool:
     return bool(np.isfinite(array).all() and (array == np.rint(array)).all())
 
 
-def _missing_labels(task: Task | None, cases: Iterable[CaseReport]) -> list[str]:
+def _missing_labels(task: Task, cases: Iterable[CaseReport]) -> list[str]:
     """Labels that the task names and no case has; of no meaning where none could be read."""
     read = [case for case in cases if case.labels]
-    if task is None or not read:
+    if not read:
         return []
     seen = {size.name for case in read for size in case.labels if size.voxels}
     return [

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ctseg.config import TaskConfig
 from ctseg.data.load import as_label, load_image, load_label
 from ctseg.data.steps import Orient
 from ctseg.errors import BadInput
@@ -58,8 +59,29 @@ class Fingerprint:
         return out
 
 
-def find_task(dataset: DataSet, cases: Sequence[Case]) -> Task:
-    """The task of a data set whose files do not declare one: every value found in the labels is a class."""
+def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
+    """The task of a run: as the run file says, else as the data set says, else every value found is a class.
+
+    A run file may leave the labels to the data set and name an ignore value or mirror pairs only.
+    """
+    if config is not None and config.labels:
+        return config.task()
+    task = dataset.task
+    ignore = config.ignore if config is not None else None
+    if ignore is None and task is not None:
+        ignore = task.ignore
+    if task is None or not task.labels:
+        task = find_task(dataset, dataset.cases, ignore=ignore)
+    pairs = config.mirror_pairs if config is not None else ()
+    return dataclasses.replace(task, ignore=ignore, mirror_pairs=pairs or task.mirror_pairs)
+
+
+def find_task(dataset: DataSet, cases: Sequence[Case], *, ignore: int | None = None) -> Task:
+    """The task of a data set whose files do not declare one: every value found in the labels is a class.
+
+    Args:
+        ignore: the value that marks voxels nobody labelled, and is no class.
+    """
     values: set[int] = set()
     for case in cases:
         if case.label is None:
@@ -75,6 +97,7 @@ def find_task(dataset: DataSet, cases: Sequence[Case]) -> Task:
         finally:
             source.close()
         values.update(distinct_values(label))
+    values -= set() if ignore is None else {ignore}
     if not values - {0}:
         raise BadInput(
             f"No label value other than 0 was found in {dataset.path}.",
@@ -85,7 +108,8 @@ def find_task(dataset: DataSet, cases: Sequence[Case]) -> Task:
             f"The labels of {dataset.name} hold {len(values)} values from {min(values)} to {max(values)}; "
             "are they label maps?"
         )
-    return classes_task({f"class_{v}" if v else "background": v for v in sorted(values)})
+    names = {f"class_{v}" if v else "background": v for v in sorted(values)}
+    return classes_task(names, ignore=ignore)
 
 
 def fingerprint(

@@ -21,7 +21,7 @@ from ctseg.engine.job import Job, Reporter, RunResult, Silent
 from ctseg.engine.runtime import Runtime, choose
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
-from ctseg.planning.fingerprint import find_task, fingerprint
+from ctseg.planning.fingerprint import fingerprint, task_of
 from ctseg.planning.plan import make_plan
 from ctseg.report.curves import draw_curves
 from ctseg.specs import Case, DataSet, Task
@@ -74,9 +74,7 @@ def train(
         assert config.task is not None
         task = config.task.task()
     else:
-        task = (
-            config.task.task() if config.task else dataset.task or find_task(dataset, dataset.cases)
-        )
+        task = task_of(config.task, dataset)
         config = _plan(
             config, dataset, task, training, validation, runtime, folder, reporter, overwrite
         )

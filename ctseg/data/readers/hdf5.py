@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import h5py
 
 from ctseg.data.readers import layout
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Case, DataSet, Label, Task
+from ctseg.specs import Case, DataSet, ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.formats import paths
 from ctseg.volume.formats.hdf5 import DEFAULT_DATASET, DEFAULT_LABEL, volumes_in
@@ -52,6 +53,9 @@ def cases(
     raw: str = DEFAULT_DATASET,
     label: str = DEFAULT_LABEL,
     weight: str | None = None,
+    mask: str | None = None,
+    names: str | None = None,
+    ignore: str | int | None = None,
 ) -> DataSet:
     """Read which datasets the files have, and no voxels.
 
@@ -60,6 +64,9 @@ def cases(
         raw: dataset of the scan, DHW or CDHW.
         label: dataset of class ids (DHW) or binary channels (CDHW); files without it count as unlabelled.
         weight: dataset of voxel weights; none by default.
+        mask: dataset that is 0 where labels do not count; none by default.
+        names: `liver=1,tumour=2`, where the file does not name them.
+        ignore: value of voxels that nobody labelled.
 
     Raises:
         FileProblem: no files, damaged ones, or no such scan in them.
@@ -88,18 +95,18 @@ def cases(
             labelled = label in volumes
             if labelled:
                 tasks.setdefault(_task(opened[label], file), file)
-            if weight is not None and labelled and _absolute(weight) not in volumes:
-                raise FileProblem(
-                    f"{file} has no volume {weight}.", hint="Check the option weight."
-                )
+            for option, name in (("weight", weight), ("mask", mask)):
+                if name is not None and labelled and _absolute(name) not in volumes:
+                    raise FileProblem(
+                        f"{file} has no volume {name}.", hint=f"Check the option {option}."
+                    )
         found.append(
             Case(
                 id=layout.stem_of(file.name, paths.HDF5),
                 images=(layout.ref(file, dataset=raw),),
                 label=layout.ref(file, dataset=label, geometry=raw) if labelled else None,
-                weight=layout.ref(file, dataset=_absolute(weight), geometry=raw)
-                if weight is not None and labelled
-                else None,
+                weight=_beside(file, weight, raw) if labelled else None,
+                mask=_beside(file, mask, raw) if labelled else None,
             )
         )
     _check_alike(channels, "channels")
@@ -118,9 +125,21 @@ def cases(
         cases=labelled_cases,
         unlabelled=tuple(case for case in ordered if case.label is None),
         channels=next(iter(channels)),
-        task=next(iter(tasks), None),
+        task=_asked(next(iter(tasks), None), names, ignore),
         splits=layout.load_splits(path, labelled_cases) if path.is_dir() else (),
     )
+
+
+def _beside(file: Path, name: str | None, raw: str) -> ImageRef | None:
+    return None if name is None else layout.ref(file, dataset=_absolute(name), geometry=raw)
+
+
+def _asked(found: Task | None, names: str | None, ignore: str | int | None) -> Task | None:
+    """The task as the options name it, over what the file declares."""
+    asked = layout.named_task(names, ignore)
+    if asked is None or (names is None and found is not None):
+        return found if asked is None or found is None else replace(found, ignore=asked.ignore)
+    return asked
 
 
 def _absolute(name: str) -> str:

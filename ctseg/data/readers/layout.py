@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Case, ImageRef, frozen
+from ctseg.specs import Case, ImageRef, Task, frozen
+from ctseg.task import classes_task
 
 SPLIT_FILES = ("splits.json", "splits_final.json")
 Splits = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -150,6 +152,38 @@ def mirror_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
         if other != name and other in known:
             pairs.append((name, other))
     return tuple(pairs)
+
+
+def named_task(names: str | None, ignore: str | int | None) -> Task | None:
+    """A task of exclusive classes from the options `names` (`liver=1,tumour=2`) and `ignore` of a reader.
+
+    Without names the labels are found by looking, and then `ignore` belongs into `[task]` of the run.
+
+    Raises:
+        BadInput: something else than NAME=VALUE, or a value given twice.
+    """
+    if names is None:
+        return None if ignore is None else Task("classes", (), int(_number(ignore, "ignore")))
+    values: dict[str, int] = {}
+    for part in names.split(","):
+        name, mark, value = part.partition("=")
+        if not mark or not name.strip():
+            raise BadInput(f"'{part}' names no label.", hint="For example: names=liver=1,tumour=2")
+        values[name.strip()] = _number(value, name.strip())
+    if len(set(values.values())) < len(values):
+        raise BadInput(f"Two labels have the same value: {names}.")
+    task = classes_task(values, ignore=None if ignore is None else _number(ignore, "ignore"))
+    return replace(task, mirror_pairs=mirror_pairs(values))
+
+
+def _number(value: str | int, what: str) -> int:
+    try:
+        number = int(value)
+    except ValueError as error:
+        raise BadInput(f"'{what}' should be a whole number, not '{value}'.") from error
+    if number < 0:
+        raise BadInput(f"'{what}' should not be negative: {number}.")
+    return number
 
 
 def some(items: Iterable[Any]) -> str:

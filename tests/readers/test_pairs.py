@@ -1,0 +1,102 @@
+"""Folders of pairs, by the names of folders and by patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ctseg.data.readers.find import open_dataset
+from ctseg.errors import BadInput, FileProblem
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, save: Save) -> Path:
+    for name in ("b", "a"):
+        save(tmp_path / "Images" / f"{name}.nii.gz")
+        save(tmp_path / "masks" / f"{name}_seg.nrrd")
+    save(tmp_path / "Images" / "c.nii.gz")
+    return tmp_path
+
+
+def test_two_folders(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    assert dataset.reader == "pairs"
+    assert [case.id for case in dataset.cases] == ["a", "b"]
+    assert [case.id for case in dataset.unlabelled] == ["c"]
+    assert dataset.cases[0].label is not None
+    assert dataset.cases[0].label.path.name == "a_seg.nrrd"
+    assert dataset.channels == ("image",)
+    assert dataset.task is None
+
+
+def test_channels_by_number(tmp_path: Path, save: Save) -> None:
+    for channel in (0, 1):
+        save(tmp_path / "images" / f"a_{channel:04d}.nii.gz")
+    save(tmp_path / "labels" / "a.nii.gz")
+    dataset = open_dataset(tmp_path, channels="CT, PET", names="liver=2,spleen=1", ignore="255")
+    assert [ref.path.name for ref in dataset.cases[0].images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert dataset.channels == ("CT", "PET")
+    assert dataset.task is not None
+    assert [label.name for label in dataset.task.labels] == ["background", "spleen", "liver"]
+    assert dataset.task.ignore == 255
+    save(tmp_path / "images" / "b_0000.nii.gz")
+    with pytest.raises(FileProblem, match="'b' has 1 of 2 channels"):
+        open_dataset(tmp_path)
+
+
+def test_patterns(tmp_path: Path, save: Save) -> None:
+    for patient in ("p1", "p2"):
+        for part in ("ct", "pet", "w"):
+            save(tmp_path / patient / f"{part}.nii.gz")
+    save(tmp_path / "p1" / "tumour.nii.gz")
+    dataset = open_dataset(
+        tmp_path,
+        reader="pairs",
+        images="*/ct.nii.gz, */pet.nii.gz",
+        labels="*/tumour.nii.gz",
+        weights="*/w.nii.gz",
+    )
+    (case,) = dataset.cases
+    assert case.id == "p1"
+    assert [ref.path.name for ref in case.images] == ["ct.nii.gz", "pet.nii.gz"]
+    assert case.weight is not None
+    assert [c.id for c in dataset.unlabelled] == ["p2"]
+
+
+def test_one_pair_by_name(tmp_path: Path, save: Save) -> None:
+    save(tmp_path / "raw.tif")
+    save(tmp_path / "label.tif")
+    dataset = open_dataset(tmp_path, reader="pairs", images="raw.tif", labels="label.tif")
+    assert [case.id for case in dataset.cases] == [tmp_path.name]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": "Images/*.mha"}, "Nothing in"),
+        ({"images": "../*.nii.gz"}, "leads out"),
+        ({"images": "Images/*.nii.gz", "labels": "masks/*.nrrd"}, "belongs to an image"),
+        ({"channels": "CT,PET"}, "names 2 channels"),
+        ({"names": "liver"}, "names no label"),
+        ({"names": "liver=1,tumour=1"}, "same value"),
+        ({"ignore": "x"}, "whole number"),
+        ({"lables": "x"}, "no option"),
+    ],
+)
+def test_options_that_do_not_fit(folder: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises((BadInput, FileProblem), match=message):
+        open_dataset(folder, reader="pairs", **options)
+
+
+def test_labels_without_an_image_and_doubles(folder: Path, save: Save) -> None:
+    extra = save(folder / "masks" / "z.nrrd")
+    with pytest.raises(FileProblem, match="1 labels without an image"):
+        open_dataset(folder)
+    extra.unlink()
+    save(folder / "masks" / "a.nii.gz")
+    with pytest.raises(BadInput, match="two labels of the case 'a'"):
+        open_dataset(folder)
