@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ctseg.data.inspect import CaseReport, DataReport
     from ctseg.specs import DataSet
 
+_SHOWN = 4
 EXAMPLES = (
     "ctseg data inspect DATA",
     "ctseg data inspect DATA --json > report.json",
@@ -39,12 +40,19 @@ def inspect(
     """
     options = parse_options(option or [])
     dataset = _dataset(path, reader, options)
-    if dataset is None:
-        from ctseg.data.inspect import inspect_volume
+    if isinstance(dataset, list) and dataset == [path]:
+        from ctseg.data.inspect_scans import inspect_volume
 
         scan = inspect_volume(path, **options)
         ui.print_json(scan) if as_json else _show_scan(scan)
         problems = scan.problems
+    elif isinstance(dataset, list):
+        from ctseg.data.inspect_scans import inspect_scans
+
+        with ui.progress("Reading", total=len(dataset)) as bar:
+            report = inspect_scans(path, dataset, lambda case: bar.advance(text=case))
+        ui.print_json(report) if as_json else _show(report)
+        problems = report.all_problems
     else:
         from ctseg.data.inspect import inspect_dataset
 
@@ -56,28 +64,36 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _dataset(path: Path, reader: str | None, options: dict[str, Any]) -> DataSet | None:
-    """The data set at a path, None where it is a single scan."""
+def _dataset(path: Path, reader: str | None, options: dict[str, Any]) -> DataSet | list[Path]:
+    """The data set at a path, or the scans there where no layout binds them together."""
     from ctseg import plugins
     from ctseg.data.readers.find import open_dataset
+    from ctseg.data.readers.scans import find_scans
     from ctseg.volume.io import format_of
 
     alone = reader is None and not any(spec.recognise(path) for spec in plugins.readers())
-    if alone and path.exists() and not (path / "dataset.json").is_file() and format_of(path):
-        return None
+    if alone and path.is_dir() and not (path / "dataset.json").is_file():
+        scans = find_scans(path)
+        if scans and not (options and len(scans) > 1):
+            return scans
+    elif alone and path.exists() and format_of(path):
+        return [path]
     return open_dataset(path, reader, **options)
 
 
 def _show(report: DataReport) -> None:
     labelled = sum(case.labelled for case in report.cases)
     rest = len(report.cases) - labelled
-    ui.show(
-        f"{report.name} ({report.reader}): {labelled} labelled cases"
-        + (f", {rest} without a label" if rest else "")
-        + f", channels {', '.join(report.channels)}"
-        + (f", {report.folds} folds given" if report.folds else "")
-        + (f", {report.licence}" if report.licence else "")
-    )
+    if report.reader == "scans":
+        ui.show(f"{report.name}: {len(report.cases)} scans, in no known layout of a data set")
+    else:
+        ui.show(
+            f"{report.name} ({report.reader}): {labelled} labelled cases"
+            + (f", {rest} without a label" if rest else "")
+            + f", channels {', '.join(report.channels)}"
+            + (f", {report.folds} folds given" if report.folds else "")
+            + (f", {report.licence}" if report.licence else "")
+        )
     several = len(report.channels) > 1
     columns = ["case", "voxels z y x", "spacing x y z", "axes"]
     columns += [
@@ -104,7 +120,9 @@ def _show(report: DataReport) -> None:
 
 
 def _rows(case: CaseReport, *, several: bool) -> list[list[object]]:
-    sizes = ", ".join(f"{size.name} {size.voxels}" for size in case.labels)
+    sizes = ", ".join(f"{size.name} {size.voxels}" for size in case.labels[:_SHOWN])
+    if len(case.labels) > _SHOWN:
+        sizes += f", ... ({len(case.labels)} labels)"
     head: list[object] = [case.id, _shape(case), _spacing(case), case.orientation or None]
     if not case.intensity:
         return [[*head, *([None] if several else []), None, None, None, None, None, sizes or None]]

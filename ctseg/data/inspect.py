@@ -16,7 +16,7 @@ from ctseg.errors import BadInput, CtsegError
 from ctseg.specs import Case, DataSet, ImageRef, Task, VolumeSource
 from ctseg.task import check_values, masks, to_dict
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.io import open_ref, open_volume
+from ctseg.volume.io import open_ref
 
 QUANTILES = (0.5, 50.0, 99.5)
 _SAMPLE = 4_000_000
@@ -125,22 +125,6 @@ def inspect_dataset(dataset: DataSet, advance: Callable[[str], None] | None = No
     return report
 
 
-def inspect_volume(path: Path, **options: Any) -> CaseReport:
-    """Look at a single file or DICOM folder.
-
-    Raises:
-        FileProblem: it cannot be opened.
-    """
-    report = CaseReport(path.name)
-    source = open_volume(path, **options)
-    try:
-        names = [""] if source.channels == 1 else [str(i) for i in range(source.channels)]
-        _look(source, report, names, hashlib.blake2b())
-    finally:
-        source.close()
-    return report
-
-
 def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
     """The report of a case and a digest of its image voxels, empty where they could not be read."""
     report = CaseReport(case.id, labelled=case.label is not None)
@@ -157,7 +141,7 @@ def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
                     raise BadInput(
                         f"{ref.path} has {source.channels} channels, the data set {len(dataset.channels)}."
                     )
-                _look(source, report, names[:count], digest)
+                look(source, report, names[:count], digest)
             finally:
                 source.close()
         except CtsegError as error:
@@ -172,12 +156,12 @@ def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
         grid = grid or source.geometry
     if case.label is not None:
         try:
-            _look_at_label(case.label, dataset.task, grid, report)
+            look_at_label(case.label, dataset.task, grid, report)
         except CtsegError as error:
             report.problems.append(error.message)
-    for ref in (case.weight, case.mask):
-        if ref is not None and grid is not None:
-            report.problems += _look_at_map(ref, grid)
+    for extra in (case.weight, case.mask):
+        if extra is not None and grid is not None:
+            report.problems += _look_at_map(extra, grid)
     return report, digest.hexdigest() if readable else ""
 
 
@@ -203,7 +187,7 @@ def _slabs(source: VolumeSource) -> Iterator[NDArray[Any]]:
         yield source.read((start, min(start + step, depth)))
 
 
-def _look(source: VolumeSource, report: CaseReport, names: list[str], digest: Any) -> None:
+def look(source: VolumeSource, report: CaseReport, names: list[str], digest: Any) -> None:
     """Geometry, intensities and NaN of one file, one channel a name."""
     grid = source.geometry
     if report.shape_zyx is None:
@@ -242,7 +226,7 @@ def _look(source: VolumeSource, report: CaseReport, names: list[str], digest: An
         report.problems.append(f"{source.path} has {bad} voxels that are NaN or infinite.")
 
 
-def _look_at_label(
+def look_at_label(
     ref: ImageRef, task: Task | None, grid: Geometry | None, report: CaseReport
 ) -> None:
     source = open_ref(ref)

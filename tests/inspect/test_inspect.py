@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ctseg.cli.app import app
-from ctseg.data.inspect import DataReport, inspect_dataset, inspect_volume
+from ctseg.data.inspect import DataReport, inspect_dataset
+from ctseg.data.inspect_scans import inspect_volume
 from ctseg.data.readers.find import open_dataset
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
@@ -214,3 +215,27 @@ def test_a_dicom_folder(real_data: Path) -> None:
     result = run(real_data / "dicom_seg" / "series", "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["shape_zyx"] == [3, 512, 512]
+
+
+def test_a_folder_without_a_layout(tmp_path: Path) -> None:
+    """Each volume is looked at by itself; label maps are told by their few values."""
+    put_at = tmp_path / "one"
+    put_at.mkdir()
+    write(Volume.from_array(scan(0)), put_at / "ct.nii.gz")
+    labels = np.zeros((4, 20, 30), np.uint8)
+    labels[1:3, 5:15, 5:15] = 7
+    write(Volume.from_array(labels), tmp_path / "organs.nrrd")
+    (tmp_path / "damaged.nrrd").write_text("no header")
+    result = CliRunner().invoke(app, ["data", "inspect", str(tmp_path), "--json"])
+    found = json.loads(result.stdout)
+    assert [case["id"] for case in found["cases"]] == [
+        "damaged.nrrd",
+        "organs.nrrd",
+        "one/ct.nii.gz",
+    ]
+    damaged, organs, ct = found["cases"]
+    assert damaged["problems"]
+    assert result.exit_code == 1
+    assert [(size["name"], size["voxels"]) for size in organs["labels"]] == [("value 7", 200)]
+    assert ct["intensity"][0]["low"] == scan(0).min()
+    assert not ct["labels"]

@@ -100,3 +100,10 @@ def test_labels_without_an_image_and_doubles(folder: Path, save: Save) -> None:
     save(folder / "masks" / "a.nii.gz")
     with pytest.raises(BadInput, match="two labels of the case 'a'"):
         open_dataset(folder)
+
+
+def test_one_of_each_belong_together(tmp_path: Path, save: Save) -> None:
+    save(tmp_path / "image" / "scan.nii.gz")
+    save(tmp_path / "mask" / "drawn.nii.gz")
+    (case,) = open_dataset(tmp_path).cases
+    assert case.id == "scan"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ctseg import plugins
 from ctseg.data.readers import layout
+from ctseg.data.readers.scans import find_scans
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet
 from ctseg.volume.io import format_of
@@ -97,16 +98,11 @@ def _subfolder(path: Path, names: Sequence[str]) -> Path | None:
     return next((folders[name] for name in names if name in folders), None)
 
 
-def _entries(folder: Path) -> list[Path]:
-    """Volumes in a folder: files of a known format, and folders of slices."""
-    listed = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return [p for p in listed if format_of(p) is not None]
-
-
 def _has_volumes(folder: Path) -> bool:
     return any(
-        not entry.name.startswith(".") and format_of(entry) is not None
-        for entry in folder.iterdir()
+        format_of(entry) is not None
+        for entry in (folder, *folder.iterdir())
+        if not entry.name.startswith(".")
     )
 
 
@@ -118,8 +114,9 @@ def _by_folder(folder: Path) -> list[Case]:
             hint="Name them: --option images='scans/*.nii.gz' --option labels='masks/*.nii.gz'",
         )
     scans: dict[str, dict[int, Path]] = {}
-    for entry in _entries(images):
-        stem = stem_of(entry)
+    entries = find_scans(images)
+    for entry in entries:
+        stem = folder.resolve().name if entry == images else stem_of(entry)
         match = _CHANNEL.search(stem)
         name, number = (stem[: match.start()], int(match[1])) if match else (stem, 0)
         if number in scans.setdefault(name, {}):
@@ -150,7 +147,10 @@ def _by_folder(folder: Path) -> list[Case]:
 def _labels_for(folder: Path, known: set[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     orphans = []
-    for entry in _entries(folder):
+    entries = find_scans(folder)
+    if len(entries) == len(known) == 1:  # one of each belong together, whatever their names
+        return {known.pop(): entries[0]}
+    for entry in entries:
         stem = stem_of(entry)
         name = stem if stem in known else _ENDINGS.sub("", stem)
         if name not in known:
