@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ctseg.cli import ui
+from ctseg.cli.data_options import OptionOption, parse_options
 from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def train(
     reader: Annotated[
         str | None, typer.Option("--reader", metavar="NAME", help="Layout of the data set.")
     ] = None,
+    option: OptionOption = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")] = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, mps.")
@@ -93,6 +95,7 @@ def train(
         "train.device": device, "train.precision": precision,
         "model.architecture": architecture, "loss.name": loss,
         "data.fold": fold, "data.reader": reader, "seed": seed,
+        "data.options": parse_options(option) if option else None,
     }  # fmt: skip
     if resume:
         others = [k for k, v in given.items() if v is not None] + list(settings or [])
@@ -140,7 +143,9 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
     if source.suffix == ".toml":
         config = load_config(source)
     else:
-        if not source.exists():
+        import glob
+
+        if not source.exists() and not glob.has_magic(str(source)):
             raise FileProblem(f"{source} does not exist.", hint="Check the path of the data set.")
         config = parse_config({"data": {"path": str(source)}})
     data = config.model_dump(mode="json")
