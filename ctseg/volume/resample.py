@@ -54,24 +54,43 @@ def resample_axis(
     stop = n_out if stop is None else stop
     if n_in == n_out:
         return x.narrow(axis, start, stop - start)
-    indices, weights = taps(n_in, n_out, order)
-    indices, weights = indices[start:stop].to(x.device), weights[start:stop].to(x.device, x.dtype)
+    return resample_at(x, axis, centres(n_in, n_out)[start:stop], order)
+
+
+def resample_at(
+    x: torch.Tensor, axis: int, positions: NDArray[np.float64], order: int
+) -> torch.Tensor:
+    """The values along one axis at the given positions, in voxels of that axis; the edge repeats beyond it."""
+    indices, weights = taps_at(positions, x.shape[axis], order)
+    indices, weights = indices.to(x.device), weights.to(x.device, x.dtype)
     shape = [1] * x.ndim
-    shape[axis] = stop - start
+    shape[axis] = len(positions)
     out = x.index_select(axis, indices[:, 0]).mul_(weights[:, 0].view(shape))
     for tap in range(1, indices.shape[1]):
         out.addcmul_(x.index_select(axis, indices[:, tap]), weights[:, tap].view(shape))
     return out
 
 
+def centres(n_in: int, n_out: int) -> NDArray[np.float64]:
+    """Where the centres of `n_out` voxels lie among `n_in` that fill the same extent."""
+    out: NDArray[np.float64] = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+    return out
+
+
 def taps(n_in: int, n_out: int, order: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which old samples make each new one: indices [n_out, K] and weights [n_out, K]."""
+    return taps_at(centres(n_in, n_out), n_in, order)
+
+
+def taps_at(
+    position: NDArray[np.float64], n_in: int, order: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of `n_in` samples make the value at each position: indices [N, K] and weights [N, K]."""
     indices: NDArray[np.float64]
     weights: NDArray[np.float64]
-    position = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
     if order == 0:
         nearest = np.floor(position + 0.5)  # half-way positions go to the later sample
-        indices, weights = nearest[:, None], np.ones((n_out, 1))
+        indices, weights = nearest[:, None], np.ones((len(position), 1))
     else:
         base = np.floor(position)
         offsets = np.arange(0, 2) if order == 1 else np.arange(-1, 3)

@@ -133,7 +133,7 @@ def test_compressed_files_are_not(tmp_path: Path, oblique: Volume, suffix: str) 
         assert not source.by_region
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".h5", ".tif"])
+@pytest.mark.parametrize("suffix", ALL)
 def test_micrometres_stay_micrometres(tmp_path: Path, suffix: str) -> None:
     array = np.zeros((3, 4, 5), np.uint8)
     write(

@@ -142,53 +142,6 @@ def metadata(reader: sitk.ImageFileReader) -> dict[str, str]:
     return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
 
 
-class GatherSink:
-    """Gathers slabs in one array and writes it through SimpleITK.
-
-    Args:
-        temporary: the file to write.
-        geometry, dtype, channels: as in `ctseg.specs.OpenWriter`.
-        compress: whether the voxels are compressed.
-        fields: key-value pairs for the header.
-    """
-
-    def __init__(
-        self,
-        temporary: Path,
-        geometry: Geometry,
-        dtype: np.dtype[Any],
-        channels: int | None,
-        *,
-        compress: bool,
-        fields: dict[str, str] | None = None,
-    ) -> None:
-        temporary.touch(exist_ok=False)  # an unwritable folder is found before hours of work
-        self._temporary = temporary
-        self._geometry = geometry
-        shape = geometry.shape_zyx if channels is None else (*geometry.shape_zyx, channels)
-        self._array: NDArray[Any] | None = np.zeros(shape, dtype)
-        self._vector = channels is not None
-        self._compress = compress
-        self._fields = fields or {}
-
-    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
-        if self._array is None:
-            raise BadInput("The file is closed.")
-        slab = np.moveaxis(slab_czyx, 0, -1) if self._vector else slab_czyx[0]
-        self._array[start : start + slab.shape[0]] = slab
-
-    def finish(self) -> None:
-        image = to_image(self._array, self._geometry, vector=self._vector)
-        self._array = None
-        for key, value in self._fields.items():
-            image.SetMetaData(key, value)
-        with quiet():
-            sitk.WriteImage(image, str(self._temporary), useCompression=self._compress)
-
-    def discard(self) -> None:
-        self._array = None
-
-
 def to_image(array: Any, geometry: Geometry, *, vector: bool = False) -> sitk.Image:
     """An array [Z, Y, X] or, with `vector`, [Z, Y, X, C] as a SimpleITK image on its grid."""
     image = sitk.GetImageFromArray(array, isVector=vector)

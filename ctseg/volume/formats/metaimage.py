@@ -3,105 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput
 from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats.metaimage_header import (
+    UNIT_KEY,
+    data_file,
+    make_metaimage_header,
+    raw_of,
+    read_metaimage_header,
+)
+from ctseg.volume.formats.raw import RawSink
+from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.units import in_unit
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
-_HEADER_LIMIT = 1 << 16
-
 
 def open_metaimage(path: Path) -> Source:
-    """Open a MetaImage file; several element channels are read as channels.
+    """Open a MetaImage file; several element channels are read as channels. Uncompressed ones are read by region.
 
     Raises:
         FileProblem: missing, damaged, or not three axes.
     """
     check_file(path)
     with reading(path):
-        fields = _header(path)
-        _check_data(path, fields)
+        offset, fields = read_metaimage_header(path)
+        data_file(path, offset, fields)
     reader, geometry, dtype, channels = itk.open_3d(path, "MetaImageIO")
-    compressed = fields.get("compresseddata", "").lower() == "true"
+    geometry = in_unit(geometry, fields.get("distanceunits", "mm"))
+    if fields.get(UNIT_KEY.lower()) == "um":
+        geometry = replace(geometry, unit="um")
+    notes = itk.metadata(reader)
+    with reading(path):
+        raw = raw_of(path, offset, fields, dtype, geometry.shape_zyx, channels)
+        if raw is not None:
+            raw.check_size()
+            return raw_source(raw, path, geometry, dtype, metadata=notes)
     depth = geometry.shape_zyx[0]
 
     def load(start: int, stop: int) -> NDArray[Any]:
-        if compressed:
-            return itk.read_slices(reader, 0, depth, vector=bool(channels))[:, start:stop]
-        return itk.read_slices(reader, start, stop, vector=bool(channels))
+        # text, and slices in files of their own: ITK reads the whole
+        return itk.read_slices(reader, 0, depth, vector=bool(channels))[:, start:stop]
 
     return Source(
-        path,
-        geometry,
-        dtype,
-        load,
-        channels=channels or 1,
-        by_region=not compressed,
-        metadata=itk.metadata(reader),
+        path, geometry, dtype, load, channels=channels or 1, by_region=False, metadata=notes
     )
-
-
-def _header(path: Path) -> dict[str, str]:
-    """The `Key = value` lines up to ElementDataFile, keys in lower case."""
-    fields: dict[str, str] = {}
-    with path.open("rb") as file:
-        while file.tell() < _HEADER_LIMIT:
-            line = file.readline(4096)
-            key, mark, value = line.decode("latin-1").partition("=")
-            if not mark:
-                break
-            fields[key.strip().lower()] = value.strip()
-            if "elementdatafile" in fields:
-                return fields | {"offset": str(file.tell())}
-    raise FileProblem(
-        f"{path} is no MetaImage file: it has no ElementDataFile line.",
-        hint="Check what it is (file PATH) and give it the suffix of its format.",
-    )
-
-
-def _check_data(path: Path, fields: dict[str, str]) -> None:
-    """Find a missing or short data file, for which ITK has only vague words.
-
-    Raises:
-        FileProblem: the data file that the header names is missing.
-        EOFError: there are fewer bytes than the header says.
-    """
-    data, offset = path, int(fields["offset"])
-    name = fields["elementdatafile"]
-    if name.upper() != "LOCAL":
-        if name.upper().startswith("LIST") or "%" in name:
-            return
-        data, offset = path.parent / name, 0
-        if not data.is_file():
-            raise FileProblem(
-                f"{path} keeps its voxels in {name}, which does not lie beside it.",
-                hint="Copy the .raw or .zraw file together with the .mhd.",
-            )
-    if fields.get("compresseddata", "").lower() == "true":
-        needed = int(fields.get("compresseddatasize", "0"))
-    else:
-        sizes = [int(word) for word in fields.get("dimsize", "0").split()]
-        needed = int(fields.get("elementnumberofchannels", "1")) * _ITEM_BYTES.get(
-            fields.get("elementtype", ""), 0
-        )
-        for size in sizes:
-            needed *= size
-    there = data.stat().st_size - offset
-    if there < needed:
-        raise EOFError(f"it has {there} of {needed} bytes of voxels")
-
-
-_ITEM_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_FLOAT": 4, "MET_DOUBLE": 8, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8,
-}  # fmt: skip
 
 
 def write_metaimage(
@@ -113,17 +67,19 @@ def write_metaimage(
     labels: Sequence[Label] = (),
     reference: VolumeSource | None = None,  # noqa: ARG001
 ) -> Writer:
-    """A writer of .mha; compressed where it holds labels."""
+    """A writer of .mha that streams; compressed where it holds labels."""
     if paths.suffix_of(path, paths.METAIMAGE) == ".mhd":
         raise BadInput(f"{path}: two-file MetaImages are not written.", hint="Use the suffix .mha")
     stored = check_dtype(dtype, itk.DTYPES, format_name="MetaImage")
+    compress = bool(labels)
+    header, size_at = make_metaimage_header(geometry, stored, channels, compress=compress)
     return Writer(
         path,
         ".mha",
         geometry,
         stored,
         channels,
-        lambda temporary: itk.GatherSink(
-            temporary, geometry, stored, channels, compress=bool(labels)
+        lambda temporary: RawSink(
+            temporary, header, compression="zlib" if compress else "", size_at=size_at
         ),
     )

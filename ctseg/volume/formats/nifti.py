@@ -16,17 +16,17 @@ from ctseg.volume.formats.nifti_header import (
     MICROMETRE,
     NiftiHeader,
     is_gzip,
-    opened,
     read_nifti_header,
 )
 from ctseg.volume.formats.nifti_sink import NiftiSink
+from ctseg.volume.formats.raw import Raw
+from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 _UNITS_IN_MM = {1: 1000.0, 2: 1.0, MICROMETRE: 1e-3}
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-_BLOCK = 1 << 24
 
 
 def open_nifti(path: Path, *, channels: str | None = None) -> Source:
@@ -51,25 +51,27 @@ def open_nifti(path: Path, *, channels: str | None = None) -> Source:
         count = _channel_count(header, path, channels)
         geometry, metadata = _geometry(header, path)
         compressed = is_gzip(path)
-        size = path.stat().st_size
-        if not compressed and size < header.offset + header.bytes_needed:
-            raise EOFError(f"it has {size} of {header.offset + header.bytes_needed} bytes")
+        x, y, z = header.shape[:3]
+        raw = Raw(
+            path,
+            header.dtype,
+            (z, y, x),
+            channels=count,
+            compression="gzip" if compressed else "",
+            skip=header.offset,
+        )
+        raw.check_size()
     dtype = np.dtype("float32") if header.rescaled else header.dtype
     if header.rescaled and header.dtype.itemsize == 8:
         dtype = np.dtype("float64")
 
-    def load(start: int, stop: int) -> NDArray[Any]:
-        read = _gunzipped if compressed else _mapped
-        return _rescale(read(path, header, count, start, stop), header, dtype)
-
-    return Source(
+    return raw_source(
+        raw,
         path,
         geometry,
         dtype,
-        load,
-        channels=count,
-        by_region=not compressed,
         metadata=metadata,
+        convert=lambda part: _rescale(part, header, dtype),
     )
 
 
@@ -116,41 +118,6 @@ def _geometry(header: NiftiHeader, path: Path) -> tuple[Geometry, dict[str, str]
     )
     notes = {key: reader.GetMetaData(key) for key in ("descrip", "intent_name")}
     return grid, {key: value for key, value in notes.items() if value}
-
-
-def _mapped(path: Path, header: NiftiHeader, channels: int, start: int, stop: int) -> NDArray[Any]:
-    x, y, z = header.shape[:3]
-    shape = (channels, z, y, x)
-    return np.memmap(path, header.dtype, "r", header.offset, shape)[:, start:stop]
-
-
-def _gunzipped(
-    path: Path, header: NiftiHeader, channels: int, start: int, stop: int
-) -> NDArray[Any]:
-    """Slices of a compressed file; to the end of the stream, so that its checksum is verified, when all are read."""
-    x, y, z = header.shape[:3]
-    out = np.empty((channels, stop - start, y, x), header.dtype)
-    plane = y * x * header.dtype.itemsize
-    with opened(path) as file:
-        file.seek(header.offset + start * plane)
-        for channel in range(channels):
-            if channel:
-                file.seek((z - (stop - start)) * plane, 1)
-            _fill(file, out[channel])
-        if stop - start == z:
-            while file.read(_BLOCK):
-                pass
-    return out
-
-
-def _fill(file: Any, part: NDArray[Any]) -> None:
-    view = part.reshape(-1).view(np.uint8).data
-    done = 0
-    while done < len(view):
-        count = file.readinto(view[done : done + _BLOCK])
-        if not count:
-            raise EOFError(f"{len(view) - done} bytes of its voxels are missing")
-        done += count
 
 
 def _rescale(array: NDArray[Any], header: NiftiHeader, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -33,6 +33,8 @@ class Source:
         load: `load(start, stop)` reads these slices as [C, Z, Y, X].
         load_box: `load_box(start_zyx, stop_zyx)` reads these voxels as [C, Z, Y, X]; without it boxes are cut from
             whole slices.
+        unpack: `unpack(target)` writes the voxels of a compressed file to another one, a block at a time, and gives
+            a source that reads them there; closing that deletes the file.
         channels: number of channels.
         by_region: whether `load` reads no more than it is asked for.
         metadata: what the file says besides.
@@ -51,6 +53,7 @@ class Source:
         metadata: Mapping[str, Any] | None = None,
         close: Callable[[], None] | None = None,
         load_box: LoadBox | None = None,
+        unpack: Callable[[Path], Source] | None = None,
     ) -> None:
         self.path = path
         self.geometry = geometry
@@ -60,6 +63,7 @@ class Source:
         self.metadata: Mapping[str, Any] = dict(metadata or {})
         self._load = load
         self._load_box = load_box
+        self.unpack = unpack
         self._close = close
         self.opened_with: tuple[str, Mapping[str, Any]] | None = None
         """Name of the format and options, with which a copy in another process opens the file again."""

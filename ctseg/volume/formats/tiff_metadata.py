@@ -7,14 +7,9 @@ from typing import Any
 
 import tifffile
 
+from ctseg.volume.formats.units import MM, unit_of
 from ctseg.volume.geometry import Geometry, Xyz
 
-_MM = {
-    "m": 1e3, "cm": 10.0, "mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "um": 1e-3, "µm": 1e-3,
-    "μm": 1e-3, "\\u00b5m": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3,
-    "micrometre": 1e-3, "nm": 1e-6, "nanometer": 1e-6,
-}  # fmt: skip
-"""Inches are left out on purpose: they are the resolution of a print, not the size of a voxel."""
 VERSION = "1.11a"
 """The lowest version of ImageJ whose hyperstack fields these are."""
 
@@ -45,7 +40,7 @@ def _from_ome(xml: str) -> tuple[Xyz, str] | None:
             else:
                 return None
         else:
-            factor, unit = _unit(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")))
+            factor, unit = unit_of(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")))
         sizes.append(float(value) * factor)
     return _checked(sizes, unit)
 
@@ -53,9 +48,9 @@ def _from_ome(xml: str) -> tuple[Xyz, str] | None:
 def _from_imagej(tif: tifffile.TiffFile) -> tuple[Xyz, str] | None:
     metadata: Mapping[str, Any] = tif.imagej_metadata or {}
     name = str(metadata.get("unit", ""))
-    if name.lower() not in _MM:
+    if name.lower() not in MM:
         return None
-    factor, unit = _unit(name)
+    factor, unit = unit_of(name)
     tags = tif.pages.first.tags
     sizes = []
     for axis in ("XResolution", "YResolution"):
@@ -68,12 +63,6 @@ def _from_imagej(tif: tifffile.TiffFile) -> tuple[Xyz, str] | None:
     depth = metadata.get("spacing")
     sizes.append(abs(float(depth)) * factor if depth else sizes[0])
     return _checked(sizes, unit)
-
-
-def _unit(name: str) -> tuple[float, str]:
-    """Millimetres in a unit, and whether to show lengths in mm or um."""
-    factor = _MM.get(name.lower(), 1.0)
-    return factor, "um" if factor < 1.0 else "mm"
 
 
 def _checked(sizes: list[float], unit: str) -> tuple[Xyz, str] | None:

@@ -1,0 +1,252 @@
+"""Voxels as they lie in a file, compressed or not: NIfTI, NRRD and MetaImage differ in their headers only.
+
+Files are opened anew for every read, so nothing is shared between the processes of a loader.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import mmap
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.specs import Zyx
+
+Compression = Literal["", "gzip", "bzip2", "zlib"]
+BLOCK = 1 << 22
+_NARROW = 1 << 16
+"""Rows of a box that lie further apart than this in bytes are read without read-ahead."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One block of voxels in a file.
+
+    Attributes:
+        path: the file.
+        dtype: as stored, byte order included.
+        shape_zyx: voxels.
+        channels: numbers a voxel.
+        interleaved: whether the channels of a voxel lie side by side; otherwise they are the slowest axis.
+        start: first byte of the block in the file.
+        compression: of everything from `start` on.
+        skip: bytes to pass over once uncompressed.
+    """
+
+    path: Path
+    dtype: np.dtype[Any]
+    shape_zyx: Zyx
+    channels: int = 1
+    interleaved: bool = False
+    start: int = 0
+    compression: Compression = ""
+    skip: int = 0
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        if self.interleaved:
+            return (*self.shape_zyx, self.channels)
+        return (self.channels, *self.shape_zyx)
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.stored_shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def check_size(self) -> None:
+        """Find a file cut short; of a compressed one that is known only once it is read.
+
+        Raises:
+            EOFError: bytes are missing.
+        """
+        there = self.path.stat().st_size - self.start - self.skip
+        if not self.compression and there < self.nbytes:
+            raise EOFError(f"it has {max(there, 0)} of {self.nbytes} bytes of voxels")
+
+    def slices(self, start: int, stop: int) -> NDArray[Any]:
+        """Slices as [C, Z, Y, X]."""
+        _, y, x = self.shape_zyx
+        if self.compression:
+            return self._unpacked(start, stop)
+        return self.box((start, 0, 0), (stop, y, x))
+
+    def box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
+        """Voxels as [C, Z, Y, X]; of a compressed file the slices are unpacked and cut."""
+        rows = tuple(slice(a, b) for a, b in zip(start_zyx, stop_zyx, strict=True))
+        if self.compression:
+            return self._unpacked(start_zyx[0], stop_zyx[0])[:, :, rows[1], rows[2]]
+        self.check_size()  # a mapped file that shrinks would end the process
+        first = self.start + self.skip
+        with self.path.open("rb") as file:
+            page = first - first % mmap.ALLOCATIONGRANULARITY
+            length = first - page + self.nbytes
+            with mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=page) as mapped:
+                _, _, x = self.shape_zyx
+                plane = self.shape_zyx[1] * x * self.dtype.itemsize
+                if stop_zyx[2] - start_zyx[2] < x and plane > _NARROW:
+                    _advise_random(mapped)
+                whole = np.frombuffer(
+                    mapped, self.dtype, self.nbytes // self.dtype.itemsize, first - page
+                )
+                whole = whole.reshape(self.stored_shape)
+                part = whole[rows] if self.interleaved else whole[(slice(None), *rows)]
+                out = np.array(np.moveaxis(part, -1, 0) if self.interleaved else part, order="C")
+                del whole, part  # the map cannot be closed while arrays look into it
+                return out
+
+    def _unpacked(self, start: int, stop: int) -> NDArray[Any]:
+        """Slices of a compressed file; its end is read, and so its checksum, when all are asked for."""
+        z, y, x = self.shape_zyx
+        each = y * x * self.dtype.itemsize
+        blocks = 1 if self.interleaved else self.channels
+        plane = each * self.channels if self.interleaved else each
+        shape = (stop - start, y, x, self.channels) if self.interleaved else (stop - start, y, x)
+        out = np.empty((blocks, *shape), self.dtype)
+        with self._stream() as file:
+            pass_over(file, self.skip)
+            for block in range(blocks):
+                pass_over(file, start * plane)
+                fill(file, out[block])
+                if block + 1 < blocks:
+                    pass_over(file, (z - stop) * plane)
+            if stop - start == z:
+                while file.read(BLOCK):
+                    pass
+        return np.moveaxis(out[0], -1, 0) if self.interleaved else out
+
+    def unpack(self, target: Path) -> Raw:
+        """Write the voxels uncompressed to a file, a block at a time, and describe them there."""
+        with self._stream() as file, target.open("wb") as out:
+            pass_over(file, self.skip)
+            left = self.nbytes
+            while left:
+                block = file.read(min(BLOCK, left))
+                if not block:
+                    raise EOFError(f"{left} bytes of its voxels are missing")
+                out.write(block)
+                left -= len(block)
+            while file.read(BLOCK):
+                pass
+        return replace(self, path=target, start=0, skip=0, compression="")
+
+    @contextmanager
+    def _stream(self) -> Iterator[IO[bytes]]:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            if self.compression == "gzip":
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    yield cast(IO[bytes], unpacked)
+            elif self.compression == "bzip2":
+                with bz2.BZ2File(file) as unpacked_too:
+                    yield cast(IO[bytes], unpacked_too)
+            elif self.compression == "zlib":
+                with io.BufferedReader(_Inflated(file), BLOCK) as inflated:
+                    yield cast(IO[bytes], inflated)
+            else:
+                yield file
+
+
+class _Inflated(io.RawIOBase):
+    """A zlib stream, or a gzip one, read as a file; MetaImage allows both."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._inflate = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of the two
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        while not self._inflate.eof:
+            data = self._inflate.unconsumed_tail or self._file.read(BLOCK)
+            if not data:
+                raise EOFError("its compressed voxels end too early")
+            out = self._inflate.decompress(data, len(view))
+            if out:
+                view[: len(out)] = out
+                return len(out)
+        return 0
+
+
+def _advise_random(mapped: mmap.mmap) -> None:
+    """A box is many short rows: reading ahead of each would read most of the file."""
+    if hasattr(mmap, "MADV_RANDOM") and os.name == "posix":
+        mapped.madvise(mmap.MADV_RANDOM)
+
+
+def pass_over(file: IO[bytes], count: int) -> None:
+    while count:
+        block = file.read(min(BLOCK, count))
+        if not block:
+            raise EOFError(f"{count} bytes of its voxels are missing")
+        count -= len(block)
+
+
+def fill(file: Any, part: NDArray[Any]) -> None:
+    """Read a contiguous array from a stream.
+
+    Raises:
+        EOFError: the stream ends before it is full.
+    """
+    view = part.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done : done + BLOCK])
+        if not count:
+            raise EOFError(f"{len(view) - done} bytes of its voxels are missing")
+        done += count
+
+
+class RawSink:
+    """Streams voxels behind a header, compressed or not; see `ctseg.volume.formats.writer.Sink`.
+
+    Args:
+        temporary: the file to write.
+        header: everything in front of the voxels.
+        compression: of the voxels.
+        size_at: where in the header the compressed size goes, 20 digits or spaces; None where it has no place.
+    """
+
+    def __init__(
+        self,
+        temporary: Path,
+        header: bytes,
+        *,
+        compression: Literal["", "gzip", "zlib"] = "",
+        size_at: int | None = None,
+    ) -> None:
+        self._file = temporary.open("wb")
+        self._file.write(header)
+        self._first = len(header)
+        self._size_at = size_at
+        # No name and no time, so that the same volume gives the same bytes.
+        wbits = {"gzip": 31, "zlib": 15}
+        self._deflate = zlib.compressobj(4, wbits=wbits[compression]) if compression else None
+
+    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
+        """Channels lie side by side."""
+        little = slab_czyx.astype(slab_czyx.dtype.newbyteorder("<"), copy=False)
+        block = np.ascontiguousarray(np.moveaxis(little, 0, -1)).data.cast("B")
+        self._file.write(block if self._deflate is None else self._deflate.compress(block))
+
+    def finish(self) -> None:
+        if self._deflate is not None:
+            self._file.write(self._deflate.flush())
+            size = self._file.tell() - self._first
+            if self._size_at is not None:
+                self._file.seek(self._size_at)
+                self._file.write(b"%-20d" % size)
+        self._file.close()
+
+    def discard(self) -> None:
+        self._file.close()

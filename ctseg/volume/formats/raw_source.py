@@ -1,0 +1,62 @@
+"""The opened scan over a block of voxels, and its uncompressed copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.specs import Zyx
+from ctseg.volume.formats.raw import Raw
+from ctseg.volume.formats.source import Source
+from ctseg.volume.geometry import Geometry
+
+Convert = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def raw_source(
+    raw: Raw,
+    path: Path,
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    convert: Convert | None = None,
+    close: Callable[[], None] | None = None,
+) -> Source:
+    """A source that reads from `raw`; `convert` turns stored numbers into those of `dtype`."""
+
+    def load(start: int, stop: int) -> NDArray[Any]:
+        part = raw.slices(start, stop)
+        return part if convert is None else convert(part)
+
+    def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
+        part = raw.box(start, stop)
+        return part if convert is None else convert(part)
+
+    def unpack(target: Path) -> Source:
+        return raw_source(
+            raw.unpack(target),
+            path,
+            geometry,
+            dtype,
+            metadata=metadata,
+            convert=convert,
+            close=lambda: target.unlink(missing_ok=True),
+        )
+
+    return Source(
+        path,
+        geometry,
+        dtype,
+        load,
+        channels=raw.channels,
+        by_region=not raw.compression,
+        metadata=metadata,
+        close=close,
+        load_box=load_box,
+        unpack=unpack if raw.compression else None,
+    )
