@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from ctseg.config import PreprocessConfig
-from ctseg.data.steps import OnValues, Record, Resample, Step, parse_step, step_to_dict
+from ctseg.data.steps import Record, Resampling, Step, parse_step, step_to_dict
+from ctseg.data.steps.resample import resampled_chunks
 from ctseg.specs import Task
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.resample import resample_axis
 
 CHUNK_BYTES = 2**26
 """Resampling back works through slices in chunks of about this size."""
@@ -97,11 +97,7 @@ def follow_label(trail: Trail, label_czyx: NDArray[Any]) -> NDArray[Any]:
 def follow_values(trail: Trail, values_czyx: NDArray[Any]) -> NDArray[np.float32]:
     """A float map [C, Z, Y, X] (a weight map) on the source grid, moved as its scan was but not normalised."""
     for passage in trail.passages:
-        if not isinstance(passage.step, OnValues):
-            step = passage.step
-            if isinstance(step, Resample):  # cubic interpolation could make weights negative
-                step = dataclasses.replace(step, order=1)
-            values_czyx = step.image(values_czyx, passage.before, passage.record)
+        values_czyx = passage.step.weight(values_czyx, passage.before, passage.record)
     return np.ascontiguousarray(values_czyx, np.float32)
 
 
@@ -139,7 +135,7 @@ def labels_back(
     The last resampling is undone in chunks of slices that are decoded at once, so that logits on the source grid
     never exist as a whole; what comes before it (crop, orientation) is undone on the labels.
     """
-    resamplings = [i for i, p in enumerate(trail.passages) if isinstance(p.step, Resample)]
+    resamplings = [i for i, p in enumerate(trail.passages) if isinstance(p.step, Resampling)]
     fill = background_fill(task, probabilities=False)
     if len(resamplings) > 1:
         whole = back(trail, logits_czyx.cpu().numpy(), fill)
@@ -151,11 +147,17 @@ def labels_back(
         else None
     )
     logits = logits_czyx if array is None else torch.from_numpy(np.ascontiguousarray(array))
-    shape = trail.passages[at].before.shape_zyx if resamplings else tuple(logits.shape[1:])
-    labels = np.empty(shape, dtype)
-    for start, stop, part in chunks_resampled(logits, (shape[0], shape[1], shape[2])):
-        labels[start:stop] = decode(part).cpu().numpy()
     zero = np.zeros(1, dtype)
+    if resamplings:
+        passage = trail.passages[at]
+        step = passage.step
+        assert isinstance(step, Resampling)
+        labels = np.empty(passage.before.shape_zyx, dtype)
+        positions = step.back_positions(passage.before)
+        for start, stop, part in resampled_chunks(logits, positions, CHUNK_BYTES):
+            labels[start:stop] = decode(part).cpu().numpy()
+    else:
+        labels = decode(logits).cpu().numpy().astype(dtype)
     for passage in reversed(trail.passages[:at]):
         labels = passage.step.undo(labels[None], passage.before, passage.record, zero)[0]
     return np.ascontiguousarray(labels)
@@ -165,15 +167,3 @@ def _moves(trail: Trail, start: int) -> bool:
     """Whether any step from `start` on changes the grid."""
     grids = [p.before for p in trail.passages[start:]] + [trail.target]
     return any(a != b for a, b in itertools.pairwise(grids))
-
-
-def chunks_resampled(x_czyx: torch.Tensor, shape_zyx: tuple[int, int, int]) -> Any:
-    """Resample linearly to a shape, yielding (start, stop, [C, stop - start, Y, X]) along z."""
-    channels, depth = x_czyx.shape[0], shape_zyx[0]
-    per_slice = 4 * channels * shape_zyx[1] * shape_zyx[2]
-    size = max(1, min(depth, CHUNK_BYTES // per_slice))
-    for start in range(0, depth, size):
-        stop = min(start + size, depth)
-        part = resample_axis(x_czyx, 1, depth, 1, start, stop)
-        part = resample_axis(part, 2, shape_zyx[1], 1)
-        yield start, stop, resample_axis(part, 3, shape_zyx[2], 1)

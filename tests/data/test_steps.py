@@ -224,7 +224,7 @@ def test_steps_are_read_from_plain_data_and_refused_where_wrong():
         parse_step({"kind": "resample", "spacing_xyz": [1, -1, 1]})
     with pytest.raises(ConfigError, match="empty"):
         parse_step({"kind": "rescale", "low": 3, "high": 3})
-    config = PreprocessConfig(steps=({"kind": "orient"}, step_to_dict(step)))
+    config = PreprocessConfig(steps=(step_to_dict(Orient()), step_to_dict(step)))
     assert Pipeline.of(config).to_config() == config
 
 

@@ -1,0 +1,93 @@
+"""What a preprocessing step is.
+
+A step turns a scan [C, Z, Y, X] on one grid into one on another. What it found by looking at the scan (a crop box,
+a case's mean) is its record, so that labels and predictions follow the same way.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.volume.geometry import Geometry
+
+Array = NDArray[Any]
+Record = dict[str, Any]
+Zyx = tuple[int, int, int]
+
+
+class Step(Protocol):
+    """One step. Steps that leave the grid alone implement `look` and `image` only (see `OnValues`)."""
+
+    kind: ClassVar[str]
+    looks: ClassVar[bool]
+    """Whether `look` finds anything; where not, the step's numbers are the same for every scan."""
+
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+        """What the step must know about this scan, as plain JSON data."""
+        ...
+
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
+        """The grid after the step."""
+        ...
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        """The scan after the step, float32."""
+        ...
+
+    def weight(self, weight_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        """A map of non-negative numbers moved as the scan is, its values left alone."""
+        ...
+
+    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        """An integer map after the step."""
+        ...
+
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
+        """Take an array on the grid after the step back to the one before; `fill` [C] is put where nothing was."""
+        ...
+
+
+class NoLook:
+    """Base of steps that need not look at a scan."""
+
+    looks: ClassVar[bool] = False
+
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+        return {}
+
+
+class OnValues:
+    """Base of steps that change values and leave the grid alone; an inverse has nothing to do for labels."""
+
+    looks: ClassVar[bool] = False
+
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+        return {}
+
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
+        return geometry
+
+    def weight(self, weight_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return weight_czyx
+
+    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return label_czyx
+
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
+        return array_czyx
+
+
+def per_channel(values: Any) -> Array:
+    """One number a channel as an array [C, 1, 1, 1] that broadcasts over the scan."""
+    return np.asarray(values, np.float32).reshape(-1, 1, 1, 1)
+
+
+def keeps_grid(step: Step, geometry: Geometry) -> bool:
+    """Whether the step leaves every voxel of such a scan in its place, whatever the scan holds."""
+    if isinstance(step, OnValues):
+        return True
+    after = None if step.looks else step.grid(geometry, {})
+    return after is not None and geometry.agrees(after)

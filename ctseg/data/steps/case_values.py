@@ -1,0 +1,126 @@
+"""Steps that change values by statistics of the scan at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import ndimage
+
+from ctseg.data.steps.base import Array, OnValues, Record, per_channel
+from ctseg.errors import ConfigError
+from ctseg.volume.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class NormaliseCase(OnValues):
+    """(x - mean) / std with each scan's own mean and deviation, per channel.
+
+    Attributes:
+        nonzero: take the statistics over non-zero voxels only, and leave the others at 0.
+        percentiles: clip to these percentiles of the scan first; (0, 100) for none.
+        filled: with `nonzero`: voxels where any channel is not 0, holes within included, serve all channels, as
+            nnU-Net's mask.
+    """
+
+    kind: ClassVar[str] = "normalise_case"
+    looks: ClassVar[bool] = True
+    nonzero: bool = False
+    percentiles: tuple[float, float] = (0.0, 100.0)
+    filled: bool = False
+
+    def __post_init__(self) -> None:
+        _check_percentiles(self.percentiles)
+        if self.filled and not self.nonzero:
+            raise ConfigError("'filled' fills the region of non-zero voxels; set nonzero = true.")
+
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+        out: Record = {"low": [], "high": [], "mean": [], "std": []}
+        for channel, mask in zip(image_czyx, self._masks(image_czyx), strict=True):
+            values = channel.ravel() if mask is None or not mask.any() else channel[mask]
+            low, high = _percentiles(values, self.percentiles)
+            values = np.clip(values, low, high).astype(np.float64)
+            for key, value in zip(
+                ("low", "high", "mean", "std"),
+                (low, high, float(values.mean()), max(float(values.std()), 1e-8)),
+                strict=True,
+            ):
+                out[key].append(value)
+        return out
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        clipped = np.clip(image_czyx, per_channel(record["low"]), per_channel(record["high"]))
+        out = (clipped - per_channel(record["mean"])) / per_channel(record["std"])
+        out = out.astype(np.float32, copy=False)
+        for channel, mask in zip(out, self._masks(image_czyx), strict=True):
+            if mask is not None:
+                channel[~mask] = 0
+        return out
+
+    def _masks(self, image_czyx: Array) -> list[Array | None]:
+        """Where each channel counts; None for everywhere."""
+        if not self.nonzero:
+            return [None] * len(image_czyx)
+        if not self.filled:
+            return [channel != 0 for channel in image_czyx]
+        mask = ndimage.binary_fill_holes(np.any(image_czyx != 0, axis=0))
+        return [mask] * len(image_czyx)
+
+
+@dataclass(frozen=True)
+class RescaleCase(OnValues):
+    """Map two percentiles of each scan linearly onto a range, per channel.
+
+    With (0, 100) these are its least and greatest value, as pytorch-3dunet's Normalize and nnU-Net's rescaling to
+    0..1; with others its PercentileNormalizer and MONAI's ScaleIntensityRangePercentiles. A constant scan becomes
+    `to_low`.
+
+    Attributes:
+        percentiles: of the scan.
+        to_low, to_high: the range after.
+        clip: whether values beyond the percentiles are clipped.
+        nonzero: take the percentiles over non-zero voxels only, and set the others to `to_low`.
+    """
+
+    kind: ClassVar[str] = "rescale_case"
+    looks: ClassVar[bool] = True
+    percentiles: tuple[float, float] = (0.0, 100.0)
+    to_low: float = -1.0
+    to_high: float = 1.0
+    clip: bool = True
+    nonzero: bool = False
+
+    def __post_init__(self) -> None:
+        _check_percentiles(self.percentiles)
+
+    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+        out: Record = {"low": [], "high": []}
+        for channel in image_czyx:
+            values = channel[channel != 0] if self.nonzero and channel.any() else channel.ravel()
+            low, high = _percentiles(values, self.percentiles)
+            out["low"].append(low)
+            out["high"].append(high)
+        return out
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        low, high = per_channel(record["low"]), per_channel(record["high"])
+        values = np.clip(image_czyx, low, high) if self.clip else image_czyx
+        width = np.where(high > low, high - low, np.float32(1))
+        out = (values - low) / width * (self.to_high - self.to_low) + self.to_low
+        if self.nonzero:
+            out = np.where(image_czyx == 0, self.to_low, out)
+        return out.astype(np.float32, copy=False)
+
+
+def _check_percentiles(percentiles: tuple[float, float]) -> None:
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise ConfigError(f"Percentiles rise within 0..100: {percentiles}.")
+
+
+def _percentiles(values: Array, percentiles: tuple[float, float]) -> tuple[float, float]:
+    if percentiles == (0.0, 100.0):  # the usual case, without a sort
+        return float(values.min()), float(values.max())
+    low, high = (float(v) for v in np.percentile(values, percentiles))
+    return low, high

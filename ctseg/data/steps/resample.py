@@ -1,0 +1,234 @@
+"""Steps that resample: the scan by interpolation, labels as one map a value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctseg.data.steps.base import Array, NoLook, Record, Zyx
+from ctseg.data.steps.interpolate import is_identity, labels_at, values_at
+from ctseg.errors import ConfigError
+from ctseg.volume.geometry import Geometry
+from ctseg.volume.resample import centres, resample_at, resampled_geometry
+from ctseg.volume.values import distinct_values
+
+Order = Literal[0, 1, 3]
+Positions = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+class Resampling(NoLook):
+    """Base of steps that put the scan on a grid of other voxels along the same axes."""
+
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
+        raise NotImplementedError
+
+    def back_positions(self, geometry: Geometry) -> Positions:
+        """Where the voxel centres of the grid before lie on the one after, in its voxels, along z, y, x."""
+        raise NotImplementedError
+
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
+        """Linear for floating arrays (logits, probabilities), by the strongest value for integer ones."""
+        positions = self.back_positions(geometry)
+        if is_identity(positions, array_czyx.shape[1:]):
+            return array_czyx
+        if array_czyx.dtype.kind == "f":
+            return values_at(array_czyx, positions, (1, 1, 1))
+        return labels_at(array_czyx, positions, (1, 1, 1))
+
+
+@dataclass(frozen=True)
+class Resample(Resampling):
+    """Resample to a spacing. Labels go linearly, each value as a map of its own, and the strongest wins.
+
+    Attributes:
+        spacing_xyz: target in mm, 0 keeps an axis as it is.
+        order: interpolation of the scan: 0 nearest, 1 linear, 3 cubic.
+        coarse_order: the same along an axis whose spacing is over 3 x the finest (nnU-Net's rule).
+        kernel: of order 3: `keys` is a cubic convolution over four voxels, `spline` an interpolating B-spline as
+            in SciPy, scikit-image and nnU-Net.
+        align: `extent` keeps the outer faces of the scan in place, so that the spacing reached differs in the last
+            digits (nnU-Net); `first` keeps the centre of the first voxel and the spacing (MONAI, SimpleITK).
+    """
+
+    kind: ClassVar[str] = "resample"
+    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    order: Order = 3
+    coarse_order: Order = 0
+    kernel: Literal["keys", "spline"] = "keys"
+    align: Literal["extent", "first"] = "extent"
+
+    def __post_init__(self) -> None:
+        if min(self.spacing_xyz) < 0:
+            raise ConfigError(f"The target spacing cannot be negative: {self.spacing_xyz}.")
+
+    def _ratios(self, geometry: Geometry) -> list[float]:
+        """New spacing in old voxels along z, y, x."""
+        return [
+            wanted / old if wanted else 1.0
+            for old, wanted in zip(geometry.spacing_zyx, self.spacing_xyz[::-1], strict=True)
+        ]
+
+    def shape_after(self, geometry: Geometry) -> Zyx:
+        pairs = zip(geometry.shape_zyx, self._ratios(geometry), strict=True)
+        if self.align == "first":
+            z, y, x = (round((size - 1) / ratio) + 1 for size, ratio in pairs)
+        else:
+            z, y, x = (max(1, round(size / ratio)) for size, ratio in pairs)
+        return z, y, x
+
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
+        shape = self.shape_after(geometry)
+        if self.align == "extent":
+            return resampled_geometry(geometry, shape)
+        x, y, z = (w or o for w, o in zip(self.spacing_xyz, geometry.spacing_xyz, strict=True))
+        return dataclasses.replace(geometry, shape_zyx=shape, spacing_xyz=(x, y, z))
+
+    def positions(self, geometry: Geometry) -> Positions:
+        """Where the new voxel centres lie on the grid before, in its voxels, along z, y, x."""
+        after = self.shape_after(geometry)
+        if self.align == "extent":
+            z, y, x = (centres(n, m) for n, m in zip(geometry.shape_zyx, after, strict=True))
+        else:
+            ratios = self._ratios(geometry)
+            z, y, x = (
+                np.arange(m, dtype=np.float64) * r for m, r in zip(after, ratios, strict=True)
+            )
+        return z, y, x
+
+    def back_positions(self, geometry: Geometry) -> Positions:
+        after = self.shape_after(geometry)
+        if self.align == "extent":
+            z, y, x = (centres(m, n) for n, m in zip(geometry.shape_zyx, after, strict=True))
+        else:
+            ratios = self._ratios(geometry)
+            z, y, x = (
+                np.arange(n, dtype=np.float64) / r
+                for n, r in zip(geometry.shape_zyx, ratios, strict=True)
+            )
+        return z, y, x
+
+    def orders(self, geometry: Geometry, order: int) -> tuple[int, int, int]:
+        spacing = np.asarray(geometry.spacing_zyx)
+        coarse = spacing > 3 * spacing.min()
+        z, y, x = (min(self.coarse_order, order) if c else order for c in coarse)
+        return z, y, x
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return self._values(image_czyx, geometry, self.order)
+
+    def weight(self, weight_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        """At most linearly: cubic interpolation could make weights negative."""
+        return self._values(weight_czyx, geometry, min(self.order, 1))
+
+    def _values(self, array_czyx: Array, geometry: Geometry, order: int) -> Array:
+        positions = self.positions(geometry)
+        if is_identity(positions, array_czyx.shape[1:]):
+            return array_czyx
+        orders = self.orders(geometry, order)
+        return values_at(array_czyx, positions, orders, spline=self.kernel == "spline")
+
+    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        positions = self.positions(geometry)
+        if is_identity(positions, label_czyx.shape[1:]):
+            return label_czyx
+        return labels_at(label_czyx, positions, self.orders(geometry, 1))
+
+
+@dataclass(frozen=True)
+class Downscale(Resampling):
+    """Make voxels a whole number of times as large: the mean of each block, and its most frequent label.
+
+    An axis that is no multiple is continued by its last slice. On the way back scores are interpolated linearly.
+
+    Attributes:
+        factor_zyx: `[1, 2, 2]` halves the resolution in the plane.
+    """
+
+    kind: ClassVar[str] = "downscale"
+    factor_zyx: Zyx = (1, 2, 2)
+
+    def __post_init__(self) -> None:
+        if min(self.factor_zyx) < 1:
+            raise ConfigError(f"Factors are 1 or more: {self.factor_zyx}.")
+
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
+        factors_xyz = np.asarray(self.factor_zyx[::-1])
+        spacing = np.asarray(geometry.spacing_xyz) * factors_xyz
+        x, y, z = geometry.position((factors_xyz - 1) / 2)
+        return dataclasses.replace(
+            geometry,
+            shape_zyx=self._shape(geometry.shape_zyx),
+            spacing_xyz=tuple(spacing),
+            origin_xyz=(x, y, z),
+        )
+
+    def _shape(self, shape_zyx: Sequence[int]) -> Zyx:
+        z, y, x = (-(-size // f) for size, f in zip(shape_zyx, self.factor_zyx, strict=True))
+        return z, y, x
+
+    def back_positions(self, geometry: Geometry) -> Positions:
+        z, y, x = (
+            (np.arange(size) + 0.5) / factor - 0.5
+            for size, factor in zip(geometry.shape_zyx, self.factor_zyx, strict=True)
+        )
+        return z, y, x
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        if max(self.factor_zyx) == 1:
+            return image_czyx
+        out = np.ascontiguousarray(image_czyx, np.float32)
+        for axis, factor in enumerate(self.factor_zyx, start=1):
+            out = _block_mean(out, axis, factor)
+        return out
+
+    weight = image
+
+    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        if max(self.factor_zyx) == 1:
+            return label_czyx
+        shape = (label_czyx.shape[0], *self._shape(label_czyx.shape[1:]))
+        out, best = np.zeros(shape, label_czyx.dtype), np.full(shape, -1, np.float32)
+        for value in distinct_values(label_czyx):
+            share = self.image(label_czyx == value, geometry, record)
+            better = share > best + 1e-6  # equal shares go to the smaller value, however sums round
+            out[better] = value
+            np.maximum(best, share, out=best)
+        return out
+
+
+def _block_mean(array: Array, axis: int, factor: int) -> Array:
+    if factor == 1:
+        return array
+    size = array.shape[axis]
+    missing = -size % factor
+    if missing:
+        last = np.take(array, [size - 1], axis)
+        array = np.concatenate([array, np.repeat(last, missing, axis)], axis)
+    shape: list[Any] = list(array.shape)
+    shape[axis : axis + 1] = [array.shape[axis] // factor, factor]
+    out: Array = array.reshape(shape).mean(axis + 1, dtype=np.float32)
+    return out
+
+
+def resampled_chunks(x_czyx: torch.Tensor, positions: Positions, chunk_bytes: int) -> Any:
+    """Interpolate linearly at positions, yielding (start, stop, [C, stop - start, Y, X]) along z."""
+    z, y, x = positions
+    per_slice = 4 * x_czyx.shape[0] * len(y) * len(x)
+    size = max(1, min(len(z), chunk_bytes // per_slice))
+    for start in range(0, len(z), size):
+        stop = min(start + size, len(z))
+        part = x_czyx
+        for axis, at in ((1, z[start:stop]), (2, y), (3, x)):
+            if axis == 1 or not _same(at, part.shape[axis]):
+                part = resample_at(part, axis, at, 1)
+        yield start, stop, part
+
+
+def _same(positions: NDArray[np.float64], size: int) -> bool:
+    return len(positions) == size and bool((positions == np.arange(size)).all())

@@ -1,0 +1,77 @@
+"""Steps that change values by numbers that are the same for every scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ctseg.data.steps.base import Array, OnValues, Record, per_channel
+from ctseg.errors import ConfigError
+from ctseg.volume.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Clip(OnValues):
+    """Clip each channel to a range; one range serves all channels.
+
+    Attributes:
+        low, high: in the unit of the scan (HU in CT), one number a channel.
+    """
+
+    kind: ClassVar[str] = "clip"
+    low: tuple[float, ...] = (-1024.0,)
+    high: tuple[float, ...] = (3071.0,)
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return np.clip(image_czyx, per_channel(self.low), per_channel(self.high))
+
+
+@dataclass(frozen=True)
+class Normalise(OnValues):
+    """(x - mean) / std with fixed numbers, as the foreground statistics of a CT data set.
+
+    Attributes:
+        mean, std: one number a channel.
+    """
+
+    kind: ClassVar[str] = "normalise"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if min(self.std) <= 0:
+            raise ConfigError(f"The deviation to divide by must be positive: {self.std}.")
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        scaled = (image_czyx - per_channel(self.mean)) / per_channel(self.std)
+        return scaled.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Rescale(OnValues):
+    """Map a range linearly onto another one, e.g. 0..255 onto -1..1.
+
+    Attributes:
+        low, high: the range of the scan.
+        to_low, to_high: the range after.
+        clip: whether values outside are clipped; MONAI's ScaleIntensityRange leaves them unless told so.
+    """
+
+    kind: ClassVar[str] = "rescale"
+    low: float = 0.0
+    high: float = 255.0
+    to_low: float = -1.0
+    to_high: float = 1.0
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.high <= self.low:
+            raise ConfigError(f"The range {self.low}..{self.high} is empty.")
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        values = np.clip(image_czyx, self.low, self.high) if self.clip else image_czyx
+        share = (values - np.float32(self.low)) / (self.high - self.low)
+        out = share * (self.to_high - self.to_low) + self.to_low
+        return out.astype(np.float32, copy=False)
