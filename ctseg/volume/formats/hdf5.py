@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import FileProblem
-from ctseg.specs import Label, VolumeSource
+from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
@@ -49,7 +50,8 @@ def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = 
             )
         file = h5py.File(path, "r")
         try:
-            stored = file[_choose(file, path, dataset)]
+            name = _choose(file, path, dataset)
+            stored = file[name]
             _check_volume(stored, path)
             attributes = dict(stored.attrs)
             lender = _lender(file, stored, geometry or DEFAULT_DATASET)
@@ -58,19 +60,41 @@ def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = 
             file.close()
             raise
 
+    opened = Handle(lambda: h5py.File(path, "r"), file)
+    count = stored.shape[0] if stored.ndim == 4 else 1
+    metadata = {"dataset": stored.name, "axes": stored.ndim, **attributes}
+    dtype, (_, y, x) = stored.dtype, grid.shape_zyx
+    del stored
+
     def load(start: int, stop: int) -> NDArray[Any]:
-        array: NDArray[Any] = stored[..., start:stop, :, :]
-        return array if array.ndim == 4 else array[None]
+        return load_box((start, 0, 0), (stop, y, x))
+
+    def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
+        return _part(opened.get(), name, tuple(map(slice, start, stop)), path)
 
     return Source(
         path,
         grid,
-        stored.dtype,
+        dtype,
         load,
-        channels=stored.shape[0] if stored.ndim == 4 else 1,
-        metadata={"dataset": stored.name, "axes": stored.ndim, **attributes},
-        close=file.close,
+        channels=count,
+        metadata=metadata,
+        close=opened.close,
+        load_box=load_box,
     )
+
+
+def _part(file: h5py.File, name: str, box: tuple[slice, ...], path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = file[name][(..., *box)]
+    except OSError as error:
+        if "filter" not in str(error):
+            raise
+        raise FileProblem(
+            f"{path}:{name} is compressed with a filter that this HDF5 library has not.",
+            hint="Store it again with one that all have: h5repack -f GZIP=1 IN.h5 OUT.h5",
+        ) from error
+    return array if array.ndim == 4 else array[None]
 
 
 def volumes_in(file: h5py.File) -> dict[str, tuple[int, ...]]:
@@ -186,6 +210,9 @@ class _Hdf5Sink:
         attributes["unit"] = geometry.unit
         if labels:
             attributes["labels"] = json.dumps({label.name: label.value for label in labels})
+            colours = {label.name: label.colour for label in labels if label.colour is not None}
+            if colours:
+                attributes["colours"] = json.dumps(colours)
 
     def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
         stop = start + slab_czyx.shape[1]

@@ -15,6 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import FileProblem
 from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import itk, paths, tiff_metadata
+from ctseg.volume.formats.handle import Handle
+from ctseg.volume.formats.raw import Raw
+from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
@@ -55,34 +58,34 @@ def open_tiff(path: Path) -> Source:
             raise
     paged = len(series.pages) == int(np.prod(shape[:-2]))
     offset = series.dataoffset
-    stored = dtype.newbyteorder("<" if tif.byteorder == "<" else ">")
+    channels = sizes.get("C", 1)
+    if offset is not None and axes in ("ZYX", "CZYX", "ZYXC"):
+        stored = dtype.newbyteorder("<" if tif.byteorder == "<" else ">")
+        tif.close()  # the voxels lie in one block: any box is read where it lies
+        raw = Raw(
+            path, stored, geometry.shape_zyx, channels, interleaved=axes == "ZYXC", start=offset
+        )
+        return raw_source(raw, path, geometry, dtype)
+    opened = Handle(lambda: tifffile.TiffFile(path), tif)
 
     def load(start: int, stop: int) -> NDArray[Any]:
         with _quiet():
+            file = opened.get()
             part: NDArray[Any]
-            if offset is not None:
-                whole = np.memmap(path, stored, "r", offset, shape)
-                part = whole[tuple(slice(start, stop) if a == "Z" else slice(None) for a in axes)]
-            elif paged:
+            if paged:
                 index = np.arange(int(np.prod(shape[:-2]))).reshape(shape[:-2])
                 keep = np.take(index, range(start, stop), axis=axes.index("Z"))
-                part = tif.asarray(key=keep.ravel().tolist(), series=0)
+                part = file.asarray(key=keep.ravel().tolist(), series=0)
                 part = part.reshape(*keep.shape, *shape[-2:])
             else:
-                part = series.asarray().reshape(shape)
+                part = file.series[0].asarray().reshape(shape)
                 part = np.take(part, range(start, stop), axis=axes.index("Z"))
         if "C" not in axes:
             return part[None]
         return part if axes.startswith("C") else np.moveaxis(part, axes.index("C"), 0)
 
     return Source(
-        path,
-        geometry,
-        dtype,
-        load,
-        channels=sizes.get("C", 1),
-        by_region=offset is not None or paged,
-        close=tif.close,
+        path, geometry, dtype, load, channels=channels, by_region=paged, close=opened.close
     )
 
 

@@ -1,0 +1,37 @@
+"""An open file that each process has for itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closable)
+
+
+class Handle(Generic[T]):
+    """A file object that a forked process, such as a loader's worker, opens anew: two must not share a position.
+
+    Args:
+        open_file: opens the file.
+        first: the object that this process has opened already.
+    """
+
+    def __init__(self, open_file: Callable[[], T], first: T) -> None:
+        self._open = open_file
+        self._file = first
+        self._owner = os.getpid()
+
+    def get(self) -> T:
+        if self._owner != os.getpid():
+            self._file, self._owner = self._open(), os.getpid()
+        return self._file
+
+    def close(self) -> None:
+        if self._owner == os.getpid():
+            self._file.close()
