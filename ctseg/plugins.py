@@ -239,7 +239,10 @@ def readers() -> list[ReaderSpec]:
 
 
 def formats() -> list[FormatSpec]:
-    return [entry.spec for entry in registry().table("format").values()]
+    """All formats. Those of other packages come first: one that knows a kind of DICOM file is asked before the one
+    in the box, which takes them all."""
+    entries = registry().table("format").values()
+    return [entry.spec for entry in sorted(entries, key=lambda one: one.plugin.module == BUILTIN)]
 
 
 def names(kind: Kind, pattern: str = "*") -> list[str]:

@@ -355,7 +355,7 @@ class VolumeWriter(Protocol):
 
 
 class OpenWriter(Protocol):
-    """`writer(path, geometry, dtype, ...) -> VolumeWriter`."""
+    """`writer(path, geometry, dtype, ...) -> VolumeWriter`, and the format's `writer_options` as keywords."""
 
     def __call__(
         self,
@@ -381,6 +381,11 @@ class FormatSpec:
         writer: `writer(path, geometry, dtype, *, channels, labels, reference)`, None where read-only.
             `channels=None` writes [Z, Y, X]; a number writes [C, Z, Y, X].
         summary: one line for the listing.
+        options: of `open`, and their meaning.
+        writer_options: further keyword arguments of the writer, and their meaning. `algorithm` is given by ctseg
+            where there is one: the name of the model whose prediction is written.
+        needs_reference: whether the writer refuses a volume without `reference`, as DICOM must: what it writes names
+            the images that it belongs to.
     """
 
     name: str
@@ -390,3 +395,5 @@ class FormatSpec:
     summary: str
     writer: OpenWriter | None = None
     options: Mapping[str, str] = field(default_factory=frozen)
+    writer_options: Mapping[str, str] = field(default_factory=frozen)
+    needs_reference: bool = False

@@ -98,6 +98,7 @@ def write(
     *,
     labels: Sequence[Label] = (),
     reference: VolumeSource | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a volume in the format of the path's suffix; the file appears only when it is complete.
 
@@ -106,16 +107,25 @@ def write(
         path: where to; an existing file is replaced.
         labels: names and colours of label values, for formats that hold them.
         reference: the scan that the volume belongs to, for formats that need it.
+        options: of the format's writer; see `ctseg.specs.FormatSpec.writer_options`.
 
     Raises:
-        BadInput: no such format, or voxels of a type that it cannot hold.
+        BadInput: no such format or option, or voxels of a type that it cannot hold.
         FileProblem: the place cannot be written.
     """
     path = Path(path)
     spec = writer_format(path)
     if spec.writer is None:
         raise BadInput(f"The format {spec.name} is read-only.")
+    strange = sorted(set(options or {}) - set(spec.writer_options))
+    if strange:
+        known = ", ".join(spec.writer_options) or "none"
+        raise BadInput(
+            f"The format {spec.name} is not written with an option '{strange[0]}' (for {path}).",
+            hint=f"Its options: {known}",
+        )
     channels = volume.array.shape[0] if volume.array.ndim == 4 else None
+    more: dict[str, Any] = dict(options or {})
     writer = spec.writer(
         path,
         volume.geometry,
@@ -123,6 +133,7 @@ def write(
         channels=channels,
         labels=labels,
         reference=reference,
+        **more,
     )
     try:
         writer.write(0, volume.array)
