@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
-from ctseg.losses.cross_entropy import bce, ce_of_log_softmax, known_classes
-from ctseg.losses.dice import class_sums, dice, dice_of_sums
+from ctseg.losses.cross_entropy import bce, ce_of_log_softmax
+from ctseg.losses.dice import class_sums, dice, dice_of_sums, first_channel
+from ctseg.losses.focal import topk_ce
 from ctseg.losses.voxels import (
     channel_weights,
     check_shapes,
     full_precision,
+    known_classes,
     voxel_weights,
 )
 
@@ -34,6 +37,51 @@ def dice_ce(
 
     Arguments as in `ctseg.losses.dice.dice`, with class indices [B, Z, Y, X] as target.
     """
+    overlap, log_p, known, weights = _dice_and_log_softmax(
+        logits, target, weight, mask, include_background=include_background, squared=squared,
+        smooth=smooth, batch=batch, class_weights=class_weights,
+    )  # fmt: skip
+    entropy = ce_of_log_softmax(log_p, known, weights, class_weights)
+    return dice_weight * overlap + ce_weight * entropy
+
+
+def dice_topk(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    k: float = 10.0,
+    dice_weight: float = 1.0,
+    ce_weight: float = 1.0,
+    include_background: bool = False,
+    squared: bool = False,
+    smooth: float = 1e-5,
+    batch: bool = False,
+    class_weights: Sequence[float] = (),
+) -> torch.Tensor:
+    """As `dice_ce`, with the cross-entropy of the worst `k` per cent of the batch's voxels only (nnU-Net)."""
+    overlap, log_p, known, weights = _dice_and_log_softmax(
+        logits, target, weight, mask, include_background=include_background, squared=squared,
+        smooth=smooth, batch=batch, class_weights=class_weights,
+    )  # fmt: skip
+    entropy = topk_ce(log_p, known, weights, class_weights, share=k / 100)
+    return dice_weight * overlap + ce_weight * entropy
+
+
+def _dice_and_log_softmax(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    *,
+    include_background: bool,
+    squared: bool,
+    smooth: float,
+    batch: bool,
+    class_weights: Sequence[float],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The Dice loss, log-probabilities, target within 0..C-1 and voxel weights."""
     check_shapes(logits, target)
     logits = full_precision(logits)
     weights = voxel_weights(logits, weight, mask)
@@ -44,10 +92,9 @@ def dice_ce(
         smooth=smooth,
         batch=batch,
         by_channel=channel_weights(logits, class_weights),
-        first=0 if include_background or logits.shape[1] == 1 else 1,
+        first=first_channel(logits, target, include_background),
     )
-    entropy = ce_of_log_softmax(log_p, target, weights, class_weights)
-    return dice_weight * overlap + ce_weight * entropy
+    return overlap, log_p, target, weights
 
 
 def bce_dice(
@@ -58,6 +105,8 @@ def bce_dice(
     mask: torch.Tensor | None = None,
     alpha: float = 1.0,
     beta: float = 1.0,
+    pos_weight: Sequence[float] = (),
+    reduction: Literal["mean", "sum"] = "mean",
     include_background: bool = False,
     squared: bool = False,
     smooth: float = 1e-5,
@@ -65,7 +114,10 @@ def bce_dice(
     class_weights: Sequence[float] = (),
 ) -> torch.Tensor:
     """`alpha` * binary cross-entropy + `beta` * dice, for a float target [B, C, Z, Y, X]."""
-    entropy = bce(logits, target, weight=weight, mask=mask, class_weights=class_weights)
+    entropy = bce(
+        logits, target, weight=weight, mask=mask, class_weights=class_weights,
+        pos_weight=pos_weight, reduction=reduction,
+    )  # fmt: skip
     overlap = dice(
         logits,
         target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -11,6 +12,9 @@ from ctseg.losses.voxels import (
     channel_weights,
     check_shapes,
     full_precision,
+    known_classes,
+    known_values,
+    spread_weights,
     voxel_weights,
     weighted_mean,
 )
@@ -23,6 +27,7 @@ def ce(
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
     class_weights: Sequence[float] = (),
+    batch: bool = True,
 ) -> torch.Tensor:
     """Softmax cross-entropy, the mean over voxels weighted by class and voxel weights.
 
@@ -31,6 +36,7 @@ def ce(
         target: int64 [B, Z, Y, X] of class indices; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
         class_weights: one number a class.
+        batch: one mean over the batch rather than the mean of one a sample.
     """
     check_shapes(logits, target)
     logits = full_precision(logits)
@@ -39,6 +45,7 @@ def ce(
         known_classes(target, mask),
         voxel_weights(logits, weight, mask),
         class_weights,
+        batch=batch,
     )
 
 
@@ -47,19 +54,65 @@ def ce_of_log_softmax(
     target: torch.Tensor,
     weights: torch.Tensor | None,
     class_weights: Sequence[float],
+    *,
+    batch: bool = True,
 ) -> torch.Tensor:
     """Cross-entropy from log-probabilities [B, C, ...] and targets that are all within 0 .. C-1."""
     by_class = channel_weights(log_p, class_weights)
-    if weights is None:  # one fused pass
+    if weights is None and batch:  # one fused pass
         return functional.nll_loss(log_p, target, by_class)
     if by_class is not None:
-        weights = weights * by_class[target]
-    return weighted_mean(functional.nll_loss(log_p, target, reduction="none"), weights)
+        weights = by_class[target] if weights is None else weights * by_class[target]
+    return weighted_mean(functional.nll_loss(log_p, target, reduction="none"), weights, batch=batch)
 
 
-def known_classes(target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The target with 0 in place of whatever stands where the mask is False (-1, by convention)."""
-    return target if mask is None else target.masked_fill(~mask.bool(), 0)
+RAREST = 1e-6
+"""A class that holds less than this share of all probability weighs no more in `wce` than one of this share."""
+
+
+def wce(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    class_weights: Sequence[float] = (),
+    batch: bool = True,
+) -> torch.Tensor:
+    """Softmax cross-entropy weighted by w_c = sum (1 - p_c) / sum p_c, constant in the gradient.
+
+    The sums run over the voxels of the batch that count, p_c is the probability that the network gives class c
+    (Sudre et al. 2017; as pytorch-3dunet). Arguments as of `ce`; `class_weights` multiply w_c, and
+    `batch=False` makes weights and mean sample by sample.
+    """
+    check_shapes(logits, target)
+    logits = full_precision(logits)
+    weights = voxel_weights(logits, weight, mask)
+    log_p = logits.log_softmax(1)
+    target = known_classes(target, mask)
+    by_class = inverse_shares(log_p.detach().exp(), weights, batch=batch)
+    fixed = channel_weights(logits, class_weights)
+    if fixed is not None:
+        by_class = by_class * fixed
+    by_voxel = by_class.expand(len(target), -1).gather(1, target.flatten(1)).view_as(target)
+    by_voxel = by_voxel if weights is None else by_voxel * weights
+    return weighted_mean(
+        functional.nll_loss(log_p, target, reduction="none"), by_voxel, batch=batch
+    )
+
+
+def inverse_shares(
+    p: torch.Tensor, weights: torch.Tensor | None, *, batch: bool = True
+) -> torch.Tensor:
+    """sum (1 - p_c) / sum p_c from probabilities [B, C, ...]: [1, C] of the batch or [B, C] of each sample."""
+    over = (0, 2, 3, 4) if batch else (2, 3, 4)
+    q = 1 - p
+    if weights is not None:
+        p, q = p * weights[:, None], q * weights[:, None]
+    inside, outside = p.sum(over), q.sum(over)
+    least = (RAREST * (inside + outside)).clamp_min(torch.finfo(p.dtype).tiny)
+    shares = outside / torch.maximum(inside, least)
+    return shares[None] if batch else shares
 
 
 def bce(
@@ -69,6 +122,9 @@ def bce(
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
     class_weights: Sequence[float] = (),
+    pos_weight: Sequence[float] = (),
+    reduction: Literal["mean", "sum"] = "mean",
+    batch: bool = True,
 ) -> torch.Tensor:
     """Sigmoid cross-entropy, the weighted mean over voxels and channels.
 
@@ -77,16 +133,24 @@ def bce(
         target: float [B, C, Z, Y, X], 0 to 1; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
         class_weights: one number a channel.
+        pos_weight: factor of the positive part, one number or one a channel; 3 counts a missed voxel thrice.
+        reduction: `mean`, or `sum` over all voxels, channels and samples.
+        batch: one mean over the batch rather than the mean of one a sample.
     """
     check_shapes(logits, target)
     logits = full_precision(logits)
-    target = target.to(logits.dtype)
+    target = known_values(target, mask).to(logits.dtype)
+    positive = list(pos_weight) * (logits.shape[1] if len(pos_weight) == 1 else 1)
+    factor = channel_weights(logits, positive, what="pos_weight")
     weights = voxel_weights(logits, weight, mask)
     by_channel = channel_weights(logits, class_weights)
-    if weights is None and by_channel is None:
-        return functional.binary_cross_entropy_with_logits(logits, target)
-    values = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    every = torch.ones_like(values) if weights is None else weights[:, None].expand_as(values)
-    if by_channel is not None:
-        every = every * by_channel[:, None, None, None]
-    return weighted_mean(values, every)
+    values = functional.binary_cross_entropy_with_logits(
+        logits,
+        target,
+        pos_weight=None if factor is None else factor[:, None, None, None],
+        reduction="none",
+    )
+    every = spread_weights(values, weights, by_channel)
+    if reduction == "sum":
+        return values.sum() if every is None else (values * every).sum()
+    return weighted_mean(values, every, batch=batch)

@@ -1,4 +1,4 @@
-"""Soft Dice, for exclusive classes and for independent channels."""
+"""Soft Dice, for exclusive classes and for independent channels, and the sums that all overlap losses rest on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from ctseg.losses.cross_entropy import known_classes
 from ctseg.losses.voxels import (
     channel_weights,
     check_shapes,
     full_precision,
+    known_classes,
+    known_values,
     voxel_weights,
 )
 
@@ -36,7 +37,7 @@ def dice(
 
     Args:
         logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
-        target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X].
+        target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
         include_background: whether class 0 counts, for class indices.
         smooth: keeps a class that is nowhere finite.
@@ -45,38 +46,54 @@ def dice(
     """
     check_shapes(logits, target)
     logits = full_precision(logits)
-    weights = voxel_weights(logits, weight, mask)
-    classes = not target.is_floating_point()
-    if classes:
-        sums = class_sums(logits.softmax(1), known_classes(target, mask), weights, squared=squared)
-    else:
-        sums = channel_sums(
-            logits.sigmoid(), target.to(logits.dtype), mask, weights, squared=squared
-        )
     return dice_of_sums(
-        sums,
+        overlap_sums(logits, target, weight, mask, squared=squared),
         smooth=smooth,
         batch=batch,
         by_channel=channel_weights(logits, class_weights),
-        first=0 if include_background or not classes or logits.shape[1] == 1 else 1,
+        first=first_channel(logits, target, include_background),
     )
+
+
+def first_channel(logits: torch.Tensor, target: torch.Tensor, include_background: bool) -> int:
+    """The first channel that counts: 1 for class indices without the background, else 0."""
+    exclusive = not target.is_floating_point() and logits.shape[1] > 1
+    return 1 if exclusive and not include_background else 0
+
+
+def overlap_sums(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    *,
+    squared: bool = False,
+) -> Sums:
+    """I, P and T of each sample and channel [B, C], from logits in full precision; see `dice`."""
+    weights = voxel_weights(logits, weight, mask)
+    if target.is_floating_point():
+        target = target.to(logits.dtype)
+        return channel_sums(logits.sigmoid(), target, mask, weights, squared=squared)
+    return class_sums(logits.softmax(1), known_classes(target, mask), weights, squared=squared)
 
 
 def class_sums(
     p: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None, *, squared: bool
 ) -> Sums:
     """I, P and T of each sample and class [B, C], without making the target one-hot."""
-    batch, classes = p.shape[:2]
-    index = target.flatten(1)
-    hit = p.gather(1, target[:, None]).flatten(1)
-    weight = torch.ones_like(hit) if weights is None else weights.flatten(1)
+    batch, classes, slices = p.shape[:3]
+    index = target.flatten(
+        2
+    )  # slice by slice: one running sum over millions of voxels loses digits
+    hit = p.gather(1, target[:, None])[:, 0].flatten(2)
+    weight = torch.ones_like(hit) if weights is None else weights.flatten(2)
     if weights is not None:
         hit = hit * weight
-    zeros = p.new_zeros(batch, classes)
+    zeros = p.new_zeros(batch, slices, classes)
     return (
-        zeros.scatter_add(1, index, hit),
+        zeros.scatter_add(2, index, hit).sum(1),
         _sum_over_voxels(p, weights, squared=squared),
-        zeros.scatter_add(1, index, weight),
+        zeros.scatter_add(2, index, weight).sum(1),
     )
 
 
@@ -89,8 +106,7 @@ def channel_sums(
     squared: bool,
 ) -> Sums:
     """I, P and T of each sample and channel [B, C], from a target shaped as the probabilities."""
-    if mask is not None:
-        target = target.masked_fill(~mask.bool()[:, None], 0)  # NaN, by convention, where ignored
+    target = known_values(target, mask)
     weighted = target if weights is None else target * weights[:, None]
     return (
         (p * weighted).sum((2, 3, 4)),
@@ -112,10 +128,22 @@ def dice_of_sums(
     sums: Sums, *, smooth: float, batch: bool, by_channel: torch.Tensor | None, first: int
 ) -> torch.Tensor:
     """The loss from I, P and T [B, C] over the channels from `first` on."""
+    i, p, t = chosen(sums, batch=batch, first=first)
+    return 1 - channel_mean((2 * i + smooth) / (p + t + smooth), by_channel, first)
+
+
+def chosen(sums: Sums, *, batch: bool, first: int) -> Sums:
+    """The sums of the channels from `first` on, those of the samples added up where `batch` is set."""
     i, p, t = (s[:, first:].sum(0, keepdim=True) if batch else s[:, first:] for s in sums)
-    score = (2 * i + smooth) / (p + t + smooth)
+    return i, p, t
+
+
+def channel_mean(
+    score: torch.Tensor, by_channel: torch.Tensor | None, first: int = 0
+) -> torch.Tensor:
+    """The mean over samples and channels [B, C - first] under the channels' weights [C]."""
     if by_channel is None:
-        return 1 - score.mean()
+        return score.mean()
     by_channel = by_channel[first:]
     total = by_channel.sum().clamp_min(torch.finfo(score.dtype).tiny)
-    return 1 - (score.mean(0) * by_channel).sum() / total
+    return (score.mean(0) * by_channel).sum() / total

@@ -42,7 +42,19 @@ def voxel_weights(
     return weight.to(logits.dtype) * mask.to(logits.dtype)
 
 
-def channel_weights(logits: torch.Tensor, weights: Sequence[float]) -> torch.Tensor | None:
+def known_classes(target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Class indices with 0 in place of whatever stands where the mask is False (-1, by convention)."""
+    return target if mask is None else target.masked_fill(~mask.bool(), 0)
+
+
+def known_values(target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """A float target [B, C, ...] with 0 in place of what stands where the mask is False (often NaN)."""
+    return target if mask is None else target.masked_fill(~mask.bool()[:, None], 0)
+
+
+def channel_weights(
+    logits: torch.Tensor, weights: Sequence[float], *, what: str = "class_weights"
+) -> torch.Tensor | None:
     """The weight of each channel as a tensor [C]; None where all weigh alike.
 
     Raises:
@@ -52,16 +64,37 @@ def channel_weights(logits: torch.Tensor, weights: Sequence[float]) -> torch.Ten
         return None
     if len(weights) != logits.shape[1]:
         raise BadInput(
-            f"class_weights has {len(weights)} numbers for {logits.shape[1]} output channels.",
+            f"{what} has {len(weights)} numbers for {logits.shape[1]} output channels.",
             hint="Give one number an output channel, the background included",
         )
     return torch.tensor(weights, dtype=logits.dtype, device=logits.device)
 
 
-def weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """The mean of values under weights of the same shape; 0 where all weights are 0."""
+def weighted_mean(
+    values: torch.Tensor, weights: torch.Tensor | None, *, batch: bool = True
+) -> torch.Tensor:
+    """The mean of values [B, ...] under weights of the same shape; 0 where all weights are 0.
+
+    Args:
+        batch: one mean over everything; else the mean of one mean a sample, samples without any weight left out.
+    """
     if weights is None:
         return values.mean()
     # masked values may be infinite, and 0 * inf is NaN
-    total = torch.where(weights > 0, values * weights, values.new_zeros(())).sum()
-    return total / weights.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    weighted = torch.where(weights > 0, values * weights, values.new_zeros(()))
+    tiny = torch.finfo(values.dtype).tiny
+    if batch:
+        return weighted.sum() / weights.sum().clamp_min(tiny)
+    total = weights.flatten(1).sum(1)
+    means = weighted.flatten(1).sum(1) / total.clamp_min(tiny)
+    return means.sum() / (total > 0).sum().clamp_min(1)
+
+
+def spread_weights(
+    values: torch.Tensor, weights: torch.Tensor | None, by_channel: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Voxel weights [B, ...] and channel weights [C] as one tensor shaped as the values [B, C, ...]."""
+    if weights is None and by_channel is None:
+        return None
+    every = torch.ones_like(values) if weights is None else weights[:, None].expand_as(values)
+    return every if by_channel is None else every * by_channel[:, None, None, None]

@@ -10,19 +10,30 @@ import torch
 from ctseg.specs import LossSpec, TaskKind
 from ctseg.testing.options import check_options, require
 
+HUGE = 3e4
+"""Logits this far from 0 fit float16, but neither their square nor their exponential does."""
 
-def check_loss(spec: LossSpec, *, config: Any = None) -> None:
+
+def check_loss(spec: LossSpec, *, config: Any = None, detached: bool = False) -> None:
     """Check that a loss keeps to the contract of `ctseg.specs.LossSpec`, for every task it claims.
 
     A finite scalar that is lower for a perfect than for a wrong prediction; gradients right in float64; nothing
-    outside the mask counts; weights weigh; absent classes and empty masks are finite; bfloat16 logits are summed in
-    float32.
+    outside the mask counts; weights weigh; absent classes and empty masks are finite; bfloat16 and float16 logits
+    are summed in float32, and huge ones are finite.
+
+    Args:
+        config: the options to check with; the defaults when left out.
+        detached: the loss holds a part constant in its gradient, as `wce` its weights. A gradient that is not that
+            of the values is right then; it must still lead downhill.
     """
     check_options(spec.name, spec.config)
     require(spec.tasks, f"{spec.name}: tasks is empty; name those that the loss serves")
     loss = spec.build(spec.config() if config is None else config)
     for kind in sorted(spec.tasks):
-        _check_loss_of_task(f"{spec.name} ({kind})", loss, kind)
+        name = f"{spec.name} ({kind})"
+        _check_loss_of_task(name, loss, kind)
+        _check_precision(name, loss, kind)
+        _check_gradient(name, loss, kind, detached)
 
 
 def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: TaskKind) -> None:
@@ -69,20 +80,51 @@ def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: Task
         nothing.isfinite() and leaf.grad.isfinite().all(),
         f"{name}: a batch that is masked altogether is not finite",
     )
-    empty = loss(logits, torch.zeros_like(target))
+    leaf = logits.clone().requires_grad_()
+    empty = loss(leaf, torch.zeros_like(target))
+    empty.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
     require(empty.isfinite(), f"{name}: gives {empty.item()} where every label but one is absent")
-
-    rounded = logits.bfloat16()
-    half, full = loss(rounded, target).double(), loss(rounded.float(), target).double()
     require(
-        torch.allclose(half, full, rtol=1e-3),
-        f"{name}: bfloat16 logits give {half:.5g}, the same in float32 {full:.5g}",
+        leaf.grad.isfinite().all(),
+        f"{name}: its gradient is not finite where every label but one is absent",
     )
-    small, small_target, _ = _example(kind, (1, 3, 2, 2, 3))
-    ok = torch.autograd.gradcheck(
-        lambda x: loss(x, small_target), small.requires_grad_(), raise_exception=False
-    )
-    require(ok, f"{name}: its gradient in float64 is not that of its values")
+
+
+def _check_precision(name: str, loss: Callable[..., torch.Tensor], kind: TaskKind) -> None:
+    logits, target, _ = _example(kind, (2, 3, 4, 5, 6))
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded, called = logits.to(dtype), str(dtype).removeprefix("torch.")
+        half, full = loss(rounded, target).double(), loss(rounded.float(), target).double()
+        require(
+            torch.allclose(half, full, rtol=1e-3),
+            f"{name}: {called} logits give {half:.5g}, the same in float32 {full:.5g}",
+        )
+        for sign in (HUGE, -HUGE):
+            leaf = (logits.sign() * sign).to(dtype).requires_grad_()
+            value = loss(leaf, target)
+            value.backward()  # type: ignore[no-untyped-call]
+            assert leaf.grad is not None
+            require(
+                value.isfinite() and leaf.grad.isfinite().all(),
+                f"{name}: {called} logits of {HUGE:g} give {value.item()} or an infinite gradient",
+            )
+
+
+def _check_gradient(
+    name: str, loss: Callable[..., torch.Tensor], kind: TaskKind, detached: bool
+) -> None:
+    logits, target, _ = _example(kind, (1, 3, 2, 2, 3))
+    leaf = logits.requires_grad_()
+    if not detached:
+        ok = torch.autograd.gradcheck(lambda x: loss(x, target), leaf, raise_exception=False)
+        require(ok, f"{name}: its gradient in float64 is not that of its values")
+        return
+    value = loss(leaf, target)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    lower = loss(leaf.detach() - 1e-2 * leaf.grad / leaf.grad.norm(), target)
+    require(lower < value, f"{name}: a step against its gradient raises it")
 
 
 def _example(

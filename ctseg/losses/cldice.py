@@ -1,0 +1,119 @@
+"""Centreline Dice: overlap of soft skeletons, for vessels and fibres (Shit et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from ctseg.losses.dice import dice, first_channel
+from ctseg.losses.voxels import (
+    channel_weights,
+    check_shapes,
+    full_precision,
+    known_classes,
+    known_values,
+    voxel_weights,
+)
+
+
+def cldice(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    alpha: float = 0.5,
+    iterations: int = 3,
+    include_background: bool = False,
+    smooth: float = 1.0,
+    class_weights: Sequence[float] = (),
+) -> torch.Tensor:
+    """(1 - alpha) soft Dice + alpha (1 - clDice), the mean over samples (Shit et al. 2021).
+
+    clDice is the harmonic mean of the share of the predicted skeleton inside the target and of the target's
+    skeleton inside the prediction. Both sums run over all channels, as in MONAI.
+
+    Args:
+        logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
+        target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
+        weight, mask: [B, Z, Y, X]; voxels of weight 0 are background to both skeletons.
+        alpha: share of the centreline part, 0 to 1.
+        iterations: erosions of the skeleton; no fewer than the largest radius in voxels.
+        include_background: whether class 0 counts, for class indices.
+        smooth: added to numerators and denominators.
+        class_weights: one number a channel.
+    """
+    check_shapes(logits, target)
+    logits = full_precision(logits)
+    first = first_channel(logits, target, include_background)
+    weights = voxel_weights(logits, weight, mask)
+    p, t = probabilities_and_target(logits, target, mask)
+    p, t = p[:, first:], t[:, first:]
+    if weights is not None:
+        kept = (weights > 0)[:, None]
+        p, t = p * kept, t * kept
+    with torch.no_grad():
+        skeleton_t = soft_skeleton(t, iterations)
+    skeleton_p = soft_skeleton(p, iterations)
+    by_channel = channel_weights(logits, class_weights)
+
+    def total(values: torch.Tensor) -> torch.Tensor:
+        if weights is not None:
+            values = values * weights[:, None]
+        sums = values.sum((2, 3, 4))
+        return (sums if by_channel is None else sums * by_channel[first:]).sum(1)
+
+    precision = (total(skeleton_p * t) + smooth) / (total(skeleton_p) + smooth)
+    sensitivity = (total(skeleton_t * p) + smooth) / (total(skeleton_t) + smooth)
+    centreline = 1 - (2 * precision * sensitivity / (precision + sensitivity)).mean()
+    if alpha == 1:
+        return centreline
+    overlap = dice(
+        logits,
+        target,
+        weight=weight,
+        mask=mask,
+        include_background=include_background,
+        class_weights=class_weights,
+    )
+    return (1 - alpha) * overlap + alpha * centreline
+
+
+def probabilities_and_target(
+    logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and the target as one map a channel, both [B, C, ...]; 0 where the mask is False."""
+    if target.is_floating_point():
+        return logits.sigmoid(), known_values(target, mask).to(logits.dtype)
+    one_hot = torch.zeros_like(logits).scatter_(1, known_classes(target, mask)[:, None], 1)
+    return logits.softmax(1), one_hot
+
+
+def soft_skeleton(x: torch.Tensor, iterations: int) -> torch.Tensor:
+    """The differentiable skeleton of maps [B, C, Z, Y, X] in 0..1 (Shit et al. 2021, algorithm 1).
+
+    What an opening takes away is skeleton: first of the maps, then of the maps eroded again and again.
+    """
+    skeleton = functional.relu(x - _opened(x))
+    for _ in range(iterations):
+        x = _eroded(x)
+        ridge = functional.relu(x - _opened(x))
+        skeleton = skeleton + functional.relu(ridge - skeleton * ridge)
+    return skeleton
+
+
+def _eroded(x: torch.Tensor) -> torch.Tensor:
+    """The smallest value of each voxel and its six neighbours."""
+    y = -x
+    lines = [
+        functional.max_pool3d(y, size, 1, tuple(s // 2 for s in size))
+        for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3))
+    ]
+    return -torch.maximum(torch.maximum(lines[0], lines[1]), lines[2])
+
+
+def _opened(x: torch.Tensor) -> torch.Tensor:
+    """Eroded, then the largest value of each voxel and its 26 neighbours."""
+    return functional.max_pool3d(_eroded(x), 3, 1, 1)

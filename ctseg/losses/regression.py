@@ -1,0 +1,124 @@
+"""Losses of the task `regression`: predicted values against float targets, no activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional
+
+from ctseg.errors import BadInput
+from ctseg.losses.voxels import (
+    channel_weights,
+    check_shapes,
+    full_precision,
+    known_values,
+    spread_weights,
+    voxel_weights,
+    weighted_mean,
+)
+
+Difference = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def mse(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    class_weights: Sequence[float] = (),
+    batch: bool = True,
+) -> torch.Tensor:
+    """The mean of the squared difference, over voxels and channels.
+
+    Args:
+        logits: predicted values [B, C, Z, Y, X].
+        target: float [B, C, Z, Y, X]; anything, NaN too, where the mask is False.
+        weight, mask: [B, Z, Y, X].
+        class_weights: one number a channel.
+        batch: one mean over the batch rather than the mean of one a sample.
+    """
+    return _mean(lambda x, y: (x - y).square(), logits, target, weight, mask, class_weights, batch)
+
+
+def l1(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    class_weights: Sequence[float] = (),
+    batch: bool = True,
+) -> torch.Tensor:
+    """The mean of the absolute difference; arguments as of `mse`."""
+    return _mean(lambda x, y: (x - y).abs(), logits, target, weight, mask, class_weights, batch)
+
+
+def smooth_l1(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    beta: float = 1.0,
+    class_weights: Sequence[float] = (),
+    batch: bool = True,
+) -> torch.Tensor:
+    """d^2 / (2 beta) where the difference d is under `beta`, |d| - beta / 2 beyond (Girshick 2015, eq. 3).
+
+    Arguments as of `mse`; `beta` has the unit of the target.
+    """
+
+    def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return functional.smooth_l1_loss(x, y, reduction="none", beta=beta)
+
+    return _mean(difference, logits, target, weight, mask, class_weights, batch)
+
+
+def weighted_smooth_l1(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    weight: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    threshold: float = 0.0,
+    factor: float = 0.1,
+    below: bool = True,
+    beta: float = 1.0,
+    class_weights: Sequence[float] = (),
+    batch: bool = True,
+) -> torch.Tensor:
+    """`smooth_l1` times `factor` where the target is under a threshold (or, `below` False, where it is not).
+
+    The factor does not divide the mean, as in pytorch-3dunet. Arguments as of `smooth_l1`.
+    """
+
+    def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        values = functional.smooth_l1_loss(x, y, reduction="none", beta=beta)
+        return torch.where((y < threshold) == below, values * factor, values)
+
+    return _mean(difference, logits, target, weight, mask, class_weights, batch)
+
+
+def _mean(
+    difference: Difference,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    class_weights: Sequence[float],
+    batch: bool,
+) -> torch.Tensor:
+    if not target.is_floating_point():
+        raise BadInput(
+            f"A regression target is floating point, not {target.dtype}.",
+            hint="Give target.float(), shaped as the prediction",
+        )
+    check_shapes(logits, target)
+    logits = full_precision(logits)
+    target = known_values(target, mask).to(logits.dtype)
+    values = difference(logits, target)
+    weights = voxel_weights(logits, weight, mask)
+    every = spread_weights(values, weights, channel_weights(logits, class_weights))
+    return weighted_mean(values, every, batch=batch)
