@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.engine.pairs import Pairs, find_pairs
 from ctseg.errors import BadInput
-from ctseg.metrics.overlap import Counts, label_counts
-from ctseg.metrics.report import CaseResult, LabelResult, Report, State
+from ctseg.metrics.case import Settings, diagonal_mm, score_labels, score_values
+from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
+from ctseg.metrics.report import CaseResult, Report
 from ctseg.specs import DataSet, ImageRef, Task
 from ctseg.task import check_values, classes_task
 from ctseg.volume.geometry import check_same
@@ -30,11 +32,17 @@ def evaluate(
     task: Task | None = None,
     cases: Sequence[str] | None = None,
     slices: Slices | None = None,
+    metrics: Sequence[str] | str | None = None,
+    labels: Sequence[str] | None = None,
+    tolerance_mm: float | Mapping[str, float] = 1.0,
+    iou_thresholds: Sequence[float] = (0.5,),
+    data_range: float | None = None,
+    mask: Volume | Path | str | None = None,
     prediction_options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
-    """Compare predicted label maps with reference ones.
+    """Compare predicted label maps with reference ones, or the values of a regression with their targets.
 
     Args:
         prediction: a volume, a file, or a folder of files named after their cases.
@@ -43,6 +51,13 @@ def evaluate(
             and otherwise every value but 0 is a label of its own.
         cases: the only case ids to evaluate; without it every case must be on both sides.
         slices: start and stop along z of the part that counts.
+        metrics: names and groups of `ctseg.metrics.catalogue`, or one string with commas; Dice, IoU and the
+            surface metrics where it is None.
+        labels: names of the only labels to score.
+        tolerance_mm: of the surface Dice, for all labels or by name.
+        iou_thresholds: at which instances match, for the average precision.
+        data_range: to which the PSNR of a regression refers; without it the range of each target.
+        mask: above 0 where the reference counts, for two volumes; the cases of a data set bring their own.
         prediction_options, reference_options: for the formats' `open`, e.g. `{"dataset": "/label"}`.
         progress: called with the number done, the total and the case's id.
 
@@ -50,11 +65,19 @@ def evaluate(
         FileProblem: a file that is missing or cannot be read.
         GeometryMismatch: a prediction on another grid than its reference.
         BadInput: a case without its fellow, or a value that the task does not know.
+        UnknownName: a metric or label that does not exist.
 
     Example:
         >>> evaluate(mask, reference).dice
         {'1': 0.91}
     """
+    settings = Settings(
+        resolve(metrics),
+        None if labels is None else tuple(labels),
+        tolerance_mm,
+        tuple(iou_thresholds),
+        data_range,
+    )
     if isinstance(prediction, Volume) or isinstance(reference, Volume):
         if isinstance(reference, DataSet):
             raise BadInput(
@@ -62,7 +85,11 @@ def evaluate(
             )
         made = _volume(prediction, prediction_options)
         expected = _volume(reference, reference_options)
-        return Report((evaluate_case(task, made, expected, "case", slices=slices),))
+        where = None if mask is None else _mask_of(_volume(mask, None), expected)
+        result = evaluate_case(
+            task, made, expected, "case", slices=slices, mask=where, settings=settings
+        )
+        return Report((result,), settings.to_dict())
     found = find_pairs(
         Path(prediction),
         reference if isinstance(reference, DataSet) else Path(reference),
@@ -70,27 +97,39 @@ def evaluate(
         prediction_options=prediction_options,
         reference_options=reference_options,
     )
-    return _evaluate_pairs(found, task or found.task, slices, progress)
+    if mask is not None:
+        if len(found.pairs) != 1:
+            raise BadInput(
+                f"One mask was given for {len(found.pairs)} cases.",
+                hint="Evaluate one case, or let a data set name the mask of each.",
+            )
+        found = replace(found, pairs=(replace(found.pairs[0], mask=mask),))
+    return _evaluate_pairs(found, task or found.task, slices, settings, progress)
 
 
 def _evaluate_pairs(
     found: Pairs,
     task: Task | None,
     slices: Slices | None,
+    settings: Settings,
     progress: Callable[[int, int, str], None] | None,
 ) -> Report:
+    if found.labels is not None:  # what nobody asked the prediction for was not missed
+        asked = settings.labels or found.labels
+        settings = replace(settings, labels=tuple(name for name in asked if name in found.labels))
     results = []
     for done, pair in enumerate(found.pairs, start=1):
         names = (str(pair.prediction.path), str(pair.reference.path))
         made, expected = read_map(pair.prediction), read_map(pair.reference)
-        result = evaluate_case(task, made, expected, pair.case, names=names, slices=slices)
-        if found.labels is not None:  # what nobody asked the prediction for was not missed
-            kept = tuple(item for item in result.labels if item.label in found.labels)
-            result = replace(result, labels=kept)
+        mask = None if pair.mask is None else _mask_of(_volume(pair.mask, None), expected)
+        result = evaluate_case(
+            task, made, expected, pair.case, names=names, slices=slices,
+            mask=mask, group=pair.group, settings=settings,
+        )  # fmt: skip
         results.append(result)
         if progress is not None:
             progress(done, len(found.pairs), pair.case)
-    return Report(tuple(results))
+    return Report(tuple(results), settings.to_dict())
 
 
 def evaluate_case(
@@ -101,18 +140,24 @@ def evaluate_case(
     *,
     names: tuple[str, str] | None = None,
     slices: Slices | None = None,
+    mask: NDArray[Any] | None = None,
+    group: str | None = None,
+    settings: Settings | None = None,
 ) -> CaseResult:
     """Score one predicted map, in the geometry that both maps share.
 
     Args:
         task: what the values mean; None makes every value but 0 a label of its own.
-        prediction, reference: label values [Z, Y, X], or one map a label [C, Z, Y, X].
+        prediction, reference: label values [Z, Y, X], or one map a label [C, Z, Y, X]; float values of a regression.
         names: what to call the two in messages.
         slices: start and stop along z of the part that counts.
+        mask: [Z, Y, X] or [1, Z, Y, X], above 0 where the reference counts.
+        group: the patient or specimen of the case.
+        settings: what is measured; without them what costs little: Dice and IoU, or the errors of a regression.
 
     Raises:
         GeometryMismatch: the maps lie on different grids.
-        BadInput: a value that the task does not know, or a task without labels.
+        BadInput: a value that the task does not know.
     """
     names = names or (f"The prediction of '{case_id}'", "its reference")
     check_same(prediction.geometry, reference.geometry, names=names)
@@ -122,6 +167,13 @@ def evaluate_case(
         raise BadInput(
             f"No slices of {names[1]} lie in {slices}: it has {reference.geometry.shape_zyx[0]}."
         )
+    valid = None if mask is None else np.asarray(_squeezed(mask)[part] > 0)
+    spacing = reference.geometry.spacing_zyx
+    if task is not None and task.kind == "regression":
+        settings = settings or Settings()
+        wanted = in_group(settings.metrics, "regression") or REGRESSION
+        found = score_values(task, made, expected, replace(settings, metrics=wanted), valid)
+        return CaseResult(case_id, found, group)
     values = [distinct_values(array) if array.ndim == 3 else [] for array in (made, expected)]
     if task is None:
         if expected.ndim == 4 or made.ndim == 4:
@@ -129,38 +181,28 @@ def evaluate_case(
                 f"{names[1]} has one channel a label, and nothing says what the labels are.",
                 hint="Evaluate against a data set whose dataset.json names them.",
             )
-        task = classes_task({str(v): v for v in sorted({*values[0], *values[1]} - {0})})
-    if task.kind == "regression":
-        raise BadInput("A regression task has no labels to compare.")
-    for found, name in zip(values, names, strict=True):
-        check_values(replace(task, stacked=False), found, where=name)
-    counts = label_counts(task, made, expected)
-    ml = reference.geometry.voxel_volume_mm3 / 1000
-    return CaseResult(case_id, tuple(_result(name, c, ml) for name, c in counts.items()))
-
-
-def _result(label: str, counts: Counts, ml: float) -> LabelResult:
-    state: State = "both"
-    if not counts.reference:
-        state = "invented" if counts.predicted else "absent"
-    elif not counts.predicted:
-        state = "missed"
-    return LabelResult(
-        label=label,
-        dice=counts.dice,
-        iou=counts.iou,
-        predicted_ml=counts.predicted * ml,
-        reference_ml=counts.reference * ml,
-        state=state,
-    )
+        asked = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
+        present = {*values[0], *values[1], *asked} - {0}
+        task = classes_task({str(v): v for v in sorted(present)})
+    for seen, name in zip(values, names, strict=True):
+        check_values(replace(task, stacked=False), seen, where=name)
+    results = score_labels(task, made, expected, spacing, settings or Settings(), valid)
+    return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
 
 
 def _squeezed(array: NDArray[Any]) -> NDArray[Any]:
     return array[0] if array.ndim == 4 and array.shape[0] == 1 else array
 
 
-def _volume(item: Volume | Path | str, options: Mapping[str, Any] | None) -> Volume:
-    return item if isinstance(item, Volume) else read_map(ImageRef(Path(item), options or {}))
+def _volume(item: Volume | ImageRef | Path | str, options: Mapping[str, Any] | None) -> Volume:
+    if isinstance(item, Volume):
+        return item
+    return read_map(item if isinstance(item, ImageRef) else ImageRef(Path(item), options or {}))
+
+
+def _mask_of(mask: Volume, reference: Volume) -> NDArray[Any]:
+    check_same(mask.geometry, reference.geometry, names=("The mask", "its reference"))
+    return mask.array
 
 
 def read_map(ref: ImageRef) -> Volume:

@@ -12,7 +12,8 @@ from ctseg import plugins
 from ctseg.checking import validate
 from ctseg.config import TaskConfig
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import DataSet, ImageRef, Task, frozen
+from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
+from ctseg.volume.volume import Volume
 
 PREDICTIONS = "predictions.json"
 """Beside predicted maps: what predicted them; its `task` says what the values mean."""
@@ -20,11 +21,18 @@ PREDICTIONS = "predictions.json"
 
 @dataclass(frozen=True)
 class Pair:
-    """One case to evaluate."""
+    """One case to evaluate.
+
+    Attributes:
+        mask: where the reference counts; None for everywhere.
+        group: the patient or specimen of the case.
+    """
 
     case: str
     prediction: ImageRef
     reference: ImageRef
+    mask: ImageRef | Volume | Path | str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,20 +74,29 @@ def find_pairs(
             raise FileProblem(f"{path} does not exist.", hint="Check the path.")
     predicted = _maps(prediction, prediction_options)
     dataset = _dataset(reference, reference_options)
+    known_cases: dict[str, Case] = {}
     if dataset is None:
         assert isinstance(reference, Path)
         expected, where = _maps(reference, reference_options), str(reference)
         known = _task_above(reference)
     else:
         expected = {case.id: case.label for case in dataset.cases if case.label is not None}
+        known_cases = {case.id: case for case in dataset.cases}
         known, where = dataset.task, str(dataset.path)
     said, labels = _said_beside(prediction)
     task = said or known
     if prediction.is_file() and len(expected) == 1 and not cases:
         (case, ref), (made,) = *expected.items(), tuple(predicted.values())
-        return Pairs((Pair(case, made, ref),), task, labels)
+        return Pairs((_pair(case, made, ref, known_cases.get(case)),), task, labels)
     ids = _ids(predicted, expected, cases, prediction, where)
-    return Pairs(tuple(Pair(i, predicted[i], expected[i]) for i in ids), task, labels)
+    pairs = tuple(_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids)
+    return Pairs(pairs, task, labels)
+
+
+def _pair(case_id: str, made: ImageRef, expected: ImageRef, case: Case | None) -> Pair:
+    if case is None:
+        return Pair(case_id, made, expected)
+    return Pair(case_id, made, expected, case.mask, case.group)
 
 
 def _ids(

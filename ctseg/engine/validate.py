@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctseg.card import Metrics
 from ctseg.config import load_config
-from ctseg.data.load import load_image, load_label
+from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.prepare import Prepared
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import depths, split
@@ -73,7 +73,10 @@ def score(segmenter: Segmenter, case: Case, prediction: Volume) -> CaseResult:
     """One prediction against the case's label as stored."""
     source = prediction.geometry
     reference = load_label(case, segmenter.task, Volume(prediction.array, source))
-    return evaluate_case(segmenter.task, prediction, reference, case.id)
+    mask = load_extra(case, case.mask, reference)
+    return evaluate_case(
+        segmenter.task, prediction, reference, case.id, mask=mask, group=case.group
+    )
 
 
 def metrics_of(report: Report, *, command: str) -> Metrics:

@@ -1,1 +1,1 @@
-"""Overlap of predictions with references, and the reports made of it."""
+"""Overlap, surface distance in mm, instances and errors of values, and the reports made of them."""

@@ -33,6 +33,16 @@ class Counts:
         union = self.predicted + self.reference - self.both
         return self.both / union if union else None
 
+    @property
+    def precision(self) -> float | None:
+        """|A and B| / |A|, in 0..1: the share of the prediction that is right; None where nothing is predicted."""
+        return self.both / self.predicted if self.predicted else None
+
+    @property
+    def recall(self) -> float | None:
+        """|A and B| / |B|, in 0..1: the share of the reference that was found; None where it is empty."""
+        return self.both / self.reference if self.reference else None
+
 
 def dice(one: NDArray[Any], two: NDArray[Any]) -> float | None:
     """Dice of two boolean maps of one shape; None where both are empty."""
@@ -55,24 +65,32 @@ def mask_counts(
     return Counts(int(one.sum()), int(two.sum()), int((one & two).sum()))
 
 
-def label_counts(task: Task, predicted: NDArray[Any], reference: NDArray[Any]) -> dict[str, Counts]:
+def label_counts(
+    task: Task,
+    predicted: NDArray[Any],
+    reference: NDArray[Any],
+    valid: NDArray[np.bool_] | None = None,
+) -> dict[str, Counts]:
     """Counts of each foreground label of a task; voxels where the reference says `ignore` do not count.
 
     Args:
         predicted, reference: maps of label values [Z, Y, X], or one map a label [C, Z, Y, X], where a voxel
             belongs to the label when it is above 0.5 (binary maps and probabilities alike).
+        valid: [Z, Y, X], the only voxels that count; None for all.
 
     Raises:
         BadInput: the shapes differ, a value is no whole number, or the channels are not the task's labels.
     """
     _check_shapes(predicted, reference)
     if predicted.ndim == reference.ndim == 3:
+        if valid is not None:
+            predicted, reference = predicted[valid], reference[valid]
         return _from_maps(task, predicted, reference)
     counts = {}
     for index, label in enumerate(task.foreground):
-        one = _mask(task, predicted, index)
-        two = _mask(task, reference, index)
-        counts[label.name] = mask_counts(one, two, _valid(task, reference, index))
+        one = label_mask(task, predicted, index)
+        two = label_mask(task, reference, index)
+        counts[label.name] = mask_counts(one, two, label_valid(task, reference, index, valid))
     return counts
 
 
@@ -101,6 +119,8 @@ def joint_histogram(
         The K values that either map may hold, and [K, K] counts: rows for `one`, columns for `two`.
     """
     one, two = whole_numbers(one), whole_numbers(two)
+    if not one.size:
+        return np.arange(1), np.zeros((1, 1), np.int64)
     low = min(int(a.min()) for a in (one, two))
     high = max(int(a.max()) for a in (one, two))
     if low >= 0 and high < TABLE:
@@ -120,9 +140,11 @@ def joint_histogram(
     return values, table.reshape(size, size)
 
 
-def _mask(task: Task, array: NDArray[Any], index: int) -> NDArray[np.bool_]:
+def label_mask(task: Task, array: NDArray[Any], index: int) -> NDArray[np.bool_]:
+    """Where a map [Z, Y, X] or [C, Z, Y, X] holds the foreground label of an index, bool [Z, Y, X]."""
     if array.ndim == 3:
-        return np.isin(array, task.foreground[index].values)
+        values = task.foreground[index].values
+        return np.asarray(array == values[0]) if len(values) == 1 else np.isin(array, values)
     expected = {len(task.foreground), len(task.labels)}
     if array.shape[0] not in expected:
         raise BadInput(
@@ -136,13 +158,20 @@ def _mask(task: Task, array: NDArray[Any], index: int) -> NDArray[np.bool_]:
     return np.asarray(inside)
 
 
-def _valid(task: Task, reference: NDArray[Any], index: int) -> NDArray[np.bool_] | None:
+def label_valid(
+    task: Task,
+    reference: NDArray[Any],
+    index: int,
+    valid: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_] | None:
+    """Where the foreground label of an index counts, bool [Z, Y, X]; None where all voxels do."""
     if task.ignore is None:
-        return None
-    if reference.ndim == 3:
-        return np.asarray(reference != task.ignore)
-    offset = reference.shape[0] - len(task.foreground)
-    return np.asarray(reference[index + offset] != task.ignore)
+        return valid
+    channel = reference
+    if reference.ndim == 4:
+        channel = reference[index + reference.shape[0] - len(task.foreground)]
+    counted: NDArray[np.bool_] = np.asarray(channel != task.ignore)
+    return counted if valid is None else counted & valid
 
 
 def _check_shapes(one: NDArray[Any], two: NDArray[Any]) -> None:

@@ -1,7 +1,7 @@
 """What an evaluation found, per case and label, and the means of it.
 
-A label that is in neither map has no Dice and counts nowhere; one that was missed, or invented, has Dice 0 and is
-counted apart, so that a mean can be read for what it is.
+A label that is in neither map has no score and counts nowhere; one that was missed, or invented, has the worst score
+(Dice 0, a distance of the scan's diagonal) and is counted apart, so that a mean can be read for what it is.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ctseg.errors import BadInput
+from ctseg.metrics.bootstrap import Interval, Resampling, intervals
+from ctseg.metrics.catalogue import METRICS
 
 State = Literal["both", "missed", "invented", "absent"]
 REPORT_VERSION = 1
+_FIXED = ("predicted_ml", "reference_ml", "state")
 
 
 @dataclass(frozen=True)
@@ -25,25 +29,49 @@ class LabelResult:
     """One label of one case.
 
     Attributes:
-        dice, iou: 0..1; None where the label is in neither map.
-        predicted_ml, reference_ml: volumes in millilitres.
+        values: by metric; None where the label has no such score, which absent labels never have.
+        predicted_ml, reference_ml: volumes in millilitres; None for the channels of a regression.
         state: in both maps, missed (0 predicted), invented (none in the reference) or absent from both.
     """
 
     label: str
-    dice: float | None
-    iou: float | None
-    predicted_ml: float
-    reference_ml: float
-    state: State
+    values: Mapping[str, float | None]
+    predicted_ml: float | None = None
+    reference_ml: float | None = None
+    state: State = "both"
+
+    def __post_init__(self) -> None:
+        clean = {
+            k: None if v is None or not math.isfinite(v) else v for k, v in self.values.items()
+        }
+        object.__setattr__(self, "values", clean)
+
+    @property
+    def dice(self) -> float | None:
+        return self.values.get("dice")
+
+    @property
+    def iou(self) -> float | None:
+        return self.values.get("iou")
+
+    def row(self) -> dict[str, Any]:
+        """Flat, without the label's name."""
+        return {**self.values, **{name: getattr(self, name) for name in _FIXED}}
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case, label by label."""
+    """One case, label by label.
+
+    Attributes:
+        group: the patient or specimen that it belongs to; itself where it is None.
+        diagonal_mm: of the part of the scan that counted: the distance that a missed or invented label scores.
+    """
 
     case: str
     labels: tuple[LabelResult, ...]
+    group: str | None = None
+    diagonal_mm: float | None = None
 
     @property
     def mean_dice(self) -> float | None:
@@ -56,25 +84,44 @@ class LabelSummary:
     """One label over all cases.
 
     Attributes:
-        dice, iou: means over the cases that have the label in either map; None where none has.
+        means: by metric, over the cases that have the label in either map; None where none has.
         cases: how many those are.
         missed, invented, absent: how many cases are in each of these states.
+        left_out: by metric, how many of `cases` have no such score (an infinite PSNR, a share of nothing).
     """
 
     label: str
-    dice: float | None
-    iou: float | None
+    means: Mapping[str, float | None]
     cases: int
     missed: int
     invented: int
     absent: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def dice(self) -> float | None:
+        return self.means.get("dice")
+
+    @property
+    def iou(self) -> float | None:
+        return self.means.get("iou")
+
+    def to_dict(self) -> dict[str, Any]:
+        out = {**self.means, "cases": self.cases}
+        out |= {"missed": self.missed, "invented": self.invented, "absent": self.absent}
+        return out | ({"left_out": dict(self.left_out)} if self.left_out else {})
 
 
 @dataclass(frozen=True)
 class Report:
-    """Every case, and the means over them."""
+    """Every case, and the means over them.
+
+    Attributes:
+        settings: how it was measured, as plain data: the tolerance of the surface Dice and the like.
+    """
 
     cases: tuple[CaseResult, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -82,23 +129,53 @@ class Report:
         return tuple(dict.fromkeys(item.label for case in self.cases for item in case.labels))
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that was measured, in the order of the catalogue."""
+        found = {name for case in self.cases for item in case.labels for name in item.values}
+        return tuple(name for name in METRICS if name in found)
+
+    def by_label(self, metric: str) -> dict[str, float]:
+        """The mean of each label over the cases that have it; labels that no case has are left out."""
+        found = {s.label: s.means.get(metric) for s in self.summary()}
+        return {label: value for label, value in found.items() if value is not None}
+
+    def mean(self, metric: str) -> float | None:
+        """The mean over the labels of their mean over the cases; None where nothing could be scored."""
+        return _mean(self.by_label(metric).values())
+
+    @property
     def dice(self) -> dict[str, float]:
         """The mean Dice of each label over the cases that have it; labels that no case has are left out."""
-        return {s.label: s.dice for s in self.summary() if s.dice is not None}
+        return self.by_label("dice")
 
     @property
     def iou(self) -> dict[str, float]:
         """The mean intersection over union, as `dice`."""
-        return {s.label: s.iou for s in self.summary() if s.iou is not None}
+        return self.by_label("iou")
+
+    @property
+    def hd95(self) -> dict[str, float]:
+        """The mean 95 % Hausdorff distance in mm, as `dice`; empty where it was not measured."""
+        return self.by_label("hd95")
+
+    @property
+    def surface_distance(self) -> dict[str, float]:
+        """The mean of the mean surface distance in mm, as `dice`; empty where it was not measured."""
+        return self.by_label("surface_distance")
+
+    @property
+    def surface_dice(self) -> dict[str, float]:
+        """The mean surface Dice at the tolerance, as `dice`; empty where it was not measured."""
+        return self.by_label("surface_dice")
 
     @property
     def mean_dice(self) -> float | None:
         """The mean over the labels of their mean over the cases; None where nothing could be scored."""
-        return _mean(self.dice.values())
+        return self.mean("dice")
 
     @property
     def mean_iou(self) -> float | None:
-        return _mean(self.iou.values())
+        return self.mean("iou")
 
     def summary(self) -> tuple[LabelSummary, ...]:
         """One row a label."""
@@ -107,49 +184,93 @@ class Report:
     def _summary(self, label: str) -> LabelSummary:
         found = [item for case in self.cases for item in case.labels if item.label == label]
         states = [item.state for item in found]
-        scored = sum(item.dice is not None for item in found)
+        present = [item for item in found if item.state != "absent"]
+        means = {name: _mean(item.values.get(name) for item in present) for name in self.metrics}
+        lacking = {n: sum(item.values.get(n) is None for item in present) for n in self.metrics}
         return LabelSummary(
             label=label,
-            dice=_mean(item.dice for item in found),
-            iou=_mean(item.iou for item in found),
-            cases=scored,
+            means=means,
+            cases=len(present),
             missed=states.count("missed"),
             invented=states.count("invented"),
-            absent=len(self.cases) - scored,
+            absent=len(self.cases) - len(present),
+            left_out={name: count for name, count in lacking.items() if count},
         )
+
+    def intervals(
+        self, metric: str, resampling: Resampling | None = None
+    ) -> tuple[dict[str, Interval], Interval | None]:
+        """Bootstrap confidence intervals of `by_label` and `mean`, over groups of cases.
+
+        Returns:
+            the interval of each label, and that of the mean; without those that too few groups support.
+        """
+        table = [[self._value(case, label, metric) for label in self.labels] for case in self.cases]
+        groups = [case.group or case.case for case in self.cases]
+        *each, mean = intervals(table, groups, resampling or Resampling())
+        named = zip(self.labels, each, strict=True)
+        return {label: found for label, found in named if found is not None}, mean
+
+    @staticmethod
+    def _value(case: CaseResult, label: str, metric: str) -> float | None:
+        return next((i.values.get(metric) for i in case.labels if i.label == label), None)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row for each case and label."""
-        return [{"case": c.case, **asdict(item)} for c in self.cases for item in c.labels]
+        return [
+            {"case": c.case, "label": item.label, **item.row()}
+            for c in self.cases
+            for item in c.labels
+        ]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, without NaN: what could not be scored is None."""
-        return {
+    def to_dict(self, resampling: Resampling | None = None) -> dict[str, Any]:
+        """Plain data, without NaN: what could not be scored is None.
+
+        Args:
+            resampling: with it, every mean has its confidence interval beside it, under `intervals`.
+        """
+        out: dict[str, Any] = {
             "version": REPORT_VERSION,
             "mean_dice": self.mean_dice,
             "mean_iou": self.mean_iou,
-            "labels": {s.label: _without(asdict(s), "label") for s in self.summary()},
+            "means": {name: self.mean(name) for name in self.metrics},
+            "labels": {s.label: s.to_dict() for s in self.summary()},
             "cases": [
                 {
                     "case": c.case,
+                    **({} if c.group is None else {"group": c.group}),
+                    **({} if c.diagonal_mm is None else {"diagonal_mm": c.diagonal_mm}),
                     "mean_dice": c.mean_dice,
-                    "labels": {i.label: _without(asdict(i), "label") for i in c.labels},
+                    "labels": {item.label: item.row() for item in c.labels},
                 }
                 for c in self.cases
             ],
         }
+        if self.settings:
+            out["settings"] = dict(self.settings)
+        if resampling is not None:
+            out["intervals"] = self._intervals(resampling)
+        return out
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    def _intervals(self, resampling: Resampling) -> dict[str, Any]:
+        found = {name: self.intervals(name, resampling) for name in self.metrics}
+        return {
+            **resampling.to_dict(),
+            "groups": len({case.group or case.case for case in self.cases}),
+            "means": {n: list(mean) for n, (_, mean) in found.items() if mean is not None},
+            "labels": {
+                label: {n: list(each[label]) for n, (each, _) in found.items() if label in each}
+                for label in self.labels
+            },
+        }
+
+    def to_json(self, resampling: Resampling | None = None) -> str:
+        """As `to_dict`. It never holds NaN or Infinity."""
+        return json.dumps(self.to_dict(resampling), indent=2, ensure_ascii=False, allow_nan=False)
 
     def to_csv(self) -> str:
         """One line for each case and label, comma separated, with a header."""
-        text = io.StringIO()
-        names = ["case", *LabelResult.__dataclass_fields__]
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows())
-        return text.getvalue()
+        return csv_text(("case", "label", *self.metrics, *_FIXED), self.rows())
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "the report") -> Report:
@@ -160,23 +281,34 @@ class Report:
         """
         try:
             data = json.loads(text)
-            return cls(
-                tuple(
-                    CaseResult(
-                        case["case"],
-                        tuple(LabelResult(label=k, **v) for k, v in case["labels"].items()),
-                    )
-                    for case in data["cases"]
-                )
-            )
+            cases = tuple(_case(case) for case in data["cases"])
+            return cls(cases, data.get("settings", {}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadInput(f"{where} is no report that this ctseg wrote: {error}.") from error
+
+
+def csv_text(names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as comma-separated lines with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _case(data: Mapping[str, Any]) -> CaseResult:
+    labels = tuple(_label(name, values) for name, values in data["labels"].items())
+    return CaseResult(data["case"], labels, data.get("group"), data.get("diagonal_mm"))
+
+
+def _label(name: str, data: Mapping[str, Any]) -> LabelResult:
+    values = {key: value for key, value in data.items() if key not in _FIXED}
+    unknown = [key for key in values if key not in METRICS]
+    if unknown:
+        raise ValueError(f"the metric '{unknown[0]}' is unknown")
+    return LabelResult(name, values, data["predicted_ml"], data["reference_ml"], data["state"])
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _without(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {k: v for k, v in data.items() if k != key}

@@ -73,7 +73,7 @@ def test_slices(data: Path) -> None:
 
 
 def test_a_run_shows_its_own_validation(tmp_path: Path) -> None:
-    report = Report((CaseResult("c0", (LabelResult("organ", 0.5, 1 / 3, 1.0, 1.0, "both"),)),))
+    report = Report((CaseResult("c0", (LabelResult("organ", {"dice": 0.5, "iou": 1 / 3}, 1.0, 1.0),)),))
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "report.json").write_text(report.to_json())
     result = _run(tmp_path, "--json")

@@ -81,9 +81,20 @@ def test_a_value_beyond_the_task_is_refused() -> None:
         evaluate_case(classes_task({"organ": 1}), _map(), _map(), "a")
 
 
-def test_a_regression_has_no_labels_to_compare() -> None:
-    with pytest.raises(BadInput, match="regression"):
-        evaluate_case(Task("regression", TASK.labels), _map(), _map(), "a")
+def test_a_regression_is_measured_by_its_errors() -> None:
+    task = Task("regression", TASK.labels[1:], ignore=-1)
+    target = np.stack([np.zeros((2, 2, 2)), np.arange(8.0).reshape(2, 2, 2)]).astype(np.float32)
+    made = target + np.float32(0.5)
+    target[0, 0] = -1
+    maps = [Volume.from_array(a, spacing_xyz=(1.0, 1.0, 1.0)) for a in (made, target)]
+    (result,) = evaluate(*maps, task=task, data_range=7).cases
+    organ, lesion = result.labels
+    assert organ.values == pytest.approx(
+        {"mse": 0.25, "mae": 0.5, "psnr": 10 * np.log10(49 / 0.25)}
+    )
+    assert lesion.values["mae"] == pytest.approx(0.5)
+    with pytest.raises(BadInput, match="channels"):
+        evaluate(maps[0], Volume.from_array(target[:1]), task=task)
 
 
 def test_two_volumes_without_a_task_compare_every_value() -> None:

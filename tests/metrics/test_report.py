@@ -12,7 +12,7 @@ from ctseg.metrics.report import CaseResult, LabelResult, Report
 
 
 def _result(label: str, dice: float | None, state: str = "both") -> LabelResult:
-    return LabelResult(label, dice, dice, 1.5, 2.0, state)  # type: ignore[arg-type]
+    return LabelResult(label, {"dice": dice, "iou": dice}, 1.5, 2.0, state)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -1,0 +1,164 @@
+"""Confidence intervals of means by resampling cases, or groups of cases (Efron and Tibshirani, 1993).
+
+Scans of one patient are not independent, so what is drawn with replacement is the group, with all of its cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+
+Interval = tuple[float, float]
+Method = Literal["bca", "percentile"]
+LEAST_GROUPS = 3
+"""Of fewer groups there is no interval: there would be next to nothing to draw from."""
+CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made.
+
+    Attributes:
+        confidence: of the interval, between 0 and 1.
+        resamples: how often the groups are drawn.
+        method: `bca` (bias corrected and accelerated, Efron 1987) or `percentile`.
+        seed: of the draws; one seed gives one interval.
+    """
+
+    confidence: float = 0.95
+    resamples: int = 2000
+    method: Method = "bca"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise BadInput(f"The confidence must lie between 0 and 1, not {self.confidence}.")
+        if self.resamples < 100:
+            raise BadInput(f"An interval needs at least 100 resamples, not {self.resamples}.")
+        if self.method not in ("bca", "percentile"):
+            raise BadInput(f"'{self.method}' is no bootstrap.", hint="There are: bca, percentile")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def intervals(
+    table: Sequence[Sequence[float | None]],
+    groups: Sequence[str],
+    resampling: Resampling,
+) -> list[Interval | None]:
+    """The interval of the mean of each column over the rows that have it, and of the mean of these means.
+
+    Args:
+        table: a row a case, a column a label; None where the case does not have the label.
+        groups: of each row.
+
+    Returns:
+        one interval a column and one for the mean of the columns; None where fewer than three groups have values.
+    """
+    columns = len(table[0]) if table else 0
+    if not columns:
+        return [None]
+    sums, counts = _by_group(table, groups)
+    used = counts.sum(0) > 0
+    drawn = _draws(sums, counts, resampling)
+    estimate = _statistics(sums.sum(0)[None], counts.sum(0)[None])[0]
+    left_out = _statistics(sums.sum(0) - sums, counts.sum(0) - counts)
+    enough = (counts > 0).sum(0) >= LEAST_GROUPS
+    enough = np.append(enough, bool(used.any()) and bool(enough[used].all()))
+    return [
+        _interval(drawn[:, i], float(estimate[i]), left_out[:, i], resampling)
+        if enough[i]
+        else None
+        for i in range(columns + 1)
+    ]
+
+
+def _by_group(
+    table: Sequence[Sequence[float | None]], groups: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums and counts [groups, columns] of the values that are there."""
+    values = np.array([[np.nan if v is None else v for v in row] for row in table], np.float64)
+    _, index = np.unique(np.array(groups), return_inverse=True)
+    there = ~np.isnan(values)
+    sums = np.zeros((index.max() + 1, values.shape[1]))
+    counts = np.zeros_like(sums)
+    np.add.at(sums, index, np.where(there, values, 0.0))
+    np.add.at(counts, index, there.astype(np.float64))
+    return sums, counts
+
+
+def _draws(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], resampling: Resampling
+) -> NDArray[np.float64]:
+    """The statistics of each resample, [resamples, columns + 1]; NaN where one drew nothing of a column."""
+    rng = np.random.default_rng(resampling.seed)
+    size = len(sums)
+    parts, left = [], resampling.resamples
+    while left:
+        some = min(left, max(1, CHUNK // size))
+        drawn = rng.integers(0, size, (some, size))
+        times = np.zeros((some, size))
+        np.add.at(times, (np.arange(some)[:, None], drawn), 1.0)
+        parts.append(_statistics(times @ sums, times @ counts))
+        left -= some
+    return np.concatenate(parts)
+
+
+def _statistics(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of the columns, and the mean of these, [n, columns + 1]."""
+    means = np.full(sums.shape, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    there = ~np.isnan(means)
+    total = np.where(there, means, 0.0).sum(1)
+    overall = np.full(len(means), np.nan)
+    np.divide(total, there.sum(1), out=overall, where=there.any(1))
+    return np.column_stack([means, overall])
+
+
+def _interval(
+    drawn: NDArray[np.float64],
+    estimate: float,
+    left_out: NDArray[np.float64],
+    resampling: Resampling,
+) -> Interval:
+    drawn = drawn[~np.isnan(drawn)]
+    tail = (1 - resampling.confidence) / 2
+    levels = np.array([tail, 1 - tail])
+    if resampling.method == "bca":
+        levels = _bca_levels(drawn, estimate, left_out[~np.isnan(left_out)], levels)
+    low, high = np.quantile(drawn, levels)
+    return float(low), float(high)
+
+
+def _bca_levels(
+    drawn: NDArray[np.float64],
+    estimate: float,
+    left_out: NDArray[np.float64],
+    levels: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The levels of the percentiles that correct bias and skewness (Efron 1987, equations 2.3 and 6.6).
+
+    Where no draw lies on one side of the estimate (nothing varies) there is nothing to correct.
+    """
+    from scipy.special import ndtr, ndtri
+
+    below = (np.count_nonzero(drawn < estimate) + 0.5 * np.count_nonzero(drawn == estimate)) / len(
+        drawn
+    )
+    away = left_out.mean() - left_out
+    spread = float((away**2).sum()) ** 1.5
+    if not 0 < below < 1 or spread < 1e-300:
+        return levels
+    bias = float(ndtri(below))
+    acceleration = float((away**3).sum()) / (6 * spread)
+    shifted = bias + ndtri(levels)
+    out: NDArray[np.float64] = ndtr(bias + shifted / (1 - acceleration * shifted))
+    return out

@@ -1,0 +1,166 @@
+"""Every metric of one case: labels counted in one pass over both maps, surfaces within each label's own box."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+from ctseg.metrics.catalogue import CHEAP, METRICS, in_group
+from ctseg.metrics.overlap import Counts, label_counts
+from ctseg.metrics.regression import errors
+from ctseg.metrics.report import LabelResult, State
+from ctseg.specs import Task
+from ctseg.task import select
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how.
+
+    Attributes:
+        metrics: names of the catalogue.
+        labels: the only labels to score; None for all of the task.
+        tolerance_mm: of the surface Dice; of each label where it is a mapping, 1 mm for those that it does not name.
+        iou_thresholds: above which two instances match; the average precision is the mean over them.
+        data_range: width of the values that a regression's PSNR refers to; that of the target where it is None.
+    """
+
+    metrics: tuple[str, ...] = CHEAP
+    labels: tuple[str, ...] | None = None
+    tolerance_mm: float | Mapping[str, float] = 1.0
+    iou_thresholds: tuple[float, ...] = (0.5,)
+    data_range: float | None = None
+
+    def __post_init__(self) -> None:
+        given = self.tolerance_mm
+        tolerances = given.values() if isinstance(given, Mapping) else [given]
+        if not all(math.isfinite(t) and t >= 0 for t in tolerances):
+            raise BadInput(f"A tolerance is a length in mm, 0 or more, not {given}.")
+        if not self.iou_thresholds or not all(0 < t <= 1 for t in self.iou_thresholds):
+            raise BadInput(
+                f"IoU thresholds lie above 0 and not above 1, unlike {self.iou_thresholds}."
+            )
+
+    def tolerance_of(self, label: str) -> float:
+        if isinstance(self.tolerance_mm, Mapping):
+            return self.tolerance_mm.get(label, 1.0)
+        return self.tolerance_mm
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a reader of the figures must know, as plain data."""
+        out: dict[str, Any] = {}
+        if "surface_dice" in self.metrics:
+            by_label = isinstance(self.tolerance_mm, Mapping)
+            out["tolerance_mm"] = dict(self.tolerance_mm) if by_label else self.tolerance_mm
+        if "average_precision" in self.metrics:
+            out["iou_thresholds"] = list(self.iou_thresholds)
+        if "psnr" in self.metrics and self.data_range is not None:
+            out["data_range"] = self.data_range
+        return out
+
+
+def score_labels(
+    task: Task,
+    predicted: NDArray[Any],
+    reference: NDArray[Any],
+    spacing_zyx: Sequence[float],
+    settings: Settings,
+    valid: NDArray[np.bool_] | None = None,
+) -> tuple[LabelResult, ...]:
+    """Every label of a case, in the order of the task.
+
+    Args:
+        predicted, reference: label values [Z, Y, X], or one map a label [C, Z, Y, X].
+        spacing_zyx: in mm.
+        valid: [Z, Y, X], where the reference counts; what it says to ignore never does.
+    """
+    labels = task.foreground if settings.labels is None else select(task, settings.labels)
+    counts = label_counts(task, predicted, reference, valid)
+    ml = math.prod(spacing_zyx) / 1000
+    diagonal = diagonal_mm(reference.shape, spacing_zyx)
+    out = []
+    for label in labels:
+        found = counts[label.name]
+        state = state_of(found)
+        values: dict[str, float | None] = _overlap(found, ml, settings.metrics)
+        for name in settings.metrics:
+            worst = METRICS[name].worst
+            if state in ("missed", "invented") and worst is not None:
+                values[name] = diagonal if worst == "diagonal" else worst
+        ordered = {name: values.get(name) for name in settings.metrics}
+        volumes = (found.predicted * ml, found.reference * ml)
+        out.append(LabelResult(label.name, ordered, *volumes, state))
+    return tuple(out)
+
+
+def score_values(
+    task: Task,
+    predicted: NDArray[Any],
+    reference: NDArray[Any],
+    settings: Settings,
+    valid: NDArray[np.bool_] | None = None,
+) -> tuple[LabelResult, ...]:
+    """Every channel of a regression, in the order of the task.
+
+    Args:
+        predicted, reference: float values [C, Z, Y, X], or [Z, Y, X] where there is one channel; reference voxels
+            that are NaN or the task's ignore value do not count.
+
+    Raises:
+        BadInput: the channels are not the task's.
+    """
+    stacks = [array if array.ndim == 4 else array[None] for array in (predicted, reference)]
+    for stack in stacks:
+        if len(stack) != len(task.labels):
+            raise BadInput(
+                f"The map has {len(stack)} channels, the task has {len(task.labels)} values."
+            )
+    out = []
+    kept = task.labels if settings.labels is None else select(task, settings.labels)
+    for label, made, truth in zip(task.labels, *stacks, strict=True):
+        if label not in kept:
+            continue
+        mask = valid
+        if task.ignore is not None:
+            counted = truth != task.ignore
+            mask = counted if valid is None else counted & valid
+        found = errors(made, truth, mask)
+        values = {"mse": found.mse, "mae": found.mae, "psnr": found.psnr(settings.data_range)}
+        state: State = "both" if found.voxels else "absent"
+        out.append(
+            LabelResult(label.name, {n: values.get(n) for n in settings.metrics}, state=state)
+        )
+    return tuple(out)
+
+
+def diagonal_mm(shape: Sequence[int], spacing_zyx: Sequence[float]) -> float:
+    """The length of a scan from corner to corner: no two of its points lie farther apart."""
+    return math.hypot(*(n * s for n, s in zip(shape[-3:], spacing_zyx, strict=True)))
+
+
+def state_of(counts: Counts) -> State:
+    """Whether a label is in both maps, in one or in neither."""
+    if counts.reference:
+        return "both" if counts.predicted else "missed"
+    return "invented" if counts.predicted else "absent"
+
+
+def _overlap(counts: Counts, ml: float, metrics: Sequence[str]) -> dict[str, float | None]:
+    if not counts.predicted and not counts.reference:
+        return {}
+    more = counts.predicted - counts.reference
+    values = {
+        "dice": counts.dice,
+        "iou": counts.iou,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "volume_difference_ml": more * ml,
+        "volume_difference": more / counts.reference if counts.reference else None,
+    }
+    return {name: values[name] for name in in_group(metrics, "overlap")}
