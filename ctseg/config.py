@@ -81,6 +81,12 @@ class DataConfig(Section):
         "", description="START:STOP along z that validates where the data set is one volume"
     )
 
+    prepare: Literal["auto", "store", "lazy"] = Field(
+        "auto",
+        description="store: preprocess to disk once; lazy: read patches from the files as they are; "
+        "auto: lazy where that is possible and the store would be large",
+    )
+
     @field_validator("val_slices")
     @classmethod
     def _slices(cls, value: str) -> str:
@@ -141,6 +147,16 @@ class TrainConfig(Section):
     batch_size: int | None = Field(None, ge=1)
     patch_zyx: Zyx | None = None
     foreground: float = Field(0.5, ge=0, le=1, description="share of patches centred on a label")
+    positive_negative: tuple[float, float] | None = Field(
+        None, description="weights of patches centred on a label and on background; for foreground"
+    )
+    label_probabilities: dict[str, float] = Field(
+        {}, description="of the centre's label, by name or value: {'0' = 0.2, 'tumour' = 0.8}"
+    )
+    min_foreground: float = Field(
+        0.0, ge=0, lt=1, description="patches with no larger share of labelled voxels are redrawn"
+    )
+    slack: float = Field(0.01, ge=0, le=1, description="share of such patches that are kept")
     optimizer: str = Field("adamw", description="any timm optimizer")
     lr: float | None = Field(None, gt=0, description="0.01 for sgd, 0.002 for others")
     weight_decay: float | None = Field(None, ge=0, description="3e-5 for sgd, 0.01 for others")
@@ -153,6 +169,20 @@ class TrainConfig(Section):
     checkpoint_every: float = Field(120.0, ge=0, description="seconds between resume points")
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @field_validator("positive_negative")
+    @classmethod
+    def _weights(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and (min(value) < 0 or sum(value) <= 0):
+            raise ValueError("the weights must not be negative, and not both 0")
+        return value
+
+    @field_validator("label_probabilities")
+    @classmethod
+    def _probabilities(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and (min(value.values()) < 0 or sum(value.values()) <= 0):
+            raise ValueError("probabilities must not be negative, and not all 0")
+        return value
 
     @field_validator("time")
     @classmethod

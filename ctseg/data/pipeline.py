@@ -79,9 +79,12 @@ class Pipeline:
 
     def trail(self, data: dict[str, Any]) -> Trail:
         """The trail from `Trail.to_dict`, without the scan."""
-        geometry = source = Geometry(**data["geometry"])
-        passages = []
-        for step, record in zip(self.steps, data["records"], strict=True):
+        return self.trail_of(Geometry(**data["geometry"]), data["records"])
+
+    def trail_of(self, source: Geometry, records: Sequence[Record]) -> Trail:
+        """The trail of a scan of which the steps' records are known."""
+        geometry, passages = source, []
+        for step, record in zip(self.steps, records, strict=True):
             passages.append(Passage(step, geometry, record))
             geometry = step.grid(geometry, record)
         return Trail(tuple(passages), source, geometry)

@@ -2,81 +2,251 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.config import TrainConfig
 from ctseg.data import keyed
-from ctseg.data.prepare import Prepared
+from ctseg.data.places import BACKGROUND, VALID
+from ctseg.data.prepared import Prepared
+from ctseg.errors import BadInput, ConfigError, CtsegError, RunFailed, UnknownName
+from ctseg.specs import Task
 
 Zyx = tuple[int, int, int]
+TRIES = 100
+"""Draws until a patch holds enough foreground, or a case the label asked for; then the best one is taken."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one patch is cut: the case's index in the list, and the first voxel, which may lie outside."""
+    """Where one patch is cut.
+
+    Attributes:
+        case: index in the list of cases.
+        start_zyx: the first voxel, which may lie outside.
+        group: what was drawn as its centre: a label's group, 0 for background; None for a patch anywhere.
+        centre_zyx: the voxel drawn; a patch is moved into the scan where it would leave it, so that this voxel
+            need not lie in its middle. None for a patch anywhere.
+    """
 
     case: int
     start_zyx: Zyx
+    group: int | None = None
+    centre_zyx: Zyx | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How patches are drawn.
+
+    Attributes:
+        foreground: share of patches centred on a label, every label alike; the others lie anywhere.
+        positive: share of patches centred on a label, every label alike; the others on background. It replaces
+            `foreground` where it is not None.
+        labels: (group, probability) of the centre's label; replaces both where it is not empty.
+        min_foreground: patches with no more than this share of labelled voxels are drawn again ...
+        slack: ... but for this share of them.
+    """
+
+    foreground: float = 0.5
+    positive: float | None = None
+    labels: tuple[tuple[int, float], ...] = ()
+    min_foreground: float = 0.0
+    slack: float = 0.0
+
+
+def rule_of(config: TrainConfig, task: Task) -> Rule:
+    """The rule that the run file states.
+
+    Raises:
+        UnknownName: probabilities for a label that the task does not have.
+        ConfigError: two rules at once.
+    """
+    if config.positive_negative is not None and config.label_probabilities:
+        raise ConfigError(
+            "Both 'train.positive_negative' and 'train.label_probabilities' say where patches are centred.",
+            hint="Leave one of them out.",
+        )
+    positive = None
+    if config.positive_negative is not None:
+        weight, other = config.positive_negative
+        positive = weight / (weight + other)
+    return Rule(
+        config.foreground,
+        positive,
+        _label_probabilities(config.label_probabilities, task),
+        config.min_foreground,
+        config.slack,
+    )
+
+
+def _label_probabilities(given: Mapping[str, float], task: Task) -> tuple[tuple[int, float], ...]:
+    by_name = {"0": BACKGROUND, "background": BACKGROUND}
+    for group, label in enumerate(task.foreground, start=1):
+        by_name |= {str(value): group for value in (*label.values, label.value)}
+    if task.kind == "classes":
+        by_name[task.labels[0].name] = BACKGROUND
+    by_name |= {label.name: group for group, label in enumerate(task.foreground, start=1)}
+    sums: dict[int, float] = {}
+    for key, weight in given.items():
+        if key not in by_name:
+            raise UnknownName("label", key, by_name)
+        sums[by_name[key]] = sums.get(by_name[key], 0.0) + weight
+    total = math.fsum(sums.values())
+    return tuple((group, weight / total) for group, weight in sorted(sums.items()) if weight)
+
+
+def check_rule(rule: Rule, cases: Sequence[Prepared], task: Task) -> None:
+    """Refuse a rule that asks for what no case holds.
+
+    Raises:
+        BadInput: with the label.
+    """
+    names = {BACKGROUND: "the background"} | {
+        group: f"'{label.name}'" for group, label in enumerate(task.foreground, start=1)
+    }
+    for group, _ in rule.labels:
+        if not any(group in case.groups for case in cases):
+            raise BadInput(
+                f"'train.label_probabilities' asks for {names[group]}, of which no training case has a voxel.",
+                hint="Leave it out, or train on other cases.",
+            )
+    if rule.positive is not None and rule.positive > 0 and not any(case.labels for case in cases):
+        raise BadInput("'train.positive_negative' asks for labels, of which no case has a voxel.")
 
 
 def draw(
-    cases: Sequence[Prepared], patch_zyx: Zyx, foreground: float, rng: np.random.Generator
+    cases: Sequence[Prepared], patch_zyx: Zyx, rule: Rule | float, rng: np.random.Generator
 ) -> Place:
-    """Draw one patch: a case, then with probability `foreground` one of its labels and a voxel of it as centre.
+    """Draw one patch: what its centre is, then a case that has it, then a voxel of it.
 
-    Labels are drawn with equal probability, however few voxels they have. Other patches lie anywhere in the scan.
-    A patch stays inside the scan where the scan is large enough, else the scan is centred in it.
+    Labels are drawn as the rule says, however few voxels they have; a case that lacks the label drawn is passed
+    over for another one. Ignored voxels are never centres. A patch stays inside the scan where the scan is large
+    enough, else the scan is centred in it.
+
+    Args:
+        rule: or a share of foreground.
     """
+    rule = Rule(rule) if isinstance(rule, int | float) else rule
+    if rule.min_foreground <= 0:
+        return _draw(cases, patch_zyx, rule, rng)
+    best, most = None, -1.0
+    for _ in range(TRIES):
+        place = _draw(cases, patch_zyx, rule, rng)
+        share = foreground_share(cases[place.case], place.start_zyx, patch_zyx)
+        if share > rule.min_foreground or rng.random() < rule.slack:
+            return place
+        if share > most:
+            best, most = place, share
+    assert best is not None
+    return best
+
+
+def _draw(cases: Sequence[Prepared], patch_zyx: Zyx, rule: Rule, rng: np.random.Generator) -> Place:
+    wanted: int | None
+    if rule.labels:
+        shares = np.cumsum([share for _, share in rule.labels])
+        number = int(np.searchsorted(shares, rng.random() * shares[-1], "right"))
+        wanted = rule.labels[min(number, len(shares) - 1)][0]
+    elif rule.positive is not None:
+        wanted = None if rng.random() < rule.positive else BACKGROUND
+    elif rng.random() < rule.foreground:
+        wanted = None
+    else:
+        return _anywhere(cases, patch_zyx, rng)
+    index = _case_with(cases, wanted, rng)
+    if index is None:  # no case has it
+        return _anywhere(cases, patch_zyx, rng)
+    case = cases[index]
+    group = wanted if wanted is not None else case.labels[rng.integers(len(case.labels))]
+    return _around(index, case, group, patch_zyx, rng)
+
+
+def _case_with(
+    cases: Sequence[Prepared], group: int | None, rng: np.random.Generator
+) -> int | None:
+    """One of the cases that have a group (None: any label), each with equal probability."""
+
+    def has(case: Prepared) -> bool:
+        return bool(case.labels) if group is None else group in case.groups
+
+    for _ in range(TRIES):
+        index = int(rng.integers(len(cases)))
+        if has(cases[index]):
+            return index
+    few = [index for index, case in enumerate(cases) if has(case)]
+    return few[rng.integers(len(few))] if few else None
+
+
+def _around(
+    index: int, case: Prepared, group: int, patch_zyx: Zyx, rng: np.random.Generator
+) -> Place:
+    own = case.groups[group]
+    z, y, x = (int(c) for c in own[rng.integers(len(own))])
+    start = [c - p // 2 for c, p in zip((z, y, x), patch_zyx, strict=True)]
+    return Place(index, _inside(start, case.image.shape[1:], patch_zyx), group, (z, y, x))
+
+
+def _anywhere(cases: Sequence[Prepared], patch_zyx: Zyx, rng: np.random.Generator) -> Place:
+    """A patch anywhere in a case; where some voxels are ignored, centred on one that is not."""
     index = int(rng.integers(len(cases)))
     case = cases[index]
+    if VALID in case.groups:
+        return _around(index, case, VALID, patch_zyx, rng)
     shape = case.image.shape[1:]
-    if rng.random() < foreground and len(case.places):
-        labels = np.unique(case.places[:, 0])
-        label = labels[rng.integers(len(labels))]
-        own = case.places[case.places[:, 0] == label]
-        centre = own[rng.integers(len(own)), 1:]
-        start = [int(c) - p // 2 for c, p in zip(centre, patch_zyx, strict=True)]
-    else:
-        start = [
-            int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, patch_zyx, strict=True)
-        ]
+    start = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, patch_zyx, strict=True)]
+    return Place(index, _inside(start, shape, patch_zyx))
+
+
+def _inside(start: Sequence[int], shape: Sequence[int], patch_zyx: Zyx) -> Zyx:
     z, y, x = (
         min(max(s, 0), n - p) if n >= p else -((p - n) // 2)
         for s, n, p in zip(start, shape, patch_zyx, strict=True)
     )
-    return Place(index, (z, y, x))
+    return z, y, x
 
 
-def cut(
-    array_czyx: NDArray[Any], start_zyx: Zyx, patch_zyx: Zyx, outside: int | None
-) -> NDArray[Any]:
-    """The patch [C, *patch], which may reach beyond the array.
+def foreground_share(case: Prepared, start_zyx: Zyx, patch_zyx: Zyx) -> float:
+    """Share of a patch's voxels that carry a label."""
+    target = cut(case.target, start_zyx, patch_zyx, -1)
+    return float((target > 0).any(0).mean())
+
+
+def cut(array_czyx: Any, start_zyx: Zyx, patch_zyx: Zyx, outside: float | None) -> NDArray[Any]:
+    """The patch [C, *patch], which may reach beyond the array; it belongs to the caller.
 
     Args:
+        array_czyx: an array, or anything of which a box can be taken.
         outside: the value out there; None reflects the array at its border.
     """
     index = [np.arange(s, s + p) for s, p in zip(start_zyx, patch_zyx, strict=True)]
     shape = array_czyx.shape[1:]
     if all(i[0] >= 0 and i[-1] < n for i, n in zip(index, shape, strict=True)):
-        box = tuple(slice(int(i[0]), int(i[-1]) + 1) for i in index)
-        return np.array(array_czyx[(slice(None), *box)])
+        return _box(array_czyx, [(int(i[0]), int(i[-1]) + 1) for i in index])
     if outside is None:
         inside = [reflect(i, n) for i, n in zip(index, shape, strict=True)]
-        z, y, x = np.ix_(*inside)
-        return np.array(array_czyx[:, z, y, x])
+        box = _box(array_czyx, [(int(i.min()), int(i.max()) + 1) for i in inside])
+        z, y, x = np.ix_(*(i - i.min() for i in inside))
+        return box[:, z, y, x]
     out = np.full((array_czyx.shape[0], *patch_zyx), outside, array_czyx.dtype)
     to: list[slice] = []
-    source: list[slice] = []
+    source: list[tuple[int, int]] = []
     for i, n in zip(index, shape, strict=True):
         low, high = max(int(i[0]), 0), min(int(i[-1]) + 1, n)
         to.append(slice(low - int(i[0]), max(high, low) - int(i[0])))
-        source.append(slice(low, max(high, low)))
-    out[(slice(None), *to)] = array_czyx[(slice(None), *source)]
+        source.append((low, max(high, low)))
+    if all(high > low for low, high in source):
+        out[(slice(None), *to)] = _box(array_czyx, source)
     return out
+
+
+def _box(array_czyx: Any, box: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    return np.array(array_czyx[(slice(None), *(slice(a, b) for a, b in box))], subok=False)
 
 
 def reflect(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -89,12 +259,33 @@ def reflect(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return out
 
 
+def patch(
+    case: Prepared, start_zyx: Zyx, size_zyx: Zyx
+) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.float32] | None]:
+    """Image, target and, where the case has one, weight map of one patch.
+
+    Raises:
+        CtsegError: the files cannot be read any more; the message names the case.
+    """
+    outside = float("nan") if case.target.dtype.kind == "f" else -1
+    try:
+        image = cut(case.image, start_zyx, size_zyx, None)
+        target = cut(case.target, start_zyx, size_zyx, outside)
+        weight = None if case.weight is None else cut(case.weight, start_zyx, size_zyx, None)
+    except CtsegError as error:
+        error.message = f"Case {case.id}: {error.message}"
+        raise
+    except OSError as error:
+        raise RunFailed(f"Case {case.id} cannot be read any more: {error}.") from error
+    return image, target, weight
+
+
 def batch(
     cases: Sequence[Prepared],
     patch_zyx: Zyx,
     *,
     size: int,
-    foreground: float,
+    rule: Rule | float,
     seed: int,
     step: int,
     margin_zyx: Zyx = (0, 0, 0),
@@ -102,25 +293,22 @@ def batch(
     """The batch of one step, the same for the same seed and step.
 
     Args:
+        rule: how patches are drawn, or the share of them centred on a label.
         margin_zyx: voxels cut beyond the patch on each side, for rotations to draw from.
 
     Returns:
-        images [B, C, *(patch + 2 margin)], targets [B, C or 1, ...], -1 outside the scan, and weights [B, 1, ...]
-        where any case has a weight map (1 where a case has none), else None.
+        images [B, C, *(patch + 2 margin)], targets [B, C or 1, ...], -1 (NaN) outside the scan, and weights
+        [B, 1, ...] where any case has a weight map (1 where a case has none), else None.
     """
-    wide = tuple(p + 2 * m for p, m in zip(patch_zyx, margin_zyx, strict=True))
+    z, y, x = (p + 2 * m for p, m in zip(patch_zyx, margin_zyx, strict=True))
     images, targets, weights = [], [], []
     weighted = any(case.weight is not None for case in cases)
     for index in range(size):
-        place = draw(cases, patch_zyx, foreground, keyed.generator(seed, step, index, keyed.SAMPLE))
-        case = cases[place.case]
-        z, y, x = (s - m for s, m in zip(place.start_zyx, margin_zyx, strict=True))
-        size_zyx = (wide[0], wide[1], wide[2])
-        images.append(cut(case.image, (z, y, x), size_zyx, None))
-        targets.append(cut(case.target, (z, y, x), size_zyx, -1))
+        place = draw(cases, patch_zyx, rule, keyed.generator(seed, step, index, keyed.SAMPLE))
+        first = tuple(s - m for s, m in zip(place.start_zyx, margin_zyx, strict=True))
+        image, target, weight = patch(cases[place.case], (first[0], first[1], first[2]), (z, y, x))
+        images.append(image)
+        targets.append(target)
         if weighted:
-            weight = np.ones((1, *size_zyx), np.float32)
-            if case.weight is not None:
-                weight = cut(case.weight, (z, y, x), size_zyx, None)
-            weights.append(weight)
+            weights.append(np.ones((1, z, y, x), np.float32) if weight is None else weight)
     return np.stack(images), np.stack(targets), np.stack(weights) if weighted else None

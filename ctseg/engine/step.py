@@ -28,7 +28,8 @@ def make_batch(job: Job, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
     assert train.batch_size is not None
     wide = margin(job.config.augment, patch)
     images, targets, weights = sampling.batch(
-        job.train, patch, size=train.batch_size, foreground=train.foreground,
+        job.train, patch, size=train.batch_size,
+        rule=sampling.rule_of(train, job.card.task.task()),
         seed=job.config.seed, step=step, margin_zyx=wide,
     )  # fmt: skip
     maps = 0 if weights is None else weights.shape[1]

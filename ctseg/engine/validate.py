@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ctseg.card import Metrics
 from ctseg.config import load_config
 from ctseg.data.load import load_extra, load_image, load_label
@@ -34,7 +36,7 @@ def validate(
     """
     results = []
     for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
-        labels = segmenter.segment(ready.image, ready.trail)
+        labels = segmenter.segment(np.asarray(ready.image), ready.trail)
         results.append(score(segmenter, case, Volume(labels, ready.trail.source)))
         if on_case:
             on_case(done, len(cases), case.id)

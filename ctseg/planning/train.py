@@ -15,6 +15,7 @@ from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepare import Prepared, Store
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.splits import depths, split
 from ctseg.engine import checkpoint, loop, timm_bridge
 from ctseg.engine.job import Job, Reporter, RunResult, Silent
@@ -83,6 +84,7 @@ def train(
     limited = config.train.time is not None and config.train.steps is None
     deadline = begun + parse_duration(config.train.time or "0") if limited else None
     count = len(training)
+    check_rule(rule_of(config.train, task), prepared[:count], task)
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
     spacing = prepared[0].trail.target.spacing_zyx
     if resample is not None and all(resample["spacing_xyz"]):
@@ -172,7 +174,7 @@ def _plan(
 def _prepare(
     config: RunConfig, task: Task, cases: list[Case], reporter: Reporter
 ) -> list[Prepared]:
-    store = Store(Pipeline.of(config.preprocess), task)
+    store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)
     done = 0
 
     def on_case(name: str) -> None:

@@ -58,7 +58,7 @@ def test_nothing_half_made_is_left_or_used(case, tmp_path, monkeypatch):
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ctseg.data.prepare.np.save", broken)
+    monkeypatch.setattr("ctseg.data.prepare.save_array", broken)
     with pytest.raises(CtsegError, match="disk is full"):
         store(tmp_path).case(case)
     assert not list((tmp_path / "store").rglob("*.json"))

@@ -8,7 +8,8 @@ from scipy import stats
 
 from ctseg.data import keyed
 from ctseg.data.pipeline import Trail
-from ctseg.data.prepare import Prepared, places
+from ctseg.data.places import places
+from ctseg.data.prepared import Prepared
 from ctseg.data.sampling import batch, cut, draw, reflect
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
@@ -79,7 +80,7 @@ def test_reflect_of_a_single_voxel():
 
 def test_a_batch_depends_on_seed_and_step_alone():
     cases = [case(seed=i) for i in range(3)]
-    options = {"size": 4, "foreground": 0.5, "margin_zyx": (1, 2, 1)}
+    options = {"size": 4, "rule": 0.5, "margin_zyx": (1, 2, 1)}
     one = batch(cases, (8, 8, 8), seed=7, step=3, **options)
     batch(cases, (8, 8, 8), seed=7, step=2, **options)
     two = batch(cases, (8, 8, 8), seed=7, step=3, **options)
@@ -108,7 +109,7 @@ def test_weights_come_along_and_are_one_where_a_case_has_none():
 
     plain = case()
     weight = np.full((1, 20, 24, 28), 3, np.float32)
-    options = {"size": 12, "foreground": 0.5, "seed": 0, "step": 0}
+    options = {"size": 12, "rule": 0.5, "seed": 0, "step": 0}
     drawn = batch([plain, dataclasses.replace(plain, weight=weight)], (4, 4, 4), **options)[2]
     assert drawn is not None
     assert drawn.shape == (12, 1, 4, 4, 4)

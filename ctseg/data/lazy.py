@@ -1,0 +1,325 @@
+"""Scans too large to be copied: patches are read from the files as they are, and preprocessed one by one.
+
+That works where every step changes values only, so that a voxel of the network's grid is a voxel of the file, and
+where the file can be read by region.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.data.load import as_label
+from ctseg.data.pipeline import Passage, Pipeline, Trail
+from ctseg.data.places import Collector
+from ctseg.data.prepared import Prepared
+from ctseg.data.steps import NormaliseCase, OnValues, keeps_grid
+from ctseg.errors import BadInput
+from ctseg.specs import Case, ImageRef, Task, VolumeSource
+from ctseg.task import check_values, encode
+from ctseg.volume.geometry import Geometry, check_same
+from ctseg.volume.io import open_ref
+from ctseg.volume.values import distinct_values, slabs
+
+READ_BYTES = 2**27
+"""A pass over a whole file reads about this much at a time."""
+SAMPLES = 2**23
+"""Per-case statistics of larger scans rest on this many voxels, evenly taken."""
+
+
+class Files:
+    """Sources opened when they are first read, anew in every process, one thread at a time."""
+
+    def __init__(self, refs: Sequence[ImageRef]) -> None:
+        self.refs = tuple(refs)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock, self._pid = threading.Lock(), 0
+        self._sources: list[VolumeSource] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"refs": self.refs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.refs = state["refs"]
+        self._forget()
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]:
+        """A box of all channels, [C, Z, Y, X]."""
+        a, b = (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
+        with self._lock:
+            parts = [source.read_box(a, b) for source in self.open()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def open(self) -> list[VolumeSource]:
+        if self._pid != os.getpid():
+            self._sources, self._pid = [open_ref(ref) for ref in self.refs], os.getpid()
+        return self._sources
+
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            for source in self._sources:
+                source.close()
+        self._forget()
+
+
+class LazyArray:
+    """An array [C, Z, Y, X] whose boxes are read as they are asked for; `numpy.asarray` reads all of it.
+
+    Args:
+        shape_czyx: of the whole.
+        read: `read(start, stop)` gives a box.
+    """
+
+    ndim = 4
+
+    def __init__(
+        self,
+        shape_czyx: tuple[int, int, int, int],
+        dtype: Any,
+        read: Callable[[Sequence[int], Sequence[int]], NDArray[Any]],
+    ) -> None:
+        self.shape, self.dtype, self._read = shape_czyx, np.dtype(dtype), read
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * int(self.dtype.itemsize)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        parts = list(key) if isinstance(key, tuple) else [key]
+        parts += [slice(None)] * (4 - len(parts))
+        boxed = all(isinstance(part, slice) and part.step in (None, 1) for part in parts[1:])
+        if Ellipsis in [p for p in parts if p is Ellipsis] or len(parts) != 4 or not boxed:
+            raise IndexError(
+                "A scan that is read from its file is indexed by boxes: [:, z0:z1, y0:y1, x0:x1]."
+            )
+        spans = [part.indices(n)[:2] for part, n in zip(parts[1:], self.shape[1:], strict=True)]
+        if any(b <= a for a, b in spans):
+            empty = np.empty((self.shape[0], *(max(b - a, 0) for a, b in spans)), self.dtype)
+            return np.asarray(empty[parts[0]])
+        box = self._read([a for a, _ in spans], [b for _, b in spans])
+        out: NDArray[Any] = box[parts[0]]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        whole = self[:, :, :, :]
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+class ImageReader:
+    """Reads boxes of a scan and preprocesses them."""
+
+    def __init__(self, case: Case, passages: Sequence[Passage]) -> None:
+        self.name, self.files = case.id, Files(case.images)
+        self.passages = [p for p in passages if isinstance(p.step, OnValues)]
+
+    def __call__(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
+        box = self.files.read(start, stop)
+        if box.dtype.kind == "f" and not np.isfinite(box).all():
+            raise BadInput(
+                f"The scan of case {self.name} ({self.files.refs[0].path}) holds NaN or infinite values "
+                f"within the voxels {list(start)} to {list(stop)} (z, y, x).",
+                hint="Replace them in the file, by the value of air for example.",
+            )
+        for passage in self.passages:
+            box = passage.step.image(box, passage.before, passage.record)
+        return np.ascontiguousarray(box, np.float32)
+
+
+class TargetReader:
+    """Reads boxes of a label and makes them the network's target."""
+
+    def __init__(self, case: Case, task: Task) -> None:
+        assert case.label is not None
+        self.task, self.where = task, str(case.label.path)
+        self.label = Files([case.label])
+        self.mask = None if case.mask is None else Files([case.mask])
+
+    def __call__(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]:
+        label = self.label.read(start, stop)
+        mask = None if self.mask is None else self.mask.read(start, stop)
+        return self.made(label, mask)
+
+    def made(self, label_czyx: NDArray[Any], mask_czyx: NDArray[Any] | None) -> NDArray[Any]:
+        target = encode_czyx(self.task, as_label(label_czyx, self.task, where=self.where))
+        return target if mask_czyx is None else masked(target, mask_czyx > 0)
+
+
+class WeightReader:
+    """Reads boxes of a weight map."""
+
+    def __init__(self, case: Case) -> None:
+        assert case.weight is not None
+        self.name, self.files = case.id, Files([case.weight])
+
+    def __call__(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
+        box = self.files.read(start, stop).astype(np.float32)
+        if not np.isfinite(box).all() or box.min() < 0:
+            raise BadInput(
+                f"The weight map of case {self.name} ({self.files.refs[0].path}) must hold finite numbers, none "
+                "of them negative."
+            )
+        return box
+
+
+def encode_czyx(task: Task, label: NDArray[Any]) -> NDArray[Any]:
+    """A label as `as_label` gives it as the target, with its channel axis."""
+    if task.kind == "channels" and not task.stacked:
+        return encode(task, label[0] if label.ndim == 4 else label)
+    return encode(task, label if label.ndim == 4 else label[None])
+
+
+def masked(target_czyx: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+    """A target that counts only where a mask says so."""
+    ignored = np.nan if target_czyx.dtype.kind == "f" else -1
+    return np.where(valid, target_czyx, ignored).astype(target_czyx.dtype)
+
+
+def why_not(pipeline: Pipeline, case: Case) -> str | None:
+    """Why the patches of a case cannot be read from its files; None where they can."""
+    for step in pipeline.steps:
+        if isinstance(step, NormaliseCase) and step.filled:
+            return "the step 'normalise_case' with filled = true needs the whole scan at once"
+        if step.looks and not isinstance(step, OnValues):
+            return f"the step '{step.kind}' crops"
+    refs = [*case.images, *(r for r in (case.label, case.mask, case.weight) if r is not None)]
+    for ref in refs:
+        source = open_ref(ref)
+        try:
+            if not source.by_region:
+                return f"{ref.path} cannot be read by region"
+            geometry = source.geometry
+        finally:
+            source.close()
+        for step in pipeline.steps:
+            if not keeps_grid(step, geometry):
+                return f"the step '{step.kind}' moves voxels"
+    return None
+
+
+def size_of(case: Case, task: Task) -> int:
+    """Bytes of the prepared scan and target where no step moves voxels."""
+    channels, voxels = 0, 1
+    for ref in case.images:
+        source = open_ref(ref)
+        channels += source.channels
+        voxels = math.prod(source.geometry.shape_zyx)
+        source.close()
+    each = {"classes": 2, "channels": task.out_channels, "regression": 4 * task.out_channels}
+    return voxels * (4 * channels + each[task.kind])
+
+
+def survey(
+    pipeline: Pipeline, task: Task, case: Case
+) -> tuple[Geometry, list[dict[str, Any]], NDArray[np.int32]]:
+    """Pass over the files of a case once, in slabs.
+
+    Returns:
+        its grid, what each step found by looking, and the places to centre patches on.
+
+    Raises:
+        BadInput: no label, or values beyond the task's.
+        GeometryMismatch: label, mask or weights on another grid.
+    """
+    image = Files(case.images)
+    if case.label is None:
+        raise BadInput(f"Case {case.id} has no label.")
+    target = TargetReader(case, task)
+    try:
+        geometry = _one_grid(case)
+        records = _records(pipeline, image, geometry)
+        collector = Collector(task)
+        for start, label in _slabs(target.label):
+            mask = None
+            if target.mask is not None:
+                stop = (start + label.shape[1], *geometry.shape_zyx[1:])
+                mask = target.mask.read((start, 0, 0), stop)
+            for part in slabs(label.shape[1:]):
+                piece = label[:, part]
+                if task.kind != "regression" and piece.any():
+                    values = as_label(piece, task, where=target.where)
+                    check_values(task, distinct_values(values), where=target.where)
+                made = target.made(piece, None if mask is None else mask[:, part])
+                collector.add(made, start + part.start)
+    finally:
+        for files in (image, target.label, target.mask):
+            if files is not None:
+                files.close()
+    return geometry, records, collector.result()
+
+
+def open_lazily(task: Task, case: Case, trail: Trail, places: NDArray[np.int32]) -> Prepared:
+    """A case whose patches are read from its files."""
+    files = Files(case.images)
+    channels = sum(source.channels for source in files.open())
+    files.close()
+    shape = trail.source.shape_zyx
+    outputs = 1 if task.kind == "classes" else task.out_channels
+    dtype = {"classes": np.int16, "channels": np.int8, "regression": np.float32}[task.kind]
+    return Prepared(
+        case.id,
+        LazyArray((channels, *shape), np.float32, ImageReader(case, trail.passages)),
+        LazyArray((outputs, *shape), dtype, TargetReader(case, task)),
+        places,
+        trail,
+        None if case.weight is None else LazyArray((1, *shape), np.float32, WeightReader(case)),
+        lazy=True,
+    )
+
+
+def _one_grid(case: Case) -> Geometry:
+    """The grid that all files of a case share."""
+    first: Geometry | None = None
+    for ref in (*case.images, case.label, case.mask, case.weight):
+        if ref is None:
+            continue
+        source = open_ref(ref)
+        geometry = source.geometry
+        source.close()
+        if first is None:
+            first = geometry
+        check_same(geometry, first, names=(str(ref.path), f"the image of case {case.id}"))
+    assert first is not None
+    return first
+
+
+def _slabs(files: Files) -> Iterator[tuple[int, NDArray[Any]]]:
+    """All of some files in slabs along z: (first slice, [C, slices, Y, X])."""
+    sources = files.open()
+    depth, height, width = sources[0].geometry.shape_zyx
+    plane = sum(s.channels * s.dtype.itemsize for s in sources) * height * width
+    thick = max(1, READ_BYTES // plane)
+    for chunk in (32, 16, 8, 4):  # files are often chunked so; a chunk should be read once
+        if thick >= chunk:
+            thick -= thick % chunk
+            break
+    for start in range(0, depth, thick):
+        yield start, files.read((start, 0, 0), (min(start + thick, depth), height, width))
+
+
+def _records(pipeline: Pipeline, image: Files, geometry: Geometry) -> list[dict[str, Any]]:
+    """What each step finds; statistics rest on all voxels of small scans and evenly taken ones of large scans."""
+    if not any(step.looks for step in pipeline.steps):
+        return [{} for _ in pipeline.steps]
+    every = -(-math.prod(geometry.shape_zyx) // SAMPLES)
+    parts = [slab.reshape(slab.shape[0], -1)[:, ::every].copy() for _, slab in _slabs(image)]
+    values: NDArray[Any] = np.concatenate(parts, 1)[:, None, None, :]
+    line = Geometry((1, 1, values.shape[-1]))
+    records = []
+    for step in pipeline.steps:
+        record: dict[str, Any] = {}
+        if isinstance(step, OnValues):
+            record = step.look(values, line)
+            values = step.image(values, line, record)
+        records.append(record)
+    return records
