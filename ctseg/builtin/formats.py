@@ -109,7 +109,10 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             open=_open("dicom"),
             summary="DICOM image series, as a folder or one of its files",
             options=frozen(
-                {"series": "SeriesInstanceUID, or its last digits, where there are several"}
+                {
+                    "series": "SeriesInstanceUID, or its last digits, where there are several",
+                    "straighten": "'yes' resamples uneven slices or a tilted gantry onto an even grid",
+                }
             ),
         ),
     ]

@@ -96,7 +96,7 @@ def test_other_objects_beside_the_series_do_not_matter(
     make_series(folder, array[:1], uid="1.2.826.0.1.3680043.2.1125.5", modality="SEG", prefix="s")
     np.testing.assert_array_equal(read(folder).array, array)
     with pytest.raises(FileProblem, match="SEG object"):
-        read(folder / "s000.dcm")
+        read(folder / "s000.dcm", format="dicom")
 
 
 def test_slices_of_different_size(
