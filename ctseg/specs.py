@@ -108,7 +108,8 @@ class ArchitectureSpec:
         build: makes the module. In training mode with deep supervision it returns a tuple of logits, finest
             first; in eval mode always one tensor [B, out_channels, Z, Y, X].
         config: a dataclass whose fields are the network's options; each field needs a default. A field's
-            meaning is given by `field(metadata={"help": "..."})`.
+            meaning is given by `field(metadata={"help": "..."})`; `"training_only": True` beside it keeps an
+            option out of cards.
         summary: one line for the listing.
         constraints: `Constraints`, or a function from config to them.
         from_plan: optional function from a `NetworkPlan` to a config fitted to the data.
@@ -170,6 +171,14 @@ def check_spec(name: str, config: type) -> None:
 def option_help(config: type) -> dict[str, str]:
     """The meaning of each option of a config dataclass, from its fields' metadata."""
     return {f.name: str(f.metadata.get("help", "")) for f in fields(config)}
+
+
+def training_only(config: type) -> frozenset[str]:
+    """The options that matter only where training starts, such as a file of pretrained weights.
+
+    Their fields say `metadata={"training_only": True}`. A card leaves them out: its own weights count.
+    """
+    return frozenset(f.name for f in fields(config) if f.metadata.get("training_only"))
 
 
 # ---------------------------------------------------------------- the task

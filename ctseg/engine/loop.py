@@ -56,12 +56,14 @@ def train(job: Job, *, resume: bool = False) -> RunResult:
 def _train(job: Job, resume: bool) -> RunResult:
     config, last = job.config, job.folder / "last"
     torch.manual_seed(keyed.seed_for(config.seed, 0, 0, keyed.INITIAL))
-    net = job.runtime.place(build(job.card)).train()
+    resuming = resume and checkpoint.exists(last)
+    # pretrained weights are read once: a resumed run has better ones
+    net = job.runtime.place(build(job.card, None if resuming else config.model.options)).train()
     loss = DeepSupervision(create_loss(config.loss.name, **config.loss.options))
     optimizer = make_optimizer(net, config.train)
     average = timm().utils.ModelEmaV3(net, decay=config.train.ema) if config.train.ema else None
 
-    if resume and checkpoint.exists(last):
+    if resuming:
         state, tensors, plain = checkpoint.load(last)
         net.load_state_dict(tensors["model"])
         if average is not None:

@@ -12,6 +12,7 @@ import torch
 from ctseg.errors import BadInput
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -40,11 +41,11 @@ class Runtime:
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module on the device and in the memory layout."""
         module = module.to(self.device)
-        if self.channels_last and not any(
-            p.ndim == 4 for p in module.parameters()
-        ):  # 2D kernels have a layout of their own
-            to: Any = module.to  # the stubs know the layouts of 2D only
-            module = to(memory_format=torch.channels_last_3d)
+        if self.channels_last:
+            for parameter in module.parameters():  # 2D kernels have a layout of their own
+                layout = _CHANNELS_LAST.get(parameter.ndim)
+                if layout is not None:
+                    parameter.data = parameter.data.to(memory_format=layout)
         return module
 
     def tensor(self, x_bczyx: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ctseg.engine.runtime import Runtime, choose
 from ctseg.engine.tiles import predict_logits
 from ctseg.engine.weights import load_strictly, read_weights
 from ctseg.errors import BadInput, CtsegError, UnknownName
-from ctseg.specs import Label, Task
+from ctseg.specs import Constraints, Label, Task
 from ctseg.task import activate, decode, label_dtype, select
 from ctseg.volume.io import open_volume, write
 from ctseg.volume.volume import Volume
@@ -38,6 +38,7 @@ class Settings:
         blend: weights where tiles overlap.
         mirror_axes: spatial axes 0..2 whose mirrored views are averaged.
         batch_size: tiles that go through the network together.
+        constraints: of the network.
     """
 
     tile_zyx: tuple[int, int, int]
@@ -45,6 +46,7 @@ class Settings:
     blend: tiling.Blend = "gaussian"
     mirror_axes: tuple[int, ...] = ()
     batch_size: int = 1
+    constraints: Constraints = Constraints()  # noqa: RUF009 - frozen
 
 
 class Segmenter:
@@ -113,7 +115,7 @@ class Segmenter:
                 )
             axes = tuple("zyx".index(a) for a in self.card.predict.mirror_axes)
             settings = dataclasses.replace(settings, mirror_axes=axes)
-        tiling.check(settings.tile_zyx, settings.overlap)
+        tiling.check(settings.tile_zyx, settings.overlap, settings.constraints.context_slices)
         out = Segmenter(self.card, self.networks, self.runtime)
         out.settings = settings
         return out
@@ -240,8 +242,12 @@ class Segmenter:
         return self.task.foreground if labels is None else select(self.task, labels)
 
 
-def build(card: Card) -> torch.nn.Module:
-    """The network that a card describes, with fresh weights."""
+def build(card: Card, options: Mapping[str, Any] | None = None) -> torch.nn.Module:
+    """The network that a card describes, with fresh weights.
+
+    Args:
+        options: of the network, on top of the card's; those that matter only where training starts.
+    """
     try:
         spec = plugins.architecture(card.architecture)
     except UnknownName as error:
@@ -250,21 +256,29 @@ def build(card: Card) -> torch.nn.Module:
             f"Install it: pip install {card.provider.package}\n  {error.hint}"
         )
         raise
-    config = plugins.make_config(spec, card.options)
+    config = plugins.make_config(spec, {**card.options, **(options or {})})
     return spec.build(config, in_channels=card.in_channels, out_channels=card.out_channels)
 
 
 def fitting_tile(card: Card, tile_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
     """The smallest tile that the card's network accepts and that is no smaller than asked."""
-    spec = plugins.architecture(card.architecture)
-    demands = spec.constraints_for(plugins.make_config(spec, card.options))
+    demands = constraints_of(card)
     return tiling.fit_tile(
         tile_zyx, demands.stride_zyx, demands.min_tile_zyx, demands.fixed_tile_zyx
     )
 
 
+def constraints_of(card: Card) -> Constraints:
+    """What the card's network demands of tiles."""
+    spec = plugins.architecture(card.architecture)
+    return spec.constraints_for(plugins.make_config(spec, card.options))
+
+
 def settings_of(card: Card) -> Settings:
     """The tiling that the card proposes."""
-    if card.predict.tile_zyx is None:
+    predict = card.predict
+    if predict.tile_zyx is None:
         raise CtsegError("The card names no tile size.")
-    return Settings(card.predict.tile_zyx, card.predict.overlap, card.predict.blend)
+    return Settings(
+        predict.tile_zyx, predict.overlap, predict.blend, constraints=constraints_of(card)
+    )

@@ -9,20 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
+from ctseg.specs import Constraints
 
 Zyx = tuple[int, int, int]
 Blend = Literal["gaussian", "constant"]
 
 
-def starts(size: int, tile: int, overlap: float) -> list[int]:
+def starts(size: int, tile: int, overlap: float, context: int = 0) -> list[int]:
     """First voxels of the tiles along one axis: evenly spread, the first and last flush with the ends.
 
     The steps are as large as `tile * (1 - overlap)` allows, as in nnU-Net: 110 voxels, tile 64, overlap 0.5
-    give 0, 23, 46.
+    give 0, 23, 46. Neighbours overlap by `2 * context` voxels at least.
     """
     if size <= tile:
         return [0]
-    step = max(tile * (1 - overlap), 1)
+    step = max(min(tile * (1 - overlap), tile - 2 * context), 1)
     count = math.ceil((size - tile) / step) + 1
     return [int(np.round(i * (size - tile) / (count - 1))) for i in range(count)]
 
@@ -41,11 +42,33 @@ def window(tile: int, blend: Blend) -> NDArray[np.float32]:
     return out
 
 
-def total_weight(size: int, tile: int, overlap: float, blend: Blend) -> NDArray[np.float32]:
+def windows(
+    size: int, tile: int, overlap: float, blend: Blend, context: int = 0
+) -> list[NDArray[np.float32]]:
+    """The weights of each tile along one axis.
+
+    Within `context` voxels of a tile's end the network lacks neighbours that the scan has; another tile has them,
+    so they weigh nothing there, except at the ends of the scan.
+    """
+    out = []
+    for start in starts(size, tile, overlap, context):
+        weights = window(tile, blend).copy()
+        if start > 0:
+            weights[:context] = 0
+        if start + tile < size:
+            weights[tile - context :] = 0
+        out.append(weights)
+    return out
+
+
+def total_weight(
+    size: int, tile: int, overlap: float, blend: Blend, context: int = 0
+) -> NDArray[np.float32]:
     """The sum of all tiles' windows along one axis. Tiles form a grid, so the sum over a volume is a product."""
     out = np.zeros(size, np.float64)
-    for start in starts(size, tile, overlap):
-        out[start : start + tile] += window(tile, blend)[: size - start]
+    every = windows(size, tile, overlap, blend, context)
+    for start, weights in zip(starts(size, tile, overlap, context), every, strict=True):
+        out[start : start + tile] += weights[: size - start]
     return out.astype(np.float32)
 
 
@@ -58,27 +81,48 @@ def padding(shape_zyx: Zyx, tile_zyx: Zyx) -> tuple[tuple[int, int], ...]:
     return tuple(out)
 
 
-def pad(image_czyx: NDArray[np.float32], tile_zyx: Zyx) -> NDArray[np.float32]:
-    """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge."""
+def pad(
+    image_czyx: NDArray[np.float32], tile_zyx: Zyx, *, repeat_slices: bool = False
+) -> NDArray[np.float32]:
+    """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge.
+
+    Args:
+        repeat_slices: repeat the first and the last slice, as slice-wise networks do at the ends of a scan.
+    """
     _, z, y, x = image_czyx.shape
     before_after = padding((z, y, x), tile_zyx)
     for axis, (before, after) in enumerate(before_after, start=1):
         if before or after:
             widths = [(0, 0)] * 4
             widths[axis] = (before, after)
-            if after < image_czyx.shape[axis]:
+            if after < image_czyx.shape[axis] and not (repeat_slices and axis == 1):
                 image_czyx = np.pad(image_czyx, widths, mode="reflect")
             else:
                 image_czyx = np.pad(image_czyx, widths, mode="edge")
     return image_czyx
 
 
-def check(tile_zyx: Zyx, overlap: float) -> None:
+def check(tile_zyx: Zyx, overlap: float, context_slices: int = 0) -> None:
     """Refuse settings that make no tiles."""
     if len(tile_zyx) != 3 or min(tile_zyx) < 1:
         raise BadInput(f"A tile needs three positive sizes (z, y, x), not {tuple(tile_zyx)}.")
     if not 0 <= overlap < 1:
         raise BadInput(f"The overlap is a share of a tile from 0 to under 1, not {overlap}.")
+    if tile_zyx[0] <= 2 * context_slices:
+        raise BadInput(
+            f"A tile of {tile_zyx[0]} slices is too thin: the network looks at {context_slices} slices on "
+            "either side.",
+            hint=f"Use {2 * context_slices + 1} slices or more.",
+        )
+
+
+def slices_of(depth: int, tile_zyx: Zyx, demands: Constraints) -> Zyx:
+    """The tile of a slice-wise network: no deeper than the scan, as far as the network allows."""
+    if demands.dims == 3 or demands.fixed_tile_zyx is not None or depth >= tile_zyx[0]:
+        return tile_zyx
+    least = max(depth, demands.min_tile_zyx[0], 2 * demands.context_slices + 1)
+    stride = demands.stride_zyx[0]
+    return min(math.ceil(least / stride) * stride, tile_zyx[0]), tile_zyx[1], tile_zyx[2]
 
 
 def fit_tile(

@@ -24,6 +24,7 @@ from ctseg.engine.runtime import Runtime
 from ctseg.engine.tiling import fit_tile
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.flat import slices_patch, slices_tile, spacing_in_plane
 from ctseg.specs import Constraints, NetworkPlan, Task
 
 Zyx = tuple[int, int, int]
@@ -31,6 +32,8 @@ Spacing = tuple[float, float, float]
 ANISOTROPY = 3.0
 CONTEXT = 0.25
 """A patch should see at least this share of a median scan; else the spacing is made coarser, as far as allowed."""
+MOST_PATCHES = 16
+"""Largest planned batch."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,14 @@ def make_plan(
     """
     plan = Plan()
     budget = BUDGETS[runtime.device.type]
-    spacing = _spacing(found, config.preprocess.spacing_xyz, budget, plan)
+    spec = plugins.architecture(config.model.architecture)
+    demands = spec.constraints_for(plugins.make_config(spec, config.model.options))
+    flat = demands.dims == 2
+    spacing = _spacing(found, config.preprocess.spacing_xyz, budget, plan, flat=flat)
     steps = config.preprocess
     if not steps.steps:
-        steps = _preprocess(found, channels, spacing, one_volume, plan)
+        as_cut = flat and config.preprocess.spacing_xyz is None
+        steps = _preprocess(found, channels, spacing, one_volume, plan, slices_stay=as_cut)
     resampled = next((s for s in steps.steps if s.get("kind") == "resample"), None)
     if resampled is not None:
         x, y, z = resampled["spacing_xyz"]
@@ -101,7 +108,15 @@ def make_plan(
     else:
         spacing = found.median_spacing_zyx
     median_shape = found.median_shape_at(spacing)
-    patch = config.train.patch_zyx or _patch(median_shape, spacing, budget, plan)
+    patch = config.train.patch_zyx
+    if patch is None and flat:
+        patch, reason = slices_patch(
+            median_shape, spacing, patch_voxels=budget.patch_voxels, patches=MOST_PATCHES,
+            step_voxels=budget.batch_size * budget.patch_voxels, context=demands.context_slices,
+        )  # fmt: skip
+        plan.note("patch_zyx", list(patch), reason)
+    elif patch is None:
+        patch = _patch(median_shape, spacing, budget, plan)
     model, constraints, patch = _network(config, task, len(channels), patch, spacing, budget, plan)
     batch = config.train.batch_size or _batch(patch, budget, plan)
     loss = config.loss.name or plan.note(
@@ -126,7 +141,12 @@ def make_plan(
         "lr", 0.01 if is_sgd else 2e-3,
         f"the usual one for {config.train.optimizer}",
     )  # fmt: skip
-    tile = config.predict.tile_zyx or plan.note("tile_zyx", patch, "the patch that was trained on")
+    tile, reason = patch, "the patch that was trained on"
+    if flat and constraints.fixed_tile_zyx is None:
+        tile, reason = slices_tile(
+            patch, patch_voxels=budget.patch_voxels, context=constraints.context_slices
+        )
+    tile = config.predict.tile_zyx or plan.note("tile_zyx", tile, reason)
     tile = fit_tile(
         tile, constraints.stride_zyx, constraints.min_tile_zyx, constraints.fixed_tile_zyx
     )
@@ -151,13 +171,30 @@ def make_plan(
     return resolved, plan
 
 
-def _spacing(found: Fingerprint, wanted_xyz: Spacing | None, budget: Budget, plan: Plan) -> Spacing:
-    """nnU-Net's target spacing, made coarser evenly where a patch would see too little of a scan."""
+def _spacing(
+    found: Fingerprint,
+    wanted_xyz: Spacing | None,
+    budget: Budget,
+    plan: Plan,
+    *,
+    flat: bool = False,
+) -> Spacing:
+    """nnU-Net's target spacing, made coarser evenly where a patch would see too little of a scan.
+
+    Args:
+        flat: for a slice-wise network; it counts what a slice holds, and slices stay where they are.
+    """
     if wanted_xyz is not None:
         own = found.median_spacing_zyx
         z, y, x = (w or o for w, o in zip(wanted_xyz[::-1], own, strict=True))
         plan.note("target_spacing_zyx", [z, y, x], "as asked")
         return z, y, x
+    if flat:
+        spacing, reason = spacing_in_plane(
+            found, patch_voxels=budget.patch_voxels, coarsest=budget.coarsest, share=CONTEXT
+        )
+        plan.note("target_spacing_zyx", [round(s, 4) for s in spacing], reason)
+        return spacing
     spacings, shapes = np.asarray(found.spacings_zyx), np.asarray(found.shapes_zyx)
     target = np.median(spacings, 0)
     reason = "the median of the data, per axis"
@@ -199,15 +236,22 @@ def _coarser(spacing: Any, factor: float) -> Any:
 
 
 def _preprocess(
-    found: Fingerprint, channels: tuple[str, ...], spacing: Spacing, one_volume: bool, plan: Plan
+    found: Fingerprint,
+    channels: tuple[str, ...],
+    spacing: Spacing,
+    one_volume: bool,
+    plan: Plan,
+    *,
+    slices_stay: bool = False,
 ) -> PreprocessConfig:
     steps: list[Step] = [Orient()]
-    same = np.allclose(np.asarray(found.spacings_zyx), np.asarray(spacing), rtol=1e-3)
-    if same:
+    first = 1 if slices_stay else 0
+    own = np.asarray(found.spacings_zyx)
+    if np.allclose(own[:, first:], np.asarray(spacing)[first:], rtol=1e-3):
         plan.note("resample", False, "every scan has the target spacing already")
     else:
         z, y, x = (round(s, 6) for s in spacing)
-        steps.append(Resample((x, y, z)))
+        steps.append(Resample((x, y, 0.0 if slices_stay else z)))
     fixed = Normalise(
         tuple(round(s["mean"], 3) for s in found.foreground),
         tuple(round(max(s["std"], 1e-3), 3) for s in found.foreground),
@@ -280,11 +324,12 @@ def _network(
     depth = max(2, min(6, int(math.log2(max(patch) / 4)) + 1))
     features = tuple(min(budget.max_features, budget.features * 2**i) for i in range(depth))
     wanted = dict(config.model.options)
+    dims = spec.constraints_for(plugins.make_config(spec, wanted)).dims
     if spec.from_plan is not None:
         made = spec.from_plan(
             NetworkPlan(
                 patch, spacing, in_channels, task.out_channels,
-                tuple(wanted.get("features", features)),
+                tuple(wanted.get("features", features)), dims,
             )
         )  # fmt: skip
         planned = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
@@ -319,7 +364,7 @@ def _network(
 def _batch(patch: Zyx, budget: Budget, plan: Plan) -> int:
     """As many as the voxels of the budget hold, 2 at least and 16 at most."""
     size = int(budget.batch_size * budget.patch_voxels / math.prod(patch))
-    size = min(max(size, 2), 16)
+    size = min(max(size, 2), MOST_PATCHES)
     plan.note(
         "batch_size", size, f"{budget.batch_size} x {budget.patch_voxels} voxels a step, 2 at least"
     )

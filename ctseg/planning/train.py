@@ -25,7 +25,7 @@ from ctseg.files import disk_errors, write_text
 from ctseg.planning.fingerprint import fingerprint, task_of
 from ctseg.planning.plan import make_plan
 from ctseg.report.curves import draw_curves
-from ctseg.specs import Case, DataSet, Task
+from ctseg.specs import Case, DataSet, Task, training_only
 
 
 def train(
@@ -60,7 +60,7 @@ def train(
         config = load_config(folder / "config.toml")
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
-    check_names(config)
+    check_names(config, fresh=not resume)
     runtime = choose(config.train.device, config.train.precision)
     dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
     training, validation = split(dataset, config.data, depths(dataset))
@@ -98,11 +98,17 @@ def train(
     return loop.train(job, resume=resume)
 
 
-def check_names(config: RunConfig) -> None:
-    """Refuse unknown names, and options that nothing has, before anything is read."""
+def check_names(config: RunConfig, *, fresh: bool = True) -> None:
+    """Refuse unknown names, and options that nothing has, before anything is read.
+
+    Args:
+        fresh: whether training starts; a resumed run needs no file of pretrained weights any more.
+    """
     timm_bridge.check_names(config.train)
     spec = plugins.architecture(config.model.architecture)
-    plugins.make_config(spec, config.model.options)
+    dropped = frozenset() if fresh else training_only(spec.config)
+    options = {k: v for k, v in config.model.options.items() if k not in dropped}
+    spec.constraints_for(plugins.make_config(spec, options))
     if config.loss.name:
         plugins.make_config(plugins.loss(config.loss.name), config.loss.options)
 
@@ -188,10 +194,11 @@ def _prepare(
 def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card:
     """The card of the model to be; members and figures come with the weights."""
     assert config.task is not None
-    provider = plugins.registry().get("architecture", config.model.architecture).plugin
+    entry = plugins.registry().get("architecture", config.model.architecture)
+    provider, dropped = entry.plugin, training_only(entry.spec.config)
     return Card(
         architecture=config.model.architecture,
-        options=config.model.options,
+        options={k: v for k, v in config.model.options.items() if k not in dropped},
         provider=Provider(package=provider.package, version=provider.version),
         in_channels=len(dataset.channels),
         out_channels=task.out_channels,

@@ -1,0 +1,151 @@
+"""The options of the slice-wise networks, and their demands on patches. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from typing import Literal, get_args
+
+from ctseg.errors import ConfigError
+from ctseg.nets.config import Activation, Norm, UNet3DConfig, unet_from_plan
+from ctseg.specs import Constraints, NetworkPlan, Zyx
+
+Upsampling2D = Literal["transposed", "bilinear"]
+PLANE_KERNEL: Zyx = (1, 3, 3)
+PLANE_STRIDE: Zyx = (1, 2, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet2DConfig(UNet3DConfig):
+    """Options of `unet2d`: those of `unet3d`, with nothing along z."""
+
+    kernels_zyx: tuple[Zyx, ...] = field(
+        default=(),
+        metadata={"help": "odd kernel size of each level, 1 along z; empty: (1, 3, 3) everywhere"},
+    )
+    strides_zyx: tuple[Zyx, ...] = field(
+        default=(),
+        metadata={
+            "help": "downsampling from each level to the next, 1 along z; empty: (1, 2, 2) everywhere"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("kernels_zyx", "strides_zyx"):
+            if any(item[0] != 1 for item in getattr(self, name)):
+                raise ConfigError(
+                    f"UNet2DConfig.{name} is {getattr(self, name)}; a slice-wise network has 1 along z.",
+                    hint="Use 1 as the first of each three, or the network unet3d.",
+                )
+
+    @property
+    def kernels(self) -> tuple[Zyx, ...]:
+        """The kernel of each level."""
+        return self.kernels_zyx or tuple(repeat(PLANE_KERNEL, len(self.features)))
+
+    @property
+    def strides(self) -> tuple[Zyx, ...]:
+        """The downsampling between each level and the next."""
+        return self.strides_zyx or tuple(repeat(PLANE_STRIDE, len(self.features) - 1))
+
+
+def unet2d_constraints(config: UNet2DConfig) -> Constraints:
+    """Any number of slices; in the plane multiples of all strides, twice that at least.
+
+    Twice, so that instance normalisation has more than one pixel at the deepest level.
+    """
+    y, x = (math.prod(stride[axis] for stride in config.strides) for axis in (1, 2))
+    return Constraints(stride_zyx=(1, y, x), min_tile_zyx=(1, 2 * y, 2 * x), dims=2)
+
+
+def unet2d_from_plan(plan: NetworkPlan) -> UNet2DConfig:
+    """Depth, widths, kernels and strides of `unet2d` for a patch, of which a slice counts."""
+    _, y, x = plan.patch_zyx
+    inside = plan.spacing_zyx[1:]
+    flat = replace(plan, patch_zyx=(1, y, x), spacing_zyx=(max(inside), *inside), dims=2)
+    made = unet_from_plan(flat)
+    return UNet2DConfig(
+        features=made.features, kernels_zyx=made.kernels_zyx, strides_zyx=made.strides_zyx
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmUNetConfig:
+    """Options of `timm_unet`."""
+
+    encoder: str = field(
+        default="resnet18",
+        metadata={"help": "a convolutional network of timm, e.g. resnet34, efficientnet_b0"},
+    )
+    context_slices: int = field(
+        default=1, metadata={"help": "neighbouring slices on either side, seen as channels"}
+    )
+    encoder_weights: str = field(
+        default="",
+        metadata={
+            "help": "local .safetensors file with the encoder's pretrained weights; empty: fresh ones",
+            "training_only": True,
+        },
+    )
+    levels: int = field(
+        default=0, metadata={"help": "levels of the encoder in use, from the finest; 0: all"}
+    )
+    features: tuple[int, ...] = field(
+        default=(),
+        metadata={
+            "help": "width of each decoder level, from full resolution down; empty: 16, 32, ... to 256"
+        },
+    )
+    norm: Norm = field(
+        default="batch",
+        metadata={"help": "normalisation of the decoder: instance, batch, group or none"},
+    )
+    norm_groups: int = field(
+        default=8, metadata={"help": "groups of the norm 'group' (fewer where they do not divide)"}
+    )
+    activation: Activation = field(
+        default="relu",
+        metadata={"help": "of the decoder: leaky_relu (slope 0.01), relu, elu, gelu or silu"},
+    )
+    dropout: float = field(
+        default=0.0,
+        metadata={"help": "probability with which a channel of the decoder is dropped, 0 to 1"},
+    )
+    upsampling: Upsampling2D = field(
+        default="transposed",
+        metadata={"help": "transposed (learnt) or bilinear (after a learnt 1x1 projection)"},
+    )
+    deep_supervision: bool = field(
+        default=False, metadata={"help": "in training, predict at every level of the decoder"}
+    )
+
+    def __post_init__(self) -> None:
+        kinds = {"norm": Norm, "activation": Activation, "upsampling": Upsampling2D}
+        for name, kind in kinds.items():
+            allowed = get_args(kind)
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"TimmUNetConfig.{name} is '{getattr(self, name)}'.",
+                    hint=f"Use one of: {', '.join(allowed)}",
+                )
+        for name, least in (("context_slices", 0), ("levels", 0), ("norm_groups", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"TimmUNetConfig.{name} is {getattr(self, name)}.", hint=f"Use {least} or more"
+                )
+        if self.levels == 1:
+            raise ConfigError(
+                "TimmUNetConfig.levels is 1; a U needs two.", hint="Use 2 or more, or 0 for all"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"TimmUNetConfig.dropout is {self.dropout}.",
+                hint="Use a probability from 0 to below 1",
+            )
+        if self.features and min(self.features) < 1:
+            raise ConfigError(
+                f"TimmUNetConfig.features is {self.features}.",
+                hint="Use positive widths, or none for 16, 32, ...",
+            )

@@ -1,0 +1,180 @@
+"""Encoders of timm: what they give, and pretrained weights from a local file. Nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from ctseg.errors import BadInput, ConfigError, FileProblem, UnknownName
+from ctseg.nets.timm_import import timm
+
+FAMILIES = "resnet, regnet, efficientnet, convnext, densenet, mobilenetv3, ..."
+# Where timm would look for weights: emptied, so that it has nothing but what it is handed.
+_NO_SOURCE: Mapping[str, Any] = {
+    "url": "", "file": None, "hf_hub_id": None, "source": "", "label_offset": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The feature maps of an encoder, from the finest down.
+
+    Attributes:
+        channels: of each map.
+        reductions: how much smaller than the image each one is.
+    """
+
+    channels: tuple[int, ...]
+    reductions: tuple[int, ...]
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no network of timm, and names that make timm look beyond this machine.
+
+    Raises:
+        UnknownName: with the nearest one.
+    """
+    known = timm().list_models()
+    if name.split(".")[0] not in known:
+        raise UnknownName("encoder", name, known, listing="timm.list_models()")
+
+
+@functools.cache
+def describe(name: str, levels: int) -> Encoder:
+    """The feature maps of an encoder, found by building it once and running it on a small image.
+
+    Args:
+        name: of a network in timm.
+        levels: how many maps are used, from the finest; 0 takes all.
+
+    Raises:
+        UnknownName: no such network.
+        ConfigError: one without a pyramid of feature maps, or with fewer levels.
+    """
+    check_name(name)
+    with torch.random.fork_rng(devices=[]):  # looking must not change the weights drawn later
+        try:
+            net = timm().create_model(name, features_only=True, pretrained=False)
+        except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+            raise _unusable(name, f"it gives no feature maps ({error})") from error
+    channels, reductions = net.feature_info.channels(), net.feature_info.reduction()
+    if any(fine >= coarse or coarse % fine for fine, coarse in itertools.pairwise(reductions)):
+        raise _unusable(name, f"its feature maps are {reductions} times smaller, no pyramid")
+    side = 2 * reductions[-1]
+    try:
+        with torch.inference_mode():
+            shapes = [tuple(map_.shape[1:]) for map_ in net.eval()(torch.zeros(1, 3, side, side))]
+    except (RuntimeError, AssertionError) as error:
+        raise _unusable(name, f"it takes images of one size only ({error})") from error
+    if shapes != [(c, side // r, side // r) for c, r in zip(channels, reductions, strict=True)]:
+        raise _unusable(name, f"its feature maps are {shapes} for an image of {side} pixels")
+    used = levels or len(channels)
+    if used > len(channels):
+        raise ConfigError(
+            f"The encoder '{name}' has {len(channels)} levels; timm_unet.levels asks for {levels}.",
+            hint=f"Use {len(channels)} or fewer, or 0 for all",
+        )
+    return Encoder(tuple(channels[:used]), tuple(reductions[:used]))
+
+
+def _unusable(name: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"The encoder '{name}' cannot be used in a U-Net: {why}.",
+        hint=f"Use a convolutional one: {FAMILIES}",
+    )
+
+
+def make_encoder(name: str, levels: int, *, in_channels: int, weights: str = "") -> torch.nn.Module:
+    """An encoder that returns its feature maps, from the finest down.
+
+    Args:
+        in_channels: of the image; a pretrained first convolution is fitted to them as timm does (summed for one
+            channel, else repeated and scaled).
+        weights: a local safetensors file of the whole network, as timm publishes them; empty for fresh weights.
+
+    Raises:
+        ConfigError: weights of another network, or no safetensors file.
+        FileProblem: the file is missing or cannot be read.
+    """
+    used = tuple(range(len(describe(name, levels).channels)))
+    options: dict[str, Any] = {"in_chans": in_channels}
+    if weights:
+        tensors = read_encoder_weights(weights)
+        _check_fit(name, tensors, weights, options)
+        overlay = {**_NO_SOURCE, "state_dict": dict(tensors)}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    encoder: torch.nn.Module = timm().create_model(
+        name, features_only=True, out_indices=used, **options
+    )
+    for note in ("pretrained_cfg", "default_cfg"):  # they hold on to the tensors
+        if hasattr(encoder, note):
+            setattr(encoder, note, {})
+    return encoder
+
+
+def read_encoder_weights(weights: str) -> dict[str, torch.Tensor]:
+    """The tensors of a local safetensors file. Pickled files are never opened.
+
+    Raises:
+        ConfigError: not named as a safetensors file.
+        FileProblem: missing, or no whole safetensors file.
+    """
+    path = weights_path(weights)
+    try:
+        tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileProblem(f"{path} is no whole safetensors file: {error}.") from error
+    if not tensors:
+        raise BadInput(f"{path} holds no tensors.")
+    return tensors
+
+
+def weights_path(weights: str) -> Path:
+    """The file that is named, which must be there.
+
+    Raises:
+        ConfigError: not named as a safetensors file.
+        FileProblem: missing.
+    """
+    path = Path(weights).expanduser()
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"The encoder's weights {path} are no .safetensors file; nothing else is read.",
+            hint="timm publishes model.safetensors for its networks; pickled files can hold programs.",
+        )
+    if not path.is_file():
+        raise FileProblem(
+            f"There is no file {path} with the encoder's weights; they are never downloaded.",
+            hint="Fetch the network's model.safetensors yourself, or leave encoder_weights empty.",
+        )
+    return path
+
+
+def _check_fit(
+    name: str, tensors: Mapping[str, torch.Tensor], weights: str, options: Mapping[str, Any]
+) -> None:
+    """Load the file into the whole network, strictly: for feature maps alone timm leaves gaps unsaid."""
+    bare = timm().create_model(name, num_classes=0, pretrained=False)
+    cfg = dict(getattr(bare, "pretrained_cfg", {}))
+    heads = cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    classes = next((len(tensors[f"{h}.weight"]) for h in heads if f"{h}.weight" in tensors), 0)
+    overlay = {**_NO_SOURCE, "state_dict": dict(tensors), "num_classes": classes}
+    try:
+        timm().create_model(
+            name, num_classes=classes, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+    except (RuntimeError, KeyError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConfigError(
+            f"The weights in {weights} are not those of the encoder '{name}': {' '.join(lines[:3])[:300]}",
+            hint="Name the network that the file belongs to: --set model.options.encoder=NAME",
+        ) from error
