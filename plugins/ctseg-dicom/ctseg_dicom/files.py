@@ -1,0 +1,81 @@
+"""Reading DICOM objects: errors told in ctseg's way, and the options that both formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pydicom.config
+from pydicom.errors import InvalidDicomError
+
+from ctseg.errors import BadInput, FileProblem
+from ctseg.volume.formats.source import AGAIN, check_file, reading
+from ctseg_dicom.sniff import object_in
+
+
+@contextmanager
+def dicom(path: Path) -> Iterator[None]:
+    """Tell what pydicom raises about a file as a `FileProblem`, and take values as they are.
+
+    Scanners and planning systems write values that break a rule of their type (too long, for example). What counts
+    here is checked here, so pydicom's warnings about the rest are off.
+    """
+    settings = pydicom.config.settings
+    before = settings.reading_validation_mode, settings.writing_validation_mode
+    settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.IGNORE
+    try:
+        with reading(path):
+            yield
+    except (AttributeError, IndexError, TypeError, InvalidDicomError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise FileProblem(
+            f"{path} is damaged, or lacks what its kind of object must have: {said}.", hint=AGAIN
+        ) from error
+    finally:
+        settings.reading_validation_mode, settings.writing_validation_mode = before
+
+
+def load(path: Path, classes: frozenset[str], what: str, **options: Any) -> pydicom.Dataset:
+    """Read a DICOM object of some class.
+
+    Args:
+        path: the file, or the folder that holds it alone.
+        classes: UIDs of the SOP classes that will do.
+        what: their name, for the message.
+        options: of `pydicom.dcmread`.
+
+    Raises:
+        FileProblem: missing, damaged, or another kind of object.
+    """
+    file = object_in(path, classes)
+    if file is None:
+        check_file(path)
+        raise FileProblem(
+            f"{path} is no {what}.",
+            hint="Open image series and other objects without the option format.",
+        )
+    with dicom(path):
+        return pydicom.dcmread(file, **options)
+
+
+def names_of(option: str | int | Sequence[str | int] | None) -> list[str] | None:
+    """The entries of an option that lists names, e.g. `Liver,GTV*`; None where it is not given."""
+    if option is None:
+        return None
+    parts = option.split(",") if isinstance(option, str) else [str(part) for part in option] \
+        if isinstance(option, Sequence) else [str(option)]  # fmt: skip
+    wanted = [part.strip() for part in parts if part.strip()]
+    if not wanted:
+        raise BadInput("The list of names is empty.", hint="Leave the option out to take all.")
+    return wanted
+
+
+def check_word(name: str, value: str, known: Sequence[str], path: Path) -> None:
+    """Refuse an option that is none of a few words."""
+    if value not in known:
+        raise BadInput(
+            f"The option {name} is '{value}' (for {path}).", hint=f"Use one of: {', '.join(known)}"
+        )

@@ -1,0 +1,149 @@
+"""The frames of a DICOM SEG: which segment, where, and their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels import pixel_array
+
+from ctseg.errors import BadInput, FileProblem
+from ctseg.volume.formats import itk
+from ctseg.volume.geometry import Geometry
+
+_TOLERANCE = 0.02
+"""Share of the slice distance by which positions may differ from an even grid, as for image series."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: its number in the file, its segment (None in a label map) and its slice on the file's own grid."""
+
+    index: int
+    segment: int | None
+    z: int
+
+
+def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
+    """The grid that the frames lie on, and the frames, which may leave out empty slices.
+
+    Raises:
+        FileProblem: frames without a place in the patient, or on no even grid.
+    """
+    shared = data.SharedFunctionalGroupsSequence[0]
+    groups = data.PerFrameFunctionalGroupsSequence
+    count = int(data.NumberOfFrames)
+    if len(groups) != count or count < 1:
+        raise ValueError(f"it describes {len(groups)} of {count} frames")
+
+    def group(number: int, keyword: str) -> pydicom.Dataset:
+        for owner in (groups[number], shared):
+            if keyword in owner:
+                return owner[keyword].value[0]
+        raise FileProblem(
+            f"{path}: frame {number + 1} has no {keyword}, so its place in the patient is unknown.",
+            hint="Segmentations of slide microscopy or of single pictures are not volumes.",
+        )
+
+    cosines = np.array(group(0, "PlaneOrientationSequence").ImageOrientationPatient, np.float64)
+    for number in range(1, count):
+        own = group(number, "PlaneOrientationSequence").ImageOrientationPatient
+        if np.abs(np.array(own, np.float64) - cosines).max() > 1e-3:
+            raise FileProblem(f"{path}: the frames 1 and {number + 1} differ in orientation.")
+    positions = np.array(
+        [group(n, "PlanePositionSequence").ImagePositionPatient for n in range(count)], np.float64
+    )
+    measures = group(0, "PixelMeasuresSequence")
+    row, column = cosines[:3], cosines[3:]
+    normal = np.cross(row, column)
+    along = positions @ normal
+    gap = _gap(along, measures)
+    steps = (along - along.min()) / gap
+    first = positions[int(along.argmin())]
+    ideal = first + np.outer(np.rint(steps) * gap, normal)
+    if np.linalg.norm(positions - ideal, axis=1).max() > _TOLERANCE * gap:
+        raise FileProblem(
+            f"{path}: the frames lie on no even grid of slices {gap:.4g} mm apart.",
+            hint="It may be of a scan with a tilted gantry or uneven slices; convert it with its scan.",
+        )
+    spacing = [float(v) for v in measures.PixelSpacing]
+    shape = (int(np.rint(steps.max())) + 1, int(data.Rows), int(data.Columns))
+    matrix = np.stack([row, column, normal], axis=1)
+    geometry = itk.make_geometry(path, shape, (spacing[1], spacing[0], gap), first.tolist(), matrix)
+    by_segment = data.SegmentationType != "LABELMAP"
+    frames = [
+        Frame(
+            n,
+            int(group(n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            if by_segment
+            else None,
+            int(np.rint(steps[n])),
+        )
+        for n in range(count)
+    ]
+    return geometry, frames
+
+
+def _gap(along: NDArray[np.float64], measures: Mapping[str, Any]) -> float:
+    """The slice distance: as the header says, where the positions agree, else the smallest one between frames."""
+    said = float(measures.get("SpacingBetweenSlices") or 0)
+    gaps = np.diff(np.unique(np.round(along, 4)))
+    gaps = gaps[gaps > 1e-3]
+    if not len(gaps):
+        return said or float(measures.get("SliceThickness") or 1.0)
+    steps = gaps / said if said > 0 else np.zeros(0)
+    if len(steps) and np.abs(steps - np.rint(steps)).max() < _TOLERANCE and steps.min() > 0.5:
+        return float(gaps.sum() / np.rint(steps).sum())
+    return float(gaps.min())
+
+
+class Pixels:
+    """The pixels of single frames, decoded as they are asked for.
+
+    Args:
+        data: the whole object.
+        path: for messages.
+        threshold: of FRACTIONAL objects, the share from which on a voxel belongs to the segment.
+    """
+
+    def __init__(self, data: pydicom.Dataset, path: Path, threshold: float) -> None:
+        self._data = data
+        self._shape = int(data.Rows), int(data.Columns)
+        self._bits = int(data.BitsAllocated)
+        self._packed = not data.file_meta.TransferSyntaxUID.is_compressed
+        self._least = 1.0
+        if data.SegmentationType == "FRACTIONAL":
+            self._least = threshold * int(data.MaximumFractionalValue)
+        if self._packed:
+            self._bytes = np.frombuffer(data.PixelData, np.uint8)
+            needed = -(
+                -int(data.NumberOfFrames) * self._shape[0] * self._shape[1] * self._bits // 8
+            )
+            if len(self._bytes) < needed:
+                raise EOFError(f"it has {len(self._bytes)} of {needed} bytes of pixels")
+        if self._bits not in (1, 8, 16):
+            raise BadInput(f"{path} has pixels of {self._bits} bits; a SEG has 1, 8 or 16.")
+
+    def stored(self, index: int) -> NDArray[Any]:
+        """A frame [Y, X] as stored."""
+        size = self._shape[0] * self._shape[1]
+        if not self._packed:
+            decoded: NDArray[Any] = pixel_array(self._data, index=index)
+            return decoded.reshape(self._shape)
+        if self._bits == 1:  # frames follow each other bit by bit, without padding to whole bytes
+            start, stop = index * size, (index + 1) * size
+            bits = np.unpackbits(self._bytes[start // 8 : -(-stop // 8)], bitorder="little")
+            return bits[start % 8 : start % 8 + size].reshape(self._shape)
+        width = self._bits // 8
+        part = self._bytes[index * size * width : (index + 1) * size * width]
+        return part.view(f"<u{width}").reshape(self._shape)
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """The voxels of a frame that belong to its segment."""
+        mask: NDArray[np.bool_] = self.stored(index) >= max(self._least, 1.0)
+        return mask

@@ -1,0 +1,107 @@
+"""What this package registers with ctseg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ctseg
+from ctseg.specs import FormatSpec, Label, VolumeSource, VolumeWriter, frozen
+from ctseg_dicom.sniff import SEGMENTATION, STRUCTURE_SET, object_in
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ctseg.volume.geometry import Geometry
+
+_NAMES = "names for the values 1, 2, ..., e.g. 'Liver|Hepar,GTV*'; all by default"
+_SERIES = "the scan it belongs to: a folder or file; searched around it by default"
+_OVERLAPS = "refuse (default), last (the later one stays) or channels (one each)"
+_MISSING = "refuse (default) or empty, for names that the file has not"
+
+
+def _is_seg(path: Path) -> bool:
+    return object_in(path, SEGMENTATION) is not None
+
+
+def _is_structure_set(path: Path) -> bool:
+    return object_in(path, STRUCTURE_SET) is not None
+
+
+def _open_seg(path: Path, **options: Any) -> VolumeSource:
+    from ctseg_dicom.seg_read import open_dicom_seg
+
+    return open_dicom_seg(path, **options)
+
+
+def _open_structure_set(path: Path, **options: Any) -> VolumeSource:
+    from ctseg_dicom.rtstruct import open_rtstruct
+
+    return open_rtstruct(path, **options)
+
+
+def _write_seg(
+    path: Path,
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    *,
+    channels: int | None = None,
+    labels: Sequence[Label] = (),
+    reference: VolumeSource | None = None,
+    algorithm: str | None = None,
+) -> VolumeWriter:
+    from ctseg_dicom.seg_write import write_dicom_seg
+
+    return write_dicom_seg(
+        path,
+        geometry,
+        dtype,
+        channels=channels,
+        labels=labels,
+        reference=reference,
+        algorithm=algorithm,
+    )
+
+
+@ctseg.hookimpl
+def ctseg_formats() -> Sequence[FormatSpec]:
+    """DICOM SEG and RT structure sets."""
+    return [
+        FormatSpec(
+            name="dicom_seg",
+            suffixes=(".seg.dcm",),
+            recognise=_is_seg,
+            open=_open_seg,
+            writer=_write_seg,
+            summary="DICOM segmentations (SEG), on the grid of the series they refer to",
+            options=frozen(
+                {
+                    "segments": _NAMES,
+                    "series": _SERIES,
+                    "grid": "auto (default: that of the series where it is there), series or own",
+                    "overlaps": _OVERLAPS,
+                    "missing": _MISSING,
+                    "threshold": "share from which on a voxel of a FRACTIONAL one counts, 0.5",
+                }
+            ),
+            writer_options=frozen({"algorithm": "name of the model, stored with each segment"}),
+            needs_reference=True,
+        ),
+        FormatSpec(
+            name="rtstruct",
+            suffixes=(),
+            recognise=_is_structure_set,
+            open=_open_structure_set,
+            summary="DICOM RT structure sets, their contours filled on the grid of their series",
+            options=frozen(
+                {
+                    "roi": _NAMES,
+                    "series": _SERIES,
+                    "overlaps": _OVERLAPS,
+                    "missing": _MISSING,
+                    "between": "interpolate (default) slices between two contours, or none",
+                }
+            ),
+        ),
+    ]

@@ -1,0 +1,248 @@
+"""RT structure sets as label maps: contours in millimetres, filled on the grid of the series they were drawn on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from ctseg.errors import FileProblem, GeometryMismatch
+from ctseg.volume.formats.source import Source
+from ctseg.volume.geometry import Geometry
+from ctseg_dicom import raster
+from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_dtype
+from ctseg_dicom.files import check_word, dicom, load, names_of
+from ctseg_dicom.series import missing_series, open_series
+from ctseg_dicom.sniff import STRUCTURE_SET
+
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
+_FLAT_MM = 0.1
+"""How far the points of a contour may lie from its plane: coordinates are decimal strings of few digits."""
+_ON_SLICE = 0.1
+"""Share of the slice distance within which a contour counts as lying on a slice."""
+_NEIGHBOURS = 1.5
+"""Contours up to so many times their usual distance apart bound one body; farther ones leave a gap."""
+
+
+@dataclass(frozen=True)
+class Contours:
+    """The contours of one region of interest, in voxels of the grid.
+
+    Attributes:
+        planes: position along z of each plane, ascending.
+        polygons: for each plane its contours, [N, 2] of x and y.
+        step: the usual distance of neighbouring planes; 1 where there is but one plane.
+    """
+
+    planes: NDArray[np.float64]
+    polygons: list[list[NDArray[np.float64]]]
+    step: float
+
+    @classmethod
+    def of(cls, points_xyz: Sequence[NDArray[np.float64]]) -> Contours:
+        """From contours [N, 3] of x, y, z in voxels, each within one plane of constant z."""
+        planes: list[float] = []
+        polygons: list[list[NDArray[np.float64]]] = []
+        for z, points in sorted(
+            ((float(p[:, 2].mean()), p) for p in points_xyz), key=lambda e: e[0]
+        ):
+            if not planes or z - planes[-1] > _ON_SLICE:
+                planes.append(z)
+                polygons.append([])
+            polygons[-1].append(points[:, :2])
+        gaps = np.diff(planes)
+        return cls(np.array(planes), polygons, float(np.median(gaps)) if len(gaps) else 1.0)
+
+    def mask(
+        self, z: int, shape_yx: tuple[int, int], *, interpolate: bool
+    ) -> NDArray[np.bool_] | None:
+        """The voxels of slice z inside, None where there are none.
+
+        A contour on the slice counts. Between two contours no farther apart than usual the shape is interpolated,
+        and beyond the last one it reaches half their distance: each contour stands for a slab of that thickness.
+        """
+
+        def filled(index: int) -> NDArray[np.bool_]:
+            return raster.fill(self.polygons[index], shape_yx)
+
+        near = int(np.abs(self.planes - z).argmin())
+        away = z - float(self.planes[near])
+        if abs(away) <= _ON_SLICE:
+            return filled(near)
+        if not interpolate:
+            return filled(near) if -0.5 < away <= 0.5 else None
+        above = int(np.searchsorted(self.planes, z))
+        if 0 < above < len(self.planes):
+            low, high = float(self.planes[above - 1]), float(self.planes[above])
+            if high - low <= _NEIGHBOURS * self.step:
+                share = (z - low) / (high - low)
+                return raster.between(filled(above - 1), filled(above), share)
+        return filled(near) if -self.step / 2 < away <= self.step / 2 else None
+
+
+def open_rtstruct(
+    path: Path,
+    *,
+    roi: str | Sequence[str] | None = None,
+    series: str | Path | None = None,
+    overlaps: str = "refuse",
+    missing: str = "refuse",
+    between: str = "interpolate",
+) -> Source:
+    """Open a structure set as a label map on the grid of its series; slices are filled as they are read.
+
+    Args:
+        path: the file, or a folder that holds nothing else.
+        roi: names for the values 1, 2, ...; see `ctseg_dicom.choose.choose`. Without it all regions of interest with
+            closed contours, in the order of their numbers.
+        series: the scan that was drawn on; searched around `path` by default.
+        overlaps: `refuse`, `last` or `channels`.
+        missing: `refuse` or `empty`, for names of `roi` that the file has not.
+        between: `interpolate` slices between two contours, or `none`, which takes contours within half a slice only.
+
+    Raises:
+        FileProblem: damaged, or no structure set.
+        UnknownName: no region of interest has a name of `roi`.
+        BadInput: the series is not there, or regions overlap.
+        GeometryMismatch: contours off the slices of the series, or the series of another scan.
+    """
+    check_word("overlaps", overlaps, OVERLAPS, path)
+    check_word("missing", missing, ("refuse", "empty"), path)
+    check_word("between", between, ("interpolate", "none"), path)
+    names = names_of(roi)
+    data = load(path, STRUCTURE_SET, "DICOM RT structure set")
+    with dicom(path):
+        regions, contours_mm, frames = _regions(data)
+        chosen = choose(regions, names, missing, "region of interest", path)
+        numbers = [region.number for _, parts in chosen for region in parts]
+        uids, frame = _references(data, [frames[n] for n in numbers])
+    scan = open_series(path, series, uids, frame)
+    if scan is None:
+        raise missing_series(path, uids)
+    geometry, about = scan.geometry, dict(scan.metadata)
+    scan.close()
+    contours = {
+        n: Contours.of([_in_voxels(points, geometry, path) for points in contours_mm[n]])
+        for n in numbers
+    }
+    if contours and not any(_touches(one, geometry) for one in contours.values()):
+        raise GeometryMismatch(
+            f"The contours of {path} lie outside the scan {scan.path}.",
+            hint="Check that both belong to the same study.",
+        )
+    labelled = [(value, parts[0].name if parts else f"label {value}") for value, parts in chosen]
+    plane = geometry.shape_zyx[1:]
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        combined = Combiner(labelled, overlaps, (stop - start, *plane), path)
+        for value, parts in chosen:
+            for region in parts:
+                for z in range(start, stop):
+                    mask = contours[region.number].mask(z, plane, interpolate=between != "none")
+                    if mask is not None:
+                        combined.add(value, z - start, mask)
+        return combined.array
+
+    colours = {name: parts[0].colour for (_, name), (_, parts) in zip(labelled, chosen, strict=True)
+               if parts and parts[0].colour}  # fmt: skip
+    return Source(
+        path,
+        geometry,
+        label_dtype(labelled, overlaps),
+        read,
+        channels=len(labelled) if overlaps == "channels" else 1,
+        metadata={
+            "modality": "RTSTRUCT",
+            "labels": {name: value for value, name in labelled},
+            "colours": colours,
+            "drawn_on": about.get("series_uid", str(scan.path)),
+        },
+    )
+
+
+def _regions(
+    data: pydicom.Dataset,
+) -> tuple[list[Region], dict[int, list[NDArray[np.float64]]], dict[int, str]]:
+    """Regions with closed contours, these in mm, and the frame of reference of each."""
+    contours: dict[int, list[NDArray[np.float64]]] = {}
+    colours: dict[int, Any] = {}
+    for item in data.get("ROIContourSequence") or []:
+        number = int(item.ReferencedROINumber)
+        colours[number] = item.get("ROIDisplayColor")
+        for contour in item.get("ContourSequence") or []:
+            if contour.ContourGeometricType in _CLOSED:
+                points = np.array(contour.ContourData, np.float64)
+                if points.size % 3 or not np.isfinite(points).all():
+                    raise ValueError(f"a contour of region {number} has {points.size} coordinates")
+                if points.size >= 9:  # fewer than three points hold no area
+                    contours.setdefault(number, []).append(points.reshape(-1, 3))
+    regions, frames = [], {}
+    for item in sorted(data.StructureSetROISequence, key=lambda one: int(one.ROINumber)):
+        number = int(item.ROINumber)
+        if number in contours:
+            colour = colours[number]
+            rgb = (int(colour[0]), int(colour[1]), int(colour[2])) if colour else None
+            name = str(item.get("ROIName") or f"ROI {number}")
+            regions.append(Region(number, name, len(regions) + 1, rgb))
+            frames[number] = str(item.get("ReferencedFrameOfReferenceUID", ""))
+    return regions, contours, frames
+
+
+def _references(data: pydicom.Dataset, frames: Sequence[str]) -> tuple[list[str], str]:
+    """The series that the regions' frame of reference names, and that frame.
+
+    Raises:
+        FileProblem: the regions belong to several frames of reference.
+    """
+    distinct = sorted(set(frames))
+    if len(distinct) > 1:
+        raise FileProblem(
+            f"The regions of interest were drawn in {len(distinct)} frames of reference: {', '.join(distinct)}.",
+            hint="Choose those of one scan with the option roi.",
+        )
+    frame = distinct[0] if distinct else ""
+    uids = [
+        str(series.SeriesInstanceUID)
+        for reference in data.get("ReferencedFrameOfReferenceSequence") or []
+        if not frame or str(reference.get("FrameOfReferenceUID", frame)) == frame
+        for study in reference.get("RTReferencedStudySequence") or []
+        for series in study.get("RTReferencedSeriesSequence") or []
+    ]
+    return list(dict.fromkeys(uids)), frame
+
+
+def _in_voxels(
+    points_mm: NDArray[np.float64], geometry: Geometry, path: Path
+) -> NDArray[np.float64]:
+    """A contour [N, 3] in voxels x, y, z of the grid.
+
+    Raises:
+        GeometryMismatch: it does not lie in a plane of the slices.
+    """
+    inverse = np.linalg.inv(geometry.affine)
+    voxels: NDArray[np.float64] = points_mm @ inverse[:3, :3].T + inverse[:3, 3]
+    thickness = geometry.spacing_xyz[2]
+    if np.ptp(voxels[:, 2]) * thickness > max(2 * _FLAT_MM, _ON_SLICE * thickness):
+        raise GeometryMismatch(
+            f"{path}: a contour runs through {np.ptp(voxels[:, 2]):.1f} slices of the scan; only contours drawn within "
+            "its slices can be filled.",
+            hint="Name the series that it was drawn on with the option series, or convert the structure to a label map "
+            "where it was drawn.",
+        )
+    return voxels
+
+
+def _touches(contours: Contours, geometry: Geometry) -> bool:
+    """Whether any contour lies within the grid at least in part."""
+    depth, height, width = geometry.shape_zyx
+    for z, polygons in zip(contours.planes, contours.polygons, strict=True):
+        for xy in polygons:
+            (x0, y0), (x1, y1) = xy.min(0), xy.max(0)
+            if -1 < z < depth and x1 >= 0 and x0 < width and y1 >= 0 and y0 < height:
+                return True
+    return False

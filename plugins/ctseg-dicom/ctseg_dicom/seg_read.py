@@ -1,0 +1,232 @@
+"""DICOM SEG as a label map, on the grid of the series that it refers to or on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput, FileProblem, GeometryMismatch
+from ctseg.volume.formats.source import Source
+from ctseg.volume.geometry import Geometry
+from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_dtype
+from ctseg_dicom.codes import VALUE_TEXT, rgb_of
+from ctseg_dicom.files import check_word, dicom, load, names_of
+from ctseg_dicom.frames import Pixels, layout
+from ctseg_dicom.series import missing_series, open_series
+from ctseg_dicom.sniff import SEGMENTATION
+
+_ON_GRID = 1e-2
+"""Share of a voxel by which the voxels of two grids may miss each other: headers hold few digits."""
+
+Read = Callable[[int, int], NDArray[Any]]
+
+
+def open_dicom_seg(
+    path: Path,
+    *,
+    segments: str | int | Sequence[str | int] | None = None,
+    series: str | Path | None = None,
+    grid: str = "auto",
+    overlaps: str = "refuse",
+    missing: str = "refuse",
+    threshold: float = 0.5,
+) -> Source:
+    """Open a segmentation (BINARY, FRACTIONAL or LABELMAP); frames are decoded as they are read.
+
+    Args:
+        path: the file, or a folder that holds nothing else.
+        segments: names or numbers for the values 1, 2, ...; see `ctseg_dicom.choose.choose`. Without it each segment
+            has its number as value, or the value that ctseg noted when it wrote the file.
+        series: the scan that gives the grid; searched around `path` by default.
+        grid: `series` (which must be there), `own`, or `auto`: that of the series where it is there, else its own.
+        overlaps: `refuse`, `last` or `channels`.
+        missing: `refuse` or `empty`, for names of `segments` that the file has not.
+        threshold: of FRACTIONAL files, the share from which on a voxel belongs to a segment, over 0 up to 1.
+
+    Raises:
+        FileProblem: damaged, or no DICOM SEG.
+        UnknownName: no segment has a name of `segments`.
+        GeometryMismatch: its voxels do not lie on those of the series.
+        BadInput: the series is not there, or segments overlap (told when those slices are read).
+    """
+    check_word("overlaps", overlaps, OVERLAPS, path)
+    check_word("missing", missing, ("refuse", "empty"), path)
+    check_word("grid", grid, ("auto", "series", "own"), path)
+    names = names_of(segments)
+    least = _share(threshold, path)
+    data = load(path, SEGMENTATION, "DICOM segmentation (SEG)")
+    with dicom(path):
+        own, frames = layout(data, path)
+        pixels = Pixels(data, path, least)
+        regions = _regions(data)
+        uids = [str(item.SeriesInstanceUID) for item in data.get("ReferencedSeriesSequence") or []]
+        frame_uid = str(data.get("FrameOfReferenceUID", ""))
+        kind = str(data.SegmentationType)
+    chosen = choose(regions, names, missing, "segment", path)
+    value_of = {region.number: value for value, parts in chosen for region in parts}
+    labelled = [(value, parts[0].name if parts else f"label {value}") for value, parts in chosen]
+    plane = own.shape_zyx[1:]
+
+    def read_own(start: int, stop: int) -> NDArray[Any]:
+        combined = Combiner(labelled, overlaps, (stop - start, *plane), path)
+        with dicom(path):
+            for frame in frames:
+                if not start <= frame.z < stop:
+                    continue
+                if frame.segment is None:
+                    stored = pixels.stored(frame.index)
+                    for number in np.unique(stored[stored > 0]).tolist():
+                        if number in value_of:
+                            combined.add(value_of[number], frame.z - start, stored == number)
+                elif frame.segment in value_of:
+                    mask = pixels.mask(frame.index)
+                    combined.add(value_of[frame.segment], frame.z - start, mask)
+        return combined.array
+
+    read, geometry = _on_series(path, own, read_own, grid, series, uids, frame_uid)
+    return Source(
+        path,
+        geometry,
+        label_dtype(labelled, overlaps),
+        read,
+        channels=len(labelled) if overlaps == "channels" else 1,
+        metadata={
+            "modality": "SEG",
+            "segmentation_type": kind,
+            "labels": {name: value for value, name in labelled},
+            "colours": {p[0].name: p[0].colour for _, p in chosen if p and p[0].colour},
+            "drawn_on": uids,
+        },
+    )
+
+
+def _share(threshold: Any, path: Path) -> float:
+    try:
+        share = float(threshold)
+    except (TypeError, ValueError):
+        share = 0.0
+    if not 0 < share <= 1:
+        raise BadInput(
+            f"The option threshold is {threshold!r} (for {path}).",
+            hint="Use a share over 0, up to 1",
+        )
+    return share
+
+
+def _regions(data: pydicom.Dataset) -> list[Region]:
+    """The segments, each with its value in the label map."""
+    items = data.SegmentSequence
+    noted = [VALUE_TEXT.search(str(item.get("SegmentDescription") or "")) for item in items]
+    values = [int(match[1]) for match in noted if match]
+    if len(set(values)) != len(items):  # not written by ctseg, or not by it alone
+        values = [int(item.SegmentNumber) for item in items]
+    return [
+        Region(
+            int(item.SegmentNumber),
+            str(item.get("SegmentLabel") or f"segment {item.SegmentNumber}"),
+            value,
+            rgb_of(item.get("RecommendedDisplayCIELabValue")),
+        )
+        for item, value in zip(items, values, strict=True)
+        if int(item.SegmentNumber) > 0  # 0 is the background of a label map
+    ]
+
+
+def _on_series(
+    path: Path,
+    own: Geometry,
+    read_own: Read,
+    grid: str,
+    series: str | Path | None,
+    uids: Sequence[str],
+    frame_uid: str,
+) -> tuple[Read, Geometry]:
+    """How to read slices of the grid that was asked for, and that grid."""
+    if grid == "own":
+        return read_own, own
+    try:
+        scan = open_series(path, series, uids, frame_uid)
+    except FileProblem as error:
+        if series is not None or grid == "series":
+            raise
+        raise FileProblem(
+            f"The series that {path} refers to cannot be opened: {error.message}",
+            hint="Use grid=own to read the segmentation on its own grid.",
+        ) from error
+    if scan is None:
+        if grid == "series":
+            raise missing_series(path, uids)
+        return read_own, own
+    target = scan.geometry
+    scan.close()
+    if own.agrees(target):
+        return read_own, target
+    axes, signs, start = _placed(own, target, path, scan.path)
+    lengths = [own.shape_zyx[axis] for axis in axes]
+
+    along = (
+        axes == (0, 1, 2) and signs[0] > 0
+    )  # then slices of the series are slices of the segmentation
+
+    def read(first: int, last: int) -> NDArray[Any]:
+        low, high = max(first, start[0]), min(last, start[0] + lengths[0])
+        empty = low >= high
+        if empty or not along:
+            part = read_own(0, 1 if empty else own.shape_zyx[0])
+        else:
+            part = read_own(low - start[0], high - start[0])
+        out = np.zeros((len(part), last - first, *target.shape_zyx[1:]), part.dtype)
+        if empty:
+            return out
+        part = np.transpose(part, (0, *(axis + 1 for axis in axes)))
+        part = part[(slice(None), *(slice(None, None, sign) for sign in signs))]
+        if not along:
+            part = part[:, low - start[0] : high - start[0]]
+        (y, height), (x, width) = zip(start[1:], lengths[1:], strict=True)
+        out[:, low - first : high - first, y : y + height, x : x + width] = part
+        return out
+
+    return read, target
+
+
+def _placed(
+    own: Geometry, target: Geometry, path: Path, scan: Path
+) -> tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]:
+    """Where a grid lies within another one whose voxels it shares.
+
+    Returns:
+        For each axis z, y, x of the target: the own axis along it, whether that runs the same way (1) or back (-1),
+        and the first voxel.
+
+    Raises:
+        GeometryMismatch: the voxels do not fall on each other, or some lie outside.
+    """
+    to_target = np.linalg.inv(target.affine) @ own.affine
+    turn = to_target[:3, :3][::-1, ::-1]  # from x, y, z to z, y, x
+    offset = to_target[:3, 3][::-1]
+    nearest = np.rint(turn)
+    size = np.array(own.shape_zyx)
+    corners = np.array([offset, offset + turn @ (size - 1)])
+    whole = np.array([np.rint(offset), np.rint(offset) + nearest @ (size - 1)])
+    permutes = (np.abs(nearest).sum(0) == 1).all() and (np.abs(nearest).sum(1) == 1).all()
+    if not permutes or np.abs(corners - whole).max() > max(_ON_GRID, 1e-5 * size.max()):
+        raise GeometryMismatch(
+            f"The voxels of {path} are not those of the series {scan}: {target.difference(own)}.",
+            hint="Read it on its own grid with the option grid=own, and resample.",
+        )
+    low, high = whole.min(0), whole.max(0)
+    if (low < 0).any() or (high >= np.array(target.shape_zyx)).any():
+        raise GeometryMismatch(
+            f"{path} reaches beyond the series {scan}: voxels {low.astype(int).tolist()} to "
+            f"{high.astype(int).tolist()} (z, y, x) of {target.shape_zyx}.",
+            hint="Slices of the series are missing. Read the segmentation with the option grid=own.",
+        )
+    axes = [int(np.abs(row).argmax()) for row in nearest]
+    signs = [int(nearest[i, axis]) for i, axis in enumerate(axes)]
+    z, y, x = (int(v) for v in low)
+    return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2]), (z, y, x)

@@ -1,0 +1,143 @@
+"""The image series that a SEG or RTSTRUCT refers to: found beside it, or named by the option `series`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pydicom
+
+from ctseg.errors import BadInput, FileProblem, GeometryMismatch
+from ctseg.specs import VolumeSource
+from ctseg.volume.formats.paths import is_dicom_file
+from ctseg.volume.io import open_volume
+from ctseg_dicom.files import dicom
+
+_FOLDERS = 3000
+_FILES = 20_000
+"""How many places are looked at before a search is given up."""
+
+
+def open_series(
+    path: Path, series: str | Path | None, series_uids: Sequence[str], frame_uid: str
+) -> VolumeSource | None:
+    """Open the scan that an object at `path` belongs to.
+
+    Args:
+        path: the SEG or RTSTRUCT.
+        series: file or folder of the scan, in any format; without it folders around `path` are searched.
+        series_uids: the SeriesInstanceUIDs that the object refers to.
+        frame_uid: its FrameOfReferenceUID.
+
+    Returns:
+        None where no series was named and none of those referred to is near.
+
+    Raises:
+        FileProblem: the named scan is missing or damaged.
+        GeometryMismatch: it lies in another frame of reference.
+    """
+    if series is not None:
+        return _open_named(path, Path(series), series_uids, frame_uid)
+    for folder, uid in _search(path, series_uids):
+        return open_volume(folder, format="dicom", series=uid)
+    return None
+
+
+def _open_named(
+    path: Path, named: Path, series_uids: Sequence[str], frame_uid: str
+) -> VolumeSource:
+    place = named if named.exists() or named.is_absolute() else path.parent / named
+    if not place.exists():
+        raise FileProblem(
+            f"The scan {named} that the option series names for {path} does not exist.",
+            hint="Name the folder of its slices, or one of its files.",
+        )
+    here = [uid for uid in series_uids if place.is_dir() and _holds(place, uid)]
+    source = (
+        open_volume(place, format="dicom", series=here[0]) if len(here) == 1 else open_volume(place)
+    )
+    uid = source.metadata.get("series_uid")
+    files = source.metadata.get("files")
+    if not uid or uid in series_uids or not files:
+        return source  # a scan in another format says nothing of whom it belongs to
+    frame = _tag(Path(files[0]), "FrameOfReferenceUID")
+    if frame_uid and frame and frame != frame_uid:
+        source.close()
+        raise GeometryMismatch(
+            f"{path} belongs to another scan than {place}: it refers to the series "
+            f"{', '.join(series_uids) or 'unknown'} in the frame of reference {frame_uid}, not {frame}.",
+            hint="Name the series that it was drawn on, or one registered to it.",
+        )
+    return source
+
+
+def missing_series(path: Path, series_uids: Sequence[str]) -> BadInput:
+    """The error for an object whose series is not there."""
+    return BadInput(
+        f"The image series that {path} refers to is not near it: {', '.join(series_uids) or 'it names none'}.",
+        hint="Put it into a folder beside, or name it with the option series=FOLDER.",
+    )
+
+
+def _search(path: Path, series_uids: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """Folders that hold one of the series, the nearest first."""
+    wanted = set(series_uids)
+    if not wanted:
+        return
+    folders = list(_folders_around(path.resolve()))
+    for folder in folders:  # mostly a folder holds one series, so the first file tells
+        first = next(_dicom_files([folder]), None)
+        if first is not None and (uid := _tag(first, "SeriesInstanceUID")) in wanted:
+            yield folder, uid
+    for number, file in enumerate(_dicom_files(folders)):
+        if number >= _FILES:
+            return
+        if (uid := _tag(file, "SeriesInstanceUID")) in wanted:
+            yield file.parent, uid
+
+
+def _folders_around(path: Path) -> Iterator[Path]:
+    own = path if path.is_dir() else path.parent
+    rings = [[own], _folders_in([own]), _folders_in([own.parent])]
+    rings.append(_folders_in(rings[2]))
+    seen: set[Path] = set()
+    for folder in (folder for ring in rings for folder in ring):
+        if folder not in seen and len(seen) < _FOLDERS:
+            seen.add(folder)
+            yield folder
+
+
+def _folders_in(parents: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for parent in parents:
+        if len(found) >= _FOLDERS:
+            break
+        try:
+            entries = sorted(parent.iterdir())
+        except OSError:
+            continue
+        found += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
+    return found
+
+
+def _dicom_files(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError:
+            continue
+        yield from (e for e in entries if e.is_file() and is_dicom_file(e))
+
+
+def _holds(folder: Path, uid: str) -> bool:
+    return any(_tag(file, "SeriesInstanceUID") == uid for file in _dicom_files([folder]))
+
+
+def _tag(path: Path, keyword: str) -> str:
+    """One value of a file's header, empty where it cannot be read."""
+    try:
+        with dicom(path):
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
+            return str(header.get(keyword, ""))
+    except FileProblem:
+        return ""
