@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ctseg.engine.models import create_loss, create_model, list_architectures, list_losses
     from ctseg.engine.segmenter import Segmenter
     from ctseg.engine.tiles import predict_tiles
+    from ctseg.engine.windows import pad_to_windows, window_coordinates
     from ctseg.metrics.report import Report
     from ctseg.planning.train import train
     from ctseg.volume.geometry import Geometry
@@ -40,6 +41,8 @@ _LAZY = {
     "list_architectures": "ctseg.engine.models:list_architectures",
     "list_losses": "ctseg.engine.models:list_losses",
     "predict_tiles": "ctseg.engine.tiles:predict_tiles",
+    "pad_to_windows": "ctseg.engine.windows:pad_to_windows",
+    "window_coordinates": "ctseg.engine.windows:window_coordinates",
     "Segmenter": "ctseg.engine.segmenter:Segmenter",
     "evaluate": "ctseg.engine.evaluate:evaluate",
     "Report": "ctseg.metrics.report:Report",
@@ -65,10 +68,12 @@ __all__ = [
     "list_weights",
     "load",
     "open",
+    "pad_to_windows",
     "predict_tiles",
     "publish",
     "read",
     "train",
+    "window_coordinates",
     "write",
 ]
 
