@@ -1,24 +1,31 @@
-"""The pieces that U-Nets are made of: convolution blocks, residual blocks and upsampling."""
+"""The pieces that U-Nets are made of: convolution blocks and what changes resolution."""
 
 from __future__ import annotations
 
-import math
+from collections import OrderedDict
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ctseg.nets.config import Activation, ResidualUNet3DConfig, UNet3DConfig
+from ctseg.nets.layer_order import Activation, LayerOrder
 from ctseg.nets.norm import make_norm
+from ctseg.nets.options import UNetOptions
 from ctseg.specs import Zyx
 
 LEAKY_SLOPE = 0.01
+NO_STRIDE: Zyx = (1, 1, 1)
 
 
-def make_activation(kind: Activation) -> nn.Module:
-    """The activation of that name; in place where autograd allows it."""
+def make_activation(kind: Activation, slope: float = LEAKY_SLOPE) -> nn.Module:
+    """The activation of that name; in place where autograd allows it.
+
+    Args:
+        slope: of the leaky ReLU below zero.
+    """
     if kind == "leaky_relu":
-        return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+        return nn.LeakyReLU(slope, inplace=True)
     if kind == "relu":
         return nn.ReLU(inplace=True)
     if kind == "elu":
@@ -26,126 +33,162 @@ def make_activation(kind: Activation) -> nn.Module:
     return nn.GELU() if kind == "gelu" else nn.SiLU(inplace=True)
 
 
+def _make_dropout(layers: LayerOrder, probability: float) -> nn.Module:
+    if not probability or "dropout" not in layers.roles:
+        return nn.Identity()
+    return nn.Dropout3d(probability) if layers.dropped == "channels" else nn.Dropout(probability)
+
+
 class ConvNormAct(nn.Module):
-    """Convolution, dropout, normalisation, activation, in this order.
+    """Convolution, dropout, normalisation and activation, in the order that the options say.
 
     Args:
         stride: downsampling of the convolution.
         activate: False leaves the activation out, as at the end of a residual branch.
+        dropout: its probability; None takes that of the options.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        config: UNet3DConfig | ResidualUNet3DConfig,
+        config: UNetOptions,
         *,
         kernel: Zyx,
-        stride: Zyx = (1, 1, 1),
+        stride: Zyx = NO_STRIDE,
         activate: bool = True,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
+        layers = config.layers
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=config.bias)
-        self.dropout = nn.Dropout3d(config.dropout) if config.dropout else nn.Identity()
-        self.norm = make_norm(config.norm, out_channels, groups=config.norm_groups)
-        self.activation = make_activation(config.activation) if activate else nn.Identity()
+        self.dropout = _make_dropout(layers, config.dropout if dropout is None else dropout)
+        self.norm = make_norm(
+            layers.norm,
+            in_channels if layers.norm_first else out_channels,
+            groups=config.norm_groups,
+            eps=config.norm_eps,
+        )
+        self.activation = (
+            make_activation(layers.activation, config.leaky_slope) if activate else nn.Identity()
+        )
+        self.order = tuple(
+            role for role in layers.roles if not isinstance(getattr(self, role), nn.Identity)
+        )
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
         """[B, in, Z, Y, X] to [B, out, Z/stride, Y/stride, X/stride]."""
-        y: torch.Tensor = self.activation(self.norm(self.dropout(self.conv(x_bczyx))))
+        y = x_bczyx
+        for role in self.order:
+            y = getattr(self, role)(y)
         return y
 
 
-class Shortcut(nn.Module):
-    """The way around a residual branch: average pooling where it is strided, then a projection.
+def conv_level(
+    in_channels: int,
+    out_channels: int,
+    config: UNetOptions,
+    *,
+    convs: int,
+    kernel: Zyx,
+    stride: Zyx = NO_STRIDE,
+    first_width: int | None = None,
+    dropouts: tuple[float, ...] = (),
+) -> nn.Sequential:
+    """A level of plain convolutions; the first one changes resolution.
 
-    Pooling and projection are done as one strided convolution whose weight is constant within a
-    block of voxels: the same values, in the type that autocast chose (pooling is float32 only).
+    Args:
+        first_width: channels after the first of several convolutions; None for `out_channels`.
+        dropouts: probability of each convolution; empty for that of the options.
     """
+    widths = [in_channels, *([out_channels] * convs)]
+    if first_width is not None and convs > 1:
+        widths[1] = first_width
+    return nn.Sequential(
+        *(
+            ConvNormAct(
+                widths[index],
+                widths[index + 1],
+                config,
+                kernel=kernel,
+                stride=NO_STRIDE if index else stride,
+                dropout=dropouts[index] if dropouts else None,
+            )
+            for index in range(convs)
+        )
+    )
 
-    def __init__(
-        self, in_channels: int, out_channels: int, config: ResidualUNet3DConfig, *, stride: Zyx
-    ) -> None:
+
+class Pool(nn.Module):
+    """Max or average pooling over blocks of `stride` voxels, in the type that comes in."""
+
+    def __init__(self, kind: Literal["max", "avg"], stride: Zyx) -> None:
         super().__init__()
-        self.stride = stride
-        self.conv, self.norm = None, None
-        if in_channels != out_channels:
-            self.conv = nn.Conv3d(in_channels, out_channels, 1, bias=False)
-            self.norm = make_norm(config.norm, out_channels, groups=config.norm_groups)
+        self.kind, self.stride = kind, stride
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
-        """[B, in, Z, Y, X] to [B, out, Z/stride, Y/stride, X/stride]."""
-        if self.conv is not None and self.norm is not None:
-            weight = self.conv.weight.expand(-1, -1, *self.stride) / math.prod(self.stride)
-            y: torch.Tensor = self.norm(functional.conv3d(x_bczyx, weight, stride=self.stride))
-            return y
-        if max(self.stride) > 1:
-            pooled = functional.avg_pool3d(x_bczyx, self.stride, self.stride)
-            return pooled.to(x_bczyx.dtype)
-        return x_bczyx
+        """[B, C, Z, Y, X] to [B, C, Z/stride, Y/stride, X/stride]."""
+        pool = functional.max_pool3d if self.kind == "max" else functional.avg_pool3d
+        return pool(x_bczyx, self.stride, self.stride).to(x_bczyx.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, {self.stride}"
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut (He et al. 2016); a strided one pools, then projects."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        config: ResidualUNet3DConfig,
-        *,
-        kernel: Zyx,
-        stride: Zyx = (1, 1, 1),
-    ) -> None:
-        super().__init__()
-        self.first = ConvNormAct(in_channels, out_channels, config, kernel=kernel, stride=stride)
-        self.second = ConvNormAct(out_channels, out_channels, config, kernel=kernel, activate=False)
-        self.shortcut = Shortcut(in_channels, out_channels, config, stride=stride)
-        self.activation = make_activation(config.activation)
-
-    def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
-        """[B, in, Z, Y, X] to [B, out, Z/stride, Y/stride, X/stride]."""
-        y: torch.Tensor = self.second(self.first(x_bczyx))
-        y += self.shortcut(x_bczyx)  # in place: no layer's backward needs what it overwrites
-        z: torch.Tensor = self.activation(y)
-        return z
+def with_pooling(level: nn.Sequential, config: UNetOptions, stride: Zyx) -> nn.Sequential:
+    """The level behind the pooling that the options ask for; its own layers keep their names."""
+    if config.downsampling == "strided" or stride == NO_STRIDE:
+        return level
+    pool = Pool(config.downsampling, stride)
+    return nn.Sequential(OrderedDict([("pool", pool), *level.named_children()]))
 
 
 class Upsample(nn.Module):
-    """One level up: a transposed convolution, or a projection and trilinear interpolation."""
+    """One level up: a transposed convolution, or a projection and interpolation.
+
+    Args:
+        out_channels: channels afterwards; those before where the options keep the width.
+    """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        config: UNet3DConfig | ResidualUNet3DConfig,
-        *,
-        stride: Zyx,
+        self, in_channels: int, out_channels: int, config: UNetOptions, *, stride: Zyx
     ) -> None:
         super().__init__()
         self.stride = stride
-        self.trilinear = config.upsampling == "trilinear"
-        self.conv: nn.Conv3d | nn.ConvTranspose3d
-        if self.trilinear:
-            self.conv = nn.Conv3d(in_channels, out_channels, 1, bias=config.bias)
-        else:
+        self.mode = config.upsampling
+        self.padding = (0, 0, 0)
+        self.conv: nn.Conv3d | nn.ConvTranspose3d | None
+        if self.mode == "transposed":
             self.conv = nn.ConvTranspose3d(
                 in_channels, out_channels, stride, stride, bias=config.bias
             )
+        elif self.mode == "transposed_overlap":
+            z, y, x = (1 if s == 1 else 3 for s in stride)
+            self.padding = (z // 2, y // 2, x // 2)
+            self.conv = nn.ConvTranspose3d(
+                in_channels, out_channels, (z, y, x), stride, self.padding, bias=config.bias
+            )
+        elif config.upsampling_keeps_width:
+            self.conv = None
+        else:
+            self.conv = nn.Conv3d(in_channels, out_channels, 1, bias=config.bias)
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
         """[B, in, Z, Y, X] to [B, out, Z*stride, Y*stride, X*stride]."""
-        bias = self.conv.bias
-        if self.trilinear or bias is None or not _bias_apart(x_bczyx):
-            y: torch.Tensor = self.conv(x_bczyx)
-        else:
-            y = functional.conv_transpose3d(x_bczyx, self.conv.weight, None, self.stride)
-            y += bias.to(y.dtype)[:, None, None, None]
-        if self.trilinear:
-            factors = [float(s) for s in self.stride]
-            y = functional.interpolate(y, scale_factor=factors, mode="trilinear")
-        return y
+        conv, y = self.conv, x_bczyx
+        if isinstance(conv, nn.ConvTranspose3d) and conv.bias is not None and _bias_apart(y):
+            y = functional.conv_transpose3d(y, conv.weight, None, self.stride, self.padding)
+            y += conv.bias.to(y.dtype)[:, None, None, None]
+        elif conv is not None:
+            y = conv(y)
+        if self.mode == "transposed":
+            return y
+        if self.mode == "transposed_overlap":
+            size = [n * s for n, s in zip(x_bczyx.shape[2:], self.stride, strict=True)]
+            return functional.interpolate(y, size=size)
+        factors = [float(s) for s in self.stride]
+        return functional.interpolate(y, scale_factor=factors, mode=self.mode)
 
 
 def _bias_apart(x: torch.Tensor) -> bool:

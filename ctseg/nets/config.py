@@ -3,128 +3,88 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Literal
 
-from ctseg.errors import ConfigError
+from ctseg.nets.layer_order import Activation, Norm
+from ctseg.nets.options import CHOICES, Downsampling, Skip, UNetOptions, Upsampling
 from ctseg.specs import Constraints, NetworkPlan, Zyx
 
-Norm = Literal["instance", "batch", "group", "none"]
-Activation = Literal["leaky_relu", "relu", "elu", "gelu", "silu"]
-Upsampling = Literal["transposed", "trilinear"]
-Skip = Literal["concat", "sum"]
+__all__ = [
+    "CHOICES", "Activation", "Downsampling", "Norm", "ResidualUNet3DConfig", "ResidualUNetSE3DConfig", "Skip",
+    "UNet3DConfig", "UNetOptions", "Upsampling", "plan_levels", "residual_unet_from_plan",
+    "residual_unet_se_from_plan", "unet_constraints", "unet_from_plan",
+]  # fmt: skip
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "norm": ("instance", "batch", "group", "none"),
-    "activation": ("leaky_relu", "relu", "elu", "gelu", "silu"),
-    "upsampling": ("transposed", "trilinear"),
-    "skip": ("concat", "sum"),
-}
+Widen = Literal["first", "gradual"]
+Block = Literal["basic", "projected"]
+DecoderBlock = Literal["conv", "residual"]
+Excitation = Literal["channel", "spatial", "concurrent"]
+ExcitationPlace = Literal["branch", "output"]
+
 RESIDUAL_BLOCKS = (1, 3, 4, 6)  # nnU-Net's residual encoder; levels below take the last number
 BASE_FEATURES, MAX_FEATURES, MAX_LEVELS = 32, 320, 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Common:
-    """What both U-Nets have in common."""
-
-    features: tuple[int, ...] = field(
-        default=(32, 64, 128, 256),
-        metadata={
-            "help": "width of each level, from full resolution down; its length is the depth"
-        },
-    )
-    kernels_zyx: tuple[Zyx, ...] = field(
-        default=(),
-        metadata={"help": "odd kernel size of each level; empty: 3 everywhere"},
-    )
-    strides_zyx: tuple[Zyx, ...] = field(
-        default=(),
-        metadata={"help": "downsampling from each level to the next; empty: 2 everywhere"},
-    )
-    norm: Norm = field(
-        default="instance", metadata={"help": "normalisation: instance, batch, group or none"}
-    )
-    norm_groups: int = field(
-        default=8, metadata={"help": "groups of the norm 'group' (fewer where they do not divide)"}
-    )
-    activation: Activation = field(
-        default="leaky_relu",
-        metadata={"help": "leaky_relu (slope 0.01), relu, elu, gelu or silu"},
-    )
-    dropout: float = field(
-        default=0.0, metadata={"help": "probability with which a whole channel is dropped, 0 to 1"}
-    )
-    deep_supervision: bool = field(
-        default=False, metadata={"help": "in training, predict at every level of the decoder"}
-    )
-    upsampling: Upsampling = field(
-        default="transposed",
-        metadata={"help": "transposed (learnt) or trilinear (with a learnt 1x1x1 projection)"},
-    )
-    skip: Skip = field(
-        default="concat", metadata={"help": "how encoder features join: concat or sum"}
-    )
-    bias: bool = field(default=True, metadata={"help": "whether convolutions have a bias"})
-
-    def __post_init__(self) -> None:
-        owner = type(self).__name__
-        if len(self.features) < 2 or min(self.features) < 1:
-            raise ConfigError(
-                f"{owner}.features is {self.features}; at least two positive widths are needed.",
-                hint="For example: features = [32, 64, 128, 256]",
-            )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{owner}.{name} is '{getattr(self, name)}'.",
-                    hint=f"Use one of: {', '.join(choices)}",
-                )
-        _check_axes(owner, "kernels_zyx", self.kernels_zyx, len(self.features))
-        _check_axes(owner, "strides_zyx", self.strides_zyx, len(self.features) - 1)
-        if any(k % 2 == 0 for kernel in self.kernels_zyx for k in kernel):
-            raise ConfigError(
-                f"{owner}.kernels_zyx is {self.kernels_zyx}; even sizes have no centre.",
-                hint="Use odd sizes, e.g. [1, 3, 3]",
-            )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"{owner}.dropout is {self.dropout}.", hint="Use a probability from 0 to below 1"
-            )
-        if self.norm_groups < 1:
-            raise ConfigError(f"{owner}.norm_groups is {self.norm_groups}.", hint="Use 1 or more")
-
-    @property
-    def kernels(self) -> tuple[Zyx, ...]:
-        """The kernel of each level."""
-        return self.kernels_zyx or tuple(repeat((3, 3, 3), len(self.features)))
-
-    @property
-    def strides(self) -> tuple[Zyx, ...]:
-        """The downsampling between each level and the next."""
-        return self.strides_zyx or tuple(repeat((2, 2, 2), len(self.features) - 1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNet3DConfig(_Common):
+class UNet3DConfig(UNetOptions):
     """Options of `unet3d`."""
 
     convs_per_level: int = field(
         default=2, metadata={"help": "convolutions at each level, in encoder and decoder"}
     )
+    encoder_convs: tuple[int, ...] = field(
+        default=(),
+        metadata={"help": "convolutions at each encoder level; empty: convs_per_level everywhere"},
+    )
+    decoder_convs: tuple[int, ...] = field(
+        default=(),
+        metadata={
+            "help": "convolutions at each decoder level, from full resolution down; empty: convs_per_level"
+        },
+    )
+    dropouts: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "dropout of the first, second, ... convolution of a level; empty: dropout at each"
+        },
+    )
+    widen: Widen = field(
+        default="first",
+        metadata={
+            "help": "which convolution of an encoder level brings its width: the first, or half of it at the first "
+            "and all at the next (gradual)"
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.convs_per_level < 1:
-            raise ConfigError(
-                f"UNet3DConfig.convs_per_level is {self.convs_per_level}.", hint="Use 1 or more"
-            )
+        self._check_number("convs_per_level", self.convs_per_level >= 1, "1 or more")
+        self._check_counts("encoder_convs", len(self.features))
+        self._check_counts("decoder_convs", len(self.features) - 1)
+        if self.dropouts:
+            most = max(*self.convs_of_encoder, *self.convs_of_decoder)
+            if len(self.dropouts) < most or not all(0 <= p < 1 for p in self.dropouts):
+                self._refuse(
+                    "dropouts",
+                    f"{most} probabilities from 0 to below 1 are due",
+                    hint=f"For example: dropouts = {[0.1] * most}",
+                )
+
+    @property
+    def convs_of_encoder(self) -> tuple[int, ...]:
+        """Convolutions of each encoder level."""
+        return self.encoder_convs or tuple(repeat(self.convs_per_level, len(self.features)))
+
+    @property
+    def convs_of_decoder(self) -> tuple[int, ...]:
+        """Convolutions of each decoder level, from full resolution down."""
+        return self.decoder_convs or tuple(repeat(self.convs_per_level, len(self.features) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidualUNet3DConfig(_Common):
+class ResidualUNet3DConfig(UNetOptions):
     """Options of `residual_unet3d`."""
 
     blocks_per_level: tuple[int, ...] = field(
@@ -132,23 +92,44 @@ class ResidualUNet3DConfig(_Common):
         metadata={"help": "residual blocks at each encoder level; empty: 1, 3, 4, 6, 6, ..."},
     )
     decoder_convs_per_level: int = field(
-        default=1, metadata={"help": "convolutions at each decoder level"}
+        default=1, metadata={"help": "convolutions (or blocks) at each decoder level"}
+    )
+    decoder_convs: tuple[int, ...] = field(
+        default=(),
+        metadata={
+            "help": "the same for each decoder level, from full resolution down; empty: the same number everywhere"
+        },
+    )
+    block: Block = field(
+        default="basic",
+        metadata={
+            "help": "basic (two convolutions beside a shortcut), or projected (a 1x1x1 convolution first, then two "
+            "more beside its output, as pytorch-3dunet; a leaky ReLU that ends it has slope 0.1)"
+        },
+    )
+    decoder_block: DecoderBlock = field(
+        default="conv", metadata={"help": "what a decoder level is made of: conv or residual"}
+    )
+    stem: bool = field(
+        default=True, metadata={"help": "whether a convolution comes before the first block"}
+    )
+    stem_features: int = field(
+        default=0, metadata={"help": "width of that convolution; 0: as the first level"}
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.blocks_per_level and (
-            len(self.blocks_per_level) != len(self.features) or min(self.blocks_per_level) < 1
-        ):
-            raise ConfigError(
-                f"ResidualUNet3DConfig.blocks_per_level is {self.blocks_per_level}, but there are "
-                f"{len(self.features)} levels.",
-                hint="Give one positive number a level, or none for 1, 3, 4, 6, 6, ...",
-            )
-        if self.decoder_convs_per_level < 1:
-            raise ConfigError(
-                f"ResidualUNet3DConfig.decoder_convs_per_level is {self.decoder_convs_per_level}.",
-                hint="Use 1 or more",
+        self._check_counts("blocks_per_level", len(self.features))
+        self._check_number(
+            "decoder_convs_per_level", self.decoder_convs_per_level >= 1, "1 or more"
+        )
+        self._check_counts("decoder_convs", len(self.features) - 1)
+        self._check_number("stem_features", self.stem_features >= 0, "0 or a positive width")
+        if self.block == "projected" and self.downsampling == "strided":
+            self._refuse(
+                "block",
+                "a projected block has no stride",
+                hint='Add downsampling = "max" (or "avg")',
             )
 
     @property
@@ -158,17 +139,39 @@ class ResidualUNet3DConfig(_Common):
         padded = (*RESIDUAL_BLOCKS, *repeat(RESIDUAL_BLOCKS[-1], levels))
         return self.blocks_per_level or padded[:levels]
 
-
-def _check_axes(owner: str, name: str, value: Sequence[Zyx], count: int) -> None:
-    if value and (len(value) != count or any(len(item) != 3 or min(item) < 1 for item in value)):
-        raise ConfigError(
-            f"{owner}.{name} is {tuple(value)}; {count} triples (z, y, x) of positive "
-            "numbers are due, as `features` sets the depth.",
-            hint=f"For example: {name} = [{', '.join(['[1, 3, 3]'] * count)}]",
-        )
+    @property
+    def convs_of_decoder(self) -> tuple[int, ...]:
+        """Convolutions or blocks of each decoder level, from full resolution down."""
+        count = self.decoder_convs_per_level
+        return self.decoder_convs or tuple(repeat(count, len(self.features) - 1))
 
 
-def unet_constraints(config: UNet3DConfig | ResidualUNet3DConfig) -> Constraints:
+@dataclass(frozen=True, kw_only=True)
+class ResidualUNetSE3DConfig(ResidualUNet3DConfig):
+    """Options of `residual_unet_se3d`."""
+
+    excitation: Excitation = field(
+        default="concurrent",
+        metadata={
+            "help": "what weighs the features: channel, spatial, or concurrent (the larger of both)"
+        },
+    )
+    excitation_reduction: int = field(
+        default=2, metadata={"help": "by how much the channels shrink within channel excitation"}
+    )
+    excitation_place: ExcitationPlace = field(
+        default="branch",
+        metadata={
+            "help": "branch (before the sum with the shortcut) or output (after it and its activation)"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_number("excitation_reduction", self.excitation_reduction >= 1, "1 or more")
+
+
+def unet_constraints(config: UNetOptions) -> Constraints:
     """Patches must be divisible by the product of all strides, per axis."""
     z, y, x = (math.prod(stride[axis] for stride in config.strides) for axis in range(3))
     return Constraints(stride_zyx=(z, y, x), min_tile_zyx=(z, y, x))
@@ -238,3 +241,9 @@ def residual_unet_from_plan(plan: NetworkPlan) -> ResidualUNet3DConfig:
     """Depth, widths, kernels and strides of `residual_unet3d` for a patch and a spacing."""
     features, kernels, strides = _fitted(plan)
     return ResidualUNet3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)
+
+
+def residual_unet_se_from_plan(plan: NetworkPlan) -> ResidualUNetSE3DConfig:
+    """Depth, widths, kernels and strides of `residual_unet_se3d` for a patch and a spacing."""
+    features, kernels, strides = _fitted(plan)
+    return ResidualUNetSE3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ctseg.nets.config import Norm
+from ctseg.nets.layer_order import Norm
 
 Grads = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None]
 
@@ -92,12 +92,18 @@ class InstanceNorm(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-def make_norm(kind: Norm, channels: int, *, groups: int) -> nn.Module:
-    """The normalisation layer of that name for `channels` channels."""
+def make_norm(kind: Norm, channels: int, *, groups: int, eps: float = 1e-5) -> nn.Module:
+    """The normalisation layer of that name for `channels` channels.
+
+    Args:
+        groups: of group norm: one group where there are fewer channels, as in pytorch-3dunet; the greatest common
+            divisor where they do not divide the channels.
+        eps: added to the variance.
+    """
     if kind == "instance":
-        return InstanceNorm(channels)
+        return InstanceNorm(channels, eps)
     if kind == "batch":
-        return nn.BatchNorm3d(channels)
+        return nn.BatchNorm3d(channels, eps)
     if kind == "group":
-        return nn.GroupNorm(math.gcd(groups, channels), channels)
+        return nn.GroupNorm(math.gcd(groups, channels) if groups <= channels else 1, channels, eps)
     return nn.Identity()

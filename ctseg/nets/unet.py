@@ -1,14 +1,23 @@
-"""`unet3d` and `residual_unet3d`: one U, two encoders (Isensee et al. 2021 and 2024)."""
+"""`unet3d`, `residual_unet3d` and `residual_unet_se3d`: one U, several encoders and decoders."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from ctseg.nets.blocks import LEAKY_SLOPE, ConvNormAct, ResidualBlock, Upsample
+from ctseg.nets.blocks import (
+    LEAKY_SLOPE,
+    NO_STRIDE,
+    ConvNormAct,
+    Upsample,
+    conv_level,
+    with_pooling,
+)
 from ctseg.nets.config import ResidualUNet3DConfig, UNet3DConfig
+from ctseg.nets.options import UNetOptions
+from ctseg.nets.residual import residual_level
 from ctseg.specs import Zyx
 
 
@@ -17,21 +26,21 @@ class UNet(nn.Module):
 
     Args:
         encoder: one module a level, from full resolution down, `config.features[i]` channels wide.
-        decoder_convs: convolutions at each decoder level.
+        decoder_level: `decoder_level(level, in_channels)` makes what follows the joining at a level.
         out_channels: channels of the logits.
     """
 
     def __init__(
         self,
         encoder: Sequence[nn.Module],
-        config: UNet3DConfig | ResidualUNet3DConfig,
+        config: UNetOptions,
         *,
-        decoder_convs: int,
+        decoder_level: Callable[[int, int], nn.Module],
         out_channels: int,
     ) -> None:
         super().__init__()
-        features, kernels, strides = config.features, config.kernels, config.strides
-        self.concat = config.skip == "concat"
+        features, strides = config.features, config.strides
+        self.skip = config.skip
         self.encoder = nn.ModuleList(encoder)
         self.upsamplers, self.decoder, self.heads = (
             nn.ModuleList(),
@@ -39,14 +48,11 @@ class UNet(nn.Module):
             nn.ModuleList(),
         )
         for level in reversed(range(len(features) - 1)):
-            width = features[level]
-            self.upsamplers.append(
-                Upsample(features[level + 1], width, config, stride=strides[level])
-            )
-            joined = 2 * width if self.concat else width
-            self.decoder.append(
-                conv_level(joined, width, config, convs=decoder_convs, kernel=kernels[level])
-            )
+            width, below = features[level], features[level + 1]
+            upsampled = below if config.upsampling_keeps_width else width
+            self.upsamplers.append(Upsample(below, upsampled, config, stride=strides[level]))
+            joined = width if self.skip == "sum" else width + upsampled
+            self.decoder.append(decoder_level(level, joined))
             if level == 0 or config.deep_supervision:
                 self.heads.append(nn.Conv3d(width, out_channels, 1))
         self.apply(init_weights)
@@ -63,66 +69,85 @@ class UNet(nn.Module):
         skips.pop()
         for step, (upsample, level) in enumerate(zip(self.upsamplers, self.decoder, strict=True)):
             y, skip = upsample(y), skips.pop()
-            y = level(torch.cat((y, skip), 1) if self.concat else y + skip)
+            if self.skip == "sum":
+                y = level(y + skip)
+            else:
+                y = level(torch.cat((y, skip) if self.skip == "concat" else (skip, y), 1))
             if every_level:
                 outputs.append(self.heads[step](y))
         return tuple(reversed(outputs)) if every_level else self.heads[-1](y)
 
 
-def conv_level(
-    in_channels: int,
-    out_channels: int,
-    config: UNet3DConfig | ResidualUNet3DConfig,
-    *,
-    convs: int,
-    kernel: Zyx,
-    stride: Zyx = (1, 1, 1),
-) -> nn.Sequential:
-    """A level of plain convolutions; the first one changes width and resolution."""
-    first = ConvNormAct(in_channels, out_channels, config, kernel=kernel, stride=stride)
-    rest = [
-        ConvNormAct(out_channels, out_channels, config, kernel=kernel) for _ in range(convs - 1)
-    ]
-    return nn.Sequential(first, *rest)
+def _own_strides(config: UNetOptions) -> tuple[Zyx, ...]:
+    """The stride that the first convolution of each encoder level has."""
+    strided = config.downsampling == "strided"
+    return (NO_STRIDE, *(stride if strided else NO_STRIDE for stride in config.strides))
 
 
 def unet3d(config: UNet3DConfig, *, in_channels: int, out_channels: int) -> nn.Module:
     """The U-Net of plain convolutions."""
     widths = (in_channels, *config.features)
-    strides = ((1, 1, 1), *config.strides)
-    encoder = [
-        conv_level(
-            widths[level],
-            widths[level + 1],
+    strides = (NO_STRIDE, *config.strides)
+    encoder: list[nn.Module] = []
+    for level, width in enumerate(config.features):
+        before = widths[level]
+        convs = conv_level(
+            before,
+            width,
             config,
-            convs=config.convs_per_level,
+            convs=config.convs_of_encoder[level],
             kernel=config.kernels[level],
-            stride=strides[level],
+            stride=_own_strides(config)[level],
+            first_width=max(width // 2, before) if config.widen == "gradual" else None,
+            dropouts=config.dropouts,
         )
-        for level in range(len(config.features))
-    ]
-    return UNet(encoder, config, decoder_convs=config.convs_per_level, out_channels=out_channels)
+        encoder.append(with_pooling(convs, config, strides[level]))
+
+    def decoder_level(level: int, channels: int) -> nn.Module:
+        return conv_level(
+            channels,
+            config.features[level],
+            config,
+            convs=config.convs_of_decoder[level],
+            kernel=config.kernels[level],
+            dropouts=config.dropouts,
+        )
+
+    return UNet(encoder, config, decoder_level=decoder_level, out_channels=out_channels)
 
 
 def residual_unet3d(
     config: ResidualUNet3DConfig, *, in_channels: int, out_channels: int
 ) -> nn.Module:
     """The U-Net with a residual encoder: a stem, then blocks, the first of each level strided."""
-    stem = ConvNormAct(in_channels, config.features[0], config, kernel=config.kernels[0])
-    strides = ((1, 1, 1), *config.strides)
+    stem: nn.Module | None = None
+    previous = in_channels
+    if config.stem:
+        previous = config.stem_features or config.features[0]
+        stem = ConvNormAct(in_channels, previous, config, kernel=config.kernels[0])
+    strides = (NO_STRIDE, *config.strides)
     encoder: list[nn.Module] = []
-    previous = config.features[0]
     for level, width in enumerate(config.features):
-        kernel = config.kernels[level]
-        first = ResidualBlock(previous, width, config, kernel=kernel, stride=strides[level])
-        rest = [
-            ResidualBlock(width, width, config, kernel=kernel)
-            for _ in range(config.blocks[level] - 1)
-        ]
-        encoder.append(nn.Sequential(*([stem] if level == 0 else []), first, *rest))
+        blocks = residual_level(
+            previous,
+            width,
+            config,
+            blocks=config.blocks[level],
+            kernel=config.kernels[level],
+            stride=_own_strides(config)[level],
+            stem=stem if level == 0 else None,
+        )
+        encoder.append(with_pooling(blocks, config, strides[level]))
         previous = width
-    convs = config.decoder_convs_per_level
-    return UNet(encoder, config, decoder_convs=convs, out_channels=out_channels)
+
+    def decoder_level(level: int, channels: int) -> nn.Module:
+        width, kernel = config.features[level], config.kernels[level]
+        count = config.convs_of_decoder[level]
+        if config.decoder_block == "residual":
+            return residual_level(channels, width, config, blocks=count, kernel=kernel)
+        return conv_level(channels, width, config, convs=count, kernel=kernel)
+
+    return UNet(encoder, config, decoder_level=decoder_level, out_channels=out_channels)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from ctseg.errors import ConfigError
-from ctseg.nets.blocks import Shortcut, Upsample
+from ctseg.nets.blocks import Upsample
 from ctseg.nets.config import (
     ResidualUNet3DConfig,
     UNet3DConfig,
@@ -16,6 +16,7 @@ from ctseg.nets.config import (
     unet_constraints,
     unet_from_plan,
 )
+from ctseg.nets.residual import Shortcut
 from ctseg.nets.unet import residual_unet3d, unet3d
 from ctseg.specs import NetworkPlan
 
