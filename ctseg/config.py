@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ctseg.checking import validate
+from ctseg.config_augment import AugmentConfig as AugmentConfig
 from ctseg.errors import ConfigError, FileProblem
 from ctseg.specs import Label, Task, TaskKind
 
@@ -167,6 +168,14 @@ class TrainConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
     patience: int | None = Field(None, ge=1, description="epochs without improvement before a stop")
     checkpoint_every: float = Field(120.0, ge=0, description="seconds between resume points")
+    workers: int | None = Field(
+        None, ge=0, le=256,
+        description="threads that read the patches of coming steps; left out: none where the CPU trains or "
+        "the prepared scans lie on the device, else 2",
+    )  # fmt: skip
+    cache: Literal["auto", "device", "ram", "disk"] = Field(
+        "auto", description="where the prepared scans lie; auto: the fastest place that holds them"
+    )
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
@@ -190,37 +199,6 @@ class TrainConfig(Section):
         if value is not None:
             parse_duration(value)
         return value
-
-
-class AugmentConfig(Section):
-    """`[augment]`: probability and range of each random transform.
-
-    Attributes:
-        preset: none switches all of them off.
-        scale: probability.
-        scale_range: smallest and largest zoom.
-        noise: probability.
-        blur: probability.
-        brightness: probability.
-        contrast: probability.
-        gamma: probability.
-        low_resolution: probability.
-    """
-
-    preset: Literal["default", "none"] = "default"
-    rotation: float = Field(0.3, ge=0, le=1, description="probability")
-    rotation_degrees: tuple[float, float, float] = Field(
-        (15.0, 15.0, 15.0), description="largest angle about z, y, x"
-    )
-    scale: float = Field(0.3, ge=0, le=1)
-    scale_range: tuple[float, float] = (0.8, 1.25)
-    mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field((), description="axes that may flip")
-    noise: float = Field(0.15, ge=0, le=1)
-    blur: float = Field(0.15, ge=0, le=1)
-    brightness: float = Field(0.15, ge=0, le=1)
-    contrast: float = Field(0.15, ge=0, le=1)
-    gamma: float = Field(0.2, ge=0, le=1)
-    low_resolution: float = Field(0.15, ge=0, le=1)
 
 
 class PredictConfig(Section):
@@ -311,7 +289,9 @@ def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
     Raises:
         ConfigError: a setting without `=`, an unknown key, or an impossible value.
     """
-    data = config.model_dump(mode="json")
+    data, settings = config.model_dump(mode="json"), list(settings)
+    if any(setting.partition("=")[0].strip() == "augment.preset" for setting in settings):
+        data["augment"] = {}  # another preset starts the section anew
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():

@@ -150,13 +150,21 @@ def make_plan(
     tile = fit_tile(
         tile, constraints.stride_zyx, constraints.min_tile_zyx, constraints.fixed_tile_zyx
     )
-    mirror = config.predict.mirror_axes or config.augment.mirror_axes
+    augment = config.augment.resolved(patch, cpu=runtime.device.type == "cpu")
+    if config.augment.preset == "default":
+        plan.note("augment", augment.preset, "trainings on a CPU are short" if augment.preset == "gentle"
+                  else "nnU-Net's set")  # fmt: skip
+    # a mirrored view of left and right labels has them the wrong way round
+    mirror = config.predict.mirror_axes or tuple(
+        axis for axis in augment.mirror_axes or () if not (task.mirror_pairs and axis == "x")
+    )
     resolved = config.model_copy(
         update={
             "task": TaskConfig.of(task),
             "preprocess": steps,
             "model": config.model.model_copy(update={"options": model}),
             "loss": config.loss.model_copy(update={"name": loss}),
+            "augment": augment,
             "train": config.train.model_copy(
                 update={"patch_zyx": patch, "batch_size": batch, "lr": lr, "weight_decay": decay}
             ),
