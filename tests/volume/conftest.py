@@ -49,8 +49,10 @@ def _write_series(
     rescale: tuple[float, float] | None = None,
     modality: str = "CT",
     prefix: str = "",
+    tags: dict[str, str] | None = None,
 ) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
+    extra = tags or {}
     matrix = np.eye(3) if matrix is None else matrix
     names = np.random.default_rng(0).permutation(len(array))
     writer = sitk.ImageFileWriter()
@@ -71,7 +73,7 @@ def _write_series(
         }
         if rescale is not None:
             tags |= {"0028|1053": str(rescale[0]), "0028|1052": str(rescale[1])}
-        for tag, value in tags.items():
+        for tag, value in (tags | extra).items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{prefix}{names[index]:03d}.dcm"))
         writer.Execute(image)
