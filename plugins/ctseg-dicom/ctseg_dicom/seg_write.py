@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +177,7 @@ class _SegSink:
         first = self._images[0]
         series_number = int(first.get("SeriesNumber") or 0)
         try:
-            with dicom(self._path), warnings.catch_warnings():
-                # A scan without a single voxel of any label, and odd values copied from its images, are no news.
-                warnings.simplefilter("ignore")
+            with dicom(self._path), _quiet():
                 made = Segmentation(
                     source_images=self._images,
                     pixel_array=voxels,
@@ -236,6 +236,20 @@ class _SegSink:
 
     def discard(self) -> None:
         self._voxels = np.zeros(0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A scan without a voxel of any label, and odd values copied from its images, are no news."""
+    logger = logging.getLogger("highdicom")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _numbered(values: NDArray[Any], labels: Sequence[Label]) -> NDArray[np.uint16]:

@@ -74,7 +74,9 @@ def cases(
     found, modalities = [], set()
     for study in studies.values():
         scan = _one([s for s in study if s.image], image, "scan", "image", study)
-        drawn = _one([s for s in study if s.modality in KINDS], label, "label object", "label", study)
+        drawn = _one(
+            [s for s in study if s.modality in KINDS], label, "label object", "label", study
+        )
         if scan is None:
             continue
         modalities.add(scan.modality)
@@ -99,7 +101,9 @@ def _wanted(labels: str | None) -> dict[str, str]:
     for part in labels.split(",") if labels else []:
         name, mark, pattern = part.partition("=")
         if not mark or not name.strip() or not pattern.strip():
-            raise BadInput(f"'{part}' names no label.", hint="For example: labels=tumour=GTV*|Tumor")
+            raise BadInput(
+                f"'{part}' names no label.", hint="For example: labels=tumour=GTV*|Tumor"
+            )
         out[name.strip()] = pattern.strip()
     return out
 
