@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ctseg.hookspecs import hookimpl
 from ctseg.specs import FormatSpec, Label, OpenWriter, VolumeSource, VolumeWriter, frozen
-from ctseg.volume.formats import paths
+from ctseg.volume.formats import paths, pictures
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ctseg.volume.geometry import Geometry
+
+_SPACING = "voxel size x y z in mm, or with a unit: '0.7 0.7 2.5', '5um'"
 
 
 def _named(suffixes: tuple[str, ...]) -> Callable[[Path], bool]:
@@ -53,7 +55,7 @@ def _writer(module: str) -> OpenWriter:
 
 @hookimpl
 def ctseg_formats() -> Sequence[FormatSpec]:
-    """NIfTI, NRRD, MetaImage, DICOM series, TIFF stacks and HDF5."""
+    """NIfTI, NRRD, MetaImage, DICOM series, TIFF stacks, HDF5 and folders of slices."""
     return [
         FormatSpec(
             name="nifti",
@@ -87,6 +89,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             open=_open("tiff"),
             writer=_writer("tiff"),
             summary="TIFF stacks with the voxel size of ImageJ or OME; no origin, no direction",
+            options=frozen({"spacing": _SPACING}),
         ),
         FormatSpec(
             name="hdf5",
@@ -112,6 +115,19 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                 {
                     "series": "SeriesInstanceUID, or its last digits, where there are several",
                     "straighten": "'yes' resamples uneven slices or a tilted gantry onto an even grid",
+                }
+            ),
+        ),
+        FormatSpec(
+            name="slices",
+            suffixes=(),
+            recognise=pictures.is_slices,
+            open=_open("slices"),
+            summary="a folder of grey TIFF or PNG pictures, one a slice, in the order of their numbers",
+            options=frozen(
+                {
+                    "spacing": _SPACING,
+                    "gaps": "'yes' takes names whose numbers have gaps as they are",
                 }
             ),
         ),

@@ -60,9 +60,14 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
         if not path.is_dir():
             check_file(path)
         known = ", ".join(s for f in plugins.formats() for s in f.suffixes)
-        what = "holds no DICOM files" if path.is_dir() else "has no known suffix"
+        what = (
+            "holds no DICOM files and no numbered slices"
+            if path.is_dir()
+            else "has no known suffix"
+        )
         raise FileProblem(
-            f"{path} {what}.", hint=f"Known are: {known}, and folders of DICOM slices."
+            f"{path} {what}.",
+            hint=f"Known are: {known}, and folders of DICOM files or of pictures, one a slice.",
         )
     strange = sorted(set(options) - set(spec.options))
     if strange:

@@ -27,7 +27,8 @@ def whole_numbers(array: NDArray[Any], *, where: str = "A label map") -> NDArray
     if not np.array_equal(whole, array):
         raise BadInput(
             f"{where} holds fractional values where whole numbers are due.",
-            hint="Was an image or a probability map given where a label map is due?",
+            hint="Was an image or a probability map given where a label map is due? Values that are to be predicted "
+            "as they are make a regression: --set task.kind=regression",
         )
     return whole
 

@@ -19,6 +19,7 @@ from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
@@ -27,8 +28,12 @@ _STACK_AXES = "ZIQT"
 """Axes that a stack's slices go by: writers without metadata leave them unnamed, and ImageJ calls them time."""
 
 
-def open_tiff(path: Path) -> Source:
+def open_tiff(path: Path, *, spacing: str | None = None) -> Source:
     """Open a stack of grey pages, [Z, Y, X], or a hyperstack with channels, [C, Z, Y, X].
+
+    Args:
+        path: the file.
+        spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`, instead of what the file says.
 
     Raises:
         FileProblem: missing, damaged, colour pictures, or more axes than a volume has.
@@ -43,12 +48,12 @@ def open_tiff(path: Path) -> Source:
                 raise FileProblem(f"{path} holds {dtype}, which are no real numbers.")
             axes, shape = _axes(series, path)
             _check_complete(tif, series, path)
-            spacing, unit = tiff_metadata.voxel_size(tif)
+            size, unit = tiff_metadata.voxel_size(tif) if spacing is None else read_spacing(spacing)
             sizes = dict(zip(axes, shape, strict=True))
             geometry = itk.make_geometry(
                 path,
                 (sizes["Z"], sizes["Y"], sizes["X"]),
-                spacing,
+                size,
                 (0.0, 0.0, 0.0),
                 np.eye(3),
                 unit,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from ctseg.volume.geometry import Geometry, as_xyz
+from ctseg.errors import BadInput
+from ctseg.volume.geometry import Geometry, Xyz, as_xyz
 
 MM = {
     "m": 1e3, "meter": 1e3, "metre": 1e3, "cm": 10.0, "centimeter": 10.0, "centimetre": 10.0,
@@ -32,3 +34,30 @@ def in_unit(geometry: Geometry, name: str) -> Geometry:
         origin_xyz=as_xyz(v * factor for v in geometry.origin_xyz),
         unit=shown,
     )
+
+
+def read_spacing(text: str) -> tuple[Xyz, str]:
+    """A spacing as people write it: one number or x, y, z, with a unit or in mm; in mm, and the unit to show.
+
+    Raises:
+        BadInput: anything else.
+
+    Example:
+        >>> read_spacing("5 um")
+        ((0.005, 0.005, 0.005), 'um')
+    """
+    match = re.fullmatch(r"([\d.eE+\s,x-]+?)\s*([a-zA-Zµμ]*)", text.strip())
+    words = re.split(r"[\s,x]+", match[1].strip(" ,")) if match else []
+    name = match[2] if match else ""
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3) or min(values) <= 0 or (name and name.lower() not in MM):
+        raise BadInput(
+            f"'{text}' is no spacing.",
+            hint='Write x, y and z, or one number for all, in mm or with a unit: "0.7 0.7 2.5", "5um"',
+        )
+    factor, shown = unit_of(name or "mm")
+    x, y, z = values * 3 if len(values) == 1 else values
+    return (x * factor, y * factor, z * factor), shown

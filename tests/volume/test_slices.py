@@ -1,0 +1,137 @@
+"""Folders of slices: order, calibration, gaps, and which folders are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+
+from ctseg.errors import BadInput, FileProblem
+from ctseg.volume.formats.pictures import is_slices
+from ctseg.volume.formats.units import read_spacing
+from ctseg.volume.io import open_volume, read
+
+STACK = np.random.default_rng(0).integers(0, 60000, (12, 7, 8)).astype(np.uint16)
+
+
+def fill(
+    folder: Path, suffix: str = ".tif", name: str = "scan_{}", numbers: range = range(12)
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    for plane, number in zip(STACK, numbers, strict=False):
+        path = folder / (name.format(number) + suffix)
+        if suffix == ".png":
+            path.write_bytes(imagecodecs.png_encode(plane))
+        else:
+            tifffile.imwrite(path, plane, metadata=None)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".TIFF"])
+def test_natural_order_and_single_slices(tmp_path: Path, suffix: str) -> None:
+    folder = fill(tmp_path / "a", suffix)  # scan_10 comes before scan_2 in the alphabet
+    with open_volume(folder, spacing="5 5 10um") as source:
+        assert source.by_region
+        assert source.geometry.unit == "um"
+        assert source.geometry.spacing_xyz == pytest.approx((0.005, 0.005, 0.01))
+        np.testing.assert_array_equal(source.read()[0], STACK)
+        np.testing.assert_array_equal(
+            source.read_box((9, 1, 2), (11, 3, 8))[0], STACK[9:11, 1:3, 2:]
+        )
+    if suffix != ".TIFF":  # SimpleITK reads the same numbers in the same order
+        names = [str(folder / f"scan_{i}{suffix}") for i in range(12)]
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(names)), STACK)
+
+
+def test_calibration_of_the_first_slice(tmp_path: Path) -> None:
+    for number, plane in enumerate(STACK):
+        tifffile.imwrite(
+            tmp_path / f"{number:03d}.tif", plane, imagej=True, resolution=(1 / 2.5, 1 / 2.5),
+            metadata={"unit": "micron"},
+        )  # fmt: skip
+    geometry = read(tmp_path).geometry
+    assert geometry.spacing_xyz == pytest.approx((0.0025, 0.0025, 0.0025), rel=1e-6)
+    assert geometry.unit == "um"
+
+
+def test_every_second_slice_is_a_scan_but_a_lost_one_is_told(tmp_path: Path) -> None:
+    assert read(fill(tmp_path / "a", numbers=range(0, 24, 2))).array.shape == (12, 7, 8)
+    folder = fill(tmp_path / "b")
+    (folder / "scan_5.tif").unlink()
+    with pytest.raises(FileProblem, match=r"1 gaps.*scan_4\.tif and scan_6\.tif"):
+        read(folder)
+    assert read(folder, gaps="yes").array.shape == (11, 7, 8)
+    with pytest.raises(BadInput, match="gaps"):
+        read(folder, gaps="perhaps")
+
+
+def test_two_files_of_one_number(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "a")
+    tifffile.imwrite(folder / "scan_05.tif", STACK[0], metadata=None)
+    with pytest.raises(FileProblem, match="same number"):
+        read(folder)
+
+
+def test_slices_that_differ(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "a")
+    tifffile.imwrite(folder / "scan_3.tif", STACK[3, :5], metadata=None)
+    with open_volume(folder) as source:
+        source.read((0, 3))
+        with pytest.raises(FileProblem, match=r"scan_3\.tif has \(5, 8\)"):
+            source.read()
+    folder = fill(tmp_path / "b", ".png")
+    (folder / "scan_0.png").write_bytes(imagecodecs.png_encode(np.zeros((7, 8, 3), np.uint8)))
+    with pytest.raises(FileProblem, match="colour"):
+        read(folder)
+    (folder / "scan_0.png").write_bytes(b"\x89PNG but no more")
+    with pytest.raises(FileProblem, match=r"scan_0\.png"):
+        read(folder)
+
+
+def test_which_folders_are_none(tmp_path: Path) -> None:
+    stacks = tmp_path / "stacks"
+    stacks.mkdir()
+    for number in range(2):  # several pages; and ImageJ's one page with many pictures
+        tifffile.imwrite(stacks / f"a{number}.tif", STACK, compression="zlib", metadata=None)
+    assert not is_slices(stacks)
+    for number in range(2):
+        tifffile.imwrite(stacks / f"a{number}.tif", STACK, imagej=True)
+    assert not is_slices(stacks)
+    mixed = fill(tmp_path / "mixed")
+    assert is_slices(mixed)
+    tifffile.imwrite(mixed / "overview.tif", STACK[0])
+    assert not is_slices(mixed)
+    with pytest.raises(FileProblem, match="numbered slices"):
+        read(mixed)
+    assert not is_slices(tmp_path / "nothing")
+    single = tmp_path / "big.tif"
+    tifffile.imwrite(single, STACK[0], bigtiff=True)
+    (tmp_path / "bigs").mkdir()
+    for number in range(2):
+        tifffile.imwrite(tmp_path / "bigs" / f"{number}.tif", STACK[0], bigtiff=True, byteorder=">")
+    assert is_slices(tmp_path / "bigs")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.7 0.7 2.5", ((0.7, 0.7, 2.5), "mm")),
+        ("5um", ((0.005, 0.005, 0.005), "um")),
+        ("5, 5, 10 µm", ((0.005, 0.005, 0.01), "um")),
+        ("1x1x2cm", ((10.0, 10.0, 20.0), "mm")),
+        ("1e-2", ((0.01, 0.01, 0.01), "mm")),
+    ],
+)
+def test_spacing_as_people_write_it(text: str, expected: tuple[tuple[float, ...], str]) -> None:
+    assert read_spacing(text)[0] == pytest.approx(expected[0])
+    assert read_spacing(text)[1] == expected[1]
+
+
+@pytest.mark.parametrize("text", ["", "big", "1 2", "0 1 1", "-1", "5 ells", "1 2 3 4"])
+def test_no_spacing(text: str) -> None:
+    with pytest.raises(BadInput, match="no spacing"):
+        read_spacing(text)
