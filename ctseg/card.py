@@ -61,12 +61,14 @@ class Metrics(Section):
     Attributes:
         dice: mean Dice of each foreground label over the cases that have it.
         mean_dice: the mean of these over the labels.
+        scores: means of other metrics by label, e.g. of `psnr`, `mse` and `mae` for a regression.
         cases: the number of validation cases.
         command: what prints the same figure.
     """
 
     dice: dict[str, float] = {}
     mean_dice: float | None = None
+    scores: dict[str, dict[str, float]] = {}
     cases: int = 0
     command: str = ""
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ctseg.errors import BadInput, UnknownName
@@ -67,6 +67,18 @@ def check_values(task: Task, values: Iterable[int], *, where: str) -> None:
         )
 
 
+def labelled_channels(task: Task, label_czyx: NDArray[Any]) -> NDArray[Any]:
+    """The channels of a stacked label that the task names, in its order; those that it does not name are skipped.
+
+    A label's values are then the numbers of its channels in the file, counted from 1.
+    """
+    numbers = [label.values[0] for label in task.labels if len(label.values) == 1]
+    fewer = len(task.labels) < len(label_czyx)
+    if not task.stacked or not fewer or len(numbers) != len(task.labels):
+        return label_czyx
+    return label_czyx[[n - 1 for n in numbers]] if max(numbers) <= len(label_czyx) else label_czyx
+
+
 def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
     """A label map as the network's target.
 
@@ -123,7 +135,8 @@ def decode(task: Task, logits_czyx: torch.Tensor) -> torch.Tensor:
 
     if task.kind == "regression":
         raise BadInput(
-            "A regression task has no label map.", hint="Write its values with --probabilities"
+            "A regression has no label map.",
+            hint="Its values are what it predicts: see `values_of`",
         )
     values = torch.tensor([label.value for label in task.labels], dtype=torch.int32)
     values = values.to(logits_czyx.device)
@@ -135,11 +148,35 @@ def decode(task: Task, logits_czyx: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def values_of(
+    logits_czyx: torch.Tensor, scale: tuple[Sequence[float], Sequence[float]] | None
+) -> torch.Tensor:
+    """What a regression predicts [C, Z, Y, X], in the target's own unit.
+
+    Args:
+        logits_czyx: the network's output.
+        scale: mean and deviation of each channel on which it was trained; None where it saw the targets as they are.
+
+    Raises:
+        BadInput: the scale is of another number of channels.
+    """
+    if scale is None:
+        return logits_czyx.float()
+    mean, std = (logits_czyx.new_tensor(numbers).float() for numbers in scale)
+    if len(mean) not in (1, len(logits_czyx)):
+        raise BadInput(
+            f"normalise_target has {len(mean)} numbers for {len(logits_czyx)} output channels.",
+            hint="Give one mean and one std for every channel",
+        )
+    return logits_czyx.float() * std[:, None, None, None] + mean[:, None, None, None]
+
+
 def masks(task: Task, label: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
     """One boolean map [Z, Y, X] for each foreground label, from a map of stored or written values."""
     import numpy as np
 
     if task.stacked and label.ndim == 4:
+        label = labelled_channels(task, label)
         return {item.name: label[i] > 0 for i, item in enumerate(task.labels)}
     return {item.name: np.isin(label, item.values) for item in task.foreground}
 

@@ -14,6 +14,7 @@ from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
     from ctseg.config import RunConfig
+    from ctseg.engine.job import RunResult
 
 Number = TypeVar("Number", int, float)
 
@@ -119,16 +120,27 @@ def train(
         ui.print_json(
             {
                 "run": result.folder, "mean_dice": result.mean_dice, "dice": result.dice,
-                "steps": result.steps, "seconds": result.seconds,
+                "scores": result.scores, "steps": result.steps, "seconds": result.seconds,
             }
         )  # fmt: skip
+        return
+    _show_best(result)
+    ui.show(f"Run: {result.folder}")
+    ui.show(f"Next: ctseg zoo publish {result.folder} --tag NAME")
+
+
+def _show_best(result: RunResult) -> None:
+    if result.scores:
+        names = list(result.scores)
+        rows = [
+            [s.label, *(s.means.get(n) for n in names), s.cases] for s in result.report.summary()
+        ]
+        ui.table(["channel", *(n.upper() for n in names), "cases"], rows, title="Best validation")
         return
     rows = [[s.label, s.dice, s.iou, s.cases, s.missed] for s in result.report.summary()]
     ui.table(["label", "Dice", "IoU", "cases", "missed"], rows, title="Best validation")
     mean = result.mean_dice
     ui.show(f"mean Dice {'-' if mean is None else f'{mean:.4f}'}")
-    ui.show(f"Run: {result.folder}")
-    ui.show(f"Next: ctseg zoo publish {result.folder} --tag NAME")
 
 
 def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -> RunConfig:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.specs import Case, ImageRef, Task
-from ctseg.task import check_values
+from ctseg.task import check_values, labelled_channels
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import open_ref, read_images
 from ctseg.volume.values import distinct_values, whole_numbers
@@ -48,7 +48,10 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
     names = (f"The label {case.label.path}", f"its image {case.images[0].path}")
     check_same(geometry, image.geometry, names=names)
     label = as_label(array, task, where=str(case.label.path))
-    if task.kind != "regression":
+    if task.kind == "regression":
+        if np.isnan(label).all():
+            raise BadInput(f"{case.label.path} holds NaN only; there is nothing to learn from.")
+    else:
         check_values(task, distinct_values(label), where=str(case.label.path))
     return Volume(label, image.geometry)
 
@@ -79,9 +82,11 @@ def load_extra(case: Case, ref: ImageRef | None, image: Volume) -> NDArray[np.fl
 
 def as_label(array_czyx: NDArray[Any], task: Task, *, where: str) -> NDArray[Any]:
     """The label array in the shape that the task needs, integer unless the task is a regression."""
-    expected = task.out_channels if task.stacked else 1
     if task.kind == "regression":
-        return array_czyx.astype(np.float32)
+        return float_target(array_czyx, task, where=where)
+    if task.stacked:
+        array_czyx = labelled_channels(task, array_czyx)
+    expected = task.out_channels if task.stacked else 1
     if array_czyx.shape[0] != expected:
         raise BadInput(
             f"{where} has {array_czyx.shape[0]} channels; the task needs {expected} "
@@ -91,3 +96,20 @@ def as_label(array_czyx: NDArray[Any], task: Task, *, where: str) -> NDArray[Any
     if array_czyx.dtype.kind == "b":
         array_czyx = array_czyx.astype(np.uint8)
     return array_czyx if task.stacked else array_czyx[0]
+
+
+def float_target(array_czyx: NDArray[Any], task: Task, *, where: str) -> NDArray[np.float32]:
+    """The target of a regression, one map a channel of the task; NaN marks voxels that nobody measured."""
+    if array_czyx.shape[0] != task.out_channels:
+        raise BadInput(
+            f"{where} has {array_czyx.shape[0]} channels; the task predicts {task.out_channels} "
+            f"({', '.join(label.name for label in task.labels)}).",
+            hint="Name one label in [task] for every channel of the targets",
+        )
+    target: NDArray[np.float32] = array_czyx.astype(np.float32)
+    if np.isinf(target).any():
+        raise BadInput(
+            f"{where} holds infinite values.",
+            hint="Mark what is unknown as NaN, which is left out.",
+        )
+    return target

@@ -193,6 +193,8 @@ class Store:
         image, trail = self.pipeline.image(scan.czyx, scan.geometry)
         if self.task.kind == "regression":
             target: NDArray[Any] = follow_values(trail, lazy.encode_czyx(self.task, label.czyx))
+            inside = follow_label(trail, np.ones((1, *label.geometry.shape_zyx), np.uint8)) > 0
+            target = lazy.masked(target, inside)  # nobody measured what a step pads
         else:
             target = lazy.encode_czyx(self.task, follow_label(trail, label.czyx))
         mask = load_extra(case, case.mask, scan)

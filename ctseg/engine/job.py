@@ -79,6 +79,7 @@ class RunResult:
         report: of the best validation.
         mean_dice: mean foreground Dice of it, None where nothing could be scored.
         dice: by label.
+        scores: means over the channels of a regression's metrics, e.g. `psnr`; empty for other tasks.
         steps: optimizer steps done.
         seconds: all sessions together.
     """
@@ -89,6 +90,7 @@ class RunResult:
     dice: dict[str, float]
     steps: int
     seconds: float
+    scores: dict[str, float | None] = field(default_factory=dict)
 
 
 class Interrupt:

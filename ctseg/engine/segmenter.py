@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ctseg import plugins
 from ctseg.card import Card
 from ctseg.data.pipeline import Pipeline, Trail, back, background_fill, labels_back
+from ctseg.data.steps.target import target_scale
 from ctseg.engine import tiling
 from ctseg.engine.runtime import Runtime, choose
 from ctseg.engine.tiles import predict_logits
 from ctseg.engine.weights import load_strictly, read_weights
 from ctseg.errors import BadInput, CtsegError, UnknownName
 from ctseg.specs import Constraints, Label, Task
-from ctseg.task import activate, decode, label_dtype, select
+from ctseg.task import activate, decode, label_dtype, select, values_of
 from ctseg.volume.io import open_volume, write
 from ctseg.volume.volume import Volume
 
@@ -64,6 +65,7 @@ class Segmenter:
         self.runtime = runtime
         self.task: Task = card.task.task()
         self.pipeline = Pipeline.of(card.preprocess)
+        self.scale = target_scale(card.preprocess.steps)
         self.settings = settings_of(card)
 
     @classmethod
@@ -161,7 +163,8 @@ class Segmenter:
             labels: names of those to keep; all by default.
 
         Returns:
-            Label values [Z, Y, X] on the grid of the input.
+            Label values [Z, Y, X] on the grid of the input; for a regression what it predicts, float32, with a
+            channel axis where there are several.
 
         Raises:
             BadInput: another number of channels than the model was trained with, or NaN in the scan.
@@ -172,6 +175,9 @@ class Segmenter:
     def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
         """The probability of each label (for `classes` with the background first), float32 [C, Z, Y, X]."""
         image, trail = self.prepare(volume)
+        if self.task.kind == "regression":
+            found = self.segment(image, trail, on_tiles=on_tiles)
+            return Volume(found if found.ndim == 4 else found[None], volume.geometry)
         logits = self.logits(image, on_tiles) / self.card.temperature
         shares = activate(self.task, logits[None])[0].numpy()
         fill = background_fill(self.task, probabilities=True)
@@ -201,8 +207,13 @@ class Segmenter:
         labels: Iterable[str] | None = None,
         on_tiles: OnTiles | None = None,
     ) -> NDArray[Any]:
-        """Label values [Z, Y, X] on the source grid from a preprocessed scan; validation uses this too."""
+        """Label values [Z, Y, X] on the source grid from a preprocessed scan; validation uses this too.
+
+        A regression gives its float32 values [C, Z, Y, X], or [Z, Y, X] where one channel is predicted or asked for.
+        """
         kept = None if labels is None else select(self.task, labels)
+        if self.task.kind == "regression":
+            return self._regress(image_czyx, trail, kept, on_tiles)
 
         def to_labels(logits: torch.Tensor) -> torch.Tensor:
             values = decode(self.task, logits)
@@ -213,6 +224,23 @@ class Segmenter:
 
         logits = self.logits(image_czyx, on_tiles)
         return labels_back(trail, logits, self.task, to_labels, label_dtype(self.task))
+
+    def _regress(
+        self,
+        image_czyx: NDArray[np.float32],
+        trail: Trail,
+        kept: Sequence[Label] | None,
+        on_tiles: OnTiles | None,
+    ) -> NDArray[np.float32]:
+        """What a regression predicts, on the source grid; its mean where a crop left nothing to predict from."""
+        found = values_of(self.logits(image_czyx, on_tiles), self.scale)
+        outside = found.new_zeros((found.shape[0], 1, 1, 1))
+        fill = values_of(outside, self.scale).flatten().numpy()
+        if kept is not None:
+            chosen = [self.task.labels.index(label) for label in kept]
+            found, fill = found[chosen], fill[chosen]
+        out: NDArray[np.float32] = np.ascontiguousarray(back(trail, found.numpy(), fill))
+        return out[0] if len(out) == 1 else out
 
     def predict_file(
         self,
@@ -238,7 +266,11 @@ class Segmenter:
         return out
 
     def written_labels(self, labels: Iterable[str] | None = None) -> tuple[Label, ...]:
-        """The labels that a prediction may hold, for the formats that store their names."""
+        """The labels that a prediction may hold, for the formats that store their names; a regression has none."""
+        if self.task.kind == "regression":
+            if labels is not None:
+                select(self.task, labels)  # an unknown name is refused all the same
+            return ()
         return self.task.foreground if labels is None else select(self.task, labels)
 
 

@@ -37,6 +37,9 @@ class RunLog:
                 self._board.add_scalar(name, fields[name], fields["step"])
         for label, value in (fields.get("dice") or {}).items():
             self._board.add_scalar(f"dice/{label}", value, fields["step"])
+        for metric, values in (fields.get("scores") or {}).items():
+            for label, value in values.items():
+                self._board.add_scalar(f"{metric}/{label}", value, fields["step"])
         self._board.flush()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.prepare import Prepared
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import depths, split
+from ctseg.data.steps.target import Scale
 from ctseg.engine.evaluate import evaluate_case
 from ctseg.engine.segmenter import Segmenter
 from ctseg.errors import BadInput
+from ctseg.metrics.catalogue import in_group
 from ctseg.metrics.report import CaseResult, Report
 from ctseg.specs import Case
 from ctseg.volume.volume import Volume
 
 OnCase = Callable[[int, int, str], None]
+WORST = -sys.float_info.max
 
 
 def validate(
@@ -84,5 +88,31 @@ def score(segmenter: Segmenter, case: Case, prediction: Volume) -> CaseResult:
 def metrics_of(report: Report, *, command: str) -> Metrics:
     """A report as the figures of a card."""
     return Metrics(
-        dice=report.dice, mean_dice=report.mean_dice, cases=len(report.cases), command=command
+        dice=report.dice,
+        mean_dice=report.mean_dice,
+        scores=scores_of(report),
+        cases=len(report.cases),
+        command=command,
     )
+
+
+def scores_of(report: Report) -> dict[str, dict[str, float]]:
+    """The means of a regression's metrics by channel; empty for other tasks."""
+    return {name: report.by_label(name) for name in in_group(report.metrics, "regression")}
+
+
+def merit(report: Report, scale: Scale | None = None) -> float:
+    """The number by which the best validation is kept; higher is better.
+
+    The mean foreground Dice, -1 where nothing could be scored. For a regression minus the mean squared error, in
+    squares of each channel's deviation where it is known, so that no channel counts more for its unit.
+    """
+    if "mse" not in report.metrics:
+        return -1.0 if report.mean_dice is None else report.mean_dice
+    errors = report.by_label("mse")
+    if not errors:
+        return WORST
+    parts = list(errors.values())
+    if scale is not None and len(scale[1]) == len(parts):
+        parts = [mse / std**2 for mse, std in zip(parts, scale[1], strict=True)]
+    return -sum(parts) / len(parts)

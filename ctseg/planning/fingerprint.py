@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctseg.config import TaskConfig
-from ctseg.data.load import as_label, load_image, load_label
+from ctseg.data.load import as_label, load_extra, load_image, load_label
 from ctseg.data.steps import Orient
 from ctseg.errors import BadInput
+from ctseg.planning.values import values_task
 from ctseg.specs import Case, DataSet, Task
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import open_ref
 from ctseg.volume.values import distinct_values
+from ctseg.volume.volume import Volume
 
 SAMPLES = 10_000
 """Foreground voxels drawn from each case for the intensity statistics."""
@@ -33,6 +36,7 @@ class Fingerprint:
         foreground: per channel the percentiles 0.5, 50 and 99.5, mean and deviation of foreground voxels.
         volumes_ml: mean volume of each label over the cases.
         cases: number of cases.
+        targets: mean and deviation of each channel of a regression's targets; empty for other tasks.
     """
 
     shapes_zyx: tuple[tuple[int, int, int], ...]
@@ -40,6 +44,7 @@ class Fingerprint:
     foreground: tuple[dict[str, float], ...]
     volumes_ml: dict[str, float]
     cases: int
+    targets: tuple[dict[str, float], ...] = ()
 
     @property
     def median_spacing_zyx(self) -> tuple[float, float, float]:
@@ -66,6 +71,9 @@ def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
     """
     if config is not None and config.labels:
         return config.task()
+    declared = dataset.task is not None and dataset.task.kind == "regression"
+    if declared or (config is not None and config.kind == "regression"):
+        return values_task(config, dataset)
     task = dataset.task
     ignore = config.ignore if config is not None else None
     if ignore is None and task is not None:
@@ -121,8 +129,9 @@ def fingerprint(
         BadInput: a case that cannot be trained on; the message names its file.
     """
     rng = np.random.default_rng(0)
-    shapes, spacings, drawn = [], [], []
-    volumes: dict[str, list[float]] = {label.name: [] for label in task.foreground}
+    shapes, spacings, drawn, targets = [], [], [], []
+    labels = () if task.kind == "regression" else task.foreground
+    volumes: dict[str, list[float]] = {label.name: [] for label in labels}
     for case in cases:
         image = load_image(case)
         label = load_label(case, task, image)
@@ -130,7 +139,9 @@ def fingerprint(
         shapes.append(oriented.shape_zyx)
         spacings.append(oriented.spacing_zyx)
         inside = np.zeros(image.geometry.shape_zyx, bool)
-        for index, item in enumerate(task.foreground):
+        if task.kind == "regression":
+            inside = measured(case, task, label)
+        for index, item in enumerate(labels):
             own = label.array[index] > 0 if task.stacked else np.isin(label.array, item.values)
             inside |= own
             ml = float(own.sum()) * image.geometry.voxel_volume_mm3 / 1000
@@ -139,17 +150,32 @@ def fingerprint(
         if flat.size:
             chosen = rng.choice(flat, min(SAMPLES, flat.size), replace=False)
             drawn.append(image.czyx.reshape(image.czyx.shape[0], -1)[:, chosen])
+            if task.kind == "regression":
+                targets.append(label.czyx.reshape(len(label.czyx), -1)[:, chosen])
         if on_case:
             on_case(case.id)
     if not drawn:
-        raise BadInput("No training case holds any foreground voxel; there is nothing to learn.")
+        what = "target" if task.kind == "regression" else "foreground voxel"
+        raise BadInput(f"No training case holds any {what}; there is nothing to learn.")
     return Fingerprint(
         tuple(shapes),
         tuple(spacings),
         tuple(_statistics(channel) for channel in np.concatenate(drawn, 1).astype(np.float64)),
         {name: float(np.mean(values)) for name, values in volumes.items()},
         len(cases),
+        tuple(_statistics(c) for c in np.concatenate(targets, 1).astype(np.float64))
+        if targets
+        else (),
     )
+
+
+def measured(case: Case, task: Task, target: Volume) -> NDArray[np.bool_]:
+    """Where the target of a regression counts [Z, Y, X]: no NaN, no ignore value, and inside the case's mask."""
+    inside: NDArray[np.bool_] = np.isfinite(target.czyx).all(0)
+    if task.ignore is not None:
+        inside &= (target.czyx != task.ignore).all(0)
+    mask = load_extra(case, case.mask, target)
+    return inside if mask is None else inside & (mask[0] > 0)
 
 
 def _statistics(values: Any) -> dict[str, float]:

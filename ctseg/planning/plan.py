@@ -25,6 +25,7 @@ from ctseg.engine.tiling import fit_tile
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.flat import slices_patch, slices_tile, spacing_in_plane
+from ctseg.planning.values import augmented, keep_grid, planned_steps
 from ctseg.specs import Constraints, NetworkPlan, Task
 
 Zyx = tuple[int, int, int]
@@ -91,6 +92,8 @@ def make_plan(
         BadInput: the loss does not serve the task, or the patch does not suit the network.
     """
     plan = Plan()
+    if task.kind == "regression":
+        config = augmented(keep_grid(config), task, plan)
     budget = BUDGETS[runtime.device.type]
     spec = plugins.architecture(config.model.architecture)
     demands = spec.constraints_for(plugins.make_config(spec, config.model.options))
@@ -100,6 +103,8 @@ def make_plan(
     if not steps.steps:
         as_cut = flat and config.preprocess.spacing_xyz is None
         steps = _preprocess(found, channels, spacing, one_volume, plan, slices_stay=as_cut)
+        if task.kind == "regression":
+            steps = planned_steps(steps, config.preprocess, found.targets, plan)
     resampled = next((s for s in steps.steps if s.get("kind") == "resample"), None)
     if resampled is not None:
         x, y, z = resampled["spacing_xyz"]
@@ -120,7 +125,7 @@ def make_plan(
     model, constraints, patch = _network(config, task, len(channels), patch, spacing, budget, plan)
     batch = config.train.batch_size or _batch(patch, budget, plan)
     loss = config.loss.name or plan.note(
-        "loss", {"classes": "dice_ce", "channels": "bce_dice"}.get(task.kind, ""),
+        "loss", {"classes": "dice_ce", "channels": "bce_dice", "regression": "smooth_l1"}[task.kind],
         f"the usual one for the task '{task.kind}'",
     )  # fmt: skip
     if task.kind not in plugins.loss(loss).tasks:

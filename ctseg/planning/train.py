@@ -139,8 +139,6 @@ def _plan(
     validation: tuple[Case, ...], runtime: Runtime, folder: Path, reporter: Reporter, overwrite: bool,
 ) -> RunConfig:  # fmt: skip
     """Complete the configuration and write it with its reasons; the run folder is made here."""
-    if task.kind == "regression":
-        raise BadInput("Regression targets cannot be trained on.", hint="classes or channels")
     done = 0
 
     def on_case(name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ class Epoch:
         loss: mean training loss of the epoch.
         mean_dice: mean over the foreground labels in 0..1; None where the epoch was not validated.
         dice: the same for each label.
+        scores: of a regression: the means of its metrics (`psnr`, ...) for each channel.
     """
 
     epoch: int
     loss: float | None
     mean_dice: float | None
     dice: dict[str, float]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def draw_curves(log_jsonl: Path, png: Path) -> None:
@@ -47,7 +49,10 @@ def draw_curves(log_jsonl: Path, png: Path) -> None:
     epochs = read_epochs(log_jsonl)
     figure = new_figure(8, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)})
-    _draw_dice(upper, epochs)
+    if any(e.scores for e in epochs):
+        _draw_psnr(upper, epochs)
+    else:
+        _draw_dice(upper, epochs)
     _draw_loss(lower, epochs)
     lower.set_xlabel("epoch", color=INK)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -91,6 +96,7 @@ def _epoch(entry: dict[str, Any]) -> Epoch:
         None if loss is None else float(loss),
         None if mean is None else float(mean),
         dice,
+        entry.get("scores") or {},
     )
 
 
@@ -119,6 +125,21 @@ def _draw_dice(axes: Axes, epochs: list[Epoch]) -> None:
     )
     columns = 1 if len(labels) < 8 else 2
     axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK, ncols=columns)
+
+
+def _draw_psnr(axes: Axes, epochs: list[Epoch]) -> None:
+    plain_axes(axes)
+    axes.set_ylabel("PSNR in dB, validation scans", color=INK)
+    found = [(e.epoch, e.scores.get("psnr") or {}) for e in epochs]
+    labels = list(dict.fromkeys(name for _, values in found for name in values))
+    for index, name in enumerate(labels):
+        points = [(epoch, values[name]) for epoch, values in found if name in values]
+        colour = tuple(v / 255 for v in PALETTE[index % len(PALETTE)]) if len(labels) > 1 else INK
+        axes.plot(
+            *_columns(points), color=colour, linewidth=1.6, marker=_marker(points), label=name
+        )
+    if labels:
+        axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
 
 
 def _draw_loss(axes: Axes, epochs: list[Epoch]) -> None:

@@ -62,7 +62,7 @@ def cases(
     Args:
         path: a file, a folder of files, or a glob.
         raw: dataset of the scan, DHW or CDHW.
-        label: dataset of class ids (DHW) or binary channels (CDHW); files without it count as unlabelled.
+        label: dataset of class ids (DHW), binary channels (CDHW) or float targets; files without it are unlabelled.
         weight: dataset of voxel weights; none by default.
         mask: dataset that is 0 where labels do not count; none by default.
         names: `liver=1,tumour=2`, where the file does not name them.
@@ -184,9 +184,22 @@ def _decoded(value: Any) -> Any:
     )
 
 
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")
+
+
 def _task(stored: h5py.Dataset, file: Path) -> Task | None:
-    """What the label dataset declares: names in its attribute `labels`, channels by its fourth axis."""
+    """What the label dataset declares: names in its attribute `labels`, channels by its fourth axis.
+
+    Float targets say so in the attribute `task`: regression; each of their channels is a value of its own.
+    """
     names = _decoded(stored.attrs["labels"]) if "labels" in stored.attrs else None
+    if _text(stored.attrs.get("task")) == "regression":
+        count = stored.shape[0] if stored.ndim == 4 else 1
+        listed = list(names) if isinstance(names, (list, dict)) else []
+        if len(listed) != count:
+            listed = ["value"] if count == 1 else [f"value_{index}" for index in range(count)]
+        return Task("regression", tuple(Label(str(n), (), i) for i, n in enumerate(listed, 1)))
     if stored.ndim == 4:
         count = stored.shape[0]
         listed = list(names) if isinstance(names, (list, dict)) else []

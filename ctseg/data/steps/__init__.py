@@ -12,6 +12,7 @@ from ctseg.data.steps.case_values import NormaliseCase, RescaleCase
 from ctseg.data.steps.crop import Crop, CropToBody
 from ctseg.data.steps.pad import CropOrPad, PadToMultiple
 from ctseg.data.steps.resample import Downscale, Resample, Resampling
+from ctseg.data.steps.target import NormaliseTarget
 from ctseg.data.steps.values import Clip, Normalise, Rescale
 from ctseg.errors import ConfigError, UnknownName
 
@@ -24,6 +25,7 @@ __all__ = [
     "Downscale",
     "Normalise",
     "NormaliseCase",
+    "NormaliseTarget",
     "OnValues",
     "Orient",
     "PadToMultiple",
@@ -44,7 +46,7 @@ STEPS: Mapping[str, Any] = {
     step.kind: step
     for step in (
         Orient, Transpose, Crop, CropToBody, CropOrPad, PadToMultiple, Resample, Downscale,
-        Clip, Normalise, NormaliseCase, Rescale, RescaleCase,
+        Clip, Normalise, NormaliseCase, Rescale, RescaleCase, NormaliseTarget,
     )
 }  # fmt: skip
 
