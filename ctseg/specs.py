@@ -395,6 +395,9 @@ class FormatSpec:
             where there is one: the name of the model whose prediction is written.
         needs_reference: whether the writer refuses a volume without `reference`, as DICOM must: what it writes names
             the images that it belongs to.
+        lacks: what a written file cannot hold, of `origin`, `direction` and `label names`.
+        parts: `parts(path)` names the volumes that one path holds, each with the options that open it; None where
+            it always holds one.
     """
 
     name: str
@@ -406,3 +409,5 @@ class FormatSpec:
     options: Mapping[str, str] = field(default_factory=frozen)
     writer_options: Mapping[str, str] = field(default_factory=frozen)
     needs_reference: bool = False
+    lacks: frozenset[str] = frozenset()
+    parts: Callable[[Path], Mapping[str, Mapping[str, Any]]] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,14 @@ def _open(module: str) -> Callable[..., VolumeSource]:
         return cast(VolumeSource, getattr(file, f"open_{module}")(path, **options))
 
     return open_
+
+
+def _parts(module: str) -> Callable[[Path], Mapping[str, Mapping[str, Any]]]:
+    def parts(path: Path) -> Mapping[str, Mapping[str, Any]]:
+        file = importlib.import_module(f"ctseg.volume.formats.{module}")
+        return cast(Mapping[str, Mapping[str, Any]], file.parts(path))
+
+    return parts
 
 
 def _writer(module: str) -> OpenWriter:
@@ -65,6 +73,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             writer=_writer("nifti"),
             summary="NIfTI-1 and NIfTI-2, compressed or not",
             options=frozen({"channels": "'last' reads the fourth axis as channels"}),
+            lacks=frozenset({"label names"}),
         ),
         FormatSpec(
             name="nrrd",
@@ -81,6 +90,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             open=_open("metaimage"),
             writer=_writer("metaimage"),
             summary="MetaImage (ITK)",
+            lacks=frozenset({"label names"}),
         ),
         FormatSpec(
             name="tiff",
@@ -90,6 +100,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             writer=_writer("tiff"),
             summary="TIFF stacks with the voxel size of ImageJ or OME; no origin, no direction",
             options=frozen({"spacing": _SPACING}),
+            lacks=frozenset({"origin", "direction", "label names"}),
         ),
         FormatSpec(
             name="hdf5",
@@ -104,6 +115,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                     "geometry": "dataset that lends its grid to one without; /raw by default",
                 }
             ),
+            parts=_parts("hdf5"),
         ),
         FormatSpec(
             name="dicom",
@@ -117,6 +129,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                     "straighten": "'yes' resamples uneven slices or a tilted gantry onto an even grid",
                 }
             ),
+            parts=_parts("dicom"),
         ),
         FormatSpec(
             name="slices",

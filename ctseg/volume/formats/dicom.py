@@ -14,7 +14,7 @@ from ctseg.volume.formats.dicom_frames import Frame, frames_of
 from ctseg.volume.formats.dicom_grid import Stack, arrange
 from ctseg.volume.formats.dicom_header import DEFLATED
 from ctseg.volume.formats.dicom_pixels import check_syntax, dtype_of, pixels
-from ctseg.volume.formats.dicom_series import find_series
+from ctseg.volume.formats.dicom_series import find_series, list_series
 from ctseg.volume.formats.dicom_straighten import straight_geometry, straight_slice
 from ctseg.volume.formats.source import Source, reading
 from ctseg.volume.geometry import Geometry
@@ -52,6 +52,17 @@ def open_dicom(path: Path, *, series: str | None = None, straighten: str = "no")
         raise stack.problem
     metadata["notes"] = [*metadata["notes"], f"straightened: {stack.problem.message}"]
     return _straight(path, stack, dtype, metadata, by_region=by_region)
+
+
+def parts(path: Path) -> dict[str, dict[str, str]]:
+    """The image series of a folder, by description and the end of their UID, and the option that opens each."""
+    scans = [one for one in list_series(path) if one.image]
+    return {
+        "_".join(filter(None, (one.description, one.uid[-6:].replace(".", "")))): {
+            "series": one.uid
+        }
+        for one in scans
+    }
 
 
 def _even(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ DEFAULT_LABEL = "/label"
 _DTYPES = (*itk.DTYPES, "float16")
 _GRID = frozenset({"spacing_xyz", "element_size_um", "origin_xyz", "direction", "unit"})
 _CHUNK_ZYX = (32, 128, 128)
+_LAYER_BYTES = 1 << 28
+"""A layer of chunks is at most so large: of wide scans chunks are flatter."""
 
 
 def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = None) -> Source:
@@ -85,8 +88,11 @@ def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = 
 
 
 def _part(file: h5py.File, name: str, box: tuple[slice, ...], path: Path) -> NDArray[Any]:
+    stored = file[name]
     try:
-        array: NDArray[Any] = file[name][(..., *box)]
+        array: NDArray[Any] | None = _mapped(stored, box, path)
+        if array is None:
+            array = stored[(..., *box)]
     except OSError as error:
         if "filter" not in str(error):
             raise
@@ -95,6 +101,13 @@ def _part(file: h5py.File, name: str, box: tuple[slice, ...], path: Path) -> NDA
             hint="Store it again with one that all have: h5repack -f GZIP=1 IN.h5 OUT.h5",
         ) from error
     return array if array.ndim == 4 else array[None]
+
+
+def parts(path: Path) -> dict[str, dict[str, str]]:
+    """The volumes of a file by name, and the option that opens each."""
+    check_file(path)
+    with reading(path), h5py.File(path, "r") as file:
+        return {name.strip("/"): {"dataset": name} for name in volumes_in(file)}
 
 
 def volumes_in(file: h5py.File) -> dict[str, tuple[int, ...]]:
@@ -191,9 +204,17 @@ class _Hdf5Sink:
         labels: Sequence[Label],
     ) -> None:
         shape = geometry.shape_zyx if channels is None else (channels, *geometry.shape_zyx)
-        chunk = tuple(min(n, c) for n, c in zip(geometry.shape_zyx, _CHUNK_ZYX, strict=True))
+        plane = geometry.shape_zyx[1] * geometry.shape_zyx[2] * dtype.itemsize * (channels or 1)
+        deep = min(_CHUNK_ZYX[0], 1 << (max(1, _LAYER_BYTES // plane).bit_length() - 1))
+        chunk = tuple(
+            min(n, c) for n, c in zip(geometry.shape_zyx, (deep, *_CHUNK_ZYX[1:]), strict=True)
+        )
         exact = dtype.kind in "iu"
-        self._file = h5py.File(temporary, "w")
+        # Slabs that end within a layer of chunks stay in this cache until the layer is whole: a compressed chunk
+        # that is written twice leaves a hole in the file.
+        self._file = h5py.File(
+            temporary, "w", rdcc_nbytes=2 * min(_LAYER_BYTES, plane * deep), rdcc_nslots=100_003
+        )
         self._dataset = self._file.create_dataset(
             DEFAULT_LABEL if labels and channels is None else DEFAULT_DATASET,
             shape,

@@ -1,0 +1,272 @@
+"""From one format to another, slab by slab; geometry, voxel type and label names stay."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctseg import plugins
+from ctseg.errors import BadInput
+from ctseg.specs import FormatSpec, Label, VolumeSource, frozen
+from ctseg.volume.formats.units import read_spacing
+from ctseg.volume.geometry import IDENTITY, Geometry
+from ctseg.volume.io import format_of, open_volume, writer_format
+from ctseg.volume.labels import labels_in
+from ctseg.volume.spool import by_region
+
+SLAB_BYTES = 1 << 28
+_IN_MEMORY = 1 << 30
+"""Compressed scans up to this size are unpacked in memory, larger ones into a temporary file."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to convert.
+
+    Attributes:
+        source: file or folder.
+        target: the file to write.
+        options: of the format that is read.
+    """
+
+    source: Path
+    target: Path
+    options: Mapping[str, Any] = field(default_factory=frozen)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What came of a scan.
+
+    Attributes:
+        lost: what the target cannot hold: `origin`, `direction`, `label names`.
+        notes: what reading found odd, e.g. copies of slices.
+    """
+
+    source: Path
+    target: Path
+    shape_zyx: tuple[int, int, int]
+    channels: int
+    spacing_xyz: tuple[float, float, float]
+    unit: str
+    dtype: str
+    labels: tuple[str, ...]
+    lost: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def find_jobs(source: Path, target: Path, suffix: str, options: Mapping[str, Any]) -> list[Job]:
+    """The scans of a folder, each with its place below `target`; folders within are kept.
+
+    A file of several volumes, or a study of several series, gives one scan each.
+
+    Raises:
+        BadInput: no scans, or two that would get one name.
+    """
+    suffix = suffix if suffix.startswith(".") else f".{suffix}"
+    writer_format(Path(f"x{suffix}"))
+    jobs: list[Job] = []
+    for path, spec in _scans(source):
+        inside = path.relative_to(source) if path != source else Path(path.resolve().name)
+        parts = _parts(spec, path, options)
+        for name, extra in parts.items():
+            stem = _stem(inside.name, spec) + (f"_{name}" if len(parts) > 1 else "")
+            jobs.append(
+                Job(path, target / inside.parent / f"{stem}{suffix}", frozen({**options, **extra}))
+            )
+    if not jobs:
+        known = ", ".join(s for spec in plugins.formats() for s in spec.suffixes)
+        raise BadInput(
+            f"{source} holds no scans.", hint=f"Known are: {known}, and folders of slices."
+        )
+    seen: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in seen:
+            raise BadInput(
+                f"{seen[job.target]} and {job.source} would both become {job.target}.",
+                hint="Convert them into folders of their own.",
+            )
+        seen[job.target] = job.source
+    return jobs
+
+
+def _scans(folder: Path) -> Iterator[tuple[Path, FormatSpec]]:
+    spec = format_of(folder)
+    if spec is not None:
+        yield folder, spec
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _scans(entry)
+        elif (spec := format_of(entry)) is not None:
+            yield entry, spec
+
+
+def _parts(
+    spec: FormatSpec, path: Path, options: Mapping[str, Any]
+) -> Mapping[str, Mapping[str, Any]]:
+    """The volumes of one path and the options that open each; the options given by the user count first."""
+    if spec.parts is None:
+        return {"": {}}
+    parts = spec.parts(path)
+    if len(parts) < 2 or any(set(extra) & set(options) for extra in parts.values()):
+        return {"": {}}
+    return {re.sub(r"[^\w.-]+", "_", name).strip("_"): extra for name, extra in parts.items()}
+
+
+def _stem(name: str, spec: FormatSpec) -> str:
+    suffix = next((s for s in spec.suffixes if name.lower().endswith(s) and len(name) > len(s)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def convert(
+    job: Job,
+    *,
+    spacing: str | None = None,
+    labels: Sequence[Label] = (),
+    allow_loss: bool = False,
+    reference: VolumeSource | None = None,
+    advance: Callable[[float], None] | None = None,
+) -> Converted:
+    """Convert one scan.
+
+    Args:
+        spacing: voxel size instead of the file's, e.g. `5um`; see `ctseg.volume.formats.units.read_spacing`.
+        labels: names of label values; those that the file carries by default.
+        allow_loss: whether to write what the target cannot hold in full.
+        reference: the scan that labels belong to, for targets such as DICOM SEG; the source itself by default.
+        advance: called with the share of the scan that was just written.
+
+    Raises:
+        BadInput: the target would lose origin or direction, or cannot be written; an unknown option.
+        FileProblem: the source is damaged, or the disk is full.
+    """
+    start = time.monotonic()
+    spec = writer_format(job.target)
+    _check_apart(job)
+    source = open_volume(job.source, **job.options)
+    try:
+        geometry = source.geometry
+        if spacing is not None:
+            size, unit = read_spacing(spacing)
+            geometry = replace(geometry, spacing_xyz=size, unit=unit)
+        names = _labels(source, labels)
+        lost = _lost(spec, geometry, names)
+        refused = [what for what in lost if what != "label names"]
+        if refused and not allow_loss:
+            raise BadInput(
+                f"{spec.name} cannot hold the {' and '.join(refused)} of {job.source}: "
+                f"{_told(geometry, refused)}.",
+                hint="Choose another format, such as .nii.gz or .nrrd, or lose it knowingly: --allow-loss",
+            )
+        tell = advance or (lambda _: None)
+        _stream(source, spec, job.target, geometry, names, reference or source, tell)
+        return Converted(
+            source=job.source,
+            target=job.target,
+            shape_zyx=geometry.shape_zyx,
+            channels=source.channels,
+            spacing_xyz=geometry.spacing_xyz,
+            unit=geometry.unit,
+            dtype=str(source.dtype),
+            labels=tuple(label.name for label in names),
+            lost=lost,
+            notes=tuple(map(str, source.metadata.get("notes", ()))),
+            seconds=time.monotonic() - start,
+        )
+    finally:
+        source.close()
+
+
+def _check_apart(job: Job) -> None:
+    """Input is never written to, nor anything into a folder of slices that is read."""
+    one, two = job.source.resolve(), job.target.resolve()
+    if one == two or (job.source.is_dir() and one in two.parents):
+        raise BadInput(
+            f"{job.target} lies in what is read, or is it.",
+            hint="Choose another place for the output.",
+        )
+
+
+def _labels(source: VolumeSource, given: Sequence[Label]) -> tuple[Label, ...]:
+    """Label names for a label map: whole numbers, one channel."""
+    if given and (source.dtype.kind == "f" or source.channels != 1):
+        raise BadInput(
+            f"{source.path} has {source.channels} channels of {source.dtype}, which are no label map.",
+            hint="Leave --label away.",
+        )
+    one_map = source.dtype.kind in "iub" and source.channels == 1
+    return tuple(given) or (labels_in(source.metadata) if one_map else ())
+
+
+def _lost(spec: FormatSpec, geometry: Geometry, labels: Sequence[Label]) -> tuple[str, ...]:
+    out = []
+    if "origin" in spec.lacks and np.abs(geometry.origin_xyz).max() > 1e-6:
+        out.append("origin")
+    if "direction" in spec.lacks and not np.allclose(geometry.direction, IDENTITY, atol=1e-6):
+        out.append("direction")
+    if "label names" in spec.lacks and labels:
+        out.append("label names")
+    return tuple(out)
+
+
+def _told(geometry: Geometry, what: Sequence[str]) -> str:
+    told = {
+        "origin": f"origin {np.round(geometry.origin_xyz, 3).tolist()} mm",
+        "direction": f"direction {np.round(geometry.direction, 3).tolist()}",
+    }
+    return ", ".join(told[word] for word in what)
+
+
+def _stream(
+    source: VolumeSource,
+    spec: FormatSpec,
+    target: Path,
+    geometry: Geometry,
+    labels: Sequence[Label],
+    reference: VolumeSource,
+    advance: Callable[[float], None],
+) -> None:
+    depth, y, x = geometry.shape_zyx
+    plane = y * x * source.channels * source.dtype.itemsize
+    region = source
+    whole = None
+    if not source.by_region and plane * depth <= _IN_MEMORY:
+        whole = source.read()
+    elif not source.by_region:
+        region = by_region(source, target.parent if target.parent.is_dir() else None)
+    # A scan of one channel is written with three axes; channels stay channels, even if a file has one axis of one.
+    channels = source.channels if source.channels > 1 else None
+    assert spec.writer is not None
+    writer = spec.writer(
+        target, geometry, source.dtype, channels=channels, labels=labels, reference=reference
+    )
+    step = slab_depth(plane)
+    try:
+        for start in range(0, depth, step):
+            stop = min(start + step, depth)
+            slab = region.read((start, stop)) if whole is None else whole[:, start:stop]
+            writer.write(start, slab if channels else slab[0])
+            advance((stop - start) / depth)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+    finally:
+        if region is not source:
+            region.close()
+
+
+def slab_depth(plane_bytes: int) -> int:
+    """Slices a slab: a power of two, so that slabs and the chunks of an HDF5 file end together."""
+    fits = max(1, SLAB_BYTES // max(1, plane_bytes))
+    return min(256, 1 << (fits.bit_length() - 1))
