@@ -41,6 +41,8 @@ class Prepared:
     @cached_property
     def groups(self) -> dict[int, NDArray[np.int32]]:
         """The places [n, 3] (z, y, x) of each group that has any."""
+        if not len(self.places):
+            return {}
         found, first = np.unique(self.places[:, 0], return_index=True)
         parts = np.split(self.places[:, 1:], first[1:])
         return {int(group): part for group, part in zip(found, parts, strict=True)}

@@ -1,0 +1,280 @@
+"""Loading: batches are the same wherever they are made, and what fails is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from ctseg.config import AugmentConfig, PreprocessConfig
+from ctseg.data import keyed, loading, sampling
+from ctseg.data.augment.draws import draw
+from ctseg.data.augment.sides import Sides
+from ctseg.data.augment.units import hounsfield
+from ctseg.data.loading import Loader, Recipe
+from ctseg.data.pipeline import Pipeline, Trail
+from ctseg.data.places import places
+from ctseg.data.prepare import Store
+from ctseg.data.prepared import Prepared
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.steps import step_to_dict
+from ctseg.data.steps.values import Normalise, Rescale
+from ctseg.errors import BadInput, RunFailed
+from ctseg.specs import Label, Task
+from ctseg.task import classes_task
+from ctseg.volume.geometry import Geometry
+
+TASK = classes_task({"left": 1, "right": 2})
+PATCH = (8, 12, 12)
+NONE = AugmentConfig(preset="none").resolved(PATCH)
+FULL = AugmentConfig(
+    preset="nnunet", rotation=1, elastic=0.5, turns=0.5, noise=1, blur=1, contrast=1, gamma=1,
+    low_resolution=1, cut_out=1,
+).resolved(PATCH)  # fmt: skip
+
+
+def case(
+    name="a", shape=(20, 24, 28), seed=0, direction=((1, 0, 0), (0, 1, 0), (0, 0, 1)), **changes
+) -> Prepared:
+    rng = np.random.default_rng(seed)
+    target = np.zeros((1, *shape), np.int16)
+    target[0, 2:12, 3:15, 4:16] = 1
+    target[0, -5, -3:, 20:25] = 2
+    geometry = Geometry(shape, direction=direction)
+    image = rng.normal(size=(1, *shape)).astype(np.float32)
+    fields = {"target": target, "places": places(TASK, target), **changes}
+    return Prepared(
+        name,
+        image,
+        fields.pop("target"),
+        fields.pop("places"),
+        Trail((), geometry, geometry),
+        **fields,
+    )
+
+
+def recipe(augment=FULL, **changes) -> Recipe:
+    return Recipe(PATCH, 3, seed=7, augment=augment, **changes)
+
+
+def batches(cases, made_by, steps=range(4), **options):
+    with Loader(cases, made_by, **options) as loader:
+        return [loader.batch(step) for step in steps]
+
+
+def same(one, two):
+    for a, b in zip(one, two, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert (x is None and y is None) or torch.equal(x, y)
+
+
+def test_batches_are_the_same_with_any_number_of_workers_and_from_any_cache():
+    cases = [case(seed=i) for i in range(3)]
+    cases[1] = dataclasses.replace(cases[1], weight=np.full((1, 20, 24, 28), 2, np.float32))
+    alone = batches(cases, recipe(), workers=0)
+    assert alone[0].image.shape == (3, 1, *PATCH)
+    assert alone[0].target.shape == (3, 1, *PATCH)
+    assert alone[0].weight is not None
+    weights = torch.cat([b.weight for b in alone])
+    assert set(weights.round(decimals=3).unique().tolist()) == {1, 2}
+    assert not torch.equal(alone[0].image, alone[1].image)
+    for workers in (1, 2):
+        same(alone, batches(cases, recipe(), workers=workers))
+    same(alone, batches(cases, recipe(), workers=0, cache="ram"))
+    same(alone[2:], batches(cases, recipe(), steps=(2, 3), workers=2))  # after a resume
+    same(alone[::-1], batches(cases, recipe(), steps=(3, 2, 1, 0), workers=2))
+
+
+def test_a_part_of_a_global_batch():
+    cases = [case(seed=i) for i in range(3)]
+    whole = batches(cases, recipe(), steps=[5])[0]
+    part = Recipe(PATCH, 1, seed=7, augment=FULL, first_index=2)
+    assert torch.equal(batches(cases, part, steps=[5])[0].image[0], whole.image[2])
+
+
+def test_without_transforms_a_batch_is_what_the_sampler_cuts():
+    cases = [case(seed=i) for i in range(3)]
+    image, target, weight = sampling.batch(cases, PATCH, size=3, rule=0.5, seed=7, step=2)
+    got = batches(cases, recipe(NONE), steps=[2])[0]
+    np.testing.assert_array_equal(got.image, image)
+    np.testing.assert_array_equal(got.target, target)
+    assert weight is None and got.weight is None
+
+
+def test_scans_on_an_accelerator_give_the_same_boxes(monkeypatch):
+    """The way of accelerators, with the CPU in the place of one."""
+    monkeypatch.setattr(loading, "choose_cache", lambda *_: "device")
+    cases = [case(seed=i, shape=(6, 24, 28)) for i in range(2)]
+    resident = batches(cases, recipe(), workers=2)
+    monkeypatch.undo()
+    same(batches(cases, recipe(), workers=0), resident)
+
+
+def test_float_targets_keep_their_type_and_nan():
+    target = np.random.default_rng(0).normal(size=(2, 20, 24, 28)).astype(np.float32)
+    target[:, 10] = np.nan
+    cases = [case(target=target, places=np.zeros((0, 4), np.int32))]
+    got = batches(cases, recipe(), steps=[0])[0].target
+    assert got.dtype == torch.float32
+    assert got.shape == (3, 2, *PATCH)
+    assert got.isnan().any() and got.isfinite().any()
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_left_and_right_swap_along_the_scans_own_axis(axis):
+    """One scan lies along x, the other along z: the labels swap where that axis flips."""
+    task = Task("classes", TASK.labels, mirror_pairs=(("left", "right"),))
+    along_z = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
+    cases = [case(direction=along_z) if axis == 0 else case()]
+    flips = (
+        AugmentConfig(preset="none")
+        .resolved(PATCH)
+        .model_copy(update={"preset": "nnunet", "mirror_axes": ("z", "y", "x")})
+    )
+    plain = batches(cases, recipe(flips), steps=range(4))
+    swapped = batches(cases, recipe(flips, sides=Sides.of(task)), steps=range(4))
+    seen = set()
+    for step, (one, two) in enumerate(zip(plain, swapped, strict=True)):
+        for index in range(3):
+            flipped = axis in draw(flips, keyed.generator(7, step, index, keyed.AUGMENT)).mirror
+            seen.add(flipped)
+            before = one.target[index]
+            table = {0: 0, 1: 2, 2: 1} if flipped else {0: 0, 1: 1, 2: 2}
+            assert torch.equal(two.target[index], before.clone().apply_(table.__getitem__))
+    assert seen == {True, False}
+
+
+# ---------------------------------------------------------------- what fails
+
+
+class Broken:
+    """An array whose file is gone."""
+
+    shape, dtype = (1, 20, 24, 28), np.dtype(np.float32)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, _: object) -> np.ndarray:
+        raise self.error
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "error", [ValueError("the 3rd slab is damaged"), FileNotFoundError(2, "No such file", "x.h5")]
+)
+def test_what_a_worker_raises_is_shown_with_the_case(workers, error):
+    cases = [dataclasses.replace(case("study_17"), image=Broken(error))]
+    with Loader(cases, recipe(), workers=workers) as loader:
+        with pytest.raises(RunFailed, match="Case study_17") as info:
+            loader.batch(0)
+        assert str(error) in str(info.value)
+        assert info.value.__cause__ is error
+        with pytest.raises(RunFailed):  # and again: nothing hangs
+            loader.batch(1)
+    assert not [t for t in threading.enumerate() if t.name.startswith("ctseg-loader")]
+
+
+def test_a_store_deleted_during_training(mini_set, tmp_path):
+    """Open files outlive their names, so that training goes on; a case opened anew is named with its cause."""
+    import pickle
+    import shutil
+
+    dataset = open_dataset(mini_set)
+    assert dataset.task is not None
+    pipeline = Pipeline.of(PreprocessConfig(steps=(step_to_dict(Normalise()),)))
+    store = Store(pipeline, dataset.task, tmp_path)
+    cases = store.prepare(dataset.cases[:2])
+    sent = pickle.dumps(cases[0])
+    with Loader(cases, recipe(NONE), workers=2) as loader:
+        loader.batch(0)
+        shutil.rmtree(tmp_path)
+        assert loader.batch(1).image.isfinite().all()
+    with pytest.raises((OSError, RunFailed), match=dataset.cases[0].id):
+        pickle.loads(sent)
+
+
+def test_workers_read_ahead_and_stop_at_the_end():
+    read = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, key):
+            read.append(threading.current_thread().name)
+            return np.asarray(self)[key]
+
+    plain = case()
+    watched = dataclasses.replace(plain, image=plain.image.view(Counted))
+    with Loader([watched], Recipe(PATCH, 1, 0, NONE), workers=1) as loader:
+        loader.last = 2
+        loader.batch(0)
+        deadline = time.monotonic() + 10
+        while len(read) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        loader.batch(1)
+        loader.batch(2)
+    assert len(read) == 3  # 0 and 1, and 2 only when it was asked for
+    assert all(name.startswith("ctseg-loader") for name in read)
+
+
+# ---------------------------------------------------------------- where scans lie
+
+
+def test_the_cache_is_chosen_by_room(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    cases = [case()]
+    need = loading.bytes_of(cases[0])
+    assert need == 20 * 24 * 28 * (4 + 2)
+    assert loading.choose_cache(cases, cpu, "auto") == "disk"
+    assert loading.choose_cache(cases, cpu, "device") == "ram"
+    monkeypatch.setattr(loading, "_free_on", lambda _: 10 * need)
+    assert loading.choose_cache(cases, gpu, "auto") == "device"
+    assert loading.choose_cache(cases, gpu, "disk") == "disk"
+    assert loading.choose_cache(cases, gpu, "ram") == "ram"
+    monkeypatch.setattr(loading, "_free_on", lambda _: need)
+    assert loading.choose_cache(cases, gpu, "auto") == "disk"
+    with pytest.raises(BadInput, match="GiB"):
+        loading.choose_cache(cases, gpu, "device")
+    monkeypatch.setattr(loading, "_free_ram", lambda: need)
+    with pytest.raises(BadInput, match="cache=disk"):
+        loading.choose_cache(cases, cpu, "ram")
+    lazy = [case(lazy=True)]
+    monkeypatch.undo()
+    assert loading.choose_cache(lazy, gpu, "auto") == "disk"
+    with pytest.raises(BadInput, match="as they are needed"):
+        loading.choose_cache(lazy, cpu, "ram")
+
+
+def test_how_many_workers():
+    assert Loader([case()], recipe()).workers == 0
+    assert Loader([case()], recipe(), workers=3).workers == 3
+
+
+def test_hounsfield_units_follow_the_preprocessing():
+    steps = [step_to_dict(Normalise(mean=(40.0,), std=(80.0,)))]
+    assert hounsfield([]) == (1.0,)
+    assert hounsfield(steps) == (1 / 80,)
+    assert hounsfield([step_to_dict(Normalise((0.0, 0.0), (10.0, 20.0)))]) == (0.1, 0.05)
+    both = [step_to_dict(Rescale(-1000, 1000, 0, 1)), *steps]
+    assert hounsfield(both) == pytest.approx((1 / 2000 / 80,))
+    assert hounsfield([{"kind": "normalise_case"}]) == (0.01,)
+
+
+def test_labels_of_a_task_without_sides():
+    assert Sides.of(Task("classes", (Label("background", (0,), 0),))) == Sides()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_accelerator_makes_what_the_cpu_makes():
+    cases = [case(seed=i) for i in range(3)]
+    quiet = FULL.model_copy(update={"noise": 0.0})  # each kind of device draws noise of its own
+    expected = batches(cases, recipe(quiet))
+    for cache in ("disk", "device"):
+        got = batches(cases, recipe(quiet), device="cuda", cache=cache)
+        for one, two in zip(expected, got, strict=True):
+            torch.testing.assert_close(two.image.cpu(), one.image, atol=2e-2, rtol=1e-2)
+            assert (two.target.cpu() == one.target).float().mean() > 0.999
