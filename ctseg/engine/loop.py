@@ -13,13 +13,14 @@ import torch
 
 from ctseg.card import Member
 from ctseg.data import keyed
+from ctseg.data.loading import Loader
 from ctseg.engine import checkpoint
 from ctseg.engine.allocator import kept_buffers
 from ctseg.engine.checkpoint import State
 from ctseg.engine.job import Interrupt, Job, RunResult
 from ctseg.engine.models import create_loss
 from ctseg.engine.segmenter import Segmenter, build
-from ctseg.engine.step import Loss, Stepper
+from ctseg.engine.step import Loss, Stepper, loader_of
 from ctseg.engine.timm_bridge import Schedule, make_optimizer, timm
 from ctseg.engine.tracking import RunLog
 from ctseg.engine.validate import validate
@@ -49,11 +50,11 @@ def train(job: Job, *, resume: bool = False) -> RunResult:
         KeyboardInterrupt: after Ctrl-C, with a resume point written.
         RunFailed: the loss is not finite.
     """
-    with kept_buffers(job.runtime.device.type == "cpu"):
-        return _train(job, resume)
+    with kept_buffers(job.runtime.device.type == "cpu"), loader_of(job) as loader:
+        return _train(job, resume, loader)
 
 
-def _train(job: Job, resume: bool) -> RunResult:
+def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
     config, last = job.config, job.folder / "last"
     torch.manual_seed(keyed.seed_for(config.seed, 0, 0, keyed.INITIAL))
     resuming = resume and checkpoint.exists(last)
@@ -71,8 +72,9 @@ def _train(job: Job, resume: bool) -> RunResult:
         checkpoint.restore_optimizer(optimizer, tensors.get("optimizer", {}), plain)
         job.reporter.say(f"Resuming at step {state.step} of {state.steps}.")
     else:
-        state = plan_steps(job, net, loss)
-    stepper = Stepper(job, net, loss, optimizer)
+        state = plan_steps(job, net, loss, loader)
+    loader.last = state.steps  # nothing is read beyond
+    stepper = Stepper(job, net, loss, optimizer, loader)
     if state.scaler:
         stepper.scaler.load_state_dict(state.scaler)
     schedule = Schedule(optimizer, config.train, state.steps)
@@ -210,14 +212,14 @@ def _tell(job: Job, state: State, report: Report) -> None:
 # ---------------------------------------------------------------- how many steps
 
 
-def plan_steps(job: Job, net: torch.nn.Module, loss: Loss) -> State:
+def plan_steps(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> State:
     """The number of steps and of those between validations, from steps, epochs or the time budget."""
     config = job.config.train
     if job.deadline is None:
         per_epoch = config.steps_per_epoch or 250
         steps = config.steps or (config.epochs or 1) * per_epoch
         return State(steps, min(per_epoch, steps))
-    step_seconds, validation_seconds = measure(job, net, loss)
+    step_seconds, validation_seconds = measure(job, net, loss, loader)
     left = max(job.deadline - time.monotonic(), 0.0)
     epochs = int(VALIDATION_SHARE * left / max(validation_seconds, 1e-6))
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
@@ -237,11 +239,11 @@ def plan_steps(job: Job, net: torch.nn.Module, loss: Loss) -> State:
     return State(steps, min(per_epoch, steps))
 
 
-def measure(job: Job, net: torch.nn.Module, loss: Loss) -> tuple[float, float]:
+def measure(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> tuple[float, float]:
     """Seconds of a training step and of a validation, measured on a copy of the network."""
     trial = copy.deepcopy(net)
     optimizer = make_optimizer(trial, job.config.train)
-    stepper = Stepper(job, trial, loss, optimizer)
+    stepper = Stepper(job, trial, loss, optimizer, loader)
     times = timed(stepper, warm=2, least=6, seconds=0.02 * budget(job))
     segmenter = Segmenter(job.card, [trial.eval()], job.runtime)
     few = min(3, len(job.val))

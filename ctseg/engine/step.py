@@ -5,47 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from ctseg.config import RunConfig
 from ctseg.data import keyed, sampling
-from ctseg.data.augment import augment, centre, margin
+from ctseg.data.augment.sides import Sides
+from ctseg.data.augment.units import hounsfield
+from ctseg.data.loading import Loader, Recipe
 from ctseg.engine.job import Job
 from ctseg.errors import RunFailed
 
 Loss = Callable[..., torch.Tensor]
 
 
-def make_batch(job: Job, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The augmented batch of a step, on the device.
-
-    Returns:
-        images [B, C, *patch], targets [B, T, *patch], and weights [B, *patch] where there are weight maps.
-    """
-    train, patch = job.config.train, job.config.train.patch_zyx
+def loader_of(job: Job) -> Loader:
+    """What makes the batches of a job; to be closed."""
+    config, task = job.config, job.card.task.task()
+    train, patch = config.train, config.train.patch_zyx
     assert patch is not None
     assert train.batch_size is not None
-    wide = margin(job.config.augment, patch)
-    images, targets, weights = sampling.batch(
-        job.train, patch, size=train.batch_size,
-        rule=sampling.rule_of(train, job.card.task.task()),
-        seed=job.config.seed, step=step, margin_zyx=wide,
-    )  # fmt: skip
-    maps = 0 if weights is None else weights.shape[1]
-    if weights is not None:  # weights move with the scan, as channels behind its own
-        images = np.concatenate([images, weights], 1)
     device = job.runtime.device
-    image = torch.from_numpy(images).to(device, non_blocking=True)
-    target = torch.from_numpy(targets).to(device, non_blocking=True)
-    if job.config.augment.preset == "none":
-        image, target = centre(image, patch), centre(target, patch)
-    else:
-        image, target = augment(
-            image, target, job.config.augment, patch, seed=job.config.seed, step=step,
-            spacing_zyx=job.spacing_zyx, maps=maps,
-        )  # fmt: skip
-    return (image[:, :-1], target, image[:, -1]) if maps else (image, target, None)
+    recipe = Recipe(
+        patch, train.batch_size, config.seed,
+        augment=config.augment.resolved(patch, cpu=device.type == "cpu"),
+        rule=sampling.rule_of(train, task),
+        spacing_zyx=job.spacing_zyx,
+        sides=Sides.of(task),
+        units=hounsfield(config.preprocess.steps),
+    )  # fmt: skip
+    return Loader(job.train, recipe, device, workers=train.workers, cache=train.cache)
 
 
 def loss_target(target: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -66,12 +54,15 @@ class Stepper:
     Args:
         net: in training mode, on the device.
         loss: takes logits or, with deep supervision, a tuple of them.
+        loader: makes the batches.
     """
 
     def __init__(
-        self, job: Job, net: torch.nn.Module, loss: Loss, optimizer: torch.optim.Optimizer
-    ) -> None:
+        self, job: Job, net: torch.nn.Module, loss: Loss, optimizer: torch.optim.Optimizer,
+        loader: Loader,
+    ) -> None:  # fmt: skip
         self.job, self.net, self.loss, self.optimizer = job, net, loss, optimizer
+        self.loader = loader
         enabled = job.runtime.precision == "fp16"
         self.scaler = torch.amp.GradScaler(job.runtime.device.type, enabled=enabled)
 
@@ -82,7 +73,7 @@ class Stepper:
             RunFailed: the loss is not finite.
         """
         config: RunConfig = self.job.config
-        image, target, weight = make_batch(self.job, step)
+        image, target, weight = self.loader.batch(step)
         # dropout and the like draw from the same key, so that a resumed run repeats them
         torch.manual_seed(keyed.seed_for(config.seed, step, 0, keyed.NETWORK))
         self.optimizer.zero_grad(set_to_none=True)

@@ -28,7 +28,8 @@ def test_steps_and_validations_fill_the_budget(
         deadline=time.monotonic() + budget,
         reporter=Silent(),
     )
-    state = loop.plan_steps(job, torch.nn.Identity(), lambda *_, **__: torch.zeros(()))
+    loader: Any = None
+    state = loop.plan_steps(job, torch.nn.Identity(), lambda *_, **__: torch.zeros(()), loader)
     validations = math.ceil(state.steps / state.steps_per_epoch)
     spent = state.steps * step + validations * validation
     if validation < 0.35 * budget:
