@@ -17,6 +17,7 @@ from ctseg.engine.pairs import PREDICTIONS
 from ctseg.engine.segmenter import Segmenter
 from ctseg.errors import BadInput, CtsegError, FileProblem
 from ctseg.files import disk_errors, write_text
+from ctseg.specs import Label
 from ctseg.volume.io import format_of, open_ref, read_images, write, writer_format
 from ctseg.volume.values import distinct_values
 from ctseg.volume.volume import Volume
@@ -111,18 +112,25 @@ def predict_one(
     scan = read_images(item.images)
     if request.probabilities:
         volume = segmenter.probabilities(scan, on_tiles=on_tiles)
-        write(volume, target)
+        labels: tuple[Label, ...] = ()
         values: dict[str, float] = {}
     else:
         volume = segmenter.predict(scan, labels=request.labels, on_tiles=on_tiles)
-        reference = open_ref(item.images[0])
-        try:
-            write(
-                volume, target, labels=segmenter.written_labels(request.labels), reference=reference
-            )
-        finally:
-            reference.close()
+        labels = segmenter.written_labels(request.labels)
         values = volumes_ml(segmenter, volume, request.labels)
+    named = {"algorithm": segmenter.card.name or segmenter.card.architecture}
+    known = writer_format(target).writer_options
+    reference = open_ref(item.images[0])
+    try:
+        write(
+            volume,
+            target,
+            labels=labels,
+            reference=reference,
+            options={key: value for key, value in named.items() if key in known},
+        )
+    finally:
+        reference.close()
     return {
         "case": item.id,
         "input": [str(ref.path) for ref in item.images],
@@ -135,7 +143,9 @@ def predict_one(
 def volumes_ml(
     segmenter: Segmenter, volume: Volume, labels: tuple[str, ...] | None
 ) -> dict[str, float]:
-    """The volume of each label in millilitres."""
+    """The volume of each label in millilitres; none for a regression."""
+    if segmenter.task.kind == "regression":
+        return {}
     present = set(distinct_values(volume.array))
     ml = volume.geometry.voxel_volume_mm3 / 1000
     return {
@@ -147,14 +157,12 @@ def volumes_ml(
 
 
 def targets_file(request: Request) -> bool:
-    """Whether the output names a file rather than a folder."""
-    if request.output.is_dir():
-        return False
+    """Whether the output names one volume, be it a store that is a folder, rather than a folder of them."""
     try:
-        writer_format(request.output)
+        spec = writer_format(request.output)
     except BadInput:
         return False
-    return True
+    return not request.output.is_dir() or spec.recognise(request.output)
 
 
 def outputs(items: Sequence[Item], request: Request) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from ctseg.checking import validate
 from ctseg.config import TaskConfig
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
+from ctseg.volume.io import format_of
 from ctseg.volume.volume import Volume
 
 PREDICTIONS = "predictions.json"
@@ -85,7 +86,7 @@ def find_pairs(
         known, where = dataset.task, str(dataset.path)
     said, labels = _said_beside(prediction)
     task = said or known
-    if prediction.is_file() and len(expected) == 1 and not cases:
+    if _is_volume(prediction) and len(expected) == 1 and not cases:
         (case, ref), (made,) = *expected.items(), tuple(predicted.values())
         return Pairs((_pair(case, made, ref, known_cases.get(case)),), task, labels)
     ids = _ids(predicted, expected, cases, prediction, where)
@@ -135,10 +136,15 @@ def _volume_suffix(path: Path) -> str:
     return max(fitting, key=len, default="")
 
 
+def _is_volume(path: Path) -> bool:
+    """Whether a path is one volume: a file, or a store that is a folder and has the name of one."""
+    return path.is_file() or bool(_volume_suffix(path) and format_of(path))
+
+
 def _maps(path: Path, options: Mapping[str, Any] | None) -> dict[str, ImageRef]:
-    if path.is_file():
+    if _is_volume(path):
         return {stem_of(path): ImageRef(path, frozen(options))}
-    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = sorted(f for f in path.iterdir() if _is_volume(f) and not f.name.startswith("."))
     maps: dict[str, ImageRef] = {}
     for file in files:
         if not _volume_suffix(file):
