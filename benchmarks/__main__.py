@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 import ctseg
-from benchmarks import startup, tiles
+from benchmarks import metrics, startup, tiles
 from ctseg.engine.runtime import choose
 from ctseg.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "metrics": metrics.measure,
     "startup": startup.measure,
     "tiles": tiles.measure,
 }

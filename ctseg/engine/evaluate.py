@@ -14,12 +14,13 @@ from ctseg.engine.pairs import Pairs, find_pairs
 from ctseg.errors import BadInput
 from ctseg.metrics.case import Settings, diagonal_mm, score_labels, score_values
 from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
-from ctseg.metrics.report import CaseResult, Report
+from ctseg.metrics.overlap import Histogram, joint_histogram
+from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.specs import DataSet, ImageRef, Task
 from ctseg.task import check_values, classes_task
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import read_ref
-from ctseg.volume.values import distinct_values
+from ctseg.volume.values import distinct_values, whole_numbers
 from ctseg.volume.volume import Volume
 
 Slices = tuple[int | None, int | None]
@@ -37,6 +38,7 @@ def evaluate(
     tolerance_mm: float | Mapping[str, float] = 1.0,
     iou_thresholds: Sequence[float] = (0.5,),
     data_range: float | None = None,
+    instances: bool = False,
     mask: Volume | Path | str | None = None,
     prediction_options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
@@ -57,6 +59,8 @@ def evaluate(
         tolerance_mm: of the surface Dice, for all labels or by name.
         iou_thresholds: at which instances match, for the average precision.
         data_range: to which the PSNR of a regression refers; without it the range of each target.
+        instances: the values are ids of instances (grains, cells, fibres) rather than labels; the ids of the two
+            maps need not agree, and all is scored under the one label `instances`.
         mask: above 0 where the reference counts, for two volumes; the cases of a data set bring their own.
         prediction_options, reference_options: for the formats' `open`, e.g. `{"dataset": "/label"}`.
         progress: called with the number done, the total and the case's id.
@@ -77,6 +81,7 @@ def evaluate(
         tolerance_mm,
         tuple(iou_thresholds),
         data_range,
+        instances,
     )
     if isinstance(prediction, Volume) or isinstance(reference, Volume):
         if isinstance(reference, DataSet):
@@ -174,7 +179,10 @@ def evaluate_case(
         wanted = in_group(settings.metrics, "regression") or REGRESSION
         found = score_values(task, made, expected, replace(settings, metrics=wanted), valid)
         return CaseResult(case_id, found, group)
-    values = [distinct_values(array) if array.ndim == 3 else [] for array in (made, expected)]
+    if settings is not None and settings.instances:
+        results = _score_instances(task, made, expected, spacing, settings, valid, names)
+        return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
+    values, histogram = _values(made, expected)
     if task is None:
         if expected.ndim == 4 or made.ndim == 4:
             raise BadInput(
@@ -186,8 +194,39 @@ def evaluate_case(
         task = classes_task({str(v): v for v in sorted(present)})
     for seen, name in zip(values, names, strict=True):
         check_values(replace(task, stacked=False), seen, where=name)
-    results = score_labels(task, made, expected, spacing, settings or Settings(), valid)
+    results = score_labels(
+        task, made, expected, spacing, settings or Settings(), valid, histogram=histogram
+    )
     return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
+
+
+def _values(made: NDArray[Any], expected: NDArray[Any]) -> tuple[list[list[int]], Histogram | None]:
+    """The values that either map holds, none where it has channels; and their joint histogram where neither has."""
+    if made.ndim == 3 and made.shape == expected.shape:
+        found, table = joint_histogram(made, expected)
+        return [found[table.any(axis)].tolist() for axis in (1, 0)], (found, table)
+    return [distinct_values(a) if a.ndim == 3 else [] for a in (made, expected)], None
+
+
+def _score_instances(
+    task: Task | None,
+    made: NDArray[Any],
+    expected: NDArray[Any],
+    spacing_zyx: Sequence[float],
+    settings: Settings,
+    valid: NDArray[np.bool_] | None,
+    names: tuple[str, str],
+) -> tuple[LabelResult, ...]:
+    for array, name in zip((made, expected), names, strict=True):
+        if array.ndim != 3:
+            raise BadInput(f"{name} has {len(array)} channels where one map of instances is due.")
+    ids = tuple(whole_numbers(a, where=n) for a, n in zip((made, expected), names, strict=True))
+    if task is not None and task.ignore is not None:
+        counted = np.asarray(expected != task.ignore)
+        valid = counted if valid is None else counted & valid
+    one, two = ((array != 0).astype(np.uint8) for array in ids)
+    alone, settings = classes_task({"instances": 1}), replace(settings, labels=None)
+    return score_labels(alone, one, two, spacing_zyx, settings, valid, (ids[0], ids[1]))
 
 
 def _squeezed(array: NDArray[Any]) -> NDArray[Any]:

@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
+from ctseg.metrics.boxes import Box, in_threads, label_boxes, volume_of
 from ctseg.metrics.catalogue import CHEAP, METRICS, in_group
-from ctseg.metrics.overlap import Counts, label_counts
+from ctseg.metrics.centreline import centreline_dice
+from ctseg.metrics.instances import adapted_rand, average_precision, components, contingency
+from ctseg.metrics.overlap import Counts, Histogram, label_counts, label_mask, label_valid
 from ctseg.metrics.regression import errors
 from ctseg.metrics.report import LabelResult, State
+from ctseg.metrics.surface import surface_distances
 from ctseg.specs import Task
 from ctseg.task import select
+from ctseg.volume.values import whole_numbers
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Settings:
         tolerance_mm: of the surface Dice; of each label where it is a mapping, 1 mm for those that it does not name.
         iou_thresholds: above which two instances match; the average precision is the mean over them.
         data_range: width of the values that a regression's PSNR refers to; that of the target where it is None.
+        instances: the values of both maps are ids of instances rather than labels.
     """
 
     metrics: tuple[str, ...] = CHEAP
@@ -36,6 +42,7 @@ class Settings:
     tolerance_mm: float | Mapping[str, float] = 1.0
     iou_thresholds: tuple[float, ...] = (0.5,)
     data_range: float | None = None
+    instances: bool = False
 
     def __post_init__(self) -> None:
         given = self.tolerance_mm
@@ -56,10 +63,12 @@ class Settings:
         """What a reader of the figures must know, as plain data."""
         out: dict[str, Any] = {}
         if "surface_dice" in self.metrics:
-            by_label = isinstance(self.tolerance_mm, Mapping)
-            out["tolerance_mm"] = dict(self.tolerance_mm) if by_label else self.tolerance_mm
+            given = self.tolerance_mm
+            out["tolerance_mm"] = dict(given) if isinstance(given, Mapping) else given
         if "average_precision" in self.metrics:
             out["iou_thresholds"] = list(self.iou_thresholds)
+        if self.instances:
+            out["instances"] = True
         if "psnr" in self.metrics and self.data_range is not None:
             out["data_range"] = self.data_range
         return out
@@ -72,6 +81,8 @@ def score_labels(
     spacing_zyx: Sequence[float],
     settings: Settings,
     valid: NDArray[np.bool_] | None = None,
+    instances: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    histogram: Histogram | None = None,
 ) -> tuple[LabelResult, ...]:
     """Every label of a case, in the order of the task.
 
@@ -79,16 +90,25 @@ def score_labels(
         predicted, reference: label values [Z, Y, X], or one map a label [C, Z, Y, X].
         spacing_zyx: in mm.
         valid: [Z, Y, X], where the reference counts; what it says to ignore never does.
+        instances: the ids of instances in both maps; without them the connected parts of a label are its instances.
+        histogram: the joint histogram of both maps, where it is known already.
     """
+    predicted, reference = (
+        whole_numbers(array) if array.ndim == 3 else array for array in (predicted, reference)
+    )
     labels = task.foreground if settings.labels is None else select(task, settings.labels)
-    counts = label_counts(task, predicted, reference, valid)
+    counts = label_counts(task, predicted, reference, valid, histogram)
     ml = math.prod(spacing_zyx) / 1000
     diagonal = diagonal_mm(reference.shape, spacing_zyx)
+    both = [label.name for label in labels if state_of(counts[label.name]) == "both"]
+    costly = _within_boxes(
+        task, predicted, reference, spacing_zyx, settings, valid, instances, both
+    )
     out = []
     for label in labels:
         found = counts[label.name]
         state = state_of(found)
-        values: dict[str, float | None] = _overlap(found, ml, settings.metrics)
+        values = _overlap(found, ml, settings.metrics) | costly.get(label.name, {})
         for name in settings.metrics:
             worst = METRICS[name].worst
             if state in ("missed", "invented") and worst is not None:
@@ -97,6 +117,84 @@ def score_labels(
         volumes = (found.predicted * ml, found.reference * ml)
         out.append(LabelResult(label.name, ordered, *volumes, state))
     return tuple(out)
+
+
+def _within_boxes(
+    task: Task,
+    predicted: NDArray[Any],
+    reference: NDArray[Any],
+    spacing_zyx: Sequence[float],
+    settings: Settings,
+    valid: NDArray[np.bool_] | None,
+    instances: tuple[NDArray[Any], NDArray[Any]] | None,
+    names: Sequence[str],
+) -> dict[str, dict[str, float | None]]:
+    """What is measured label by label, each in its own box, the largest first."""
+    if not set(settings.metrics) - set(in_group(settings.metrics, "overlap")):
+        return {}
+    indices = [i for i, label in enumerate(task.foreground) if label.name in names]
+    boxes = label_boxes(task, predicted, reference, indices)
+
+    def measure(item: tuple[int, Box]) -> dict[str, float | None]:
+        index, box = item
+        name = task.foreground[index].name
+        one = label_mask(task, predicted[(..., *box)], index)
+        two = label_mask(task, reference[(..., *box)], index)
+        part = None if valid is None else valid[box]
+        counted = label_valid(task, reference[(..., *box)], index, part)
+        ids = None if instances is None else (instances[0][box], instances[1][box])
+        tolerance = settings.tolerance_of(name)
+        out = _surface(one, two, spacing_zyx, settings.metrics, tolerance, counted)
+        if counted is not None:
+            one, two = one & counted, two & counted
+        if "centreline_dice" in settings.metrics:
+            out["centreline_dice"] = centreline_dice(one, two)
+        return out | _instances(one, two, settings, ids)
+
+    items = [(i, box) for i, box in zip(indices, boxes, strict=True) if box is not None]
+    items.sort(key=lambda item: -volume_of(item[1]))
+    found = in_threads(measure, items)
+    return {task.foreground[i].name: values for (i, _), values in zip(items, found, strict=True)}
+
+
+def _surface(
+    one: NDArray[np.bool_],
+    two: NDArray[np.bool_],
+    spacing_zyx: Sequence[float],
+    metrics: Sequence[str],
+    tolerance_mm: float,
+    counted: NDArray[np.bool_] | None,
+) -> dict[str, float | None]:
+    wanted = in_group(metrics, "surface")
+    found = surface_distances(one, two, spacing_zyx, counted) if wanted else None
+    if found is None:
+        return {}
+    values = {
+        "hd95": found.hausdorff(95),
+        "hausdorff": found.hausdorff(),
+        "surface_distance": found.mean,
+        "surface_dice": found.dice(tolerance_mm),
+    }
+    return {name: values[name] for name in wanted}
+
+
+def _instances(
+    one: NDArray[np.bool_],
+    two: NDArray[np.bool_],
+    settings: Settings,
+    ids: tuple[NDArray[Any], NDArray[Any]] | None,
+) -> dict[str, float | None]:
+    wanted = in_group(settings.metrics, "instances")
+    if not wanted:
+        return {}
+    numbered = (components(one), components(two)) if ids is None else (ids[0] * one, ids[1] * two)
+    found = contingency(*numbered)
+    rand = adapted_rand(found) if "adapted_rand_error" in wanted else None
+    values = {
+        "adapted_rand_error": None if rand is None else rand.error,
+        "average_precision": average_precision(found, settings.iou_thresholds),
+    }
+    return {name: values[name] for name in wanted}
 
 
 def score_values(

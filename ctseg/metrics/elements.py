@@ -46,11 +46,17 @@ def triangles() -> tuple[tuple[Point, ...], ...]:
 def areas(spacing_zyx: Sequence[float]) -> NDArray[np.float64]:
     """The area in mm^2 of the surface in each of the 256 states of a cube of 2x2x2 voxels."""
     z, y, x = spacing_zyx
+    return _areas(float(z), float(y), float(x))
+
+
+@functools.lru_cache(maxsize=64)
+def _areas(z: float, y: float, x: float) -> NDArray[np.float64]:
     scale = np.array([y * x, z * x, z * y]) / 8
     table = np.zeros(256)
     for state, normals in enumerate(triangles()):
         if normals:
             table[state] = np.linalg.norm(np.array(normals) * scale, axis=1).sum()
+    table.setflags(write=False)
     return table
 
 

@@ -12,6 +12,9 @@ from ctseg.errors import BadInput
 from ctseg.specs import Task
 from ctseg.volume.values import TABLE, slabs, whole_numbers
 
+Histogram = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""The K values that two maps hold, and how often each pair occurs, [K, K]: rows for one map, columns for the other."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -70,6 +73,7 @@ def label_counts(
     predicted: NDArray[Any],
     reference: NDArray[Any],
     valid: NDArray[np.bool_] | None = None,
+    histogram: Histogram | None = None,
 ) -> dict[str, Counts]:
     """Counts of each foreground label of a task; voxels where the reference says `ignore` do not count.
 
@@ -77,6 +81,7 @@ def label_counts(
         predicted, reference: maps of label values [Z, Y, X], or one map a label [C, Z, Y, X], where a voxel
             belongs to the label when it is above 0.5 (binary maps and probabilities alike).
         valid: [Z, Y, X], the only voxels that count; None for all.
+        histogram: the joint histogram of two maps of values, where it is known already.
 
     Raises:
         BadInput: the shapes differ, a value is no whole number, or the channels are not the task's labels.
@@ -84,8 +89,8 @@ def label_counts(
     _check_shapes(predicted, reference)
     if predicted.ndim == reference.ndim == 3:
         if valid is not None:
-            predicted, reference = predicted[valid], reference[valid]
-        return _from_maps(task, predicted, reference)
+            histogram = joint_histogram(predicted[valid], reference[valid])
+        return _from_histogram(task, histogram or joint_histogram(predicted, reference))
     counts = {}
     for index, label in enumerate(task.foreground):
         one = label_mask(task, predicted, index)
@@ -94,8 +99,8 @@ def label_counts(
     return counts
 
 
-def _from_maps(task: Task, predicted: NDArray[Any], reference: NDArray[Any]) -> dict[str, Counts]:
-    values, table = joint_histogram(predicted, reference)
+def _from_histogram(task: Task, histogram: Histogram) -> dict[str, Counts]:
+    values, table = histogram
     if task.ignore is not None:
         table = table[:, values != task.ignore]
     columns = values if task.ignore is None else values[values != task.ignore]
@@ -110,16 +115,14 @@ def _from_maps(task: Task, predicted: NDArray[Any], reference: NDArray[Any]) -> 
     return out
 
 
-def joint_histogram(
-    one: NDArray[Any], two: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
     """How often each pair of values occurs in two label maps of one shape.
 
     Returns:
         The K values that either map may hold, and [K, K] counts: rows for `one`, columns for `two`.
     """
     one, two = whole_numbers(one), whole_numbers(two)
-    if not one.size:
+    if not one.size:  # nothing counts
         return np.arange(1), np.zeros((1, 1), np.int64)
     low = min(int(a.min()) for a in (one, two))
     high = max(int(a.max()) for a in (one, two))
@@ -133,7 +136,12 @@ def joint_histogram(
     table = np.zeros(size * size, np.int64)
     for part in slabs(one.shape):
         first, second = one[part].ravel(), two[part].ravel()
-        if lookup is not None:
+        if lookup is None:  # most voxels of most maps are background in both, and quickly counted
+            there = np.flatnonzero(first | second)
+            if len(there) < first.size // 2:
+                table[0] += first.size - len(there)
+                first, second = first[there], second[there]
+        else:
             first, second = np.searchsorted(lookup, first), np.searchsorted(lookup, second)
         pairs = first.astype(np.int32 if size < 2**15 else np.int64) * size + second
         table += np.bincount(pairs, minlength=size * size)

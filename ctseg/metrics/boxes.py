@@ -1,0 +1,90 @@
+"""Where each label of two maps lies, so that what costs time looks there alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.metrics.overlap import label_mask
+from ctseg.metrics.surface import box_around
+from ctseg.specs import Task
+from ctseg.volume.values import TABLE
+
+Box = tuple[slice, slice, slice]
+T = TypeVar("T")
+
+
+def label_boxes(
+    task: Task, predicted: NDArray[Any], reference: NDArray[Any], indices: Sequence[int]
+) -> list[Box | None]:
+    """The box around each label in both maps together, and a voxel more; None where a label is in neither.
+
+    Args:
+        predicted, reference: integer label values [Z, Y, X], or one map a label [C, Z, Y, X].
+        indices: of the task's foreground labels.
+    """
+    maps = (predicted, reference)
+    if all(m.ndim == 3 and m.dtype.kind in "uib" for m in maps):
+        highest = max((v for i in indices for v in task.foreground[i].values), default=0)
+        lowest = min(int(m.min()) for m in maps)
+        if lowest >= 0 and 0 < highest < TABLE:
+            return _found_at_once(task, maps, indices, highest)
+    return [
+        box_around(label_mask(task, predicted, i) | label_mask(task, reference, i)) for i in indices
+    ]
+
+
+def _found_at_once(
+    task: Task, maps: Sequence[NDArray[Any]], indices: Sequence[int], highest: int
+) -> list[Box | None]:
+    from scipy.ndimage import find_objects
+
+    def boxes(array: NDArray[Any]) -> list[Box | None]:
+        whole = array.view(np.uint8) if array.dtype == bool else array
+        return list(find_objects(whole, highest))
+
+    by_value = in_threads(boxes, maps)
+    shape = maps[0].shape
+    out = []
+    for index in indices:
+        values = [v for v in task.foreground[index].values if v > 0]
+        found = [box for table in by_value for v in values if (box := table[v - 1]) is not None]
+        out.append(_around(found, shape) if found else None)
+    return out
+
+
+def _around(boxes: Sequence[Box], shape: Sequence[int]) -> Box:
+    z, y, x = (
+        slice(
+            max(min(box[axis].start for box in boxes) - 1, 0),
+            min(max(box[axis].stop for box in boxes) + 1, shape[axis]),
+        )
+        for axis in range(3)
+    )
+    return z, y, x
+
+
+def volume_of(box: Box | None) -> int:
+    """Voxels in a box."""
+    return 0 if box is None else int(np.prod([part.stop - part.start for part in box]))
+
+
+def threads() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_threads(call: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+    """The results of a call on each item, in order, on all processors: NumPy and SciPy let go of the interpreter."""
+    workers = min(threads(), len(items))
+    if workers < 2:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(call, items))

@@ -1,0 +1,175 @@
+"""Distances between the surfaces of two structures, in mm, every piece of surface counted by its area.
+
+As Nikolov et al. (Deep learning to achieve clinically applicable segmentation, 2018) define them: an element of surface
+lies in each cube of 2x2x2 voxels that are not all alike (`ctseg.metrics.elements`), and its distance is that from its
+cube's centre to the nearest centre of such a cube of the other structure. A structure ends where the scan ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+from ctseg.metrics.elements import areas
+from ctseg.metrics.nearest import Grid, Indices, nearest
+
+ROUNDING = 1e-12
+"""A share of area that is 95 % but for rounding is 95 %."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far one surface lies from another.
+
+    Attributes:
+        distances: each distance that occurs, in mm, ascending.
+        areas: the area of the surface at that distance, in mm^2.
+    """
+
+    distances: NDArray[np.float64]
+    areas: NDArray[np.float64]
+
+    @property
+    def area(self) -> float:
+        return float(self.areas.sum())
+
+    @property
+    def mean(self) -> float:
+        """The mean distance in mm."""
+        return float(self.distances @ self.areas) / self.area
+
+    def percentile(self, percent: float) -> float:
+        """The smallest distance within which so much of the surface lies, in mm."""
+        share = np.cumsum(self.areas) / self.areas.sum()
+        at = int(np.searchsorted(share, percent / 100 * (1 - ROUNDING)))
+        return float(self.distances[min(at, len(self.distances) - 1)])
+
+    def within(self, tolerance_mm: float) -> float:
+        """The area in mm^2 that lies no farther than a tolerance."""
+        return float(self.areas[self.distances <= tolerance_mm].sum())
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """The distances both ways.
+
+    Attributes:
+        predicted: from the predicted surface to the reference.
+        reference: from the reference surface to the prediction.
+    """
+
+    predicted: Spread
+    reference: Spread
+
+    @property
+    def mean(self) -> float:
+        """The mean surface distance in mm: over both surfaces together, by area."""
+        both = (self.predicted, self.reference)
+        return sum(float(s.distances @ s.areas) for s in both) / sum(s.area for s in both)
+
+    def hausdorff(self, percent: float = 100.0) -> float:
+        """The larger of both ways' distances in mm within which `percent` of the surface lies."""
+        return max(self.predicted.percentile(percent), self.reference.percentile(percent))
+
+    def dice(self, tolerance_mm: float) -> float:
+        """The surface Dice: the share of both surfaces that lies within the tolerance of the other, 0..1."""
+        inside = self.predicted.within(tolerance_mm) + self.reference.within(tolerance_mm)
+        return inside / (self.predicted.area + self.reference.area)
+
+    def overlap(self, tolerance_mm: float) -> tuple[float, float]:
+        """The shares of the predicted and of the reference surface within the tolerance of the other, 0..1."""
+        one, two = self.predicted, self.reference
+        return one.within(tolerance_mm) / one.area, two.within(tolerance_mm) / two.area
+
+
+def surface_distances(
+    predicted: NDArray[Any],
+    reference: NDArray[Any],
+    spacing_zyx: Sequence[float],
+    valid: NDArray[Any] | None = None,
+) -> SurfaceDistances | None:
+    """The distances between the surfaces of two boolean maps [Z, Y, X].
+
+    Args:
+        spacing_zyx: in mm.
+        valid: bool [Z, Y, X], the voxels that count. Surface that touches another voxel counts on neither side,
+            since nobody knows where the structure goes on.
+
+    Returns:
+        None where either map has no surface that counts.
+
+    Raises:
+        BadInput: the shapes differ.
+    """
+    if predicted.shape != reference.shape or predicted.ndim != 3:
+        raise BadInput(
+            f"The maps have the shapes {predicted.shape} and {reference.shape}; both must be the same [Z, Y, X]."
+        )
+    one, two = predicted.astype(bool, copy=False), reference.astype(bool, copy=False)
+    if valid is not None:
+        one, two = one & valid, two & valid
+    box = box_around(one | two)
+    if box is None:
+        return None
+    one, two = one[box], two[box]
+    open_ends = None if valid is None else _states(~valid[box]) == 0
+    (depth, height, width), (z, y, x) = one.shape, spacing_zyx
+    grid = Grid((depth + 1, height + 1, width + 1), (float(z), float(y), float(x)))
+    table = areas(spacing_zyx)
+    found = [_elements(mask, grid, open_ends) for mask in (one, two)]
+    if not all(len(points) for points, _, _ in found):
+        return None
+    (points_a, map_a, states_a), (points_b, map_b, states_b) = found
+    return SurfaceDistances(
+        _spread(nearest(points_a, map_b, points_b, grid), table[states_a]),
+        _spread(nearest(points_b, map_a, points_a, grid), table[states_b]),
+    )
+
+
+def _elements(
+    mask: NDArray[np.bool_], grid: Grid, counted: NDArray[np.bool_] | None
+) -> tuple[Indices, NDArray[np.bool_], NDArray[np.uint8]]:
+    """Where the surface of a structure has elements: as places and marks of the grid, and the state of each cube."""
+    states = _states(mask)
+    surface = (states + np.uint8(1)) > 1  # neither 0 nor 255, which wraps round
+    if counted is not None:
+        surface &= counted
+    marks, places = grid.marked(surface)
+    return places, marks, states[surface]
+
+
+def _states(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The state of each cube of 2x2x2 voxels, uint8 [Z + 1, Y + 1, X + 1]; outside of the map nothing is.
+
+    Bit 7 is the voxel at (0, 0, 0) of the cube, bit 6 that next to it along x, bit 5 along y, bit 3 along z.
+    """
+    padded = np.zeros([n + 2 for n in mask.shape], np.uint8)
+    padded[1:-1, 1:-1, 1:-1] = mask
+    rows = (padded[..., :-1] << 1) | padded[..., 1:]
+    squares = (rows[:, :-1] << 2) | rows[:, 1:]
+    return np.asarray((squares[:-1] << 4) | squares[1:])
+
+
+def _spread(
+    ranked: tuple[Indices, NDArray[np.float64]], element_areas: NDArray[np.float64]
+) -> Spread:
+    rank, distances = ranked
+    total: NDArray[np.float64] = np.bincount(rank, element_areas, len(distances)).astype(np.float64)
+    there = total > 0
+    return Spread(distances[there], total[there])
+
+
+def box_around(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """The smallest box around what is true, and a voxel more where there is one; None where nothing is."""
+    out = []
+    for axis, axes in enumerate(((1, 2), (0, 2), (0, 1))):
+        along = np.flatnonzero(mask.any(axis=axes))
+        if not len(along):
+            return None
+        out.append(slice(max(int(along[0]) - 1, 0), min(int(along[-1]) + 2, mask.shape[axis])))
+    return out[0], out[1], out[2]
