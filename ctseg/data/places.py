@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -63,11 +64,12 @@ class Collector:
             self._mask(BACKGROUND, (target_czyx == 0).all(0).ravel(), shape, start)
             self._valid((target_czyx >= 0).all(0).ravel(), shape, start)
             return
-        flat = target_czyx[0].ravel()
-        if not flat.any():  # most slabs of a large scan
-            self._take(BACKGROUND, flat.size, lambda chosen: chosen, shape, start)
-            self._take(VALID, flat.size, lambda chosen: chosen, shape, start)
+        if not any(target_czyx.strides) or not target_czyx.any():  # most slabs of a large scan
+            count = math.prod(shape)
+            self._take(BACKGROUND, count, lambda chosen: chosen, shape, start)
+            self._take(VALID, count, lambda chosen: chosen, shape, start)
             return
+        flat = target_czyx[0].ravel()
         inside = np.flatnonzero(flat > 0)
         labels = flat[inside]
         order = np.argsort(labels, kind="stable")
@@ -110,9 +112,8 @@ class Collector:
         if not new:
             self._kept[group] = old
             return
-        chosen = np.arange(count)
-        if new < count:
-            chosen = np.sort(self._rng.choice(count, new, replace=False))
+        some = new < count
+        chosen = np.sort(self._rng.choice(count, new, replace=False)) if some else np.arange(count)
         zyx = np.stack(np.unravel_index(at(chosen), shape), 1)
         zyx[:, 0] += start
         self._kept[group] = np.concatenate([old, zyx.astype(np.int32)])

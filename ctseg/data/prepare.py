@@ -252,7 +252,7 @@ def about(case: Case) -> Iterator[None]:
     try:
         yield
     except CtsegError as error:
-        if case.id not in error.message:
+        if f"ase {case.id}" not in error.message:
             error.message = f"Case {case.id}: {error.message}"
         raise
     except Exception as error:

@@ -16,6 +16,7 @@ from ctseg.errors import FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths
 from ctseg.volume.formats.handle import Handle
+from ctseg.volume.formats.hdf5_map import mapped_box
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
@@ -90,7 +91,7 @@ def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = 
 def _part(file: h5py.File, name: str, box: tuple[slice, ...], path: Path) -> NDArray[Any]:
     stored = file[name]
     try:
-        array: NDArray[Any] | None = _mapped(stored, box, path)
+        array: NDArray[Any] | None = mapped_box(stored, box, path)
         if array is None:
             array = stored[(..., *box)]
     except OSError as error:
