@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from ctseg.cli import data_inspect, ui
+from ctseg.cli import data_convert, data_inspect, ui
 
-app = typer.Typer(no_args_is_help=True, help="Data sets and scans: look at them.")
+app = typer.Typer(no_args_is_help=True, help="Data sets and scans: look at them, convert them.")
 
 
 @app.callback()
 def data() -> None:
-    """Data sets and scans: look at them."""
+    """Data sets and scans: look at them, convert them."""
 
 
+app.command("convert", epilog=ui.examples(*data_convert.EXAMPLES))(data_convert.convert)
 app.command("inspect", epilog=ui.examples(*data_inspect.EXAMPLES))(data_inspect.inspect)

@@ -102,6 +102,8 @@ def _scans(folder: Path) -> Iterator[tuple[Path, FormatSpec]]:
     if spec is not None:
         yield folder, spec
         return
+    if not folder.is_dir():
+        return
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue

@@ -52,12 +52,14 @@ def _attributes(metadata: Mapping[str, Any]) -> list[Label]:
     if not isinstance(names, dict) or not all(isinstance(v, int) for v in names.values()):
         return []
     shades = colours if isinstance(colours, dict) else {}
-    out = []
-    for name, value in names.items():
-        shade = shades.get(name)
-        known = isinstance(shade, list) and len(shade) == 3
-        out.append(Label(name, (value,), value, tuple(map(int, shade)) if known else None))
-    return out
+    return [Label(name, (value,), value, _rgb(shades.get(name))) for name, value in names.items()]
+
+
+def _rgb(value: Any) -> tuple[int, int, int] | None:
+    if not isinstance(value, list) or len(value) != 3:
+        return None
+    red, green, blue = map(int, value)
+    return red, green, blue
 
 
 def _decoded(value: Any) -> Any:

@@ -1,0 +1,204 @@
+"""`ctseg data convert`: scans from one format to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctseg.cli import ui
+from ctseg.cli.data_options import OptionOption, parse_options
+
+if TYPE_CHECKING:
+    from ctseg.specs import Label, VolumeSource
+    from ctseg.volume.convert import Converted, Job
+
+EXAMPLES = (
+    "ctseg data convert scan.mha scan.nii.gz",
+    "ctseg data convert STUDY scans --to .nii.gz",
+    "ctseg data convert slices/ scan.h5 --spacing 5um",
+    "ctseg data convert volume.h5 scan.tif --option dataset=/volume --allow-loss",
+    "ctseg data convert mask.nii.gz mask.nrrd --label background=0 --label liver=1",
+)
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Scan, DICOM study, or folder of scans.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="File, or folder together with --to.")
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="SUFFIX", help="Format to write, e.g. .nii.gz; OUTPUT is a folder then."
+        ),
+    ] = None,
+    option: OptionOption = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            "--spacing",
+            metavar="SIZE",
+            help="Voxel size x y z instead of the file's: '0.7 0.7 2.5' in mm, or 5um.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME=VALUE",
+            help="The scan is a label map, and this is one of its labels; can be repeated.",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="SCAN",
+            help="The scan that a label map belongs to, for targets such as DICOM SEG.",
+        ),
+    ] = None,
+    allow_loss: Annotated[
+        bool,
+        typer.Option(
+            "--allow-loss", help="Write origin and direction only where the target can hold them."
+        ),
+    ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave outputs that are there already.")
+    ] = False,
+    as_json: ui.JsonOption = False,
+) -> None:
+    """Convert scans; grid, unit, voxel type and label names stay, and large scans go slab by slab.
+
+    A folder of scans is converted as it is, with the folders in it. A file of several volumes or a study of several
+    series gives one output each. Exits with 1 where a scan of a folder failed.
+    """
+    from ctseg.errors import CtsegError
+
+    options = parse_options(option or [])
+    jobs, several = _jobs(source, target, to, options)
+    kept = [job for job in jobs if skip_existing and job.target.exists()]
+    waiting = [job for job in jobs if job not in kept]
+    named = _labels(label or [])
+    done: list[Converted] = []
+    failed: dict[str, str] = {}
+    scan = _reference(reference)
+    try:
+        with ui.progress("Converting", total=len(waiting)) as bar:
+            for job in waiting:
+                try:
+                    done.append(_one(job, bar, spacing, named, scan, allow_loss=allow_loss))
+                except CtsegError as error:
+                    if not several:
+                        raise
+                    failed[str(job.source)] = str(error)
+                    bar.say(f"Failed: {job.source}: {error}")
+                bar.update(len(done) + len(failed))
+    finally:
+        if scan is not None:
+            scan.close()
+    if as_json:
+        skipped = [str(job.target) for job in kept]
+        ui.print_json({"converted": done, "skipped": skipped, "failed": failed})
+    else:
+        _show(done, kept, failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _jobs(
+    source: Path, target: Path, to: str | None, options: dict[str, str]
+) -> tuple[list[Job], bool]:
+    """What is to be done, and whether it is a folder of scans, in which one may fail without the others."""
+    from ctseg.errors import BadInput
+    from ctseg.specs import frozen
+    from ctseg.volume.convert import Job, find_jobs
+    from ctseg.volume.formats.source import check_file
+    from ctseg.volume.io import format_of, writer_format
+
+    if not source.is_dir():
+        check_file(source)
+    if to is not None:
+        if target.is_file():
+            raise BadInput(
+                f"{target} is a file; with --to the output is a folder.",
+                hint="Leave --to away, or name a folder.",
+            )
+        return find_jobs(source, target, to, options), True
+    if target.is_dir() or (source.is_dir() and format_of(source) is None):
+        raise BadInput(
+            f"{source} is to be converted into the folder {target}, but into which format?",
+            hint="Say it with --to, for example: --to .nii.gz",
+        )
+    writer_format(target)
+    return [Job(source, target, frozen(options))], False
+
+
+def _one(
+    job: Job,
+    bar: ui.Progress,
+    spacing: str | None,
+    labels: list[Label],
+    reference: VolumeSource | None,
+    *,
+    allow_loss: bool,
+) -> Converted:
+    from ctseg.volume.convert import convert as convert_scan
+
+    return convert_scan(
+        job,
+        spacing=spacing,
+        labels=labels,
+        allow_loss=allow_loss,
+        reference=reference,
+        advance=lambda share: bar.advance(share, text=job.target.name),
+    )
+
+
+def _labels(pairs: list[str]) -> list[Label]:
+    from ctseg.errors import BadInput
+    from ctseg.specs import Label
+
+    found = parse_options(pairs)
+    wrong = [f"{name}={value}" for name, value in found.items() if not value.isdigit()]
+    if wrong:
+        raise BadInput(f"'{wrong[0]}' is no label.", hint="Write --label NAME=VALUE, e.g. liver=1")
+    return [Label(name, (int(value),), int(value)) for name, value in found.items()]
+
+
+def _reference(path: Path | None) -> VolumeSource | None:
+    from ctseg.volume.io import open_volume
+
+    return None if path is None else open_volume(path)
+
+
+def _show(done: list[Converted], kept: list[Any], failed: dict[str, str]) -> None:
+    rows = []
+    for one in done:
+        factor = 1000 if one.unit == "um" else 1
+        size = " x ".join(f"{value * factor:.4g}" for value in one.spacing_xyz)
+        rows.append(
+            [
+                one.target,
+                " x ".join(map(str, one.shape_zyx))
+                + (f" x {one.channels}" if one.channels > 1 else ""),
+                f"{size} {one.unit}",
+                one.dtype,
+                ", ".join(one.lost) or None,
+            ]
+        )
+    if rows:
+        ui.table(["written", "voxels z y x", "spacing x y z", "type", "lost"], rows)
+    for one in done:
+        for note in one.notes:
+            ui.warn(f"{one.source}: {note}")
+    if kept:
+        ui.show(f"{len(kept)} there already.")
+    if failed:
+        ui.show(f"{len(failed)} failed:")
+        for path, reason in failed.items():
+            ui.show(f"  {path}: {reason.splitlines()[0]}")

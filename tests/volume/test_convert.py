@@ -1,0 +1,220 @@
+"""Conversion between formats: nothing is lost without a word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+from typer.testing import CliRunner
+
+from ctseg.cli.app import app
+from ctseg.errors import BadInput
+from ctseg.specs import Label, frozen
+from ctseg.volume import convert as module
+from ctseg.volume.convert import Job, convert, slab_depth
+from ctseg.volume.io import open_volume, read, write
+from ctseg.volume.labels import labels_in
+from ctseg.volume.spool import by_region
+from ctseg.volume.volume import Volume
+
+MakeSeries = Callable[..., Path]
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".h5")
+LABELS = (Label("liver", (1,), 1, (200, 10, 30)), Label("lesion", (2,), 2, (10, 20, 255)))
+
+
+def run(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["data", "convert", *map(str, words)])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("target", SUFFIXES)
+@pytest.mark.parametrize("source", SUFFIXES)
+def test_grid_voxels_type_and_unit_stay(
+    tmp_path: Path, oblique: Volume, source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLAB_BYTES", 2 * 7 * 8 * 2)  # slabs of two slices
+    micro = Volume.from_array(
+        oblique.array, spacing_xyz=(0.005, 0.006, 0.01), origin_xyz=(1, 2, 3),
+        direction=oblique.direction, unit="um",
+    )  # fmt: skip
+    write(micro, tmp_path / f"a{source}")
+    shares: list[float] = []
+    done = convert(Job(tmp_path / f"a{source}", tmp_path / f"b{target}"), advance=shares.append)
+    back = read(tmp_path / f"b{target}")
+    assert back.geometry.difference(micro.geometry) is None
+    assert back.geometry.unit == done.unit == "um"
+    assert back.array.dtype == np.int16
+    np.testing.assert_array_equal(back.array, oblique.array)
+    assert sum(shares) == pytest.approx(1)
+    assert len(shares) == 3
+    assert done.lost == ()
+    if target != ".h5":
+        image = sitk.ReadImage(str(tmp_path / f"b{target}"))  # the oracle
+        np.testing.assert_allclose(image.GetSpacing(), micro.spacing_xyz, rtol=1e-5)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), oblique.array)
+
+
+@pytest.mark.parametrize("target", SUFFIXES)
+def test_channels_and_floats(tmp_path: Path, oblique: Volume, target: str) -> None:
+    array = np.random.default_rng(0).normal(size=(3, *oblique.array.shape)).astype(np.float32)
+    write(Volume(array, oblique.geometry), tmp_path / "a.nii")
+    convert(Job(tmp_path / "a.nii", tmp_path / f"b{target}", frozen({"channels": "last"})))
+    options = {"channels": "last"} if target.startswith(".nii") else {}
+    np.testing.assert_array_equal(read(tmp_path / f"b{target}", **options).array, array)
+
+
+def test_label_names_and_colours_travel(tmp_path: Path, oblique: Volume) -> None:
+    mask = Volume((np.abs(oblique.array) % 3).astype(np.uint8), oblique.geometry)
+    write(mask, tmp_path / "a.nrrd", labels=LABELS)
+    convert(Job(tmp_path / "a.nrrd", tmp_path / "b.h5"))
+    done = convert(Job(tmp_path / "b.h5", tmp_path / "c.nrrd"))
+    assert done.labels == ("liver", "lesion")
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert json.loads(file["label"].attrs["labels"]) == {"liver": 1, "lesion": 2}
+    with open_volume(tmp_path / "c.nrrd") as source:
+        assert labels_in(source.metadata) == LABELS
+    image = sitk.ReadImage(str(tmp_path / "c.nrrd"))
+    assert image.GetMetaData("Segment1_Name") == "lesion"
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), mask.array)
+    assert convert(Job(tmp_path / "c.nrrd", tmp_path / "d.nii.gz")).lost == ("label names",)
+
+
+def test_names_can_be_given(tmp_path: Path, oblique: Volume) -> None:
+    write(Volume((oblique.array > 0).astype(np.uint8), oblique.geometry), tmp_path / "a.nii.gz")
+    code, output = run(tmp_path / "a.nii.gz", tmp_path / "b.nrrd", "--label", "bone=1")
+    assert code == 0, output
+    assert labels_in(open_volume(tmp_path / "b.nrrd").metadata)[0].name == "bone"
+    write(Volume(oblique.array / 7, oblique.geometry), tmp_path / "f.nii.gz")
+    assert run(tmp_path / "f.nii.gz", tmp_path / "f.nrrd", "--label", "bone=1")[0] == 2
+    assert run(tmp_path / "a.nii.gz", tmp_path / "b.nrrd", "--label", "bone=x")[0] == 2
+
+
+def test_what_tiff_cannot_hold_is_refused_unless_told(tmp_path: Path, oblique: Volume) -> None:
+    write(oblique, tmp_path / "a.nii.gz")
+    code, output = run(tmp_path / "a.nii.gz", tmp_path / "b.tif")
+    assert code == 2
+    assert "origin and direction" in output and "--allow-loss" in output
+    assert not (tmp_path / "b.tif").exists()
+    code, output = run(tmp_path / "a.nii.gz", tmp_path / "b.tif", "--allow-loss", "--json")
+    assert code == 0
+    assert json.loads(output)["converted"][0]["lost"] == ["origin", "direction"]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), oblique.array)
+
+
+def test_a_folder_of_scans(tmp_path: Path, oblique: Volume, make_series: MakeSeries) -> None:
+    scans = tmp_path / "scans"
+    (scans / "deep").mkdir(parents=True)
+    write(oblique, scans / "a.mha")
+    write(oblique, scans / "deep" / "b.nrrd")
+    make_series(scans / "patient", oblique.array)
+    (scans / "notes.txt").write_text("no scan")
+    (scans / "broken.nii").write_bytes(b"no scan either")
+    code, output = run(scans, tmp_path / "out")
+    assert code == 2 and "--to" in output
+    code, output = run(scans, tmp_path / "out", "--to", "nii.gz")
+    assert code == 1
+    assert "broken.nii" in output
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.gz"))
+    assert found == ["a.nii.gz", "deep/b.nii.gz", "patient.nii.gz"]
+    for name in found:
+        np.testing.assert_array_equal(read(tmp_path / "out" / name).array, oblique.array)
+    (scans / "broken.nii").unlink()
+    stamp = (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns
+    (tmp_path / "out" / "deep" / "b.nii.gz").unlink()
+    code, output = run(scans, tmp_path / "out", "--to", ".nii.gz", "--skip-existing", "--json")
+    assert code == 0
+    report = json.loads(output)
+    assert len(report["skipped"]) == 2 and len(report["converted"]) == 1
+    assert (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns == stamp
+
+
+def test_two_scans_of_one_name(tmp_path: Path, oblique: Volume) -> None:
+    (tmp_path / "in").mkdir()
+    write(oblique, tmp_path / "in" / "a.mha")
+    write(oblique, tmp_path / "in" / "a.nrrd")
+    code, output = run(tmp_path / "in", tmp_path / "out", "--to", ".nii")
+    assert code == 2 and "would both become" in output
+
+
+def test_each_series_of_a_study_and_each_volume_of_a_file(
+    tmp_path: Path, oblique: Volume, make_series: MakeSeries
+) -> None:
+    make_series(tmp_path / "study" / "a", oblique.array)
+    uid = "1.2.826.0.1.3680043.2.1125.77"
+    make_series(tmp_path / "study" / "b", oblique.array[:3], uid=uid)
+    code, output = run(tmp_path / "study", tmp_path / "out", "--to", ".nii.gz")
+    assert code == 0, output
+    shapes = sorted(read(path).array.shape for path in (tmp_path / "out").iterdir())
+    assert shapes == [(3, 7, 8), (6, 7, 8)]
+    option = ["--option", f"series={uid}"]
+    assert run(tmp_path / "study", tmp_path / "one.nii.gz", *option)[0] == 0
+    assert read(tmp_path / "one.nii.gz").array.shape == (3, 7, 8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"], file["deep/label"] = oblique.array, (oblique.array > 0).astype(np.uint8)
+    assert run(tmp_path / "a.h5", tmp_path / "out2", "--to", ".nrrd")[0] == 0
+    assert {p.name for p in (tmp_path / "out2").iterdir()} == {"a_raw.nrrd", "a_deep_label.nrrd"}
+
+
+def test_slices_with_a_spacing(tmp_path: Path, oblique: Volume) -> None:
+    (tmp_path / "in").mkdir()
+    for number, plane in enumerate(oblique.array):
+        tifffile.imwrite(tmp_path / "in" / f"s{number}.tif", plane, metadata=None)
+    code, output = run(tmp_path / "in", tmp_path / "a.h5", "--spacing", "5 5 20um")
+    assert code == 0, output
+    assert "5 x 5 x 20 um" in output
+    back = read(tmp_path / "a.h5")
+    assert back.spacing_xyz == pytest.approx((0.005, 0.005, 0.02)) and back.geometry.unit == "um"
+    np.testing.assert_array_equal(back.array, oblique.array)
+    assert run(tmp_path / "in", tmp_path / "in" / "a.h5")[0] == 2
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_compressed_scans_are_unpacked_once(
+    tmp_path: Path, oblique: Volume, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = Volume((np.abs(oblique.array) % 3).astype(np.uint8), oblique.geometry)
+    write(mask, tmp_path / f"a{suffix}", labels=LABELS)
+    monkeypatch.setattr(module, "_IN_MEMORY", 0)
+    monkeypatch.setattr(module, "SLAB_BYTES", 1)
+    convert(Job(tmp_path / f"a{suffix}", tmp_path / "b.nii"))
+    np.testing.assert_array_equal(read(tmp_path / "b.nii").array, mask.array)
+    assert {p.name for p in tmp_path.iterdir()} == {f"a{suffix}", "b.nii"}
+    with open_volume(tmp_path / f"a{suffix}") as source:
+        unpacked = by_region(source, tmp_path)
+        assert unpacked.by_region and not source.by_region
+        np.testing.assert_array_equal(
+            unpacked.read_box((1, 2, 3), (4, 5, 6))[0], mask.array[1:4, 2:5, 3:6]
+        )
+        unpacked.close()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path, oblique: Volume) -> None:
+    write(oblique, tmp_path / "a.nii.gz")
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(content[:-100])
+    assert run(tmp_path / "a.nii.gz", tmp_path / "b.nrrd")[0] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_input_is_never_written_to(tmp_path: Path, oblique: Volume) -> None:
+    write(oblique, tmp_path / "a.nii.gz")
+    with pytest.raises(BadInput, match="what is read"):
+        convert(Job(tmp_path / "a.nii.gz", tmp_path / "x" / ".." / "a.nii.gz"))
+    assert run(tmp_path / "a.nii.gz", tmp_path / "b.xyz")[0] == 2
+    assert run(tmp_path / "nothing.nii", tmp_path / "b.nii")[0] == 2
+    assert run(tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", "--to", ".nii")[0] == 2
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty", tmp_path / "out", "--to", ".nii")[0] == 2
+
+
+def test_slabs_end_with_chunks() -> None:
+    assert slab_depth(1) == 256
+    assert slab_depth(4000 * 4000 * 2) == 8
+    assert slab_depth(1 << 40) == 1
