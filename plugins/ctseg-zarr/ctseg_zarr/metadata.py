@@ -1,0 +1,174 @@
+"""What OME-NGFF says about an image: axes, levels, their scale and place (versions 0.1 to 0.5).
+
+https://ngff.openmicroscopy.org/specifications/index.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import FileProblem
+from ctseg.volume.formats import itk
+from ctseg.volume.geometry import Geometry
+
+MM = {
+    "meter": 1e3, "decimeter": 100.0, "centimeter": 10.0, "millimeter": 1.0, "micrometer": 1e-3, "nanometer": 1e-6,
+    "angstrom": 1e-7, "inch": 25.4, "foot": 304.8, "m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3,
+    "micron": 1e-3, "nm": 1e-6,
+}  # fmt: skip
+"""Millimetres in a unit; the long names are those of the specification (UDUNITS-2), the short ones are met too."""
+OWN = "ctseg"
+"""The attribute with which ctseg keeps what OME-NGFF has no place for: direction and origin in the patient."""
+_OLD_AXES = ("t", "c", "z", "y", "x")
+"""The fixed axes of versions 0.1 and 0.2."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a multiscale image.
+
+    Attributes:
+        path: of its array, within the image's group.
+        scale: of each axis, in the axis's unit.
+        translation: of the first voxel's centre.
+    """
+
+    path: str
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A multiscale image.
+
+    Attributes:
+        axes: a letter each: t, c, z, y, x.
+        units: of each axis, empty where none is given.
+        levels: the finest first.
+    """
+
+    axes: str
+    units: tuple[str, ...]
+    levels: tuple[Level, ...]
+
+
+def image_of(attributes: Mapping[str, Any], path: Path) -> Image:
+    """Read `multiscales` of a group; of several the first one counts.
+
+    Raises:
+        FileProblem: metadata that do not say what they must.
+    """
+    try:
+        found = attributes["multiscales"][0]
+        axes = found.get("axes") or _OLD_AXES
+        named = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in axes]
+        letters = "".join(_letter(axis) for axis in named)
+        units = tuple(str(axis.get("unit") or "") for axis in named)
+        after = _transform(found.get("coordinateTransformations") or [], len(named))
+        levels = []
+        for dataset in found["datasets"]:
+            own = _transform(dataset.get("coordinateTransformations") or [], len(named))
+            # The level's own transformation comes first, then that of the whole image.
+            scale = own[0] * after[0]
+            translation = own[1] * after[0] + after[1]
+            levels.append(Level(str(dataset["path"]), tuple(scale), tuple(translation)))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise FileProblem(
+            f"{path}: the attribute 'multiscales' is not as OME-NGFF has it ({type(error).__name__}: {error})."
+        ) from error
+    if not levels:
+        raise FileProblem(f"{path}: the attribute 'multiscales' names no levels.")
+    return Image(letters, units, tuple(levels))
+
+
+def _letter(axis: Mapping[str, Any]) -> str:
+    name = str(axis["name"]).lower()
+    kind = axis.get("type")
+    if kind == "channel":
+        return "c"
+    if kind == "time":
+        return "t"
+    if name not in ("t", "c", "z", "y", "x"):
+        raise ValueError(f"an axis is named '{name}', not t, c, z, y or x")
+    return name
+
+
+def _transform(
+    steps: Sequence[Mapping[str, Any]], axes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and translation of a list of transformations, applied in order."""
+    scale, translation = np.ones(axes), np.zeros(axes)
+    for step in steps:
+        kind = step["type"]
+        if kind == "identity":
+            continue
+        if kind not in ("scale", "translation") or kind not in step:
+            raise ValueError(f"a transformation '{kind}' whose numbers do not stand in it")
+        values = np.asarray(step[kind], np.float64)
+        if values.shape != (axes,) or not np.isfinite(values).all():
+            raise ValueError(f"a {kind} of {values.tolist()} for {axes} axes")
+        if kind == "scale":
+            scale, translation = scale * values, translation * values
+        else:
+            translation = translation + values
+    return scale, translation
+
+
+def geometry_of(
+    image: Image,
+    level: Level,
+    shape_zyx: Sequence[int],
+    own: Mapping[str, Any] | None,
+    unit: str | None,
+    path: Path,
+) -> Geometry:
+    """The grid of a level. Numbers without a unit are millimetres.
+
+    Args:
+        own: what ctseg noted besides (direction and origin of the finest level).
+        unit: that of numbers without one.
+    """
+    units = {
+        axis: name for axis, name in zip(image.axes, image.units, strict=True) if axis in "zyx"
+    }
+    factors = {axis: factor_of(name or unit or "millimeter", path) for axis, name in units.items()}
+
+    def along(values: Sequence[float], missing: float) -> list[float]:
+        by_axis = dict(zip(image.axes, values, strict=True))
+        return [by_axis[a] * factors[a] if a in factors else missing for a in "xyz"]
+
+    spacing = along(level.scale, 1.0)
+    if "z" not in factors:
+        spacing[2] = spacing[0]
+    origin = along(level.translation, 0.0)
+    direction = np.eye(3)
+    if own and "direction" in own:
+        direction = np.asarray(own["direction"], np.float64).reshape(3, 3)
+        offset = np.subtract(origin, along(image.levels[0].translation, 0.0))
+        origin = (np.asarray(own["origin_xyz"], np.float64) + direction @ offset).tolist()
+    shown = min(factors.values(), default=1.0)
+    return itk.make_geometry(
+        path, shape_zyx, spacing, origin, direction, "um" if shown < 1.0 else "mm"
+    )
+
+
+def factor_of(unit: str, path: Path) -> float:
+    """Millimetres in a unit.
+
+    Raises:
+        FileProblem: none that is known.
+    """
+    factor = MM.get(unit.lower())
+    if factor is None:
+        raise FileProblem(
+            f"{path}: lengths are in '{unit}', which is no known unit.",
+            hint=f"Known are: {', '.join(MM)}",
+        )
+    return factor

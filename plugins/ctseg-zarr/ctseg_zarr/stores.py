@@ -1,0 +1,113 @@
+"""Opening stores read-only, and finding the image or array that is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zarr
+import zarr.errors
+import zarr.storage
+
+from ctseg.errors import CtsegError, FileProblem
+from ctseg.volume.formats.source import AGAIN, check_file, reading
+from ctseg_zarr.paths import is_zarr
+
+Node = zarr.Group | zarr.Array
+
+
+@contextmanager
+def zarr_errors(path: Path) -> Iterator[None]:
+    """Tell what zarr and its codecs raise as a `FileProblem`."""
+    try:
+        with reading(path):
+            yield
+    except CtsegError:
+        raise
+    except Exception as error:  # codecs are libraries of their own, with errors of their own
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise FileProblem(f"{path} cannot be read: {said[-1]}.", hint=AGAIN) from error
+
+
+def open_store(path: Path) -> tuple[Node, Callable[[], None]]:
+    """The node at a path, which may lie within a store, and how to close it.
+
+    Raises:
+        FileProblem: nothing there, or no Zarr.
+    """
+    if not path.is_dir():
+        check_file(path)
+    if not is_zarr(path):
+        raise FileProblem(
+            f"{path} is no Zarr store: it has neither zarr.json nor .zgroup, .zarray or .zattrs.",
+            hint="Name the folder that holds one of these files.",
+        )
+    with zarr_errors(path):
+        if path.is_dir():
+            return zarr.open(zarr.storage.LocalStore(path, read_only=True), mode="r"), lambda: None
+        store = zarr.storage.ZipStore(path, mode="r")
+        return zarr.open(store, mode="r"), store.close
+
+
+def attributes(node: Node) -> Mapping[str, Any]:
+    """The attributes of a node; those of OME-NGFF 0.5, which lie under `ome`, beside the others."""
+    plain = dict(node.attrs)
+    ome = plain.get("ome")
+    return {**plain, **ome} if isinstance(ome, Mapping) else plain
+
+
+def choose(root: Node, path: Path, dataset: str | None) -> Node:
+    """The multiscale image or the array that is meant.
+
+    Args:
+        root: of the store.
+        path: for messages.
+        dataset: its name within the store. Without it: the root itself, or what alone is within it.
+
+    Raises:
+        FileProblem: no such node, or several to choose from.
+    """
+    if dataset is not None and dataset.strip("/"):
+        try:
+            node: Node | None = root[dataset.strip("/")] if isinstance(root, zarr.Group) else None
+        except (KeyError, ValueError, FileNotFoundError):
+            node = None
+        if node is None:
+            raise FileProblem(f"{path} holds no '{dataset}'.", hint=_listed(root))
+        root = node
+    if isinstance(root, zarr.Array) or "multiscales" in attributes(root):
+        return root
+    if "plate" in attributes(root) or "well" in attributes(root):
+        raise FileProblem(
+            f"{path} is a plate of many images.", hint="Name one of them: dataset=ROW/COLUMN/FIELD"
+        )
+    images = dict(_images(root))
+    if len(images) == 1:
+        return next(iter(images.values()))
+    raise FileProblem(
+        f"{path} holds {len(images) or 'no'} images; one must be chosen.",
+        hint=f"Say which one with the option dataset.\n  {_listed(root)}"
+        if images
+        else _listed(root),
+    )
+
+
+def _images(group: zarr.Group, depth: int = 2) -> Iterator[tuple[str, Node]]:
+    """Images and arrays of three axes and more within a group; the levels of an image are none themselves."""
+    for name, node in sorted(group.members()):
+        if isinstance(node, zarr.Array):
+            if node.ndim >= 3:
+                yield name, node
+        elif "multiscales" in attributes(node):
+            yield name, node
+            if "labels" in node and isinstance(labels := node["labels"], zarr.Group):
+                yield from ((f"{name}/labels/{one}", label) for one, label in _images(labels, 0))
+        elif depth > 0 and name != "OME":
+            yield from ((f"{name}/{one}", image) for one, image in _images(node, depth - 1))
+
+
+def _listed(root: Node) -> str:
+    found = [name for name, _ in _images(root)] if isinstance(root, zarr.Group) else []
+    return f"It holds: {', '.join(found[:20])}" if found else "It holds nothing that is a volume."
