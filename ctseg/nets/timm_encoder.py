@@ -60,9 +60,15 @@ def describe(name: str, levels: int) -> Encoder:
         ConfigError: one without a pyramid of feature maps, or with fewer levels.
     """
     check_name(name)
+    most = len(describe(name, 0).channels) if levels else 0
+    if levels > most:
+        raise ConfigError(
+            f"The encoder '{name}' has {most} levels; timm_unet.levels asks for {levels}.",
+            hint=f"Use {most} or fewer, or 0 for all",
+        )
     with torch.random.fork_rng(devices=[]):  # looking must not change the weights drawn later
         try:
-            net = timm().create_model(name, features_only=True, pretrained=False)
+            net = _build(name, levels)
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
             raise _unusable(name, f"it gives no feature maps ({error})") from error
     channels, reductions = net.feature_info.channels(), net.feature_info.reduction()
@@ -70,19 +76,24 @@ def describe(name: str, levels: int) -> Encoder:
         raise _unusable(name, f"its feature maps are {reductions} times smaller, no pyramid")
     side = 2 * reductions[-1]
     try:
-        with torch.inference_mode():
-            shapes = [tuple(map_.shape[1:]) for map_ in net.eval()(torch.zeros(1, 3, side, side))]
-    except (RuntimeError, AssertionError) as error:
+        maps = net(torch.zeros(2, 3, side, side))
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise _unusable(name, f"it takes images of one size only ({error})") from error
+    shapes = [tuple(one.shape[1:]) for one in maps]
     if shapes != [(c, side // r, side // r) for c, r in zip(channels, reductions, strict=True)]:
         raise _unusable(name, f"its feature maps are {shapes} for an image of {side} pixels")
-    used = levels or len(channels)
-    if used > len(channels):
-        raise ConfigError(
-            f"The encoder '{name}' has {len(channels)} levels; timm_unet.levels asks for {levels}.",
-            hint=f"Use {len(channels)} or fewer, or 0 for all",
-        )
-    return Encoder(tuple(channels[:used]), tuple(reductions[:used]))
+    torch.stack([one.float().mean() for one in maps]).sum().backward()
+    idle = [key for key, parameter in net.named_parameters() if parameter.grad is None]
+    if idle:  # they would never be trained, and data-parallel training waits for them
+        raise _unusable(name, f"its feature maps do not depend on {idle[0]}")
+    return Encoder(tuple(channels), tuple(reductions))
+
+
+def _build(name: str, levels: int, **options: Any) -> Any:
+    """The encoder of timm; one that is cut to some levels drops what lies below them."""
+    if levels:
+        options |= {"out_indices": tuple(range(levels)), "feature_cls": "getter"}
+    return timm().create_model(name, features_only=True, **options)
 
 
 def _unusable(name: str, why: str) -> ConfigError:
@@ -104,16 +115,14 @@ def make_encoder(name: str, levels: int, *, in_channels: int, weights: str = "")
         ConfigError: weights of another network, or no safetensors file.
         FileProblem: the file is missing or cannot be read.
     """
-    used = tuple(range(len(describe(name, levels).channels)))
+    describe(name, levels)  # refuses what cannot be used
     options: dict[str, Any] = {"in_chans": in_channels}
     if weights:
         tensors = read_encoder_weights(weights)
         _check_fit(name, tensors, weights, options)
         overlay = {**_NO_SOURCE, "state_dict": dict(tensors)}
         options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
-    encoder: torch.nn.Module = timm().create_model(
-        name, features_only=True, out_indices=used, **options
-    )
+    encoder: torch.nn.Module = _build(name, levels, **options)
     for note in ("pretrained_cfg", "default_cfg"):  # they hold on to the tensors
         if hasattr(encoder, note):
             setattr(encoder, note, {})

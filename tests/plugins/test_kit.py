@@ -127,6 +127,72 @@ def test_networks_whose_constraints_are_wrong_are_found_out():
         testing.check_architecture(dataclasses.replace(SOUND, from_plan=str))
 
 
+class Lazy(Net):
+    def forward(self, x):
+        return 1e-4 * super().forward(x)
+
+
+def test_networks_that_do_not_learn_are_found_out(monkeypatch):
+    monkeypatch.setattr("ctseg.testing.overfit.STEPS", 10)
+
+    def build(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:
+        return Lazy(in_channels, out_channels, config.width)
+
+    lazy = dataclasses.replace(SOUND, build=build)
+    with pytest.raises(AssertionError, match=r"on one patch .* 0\.9 is due"):
+        testing.check_architecture(lazy)
+    testing.check_architecture(lazy, overfit=False)
+
+
+class Slices(nn.Module):
+    """Looks `reach` slices to either side."""
+
+    def __init__(self, in_channels: int, out_channels: int, reach: int) -> None:
+        super().__init__()
+        kernel, padding = (2 * reach + 1, 3, 3), (reach, 1, 1)
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=padding)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "complaint"),
+    [(0, "more than 0 slices away"), (1, None), (2, "does not look as far as 2 slices")],
+)
+def test_the_context_that_is_claimed_is_the_context_that_is_used(claimed, complaint):
+    def build(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:
+        return Slices(in_channels, out_channels, 1)
+
+    constraints = Constraints((1, 1, 1), (2 * claimed + 1, 8, 8), None, claimed, 2)
+    spec = dataclasses.replace(SOUND, build=build, constraints=constraints)
+    if complaint is None:
+        testing.check_architecture(spec)
+        return
+    with pytest.raises(AssertionError, match=complaint):
+        testing.check_architecture(spec)
+    thin = dataclasses.replace(constraints, min_tile_zyx=(2, 8, 8), context_slices=1)
+    with pytest.raises(AssertionError, match="smallest tile has 2 slices"):
+        testing.check_architecture(dataclasses.replace(spec, constraints=thin))
+
+
+class Picky(Net):
+    def forward(self, x):
+        if x.shape[2] % 4:
+            raise RuntimeError("multiples of 4 only")
+        return super().forward(x)
+
+
+def test_networks_that_refuse_what_they_allow_are_found_out():
+    def build(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:
+        return Picky(in_channels, out_channels, config.width)
+
+    smallest = Constraints(stride_zyx=(2, 2, 2), min_tile_zyx=(4, 4, 4))
+    spec = dataclasses.replace(SOUND, build=build, constraints=smallest)
+    with pytest.raises(AssertionError, match=r"allow a tile of \(6, 6, 4\)"):
+        testing.check_architecture(spec)
+
+
 def test_networks_that_cannot_be_rebuilt_are_found_out():
     def moody(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:
         torch.seed()
