@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ctseg
-from ctseg.specs import FormatSpec, Label, VolumeSource, VolumeWriter, frozen
+from ctseg.specs import (
+    DataSet,
+    FormatSpec,
+    Label,
+    ReaderSpec,
+    VolumeSource,
+    VolumeWriter,
+    frozen,
+)
 from ctseg_dicom.sniff import SEGMENTATION, STRUCTURE_SET, object_in
 
 if TYPE_CHECKING:
@@ -62,6 +70,39 @@ def _write_seg(
         reference=reference,
         algorithm=algorithm,
     )
+
+
+def _is_studies(path: Path) -> bool:
+    from ctseg_dicom.studies import recognise
+
+    return recognise(path)
+
+
+def _studies(path: Path, **options: Any) -> DataSet:
+    from ctseg_dicom.studies import cases
+
+    return cases(path, **options)
+
+
+@ctseg.hookimpl
+def ctseg_readers() -> Sequence[ReaderSpec]:
+    """Folders of DICOM studies."""
+    return [
+        ReaderSpec(
+            name="dicom_studies",
+            recognise=_is_studies,
+            cases=_studies,
+            summary="a folder of DICOM studies: a scan in each, and a SEG or RTSTRUCT drawn on it",
+            options=frozen(
+                {
+                    "labels": "names and what they take: 'tumour=GTV*|Tumor,liver=Liver'",
+                    "image": "modality of the scan, or a pattern of its series' description",
+                    "label": "SEG, RTSTRUCT, or a pattern of the object's description",
+                    "ignore": "label value of voxels that nobody labelled, none by default",
+                }
+            ),
+        )
+    ]
 
 
 @ctseg.hookimpl

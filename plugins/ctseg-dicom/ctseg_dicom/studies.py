@@ -10,11 +10,11 @@ from pathlib import Path
 from ctseg.data.readers import layout
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, frozen
-from ctseg.volume.formats.dicom_series import Series, list_series
-from ctseg_dicom.series import patient_of
+from ctseg.volume.formats.dicom_series import Series, list_series, read_headers
 from ctseg_dicom.sniff import SEGMENTATION, STRUCTURE_SET, object_in
 
 KINDS = {"RTSTRUCT": ("rtstruct", "roi"), "SEG": ("dicom_seg", "segments")}
+_PATIENT = 0x00100020
 _FEW = 3
 """Folders with more DICOM files than these hold slices, and need not be looked into for labels."""
 
@@ -142,5 +142,5 @@ def _case(path: Path, scan: Series, drawn: Series | None, wanted: dict[str, str]
         id=name,
         images=(ImageRef(folder, frozen({"format": "dicom", "series": scan.uid})),),
         label=label,
-        group=patient_of(scan.files[0]) or None,
+        group=read_headers(scan.files[0])[0].text(_PATIENT) or None,
     )

@@ -1,0 +1,88 @@
+"""Folders of DICOM studies as data sets."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctseg.data.inspect import inspect_dataset
+from ctseg.data.load import load_image, load_label
+from ctseg.data.readers.find import open_dataset
+from ctseg.errors import BadInput, FileProblem
+from ctseg.volume.geometry import Geometry
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def studies(
+    tmp_path: Path, geometry: Geometry, label: Any, make_series: Make, make_seg: Make
+) -> Path:
+    """Two patients with a SEG each, whose segments have other numbers, and one without."""
+    for number, names in ((1, ("Liver", "Kidney", "GTV 1")), (2, ("gtv_old", "Hepar", "Kidney"))):
+        where = tmp_path / f"p{number}"
+        images = make_series(where / "ct", geometry, PatientID=f"P{number}")
+        make_seg(where / "seg" / "seg.dcm", images, label, names=names)
+    make_series(tmp_path / "p3" / "ct", geometry, PatientID="P3")
+    return tmp_path
+
+
+def test_labels_by_name(studies: Path, label: Any) -> None:
+    dataset = open_dataset(studies, labels="liver=Liver|Hepar,tumour=GTV*", ignore="255")
+    assert dataset.reader == "dicom_studies"
+    assert dataset.channels == ("CT",)
+    assert [(c.id, c.group) for c in dataset.cases] == [("p1", "P1"), ("p2", "P2")]
+    assert [c.id for c in dataset.unlabelled] == ["p3"] or [c.id for c in dataset.unlabelled] == [
+        "p3_ct"
+    ]
+    assert dataset.task is not None
+    assert [item.name for item in dataset.task.labels] == ["background", "liver", "tumour"]
+    for case, order in zip(dataset.cases, ((1, 3), (2, 1)), strict=True):
+        found = load_label(case, dataset.task, load_image(case)).array
+        for value, number in enumerate(order, start=1):
+            np.testing.assert_array_equal(found == value, label == number)
+    (problem,) = inspect_dataset(dataset).all_problems
+    assert "have the same images" in problem  # as they do here
+
+
+def test_choices(studies: Path, geometry: Geometry, make_series: Make) -> None:
+    make_series(studies / "p1" / "late", geometry, SeriesDescription="late phase")
+    with pytest.raises(BadInput, match="names no label"):
+        open_dataset(studies, labels="GTV")
+    uid = _study(studies / "p1" / "ct")
+    make_series(
+        studies / "p1" / "venous", geometry, StudyInstanceUID=uid, SeriesDescription="venous"
+    )
+    with pytest.raises(BadInput, match="2 series that may be its scan") as error:
+        open_dataset(studies)
+    assert "venous" in str(error.value.hint)
+    found = open_dataset(studies, image="venous")
+    assert [case.id for case in found.cases] == ["p1"]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(FileProblem, match="no DICOM files"):
+        open_dataset(tmp_path, reader="dicom_studies")
+
+
+@pytest.mark.real_data
+def test_real_studies(tmp_path: Path, real_data: Path) -> None:
+    shutil.copytree(real_data / "dicom_rtstruct", tmp_path / "sarcoma")
+    shutil.copytree(real_data / "dicom_seg", tmp_path / "liver")
+    dataset = open_dataset(tmp_path, reader="dicom_studies", labels="mass=GTV*|Liver")
+    report = inspect_dataset(dataset)
+    assert report.all_problems == []
+    sizes = {case.id: case.labels[0].voxels for case in report.cases}
+    assert sizes["liver"] == 107098
+
+
+def _study(folder: Path) -> str:
+    import pydicom
+
+    return str(pydicom.dcmread(next(folder.glob("*.dcm"))).StudyInstanceUID)
