@@ -89,7 +89,8 @@ def test_killed_and_resumed_equals_left_alone(mini_set, mini_options, tmp_path):
         command(mini_set, alone, mini_options), check=True, capture_output=True, env=environment()
     )
     for kill_at in (5, 17):  # within an epoch; resumed and killed again
-        arguments = command(mini_set, killed, mini_options)
+        # with workers, which read ahead of a kill
+        arguments = [*command(mini_set, killed, mini_options), "--set", "train.workers=2"]
         if killed.exists():
             arguments = [sys.executable, "-m", "ctseg", "train", "--resume", "-o", str(killed)]
         process = start(arguments)
