@@ -1,0 +1,167 @@
+"""`ctseg data prepare`: preprocess a data set before training, and look after what was prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ctseg.cli import ui
+from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.errors import BadInput
+
+if TYPE_CHECKING:
+    from ctseg.config import RunConfig
+
+EXAMPLES = (
+    "ctseg data prepare DATA --fold 0",
+    "ctseg data prepare runs/first/config.toml --workers 8",
+    "ctseg data prepare --list",
+    "ctseg data prepare --clear 3fa9",
+)
+
+
+def prepare(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Data set, run file (.toml) or run folder.", show_default=False),
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option("--fold", min=0, help="The fold that validates.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Cases at a time; as many as cores, at most 4."),
+    ] = None,
+    reader: Annotated[
+        str | None, typer.Option("--reader", metavar="NAME", help="Layout of the data set.")
+    ] = None,
+    option: OptionOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the run file."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="Show what was prepared, its size and last use.")
+    ] = False,
+    clear: Annotated[
+        bool,
+        typer.Option("--clear", help="Remove what was prepared: all, or the entry named."),
+    ] = False,
+    yes: ui.YesOption = False,
+    as_json: ui.JsonOption = False,
+) -> None:
+    """Preprocess every case once and keep it, as training does on its own when it starts.
+
+    An interrupted preparation goes on where it stopped. A changed plan or file is noticed, and made anew.
+    """
+    if show or clear:
+        if show and clear:
+            raise BadInput("--list and --clear exclude each other.")
+        _clear(source, yes=yes) if clear else _list(as_json=as_json)
+        return
+    if source is None:
+        raise BadInput("What is to be prepared?", hint="ctseg data prepare DATA | RUN.toml")
+    config = _config(source, fold, reader, parse_options(option or []), settings or [])
+    from ctseg.cli.train import BarReporter
+    from ctseg.planning.prepare import prepare as run
+
+    with ui.progress("Preparing") as bar:
+        store, cases = run(config, workers=workers, reporter=BarReporter(bar))
+    rows = [
+        {
+            "case": case.id,
+            "shape_zyx": list(case.image.shape[1:]),
+            "spacing_xyz": [round(s, 4) for s in case.trail.target.spacing_xyz],
+            "bytes": case.image.nbytes + case.target.nbytes,
+            "lazy": case.lazy,
+        }
+        for case in cases
+    ]
+    if as_json:
+        ui.print_json({"folder": store.folder, "key": store.folder.name, "cases": rows})
+        return
+    ui.table(
+        ["case", "voxels z y x", "spacing x y z", "MiB", "patches from"],
+        [
+            [
+                row["case"],
+                " x ".join(map(str, case.image.shape[1:])),
+                " x ".join(f"{s:.4g}" for s in case.trail.target.spacing_xyz),
+                round((case.image.nbytes + case.target.nbytes) / 2**20),
+                "the scan's file" if case.lazy else "the store",
+            ]
+            for row, case in zip(rows, cases, strict=True)
+        ],
+    )
+    ui.show(f"{len(cases)} cases in {store.folder}")
+
+
+def _config(
+    source: Path,
+    fold: int | None,
+    reader: str | None,
+    options: dict[str, str],
+    settings: list[str],
+) -> RunConfig:
+    from ctseg.config import load_config, override, parse_config
+    from ctseg.errors import FileProblem
+
+    if source.is_dir() and (source / "config.toml").is_file():
+        source = source / "config.toml"
+    if source.suffix == ".toml":
+        config = load_config(source)
+    else:
+        if not source.exists() and not any(c in str(source) for c in "*?["):
+            raise FileProblem(f"{source} does not exist.", hint="Check the path of the data set.")
+        config = parse_config({"data": {"path": str(source)}})
+    data = config.model_dump(mode="json")
+    given = {"fold": fold, "reader": reader}
+    data["data"] |= {key: value for key, value in given.items() if value is not None}
+    data["data"]["options"] |= options
+    return override(parse_config(data, where="the options"), settings)
+
+
+def _list(*, as_json: bool) -> None:
+    import time
+
+    from ctseg.data.stored import entries
+
+    found = entries()
+    if as_json:
+        ui.print_json(found)
+        return
+    if not found:
+        ui.show("Nothing is prepared.")
+        return
+    rows = [
+        [
+            entry.key,
+            entry.cases,
+            round(entry.bytes / 2**20),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
+            ", ".join(entry.labels),
+            ", ".join(entry.steps),
+        ]
+        for entry in found
+    ]
+    ui.table(["entry", "cases", "MiB", "last used", "labels", "steps"], rows)
+    total = sum(entry.bytes for entry in found) / 2**20
+    ui.show(f"{total:.0f} MiB in {found[0].folder.parent}")
+
+
+def _clear(source: Path | None, *, yes: bool) -> None:
+    from ctseg.data.stored import clear, entries
+
+    keys = [] if source is None else [str(source)]
+    if not keys:
+        found = entries()
+        if not found:
+            ui.show("Nothing is prepared.")
+            return
+        size = sum(entry.bytes for entry in found) / 2**20
+        ui.confirm(f"Remove {len(found)} prepared data sets ({size:.0f} MiB)?", yes=yes)
+    removed = clear(keys)
+    size = sum(entry.bytes for entry in removed) / 2**20
+    ui.show(f"Removed {', '.join(entry.key for entry in removed)} ({size:.0f} MiB).")
