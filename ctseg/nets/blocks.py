@@ -120,6 +120,13 @@ def conv_level(
     )
 
 
+def average_pool(x_bczyx: torch.Tensor, stride: Zyx) -> torch.Tensor:
+    """Means over blocks of `stride` voxels, in the type that comes in (the CPU knows them in float32 only)."""
+    half_on_cpu = x_bczyx.device.type == "cpu" and x_bczyx.dtype in (torch.bfloat16, torch.float16)
+    y = functional.avg_pool3d(x_bczyx.float() if half_on_cpu else x_bczyx, stride, stride)
+    return y.to(x_bczyx.dtype)
+
+
 class Pool(nn.Module):
     """Max or average pooling over blocks of `stride` voxels, in the type that comes in."""
 
@@ -129,8 +136,10 @@ class Pool(nn.Module):
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
         """[B, C, Z, Y, X] to [B, C, Z/stride, Y/stride, X/stride]."""
-        pool = functional.max_pool3d if self.kind == "max" else functional.avg_pool3d
-        return pool(x_bczyx, self.stride, self.stride).to(x_bczyx.dtype)
+        if self.kind == "avg":
+            return average_pool(x_bczyx, self.stride)
+        with torch.autocast(x_bczyx.device.type, enabled=False):  # it would copy to float32
+            return functional.max_pool3d(x_bczyx, self.stride, self.stride)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {self.stride}"

@@ -92,6 +92,22 @@ class InstanceNorm(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's group norm without two of its ends.
+
+    For one voxel and one channel a group it gives the bias instead of an error. And PyTorch's backward crashes the
+    process for a channels-last tensor on the CPU that needs no gradient itself, as a network's input (seen in 2.13):
+    such a tensor goes in contiguous.
+    """
+
+    def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
+        """[B, C, Z, Y, X] to the same shape."""
+        if torch.is_grad_enabled() and not x_bczyx.requires_grad and _channels_last_on_cpu(x_bczyx):
+            # clone, as contiguous() leaves the strides of a single channel as they are
+            x_bczyx = x_bczyx.clone(memory_format=torch.contiguous_format)
+        return torch.group_norm(x_bczyx, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(kind: Norm, channels: int, *, groups: int, eps: float = 1e-5) -> nn.Module:
     """The normalisation layer of that name for `channels` channels.
 
@@ -105,5 +121,5 @@ def make_norm(kind: Norm, channels: int, *, groups: int, eps: float = 1e-5) -> n
     if kind == "batch":
         return nn.BatchNorm3d(channels, eps)
     if kind == "group":
-        return nn.GroupNorm(math.gcd(groups, channels) if groups <= channels else 1, channels, eps)
+        return GroupNorm(math.gcd(groups, channels) if groups <= channels else 1, channels, eps)
     return nn.Identity()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ctseg.nets.blocks import NO_STRIDE, ConvNormAct, make_activation
+from ctseg.nets.blocks import NO_STRIDE, ConvNormAct, average_pool, make_activation
 from ctseg.nets.config import ResidualUNet3DConfig, ResidualUNetSE3DConfig
 from ctseg.nets.norm import make_norm
 from ctseg.nets.options import UNetOptions
@@ -44,10 +44,7 @@ class Shortcut(nn.Module):
             weight = self.conv.weight.expand(-1, -1, *self.stride) / math.prod(self.stride)
             y: torch.Tensor = self.norm(functional.conv3d(x_bczyx, weight, stride=self.stride))
             return y
-        if max(self.stride) > 1:
-            pooled = functional.avg_pool3d(x_bczyx, self.stride, self.stride)
-            return pooled.to(x_bczyx.dtype)
-        return x_bczyx
+        return average_pool(x_bczyx, self.stride) if max(self.stride) > 1 else x_bczyx
 
 
 class ResidualBlock(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctseg.nets.norm import InstanceNorm
+from ctseg.nets.norm import GroupNorm, InstanceNorm
 
 FORMATS = [torch.contiguous_format, torch.channels_last_3d]
 
@@ -80,6 +80,37 @@ def test_only_the_wanted_gradients_are_computed():
 
 def test_one_voxel_gives_the_bias():
     norm = InstanceNorm(2)
+    nn.init.constant_(norm.bias, 0.5)
+    x = torch.randn(1, 2, 1, 1, 1)
+    torch.testing.assert_close(norm(x), torch.full_like(x, 0.5))
+
+
+@pytest.mark.parametrize("needs_gradient", [False, True])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_group_norm_has_the_values_and_gradients_of_torch(memory_format, needs_gradient):
+    """Also for a channels-last input without a gradient, for which PyTorch's backward crashes."""
+    torch.manual_seed(4)
+    theirs, ours = nn.GroupNorm(4, 8), GroupNorm(4, 8)
+    x = torch.randn(2, 8, 3, 4, 5)
+    grad = torch.randn(2, 8, 3, 4, 5)
+    theirs(x).backward(grad)
+    leaf = x.clone(memory_format=memory_format).requires_grad_(needs_gradient)
+    y = ours(leaf)
+    y.backward(grad)
+    torch.testing.assert_close(y, theirs(x))
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+
+
+def test_group_norm_learns_from_a_single_channel_stored_last():
+    norm = GroupNorm(1, 1)
+    x = torch.empty(2, 1, 4, 4, 4, memory_format=torch.channels_last_3d).normal_()
+    norm(x).square().sum().backward()
+    assert norm.weight.grad is not None and norm.weight.grad.isfinite().all()
+
+
+def test_group_norm_of_one_voxel_gives_the_bias():
+    norm = GroupNorm(2, 2)
     nn.init.constant_(norm.bias, 0.5)
     x = torch.randn(1, 2, 1, 1, 1)
     torch.testing.assert_close(norm(x), torch.full_like(x, 0.5))
