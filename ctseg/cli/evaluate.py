@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ctseg.cli import ui
+from ctseg.cli import scores, ui
 from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ctseg.metrics.bootstrap import Resampling
+    from ctseg.metrics.compare import Difference
     from ctseg.metrics.report import Report
     from ctseg.specs import DataSet
 
 EXAMPLES = (
     "ctseg evaluate mask.nii.gz reference.nii.gz",
     "ctseg evaluate predictions/ DATA/labelsTr --csv scores.csv",
-    "ctseg evaluate predictions/ DATA --fold 0",
+    "ctseg evaluate predictions/ DATA --fold 0 --tolerance 2",
+    "ctseg evaluate new/ DATA --fold 0 --against old/",
+    "ctseg evaluate out.h5 weave.h5 --dataset /label --instances --metrics instances",
     "ctseg evaluate runs/first",
 )
 
@@ -29,6 +35,57 @@ def evaluate(
     ],
     reference: Annotated[
         Path | None, typer.Argument(help="Reference file, folder or data set.", show_default=False)
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME,NAME",
+            help="Of: dice, iou, precision, recall, volume_difference_ml, volume_difference, hd95, hausdorff, "
+            "surface_distance, surface_dice, centreline_dice, adapted_rand_error, average_precision, mse, mae, psnr; "
+            "or overlap, surface, centreline, instances, regression, all.  "
+            "[default: dice,iou,hd95,surface_distance,surface_dice]",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="NAME,NAME", help="Only these labels.")
+    ] = None,
+    tolerance: Annotated[
+        str,
+        typer.Option(
+            "--tolerance",
+            metavar="MM",
+            help="Of the surface Dice, mm; or by label: liver=2,lesion=1.",
+        ),
+    ] = "1",
+    iou: Annotated[
+        str,
+        typer.Option(
+            "--iou",
+            metavar="IOU,IOU",
+            help="At which instances match; their precision is averaged.",
+        ),
+    ] = "0.5",
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances", help="The values are ids of instances (grains, cells), not labels."
+        ),
+    ] = False,
+    data_range: Annotated[
+        float | None,
+        typer.Option(
+            "--data-range", metavar="WIDTH", help="To which the PSNR refers.", show_default=False
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="OTHER",
+            help="Other predictions (or another run) of the same cases, to compare with.",
+        ),
     ] = None,
     fold: Annotated[
         int | None,
@@ -46,6 +103,12 @@ def evaluate(
         str | None,
         typer.Option("--slices", metavar="START:STOP", help="Only these slices along z, e.g. 100:"),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask", metavar="FILE", help="Only where this map is above 0, for one case."
+        ),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", metavar="NAME", help="Dataset within predicted HDF5 files."),
@@ -56,74 +119,113 @@ def evaluate(
             "--reference-dataset", metavar="NAME", help="Dataset within reference HDF5 files."
         ),
     ] = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", min=50, max=99.9, help="Of the intervals, per cent.")
+    ] = 95,
+    resamples: Annotated[
+        int,
+        typer.Option("--resamples", min=0, help="Draws of the bootstrap; 0 leaves intervals out."),
+    ] = 2000,
+    bootstrap: Annotated[
+        str, typer.Option("--bootstrap", metavar="NAME", help="bca or percentile.")
+    ] = "bca",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
     csv: Annotated[
         Path | None,
         typer.Option("--csv", metavar="FILE", help="Write a line for each case and label there."),
     ] = None,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Compare predictions with references: Dice, IoU and volumes for each case and label, and their means.
+    """Compare predictions with references: overlap, surface distances and more for each case and label.
 
-    A label that is in neither map counts nowhere; one that was missed or invented has Dice 0.
+    A label that is in neither map counts nowhere; one that was missed or invented has Dice 0 and, as a distance, the
+    scan's diagonal. Means come with bootstrap intervals over patients; --against adds a paired test.
     """
+    resampling = _resampling(confidence, resamples, bootstrap, seed)
+    options: dict[str, Any] = {
+        "slices": parse_slices(slices) if slices else None,
+        "metrics": metrics,
+        "labels": _names(labels),
+        "tolerance_mm": parse_tolerance(tolerance),
+        "iou_thresholds": _numbers(iou, "--iou"),
+        "data_range": data_range,
+        "instances": instances,
+        "mask": mask,
+        "prediction_options": {"dataset": dataset} if dataset else None,
+        "reference_options": {"dataset": reference_dataset} if reference_dataset else None,
+    }
+    ids = _names(cases)
+    where: Path | DataSet | None = reference
     if reference is None:
-        report = _of_run(predictions)
-    else:
-        from ctseg.engine.evaluate import evaluate as compare
+        needing = {"--metrics": metrics, "--labels": labels, "--mask": mask, "--fold": fold}
+        _needs_reference([name for name, value in needing.items() if value is not None])
+    elif fold is not None:
+        where, ids = _fold(reference, fold, folds, ids)
+    report = _measured(predictions, where, ids, options)
+    other = None if against is None else _measured(against, where, ids, options)
+    _give(report, other, (predictions, against), resampling, csv=csv, as_json=as_json)
 
-        ids = [i.strip() for i in cases.split(",") if i.strip()] if cases else None
-        where: Path | DataSet = reference
-        if fold is not None:
-            where, ids = _fold(reference, fold, folds, ids)
-        with ui.progress("Evaluating") as bar:
-            report = compare(
-                predictions,
-                where,
-                cases=ids,
-                slices=parse_slices(slices) if slices else None,
-                prediction_options={"dataset": dataset} if dataset else None,
-                reference_options={"dataset": reference_dataset} if reference_dataset else None,
-                progress=lambda done, total, case: bar.update(done, total, case),
-            )
+
+def _give(
+    report: Report,
+    other: Report | None,
+    paths: tuple[Path, Path | None],
+    resampling: Resampling | None,
+    *,
+    csv: Path | None,
+    as_json: bool,
+) -> None:
+    found: tuple[Difference, ...] = ()
+    if other is not None:
+        from ctseg.metrics.compare import compare
+
+        found = compare(report, other, resampling)
+    names = (str(paths[0]), str(paths[1]))
     if csv is not None:
         from ctseg.files import write_text
 
-        write_text(csv, report.to_csv())
+        write_text(csv, report.to_csv() if other is None else _both(report, other, names))
     if as_json:
-        ui.print_json(report.to_dict())
-    else:
-        print_report(report)
+        out = report.to_dict(resampling)
+        if other is not None:
+            out["against"] = {"predictions": names[1], **other.to_dict(resampling)}
+            out["comparison"] = [difference.to_dict() for difference in found]
+        ui.print_json(out)
+        return
+    scores.print_report(report, resampling=resampling)
+    if other is not None:
+        scores.print_comparison(found, names, resampling)
 
 
-def print_report(report: Report, *, cases: bool = True) -> None:
-    """The tables of a report, on stdout."""
-    if cases:
-        rows = [
-            (
-                r["case"],
-                r["label"],
-                r["dice"],
-                r["iou"],
-                r["predicted_ml"],
-                r["reference_ml"],
-                r["state"],
-            )
-            for r in report.rows()
-        ]
-        ui.table(("case", "label", "Dice", "IoU", "predicted ml", "reference ml", ""), rows)
-        ui.show()
-    means: list[tuple[object, ...]] = [
-        (s.label, _four(s.dice), _four(s.iou), s.cases, s.missed, s.invented, s.absent)
-        for s in report.summary()
+def _both(report: Report, other: Report, names: tuple[str, str]) -> str:
+    from ctseg.metrics.report import csv_text
+
+    rows = [
+        {"predictions": name, **row}
+        for name, one in zip(names, (report, other), strict=True)
+        for row in one.rows()
     ]
-    means.append(
-        ("mean", _four(report.mean_dice), _four(report.mean_iou), len(report.cases), "", "", "")
-    )
-    ui.table(("label", "Dice", "IoU", "cases", "missed", "invented", "absent"), means)
+    return csv_text(dict.fromkeys(key for row in rows for key in row), rows)
 
 
-def _four(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _measured(
+    predictions: Path,
+    reference: Path | DataSet | None,
+    ids: list[str] | None,
+    options: Mapping[str, Any],
+) -> Report:
+    if reference is None:
+        return _of_run(predictions)
+    from ctseg.engine.evaluate import evaluate as compare
+
+    with ui.progress(f"Evaluating {predictions.name}") as bar:
+        return compare(
+            predictions,
+            reference,
+            cases=ids,
+            progress=lambda done, total, case: bar.update(done, total, case),
+            **options,
+        )
 
 
 def _of_run(run: Path) -> Report:
@@ -140,6 +242,14 @@ def _of_run(run: Path) -> Report:
     return Report.from_json(file.read_text(encoding="utf-8"), where=str(file))
 
 
+def _needs_reference(options: list[str]) -> None:
+    if options:
+        raise BadInput(
+            f"{options[0]} needs a reference: a run alone shows what its own validation measured.",
+            hint="Predict the cases, then: ctseg evaluate PREDICTIONS REFERENCE",
+        )
+
+
 def _fold(
     reference: Path, fold: int, folds: int, ids: list[str] | None
 ) -> tuple[DataSet, list[str]]:
@@ -154,6 +264,48 @@ def _fold(
     if outside:
         raise BadInput(f"The case '{outside[0]}' does not validate in fold {fold}.")
     return found, ids
+
+
+def _resampling(confidence: float, resamples: int, method: str, seed: int) -> Resampling | None:
+    if not resamples:
+        return None
+    from ctseg.metrics.bootstrap import Resampling
+
+    known: dict[str, Literal["bca", "percentile"]] = {"bca": "bca", "percentile": "percentile"}
+    if method not in known:
+        raise BadInput(f"'{method}' is no bootstrap.", hint="There are: bca, percentile")
+    return Resampling(confidence / 100, resamples, known[method], seed)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BadInput(
+            f"'{text}' is no list of numbers.", hint=f"Write: {option} 0.5,0.75"
+        ) from error
+
+
+def parse_tolerance(text: str) -> float | dict[str, float]:
+    """`2`, or `liver=2,lesion=1`, in mm.
+
+    Raises:
+        BadInput: something else.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise BadInput(
+            f"'{text}' is no tolerance.",
+            hint="Write a length in mm, or one a label: --tolerance liver=2,lesion=1",
+        ) from error
 
 
 def parse_slices(text: str) -> tuple[int | None, int | None]:

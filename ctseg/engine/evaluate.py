@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.engine.pairs import Pairs, find_pairs
-from ctseg.errors import BadInput
+from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.case import Settings, diagonal_mm, score_labels, score_values
 from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
 from ctseg.metrics.overlap import Histogram, joint_histogram
@@ -94,7 +94,7 @@ def evaluate(
         result = evaluate_case(
             task, made, expected, "case", slices=slices, mask=where, settings=settings
         )
-        return Report((result,), settings.to_dict())
+        return _report([result], settings)
     found = find_pairs(
         Path(prediction),
         reference if isinstance(reference, DataSet) else Path(reference),
@@ -134,7 +134,16 @@ def _evaluate_pairs(
         results.append(result)
         if progress is not None:
             progress(done, len(found.pairs), pair.case)
-    return Report(tuple(results), settings.to_dict())
+    return _report(results, settings)
+
+
+def _report(results: Sequence[CaseResult], settings: Settings) -> Report:
+    report = Report(tuple(results), settings.to_dict())
+    if isinstance(settings.tolerance_mm, Mapping) and results:
+        for name in settings.tolerance_mm:
+            if name not in report.labels:
+                raise UnknownName("label", name, report.labels)
+    return report
 
 
 def evaluate_case(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def test_a_fold_picks_the_cases_that_validate(data: Path) -> None:
 
 
 def test_the_table_shows_cases_and_means(data: Path) -> None:
-    result = _run(data / "made", data / "Set" / "labelsTr", "--cases", "c2,c3")
+    named = ("--metrics", "dice,iou")
+    result = _run(data / "made", data / "Set" / "labelsTr", "--cases", "c2,c3", *named)
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
     assert ["c2", "organ", "0.667", "0.500", "0.016", "0.032", "both"] in rows
@@ -73,11 +75,72 @@ def test_slices(data: Path) -> None:
 
 
 def test_a_run_shows_its_own_validation(tmp_path: Path) -> None:
-    report = Report((CaseResult("c0", (LabelResult("organ", {"dice": 0.5, "iou": 1 / 3}, 1.0, 1.0),)),))
+    report = Report(
+        (CaseResult("c0", (LabelResult("organ", {"dice": 0.5, "iou": 1 / 3}, 1.0, 1.0),)),)
+    )
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "report.json").write_text(report.to_json())
-    result = _run(tmp_path, "--json")
+    result = _run(tmp_path, "--json", "--resamples", 0)
     assert json.loads(result.stdout) == report.to_dict()
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "validation", other / "validation")
+    result = _run(tmp_path, "--against", other)
+    assert next(
+        line.split()[:5] for line in result.stdout.splitlines() if line.startswith("Dice ")
+    ) == ["Dice", "organ", "0.5000", "0.5000", "+0.0000"]
+
+
+def test_what_is_measured_by_default_and_how_sure_it_is(data: Path) -> None:
+    for name in ("c0", "c1"):
+        shutil.copy(data / "made" / "c2.nii.gz", data / "made" / f"{name}.nii.gz")
+    result = _run(data / "made", data / "Set", "--json", "--seed", 3)
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert set(found["means"]) == {"dice", "iou", "hd95", "surface_distance", "surface_dice"}
+    assert found["means"]["hd95"] == 0.75  # one slice of 1 mm is missing in three of four
+    low, high = found["intervals"]["means"]["dice"]
+    assert low <= found["mean_dice"] <= high
+    assert found["intervals"]["seed"] == 3 and found["settings"]["tolerance_mm"] == 1
+    assert found["cases"][0]["diagonal_mm"] == pytest.approx(48**0.5)
+    table = _run(data / "made", data / "Set")
+    assert "95 % intervals of the means, over 4 cases" in table.stdout
+    assert "Surface Dice within 1 mm." in table.stdout
+    assert "intervals" not in _run(data / "made", data / "Set", "--resamples", 0).stdout
+
+
+def test_two_predictions_are_compared_case_by_case(data: Path) -> None:
+    fold = (data / "Set", "--fold", 1)
+    other = data / "other"
+    other.mkdir()
+    for name in ("c2", "c3"):
+        shutil.copy(data / "Set" / "labelsTr" / f"{name}.nii.gz", other)
+    result = _run(data / "made", *fold, "--against", other, "--json", "--metrics", "dice,hd95")
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert found["against"]["mean_dice"] == 1 and found["mean_dice"] == pytest.approx(5 / 6)
+    dice = next(d for d in found["comparison"] if d["metric"] == "dice")
+    assert dice["difference"] == pytest.approx(-1 / 6)
+    assert (dice["better"], dice["worse"], dice["equal"], dice["cases"]) == (0, 1, 1, 2)
+    assert dice["p_value"] == 1  # one difference says nothing
+    csv_file = data / "both.csv"
+    assert _run(data / "made", *fold, "--against", other, "--csv", csv_file).exit_code == 0
+    rows = list(csv.DictReader(csv_file.read_text().splitlines()))
+    assert [row["predictions"] for row in rows] == [str(data / "made")] * 2 + [str(other)] * 2
+
+
+def test_tolerances_labels_instances_and_masks(data: Path) -> None:
+    pair = (data / "made" / "c2.nii.gz", data / "Set" / "labelsTr" / "c2.nii.gz")
+    for tolerance, value in (("1", 1.0), ("organ=0.5", None)):
+        result = _run(*pair, "--tolerance", tolerance, "--metrics", "surface_dice", "--json")
+        found = json.loads(result.stdout)["means"]["surface_dice"]
+        assert found == value if value else 0 < found < 1
+    result = _run(*pair, "--instances", "--metrics", "instances", "--iou", "0.4,0.6", "--json")
+    found = json.loads(result.stdout)
+    assert found["labels"]["instances"]["average_precision"] == 0.5
+    assert _run(*pair, "--labels", "liver").exit_code == 2
+    whole = np.zeros((4, 4, 4), np.uint8)
+    whole[2:] = 1
+    write(Volume.from_array(whole), data / "mask.nii.gz")
+    result = _run(*pair, "--mask", data / "mask.nii.gz", "--json")
+    assert json.loads(result.stdout)["mean_dice"] == 1
 
 
 @pytest.mark.parametrize(
@@ -92,6 +155,18 @@ def test_a_run_shows_its_own_validation(tmp_path: Path) -> None:
         (["made", "Set", "--cases", "c9"], "c9"),
         (["made", "Set", "--fold", "1", "--slices", "x"], "START:STOP"),
         (["made", "Set", "--fold", "1", "--csv", "made"], "cannot be written"),
+        (["made", "Set", "--fold", "1", "--metrics", "dise"], "dice"),
+        (["made", "Set", "--fold", "1", "--metrics", ","], "No metric"),
+        (["made", "Set", "--fold", "1", "--tolerance", "x"], "--tolerance"),
+        (["made", "Set", "--fold", "1", "--tolerance", "-1"], "0 or more"),
+        (["made", "Set", "--fold", "1", "--tolerance", "lever=1"], "organ"),
+        (["made", "Set", "--fold", "1", "--iou", "a"], "--iou"),
+        (["made", "Set", "--fold", "1", "--iou", "0"], "above 0"),
+        (["made", "Set", "--fold", "1", "--bootstrap", "x"], "percentile"),
+        (["made", "Set", "--fold", "1", "--resamples", "5"], "100 resamples"),
+        (["made", "Set", "--fold", "1", "--mask", "made/c2.nii.gz"], "2 cases"),
+        (["made", "--metrics", "hd95"], "needs a reference"),
+        (["made", "Set", "--fold", "1", "--against", "none"], "does not exist"),
     ],
 )
 def test_bad_input_is_told_and_exits_2(

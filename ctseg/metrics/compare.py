@@ -1,0 +1,174 @@
+"""Two predictions of the same cases: by how much one is better, and whether that may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput
+from ctseg.metrics.bootstrap import Interval, Resampling, intervals
+from ctseg.metrics.catalogue import METRICS
+from ctseg.metrics.report import Report
+
+EXACT = 200
+"""So many differences at most are tested exactly."""
+MEAN = "mean"
+"""The row over all labels: the mean of each case over the labels that have a score."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of one label, prediction less the other, over the cases that both could be scored on.
+
+    Attributes:
+        label: or `mean`, for the mean of each case over its labels.
+        prediction, other: means over these cases.
+        difference: of the means.
+        interval: bootstrap confidence interval of the difference, over groups; None where too few have one.
+        cases, groups: how many there are.
+        better, worse, equal: in how many groups the prediction is better, worse or the same; None where the
+            metric has no better side.
+        p_value: Wilcoxon signed-rank test, two-sided, over groups; None where no group differs.
+        p_holm: the same, corrected by Holm for all labels of the metric (the mean is not one of them).
+        unpaired: cases that only one of the two could be scored on: it invented what the other rightly left out.
+    """
+
+    metric: str
+    label: str
+    prediction: float
+    other: float
+    difference: float
+    interval: Interval | None
+    cases: int
+    groups: int
+    better: int | None
+    worse: int | None
+    equal: int
+    p_value: float | None
+    p_holm: float | None = None
+    unpaired: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "interval": list(self.interval) if self.interval else None}
+
+
+def compare(
+    report: Report, other: Report, resampling: Resampling | None = None
+) -> tuple[Difference, ...]:
+    """Compare two reports on the same cases, metric by metric and label by label, the mean over the labels last.
+
+    Scans of one group (a patient) are averaged before they are tested, since they are not independent.
+
+    Raises:
+        BadInput: the cases of the two are not the same.
+    """
+    ours, theirs = ({c.case: c for c in r.cases} for r in (report, other))
+    if set(ours) != set(theirs):
+        alone = sorted(set(ours) ^ set(theirs))
+        raise BadInput(
+            f"The two predictions are not of the same cases: {', '.join(alone[:6])} only in one of them."
+        )
+    groups = [case.group or case.case for case in report.cases]
+    tables = [
+        {
+            case.case: {item.label: item.values for item in case.labels}
+            for case in (found[name] for name in ours)
+        }
+        for found in (ours, theirs)
+    ]
+    out: list[Difference] = []
+    for metric in report.metrics:
+        if metric not in other.metrics:
+            continue
+        rows = []
+        for label in (*report.labels, MEAN):
+            pairs = [tuple(_value(table[case], label, metric) for table in tables) for case in ours]
+            found = _difference(metric, label, pairs, groups, resampling or Resampling())
+            if found is not None:
+                rows.append(found)
+        out += _holm(rows)
+    return tuple(out)
+
+
+def _value(
+    labels: Mapping[str, Mapping[str, float | None]], label: str, metric: str
+) -> float | None:
+    if label != MEAN:
+        return labels.get(label, {}).get(metric)
+    known = [v for values in labels.values() if (v := values.get(metric)) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _difference(
+    metric: str,
+    label: str,
+    pairs: Sequence[tuple[float | None, ...]],
+    groups: Sequence[str],
+    resampling: Resampling,
+) -> Difference | None:
+    """The difference of one label, over the cases where both predictions have a score; None where there is none."""
+    kept = [
+        (one, two, group)
+        for (one, two), group in zip(pairs, groups, strict=True)
+        if one is not None and two is not None
+    ]
+    if not kept:
+        return None
+    unpaired = sum((one is None) != (two is None) for one, two in pairs)
+    one, two = (np.array([k[i] for k in kept], float) for i in (0, 1))
+    names = [k[2] for k in kept]
+    delta = one - two
+    interval, _ = intervals([[float(d)] for d in delta], names, resampling)
+    _, index = np.unique(np.array(names), return_inverse=True)
+    by_group = np.bincount(index, delta) / np.bincount(index)
+    higher, lower = int((by_group > 0).sum()), int((by_group < 0).sum())
+    better = METRICS[metric].better
+    sides: tuple[int | None, int | None] = (None, None)
+    if better is not None:
+        sides = (higher, lower) if better == "higher" else (lower, higher)
+    return Difference(
+        metric, label, float(one.mean()), float(two.mean()), float(delta.mean()), interval,
+        len(kept), len(by_group), *sides, len(by_group) - higher - lower, signed_rank(by_group), unpaired=unpaired,
+    )  # fmt: skip
+
+
+def signed_rank(differences: NDArray[np.float64]) -> float | None:
+    """Two-sided p of the signed-rank test (Wilcoxon, Biometrics Bulletin 1, 1945); zeros are left out.
+
+    Up to 200 differences p is exact, ties or not: the chance that as many of all signs, each as likely as the other,
+    give a rank sum as far out. Beyond, the normal approximation.
+
+    Returns:
+        None where nothing differs.
+    """
+    from scipy.stats import rankdata, wilcoxon
+
+    there = differences[differences != 0]
+    if not len(there):
+        return None
+    if len(there) > EXACT:
+        return float(wilcoxon(there, method="approx").pvalue)
+    ranks = np.round(2 * rankdata(np.abs(there))).astype(np.int64)  # whole numbers, ties included
+    chance = np.zeros(int(ranks.sum()) + 1)
+    chance[0] = 1.0
+    for rank in ranks.tolist():
+        chance[rank:] = (chance[rank:] + chance[: len(chance) - rank]) / 2
+        chance[:rank] /= 2
+    at = int(ranks[there > 0].sum())
+    return min(1.0, 2 * float(min(chance[: at + 1].sum(), chance[at:].sum())))
+
+
+def _holm(rows: Sequence[Difference]) -> list[Difference]:
+    """Correct the p-values of a metric's labels for their number (Holm 1979)."""
+    tested = [r for r in rows if r.label != MEAN and r.p_value is not None]
+    corrected: dict[str, float] = {}
+    highest = 0.0
+    for rank, row in enumerate(sorted(tested, key=lambda r: r.p_value or 0.0)):
+        assert row.p_value is not None
+        highest = max(highest, min(1.0, row.p_value * (len(tested) - rank)))
+        corrected[row.label] = highest
+    return [replace(r, p_holm=corrected.get(r.label)) for r in rows]
