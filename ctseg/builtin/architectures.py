@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 from ctseg.hookspecs import hookimpl
 from ctseg.nets.config import (
     ResidualUNet3DConfig,
+    ResidualUNetSE3DConfig,
     UNet3DConfig,
     residual_unet_from_plan,
+    residual_unet_se_from_plan,
     unet_constraints,
     unet_from_plan,
 )
-from ctseg.specs import ArchitectureSpec
+from ctseg.nets.flat_config import (
+    TimmUNetConfig,
+    UNet2DConfig,
+    unet2d_constraints,
+    unet2d_from_plan,
+)
+from ctseg.specs import ArchitectureSpec, Constraints
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +41,27 @@ def _residual_unet3d(
     return residual_unet3d(config, in_channels=in_channels, out_channels=out_channels)
 
 
+def _unet2d(config: UNet2DConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
+    from ctseg.nets.unet2d import unet2d
+
+    return unet2d(config, in_channels=in_channels, out_channels=out_channels)
+
+
+def _timm_unet(config: TimmUNetConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
+    from ctseg.nets.timm_unet import timm_unet
+
+    return timm_unet(config, in_channels=in_channels, out_channels=out_channels)
+
+
+def _timm_unet_constraints(config: TimmUNetConfig) -> Constraints:
+    from ctseg.nets.timm_unet import timm_unet_constraints
+
+    return timm_unet_constraints(config)
+
+
 @hookimpl
 def ctseg_architectures() -> Sequence[ArchitectureSpec]:
-    """The plain and the residual U-Net."""
+    """U-Nets of volumes, and of slices."""
     return [
         ArchitectureSpec(
             name="unet3d",
@@ -54,5 +80,31 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
             constraints=unet_constraints,
             from_plan=residual_unet_from_plan,
             reference="Isensee et al., nnU-Net Revisited, MICCAI 2024, arXiv:2404.09556",
+        ),
+        ArchitectureSpec(
+            name="residual_unet_se3d",
+            build=_residual_unet3d,
+            config=ResidualUNetSE3DConfig,
+            summary="residual_unet3d with squeeze and excitation in its blocks",
+            constraints=unet_constraints,
+            from_plan=residual_unet_se_from_plan,
+            reference="Roy et al., Concurrent Squeeze & Excitation, MICCAI 2018, arXiv:1803.02579",
+        ),
+        ArchitectureSpec(
+            name="unet2d",
+            build=_unet2d,
+            config=UNet2DConfig,
+            summary="U-Net of plain convolutions within slices, for thick ones",
+            constraints=unet2d_constraints,
+            from_plan=unet2d_from_plan,
+            reference="Ronneberger et al., U-Net, MICCAI 2015, arXiv:1505.04597",
+        ),
+        ArchitectureSpec(
+            name="timm_unet",
+            build=_timm_unet,
+            config=TimmUNetConfig,
+            summary="2.5D U-Net around any convolutional encoder of timm",
+            constraints=_timm_unet_constraints,
+            reference="Wightman, PyTorch Image Models, doi:10.5281/zenodo.4414861",
         ),
     ]
