@@ -24,7 +24,7 @@ def networks():
         yield pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
 
 
-@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("name", list(networks()))
 def test_networks_keep_the_contract(name):
     spec = plugins.architecture(name)
     config = plugins.make_config(spec, SMALL.get(name, {}))
