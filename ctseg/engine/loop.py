@@ -14,6 +14,7 @@ import torch
 from ctseg.card import Member
 from ctseg.data import keyed
 from ctseg.data.loading import Loader
+from ctseg.data.steps.target import target_scale
 from ctseg.engine import checkpoint
 from ctseg.engine.allocator import kept_buffers
 from ctseg.engine.checkpoint import State
@@ -23,10 +24,11 @@ from ctseg.engine.segmenter import Segmenter, build
 from ctseg.engine.step import Loss, Stepper, loader_of
 from ctseg.engine.timm_bridge import Schedule, make_optimizer, timm
 from ctseg.engine.tracking import RunLog
-from ctseg.engine.validate import validate
+from ctseg.engine.validate import WORST, merit, scores_of, validate
 from ctseg.engine.weights import save_weights, tensors_sha256
 from ctseg.files import write_text
 from ctseg.losses.deep import DeepSupervision
+from ctseg.metrics.catalogue import METRICS
 from ctseg.metrics.report import Report
 
 VALIDATION_SHARE = 0.1
@@ -114,8 +116,7 @@ def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
                 if average is not None:
                     average.update(net, step=state.step)
                 text = f"loss {state.loss_sum / state.loss_count:.3f}"
-                if state.best >= 0:
-                    text += f", best Dice {state.best:.4f}"
+                text += best_text(state, job.card.task.kind)
                 job.reporter.update(state.step, state.steps, text)
                 interrupt.check()
                 if time.monotonic() - saved > config.train.checkpoint_every:
@@ -129,7 +130,7 @@ def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
     report = Report.from_json((job.folder / "validation" / "report.json").read_text("utf-8"))
     return RunResult(
         job.folder, report, report.mean_dice, report.dice, state.step,
-        before + time.monotonic() - begun,
+        before + time.monotonic() - begun, {name: report.mean(name) for name in scores_of(report)},
     )  # fmt: skip
 
 
@@ -146,9 +147,9 @@ def finished(state: State, patience: int | None) -> bool:
 
 
 def keep_if_best(job: Job, state: State, net: torch.nn.Module, report: Report) -> None:
-    """Keep the weights and their report where the mean foreground Dice is the best so far."""
+    """Keep the weights and their report where the validation is the best so far; see `merit`."""
     state.validated = state.step
-    score = -1.0 if report.mean_dice is None else report.mean_dice
+    score = merit(report, target_scale(job.card.preprocess.steps, job.card.out_channels))
     if score <= state.best and state.best_step:
         state.without_gain += 1
         return
@@ -163,6 +164,7 @@ def keep_if_best(job: Job, state: State, net: torch.nn.Module, report: Report) -
         update={
             "dice": report.dice,
             "mean_dice": report.mean_dice,
+            "scores": scores_of(report),
             "cases": len(report.cases),
             "command": f"ctseg evaluate {job.folder}",
         }
@@ -194,19 +196,40 @@ def _log_epoch(log: RunLog, state: State, lr: float, report: Report, seconds: fl
         lr=lr,
         mean_dice=report.mean_dice,
         dice=report.dice,
+        **({"scores": found} if (found := scores_of(report)) else {}),
         seconds=round(seconds, 3),
     )
 
 
 def _tell(job: Job, state: State, report: Report) -> None:
-    mean = report.mean_dice
-    parts = ", ".join(f"{label} {value:.4f}" for label, value in report.dice.items())
     job.reporter.say(
         f"step {state.step}/{state.steps}  loss {state.loss_sum / max(state.loss_count, 1):.4f}  "
-        f"mean Dice {'-' if mean is None else f'{mean:.4f}'} ({parts})"
-        f"{'  best' if state.best_step == state.step else ''}"
+        f"{_validated(report)}{'  best' if state.best_step == state.step else ''}"
     )
     state.loss_sum, state.loss_count = 0.0, 0
+
+
+def _validated(report: Report) -> str:
+    """What a validation found, in one line."""
+    found = scores_of(report)
+    if found:
+        means = {name: report.mean(name) for name in found}
+        return ", ".join(
+            f"{METRICS[name].title} {'-' if value is None else f'{value:.5g}'}"
+            for name, value in means.items()
+        )
+    parts = ", ".join(f"{label} {value:.4f}" for label, value in report.dice.items())
+    mean = report.mean_dice
+    return f"mean Dice {'-' if mean is None else f'{mean:.4f}'} ({parts})"
+
+
+def best_text(state: State, kind: str) -> str:
+    """The best validation so far: a Dice, or a regression's error as `merit` counts it; empty without one."""
+    if not state.best_step or state.best == WORST:
+        return ""
+    if kind == "regression":
+        return f", best error {-state.best:.4g}"
+    return f", best Dice {state.best:.4f}" if state.best >= 0 else ""
 
 
 # ---------------------------------------------------------------- how many steps

@@ -65,7 +65,7 @@ class Segmenter:
         self.runtime = runtime
         self.task: Task = card.task.task()
         self.pipeline = Pipeline.of(card.preprocess)
-        self.scale = target_scale(card.preprocess.steps)
+        self.scale = target_scale(card.preprocess.steps, card.out_channels)
         self.settings = settings_of(card)
 
     @classmethod

@@ -12,6 +12,7 @@ from ctseg.data import keyed, sampling
 from ctseg.data.augment.sides import Sides
 from ctseg.data.augment.units import hounsfield
 from ctseg.data.loading import Loader, Recipe
+from ctseg.data.steps.target import Scale, target_scale
 from ctseg.engine.job import Job
 from ctseg.errors import RunFailed
 
@@ -36,12 +37,25 @@ def loader_of(job: Job) -> Loader:
     return Loader(job.train, recipe, device, workers=train.workers, cache=train.cache)
 
 
-def loss_target(target: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The target as losses take it, and the mask of voxels that count (None where all do)."""
+def loss_target(
+    target: torch.Tensor, kind: str, scale: Scale | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The target as losses take it, and the mask of voxels that count (None where all do).
+
+    Args:
+        target: [B, T, Z, Y, X]: -1 where ignored; NaN for a regression.
+        scale: mean and deviation of each channel of a regression's target.
+    """
     if kind == "classes":
         target = target[:, 0].long()
         ignored = target < 0
         target = target.clamp_min(0)
+    elif kind == "regression":
+        ignored = target.isnan().any(1)
+        target = target.nan_to_num(0.0).float()
+        if scale is not None:
+            mean, std = (target.new_tensor(n)[:, None, None, None] for n in scale)
+            target = (target - mean) / std
     else:
         ignored = (target < 0).any(1)
         target = target.clamp_min(0).float()
@@ -63,6 +77,7 @@ class Stepper:
     ) -> None:  # fmt: skip
         self.job, self.net, self.loss, self.optimizer = job, net, loss, optimizer
         self.loader = loader
+        self.scale = target_scale(job.card.preprocess.steps, job.card.out_channels)
         enabled = job.runtime.precision == "fp16"
         self.scaler = torch.amp.GradScaler(job.runtime.device.type, enabled=enabled)
 
@@ -79,7 +94,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         with self.job.runtime.autocast():
             logits: Any = self.net(self.job.runtime.tensor(image))
-        indices, mask = loss_target(target, self.job.card.task.kind)
+        indices, mask = loss_target(target, self.job.card.task.kind, self.scale)
         value = self.loss(logits, indices, weight=weight, mask=mask)
         scaled: Any = self.scaler.scale(value)
         scaled.backward()

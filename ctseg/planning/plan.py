@@ -25,7 +25,7 @@ from ctseg.engine.tiling import fit_tile
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.flat import slices_patch, slices_tile, spacing_in_plane
-from ctseg.planning.values import augmented, keep_grid, planned_steps
+from ctseg.planning.values import augmented, keep_grid, planned_steps, unnormalised
 from ctseg.specs import Constraints, NetworkPlan, Task
 
 Zyx = tuple[int, int, int]
@@ -93,7 +93,7 @@ def make_plan(
     """
     plan = Plan()
     if task.kind == "regression":
-        config = augmented(keep_grid(config), task, plan)
+        config = unnormalised(augmented(keep_grid(config), task, plan), plan)
     budget = BUDGETS[runtime.device.type]
     spec = plugins.architecture(config.model.architecture)
     demands = spec.constraints_for(plugins.make_config(spec, config.model.options))

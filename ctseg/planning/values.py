@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ctseg import plugins
 from ctseg.config import PreprocessConfig, RunConfig, TaskConfig
 from ctseg.data.steps import NormaliseTarget, step_to_dict
 from ctseg.errors import BadInput
@@ -98,3 +99,17 @@ def augmented(config: RunConfig, task: Task, plan: Plan) -> RunConfig:
             reason += "; nothing turns or mirrors, since several channels may be a vector, which would turn too"
         plan.note("augment", dict.fromkeys(update, 0), reason)
     return config.model_copy(update={"augment": given.model_copy(update=update)})
+
+
+def unnormalised(config: RunConfig, plan: Plan) -> RunConfig:
+    """Leave out instance normalisation where the network has an option for it and nothing else was asked for.
+
+    It takes the mean and the deviation of each patch away, and with them the level that is to be predicted.
+    """
+    spec = plugins.architecture(config.model.architecture)
+    default = {field.name: field.default for field in dataclasses.fields(spec.config)}.get("norm")
+    if default != "instance" or {"norm", "layer_order"} & set(config.model.options):
+        return config
+    plan.note("norm", "none", "instance normalisation would take away the level of the values")
+    options = {**config.model.options, "norm": "none"}
+    return config.model_copy(update={"model": config.model.model_copy(update={"options": options})})

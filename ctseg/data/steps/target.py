@@ -41,10 +41,19 @@ class NormaliseTarget(OnValues):
 Scale = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def target_scale(steps: Iterable[Mapping[str, Any]]) -> Scale | None:
-    """Mean and deviation of each output channel from the plain steps of a run or card; None where none are named."""
+def target_scale(steps: Iterable[Mapping[str, Any]], channels: int) -> Scale | None:
+    """Mean and deviation of each output channel from the plain steps of a run or card; None where none are named.
+
+    Raises:
+        ConfigError: neither one number nor one a channel.
+    """
     found = None
     for step in steps:
         if step.get("kind") == NormaliseTarget.kind:
             found = tuple(step.get("mean", (0.0,))), tuple(step.get("std", (1.0,)))
+    if found is not None and len(found[0]) not in (1, channels):
+        raise ConfigError(
+            f"normalise_target has {len(found[0])} numbers for {channels} output channels.",
+            hint="Give one mean and one std for every channel",
+        )
     return found
