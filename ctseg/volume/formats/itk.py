@@ -125,15 +125,10 @@ def rows(matrix: NDArray[np.float64]) -> tuple[Any, Any, Any]:
     return one, two, three
 
 
-def read_slices(
-    reader: sitk.ImageFileReader, start: int, stop: int, *, vector: bool
-) -> NDArray[Any]:
-    """Slices of a three-dimensional file as [C, Z, Y, X], read by region where ITK can."""
-    x, y, _ = reader.GetSize()[:3]
-    reader.SetExtractIndex([0, 0, start])
-    reader.SetExtractSize([x, y, stop - start])
+def read_whole(path: Path, image_io: str, *, vector: bool) -> NDArray[Any]:
+    """A three-dimensional file as [C, Z, Y, X]."""
     with quiet():
-        array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
+        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=image_io))
     return np.moveaxis(array, -1, 0) if vector else array[None]
 
 

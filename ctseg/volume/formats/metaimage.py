@@ -47,11 +47,10 @@ def open_metaimage(path: Path) -> Source:
         if raw is not None:
             raw.check_size()
             return raw_source(raw, path, geometry, dtype, metadata=notes)
-    depth = geometry.shape_zyx[0]
 
     def load(start: int, stop: int) -> NDArray[Any]:
-        # text, and slices in files of their own: ITK reads the whole
-        return itk.read_slices(reader, 0, depth, vector=bool(channels))[:, start:stop]
+        # slices in files of their own, and text: ITK reads the whole
+        return itk.read_whole(path, "MetaImageIO", vector=bool(channels))[:, start:stop]
 
     return Source(
         path, geometry, dtype, load, channels=channels or 1, by_region=False, metadata=notes
