@@ -217,7 +217,7 @@ class Store:
         Raises:
             FileProblem: the disk is full.
         """
-        with full_disk(folder), disk_errors(folder):
+        with disk_errors(folder), full_disk(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
             try:
