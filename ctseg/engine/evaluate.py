@@ -17,7 +17,7 @@ from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
 from ctseg.metrics.overlap import Histogram, joint_histogram
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.specs import DataSet, ImageRef, Task
-from ctseg.task import check_values, classes_task
+from ctseg.task import check_values, classes_task, labelled_channels
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import read_ref
 from ctseg.volume.values import distinct_values, whole_numbers
@@ -188,6 +188,8 @@ def evaluate_case(
         wanted = in_group(settings.metrics, "regression") or REGRESSION
         found = score_values(task, made, expected, replace(settings, metrics=wanted), valid)
         return CaseResult(case_id, found, group)
+    if task is not None and expected.ndim == 4:
+        expected = labelled_channels(task, expected)
     if settings is not None and settings.instances:
         results = _score_instances(task, made, expected, spacing, settings, valid, names)
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
