@@ -122,10 +122,16 @@ def show(
         ],
     )
     ui.show()
-    rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
-    if metrics.mean_dice is not None:
-        rows.append(("mean", f"{metrics.mean_dice:.4f}"))
-    ui.table(("label", "Dice"), rows, title=f"On {metrics.cases} validation cases")
+    title = f"On {metrics.cases} validation cases"
+    if metrics.scores:
+        channels = dict.fromkeys(k for values in metrics.scores.values() for k in values)
+        lines = [[k, *(values.get(k) for values in metrics.scores.values())] for k in channels]
+        ui.table(["channel", *(name.upper() for name in metrics.scores)], lines, title=title)
+    else:
+        rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
+        if metrics.mean_dice is not None:
+            rows.append(("mean", f"{metrics.mean_dice:.4f}"))
+        ui.table(("label", "Dice"), rows, title=title)
     if metrics.command:
         ui.show("\nMeasured with:")
         for line in metrics.command.splitlines():

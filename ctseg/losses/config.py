@@ -261,7 +261,10 @@ class SmoothL1Config(CrossEntropyConfig):
 class WeightedSmoothL1Config(SmoothL1Config):
     """Options of `weighted_smooth_l1`."""
 
-    threshold: float = field(default=0.0, metadata={"help": "of the target, in its own unit"})
+    threshold: float = field(
+        default=0.0,
+        metadata={"help": "of the target as it is learnt, in deviations where it is normalised"},
+    )
     factor: float = field(
         default=0.1, metadata={"help": "of the loss on one side of the threshold"}
     )

@@ -67,7 +67,7 @@ def smooth_l1(
 ) -> torch.Tensor:
     """d^2 / (2 beta) where the difference d is under `beta`, |d| - beta / 2 beyond (Girshick 2015, eq. 3).
 
-    Arguments as of `mse`; `beta` has the unit of the target.
+    Arguments as of `mse`; `beta` has the unit of the target as it is learnt.
     """
 
     def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

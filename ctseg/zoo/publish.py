@@ -194,16 +194,25 @@ def _measured(
 
 def _pooled(parts: Sequence[Metrics]) -> Metrics:
     """Each member on its own validation cases, as in cross-validation: means weighted by the number of cases."""
-    total = sum(part.cases for part in parts)
-    labels = dict.fromkeys(label for part in parts for label in part.dice)
-    dice = {}
-    for label in labels:
-        known = [(part.dice[label], part.cases) for part in parts if label in part.dice]
+    dice = _mean_of([(part.dice, part.cases) for part in parts])
+    names = dict.fromkeys(name for part in parts for name in part.scores)
+    return Metrics(
+        dice=dice,
+        mean_dice=sum(dice.values()) / len(dice) if dice else None,
+        scores={n: _mean_of([(p.scores.get(n, {}), p.cases) for p in parts]) for n in names},
+        cases=sum(part.cases for part in parts),
+    )
+
+
+def _mean_of(parts: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
+    """The mean of each label, weighted by the number of cases."""
+    out = {}
+    for label in dict.fromkeys(label for values, _ in parts for label in values):
+        known = [(values[label], cases) for values, cases in parts if label in values]
         weight = sum(cases for _, cases in known)
         if weight:
-            dice[label] = sum(value * cases for value, cases in known) / weight
-    mean = sum(dice.values()) / len(dice) if dice else None
-    return Metrics(dice=dice, mean_dice=mean, cases=total)
+            out[label] = sum(value * cases for value, cases in known) / weight
+    return out
 
 
 def _command(run: Path, card: Card) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctseg.card import Card
+from ctseg.metrics.catalogue import METRICS
 
 
 def render(card: Card, sizes: Mapping[str, int]) -> str:
@@ -49,18 +50,28 @@ def _facts(card: Card) -> str:
 
 def _results(card: Card) -> str:
     metrics = card.metrics
-    if not metrics.dice:
+    if metrics.scores:
+        names = list(metrics.scores)
+        labels = dict.fromkeys(label for values in metrics.scores.values() for label in values)
+        found = [(k, *(_score(metrics.scores[n].get(k)) for n in names)) for k in labels]
+        text = _table(("channel", *(METRICS[n].title if n in METRICS else n for n in names)), found)
+    elif metrics.dice:
+        rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
+        if metrics.mean_dice is not None:
+            rows.append(("**mean**", f"**{metrics.mean_dice:.4f}**"))
+        text = _table(("label", "Dice"), rows)
+    else:
         return "Not measured."
-    rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
-    if metrics.mean_dice is not None:
-        rows.append(("**mean**", f"**{metrics.mean_dice:.4f}**"))
-    text = _table(("label", "Dice"), rows)
     text += f"\n\nWhole volumes, source geometry, {metrics.cases} validation cases."
     if len(card.members) > 1:
         text += " Each member was measured on its own fold; the figures are their means."
     if metrics.command:
         text += f" The same figures are printed by\n\n```\n{metrics.command}\n```"
     return text
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
 
 
 def _licence(card: Card) -> str:

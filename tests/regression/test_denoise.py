@@ -83,3 +83,16 @@ def test_the_denoiser_beats_the_identity(run, noisy_pairs, tmp_path):
     )  # fmt: skip
     assert table["means"]["psnr"] > 20
     assert set(table["means"]) == {"mse", "mae", "psnr"}
+
+
+def test_the_figures_follow_the_weights_into_the_zoo(run, tmp_path):
+    published = json.loads(
+        call("zoo", "publish", str(run), "--tag", "quiet", "--zoo", str(tmp_path), "--licence", "CC0",
+             "--json")
+    )  # fmt: skip
+    scores = published["card"]["metrics"]["scores"]
+    assert scores["psnr"]["value"] > 20
+    readme = (Path(published["folder"]) / "README.md").read_text()
+    assert "| channel | MSE | MAE | PSNR dB |" in readme
+    assert "PSNR" in call("zoo", "show", published["name"], "--zoo", str(tmp_path))
+    assert "PSNR" in call("evaluate", str(run), "--resamples", "0")
