@@ -50,7 +50,7 @@ class Shortcut(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut (He et al. 2016); a strided one pools, then projects.
 
-    Dropout, where there is any, follows the first convolution alone.
+    Dropout follows both convolutions; nnU-Net, which never uses it by itself, has it after the first alone.
     """
 
     def __init__(
@@ -64,9 +64,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.first = ConvNormAct(in_channels, out_channels, config, kernel=kernel, stride=stride)
-        self.second = ConvNormAct(
-            out_channels, out_channels, config, kernel=kernel, activate=False, dropout=0.0
-        )
+        self.second = ConvNormAct(out_channels, out_channels, config, kernel=kernel, activate=False)
         self.shortcut = Shortcut(in_channels, out_channels, config, stride=stride)
         self.activation = make_activation(config.layers.activation, config.leaky_slope)
         self.excitation, self.excite_branch = _excitation(out_channels, config)
