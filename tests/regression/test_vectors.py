@@ -124,3 +124,79 @@ def test_impossible_targets_are_refused(fields, tmp_path, spoil, complaint):
     config["data"] |= {"val_slices": "8:"}
     with pytest.raises(BadInput, match=complaint):
         ctseg.train(parse_config(config), output=tmp_path / "run")
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def test_the_best_validation_is_the_one_of_the_lowest_error():
+    from ctseg.engine.validate import WORST, merit
+    from ctseg.metrics.report import CaseResult, LabelResult, Report
+
+    def report(**errors: float | None) -> Report:
+        labels = tuple(LabelResult(name, {"mse": value}) for name, value in errors.items())
+        return Report((CaseResult("case", labels),))
+
+    assert merit(report(a=1.0)) > merit(report(a=2.0)) > merit(report(a=None)) == WORST
+    # an error of 4 is one deviation of a, and a hundredth of one of b
+    assert merit(report(a=4.0, b=4.0), ((0, 0), (2.0, 20.0))) == pytest.approx(-(1 + 0.01) / 2)
+    dice = Report((CaseResult("case", (LabelResult("a", {"dice": 0.7}),)),))
+    assert merit(dice) == 0.7
+    assert merit(Report((CaseResult("case", (LabelResult("a", {"dice": None}),)),))) == -1
+
+
+def test_what_a_step_pads_is_ignored_and_targets_move_linearly(fields, tmp_path):
+    from ctseg.data.pipeline import Pipeline
+    from ctseg.data.prepare import Store
+    from ctseg.data.readers.hdf5 import cases
+    from ctseg.data.steps import CropOrPad, Resample
+
+    found = cases(fields)
+    case = next(c for c in found.cases if c.id == "field_1")
+    pad = Store(Pipeline([CropOrPad((16, 20, 20), (0.0,))]), found.task, tmp_path / "a", "store")
+    target = np.asarray(pad.case(case).target)
+    assert np.isnan(target[:, :2]).all()
+    assert np.isfinite(target[:, 2:-2]).all()
+
+    with h5py.File(fields / "field_1.h5") as file:
+        stored = file["label"][:]
+    finer = Store(
+        Pipeline([Resample((1.0, 1.0, 0.5), order=3)]), found.task, tmp_path / "b", "store"
+    )
+    target = np.asarray(finer.case(case).target)
+    assert target.shape == (3, 24, 20, 20)
+    between = 0.75 * stored[:, 3] + 0.25 * stored[:, 4]
+    assert np.allclose(target[:, 7], between, atol=1e-5)
+
+
+def test_losses_see_scaled_targets_and_a_mask_where_they_are_nan():
+    import torch
+
+    from ctseg.engine.step import loss_target
+
+    target = torch.tensor([[[3.0, float("nan")]], [[10.0, 10.0]]]).reshape(1, 2, 1, 1, 2)
+    scaled, mask = loss_target(target, "regression", ((1.0, 10.0), (2.0, 5.0)))
+    assert mask is not None
+    assert mask.flatten().tolist() == [True, False]
+    assert scaled[0, :, 0, 0, 0].tolist() == [1.0, 0.0]
+    assert scaled.isfinite().all()
+    assert loss_target(target[..., :1], "regression")[1] is None
+
+
+def test_channels_of_a_label_that_nobody_named_are_skipped():
+    from ctseg.data.load import as_label
+    from ctseg.specs import Label, Task
+    from ctseg.task import masks
+
+    stored = np.stack([np.full((2, 2, 2), n, np.uint8) for n in (0, 1, 0)])
+    task = Task(
+        "channels", (Label("b", (2,), 1), Label("c", (3,), 2)), stacked=True
+    )  # the first channel has no name
+    kept = as_label(stored, task, where="label")
+    assert kept.shape == (2, 2, 2, 2)
+    assert kept[0].all()
+    assert not kept[1].any()
+    assert masks(task, stored)["b"].all()
+    short = Task("channels", (Label("d", (4,), 1),), stacked=True)
+    with pytest.raises(BadInput, match="3 channels"):
+        as_label(stored, short, where="label")
