@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats import itk
@@ -44,7 +43,8 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
     def group(number: int, keyword: str) -> pydicom.Dataset:
         for owner in (groups[number], shared):
             if keyword in owner:
-                return owner[keyword].value[0]
+                found: pydicom.Dataset = owner[keyword].value[0]
+                return found
         raise FileProblem(
             f"{path}: frame {number + 1} has no {keyword}, so its place in the patient is unknown.",
             hint="Segmentations of slide microscopy or of single pictures are not volumes.",
@@ -89,7 +89,7 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
     return geometry, frames
 
 
-def _gap(along: NDArray[np.float64], measures: Mapping[str, Any]) -> float:
+def _gap(along: NDArray[np.float64], measures: pydicom.Dataset) -> float:
     """The slice distance: as the header says, where the positions agree, else the smallest one between frames."""
     said = float(measures.get("SpacingBetweenSlices") or 0)
     gaps = np.diff(np.unique(np.round(along, 4)))

@@ -181,7 +181,8 @@ def _regions(
                     raise ValueError(f"a contour of region {number} has {points.size} coordinates")
                 if points.size >= 9:  # fewer than three points hold no area
                     contours.setdefault(number, []).append(points.reshape(-1, 3))
-    regions, frames = [], {}
+    regions: list[Region] = []
+    frames: dict[int, str] = {}
     for item in sorted(data.StructureSetROISequence, key=lambda one: int(one.ROINumber)):
         number = int(item.ROINumber)
         if number in contours:

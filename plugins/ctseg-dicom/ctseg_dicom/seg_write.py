@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from highdicom.uid import UID
@@ -18,23 +17,16 @@ from numpy.typing import DTypeLike, NDArray
 from pydicom.sr.codedict import codes
 
 import ctseg
-from ctseg.errors import BadInput, FileProblem, GeometryMismatch
+from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource
 from ctseg.task import PALETTE
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom.codes import cielab_of, concepts, value_text
 from ctseg_dicom.files import dicom
+from ctseg_dicom.images import Images, images_under
 
 SUFFIXES = (".seg.dcm",)
-_HINT = "Predict from the DICOM series itself, or write .nii.gz or .nrrd, which need no source."
-_ON_GRID = 1e-2
-"""Share of a voxel by which a slice of the result may miss its image: headers hold few digits."""
-_EMPTY_TYPE_2 = (
-    "AccessionNumber", "PatientBirthDate", "PatientID", "PatientName", "PatientSex", "ReferringPhysicianName",
-    "StudyDate", "StudyID", "StudyTime",
-)  # fmt: skip
-"""What every image must have, be it empty, and anonymised images sometimes lack."""
 
 
 def write_dicom_seg(
@@ -75,7 +67,7 @@ def write_dicom_seg(
         raise BadInput(
             f"{path}: a DICOM SEG holds labels or a probability for each label, not one volume of {stored}."
         )
-    images = _images(path, geometry, reference)
+    images = images_under(path, geometry, reference)
     return Writer(
         path,
         SUFFIXES[0],
@@ -88,51 +80,6 @@ def write_dicom_seg(
     )
 
 
-def _images(
-    path: Path, geometry: Geometry, reference: VolumeSource | None
-) -> list[pydicom.Dataset]:
-    """The headers of the images under each slice of the grid, in its order."""
-    files = [] if reference is None else list(reference.metadata.get("files", []))
-    if reference is None or not files:
-        what = "none was given" if reference is None else f"{reference.path} is none"
-        raise BadInput(
-            f"{path}: a DICOM SEG refers to the images of a DICOM series, and {what}.", hint=_HINT
-        )
-    depth, height, width = geometry.shape_zyx
-    inverse = np.linalg.inv(geometry.affine)
-    at: dict[int, pydicom.Dataset] = {}
-    for name in files:
-        with dicom(Path(name)):
-            header = pydicom.dcmread(name, stop_before_pixels=True)
-            if int(header.get("NumberOfFrames") or 1) > 1:
-                raise BadInput(f"{name} holds many frames; a SEG of it is not written.", hint=_HINT)
-            position = np.array(header.ImagePositionPatient, np.float64)
-            x, y, z = inverse[:3, :3] @ position + inverse[:3, 3]
-            cosines = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3).T
-            turned = np.abs(cosines - geometry.matrix[:, :2]).max() > 1e-3
-            other = (int(header.Rows), int(header.Columns)) != (height, width)
-            k = round(float(z))
-            off = max(abs(float(x)), abs(float(y)), abs(float(z) - k))
-            if not turned and not other and off <= _ON_GRID and 0 <= k < depth:
-                if "FrameOfReferenceUID" not in header:
-                    raise BadInput(
-                        f"{name} names no frame of reference, to which a SEG must refer.",
-                        hint=_HINT,
-                    )
-                for keyword in _EMPTY_TYPE_2:
-                    if keyword not in header:
-                        setattr(header, keyword, "")
-                at[k] = header
-    missing = sorted(set(range(depth)) - set(at))
-    if missing:
-        raise GeometryMismatch(
-            f"{path}: {len(missing)} of {depth} slices, the first of them slice {missing[0]}, are no images of the "
-            f"series {reference.path}.",
-            hint="A DICOM SEG is written on the grid of its series; resample the result onto it.",
-        )
-    return [at[k] for k in range(depth)]
-
-
 class _SegSink:
     """Collects slabs, and makes the object from all of them."""
 
@@ -140,7 +87,7 @@ class _SegSink:
         self,
         temporary: Path,
         path: Path,
-        images: list[pydicom.Dataset],
+        images: Images,
         geometry: Geometry,
         dtype: np.dtype[Any],
         channels: int | None,
@@ -152,7 +99,7 @@ class _SegSink:
         self._channels = channels
         self._labels = [label for label in labels if channels is not None or label.value != 0]
         self._algorithm = algorithm
-        shape = geometry.shape_zyx if channels is None else (*geometry.shape_zyx, channels)
+        shape = (images.count, *geometry.shape_zyx[1:], *(() if channels is None else (channels,)))
         fraction = dtype.kind == "f"
         self._voxels: NDArray[Any] = np.zeros(shape, np.float32 if fraction else np.uint16)
         if channels is not None and not fraction:
@@ -169,17 +116,17 @@ class _SegSink:
             )
         stop = start + slab_czyx.shape[1]
         part = slab_czyx[0] if self._channels is None else np.moveaxis(slab_czyx, 0, -1)
-        self._voxels[start:stop] = part
+        self._voxels[self._images.frame_of[start:stop]] = part
 
     def finish(self) -> None:
         names = self._names()
         voxels = self._voxels if self._channels is not None else _numbered(self._voxels, names)
-        first = self._images[0]
+        first = self._images.headers[0]
         series_number = int(first.get("SeriesNumber") or 0)
         try:
             with dicom(self._path), _quiet():
                 made = Segmentation(
-                    source_images=self._images,
+                    source_images=self._images.headers,
                     pixel_array=voxels,
                     segmentation_type="FRACTIONAL" if voxels.dtype.kind == "f" else "BINARY",
                     segment_descriptions=self._segments(names),

@@ -39,7 +39,9 @@ def open_series(
     if series is not None:
         return _open_named(path, Path(series), series_uids, frame_uid)
     for folder, uid in _search(path, series_uids):
-        return open_volume(folder, format="dicom", series=uid)
+        parts = [other for other in _folders_in([folder.parent]) if _first_uid(other) == uid]
+        whole = folder.parent if len(parts) > 1 else folder  # big series lie in several folders
+        return open_volume(whole, format="dicom", series=uid)
     return None
 
 
@@ -60,7 +62,7 @@ def _open_named(
     files = source.metadata.get("files")
     if not uid or uid in series_uids or not files:
         return source  # a scan in another format says nothing of whom it belongs to
-    frame = _tag(Path(files[0]), "FrameOfReferenceUID")
+    frame = str(source.metadata.get("frame_of_reference_uid", ""))
     if frame_uid and frame and frame != frame_uid:
         source.close()
         raise GeometryMismatch(
@@ -86,8 +88,7 @@ def _search(path: Path, series_uids: Sequence[str]) -> Iterator[tuple[Path, str]
         return
     folders = list(_folders_around(path.resolve()))
     for folder in folders:  # mostly a folder holds one series, so the first file tells
-        first = next(_dicom_files([folder]), None)
-        if first is not None and (uid := _tag(first, "SeriesInstanceUID")) in wanted:
+        if (uid := _first_uid(folder)) in wanted:
             yield folder, uid
     for number, file in enumerate(_dicom_files(folders)):
         if number >= _FILES:
@@ -127,6 +128,12 @@ def _dicom_files(folders: Iterable[Path]) -> Iterator[Path]:
         except OSError:
             continue
         yield from (e for e in entries if e.is_file() and is_dicom_file(e))
+
+
+def _first_uid(folder: Path) -> str:
+    """The series of the first DICOM file of a folder, empty where there is none."""
+    first = next(_dicom_files([folder]), None)
+    return "" if first is None else _tag(first, "SeriesInstanceUID")
 
 
 def _holds(folder: Path, uid: str) -> bool:

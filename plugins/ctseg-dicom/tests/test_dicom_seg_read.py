@@ -141,6 +141,17 @@ def test_frames_of_other_planes_of_the_grid_fall_into_place(
         np.testing.assert_array_equal(source.read((3, 5))[0], label[3:5])
 
 
+def test_a_series_spread_over_folders_is_found_whole(tmp_path, series, geometry, label, make_seg):
+    study = tmp_path / "study"
+    (study / "ct2").mkdir()
+    for file in sorted((study / "ct").iterdir())[::2]:
+        file.rename(study / "ct2" / file.name)
+    make_seg(study / "seg" / "seg.dcm", series, label)
+    read = ctseg.read(study / "seg" / "seg.dcm", grid="series")
+    assert read.geometry.agrees(geometry)
+    np.testing.assert_array_equal(read.array, label)
+
+
 def test_errors_say_what_is_wrong(tmp_path, geometry, series, label, make_series, make_seg):
     path = tmp_path / "study" / "seg.dcm"
     make_seg(path, series, label)

@@ -196,3 +196,34 @@ def test_a_series_that_lacks_a_frame_of_reference_is_refused(tmp_path, scan, lab
 
 def test_highdicom_is_new_enough():
     assert tuple(map(int, highdicom.__version__.split(".")[:2])) >= (0, 28)
+
+
+def test_images_of_many_frames_are_referred_to_frame_by_frame(tmp_path, series, geometry, label):
+    """An enhanced CT, as highdicom converts the series, its frames in the order of the files."""
+    from highdicom.legacy import LegacyConvertedEnhancedCTImage
+
+    for one in series:
+        one.SeriesDescription, one.AcquisitionNumber, one.BodyPartExamined = "CT", 1, "ABDOMEN"
+        one.SoftwareVersions, one.DeviceSerialNumber, one.Manufacturer = "1", "1", "m"
+        one.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    path = tmp_path / "enhanced" / "ct.dcm"
+    path.parent.mkdir()
+    LegacyConvertedEnhancedCTImage(series, highdicom.UID(), 5, highdicom.UID(), 1).save_as(path)
+    with open_volume(path) as scan:
+        assert scan.geometry.agrees(geometry)
+        out = tmp_path / "seg" / "out.seg.dcm"
+        ctseg.write(ctseg.Volume(label, scan.geometry), out, reference=scan)
+        part = scan.geometry.sub((2, 0, 0), (3, *geometry.shape_zyx[1:]))
+        ctseg.write(ctseg.Volume(label[2:5], part), tmp_path / "seg" / "b.seg.dcm", reference=scan)
+    np.testing.assert_array_equal(ctseg.read(out).array, label)
+    np.testing.assert_array_equal(ctseg.read(tmp_path / "seg" / "b.seg.dcm").array[2:5], label[2:5])
+    enhanced = pydicom.dcmread(path)
+    heights = [
+        frame.PlanePositionSequence[0].ImagePositionPatient[2]
+        for frame in enhanced.PerFrameFunctionalGroupsSequence
+    ]
+    for frame in segread(out).PerFrameFunctionalGroupsSequence:
+        image = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert image.ReferencedSOPInstanceUID == enhanced.SOPInstanceUID
+        z = frame.PlanePositionSequence[0].ImagePositionPatient[2]
+        assert heights[image.ReferencedFrameNumber - 1] == pytest.approx(z)

@@ -50,7 +50,8 @@ def coarser(block: NDArray[Any], factors: Zyx, *, exact: bool) -> NDArray[Any]:
     mean = whole.reshape(len(whole), *halves).mean((2, 4, 6), dtype=np.float64)
     if block.dtype.kind in "iu":
         mean = np.rint(mean)
-    return mean.astype(block.dtype)
+    out: NDArray[Any] = mean.astype(block.dtype)
+    return out
 
 
 class LevelWriter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,13 @@ def open_ome_zarr(
         BadInput: options that do not go together, or a level or time that is not there.
     """
     root, close = open_store(path)
+    about: Mapping[str, Any] = {}
+    own: Mapping[str, Any] | None = None
     try:
         with zarr_errors(path):
             node = choose(root, path, dataset)
             if isinstance(node, zarr.Array):
-                image, own, about = _plain(node, axes, voxel, unit, path), None, {}
+                image = _plain(node, axes, voxel, unit, path)
                 chosen, array = image.levels[0], node
                 _refuse(path, level=level, spacing=spacing)
             else:
@@ -149,7 +151,7 @@ def _plain(
     array: zarr.Array[Any], axes: str | None, voxel: Any, unit: str | None, path: Path
 ) -> Image:
     """What the options say about an array that says nothing itself, its dimension names apart."""
-    names = array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
+    names: Any = array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
     names = names or array.attrs.get("_ARRAY_DIMENSIONS")  # as xarray names them in version 2
     letters = axes or "".join(str(name) for name in names or ())
     if not axes and (sorted(set(letters)) != sorted(letters) or not set("yx") <= set(letters)):

@@ -15,7 +15,7 @@ from ctseg.errors import CtsegError, FileProblem
 from ctseg.volume.formats.source import AGAIN, check_file, reading
 from ctseg_zarr.paths import is_zarr
 
-Node = zarr.Group | zarr.Array
+Node = zarr.Group | zarr.Array[Any]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -18,11 +18,11 @@ import ctseg
 from ctseg.errors import BadInput, FileProblem
 from ctseg.files import disk_errors
 from ctseg.specs import Label, VolumeSource
-from ctseg.task import PALETTE
 from ctseg.volume.formats.writer import check_dtype
 from ctseg.volume.geometry import Geometry
+from ctseg_zarr.describe import channel_names, image_label, multiscales
 from ctseg_zarr.metadata import OWN
-from ctseg_zarr.paths import is_zarr, suffix_of
+from ctseg_zarr.paths import is_zarr
 from ctseg_zarr.pyramid import CHUNK_ZYX, LevelWriter, steps
 
 VERSIONS = ("0.5", "0.4")
@@ -69,7 +69,7 @@ class ZarrWriter:
             self._levels = self._create(labels, version, source)
 
     def _create(self, labels: Sequence[Label], version: str, source: Path | None) -> LevelWriter:
-        number = 2 if version == "0.4" else 3
+        number: Literal[2, 3] = 2 if version == "0.4" else 3
         group = zarr.create_group(self._temporary, zarr_format=number)
         is_labels = bool(labels) and self._channels is None
         factors = steps(self._geometry.shape_zyx, self._geometry.spacing_zyx)
@@ -81,15 +81,15 @@ class ZarrWriter:
         following: LevelWriter | None = None
         for array, step in zip(arrays[::-1], [(1, 1, 1), *factors[::-1]], strict=True):
             following = LevelWriter(array, step, following, exact=is_labels)
-        described = _multiscales(
+        described = multiscales(
             self._geometry, factors, self._channels is not None, is_labels, self.path.name, version
         )
         more = (
-            _image_label(labels, version, source, self.path)
+            image_label(labels, version, source, self.path)
             if is_labels
-            else _channels(labels, self._channels, self._dtype)
+            else channel_names(labels, self._channels, self._dtype)
         )
-        own = {
+        own: dict[str, Any] = {
             OWN: {
                 "version": ctseg.__version__,
                 "origin_xyz": list(self._geometry.origin_xyz),
@@ -243,85 +243,3 @@ def _check_target(path: Path) -> None:
             f"{path} cannot be written: no permission to write in {path.parent}.",
             hint="Choose another place with -o, or change the permissions.",
         )
-
-
-def _multiscales(
-    geometry: Geometry,
-    factors: Sequence[tuple[int, int, int]],
-    with_channels: bool,
-    is_labels: bool,
-    name: str,
-    version: str,
-) -> dict[str, Any]:
-    """The `multiscales` entry: axes, and scale and translation of each level in the unit of the geometry."""
-    micro = geometry.unit == "um"
-    per_mm = 1000.0 if micro else 1.0
-    unit = "micrometer" if micro else "millimeter"
-    scale = np.array(geometry.spacing_zyx) * per_mm
-    place = np.array(geometry.origin_xyz[::-1]) * per_mm
-    front = [1.0] if with_channels else []
-    datasets = []
-    for number, step in enumerate([(1, 1, 1), *factors]):
-        if (
-            not is_labels
-        ):  # the mean of two voxels lies between them; a label that is kept lies where it was
-            place = place + scale * (np.array(step) - 1) / 2
-        scale = scale * np.array(step)
-        still = [0.0] if with_channels else []
-        datasets.append(
-            {
-                "path": str(number),
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": [*front, *scale.tolist()]},
-                    {"type": "translation", "translation": [*still, *place.tolist()]},
-                ],
-            }
-        )
-    space = [{"name": axis, "type": "space", "unit": unit} for axis in "zyx"]
-    described: dict[str, Any] = {
-        "name": name.removesuffix(suffix_of(Path(name))),
-        "axes": [{"name": "c", "type": "channel"}, *space] if with_channels else space,
-        "datasets": datasets,
-        "type": "nearest" if is_labels else "mean",
-    }
-    return {"version": version, **described} if version == "0.4" else described
-
-
-def _image_label(
-    labels: Sequence[Label], version: str, source: Path | None, path: Path
-) -> dict[str, Any]:
-    """Colours and names of label values."""
-    named = [label for label in labels if label.value != 0]
-    colours = [label.colour or PALETTE[i % len(PALETTE)] for i, label in enumerate(named)]
-    described: dict[str, Any] = {
-        "colors": [
-            {"label-value": label.value, "rgba": [*colour, 255]}
-            for label, colour in zip(named, colours, strict=True)
-        ],
-        "properties": [{"label-value": label.value, "name": label.name} for label in named],
-    }
-    if version == "0.4":
-        described["version"] = version
-    if source is not None:
-        described["source"] = {"image": os.path.relpath(source, path)}
-    return {"image-label": described}
-
-
-def _channels(
-    labels: Sequence[Label], channels: int | None, dtype: np.dtype[Any]
-) -> dict[str, Any]:
-    """Names and colours of channels, for viewers."""
-    if channels is None or len(labels) != channels:
-        return {}
-    top = 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
-    window = {"start": 0.0, "end": top, "min": 0.0, "max": top}
-    listed = [
-        {
-            "label": label.name,
-            "color": "{:02X}{:02X}{:02X}".format(*(label.colour or PALETTE[i % len(PALETTE)])),
-            "window": window,
-            "active": True,
-        }
-        for i, label in enumerate(labels)
-    ]
-    return {"omero": {"channels": listed}}

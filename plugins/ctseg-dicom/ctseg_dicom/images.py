@@ -1,0 +1,117 @@
+"""The images of a DICOM series that a SEG refers to: one under each slice of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from ctseg.errors import BadInput, GeometryMismatch
+from ctseg.specs import VolumeSource
+from ctseg.volume.geometry import Geometry
+from ctseg_dicom.files import dicom
+
+_HINT = "Predict from the DICOM series itself, or write .nii.gz or .nrrd, which need no source."
+_ON_GRID = 1e-2
+"""Share of a voxel by which a slice of the result may miss its image: headers hold few digits."""
+_TURN = 1e-3
+"""The same for direction cosines."""
+_EMPTY_TYPE_2 = (
+    "AccessionNumber", "PatientBirthDate", "PatientID", "PatientName", "PatientSex", "ReferringPhysicianName",
+    "StudyDate", "StudyID", "StudyTime",
+)  # fmt: skip
+"""What every image must have, be it empty, and anonymised images sometimes lack."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images under the slices of a grid.
+
+    Attributes:
+        headers: of single images, or of the one file that holds them all.
+        frame_of: for each slice of the grid the number of its image.
+        count: images altogether; those beyond the grid stay empty.
+    """
+
+    headers: list[pydicom.Dataset]
+    frame_of: list[int]
+    count: int
+
+
+def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None) -> Images:
+    """The headers of the images under each slice of the grid.
+
+    Raises:
+        BadInput: the reference is no DICOM series.
+        GeometryMismatch: a slice without an image.
+    """
+    files = [] if reference is None else list(reference.metadata.get("files", []))
+    if reference is None or not files:
+        what = "none was given" if reference is None else f"{reference.path} is none"
+        raise BadInput(
+            f"{path}: a DICOM SEG refers to the images of a DICOM series, and {what}.", hint=_HINT
+        )
+    at: dict[int, tuple[pydicom.Dataset, int]] = {}
+    many = 0
+    for name in files:
+        with dicom(Path(name)):
+            header = pydicom.dcmread(name, stop_before_pixels=True)
+            many = max(many, int(header.get("NumberOfFrames") or 1))
+            if many > 1 and len(files) > 1:
+                raise BadInput(
+                    f"{path}: the series lies in several files of many frames.", hint=_HINT
+                )
+            for number, k in _slices(header, geometry):
+                at[k] = header, number
+            _complete(header, name)
+    depth = geometry.shape_zyx[0]
+    missing = sorted(set(range(depth)) - set(at))
+    if missing:
+        raise GeometryMismatch(
+            f"{path}: {len(missing)} of {depth} slices, the first of them slice {missing[0]}, are no images of the "
+            f"series {reference.path}.",
+            hint="A DICOM SEG is written on the grid of its series; resample the result onto it.",
+        )
+    if many > 1:
+        return Images([at[0][0]], [at[k][1] for k in range(depth)], many)
+    return Images([at[k][0] for k in range(depth)], list(range(depth)), depth)
+
+
+def _slices(header: pydicom.Dataset, geometry: Geometry) -> Iterator[tuple[int, int]]:
+    """The frames of an image file that lie on slices of the grid, and these slices."""
+    depth, height, width = geometry.shape_zyx
+    if (int(header.Rows), int(header.Columns)) != (height, width):
+        return
+    inverse = np.linalg.inv(geometry.affine)
+    groups = header.get("PerFrameFunctionalGroupsSequence") or [header]
+    shared = (header.get("SharedFunctionalGroupsSequence") or [header])[0]
+    for number, group in enumerate(groups):
+
+        def place(keyword: str, value: str, group: pydicom.Dataset = group) -> NDArray[np.float64]:
+            owner = group if keyword in group else shared
+            item = owner[keyword].value[0] if keyword in owner else owner
+            return np.array(item[value].value, np.float64)
+
+        cosines = place("PlaneOrientationSequence", "ImageOrientationPatient").reshape(2, 3).T
+        position = place("PlanePositionSequence", "ImagePositionPatient")
+        x, y, z = inverse[:3, :3] @ position + inverse[:3, 3]
+        k = round(float(z))
+        off = max(abs(float(x)), abs(float(y)), abs(float(z) - k))
+        turned = np.abs(cosines - geometry.matrix[:, :2]).max() > _TURN
+        if not turned and off <= _ON_GRID and 0 <= k < depth:
+            yield number, k
+
+
+def _complete(header: pydicom.Dataset, name: str) -> None:
+    """Refuse an image without a frame of reference; give it, empty, what it must have and anonymisers remove."""
+    if not header.get("FrameOfReferenceUID"):
+        raise BadInput(
+            f"{name} names no frame of reference, to which a SEG must refer.", hint=_HINT
+        )
+    for keyword in _EMPTY_TYPE_2:
+        if keyword not in header:
+            setattr(header, keyword, "")
