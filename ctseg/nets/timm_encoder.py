@@ -66,7 +66,8 @@ def describe(name: str, levels: int) -> Encoder:
             f"The encoder '{name}' has {most} levels; timm_unet.levels asks for {levels}.",
             hint=f"Use {most} or fewer, or 0 for all",
         )
-    with torch.random.fork_rng(devices=[]):  # looking must not change the weights drawn later
+    # looking must not change the weights drawn later, and needs values
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         try:
             net = _build(name, levels)
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
@@ -76,13 +77,13 @@ def describe(name: str, levels: int) -> Encoder:
         raise _unusable(name, f"its feature maps are {reductions} times smaller, no pyramid")
     side = 2 * reductions[-1]
     try:
-        maps = net(torch.zeros(2, 3, side, side))
+        maps = net(torch.zeros(2, 3, side, side, device="cpu"))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _unusable(name, f"it takes images of one size only ({error})") from error
     shapes = [tuple(one.shape[1:]) for one in maps]
     if shapes != [(c, side // r, side // r) for c, r in zip(channels, reductions, strict=True)]:
         raise _unusable(name, f"its feature maps are {shapes} for an image of {side} pixels")
-    torch.stack([one.float().mean() for one in maps]).sum().backward()
+    torch.stack([one.float().mean() for one in maps]).sum().backward()  # type: ignore[no-untyped-call]
     idle = [key for key, parameter in net.named_parameters() if parameter.grad is None]
     if idle:  # they would never be trained, and data-parallel training waits for them
         raise _unusable(name, f"its feature maps do not depend on {idle[0]}")
