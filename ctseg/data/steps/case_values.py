@@ -22,6 +22,7 @@ class NormaliseCase(OnValues):
         percentiles: clip to these percentiles of the scan first; (0, 100) for none.
         filled: with `nonzero`: voxels where any channel is not 0, holes within included, serve all channels, as
             nnU-Net's mask.
+        joint: one mean and deviation for all channels together, as pytorch-3dunet's Standardize.
     """
 
     kind: ClassVar[str] = "normalise_case"
@@ -29,6 +30,7 @@ class NormaliseCase(OnValues):
     nonzero: bool = False
     percentiles: tuple[float, float] = (0.0, 100.0)
     filled: bool = False
+    joint: bool = False
 
     def __post_init__(self) -> None:
         _check_percentiles(self.percentiles)
@@ -37,7 +39,10 @@ class NormaliseCase(OnValues):
 
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": [], "mean": [], "std": []}
-        for channel, mask in zip(image_czyx, self._masks(image_czyx), strict=True):
+        masks = self._masks(image_czyx)
+        if self.joint:
+            image_czyx, masks = _joined(image_czyx, masks)
+        for channel, mask in zip(image_czyx, masks, strict=True):
             values = channel.ravel() if mask is None or not mask.any() else channel[mask]
             low, high = _percentiles(values, self.percentiles)
             values = np.clip(values, low, high).astype(np.float64)
@@ -81,6 +86,7 @@ class RescaleCase(OnValues):
         to_low, to_high: the range after.
         clip: whether values beyond the percentiles are clipped.
         nonzero: take the percentiles over non-zero voxels only, and set the others to `to_low`.
+        joint: the percentiles of all channels together, as pytorch-3dunet.
     """
 
     kind: ClassVar[str] = "rescale_case"
@@ -90,12 +96,15 @@ class RescaleCase(OnValues):
     to_high: float = 1.0
     clip: bool = True
     nonzero: bool = False
+    joint: bool = False
 
     def __post_init__(self) -> None:
         _check_percentiles(self.percentiles)
 
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": []}
+        if self.joint:
+            image_czyx, _ = _joined(image_czyx, [None])
         for channel in image_czyx:
             values = channel[channel != 0] if self.nonzero and channel.any() else channel.ravel()
             low, high = _percentiles(values, self.percentiles)
@@ -111,6 +120,14 @@ class RescaleCase(OnValues):
         if self.nonzero:
             out = np.where(image_czyx == 0, self.to_low, out)
         return out.astype(np.float32, copy=False)
+
+
+def _joined(image_czyx: Array, masks: list[Array | None]) -> tuple[Array, list[Array | None]]:
+    """All channels behind each other as one, and their masks."""
+    channels, depth, *plane = image_czyx.shape
+    own = [mask for mask in masks if mask is not None]
+    joined = image_czyx.reshape(1, channels * depth, *plane)
+    return joined, [np.concatenate(own) if own else None]
 
 
 def _check_percentiles(percentiles: tuple[float, float]) -> None:

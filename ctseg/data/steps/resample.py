@@ -49,7 +49,8 @@ class Resample(Resampling):
     Attributes:
         spacing_xyz: target in mm, 0 keeps an axis as it is.
         order: interpolation of the scan: 0 nearest, 1 linear, 3 cubic.
-        coarse_order: the same along an axis whose spacing is over 3 x the finest (nnU-Net's rule).
+        coarse_order: the same along the one axis whose spacing, before or after, is the largest and over 3 x the
+            finest (nnU-Net's rule).
         kernel: of order 3: `keys` is a cubic convolution over four voxels, `spline` an interpolating B-spline as
             in SciPy, scikit-image and nnU-Net.
         align: `extent` keeps the outer faces of the scan in place, so that the spacing reached differs in the last
@@ -114,9 +115,13 @@ class Resample(Resampling):
         return z, y, x
 
     def orders(self, geometry: Geometry, order: int) -> tuple[int, int, int]:
-        spacing = np.asarray(geometry.spacing_zyx)
-        coarse = spacing > 3 * spacing.min()
-        z, y, x = (min(self.coarse_order, order) if c else order for c in coarse)
+        """The order along z, y, x: `coarse_order` on the one axis that is coarse before or, if none is, after."""
+        after = [
+            new * old for new, old in zip(self._ratios(geometry), geometry.spacing_zyx, strict=True)
+        ]
+        coarse = _coarse_axis(geometry.spacing_zyx)
+        coarse = _coarse_axis(after) if coarse is None else coarse
+        z, y, x = (min(self.coarse_order, order) if a == coarse else order for a in range(3))
         return z, y, x
 
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
@@ -214,6 +219,13 @@ def _block_mean(array: Array, axis: int, factor: int) -> Array:
     shape[axis : axis + 1] = [array.shape[axis] // factor, factor]
     out: Array = array.reshape(shape).mean(axis + 1, dtype=np.float32)
     return out
+
+
+def _coarse_axis(spacing_zyx: Sequence[float]) -> int | None:
+    """The one axis whose spacing is the largest and over 3 x the finest."""
+    largest = max(spacing_zyx)
+    axes = [axis for axis, spacing in enumerate(spacing_zyx) if spacing > 0.999 * largest]
+    return axes[0] if len(axes) == 1 and largest > 3 * min(spacing_zyx) else None
 
 
 def resampled_chunks(x_czyx: torch.Tensor, positions: Positions, chunk_bytes: int) -> Any:
