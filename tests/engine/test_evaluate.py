@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from ctseg.data.readers.find import open_dataset
 from ctseg.engine.evaluate import evaluate, evaluate_case
 from ctseg.engine.pairs import PREDICTIONS, find_pairs, stem_of
-from ctseg.errors import BadInput, FileProblem, GeometryMismatch
-from ctseg.specs import Task
+from ctseg.engine.validate import score
+from ctseg.errors import BadInput, FileProblem, GeometryMismatch, UnknownName
+from ctseg.specs import ImageRef, Task
 from ctseg.task import classes_task
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
@@ -188,3 +191,71 @@ def test_nothing_there_or_nothing_in_it(tmp_path: Path, folders: tuple[Path, Pat
 def test_stems_know_the_suffixes_of_the_formats() -> None:
     assert stem_of(Path("x/liver.01.nii.gz")) == "liver.01"
     assert stem_of(Path("liver.01.xyz")) == "liver.01"
+
+
+def test_masks_and_groups_of_a_data_set_count(dataset: Path, folders: tuple[Path, Path]) -> None:
+    inside = np.zeros((4, 5, 6), np.uint8)
+    inside[..., 2:4] = 1  # where the shifted prediction of b agrees
+    write(replace(_map(), array=inside), dataset / "mask.nii.gz")
+    found = open_dataset(dataset)
+    mask = ImageRef(dataset / "mask.nii.gz")
+    found = replace(found, cases=tuple(replace(c, mask=mask, group="p") for c in found.cases))
+    report = evaluate(folders[0], found)
+    assert report.dice == {"organ": 1.0} and report.summary()[1].absent == 2
+    assert [case.group for case in report.cases] == ["p", "p"]
+    one = evaluate(folders[0] / "b.nii.gz", folders[1] / "b.nrrd", mask=mask.path)
+    assert one.dice == {"1": 1.0}
+    assert evaluate(_map(shift=1), _map(), mask=dataset / "mask.nii.gz").dice == {"1": 1.0}
+    with pytest.raises(BadInput, match="2 cases"):
+        evaluate(*folders, mask=mask.path)
+    with pytest.raises(GeometryMismatch):
+        evaluate(_map(), _map(), mask=Volume.from_array(inside))
+
+
+def test_surfaces_are_measured_in_mm_of_the_volumes() -> None:
+    report = evaluate(_map(shift=1), _map(), labels=["1"], tolerance_mm=0.5)
+    assert report.hd95 == {"1": 0.5} and report.surface_dice == {"1": 1.0}
+    assert report.settings == {"tolerance_mm": 0.5}
+    assert set(json.loads(report.to_json())["means"]) == {
+        "dice", "iou", "hd95", "surface_distance", "surface_dice",
+    }  # fmt: skip
+    cheap = evaluate_case(TASK, _map(), _map(), "a")
+    assert set(cheap.labels[0].values) == {"dice", "iou"}  # what training pays for
+
+
+def test_a_label_that_was_asked_for_is_scored_whether_it_is_there_or_not() -> None:
+    report = evaluate(_map(), _map(), labels=["2", "9"])
+    assert report.dice == {"2": 1.0} and report.summary()[1].absent == 1
+    with pytest.raises(UnknownName, match="liver"):
+        evaluate(_map(), _map(), labels=["liver"])
+    with pytest.raises(UnknownName, match="liver"):
+        evaluate(_map(), _map(), tolerance_mm={"liver": 2.0})
+
+
+def test_instances_need_not_have_the_same_ids() -> None:
+    truth, made = np.zeros((2, 4, 6, 6), np.int32)
+    truth[:2, :2, :2], truth[:2, 4:, 4:] = 70000, 5
+    made[:2, :2, :2], made[:2, 4:, 4:] = 3, 900
+    maps = [Volume.from_array(a) for a in (made, truth)]
+    report = evaluate(*maps, instances=True, metrics=["instances", "dice"])
+    assert report.by_label("average_precision") == {"instances": 1.0}
+    assert report.by_label("adapted_rand_error") == {"instances": 0.0}
+    merged = [Volume.from_array(np.where(a > 0, 1, 0)) for a in (made, truth)]
+    joined = evaluate(merged[0], maps[1], instances=True, metrics="instances")
+    assert joined.mean("average_precision") == 0.5
+    with pytest.raises(BadInput, match="channels"):
+        evaluate(Volume.from_array(np.zeros((2, 4, 6, 6))), maps[1], instances=True)
+
+
+def test_validation_heeds_the_mask_of_a_case(dataset: Path) -> None:
+    inside = np.zeros((4, 5, 6), np.uint8)
+    inside[..., 2:4] = 1
+    write(replace(_map(), array=inside), dataset / "mask.nii.gz")
+    case = replace(open_dataset(dataset).cases[0], mask=ImageRef(dataset / "mask.nii.gz"))
+    segmenter = SimpleNamespace(task=TASK)
+    whole, part = (
+        score(segmenter, one, _map(shift=1))  # type: ignore[arg-type]
+        for one in (replace(case, mask=None), case)
+    )
+    assert whole.labels[0].dice == pytest.approx(2 / 3) and part.labels[0].dice == 1
+    assert set(part.labels[0].values) == {"dice", "iou"}
