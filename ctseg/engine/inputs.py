@@ -80,8 +80,11 @@ def _of_path(path: Path, channels: int, dataset: str | None, fold: int | None) -
         if spec is None:
             raise FileProblem(f"{path} is of no format that ctseg reads.")
         return [Item(_case_of(path) if channels == 1 else stem_of(path), (_ref(path, dataset),))]
-    if format_of(path) is not None:  # a folder that is one scan: DICOM
-        return [Item(path.resolve().name, (_ref(path, dataset),))]
+    spec = format_of(path)
+    if spec is not None:  # a folder that is one scan: DICOM, or a store
+        name = path.resolve().name
+        suffix = next((s for s in spec.suffixes if name.lower().endswith(s)), "")
+        return [Item(name[: len(name) - len(suffix)] or name, (_ref(path, dataset),))]
     return _of_folder(path, channels, dataset)
 
 
