@@ -235,6 +235,7 @@ def test_networks_without_a_counterpart_are_refused():
         ({"conv_op": "torch.nn.Conv1d"}, "Conv1d"),
         ({"n_conv_per_stage": [2]}, "4 numbers"),
         ({"kernel_sizes": [[3, 3]] * 4}, "3 numbers"),
+        ({"kernel_sizes": [[3, 3, 3]] * 3}, "4 levels"),
         ({"nonlin": "torch.nn.GELU", "nonlin_first": True}, "order"),
     ):
         with pytest.raises(BadInput, match=found):
@@ -246,6 +247,16 @@ def test_networks_without_a_counterpart_are_refused():
     assert "3d_fullres" in str(caught.value.hint)
     with pytest.raises(BadInput, match="another axis"):
         nnunet.read_plans({**read("hippocampus"), "transpose_forward": [1, 0, 2]}, "2d")
+    with pytest.raises(BadInput, match="transpose_forward"):
+        nnunet.read_plans({**read("hippocampus"), "transpose_forward": [0, 1]})
+    with pytest.raises(BadInput, match="VNet"):
+        nnunet.read_plans({"configurations": {"3d_fullres": {"UNet_class_name": "VNet"}}})
+    with pytest.raises(BadInput, match="in 2D"):
+        nnunet.read_plans(read("hippocampus_resenc"), "2d")
+    with pytest.raises(BadInput, match="running statistics"):
+        nnunet.read_architecture(
+            PLAIN, {**BASE, "norm_op_kwargs": {"affine": True, "track_running_stats": True}}
+        )
     network = nnunet.read_architecture(PLAIN, BASE)
     with pytest.raises(BadInput, match=r"primus\.blocks"):
         nnunet.map_state({"primus.blocks.0.weight": torch.zeros(1)}, network)

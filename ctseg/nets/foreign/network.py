@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctseg.errors import BadInput
 from ctseg.nets.config import ResidualUNet3DConfig, UNet3DConfig
@@ -37,6 +37,11 @@ class ForeignNetwork:
     out_channels: int | None = None
     activation: Literal["softmax", "sigmoid", "none"] | None = None
     axes: Zyx = (0, 1, 2)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as a run file, a card or `ctseg.create_model` takes them."""
+        return asdict(self.config)
 
     @property
     def slicewise(self) -> bool:
