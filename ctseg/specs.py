@@ -384,7 +384,8 @@ class FormatSpec:
 
     Attributes:
         name: e.g. `nifti`.
-        suffixes: lower-case file endings, longest first; the first one is used for writing.
+        suffixes: lower-case file endings, longest first; the first one is used for writing. Empty for folders
+            of files, which are written by the name of the format.
         recognise: says whether a path is of this format, by name and, where names do not tell, content.
         open: `open(path, **options) -> VolumeSource`.
         writer: `writer(path, geometry, dtype, *, channels, labels, reference)`, None where read-only.
@@ -395,7 +396,7 @@ class FormatSpec:
             where there is one: the name of the model whose prediction is written.
         needs_reference: whether the writer refuses a volume without `reference`, as DICOM must: what it writes names
             the images that it belongs to.
-        lacks: what a written file cannot hold, of `origin`, `direction` and `label names`.
+        lacks: what a written file cannot hold, of `origin`, `direction`, `channels` and `label names`.
         parts: `parts(path)` names the volumes that one path holds, each with the options that open it; None where
             it always holds one.
     """

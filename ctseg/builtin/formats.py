@@ -136,6 +136,8 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             suffixes=(),
             recognise=pictures.is_slices,
             open=_open("slices"),
+            writer=_writer("slices"),
+            lacks=frozenset({"origin", "direction", "channels", "label names"}),
             summary="a folder of grey TIFF or PNG pictures, one a slice, in the order of their numbers",
             options=frozen(
                 {

@@ -18,6 +18,7 @@ EXAMPLES = (
     "ctseg data convert scan.mha scan.nii.gz",
     "ctseg data convert STUDY scans --to .nii.gz",
     "ctseg data convert slices/ scan.h5 --spacing 5um",
+    "ctseg data convert scan.h5 pictures --to slices --allow-loss",
     "ctseg data convert volume.h5 scan.tif --option dataset=/volume --allow-loss",
     "ctseg data convert mask.nii.gz mask.nrrd --label background=0 --label liver=1",
 )
@@ -33,7 +34,9 @@ def convert(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="SUFFIX", help="Format to write, e.g. .nii.gz; OUTPUT is a folder then."
+            "--to",
+            metavar="FORMAT",
+            help="Suffix to write, e.g. .nii.gz, or slices; OUTPUT is a folder then.",
         ),
     ] = None,
     option: OptionOption = None,
@@ -120,6 +123,13 @@ def _jobs(
     from ctseg.volume.formats.source import check_file
     from ctseg.volume.io import format_of, writer_format
 
+    def is_name(path: Path) -> bool:  # an OME-Zarr is a folder, and there already perhaps
+        try:
+            writer_format(path)
+        except BadInput:
+            return False
+        return True
+
     if not source.is_dir():
         check_file(source)
     if to is not None:
@@ -129,7 +139,8 @@ def _jobs(
                 hint="Leave --to away, or name a folder.",
             )
         return find_jobs(source, target, to, options), True
-    if target.is_dir() or (source.is_dir() and format_of(source) is None):
+    folder = target.is_dir() and not is_name(target)
+    if folder or (source.is_dir() and format_of(source) is None):
         raise BadInput(
             f"{source} is to be converted into the folder {target}, but into which format?",
             hint="Say it with --to, for example: --to .nii.gz",

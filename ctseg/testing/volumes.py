@@ -90,13 +90,15 @@ def check_format(
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 200, geometry.shape_zyx)
     values = generator.normal(0, 1000, (2, *geometry.shape_zyx))
-    suffix = spec.suffixes[0]
+    suffix = spec.suffixes[0] if spec.suffixes else ""
     plain: Mapping[str, Any] = {}
     for name, array, options in (
         ("labels", labels.astype(np.uint8), plain),
         ("hounsfield", labels.astype(np.int16) - 99, plain),
         ("channels", values.astype(np.float32), channel_options or plain),
     ):
+        if array.ndim == 4 and "channels" in spec.lacks:
+            continue
         _check_written(spec, folder / f"{name}{suffix}", geometry, array, options)
 
 
@@ -134,12 +136,12 @@ def _check_written(
                 got.shape == part.shape and np.array_equal(got, part),
                 f"{where}: voxels of slices {slices or 'all'} come back changed",
             )
-        for start, stop in (((0, 0, 0), (1, 1, 1)), ((1, 2, 3), (4, 6, 5)), ((4, 0, 6), (5, 6, 7))):
-            part = expected[(slice(None), *map(slice, start, stop))]
-            got = np.asarray(source.read_box(start, stop))
+        for first, last in (((0, 0, 0), (1, 1, 1)), ((1, 2, 3), (4, 6, 5)), ((4, 0, 6), (5, 6, 7))):
+            part = expected[(slice(None), *map(slice, first, last))]
+            got = np.asarray(source.read_box(first, last))
             require(
                 got.shape == part.shape and np.array_equal(got, part),
-                f"{where}: the box {start} to {stop} comes back changed",
+                f"{where}: the box {first} to {last} comes back changed",
             )
     finally:
         source.close()

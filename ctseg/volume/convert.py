@@ -33,11 +33,18 @@ class Job:
         source: file or folder.
         target: the file to write.
         options: of the format that is read.
+        format: name of the format to write, where the target's name does not tell.
     """
 
     source: Path
     target: Path
     options: Mapping[str, Any] = field(default_factory=frozen)
+    format: str | None = None
+
+    @property
+    def spec(self) -> FormatSpec:
+        """The format to write."""
+        return plugins.format_named(self.format) if self.format else writer_format(self.target)
 
 
 @dataclass(frozen=True)
@@ -62,16 +69,18 @@ class Converted:
     seconds: float
 
 
-def find_jobs(source: Path, target: Path, suffix: str, options: Mapping[str, Any]) -> list[Job]:
+def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -> list[Job]:
     """The scans of a folder, each with its place below `target`; folders within are kept.
 
     A file of several volumes, or a study of several series, gives one scan each.
 
+    Args:
+        to: the suffix of the files to write, or the name of a format.
+
     Raises:
         BadInput: no scans, or two that would get one name.
     """
-    suffix = suffix if suffix.startswith(".") else f".{suffix}"
-    writer_format(Path(f"x{suffix}"))
+    suffix, name_of_format = _written(to)
     jobs: list[Job] = []
     for path, spec in _scans(source):
         inside = path.relative_to(source) if path != source else Path(path.resolve().name)
@@ -79,7 +88,12 @@ def find_jobs(source: Path, target: Path, suffix: str, options: Mapping[str, Any
         for name, extra in parts.items():
             stem = _stem(inside.name, spec) + (f"_{name}" if len(parts) > 1 else "")
             jobs.append(
-                Job(path, target / inside.parent / f"{stem}{suffix}", frozen({**options, **extra}))
+                Job(
+                    path,
+                    target / inside.parent / f"{stem}{suffix}",
+                    frozen({**options, **extra}),
+                    name_of_format,
+                )
             )
     if not jobs:
         known = ", ".join(s for spec in plugins.formats() for s in spec.suffixes)
@@ -95,6 +109,16 @@ def find_jobs(source: Path, target: Path, suffix: str, options: Mapping[str, Any
             )
         seen[job.target] = job.source
     return jobs
+
+
+def _written(to: str) -> tuple[str, str | None]:
+    """The suffix of what is written, and the name of its format where that is what was given."""
+    spec = next((s for s in plugins.formats() if s.name == to and s.writer is not None), None)
+    if spec is not None:
+        return spec.suffixes[0] if spec.suffixes else "", spec.name
+    suffix = to if to.startswith(".") else f".{to}"
+    writer_format(Path(f"x{suffix}"))
+    return suffix, None
 
 
 def _scans(folder: Path) -> Iterator[tuple[Path, FormatSpec]]:
@@ -153,7 +177,7 @@ def convert(
         FileProblem: the source is damaged, or the disk is full.
     """
     start = time.monotonic()
-    spec = writer_format(job.target)
+    spec = job.spec
     _check_apart(job)
     source = open_volume(job.source, **job.options)
     try:
@@ -162,6 +186,11 @@ def convert(
             size, unit = read_spacing(spacing)
             geometry = replace(geometry, spacing_xyz=size, unit=unit)
         names = _labels(source, labels)
+        if "channels" in spec.lacks and source.channels > 1:
+            raise BadInput(
+                f"{spec.name} cannot hold the {source.channels} channels of {job.source}.",
+                hint="Choose another format, such as .nii.gz or .h5",
+            )
         lost = _lost(spec, geometry, names)
         refused = [what for what in lost if what != "label names"]
         if refused and not allow_loss:

@@ -36,7 +36,7 @@ def writer_format(path: Path) -> FormatSpec:
             return spec
     raise BadInput(
         f"{path} has no suffix that ctseg can write.",
-        hint="Use one of: " + ", ".join(spec.suffixes[0] for spec in writable),
+        hint="Use one of: " + ", ".join(spec.suffixes[0] for spec in writable if spec.suffixes),
     )
 
 

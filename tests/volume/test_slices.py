@@ -10,10 +10,14 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
+from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
+from ctseg.volume.convert import Job, convert, find_jobs
 from ctseg.volume.formats.pictures import is_slices
 from ctseg.volume.formats.units import read_spacing
-from ctseg.volume.io import open_volume, read
+from ctseg.volume.geometry import Geometry
+from ctseg.volume.io import open_volume, read, write
+from ctseg.volume.volume import Volume
 
 STACK = np.random.default_rng(0).integers(0, 60000, (12, 7, 8)).astype(np.uint16)
 
@@ -135,3 +139,40 @@ def test_spacing_as_people_write_it(text: str, expected: tuple[tuple[float, ...]
 def test_no_spacing(text: str) -> None:
     with pytest.raises(BadInput, match="no spacing"):
         read_spacing(text)
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    make = plugins.format_named("slices").writer
+    assert make is not None
+    geometry = Geometry((12, 7, 8), (0.005, 0.006, 0.02), unit="um")
+    writer = make(tmp_path / "out", geometry, np.dtype("uint16"))
+    writer.write(0, STACK[:5])
+    assert not (tmp_path / "out").exists()
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+    writer = make(tmp_path / "out", geometry, np.dtype("uint16"))
+    writer.write(0, STACK)
+    writer.commit()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    back = read(tmp_path / "out")
+    assert back.geometry.difference(geometry) is None and back.geometry.unit == "um"
+    np.testing.assert_array_equal(back.array, STACK)
+    names = [str(tmp_path / "out" / f"slice_{i:04d}.tif") for i in range(12)]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(names)), STACK)
+    with pytest.raises(FileProblem, match="there already"):
+        make(tmp_path / "out", geometry, np.dtype("uint16"))
+    with pytest.raises(BadInput, match="one channel"):
+        make(tmp_path / "more", geometry, np.dtype("uint16"), channels=2)
+
+
+def test_convert_to_slices_and_back(tmp_path: Path) -> None:
+    write(Volume.from_array(STACK, spacing_xyz=(0.7, 0.8, 2.5)), tmp_path / "a.nrrd")
+    jobs = find_jobs(tmp_path / "a.nrrd", tmp_path / "out", "slices", {})
+    convert(jobs[0])
+    convert(Job(tmp_path / "out" / "a", tmp_path / "b.mha"))
+    back = read(tmp_path / "b.mha")
+    np.testing.assert_array_equal(back.array, STACK)
+    assert back.spacing_xyz == pytest.approx((0.7, 0.8, 2.5), rel=1e-6)
+    write(Volume.from_array(np.stack([STACK, STACK])), tmp_path / "c.nrrd")
+    with pytest.raises(BadInput, match="2 channels"):
+        convert(find_jobs(tmp_path / "c.nrrd", tmp_path / "out", "slices", {})[0])

@@ -30,6 +30,7 @@ def mapped_box(stored: h5py.Dataset, box: tuple[slice, ...], path: Path) -> NDAr
     with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as view:
         view.madvise(mmap.MADV_RANDOM)
         flat = np.frombuffer(view, stored.dtype, stored.size, stored.id.get_offset())
-        part = np.array(flat.reshape(stored.shape)[(..., *box)])
+        index: tuple[Any, ...] = (..., *box)
+        part = np.array(flat.reshape(stored.shape)[index])
         del flat
     return part

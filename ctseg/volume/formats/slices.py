@@ -9,14 +9,16 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Zyx
+from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths, tiff_metadata
 from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.units import read_spacing
+from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.geometry import Geometry
 
 
 def open_slices(path: Path, *, spacing: str | None = None, gaps: str = "no") -> Source:
@@ -124,3 +126,67 @@ def _calibration(file: Path) -> tuple[tuple[float, float, float], str]:
         return (1.0, 1.0, 1.0), "mm"
     with reading(file), tifffile.TiffFile(file) as tif:
         return tiff_metadata.voxel_size(tif)
+
+
+class _SlicesSink:
+    """Streams slices into files of a new folder, each with its spacing, as ImageJ reads it."""
+
+    def __init__(self, temporary: Path, geometry: Geometry, *, compress: bool) -> None:
+        temporary.mkdir()
+        self._folder = temporary
+        _, y, x = geometry.shape_zyx
+        self._digits = max(4, len(str(geometry.shape_zyx[0] - 1)))
+        self._options: dict[str, Any] = {
+            "photometric": "minisblack",
+            "description": tiff_metadata.description(geometry.sub((0, 0, 0), (1, y, x)), None),
+            "resolution": tiff_metadata.resolution(geometry),
+            "resolutionunit": "NONE",
+            "compression": "zlib" if compress else None,
+            "metadata": None,
+            "software": False,
+        }
+
+    def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
+        for index, plane in enumerate(slab_czyx[0], start=start):
+            tifffile.imwrite(
+                self._folder / f"slice_{index:0{self._digits}d}.tif",
+                plane,
+                byteorder="<",
+                **self._options,
+            )
+
+    def finish(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+def write_slices(
+    path: Path,
+    geometry: Geometry,
+    dtype: DTypeLike,
+    *,
+    channels: int | None = None,
+    labels: Sequence[Label] = (),
+    reference: VolumeSource | None = None,  # noqa: ARG001
+) -> Writer:
+    """A writer of a new folder with one TIFF a slice, `slice_0000.tif` and so on. Origin and direction are lost.
+
+    Raises:
+        BadInput: several channels, or a type that TIFF has not.
+        FileProblem: a folder of that name that is not empty.
+    """
+    if channels is not None:
+        raise BadInput(
+            f"{path}: a folder of slices holds one channel, not {channels}.",
+            hint="Write a format that holds several, such as .tif or .h5",
+        )
+    stored = check_dtype(dtype, (*itk.DTYPES, "float16"), format_name="TIFF")
+    return Writer(
+        path,
+        "",
+        geometry,
+        stored,
+        channels,
+        lambda temporary: _SlicesSink(temporary, geometry, compress=bool(labels)),
+        folder=True,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,7 @@ class Writer:
         dtype: of the voxels.
         channels: None for [Z, Y, X], a number for [C, Z, Y, X].
         open_sink: makes the format's sink on the temporary file.
+        folder: whether the volume is a folder of files, which the sink makes; an existing one is not replaced.
 
     Raises:
         FileProblem: the folder is missing or cannot be written.
@@ -57,8 +59,10 @@ class Writer:
         dtype: DTypeLike,
         channels: int | None,
         open_sink: Callable[[Path], Sink],
+        *,
+        folder: bool = False,
     ) -> None:
-        _check_target(path)
+        _check_target(path, folder=folder)
         self.path = path
         self._depth = geometry.shape_zyx[0]
         self._plane = geometry.shape_zyx[1:]
@@ -66,7 +70,7 @@ class Writer:
         self._channels = channels
         self._next = 0
         self._sink: Sink | None = None
-        stem = path.name[: -len(suffix)]
+        stem = path.name[: len(path.name) - len(suffix)]
         self._temporary = path.with_name(
             f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}"
         )
@@ -133,11 +137,10 @@ class Writer:
             if self._next != self._depth:
                 raise BadInput(f"{self.path} got {self._next} of its {self._depth} slices.")
             self._sink.finish()
-            descriptor = os.open(self._temporary, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            for file in (
+                self._temporary.iterdir() if self._temporary.is_dir() else [self._temporary]
+            ):
+                _flush(file)
             self._temporary.replace(self.path)
             self._sink = None
 
@@ -148,6 +151,8 @@ class Writer:
             # The file is deleted in any case, and the first error is the one to tell.
             with suppress(OSError, RuntimeError, ValueError):
                 sink.discard()
+        if self._temporary.is_dir():
+            shutil.rmtree(self._temporary)
         self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Writer:
@@ -163,8 +168,21 @@ class Writer:
             self.abort()
 
 
-def _check_target(path: Path) -> None:
-    if path.is_dir():
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_target(path: Path, *, folder: bool) -> None:
+    if folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileProblem(
+            f"{path} is there already; its files are not replaced.",
+            hint="Choose another folder, or remove it first.",
+        )
+    if path.is_dir() and not folder:
         raise FileProblem(f"{path} is a folder; a file of that name cannot be written.")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
