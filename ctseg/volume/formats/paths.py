@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
@@ -11,6 +12,7 @@ TIFF = (".tif", ".tiff")
 HDF5 = (".h5", ".hdf5", ".hdf")
 DICOM = (".dcm", ".dicom")
 _FILES_TO_TRY = 50
+_FOLDERS_TO_TRY = 200
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...]) -> str | None:
@@ -58,11 +60,9 @@ def _is_study(folder: Path) -> bool:
     A folder of patients is none: it is many scans.
     """
     studies: list[str] = []
-    inside = _folders_in(folder)
-    for child in [
-        *inside,
-        *(deeper for one in inside[:_FILES_TO_TRY] for deeper in _folders_in(one)),
-    ]:
+    inside = _folders_in(folder)[:_FOLDERS_TO_TRY]
+    deeper = (inner for one in inside for inner in _folders_in(one))
+    for child in itertools.islice(itertools.chain(inside, deeper), _FOLDERS_TO_TRY):
         file = _first_dicom(child)
         if file is not None:
             studies.append(_study_of(file))
