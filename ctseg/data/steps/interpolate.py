@@ -61,7 +61,8 @@ def _spline_at(x: torch.Tensor, axis: int, positions: NDArray[np.float64]) -> to
     padded = np.pad(x.numpy(), widths, mode="edge")
     found = ndimage.spline_filter1d(padded, 3, axis, output=np.float32, mode="nearest")
     coefficients = torch.from_numpy(found)
-    at = np.clip(positions, 0, x.shape[axis] - 1) + SPLINE_PAD
+    reach = SPLINE_PAD - 2
+    at = np.clip(positions, -reach, x.shape[axis] - 1 + reach) + SPLINE_PAD
     base = np.floor(at)
     shape = [1] * x.ndim
     shape[axis] = len(at)

@@ -78,7 +78,7 @@ class Resample(Resampling):
     def shape_after(self, geometry: Geometry) -> Zyx:
         pairs = zip(geometry.shape_zyx, self._ratios(geometry), strict=True)
         if self.align == "first":
-            z, y, x = (round((size - 1) / ratio) + 1 for size, ratio in pairs)
+            z, y, x = (round((size - 1) / ratio + 1) for size, ratio in pairs)  # as MONAI rounds
         else:
             z, y, x = (max(1, round(size / ratio)) for size, ratio in pairs)
         return z, y, x
