@@ -45,7 +45,7 @@ def _colour(value: Any) -> tuple[int, int, int] | None:
 
 
 def _attributes(metadata: Mapping[str, Any]) -> list[Label]:
-    """The attributes `labels` and `colours`, JSON by name."""
+    """`labels` and `colours`: JSON by name in the attributes of HDF5, mappings from DICOM SEG and other plugins."""
     names, colours = (_decoded(metadata.get(key)) for key in ("labels", "colours"))
     if isinstance(names, list):
         names = {str(name): value for value, name in enumerate(names)}
@@ -56,13 +56,15 @@ def _attributes(metadata: Mapping[str, Any]) -> list[Label]:
 
 
 def _rgb(value: Any) -> tuple[int, int, int] | None:
-    if not isinstance(value, list) or len(value) != 3:
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
         return None
     red, green, blue = map(int, value)
     return red, green, blue
 
 
 def _decoded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     try:

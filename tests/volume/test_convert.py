@@ -85,6 +85,19 @@ def test_label_names_and_colours_travel(tmp_path: Path, oblique: Volume) -> None
     assert convert(Job(tmp_path / "c.nrrd", tmp_path / "d.nii.gz")).lost == ("label names",)
 
 
+def test_names_as_plugins_and_others_give_them() -> None:
+    seg = {"labels": {"tumour": 1}, "colours": {"tumour": (230, 75, 53)}}
+    assert labels_in(seg) == (Label("tumour", (1,), 1, (230, 75, 53)),)
+    assert labels_in({"labels": b'["void", "tow"]'}) == (
+        Label("void", (0,), 0),
+        Label("tow", (1,), 1),
+    )
+    layers = {"Segment0_LabelValue": "1", "Segment0_Layer": "1", "Segment1_LabelValue": "2"}
+    assert labels_in(layers) == (Label("label_2", (2,), 2),)
+    for nothing in ({}, {"labels": "no JSON"}, {"labels": '{"a": "b"}'}, {"labels": 7}):
+        assert labels_in(nothing) == ()
+
+
 def test_names_can_be_given(tmp_path: Path, oblique: Volume) -> None:
     write(Volume((oblique.array > 0).astype(np.uint8), oblique.geometry), tmp_path / "a.nii.gz")
     code, output = run(tmp_path / "a.nii.gz", tmp_path / "b.nrrd", "--label", "bone=1")
