@@ -125,7 +125,10 @@ class LossConfig(Section):
         options: of the loss.
     """
 
-    name: str = Field("", description="empty: dice_ce for classes, bce_dice for channels")
+    name: str = Field(
+        "",
+        description="empty: dice_ce for classes, bce_dice for channels, smooth_l1 for regression",
+    )
     options: dict[str, Any] = {}
 
 
