@@ -13,13 +13,16 @@ from typing import Any
 import torch
 
 import ctseg
-from benchmarks import metrics, startup, tiles
+from benchmarks import augment, loading, metrics, networks, startup, tiles
 from ctseg.engine.runtime import choose
 from ctseg.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "augment": augment.measure,
+    "loading": loading.measure,
     "metrics": metrics.measure,
+    "networks": networks.measure,
     "startup": startup.measure,
     "tiles": tiles.measure,
 }
@@ -50,4 +53,5 @@ def main() -> None:
         print(f"{name}: {json.dumps(result['result'])}")
 
 
-main()
+if __name__ == "__main__":  # worker processes import this file too
+    main()

@@ -231,8 +231,9 @@ def cut(array_czyx: Any, start_zyx: Zyx, patch_zyx: Zyx, outside: float | None) 
     if outside is None:
         inside = [reflect(i, n) for i, n in zip(index, shape, strict=True)]
         box = _box(array_czyx, [(int(i.min()), int(i.max()) + 1) for i in inside])
-        z, y, x = np.ix_(*(i - i.min() for i in inside))
-        return box[:, z, y, x]
+        for axis in (3, 2, 1):  # one after the other: many times faster than all at once
+            box = box.take(inside[axis - 1] - inside[axis - 1].min(), axis)
+        return box
     out = np.full((array_czyx.shape[0], *patch_zyx), outside, array_czyx.dtype)
     to: list[slice] = []
     source: list[tuple[int, int]] = []
