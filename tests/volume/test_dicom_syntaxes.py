@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ctseg.errors import FileProblem
+from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats.dicom_header import read_dicom_header
 from ctseg.volume.io import open_volume, read
 
@@ -205,3 +207,31 @@ def test_truncated(tmp_path: Path, planes: np.ndarray, syntax: str, share: float
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(FileProblem, match=r"a\.dcm"):
         read(path)
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    planes = np.arange(3 * 9 * 10).reshape(3, 9, 10).astype(np.uint16)
+    folder = tmp_path_factory.mktemp("whole")
+    one = files.save(files.dataset(planes[0]), folder / "a.dcm", planes[0])
+    two = files.save(files.enhanced(planes, np.arange(3)), folder / "b.dcm", planes, BASE)
+    return [one.read_bytes(), two.read_bytes()]
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_damaged_headers_are_told(
+    whole_files: list[bytes], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(whole_files[data.draw(st.integers(0, 1))])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(132, len(content) - 541))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged" / "a.dcm"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    message = ""
+    try:
+        assert read(path, format="dicom").array.ndim == 3
+    except BadInput as error:
+        message = error.message
+    assert not message or "a.dcm" in message

@@ -28,6 +28,8 @@ def geometries(draw: st.DrawFn) -> Geometry:
     if np.linalg.norm(quaternion) < 0.1:
         quaternion = np.array([0.0, 0.0, 0.0, 1.0])
     matrix = Rotation.from_quat(quaternion).as_matrix()
+    if draw(st.booleans()):  # axes that are exchanged and nothing else
+        matrix = np.eye(3)[:, draw(st.permutations([0, 1, 2]))]
     matrix[:, draw(st.integers(0, 2))] *= draw(st.sampled_from([1, -1]))
     size = st.integers(1, 5)
     return Geometry(

@@ -68,8 +68,19 @@ class Frame:
 
 
 def frames_of(header: Header) -> Iterator[Frame]:
-    """The frames of a file, in its order."""
+    """The frames of a file, in its order.
+
+    Raises:
+        EOFError: the file has fewer bytes than its frames need.
+    """
     count = max(header.integer(0x00280008, 1), 1)
+    bits = header.integer(0x00280010) * header.integer(0x00280011) * header.integer(0x00280100, 16)
+    there = header.pixel_bytes
+    needed = (
+        count * bits // 8 if there is not None else count * 8
+    )  # each piece has a head of 8 bytes
+    if header.pixel_tag == 0x7FE00010 and needed > (header.file_bytes if there is None else there):
+        raise EOFError(f"{header.path.name} is too short for {count} frames")
     shared = _first(header.elements, _SHARED)
     each = header.elements.get(_EACH)
     groups = each.items if each is not None else ()

@@ -108,6 +108,7 @@ def read_dicom_header(path: Path) -> Header:
 
     Raises:
         FileProblem: no DICOM file.
+        ValueError: a damaged header.
         EOFError: the file ends within the header, or before the last of its voxels.
     """
     size = path.stat().st_size
@@ -192,9 +193,7 @@ def _head(window: _Window, at: int, order: str, *, explicit: bool) -> tuple[str,
     if vr in _LONG:
         return vr, struct.unpack(f"{order}I", window.part(at + 8, 4))[0], at + 12
     if not vr.isalpha() or not vr.isupper():
-        raise FileProblem(
-            f"the element ({_tag(window, at, order):08x}) has no value representation"
-        )
+        raise ValueError(f"the element ({_tag(window, at, order):08x}) has no value representation")
     return vr, struct.unpack(f"{order}H", window.part(at + 6, 2))[0], at + 8
 
 
@@ -235,7 +234,7 @@ def _items(
         if tag == _SEQUENCE_END:
             break
         if tag != _ITEM:
-            raise FileProblem("a sequence is damaged")
+            raise ValueError("a sequence is damaged")
         item_end = None if size == _UNDEFINED else at + size
         item: dict[int, Element] = {}
         while item_end is None or at < item_end:
