@@ -108,10 +108,15 @@ def _places(
     axes = [np.arange(-n, n + 1) for n in (z, y, x)]
     steps = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     distances = np.sqrt(np.square(steps * np.array(spacing_zyx)).sum(1))
-    kept = distances <= radius
-    steps, distances = steps[kept], distances[kept]
     order = np.lexsort((*steps.T, distances))
-    return (z, y, x), steps[order], distances[order]
+    order = order[distances[order] <= radius]
+    if (
+        len(order) > PLACES
+    ):  # slices so thick that none but their own lies within reach; end with a whole shell
+        order = order[distances[order] < distances[order[PLACES]] * (1 - TIE)]
+    steps, distances = steps[order], distances[order]
+    z, y, x = np.abs(steps).max(axis=0).tolist()
+    return (z, y, x), steps, distances
 
 
 def nearest(

@@ -143,6 +143,36 @@ def test_tolerances_labels_instances_and_masks(data: Path) -> None:
     assert json.loads(result.stdout)["mean_dice"] == 1
 
 
+def test_the_notes_say_what_the_means_leave_out(tmp_path: Path) -> None:
+    def labels(*values: int) -> Volume:
+        array = np.zeros((6, 6, 6), np.uint8)
+        for value in values:
+            array[2 * value - 2 : 2 * value, 1:5, 1:5] = value
+        return Volume.from_array(array)
+
+    for folder, cases in {
+        "ref": {"a": (1, 2), "b": (1,), "c": (1,)},
+        "new": {"a": (1,), "b": (1, 3), "c": (1, 2)},
+        "old": {"a": (1, 2), "b": (1,), "c": (1, 2)},
+    }.items():
+        for case, values in cases.items():
+            write(labels(*values), tmp_path / folder / f"{case}.nii.gz")
+    result = _run(
+        *(tmp_path / "new", tmp_path / "ref", "--against", tmp_path / "old"),
+        *("--metrics", "all", "--tolerance", "1=2", "--iou", "0.5,0.75"),
+    )
+    assert result.exit_code == 0, result.stderr
+    for note in (
+        "Surface Dice within 1 2 mm, others 1 mm.",
+        "AP of instances with an IoU of 0.5, 0.75.",
+        "2: missed in 1 and invented in 1 of 2 cases; these score the worst value and, as a distance,",
+        "2: absent from both maps of 1 case, left out of the means.",
+        "3: 1 case without difference, left out of its mean.",
+        f"{tmp_path / 'new'} against {tmp_path / 'old'}",
+    ):
+        assert note in result.stdout
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

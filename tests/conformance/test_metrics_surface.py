@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+import ctseg
 from ctseg.metrics.elements import areas
 from ctseg.metrics.surface import SurfaceDistances, surface_distances
 
@@ -81,3 +83,18 @@ def test_areas_of_every_state(peer: ModuleType) -> None:
     for spacing in ((1, 1, 1), (0.5, 0.7, 3.0), (2.0, 1.1, 0.3)):
         expected = create_table_neighbour_code_to_surface_area(spacing)
         assert areas(spacing) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.real_data
+def test_real_structures(peer: ModuleType, real_data: Path) -> None:
+    """Two hippocampi: the front part of one against that of another, cropped to a common shape."""
+    files = sorted((real_data / "Dataset004_Hippocampus" / "labelsTr").glob("*.nii.gz"))[:2]
+    volumes = [ctseg.read(file) for file in files]
+    shape = np.min([v.array.shape[-3:] for v in volumes], axis=0)
+    spacing = volumes[0].geometry.spacing_zyx
+    corner = tuple(slice(0, int(n)) for n in shape)
+    for value in (1, 2):
+        one, two = (v.array.reshape(v.array.shape[-3:])[corner] == value for v in volumes)
+        found = surface_distances(one, two, spacing)
+        assert found is not None
+        _compare(found, peer, peer.compute_surface_distances(two, one, spacing))
