@@ -8,7 +8,10 @@ from ctseg.volume.io import format_of
 
 
 def find_scans(folder: Path, *, depth: int = 6) -> list[Path]:
-    """Every volume in a folder and the folders in it: files of a known format, and folders of slices."""
+    """Every volume in a folder and the folders in it: files of a known format, folders of slices, and stores."""
+    store = format_of(folder)
+    if store is not None and any(folder.name.lower().endswith(s) for s in store.suffixes):
+        return [folder]
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     below: list[Path] = []
     for entry in entries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,12 @@ def _write(
     )
 
 
+def _parts(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    from ctseg_zarr.stores import parts
+
+    return parts(path)
+
+
 @ctseg.hookimpl
 def ctseg_formats() -> Sequence[FormatSpec]:
     """OME-Zarr and plain Zarr arrays."""
@@ -55,6 +61,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             recognise=is_zarr,
             open=_open,
             writer=_write,
+            parts=_parts,
             summary="OME-Zarr images with a pyramid, and plain Zarr arrays; any box is read alone",
             options=frozen(
                 {

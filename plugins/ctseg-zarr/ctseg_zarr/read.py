@@ -228,4 +228,10 @@ def _names(about: Any) -> dict[str, Any]:
     }
     if named:
         out["labels"] = named
+        shades = {
+            shade["label-value"]: tuple(int(v) for v in shade["rgba"][:3])
+            for shade in (about.get("image-label") or {}).get("colors") or []
+            if {"label-value", "rgba"} <= set(shade)
+        }
+        out["colours"] = {name: shades[value] for name, value in named.items() if value in shades}
     return out

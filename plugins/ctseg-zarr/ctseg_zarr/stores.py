@@ -94,6 +94,25 @@ def choose(root: Node, path: Path, dataset: str | None) -> Node:
     )
 
 
+def parts(path: Path) -> dict[str, dict[str, str]]:
+    """The images of a store, its label images too, by name, and the option that opens each."""
+    root, close = open_store(path)
+    try:
+        with zarr_errors(path):
+            if not isinstance(root, zarr.Group):
+                return {"": {}}
+            if "multiscales" not in attributes(root):
+                return {name: {"dataset": name} for name, _ in _images(root)}
+            found: dict[str, dict[str, str]] = {"": {}}
+            labels = root.get("labels")
+            if isinstance(labels, zarr.Group):
+                names = [f"labels/{name}" for name, _ in _images(labels, 0)]
+                found |= {name: {"dataset": name} for name in names}
+            return found
+    finally:
+        close()
+
+
 def _images(group: zarr.Group, depth: int = 2) -> Iterator[tuple[str, Node]]:
     """Images and arrays of three axes and more within a group; the levels of an image are none themselves."""
     for name, node in sorted(group.members()):

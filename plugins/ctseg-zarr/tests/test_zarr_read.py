@@ -12,6 +12,7 @@ import pytest
 import zarr
 
 import ctseg
+from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.io import format_of, open_volume
 
@@ -69,6 +70,9 @@ def test_label_images_within_a_store_are_read(store, truth):
     label = ctseg.read(store, dataset="labels/cells", unit="micrometer")
     np.testing.assert_array_equal(label.array, truth["cells"])
     assert label.metadata["labels"] == {"cell": 1}
+    assert label.metadata["colours"] == {"cell": (255, 0, 0)}
+    parts = plugins.format_named("ome_zarr").parts(store)
+    assert parts == {"": {}, "labels/cells": {"dataset": "labels/cells"}}
     assert label.geometry.spacing_xyz == (0.001, 0.001, 0.001)  # it names no unit
     np.testing.assert_array_equal(ctseg.read(store / "labels" / "cells").array, truth["cells"])
     with pytest.raises(FileProblem, match="holds no 'labels/liver'"):
@@ -160,6 +164,8 @@ def test_groups_ask_which_of_several_is_meant(tmp_path):
     with pytest.raises(FileProblem, match=r"holds 2 images(.|\n)*other/deep, raw"):
         open_volume(tmp_path / "a.zarr")
     assert ctseg.read(tmp_path / "a.zarr", dataset="other/deep").array.all()
+    parts = plugins.format_named("ome_zarr").parts(tmp_path / "a.zarr")
+    assert parts == {name: {"dataset": name} for name in ("other/deep", "raw")}
     root.attrs["ome"] = {"plate": {}}
     with pytest.raises(FileProblem, match="is a plate"):
         open_volume(tmp_path / "a.zarr")
