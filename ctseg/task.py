@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ctseg.errors import BadInput, UnknownName
@@ -163,6 +164,14 @@ def values_of(
     return logits_czyx.float() * std[:, None, None, None] + mean[:, None, None, None]
 
 
+def in_one_map(task: Task) -> Task:
+    """The task of a map of written values [Z, Y, X]; in stacked files `values` are numbers of channels instead."""
+    if not task.stacked:
+        return task
+    labels = tuple(replace(label, values=(label.value,)) for label in task.labels)
+    return replace(task, stacked=False, labels=labels)
+
+
 def masks(task: Task, label: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
     """One boolean map [Z, Y, X] for each foreground label, from a map of stored or written values."""
     import numpy as np
@@ -170,7 +179,7 @@ def masks(task: Task, label: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
     if task.stacked and label.ndim == 4:
         label = labelled_channels(task, label)
         return {item.name: label[i] > 0 for i, item in enumerate(task.labels)}
-    return {item.name: np.isin(label, item.values) for item in task.foreground}
+    return {item.name: np.isin(label, item.values) for item in in_one_map(task).foreground}
 
 
 def select(task: Task, names: Iterable[str]) -> tuple[Label, ...]:

@@ -17,7 +17,7 @@ from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
 from ctseg.metrics.overlap import Histogram, joint_histogram
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.specs import DataSet, ImageRef, Task
-from ctseg.task import check_values, classes_task, labelled_channels
+from ctseg.task import check_values, classes_task, in_one_map, labelled_channels
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import read_ref
 from ctseg.volume.values import distinct_values, whole_numbers
@@ -203,8 +203,9 @@ def evaluate_case(
         asked = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
         present = {*values[0], *values[1], *asked} - {0}
         task = classes_task({str(v): v for v in sorted(present)})
+    task = in_one_map(task)  # channels are told by their order, values in one map as they were written
     for seen, name in zip(values, names, strict=True):
-        check_values(replace(task, stacked=False), seen, where=name)
+        check_values(task, seen, where=name)
     results = score_labels(
         task, made, expected, spacing, settings or Settings(), valid, histogram=histogram
     )
