@@ -1,0 +1,331 @@
+"""`unet3d` against nnU-Net's PlainConvUNet and MONAI's DynUNet with the same plan: time and memory.
+
+Three ways to run each: float32, as each project runs it by default, and all of them under bfloat16 with channels-last
+as one can arrange by hand. Bars: never slower than the best peer in the same precision; on a CPU that multiplies
+bfloat16 at least 2.5 times as fast as their defaults.
+
+    python -m benchmarks networks
+    python -m benchmarks.networks --plan tiny --repeats 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+import ctseg
+from ctseg.engine.runtime import choose
+
+CLASSES = 3
+REPEATS = 7
+WARM = 2
+Mode = Literal["fp32", "default", "by_hand"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network and its patch, as nnU-Net plans them: two convolutions a level, kernels of 3."""
+
+    patch_zyx: tuple[int, int, int]
+    features: tuple[int, ...]
+    batch: int = 2
+
+    @property
+    def strides(self) -> list[int]:
+        return [1] + [2] * (len(self.features) - 1)
+
+
+PLANS = {
+    "tiny": Plan((16, 16, 16), (8, 16, 24)),
+    "hippocampus": Plan((40, 56, 40), (32, 64, 128, 256)),
+    "cube_64": Plan((64, 64, 64), (32, 64, 128, 256, 320)),
+    "cube_96": Plan((96, 96, 96), (32, 64, 128, 256, 320)),
+    "cube_128": Plan((128, 128, 128), (32, 64, 128, 256, 320, 320)),
+}
+USUAL = {"cpu": ("hippocampus", "cube_64"), "cuda": ("hippocampus", "cube_96", "cube_128")}
+
+
+# ---------------------------------------------------------------- the networks
+
+
+def ours(plan: Plan) -> nn.Module:
+    return ctseg.create_model("unet3d", in_channels=1, out_channels=CLASSES, features=plan.features)
+
+
+def nnunet(plan: Plan) -> nn.Module:
+    """With the arguments that nnU-Net's plans hold."""
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    levels = len(plan.features)
+    return PlainConvUNet(
+        input_channels=1, n_stages=levels, features_per_stage=plan.features, conv_op=nn.Conv3d,
+        kernel_sizes=[[3, 3, 3]] * levels, strides=plan.strides, n_conv_per_stage=2, num_classes=CLASSES,
+        n_conv_per_stage_decoder=2, conv_bias=True, norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
+        deep_supervision=False,
+    )  # fmt: skip
+
+
+def monai(plan: Plan) -> nn.Module:
+    from monai.networks.nets import DynUNet
+
+    levels = len(plan.features)
+    return DynUNet(
+        spatial_dims=3, in_channels=1, out_channels=CLASSES, kernel_size=[3] * levels,
+        strides=plan.strides, upsample_kernel_size=plan.strides[1:], filters=plan.features,
+        norm_name=("INSTANCE", {"affine": True}), trans_bias=True,
+    )  # fmt: skip
+
+
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = {
+    "ctseg": ours, "nnunet": nnunet, "monai": monai,
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- how they run
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network runs.
+
+    Attributes:
+        precision: of autocast; `fp32` for none.
+        channels_last: memory layout of weights and input.
+        tf32: whether float32 products may be rounded on a GPU.
+    """
+
+    precision: str
+    channels_last: bool
+    tf32: bool = False
+
+
+def way(network: str, mode: Mode, device: str) -> Way:
+    """What a mode means for a network.
+
+    Defaults: ctseg chooses by the device; nnU-Net's trainer uses autocast to float16 on CUDA and nothing on a CPU;
+    MONAI's networks are used as torch has them (TF32 in convolutions).
+    """
+    if mode == "fp32":
+        return Way("fp32", False)
+    if mode == "by_hand":
+        return Way("bf16", True, tf32=True)
+    if network == "ctseg":
+        runtime = choose(device)
+        return Way(runtime.precision, runtime.channels_last, tf32=True)
+    on_gpu = device == "cuda"
+    return Way("fp16" if on_gpu and network == "nnunet" else "fp32", False, tf32=on_gpu)
+
+
+class Entry:
+    """A network that is ready to be timed."""
+
+    def __init__(self, network: str, mode: Mode, plan: Plan, device: str) -> None:
+        self.way, self.device = way(network, mode, device), device
+        torch.manual_seed(0)
+        self.net = NETWORKS[network](plan).to(device)
+        layout = torch.channels_last_3d if self.way.channels_last else torch.contiguous_format
+        if self.way.channels_last:
+            self.net = self.net.to(memory_format=layout)
+        shape = (plan.batch, 1, *plan.patch_zyx)
+        self.image = torch.randn(shape, device=device).contiguous(memory_format=layout)
+        self.target = torch.randint(0, CLASSES, (plan.batch, *plan.patch_zyx), device=device)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), 1e-3, 0.99, nesterov=True)
+        self.scaler = torch.amp.GradScaler(device, enabled=self.way.precision == "fp16")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.way.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, kinds[self.way.precision])
+
+    def set_tf32(self) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = self.way.tf32
+        torch.backends.cudnn.allow_tf32 = self.way.tf32
+
+    def forward(self) -> None:
+        self.net.eval()
+        with torch.inference_mode(), self.autocast():
+            self.net(self.image)
+
+    def step(self) -> None:
+        """Forward, cross-entropy, backward and the update."""
+        self.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            logits = self.net(self.image)
+        loss = nn.functional.cross_entropy(logits.float(), self.target)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def seconds(self, what: str) -> float:
+        self.set_tf32()
+        self.wait()
+        begun = time.perf_counter()
+        getattr(self, what)()
+        self.wait()
+        return time.perf_counter() - begun
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure(plans: Sequence[str] = (), repeats: int = REPEATS) -> dict[str, Any]:
+    """All devices, plans, networks and ways."""
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return {
+        "what": "median seconds and peak MiB over weights of one batch; repetitions interleaved",
+        "repeats": repeats,
+        "devices": {
+            device: {
+                "name": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+                "plans": {
+                    name: measure_plan(name, device, repeats) for name in plans or USUAL[device]
+                },
+            }
+            for device in devices
+        },
+    }
+
+
+def measure_plan(name: str, device: str, repeats: int) -> dict[str, Any]:
+    """Every network and way for one plan; ways that are the same are measured once."""
+    plan = PLANS[name]
+    entries: dict[tuple[str, Way], Entry] = {}
+    for network in NETWORKS:
+        for mode in ("fp32", "default", "by_hand"):
+            key = (network, way(network, mode, device))
+            if key not in entries:
+                entries[key] = Entry(network, mode, plan, device)
+    times: dict[tuple[str, Way], dict[str, list[float]]] = {
+        key: {"forward": [], "step": []} for key in entries
+    }
+    for what in ("forward", "step"):
+        for entry in entries.values():
+            for _ in range(WARM):
+                entry.seconds(what)
+        order = list(entries)
+        for _ in range(repeats):
+            for key in order:
+                times[key][what].append(entries[key].seconds(what))
+            order = order[1:] + order[:1]  # nobody always follows the same neighbour
+    entries.clear()
+    gc.collect()
+    found: dict[str, dict[str, Any]] = {}
+    memory: dict[tuple[str, Way], dict[str, float | None]] = {}
+    for network in NETWORKS:
+        found[network] = {}
+        for mode in ("fp32", "default", "by_hand"):
+            key = (network, way(network, mode, device))
+            if key not in memory:
+                memory[key] = {w: _memory(network, mode, name, device, w) for w in times[key]}
+            found[network][mode] = {"way": asdict(key[1])} | {
+                what: {
+                    "seconds": round(statistics.median(values), 5),
+                    "smallest": round(min(values), 5),
+                    "mib": memory[key][what],
+                }
+                for what, values in times[key].items()
+            }
+    return {"plan": asdict(plan), "networks": found, "ratios": ratios(found)}
+
+
+def ratios(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Ours over the best peer in the same precision (under 1: faster), and their defaults over ours."""
+    peers = [name for name in found if name != "ctseg"]
+
+    def seconds(name: str, mode: str, what: str) -> float:
+        return float(found[name][mode][what]["seconds"])
+
+    out: dict[str, Any] = {}
+    for what in ("forward", "step"):
+        own = seconds("ctseg", "default", what)
+        out[what] = {
+            f"over_best_peer_{mode}": round(
+                seconds("ctseg", mode, what) / min(seconds(p, mode, what) for p in peers), 3
+            )
+            for mode in ("fp32", "by_hand")
+        } | {f"{p}_default_over_ours": round(seconds(p, "default", what) / own, 2) for p in peers}
+        memory = {p: found[p]["by_hand"][what]["mib"] for p in found}
+        if all(memory.values()):
+            least = min(memory[p] for p in peers)
+            out[what]["memory_over_best_peer_by_hand"] = round(memory["ctseg"] / least, 3)
+    return out
+
+
+def _memory(network: str, mode: Mode, plan: str, device: str, what: str) -> float | None:
+    """Peak MiB of one repetition beyond the network itself, in a process of its own."""
+    if device == "cpu" and not Path("/proc/self/clear_refs").exists():
+        return None
+    command = [
+        sys.executable, "-m", "benchmarks.networks", "--memory", network, mode, plan, device, what,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _own_memory(network: str, mode: Mode, plan: str, device: str, what: str) -> float:
+    entry = Entry(network, mode, PLANS[plan], device)
+    entry.set_tf32()
+    run = getattr(entry, what)
+    if device == "cuda":
+        run()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest mark so far
+    for _ in range(2):
+        run()
+    return (_status("VmHWM") - before) / 2**10
+
+
+def _status(key: str) -> int:
+    """A figure in KiB from the kernel."""
+    text = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(key))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0].partition(":")[2].strip() if names else "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__)
+    parser.add_argument("--plan", action="append", choices=list(PLANS), default=[])
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if args.memory:
+        network, mode, plan, device, what = args.memory
+        print(math.ceil(_own_memory(network, mode, plan, device, what)))
+        return
+    print(json.dumps(measure(args.plan, args.repeats), indent=2))
+
+
+if __name__ == "__main__":
+    main()
