@@ -43,7 +43,7 @@ SHARED = {
     "rotation": 0.2, "scale": 0.2, "noise": 0.1, "blur": 0.2, "gamma": 0.3, "low_resolution": 0.25,
 }  # fmt: skip
 AFFINE = 0.36
-SECONDS = 12.0
+SECONDS = 6.0
 """For which each way to load is run."""
 STEPS = 12
 LESS = "less work: 4 patches of each transformed volume"

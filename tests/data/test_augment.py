@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +293,13 @@ def test_impossible_ranges_are_refused(bad):
 def test_centre():
     x = torch.arange(7.0).view(1, 1, 1, 1, 7)
     assert centre(x, (1, 1, 3)).flatten().tolist() == [2, 3, 4]
+
+
+def test_each_transform_has_its_words_and_its_picture():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    page = (docs / "explanation" / "augmentation.md").read_text(encoding="utf-8")
+    script = (docs / "augment_pictures.py").read_text(encoding="utf-8")
+    assert (docs / "assets" / "augment.png").is_file()
+    for name in (*PROBABILITIES, "mirror_axes"):
+        assert f"`{name}`" in page, name
+        assert f'"{name}": {{' in script, name
