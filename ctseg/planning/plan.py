@@ -367,7 +367,7 @@ def _network(
         if config.train.patch_zyx is not None:
             raise BadInput(
                 f"The patch {patch} does not suit {spec.name}: sizes must be multiples of "
-                f"{constraints.stride_zyx} (z, y, x).",
+                f"{constraints.stride_zyx} (z, y, x), {constraints.min_tile_zyx} at least.",
                 hint=f"For example: --patch {','.join(map(str, fitted))}",
             )
         plan.note("patch_zyx", list(fitted), f"{patch} rounded up to what {spec.name} accepts")
