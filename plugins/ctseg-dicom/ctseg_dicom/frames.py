@@ -14,6 +14,7 @@ from pydicom.pixels.utils import pixel_array
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats import itk
 from ctseg.volume.geometry import Geometry
+from ctseg_dicom.grid_note import noted
 
 _TOLERANCE = 0.02
 """Share of the slice distance by which positions may differ from an even grid, as for image series."""
@@ -75,6 +76,9 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
     shape = (int(np.rint(steps.max())) + 1, int(data.Rows), int(data.Columns))
     matrix = np.stack([row, column, normal], axis=1)
     geometry = itk.make_geometry(path, shape, (spacing[1], spacing[0], gap), first.tolist(), matrix)
+    start = 0
+    if (whole := noted(data, geometry)) is not None:
+        geometry, start = whole
     by_segment = data.SegmentationType != "LABELMAP"
     frames = [
         Frame(
@@ -82,7 +86,7 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
             int(group(n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
             if by_segment
             else None,
-            int(np.rint(steps[n])),
+            start + int(np.rint(steps[n])),
         )
         for n in range(count)
     ]

@@ -24,6 +24,7 @@ from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom.codes import cielab_of, concepts, value_text
 from ctseg_dicom.files import dicom
+from ctseg_dicom.grid_note import note
 from ctseg_dicom.images import Images, images_under
 
 SUFFIXES = (".seg.dcm",)
@@ -96,6 +97,7 @@ class _SegSink:
     ) -> None:
         self._temporary, self._path = temporary, path
         self._images = images
+        self._geometry = geometry
         self._channels = channels
         self._labels = [label for label in labels if channels is not None or label.value != 0]
         self._algorithm = algorithm
@@ -143,6 +145,7 @@ class _SegSink:
                     series_description=f"Segmentation {self._algorithm}"[:64],
                     specific_character_set="ISO_IR 192",  # names of labels in any script
                 )
+                note(made, self._geometry)
                 made.save_as(self._temporary)
         except ValueError as error:  # a `FileProblem` is one too
             said = error.message if isinstance(error, FileProblem) else str(error)

@@ -61,6 +61,15 @@ def test_labels_come_back_through_highdicom_and_ctseg(tmp_path, series, scan, ge
     for name, colour in (("left_kidney", (10, 200, 30)), ("GTV", (255, 0, 0))):
         assert np.abs(np.subtract(back.metadata["colours"][name], colour)).max() <= 1
 
+    far = (
+        tmp_path / "a" / "b" / "c" / "out.seg.dcm"
+    )  # where the series is not near, the grid is whole as well
+    far.parent.mkdir(parents=True)
+    far.write_bytes(path.read_bytes())
+    alone = ctseg.read(far)
+    assert alone.geometry.agrees(geometry)
+    np.testing.assert_array_equal(alone.array, values)
+
     seg = segread(path)
     first = series[0]
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"):
@@ -91,7 +100,7 @@ def test_values_without_a_label_and_empty_maps_are_written(tmp_path, scan, label
     np.testing.assert_array_equal(back.array, label)
     assert back.metadata["labels"] == {"label 1": 1, "label 2": 2, "label 3": 3}
     ctseg.write(ctseg.Volume(label * 0, scan.geometry), path, labels=LABELS, reference=scan)
-    back = ctseg.read(path)
+    back = ctseg.read(path, grid="own")
     assert not back.array.any() and back.geometry.agrees(scan.geometry)
     assert not segread(path).get_volume(combine_segments=True).array.any()
 

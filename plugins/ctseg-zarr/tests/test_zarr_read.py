@@ -126,6 +126,18 @@ def test_transformations_are_applied_in_order_and_axes_in_any(tmp_path):
         np.testing.assert_array_equal(box, source.read()[:, 1:3, 2:3, 0:2])
 
 
+@pytest.mark.parametrize(("version", "axes"), [("0.1", None), ("0.3", ["t", "c", "z", "y", "x"])])
+def test_old_versions_have_axes_but_no_scale(tmp_path, version, axes):
+    root = zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+    data = np.arange(1 * 2 * 3 * 4 * 5, dtype=np.uint16).reshape(1, 2, 3, 4, 5)
+    root.create_array("0", data=data)
+    entry = {"version": version, "datasets": [{"path": "0"}]}
+    root.attrs["multiscales"] = [{**entry, "axes": axes} if axes else entry]
+    read = ctseg.read(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(read.array, data[0])
+    assert read.spacing_xyz == (1.0, 1.0, 1.0)
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_plain_arrays_take_their_grid_from_options(tmp_path, version):
     data = np.arange(4 * 6 * 8, dtype=np.int32).reshape(4, 6, 8)
