@@ -121,7 +121,10 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
     Returns:
         The K values that either map may hold, and [K, K] counts: rows for `one`, columns for `two`.
     """
-    one, two = whole_numbers(one), whole_numbers(two)
+    one, two = (
+        a.astype(np.int64) if a.dtype == np.uint64 else a  # which mixes with no signed type
+        for a in (whole_numbers(one), whole_numbers(two))
+    )
     if not one.size:  # nothing counts
         return np.arange(1), np.zeros((1, 1), np.int64)
     low = min(int(a.min()) for a in (one, two))
@@ -143,7 +146,8 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
                 first, second = first[there], second[there]
         else:
             first, second = np.searchsorted(lookup, first), np.searchsorted(lookup, second)
-        pairs = first.astype(np.int32 if size < 2**15 else np.int64) * size + second
+        kind = np.int32 if size < 2**15 else np.int64
+        pairs = first.astype(kind) * size + second.astype(kind)
         table += np.bincount(pairs, minlength=size * size)
     return values, table.reshape(size, size)
 

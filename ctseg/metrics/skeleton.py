@@ -31,8 +31,9 @@ _HALF = 13
 
 def skeleton(mask: NDArray[Any]) -> NDArray[np.bool_]:
     """The centreline of a mask [Z, Y, X], one voxel wide, with the parts and tunnels of the mask."""
-    padded = np.pad(mask.astype(bool), 1).astype(np.uint8)
-    flat = padded.ravel()
+    padded = np.zeros([n + 2 for n in mask.shape], np.uint8)
+    padded[1:-1, 1:-1, 1:-1] = mask > 0
+    flat = padded.ravel()  # a view, whatever the order of the mask in memory
     strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
     steps = _STEPS @ strides
     sides = [int(step) for step, d in zip(steps, _STEPS, strict=True) if np.abs(d).sum() == 1]

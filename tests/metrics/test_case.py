@@ -150,3 +150,17 @@ def test_names_and_groups_of_metrics() -> None:
     for bad in ({"tolerance_mm": -1.0}, {"iou_thresholds": ()}, {"iou_thresholds": (1.5,)}):
         with pytest.raises(BadInput):
             Settings(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", ">i2", "uint32", "int64", "uint64", ">f4"])
+@pytest.mark.parametrize("order", ["C", "F", "view"])
+def test_neither_type_nor_order_in_memory_matters(dtype: str, order: str) -> None:
+    made, truth = ((m == 1).astype(np.uint8) for m in _maps())
+    task = classes_task({"organ": 1})
+    expected = score_labels(task, made, truth, SPACING, EVERYTHING)
+    one, two = made.astype(dtype), truth.astype(dtype if order != "view" else "int32")
+    if order == "F":
+        one, two = np.asfortranarray(one), np.asfortranarray(two)
+    if order == "view":
+        one, two = np.repeat(one, 2, axis=2)[..., ::2], two[::-1].copy()[::-1]
+    assert score_labels(task, one, two, SPACING, EVERYTHING) == expected
