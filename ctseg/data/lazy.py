@@ -236,11 +236,11 @@ def survey(
         raise BadInput(f"Case {case.id} has no label.")
     target = TargetReader(case, task)
     try:
-        geometry = _one_grid(case)
+        geometry = one_grid(case)
         records = _records(pipeline, image, geometry)
         collector = Collector(task)
         blank = task.kind == "classes" and task.ignore != 0  # zeros are background
-        for start, label in _slabs(target.label):
+        for start, label in slabs_of(target.label):
             mask = None
             if target.mask is not None:
                 stop = (start + label.shape[1], *geometry.shape_zyx[1:])
@@ -282,7 +282,7 @@ def open_lazily(task: Task, case: Case, trail: Trail, places: NDArray[np.int32])
     )
 
 
-def _one_grid(case: Case) -> Geometry:
+def one_grid(case: Case) -> Geometry:
     """The grid that all files of a case share."""
     first: Geometry | None = None
     for ref in (*case.images, case.label, case.mask, case.weight):
@@ -298,7 +298,7 @@ def _one_grid(case: Case) -> Geometry:
     return first
 
 
-def _slabs(files: Files) -> Iterator[tuple[int, NDArray[Any]]]:
+def slabs_of(files: Files) -> Iterator[tuple[int, NDArray[Any]]]:
     """All of some files in slabs along z: (first slice, [C, slices, Y, X])."""
     sources = files.open()
     depth, height, width = sources[0].geometry.shape_zyx
@@ -317,7 +317,7 @@ def _records(pipeline: Pipeline, image: Files, geometry: Geometry) -> list[dict[
     if not any(step.looks for step in pipeline.steps):
         return [{} for _ in pipeline.steps]
     every = -(-math.prod(geometry.shape_zyx) // SAMPLES)
-    parts = [slab.reshape(slab.shape[0], -1)[:, ::every].copy() for _, slab in _slabs(image)]
+    parts = [slab.reshape(slab.shape[0], -1)[:, ::every].copy() for _, slab in slabs_of(image)]
     values: NDArray[Any] = np.concatenate(parts, 1)[:, None, None, :]
     line = Geometry((1, 1, values.shape[-1]))
     records = []

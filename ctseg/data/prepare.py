@@ -247,8 +247,12 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def about(case: Case) -> Iterator[None]:
-    """Name the case in whatever goes wrong with it."""
+def about(case: Case, doing: str = "prepared") -> Iterator[None]:
+    """Name the case in whatever goes wrong with it.
+
+    Args:
+        doing: what could not be done.
+    """
     try:
         yield
     except CtsegError as error:
@@ -257,7 +261,7 @@ def about(case: Case) -> Iterator[None]:
         raise
     except Exception as error:
         raise RunFailed(
-            f"Case {case.id} could not be prepared: {type(error).__name__}: {error}."
+            f"Case {case.id} could not be {doing}: {type(error).__name__}: {error}."
         ) from error
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from ctseg.card import Metrics
 from ctseg.config import load_config
 from ctseg.data.load import load_extra, load_image, load_label
-from ctseg.data.prepare import Prepared
+from ctseg.data.prepare import Prepared, about
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import depths, split
 from ctseg.data.steps.target import Scale
 from ctseg.engine.evaluate import evaluate_case
 from ctseg.engine.segmenter import Segmenter
-from ctseg.errors import BadInput
+from ctseg.errors import BadInput, CtsegError
 from ctseg.metrics.catalogue import in_group
 from ctseg.metrics.report import CaseResult, Report
 from ctseg.specs import Case
@@ -37,11 +37,19 @@ def validate(
 
     Args:
         on_case: called with the number done, the total and the case's id; what it raises ends the validation.
+
+    Raises:
+        CtsegError: a file that is gone or damaged by now; the message names the case.
     """
     results = []
     for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
-        labels = segmenter.segment(np.asarray(ready.image), ready.trail)
-        results.append(score(segmenter, case, Volume(labels, ready.trail.source)))
+        try:
+            labels = segmenter.segment(np.asarray(ready.image), ready.trail)
+            results.append(score(segmenter, case, Volume(labels, ready.trail.source)))
+        except CtsegError as error:
+            if case.id not in error.message.split():
+                error.message = f"Case {case.id}: {error.message}"
+            raise
         if on_case:
             on_case(done, len(cases), case.id)
     return Report(tuple(results))
@@ -78,8 +86,9 @@ def measure(
 def score(segmenter: Segmenter, case: Case, prediction: Volume) -> CaseResult:
     """One prediction against the case's label as stored."""
     source = prediction.geometry
-    reference = load_label(case, segmenter.task, Volume(prediction.array, source))
-    mask = load_extra(case, case.mask, reference)
+    with about(case, "scored"):  # its files may be gone by now
+        reference = load_label(case, segmenter.task, Volume(prediction.array, source))
+        mask = load_extra(case, case.mask, reference)
     return evaluate_case(
         segmenter.task, prediction, reference, case.id, mask=mask, group=case.group
     )

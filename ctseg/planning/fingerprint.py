@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.config import TaskConfig
+from ctseg.data.glance import glance, is_large, label_values
 from ctseg.data.load import as_label, load_extra, load_image, load_label
 from ctseg.data.steps import Orient
 from ctseg.errors import BadInput
@@ -94,6 +95,10 @@ def find_task(dataset: DataSet, cases: Sequence[Case], *, ignore: int | None = N
     for case in cases:
         if case.label is None:
             continue
+        seen = label_values(case)
+        if seen is not None:
+            values.update(seen)
+            continue
         source = open_ref(case.label)
         try:
             if source.channels != 1:
@@ -133,6 +138,17 @@ def fingerprint(
     labels = () if task.kind == "regression" else task.foreground
     volumes: dict[str, list[float]] = {label.name: [] for label in labels}
     for case in cases:
+        if task.kind != "regression" and is_large(case):
+            seen = glance(case, task, SAMPLES)
+            shapes.append(_oriented(seen.geometry).shape_zyx)
+            spacings.append(_oriented(seen.geometry).spacing_zyx)
+            for item, count in zip(labels, seen.voxels, strict=True):
+                volumes[item.name].append(count * seen.geometry.voxel_volume_mm3 / 1000)
+            if seen.values.size:
+                drawn.append(seen.values)
+            if on_case:
+                on_case(case.id)
+            continue
         image = load_image(case)
         label = load_label(case, task, image)
         oriented = _oriented(image.geometry)

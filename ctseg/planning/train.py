@@ -11,6 +11,7 @@ import ctseg
 from ctseg import plugins
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration
+from ctseg.data.glance import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepare import Prepared, Store
@@ -148,7 +149,8 @@ def _plan(
 
     found = fingerprint(training, task, on_case)
     for case in validation:  # what is wrong with them is said before anything is written
-        load_label(case, task, load_image(case))
+        if not is_large(case):  # the label of a large one is checked when it is prepared
+            load_label(case, task, load_image(case))
         on_case(case.id)
     config, plan = make_plan(
         config, task, dataset.channels, found, runtime, one_volume=len(dataset.cases) == 1
