@@ -278,3 +278,29 @@ def test_an_accelerator_makes_what_the_cpu_makes():
         for one, two in zip(expected, got, strict=True):
             torch.testing.assert_close(two.image.cpu(), one.image, atol=2e-2, rtol=1e-2)
             assert (two.target.cpu() == one.target).float().mean() > 0.999
+
+
+def test_a_label_deleted_during_training_is_named(mini_set, mini_options, tmp_path, monkeypatch):
+    """Patches come from the store, but validation reads the labels as they are stored."""
+    import shutil
+
+    from typer.testing import CliRunner
+
+    from ctseg.cli.app import app
+
+    data = tmp_path / "Mini"
+    shutil.copytree(mini_set, data)
+    step = Loader.batch
+
+    def batch(self: Loader, number: int) -> loading.Batch:
+        shutil.rmtree(data / "labelsTr", ignore_errors=True)
+        return step(self, number)
+
+    monkeypatch.setattr(Loader, "batch", batch)
+    arguments = ["train", str(data), "-o", str(tmp_path / "run"), "--steps", "4", *mini_options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Case mini_" in result.stderr
+    assert "labelsTr" in result.stderr
+    assert "does not exist" in result.stderr
+    assert "Traceback" not in result.stderr
