@@ -118,6 +118,7 @@ def open_rtstruct(
     data = load(path, STRUCTURE_SET, "DICOM RT structure set")
     with dicom(path):
         regions, contours_mm, frames = _regions(data)
+        notes = [] if names else _left_out(data, regions)
         chosen = choose(regions, names, missing, "region of interest", path)
         numbers = [region.number for _, parts in chosen for region in parts]
         uids, frame = _references(data, [frames[n] for n in numbers])
@@ -161,6 +162,7 @@ def open_rtstruct(
             "labels": {name: value for value, name in labelled},
             "colours": colours,
             "drawn_on": about.get("series_uid", str(scan.path)),
+            "notes": notes,
         },
     )
 
@@ -192,6 +194,17 @@ def _regions(
             regions.append(Region(number, name, len(regions) + 1, rgb))
             frames[number] = str(item.get("ReferencedFrameOfReferenceUID", ""))
     return regions, contours, frames
+
+
+def _left_out(data: pydicom.Dataset, regions: Sequence[Region]) -> list[str]:
+    """A note on regions that hold no area: points of reference, lines, empty ones."""
+    kept = {region.number for region in regions}
+    others = [
+        str(item.get("ROIName") or item.ROINumber)
+        for item in data.StructureSetROISequence
+        if int(item.ROINumber) not in kept
+    ]
+    return [f"left out, without closed contours: {', '.join(others)}"] if others else []
 
 
 def _references(data: pydicom.Dataset, frames: Sequence[str]) -> tuple[list[str], str]:

@@ -92,6 +92,7 @@ def test_regions_lie_on_the_oblique_grid_of_the_series_beside(write_rtstruct, ge
         )
         assert source.metadata["labels"] == {"Liver": 1, "GTV 1": 2}
         assert source.metadata["colours"]["GTV 1"] == (255, 30, 0)
+        assert source.metadata["notes"] == ["left out, without closed contours: empty"]
     gtv = ctseg.read(path.parent, roi="gtv*,Liver")  # the folder holds nothing else
     np.testing.assert_array_equal(gtv.array, np.array([0, 2, 1])[expected])
 
