@@ -120,8 +120,10 @@ def _evaluate_pairs(
     progress: Callable[[int, int, str], None] | None,
 ) -> Report:
     if found.labels is not None:  # what nobody asked the prediction for was not missed
-        asked = settings.labels or found.labels
-        settings = replace(settings, labels=tuple(name for name in asked if name in found.labels))
+        for name in settings.labels or ():
+            if name not in found.labels:
+                raise UnknownName("predicted label", name, found.labels)
+        settings = replace(settings, labels=settings.labels or found.labels)
     results = []
     for done, pair in enumerate(found.pairs, start=1):
         names = (str(pair.prediction.path), str(pair.reference.path))
@@ -203,7 +205,9 @@ def evaluate_case(
         asked = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
         present = {*values[0], *values[1], *asked} - {0}
         task = classes_task({str(v): v for v in sorted(present)})
-    task = in_one_map(task)  # channels are told by their order, values in one map as they were written
+    task = in_one_map(
+        task
+    )  # channels are told by their order, values in one map as they were written
     for seen, name in zip(values, names, strict=True):
         check_values(task, seen, where=name)
     results = score_labels(

@@ -159,6 +159,8 @@ def test_what_stands_beside_the_predictions_says_what_the_values_mean(
     about = {"task": asdict(TASK), "settings": {"labels": ["organ"]}}
     (folders[0] / PREDICTIONS).write_text(json.dumps(about))
     assert evaluate(*folders).labels == ("organ",)
+    with pytest.raises(UnknownName, match="lesion"):
+        evaluate(*folders, labels=["lesion"])
     (folders[0] / PREDICTIONS).write_text("{")
     with pytest.raises(FileProblem, match=r"predictions\.json"):
         evaluate(*folders)
