@@ -13,7 +13,7 @@ def hounsfield(steps: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
 
     Steps that give each scan a scale of its own leave no such number: a hundredth then (of a deviation).
     """
-    units = (1.0,)
+    units: tuple[float, ...] = (1.0,)
     for step in steps:
         kind = step.get("kind")
         if kind == "normalise":

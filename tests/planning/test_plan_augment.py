@@ -1,0 +1,48 @@
+"""What the plan makes of `[augment]`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ctseg.config import AugmentConfig, PredictConfig, RunConfig
+from ctseg.engine.runtime import Runtime
+from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.plan import make_plan
+from ctseg.task import classes_task
+
+TASK = classes_task({"left kidney": 1, "right kidney": 2})
+SIDED = replace(TASK, mirror_pairs=(("left kidney", "right kidney"),))
+STATISTICS = {
+    "percentile_00_5": -80.0, "median": 40.0, "percentile_99_5": 200.0, "mean": 45.0, "std": 30.0,
+}  # fmt: skip
+
+
+def plan(augment=None, task=TASK, device="cpu", **sections):
+    config = RunConfig(augment=augment or AugmentConfig(), **sections)
+    looked = Fingerprint(((40, 50, 45),) * 10, ((1.0, 1.0, 1.0),) * 10, (STATISTICS,), {}, 10)
+    runtime = Runtime(torch.device(device), "fp32", False, "test")
+    return make_plan(config, task, ("CT",), looked, runtime)
+
+
+def test_the_preset_depends_on_the_device_and_nothing_is_left_out():
+    config, why = plan()
+    assert config.augment.complete
+    assert (config.augment.preset, config.predict.mirror_axes) == ("gentle", ())
+    assert why.choices["augment"]["value"] == "gentle"
+    config, why = plan(device="cuda")
+    assert (config.augment.preset, config.predict.mirror_axes) == ("nnunet", ("z", "y", "x"))
+    config, why = plan(AugmentConfig(preset="nnunet", noise=0.7))
+    assert (config.augment.noise, config.augment.blur) == (0.7, 0.2)
+    assert "augment" not in why.choices
+
+
+def test_models_with_sides_are_not_averaged_over_them():
+    config, _ = plan(AugmentConfig(preset="nnunet"), SIDED)
+    assert config.augment.mirror_axes == ("z", "y", "x")
+    assert config.predict.mirror_axes == ("z", "y")
+    asked, _ = plan(
+        AugmentConfig(preset="nnunet"), SIDED, predict=PredictConfig(mirror_axes=("x",))
+    )
+    assert asked.predict.mirror_axes == ("x",)
