@@ -118,8 +118,6 @@ def predict_one(
         volume = segmenter.predict(scan, labels=request.labels, on_tiles=on_tiles)
         labels = segmenter.written_labels(request.labels)
         values = volumes_ml(segmenter, volume, request.labels)
-    named = {"algorithm": segmenter.card.name or segmenter.card.architecture}
-    known = writer_format(target).writer_options
     reference = open_ref(item.images[0])
     try:
         write(
@@ -127,7 +125,7 @@ def predict_one(
             target,
             labels=labels,
             reference=reference,
-            options={key: value for key, value in named.items() if key in known},
+            options=segmenter.writer_options(target),
         )
     finally:
         reference.close()

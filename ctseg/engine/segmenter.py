@@ -23,7 +23,7 @@ from ctseg.engine.weights import load_strictly, read_weights
 from ctseg.errors import BadInput, CtsegError, UnknownName
 from ctseg.specs import Constraints, Label, Task
 from ctseg.task import activate, decode, label_dtype, select, values_of
-from ctseg.volume.io import open_volume, write
+from ctseg.volume.io import open_volume, write, writer_format
 from ctseg.volume.volume import Volume
 
 OnTiles = Callable[[int, int], None]
@@ -257,13 +257,21 @@ class Segmenter:
             volume = Volume(source.read(), source.geometry, source.metadata)
             if probabilities:
                 out = self.probabilities(volume, on_tiles=on_tiles)
-                write(out, dst)
+                named: tuple[Label, ...] = ()
             else:
                 out = self.predict(volume, labels=labels, on_tiles=on_tiles)
-                write(out, dst, labels=self.written_labels(labels), reference=source)
+                named = self.written_labels(labels)
+            options = self.writer_options(Path(dst))
+            write(out, dst, labels=named, reference=source, options=options)
         finally:
             source.close()
         return out
+
+    def writer_options(self, dst: Path) -> dict[str, str]:
+        """What the writer of a file is told about the model, where its format has a place for it."""
+        told = {"algorithm": self.card.name or self.card.architecture}
+        known = writer_format(dst).writer_options
+        return {name: value for name, value in told.items() if name in known}
 
     def written_labels(self, labels: Iterable[str] | None = None) -> tuple[Label, ...]:
         """The labels that a prediction may hold, for the formats that store their names; a regression has none."""
