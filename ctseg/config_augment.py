@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator  # noqa: TID253
 
@@ -10,7 +10,7 @@ Zyx = tuple[int, int, int]
 Range = tuple[float, float]
 Axis = Literal["z", "y", "x"]
 Preset = Literal["default", "nnunet", "gentle", "none"]
-Probability = Annotated[float, Field(ge=0, le=1)]
+PROBABILITY = "probability"
 
 FLAT = 3.0
 """A patch whose longest axis has more than this times the voxels of z is turned in its plane alone (nnU-Net)."""
@@ -72,6 +72,19 @@ PROBABILITIES = (
 )  # fmt: skip
 
 
+def _given(name: str, meaning: str, **limits: float) -> Any:
+    """A field that the preset fills in, with what the presets say of it."""
+    nnunet, gentle = (_shown(PRESETS[preset][name]) for preset in ("nnunet", "gentle"))
+    values = nnunet if nnunet == gentle else f"nnunet {nnunet}; gentle {gentle}"
+    return Field(None, description=f"{meaning} ({values})", **limits)  # type: ignore[arg-type]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 class AugmentConfig(BaseModel):
     """`[augment]`: probability and range of each random transform; what is left out comes from the preset."""
 
@@ -85,56 +98,54 @@ class AugmentConfig(BaseModel):
     in_plane: bool | None = Field(
         None, description="turn, zoom and bend in the plane y, x alone; planned for flat patches"
     )
-    rotation: Probability | None = Field(None, description="probability")
-    rotation_degrees: tuple[float, float, float] | None = Field(
-        None, description="largest angle about z, y, x"
+    rotation: float | None = _given("rotation", PROBABILITY, ge=0, le=1)
+    rotation_degrees: tuple[float, float, float] | None = _given(
+        "rotation_degrees", "largest angle about z, y, x"
     )
-    scale: Probability | None = Field(None, description="probability")
-    scale_range: Range | None = Field(None, description="smallest and largest zoom")
-    mirror_axes: tuple[Axis, ...] | None = Field(
-        None, description="axes that flip in half of the samples; left and right labels swap"
+    scale: float | None = _given("scale", PROBABILITY, ge=0, le=1)
+    scale_range: Range | None = _given("scale_range", "smallest and largest zoom")
+    mirror_axes: tuple[Axis, ...] | None = _given(
+        "mirror_axes", "axes that flip in half of the samples; left and right labels swap"
     )
-    turns: Probability | None = Field(
-        None, description="probability of turns by 90, 180 or 270 degrees"
+    turns: float | None = _given(
+        "turns", f"{PROBABILITY} of turns by 90, 180, 270 degrees", ge=0, le=1
     )
-    turn_axes: tuple[Axis, ...] | None = Field(None, description="axes that turns go about")
-    elastic: Probability | None = Field(None, description="probability")
-    elastic_mm: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="largest displacement; less where the scan would fold"
+    turn_axes: tuple[Axis, ...] | None = _given("turn_axes", "axes that turns go about")
+    elastic: float | None = _given("elastic", f"{PROBABILITY} of bending", ge=0, le=1)
+    elastic_mm: float | None = _given(
+        "elastic_mm", "largest displacement; less where the scan would fold", ge=0
     )
-    elastic_points: Annotated[int, Field(ge=2, le=64)] | None = Field(
-        None, description="control points along the patch's longest side"
+    elastic_points: int | None = _given(
+        "elastic_points", "control points along the patch's longest side", ge=2, le=64
     )
-    noise: Probability | None = Field(None, description="probability of Gaussian noise")
-    noise_variance: Range | None = Field(None, description="of the normalised image")
-    blur: Probability | None = Field(None, description="probability of a Gaussian blur")
-    blur_sigma: Range | None = Field(None, description="voxels")
-    brightness: Probability | None = Field(None, description="probability")
-    brightness_range: Range | None = Field(None, description="factor of the values")
-    contrast: Probability | None = Field(None, description="probability")
-    contrast_range: Range | None = Field(None, description="factor of the distance to the mean")
-    low_resolution: Probability | None = Field(None, description="probability")
-    low_resolution_range: Range | None = Field(
-        None, description="share of the voxels an axis keeps"
+    noise: float | None = _given("noise", f"{PROBABILITY} of Gaussian noise", ge=0, le=1)
+    noise_variance: Range | None = _given("noise_variance", "of the normalised image")
+    blur: float | None = _given("blur", f"{PROBABILITY} of a Gaussian blur", ge=0, le=1)
+    blur_sigma: Range | None = _given("blur_sigma", "voxels")
+    brightness: float | None = _given("brightness", PROBABILITY, ge=0, le=1)
+    brightness_range: Range | None = _given("brightness_range", "factor of the values")
+    contrast: float | None = _given("contrast", PROBABILITY, ge=0, le=1)
+    contrast_range: Range | None = _given("contrast_range", "factor of the distance to the mean")
+    low_resolution: float | None = _given("low_resolution", PROBABILITY, ge=0, le=1)
+    low_resolution_range: Range | None = _given(
+        "low_resolution_range", "share of the voxels an axis keeps"
     )
-    gamma: Probability | None = Field(None, description="probability")
-    gamma_inverted: Probability | None = Field(
-        None, description="probability, on the inverted image"
+    gamma: float | None = _given("gamma", PROBABILITY, ge=0, le=1)
+    gamma_inverted: float | None = _given(
+        "gamma_inverted", f"{PROBABILITY}, on the inverted image", ge=0, le=1
     )
-    gamma_range: Range | None = Field(None, description="exponent")
-    shift: Probability | None = Field(
-        None, description="probability of a constant added to the image"
+    gamma_range: Range | None = _given("gamma_range", "exponent")
+    shift: float | None = _given(
+        "shift", f"{PROBABILITY} of a constant added to the image", ge=0, le=1
     )
-    shift_range: Range | None = Field(
-        None, description="HU; hundredths of a deviation where each scan has a scale of its own"
+    shift_range: Range | None = _given(
+        "shift_range", "HU; hundredths of a deviation where each scan has a scale of its own"
     )
-    cut_out: Probability | None = Field(
-        None, description="probability of boxes filled with the mean"
+    cut_out: float | None = _given(
+        "cut_out", f"{PROBABILITY} of boxes filled with the mean", ge=0, le=1
     )
-    cut_out_size: Range | None = Field(None, description="share of the patch, per axis")
-    cut_out_boxes: Annotated[int, Field(ge=1, le=16)] | None = Field(
-        None, description="largest number of boxes"
-    )
+    cut_out_size: Range | None = _given("cut_out_size", "share of the patch, per axis")
+    cut_out_boxes: int | None = _given("cut_out_boxes", "largest number of boxes", ge=1, le=16)
 
     @field_validator(
         "scale_range", "noise_variance", "blur_sigma", "brightness_range", "contrast_range",
