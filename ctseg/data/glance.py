@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.lazy import Files, ImageReader, TargetReader, one_grid, slabs_of
+from ctseg.data.lazy import Files, ImageReader, TargetReader
 from ctseg.data.load import as_label
 from ctseg.data.places import Collector
+from ctseg.data.survey import one_grid, slabs_of
 from ctseg.specs import Case, Task
 from ctseg.task import check_values
 from ctseg.volume.geometry import Geometry

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -24,7 +25,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from ctseg.data import lazy
+from ctseg.data import lazy, survey
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.pipeline import Pipeline, follow_label, follow_values
 from ctseg.data.places import PLACES, places
@@ -125,9 +126,10 @@ class Store:
     def case(self, case: Case) -> Prepared:
         """One case, made where it is missing or out of date."""
         with about(case):
-            key = f"{case.id}-{fingerprint(case)[:12]}"
+            name = re.sub(r"[^\w.-]", "_", case.id)[:80]  # an id may be a path
+            key = f"{name}-{fingerprint(case)[:12]}"
             folder = self.folder / key
-            if (folder / "case.json").is_file():
+            if self.mode != "lazy" and (folder / "case.json").is_file():
                 with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
                     return self._open(case.id, folder)  # else it is damaged, and made again
             if self._is_lazy(case):
@@ -139,6 +141,7 @@ class Store:
         """Say what the store is made of, and remove what was left half made long ago."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # a store that is whole may be read-only
             (self.folder / "made_of.json").write_text(json.dumps(self._made_of), encoding="utf-8")
         for left in self.folder.glob(".making-*"):
             with contextlib.suppress(OSError):
@@ -154,7 +157,7 @@ class Store:
     def _is_lazy(self, case: Case) -> bool:
         if self.mode == "store":
             return False
-        reason = lazy.why_not(self.pipeline, case)
+        reason = survey.why_not(self.pipeline, case)
         if self.mode == "lazy":
             if reason:
                 raise ConfigError(
@@ -165,14 +168,14 @@ class Store:
             return True
         if reason:
             return False
-        size = lazy.size_of(case, self.task)
+        size = survey.size_of(case, self.task)
         parent = next(p for p in (self.folder, *self.folder.parents) if p.exists())
         return size > LARGE_BYTES or size > 0.8 * shutil.disk_usage(parent).free
 
     def _lazily(self, case: Case, folder: Path) -> Prepared:
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
             return self._open_lazily(case, folder)
-        geometry, records, found = lazy.survey(self.pipeline, self.task, case)
+        geometry, records, found = survey.survey(self.pipeline, self.task, case)
         trail = self.pipeline.trail_of(geometry, records)
         meta = {"case": case.id, "trail": trail.to_dict(), "lazy": True}
         with self._making(folder) as temporary:

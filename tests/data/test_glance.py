@@ -47,7 +47,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("loaded as a whole")
 
     monkeypatch.setattr("ctseg.data.glance.LARGE_VOXELS", 1000)
-    monkeypatch.setattr("ctseg.data.lazy.READ_BYTES", 100_000)
+    monkeypatch.setattr("ctseg.data.survey.READ_BYTES", 100_000)
     for place in (
         "planning.fingerprint.load_image",
         "planning.fingerprint.load_label",

@@ -94,7 +94,7 @@ def test_lazy_equals_copied(case, tmp_path):
 def test_the_survey_is_kept_until_the_file_changes(case, tmp_path, monkeypatch):
     store(tmp_path, "lazy").case(case)
     calls = []
-    monkeypatch.setattr("ctseg.data.prepare.lazy.survey", lambda *a: calls.append(a))
+    monkeypatch.setattr("ctseg.data.survey.survey", lambda *a: calls.append(a))
     store(tmp_path, "lazy").case(case)
     assert not calls
     monkeypatch.undo()
@@ -133,6 +133,12 @@ def test_auto_goes_by_size(case, tmp_path, monkeypatch):
     assert not store(tmp_path, "auto").case(case).lazy  # it is in the store already
     changed = [*STEPS, Rescale(-1, 1, 0, 1)]
     assert store(tmp_path, "auto", changed).case(case).lazy
+
+
+def test_lazy_is_lazy_even_where_a_copy_lies(case, tmp_path):
+    folder = tmp_path / "store"
+    assert not Store(Pipeline(STEPS), TASK, folder, "store").case(case).lazy
+    assert Store(Pipeline(STEPS), TASK, folder, "lazy").case(case).lazy
 
 
 def test_no_room_on_the_disk_makes_it_lazy(case, tmp_path, monkeypatch):
@@ -179,8 +185,8 @@ def test_statistics_of_large_scans_rest_on_even_samples(case, tmp_path, monkeypa
     exact = store(tmp_path, "store", steps).case(case).trail.passages[0].record
     whole = store(tmp_path, "lazy", steps).case(case).trail.passages[0].record
     assert whole == exact
-    monkeypatch.setattr("ctseg.data.lazy.SAMPLES", 4000)
-    monkeypatch.setattr("ctseg.data.lazy.READ_BYTES", 10_000)  # several slabs
+    monkeypatch.setattr("ctseg.data.survey.SAMPLES", 4000)
+    monkeypatch.setattr("ctseg.data.survey.READ_BYTES", 10_000)  # several slabs
     near = store(tmp_path / "again", "lazy", steps).case(case).trail.passages[0].record
     assert near != exact
     np.testing.assert_allclose(near["low"], exact["low"], atol=0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -228,3 +229,21 @@ def test_a_store_that_cannot_be_made_is_refused(cases, tmp_path):
     (tmp_path / "store").write_text("a file, no folder")
     with pytest.raises(CtsegError, match="store"):
         store(tmp_path).prepare(cases)
+
+
+def test_an_id_may_be_a_path(cases, tmp_path):
+    named = dataclasses.replace(cases[0], id="study/series 1")
+    made = store(tmp_path).prepare([named])[0]
+    assert made.id == "study/series 1"
+    assert made.folder.parent.parent == tmp_path / "store"
+    assert store(tmp_path).prepare([named])[0].folder == made.folder
+
+
+def test_a_whole_store_may_be_read_only(cases, tmp_path, monkeypatch):
+    store(tmp_path).prepare(cases[:2])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert len(store(tmp_path).prepare(cases[:2])) == 2
