@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 SEGMENTATION = frozenset(
@@ -15,7 +16,7 @@ _HEAD = 1024
 """Bytes; the SOP class is the second element of the file meta information, behind preamble and mark."""
 _TAG = b"\x02\x00\x02\x00UI"
 """(0002,0002) Media Storage SOP Class UID; file meta information is explicit little endian in every DICOM file."""
-_FILES_TO_TRY = 20
+_FEW = 20
 
 
 def sop_class(path: Path) -> str | None:
@@ -37,10 +38,13 @@ def object_in(path: Path, classes: frozenset[str]) -> Path | None:
     try:
         if not path.is_dir():
             return path if sop_class(path) in classes else None
+        entries = list(islice(path.iterdir(), _FEW + 1))
+        if len(entries) > _FEW:  # not worth a look: these are slices
+            return None
         found = None
-        for number, entry in enumerate(sorted(path.iterdir())):
+        for entry in entries:
             kind = None if entry.name.startswith(".") or entry.is_dir() else sop_class(entry)
-            if number >= _FILES_TO_TRY or (kind and (found or kind not in classes)):
+            if kind and (found or kind not in classes):
                 return None
             found = entry if kind else found
     except OSError:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from highdicom.seg import segread
 from typer.testing import CliRunner
 
 import ctseg
@@ -79,3 +80,5 @@ def test_predict_writes_a_seg_of_the_series(tmp_path, make_series):
     assert seg.geometry.agrees(geometry)
     assert seg.metadata["labels"] == {"anterior": 1, "posterior": 2}
     assert seg.metadata["drawn_on"] == [images[0].SeriesInstanceUID]
+    segment = segread(out).get_segment_description(1)
+    assert segment.algorithm_identification.name == "unet3d.hippocampus_v1"
