@@ -72,11 +72,14 @@ def _dataset(path: Path, reader: str | None, options: dict[str, Any]) -> DataSet
     from ctseg.volume.io import format_of
 
     alone = reader is None and not any(spec.recognise(path) for spec in plugins.readers())
+    spec = format_of(path) if alone and path.exists() else None
     if alone and path.is_dir() and not (path / "dataset.json").is_file():
+        if spec is not None and options and set(options) <= set(spec.options):
+            return [path]  # e.g. one of several series
         scans = find_scans(path)
-        if scans and not (options and len(scans) > 1):
+        if scans and not options:
             return scans
-    elif alone and path.exists() and format_of(path):
+    elif spec is not None:
         return [path]
     return open_dataset(path, reader, **options)
 
@@ -117,6 +120,9 @@ def _show(report: DataReport) -> None:
     )
     for text in problems:
         ui.show(f"  {text}")
+    for case in report.cases:
+        for text in case.notes:
+            ui.show(f"Note: {case.id}: {text}")
 
 
 def _rows(case: CaseReport, *, several: bool) -> list[list[object]]:
@@ -190,3 +196,5 @@ def _show_scan(scan: CaseReport) -> None:
     ui.table([scan.id, ""], rows)
     for text in scan.problems:
         ui.show(f"Problem: {text}")
+    for text in scan.notes:
+        ui.show(f"Note: {text}")

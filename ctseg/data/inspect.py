@@ -55,7 +55,10 @@ class LabelSize:
 
 @dataclass
 class CaseReport:
-    """One case; fields are empty where its files could not be read."""
+    """One case; fields are empty where its files could not be read.
+
+    `notes` say what a format left out or put right, as copies of DICOM slices; they are no problems.
+    """
 
     id: str
     shape_zyx: tuple[int, int, int] | None = None
@@ -68,6 +71,7 @@ class CaseReport:
     labels: list[LabelSize] = field(default_factory=list)
     labelled: bool = False
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -194,6 +198,7 @@ def look(source: VolumeSource, report: CaseReport, names: list[str], digest: Any
         report.shape_zyx, report.spacing_xyz = grid.shape_zyx, grid.spacing_xyz
         report.origin_xyz, report.unit = grid.origin_xyz, grid.unit
         report.orientation, report.dtype = grid.orientation, str(source.dtype)
+    report.notes += [str(note) for note in source.metadata.get("notes") or ()]
     voxels = int(np.prod(grid.shape_zyx, dtype=np.int64))
     stride = max(1, -(-voxels // _SAMPLE))
     samples: list[list[NDArray[Any]]] = [[] for _ in names]
