@@ -400,3 +400,29 @@ def test_every_step_is_read_and_written_as_plain_data(kind):
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ConfigError):
         parse_step(wrong)
+
+
+@pytest.mark.real_data
+def test_the_table_goes_and_labels_come_back_on_real_scans(real_data):
+    """A soft-tissue sarcoma CT whose table lies below the patient; tumours survive halving in the plane."""
+    from ctseg.data.load import load_image, load_label
+    from ctseg.data.readers.find import open_dataset
+    from ctseg.planning.fingerprint import task_of
+
+    dataset = open_dataset(real_data / "sts_ct", None)
+    task = task_of(None, dataset)
+    case = next(case for case in dataset.cases if case.id == "sts_002")
+    scan = load_image(case)
+    label = load_label(case, task, scan)
+    body = CropToBody(margin_mm=5, opening_zyx=(1, 5, 5))
+    steps = [Orient(), body, Downscale((1, 2, 2)), Clip((-160.0,), (240.0,)), Rescale(-160, 240)]
+    image, trail = Pipeline(steps).image(scan.czyx, scan.geometry)
+    assert -1 <= image.min() < image.max() <= 1
+    above = Crop(-500).look(scan.czyx, scan.geometry)["box_zyx"]
+    kept = trail.passages[1].record["box_zyx"]
+    assert above[1] == [0, 143]
+    assert kept[1][1] < 120  # the table's slices are gone
+    moved = follow_label(trail, label.czyx)
+    returned = back(trail, moved, np.zeros(1))
+    one, two = returned == 1, label.czyx == 1
+    assert 2 * (one & two).sum() / (one.sum() + two.sum()) > 0.95
