@@ -72,11 +72,11 @@ PROBABILITIES = (
 )  # fmt: skip
 
 
-def _given(name: str, meaning: str, **limits: float) -> Any:
+def _given(name: str, meaning: str, ge: float | None = None, le: float | None = None) -> Any:
     """A field that the preset fills in, with what the presets say of it."""
     nnunet, gentle = (_shown(PRESETS[preset][name]) for preset in ("nnunet", "gentle"))
     values = nnunet if nnunet == gentle else f"nnunet {nnunet}; gentle {gentle}"
-    return Field(None, description=f"{meaning} ({values})", **limits)  # type: ignore[arg-type]
+    return Field(None, description=f"{meaning} ({values})", ge=ge, le=le)
 
 
 def _shown(value: Any) -> str:
