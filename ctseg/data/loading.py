@@ -11,10 +11,10 @@ exception arrives as it was raised.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -319,8 +319,11 @@ def _free_on(device: torch.device) -> int:
 
 
 def _free_ram() -> int:
-    """Free bytes, what the operating system would give back included."""
+    """Free bytes, what the operating system would give back included; unlimited where it does not tell."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows and macOS do not tell
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
+    except (OSError, StopIteration):  # Windows and macOS have no such file
         return 2**62

@@ -304,3 +304,9 @@ def test_a_label_deleted_during_training_is_named(mini_set, mini_options, tmp_pa
     assert "labelsTr" in result.stderr
     assert "does not exist" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_free_memory_is_known_or_unlimited(monkeypatch):
+    assert loading._free_ram() > 2**20
+    monkeypatch.setattr(loading.Path, "read_text", lambda *_, **__: "MemTotal: 5 kB\n")
+    assert loading._free_ram() == 2**62
