@@ -77,6 +77,13 @@ class Pipeline:
         array = np.ascontiguousarray(image_czyx, np.float32)
         return array, Trail(tuple(passages), source, geometry)
 
+    def typical_grid(self, geometry: Geometry) -> Geometry:
+        """The grid of a scan after the steps, as far as can be said without its voxels: crops keep all."""
+        for step in self.steps:
+            if not step.looks:
+                geometry = step.grid(geometry, {})
+        return geometry
+
     def trail(self, data: dict[str, Any]) -> Trail:
         """The trail from `Trail.to_dict`, without the scan."""
         return self.trail_of(Geometry(**data["geometry"]), data["records"])

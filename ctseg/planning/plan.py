@@ -19,6 +19,7 @@ from ctseg.config import (
     RunConfig,
     TaskConfig,
 )
+from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Clip, Normalise, NormaliseCase, Orient, Resample, Step, step_to_dict
 from ctseg.engine.runtime import Runtime
 from ctseg.engine.tiling import fit_tile
@@ -27,10 +28,13 @@ from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.flat import slices_patch, slices_tile, spacing_in_plane
 from ctseg.planning.values import augmented, keep_grid, planned_steps, unnormalised
 from ctseg.specs import Constraints, NetworkPlan, Task
+from ctseg.volume.geometry import Geometry
 
 Zyx = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 ANISOTROPY = 3.0
+RESHAPING = ("downscale", "transpose", "crop_or_pad", "pad_to_multiple")
+"""Steps beside `resample` that decide how large a scan and its voxels are for the network."""
 CONTEXT = 0.25
 """A patch should see at least this share of a median scan; else the spacing is made coarser, as far as allowed."""
 MOST_PATCHES = 16
@@ -113,6 +117,12 @@ def make_plan(
     else:
         spacing = found.median_spacing_zyx
     median_shape = found.median_shape_at(spacing)
+    if any(s.get("kind") in RESHAPING for s in steps.steps):
+        own_grid = Geometry(
+            found.median_shape_at(found.median_spacing_zyx), found.median_spacing_zyx[::-1]
+        )
+        grid = Pipeline.of(steps).typical_grid(own_grid)
+        spacing, median_shape = grid.spacing_zyx, grid.shape_zyx
     patch = config.train.patch_zyx
     if patch is None and flat:
         patch, reason = slices_patch(

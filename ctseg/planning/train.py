@@ -24,7 +24,7 @@ from ctseg.engine.runtime import Runtime, choose
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
 from ctseg.planning.fingerprint import fingerprint, task_of
-from ctseg.planning.plan import make_plan
+from ctseg.planning.plan import RESHAPING, make_plan
 from ctseg.report.curves import draw_curves
 from ctseg.specs import Case, DataSet, Task, training_only
 
@@ -88,7 +88,8 @@ def train(
     check_rule(rule_of(config.train, task), prepared[:count], task)
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
     spacing = prepared[0].trail.target.spacing_zyx
-    if resample is not None and all(resample["spacing_xyz"]):
+    reshaped = any(s["kind"] in RESHAPING for s in card.preprocess.steps)
+    if resample is not None and all(resample["spacing_xyz"]) and not reshaped:
         x, y, z = resample["spacing_xyz"]
         spacing = (z, y, x)
     job = Job(
