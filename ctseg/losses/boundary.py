@@ -30,6 +30,7 @@ def boundary(
     region_weight: float = 1.0,
     spacing_zyx: Sequence[float] = (1.0, 1.0, 1.0),
     include_background: bool = False,
+    batch: bool = False,
     class_weights: Sequence[float] = (),
 ) -> torch.Tensor:
     """`region_weight` * generalised Dice + `boundary_weight` * the mean of p * distance to the surface.
@@ -43,7 +44,9 @@ def boundary(
             the mask is False.
         weight, mask: [B, Z, Y, X]; voxels of weight 0 are on neither side of a surface.
         spacing_zyx: size of a voxel, for distances in mm; the same numbers serve every level of deep supervision.
-        include_background: whether class 0 counts, for class indices.
+        include_background: whether class 0 has a surface that counts, for class indices; the generalised Dice always
+            has it.
+        batch: one mean and one Dice over the whole batch rather than the mean of one a sample.
         class_weights: one number a channel.
     """
     check_shapes(logits, target)
@@ -57,8 +60,10 @@ def boundary(
     by_channel = channel_weights(logits, class_weights)
     values = p[:, first:] * far
     every = spread_weights(values, weights, None if by_channel is None else by_channel[first:])
-    surface = weighted_mean(values, every)
+    surface = weighted_mean(values, every, batch=batch)
     if region_weight == 0:
         return boundary_weight * surface
-    region = generalized_dice(logits, target, weight=weight, mask=mask, class_weights=class_weights)
+    region = generalized_dice(
+        logits, target, weight=weight, mask=mask, batch=batch, class_weights=class_weights
+    )
     return region_weight * region + boundary_weight * surface

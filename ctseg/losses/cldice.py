@@ -28,6 +28,7 @@ def cldice(
     iterations: int = 3,
     include_background: bool = False,
     smooth: float = 1.0,
+    batch: bool = False,
     class_weights: Sequence[float] = (),
 ) -> torch.Tensor:
     """(1 - alpha) soft Dice + alpha (1 - clDice), the mean over samples (Shit et al. 2021).
@@ -43,6 +44,7 @@ def cldice(
         iterations: erosions of the skeleton; no fewer than the largest radius in voxels.
         include_background: whether class 0 counts, for class indices.
         smooth: added to numerators and denominators.
+        batch: sums over the whole batch rather than per sample, in both parts.
         class_weights: one number a channel.
     """
     check_shapes(logits, target)
@@ -63,7 +65,8 @@ def cldice(
         if weights is not None:
             values = values * weights[:, None]
         sums = values.sum((2, 3, 4))
-        return (sums if by_channel is None else sums * by_channel[first:]).sum(1)
+        each = (sums if by_channel is None else sums * by_channel[first:]).sum(1)
+        return each.sum(0, keepdim=True) if batch else each
 
     precision = (total(skeleton_p * t) + smooth) / (total(skeleton_p) + smooth)
     sensitivity = (total(skeleton_t * p) + smooth) / (total(skeleton_t) + smooth)
@@ -76,6 +79,7 @@ def cldice(
         weight=weight,
         mask=mask,
         include_background=include_background,
+        batch=batch,
         class_weights=class_weights,
     )
     return (1 - alpha) * overlap + alpha * centreline

@@ -214,6 +214,9 @@ class CLDiceConfig(ClassWeights):
         default=1.0,
         metadata={"help": "added to numerators and denominators of the centreline part"},
     )
+    batch: bool = field(
+        default=False, metadata={"help": "sums over the whole batch rather than one a sample"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -236,7 +239,12 @@ class BoundaryConfig(ClassWeights):
         default=(1.0, 1.0, 1.0), metadata={"help": "unit of distances: 1 voxel, or its size in mm"}
     )
     include_background: bool = field(
-        default=False, metadata={"help": "for the task `classes`: whether class 0 counts"}
+        default=False,
+        metadata={"help": "for the task `classes`: whether class 0 has a surface that counts"},
+    )
+    batch: bool = field(
+        default=False,
+        metadata={"help": "one mean and Dice over the whole batch rather than one a sample"},
     )
 
     def __post_init__(self) -> None:

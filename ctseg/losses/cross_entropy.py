@@ -59,9 +59,9 @@ def ce_of_log_softmax(
 ) -> torch.Tensor:
     """Cross-entropy from log-probabilities [B, C, ...] and targets that are all within 0 .. C-1."""
     by_class = channel_weights(log_p, class_weights)
-    if weights is None and batch:  # one fused pass
-        return functional.nll_loss(log_p, target, by_class)
-    if by_class is not None:
+    if weights is None and by_class is None and batch:  # one fused pass
+        return functional.nll_loss(log_p, target)
+    if by_class is not None:  # not handed to torch, whose mean is NaN where all weigh 0
         weights = by_class[target] if weights is None else weights * by_class[target]
     return weighted_mean(functional.nll_loss(log_p, target, reduction="none"), weights, batch=batch)
 

@@ -32,7 +32,18 @@ def _without_channels(logits: torch.Tensor) -> torch.Size:
 def voxel_weights(
     logits: torch.Tensor, weight: torch.Tensor | None, mask: torch.Tensor | None
 ) -> torch.Tensor | None:
-    """Weight times mask [B, Z, Y, X] in the precision of the logits; None where neither is given."""
+    """Weight times mask [B, Z, Y, X] in the precision of the logits; None where neither is given.
+
+    Raises:
+        BadInput: another shape, which torch would stretch without a word.
+    """
+    for name, given in (("weight", weight), ("mask", mask)):
+        if given is not None and given.shape != _without_channels(logits):
+            raise BadInput(
+                f"The {name} has shape {tuple(given.shape)}; logits of shape {tuple(logits.shape)} need "
+                f"{tuple(_without_channels(logits))}.",
+                hint=f"One {name} serves all channels: [B, Z, Y, X]",
+            )
     if weight is None and mask is None:
         return None
     if weight is None or mask is None:

@@ -271,3 +271,33 @@ def test_long_sums_over_voxels_keep_their_digits():
     assert dice(logits, target).item() == pytest.approx(
         dice(logits.double(), target).item(), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["ce", "dice_ce", "dice_topk", "wce", "focal"])
+def test_a_batch_of_voxels_that_weigh_nothing_is_finite(name):
+    """The background weighs 0, and a patch holds nothing else."""
+    logits = torch.randn(1, 2, 3, 3, 3, requires_grad=True)
+    loss = create_loss(name, class_weights=(0.0, 1.0))
+    value = loss(logits, torch.zeros(1, 3, 3, 3, dtype=torch.int64))
+    value.backward()
+    assert value.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["cldice", "boundary"])
+def test_batches_are_summed_or_samples_averaged(name, tensors):
+    logits, target, _, mask = tensors
+    mask[0, :3] = False
+    apart = create_loss(name)
+    each = [apart(logits[i : i + 1], target[i : i + 1], mask=mask[i : i + 1]) for i in (0, 1)]
+    assert torch.allclose(apart(logits, target, mask=mask), torch.stack(each).mean())
+    together = create_loss(name, batch=True)
+    assert torch.allclose(together(logits[:1], target[:1]), apart(logits[:1], target[:1]))
+    assert not torch.allclose(together(logits, target, mask=mask), torch.stack(each).mean())
+
+
+def test_weights_and_masks_of_another_shape_are_refused(tensors):
+    logits, target, _, mask = tensors
+    with pytest.raises(BadInput, match="mask has shape"):
+        ce(logits, target, mask=mask[:, None])
+    with pytest.raises(BadInput, match="weight has shape"):
+        dice(logits, target, weight=mask[:1].float())
