@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ctseg.losses.cldice import cldice
+from ctseg.losses.dice import dice
 from ctseg.losses.focal import focal
 from ctseg.losses.overlap import generalized_dice, tversky
 
@@ -22,6 +23,33 @@ THREE = [[[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
 ONE_HOT = [[[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]]
 CLASSES = torch.tensor([[1, 0, 0], [1, 1, 0]])[:, None, None]
 HALVES = {"alpha": 0.5, "beta": 0.5}
+
+
+# test_dice_loss.py; what it passes through other activations than ours is left out
+@pytest.mark.parametrize(
+    ("logits", "target", "options", "expected"),
+    [
+        (*ONE, {"smooth": 1e-6}, 0.307576),
+        (*TWO, {"smooth": 1e-4}, 0.416657),
+        (THREE, ONE_HOT, {"smooth": 1e-4}, 0.435050),
+        (*ONE, {"squared": True}, 0.178337),
+    ],
+)
+def test_dice(logits, target, options, expected):
+    assert dice(maps(logits), maps(target), **options).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_sample_by_sample_and_of_exclusive_classes():
+    expected = [[0.296529, 0.415136], [0.599976, 0.428559]]
+    for sample, values in enumerate(expected):
+        one = slice(sample, sample + 1)
+        for channel, value in enumerate(values):
+            weights = [float(channel == i) for i in range(2)]
+            found = dice(maps(THREE)[one], maps(ONE_HOT)[one], smooth=1e-4, class_weights=weights)
+            assert found.item() == pytest.approx(value, rel=1e-5)
+    value = dice(maps(THREE), CLASSES, smooth=1e-4, include_background=True).item()
+    assert value == pytest.approx(0.383713, rel=1e-5)
+    assert 4 * value == pytest.approx(1.534853, rel=1e-5)  # their sum over samples and classes
 
 
 # test_tversky_loss.py, to its own tolerance; test_losses_peers.py compares to 1e-5
