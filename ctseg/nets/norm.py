@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from ctseg.nets.layer_order import Norm
 
@@ -73,7 +72,7 @@ class InstanceNorm(nn.Module):
     """Each channel of each sample to mean 0 and variance 1, then scaled and shifted.
 
     Values and parameter names are those of `nn.InstanceNorm3d(channels, affine=True)`; statistics are float32
-    under mixed precision.
+    under mixed precision. A single voxel gives the bias instead of an error.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -86,7 +85,10 @@ class InstanceNorm(nn.Module):
         """[B, C, Z, Y, X] to the same shape and type; on the CPU also to the same memory format."""
         if _channels_last_on_cpu(x_bczyx) and not torch.compiler.is_compiling():
             return _channels_last_instance_norm(x_bczyx, self.weight, self.bias, self.eps)
-        return functional.instance_norm(x_bczyx, weight=self.weight, bias=self.bias, eps=self.eps)
+        # not by `functional`, which refuses a single voxel, as the deepest level of the smallest tile has
+        return torch.instance_norm(
+            x_bczyx, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"

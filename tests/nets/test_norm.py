@@ -78,11 +78,16 @@ def test_only_the_wanted_gradients_are_computed():
     assert norm.bias.grad is not None
 
 
-def test_one_voxel_gives_the_bias():
+@pytest.mark.parametrize("strided", [False, True])
+def test_one_voxel_gives_the_bias(strided):
+    """On either way through: a strided tensor takes that of a GPU."""
     norm = InstanceNorm(2)
     nn.init.constant_(norm.bias, 0.5)
-    x = torch.randn(1, 2, 1, 1, 1)
-    torch.testing.assert_close(norm(x), torch.full_like(x, 0.5))
+    x = torch.randn(2, 4, 1, 1, 1)[:, ::2] if strided else torch.randn(1, 2, 1, 1, 1)
+    y = norm(x.requires_grad_())
+    torch.testing.assert_close(y, torch.full_like(x, 0.5), atol=1e-4, rtol=0)
+    y.sum().backward()
+    assert norm.weight.grad is not None and norm.weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("needs_gradient", [False, True])
