@@ -130,8 +130,8 @@ def print_comparison(
         rows,
         title=f"{names[0]} against {names[1]}",
     )  # fmt: skip
-    unpaired = {d.label: d.unpaired for d in found if d.unpaired}
-    for label, alone in unpaired.items():
+    unpaired = {(d.overall, d.label): d.unpaired for d in found if d.unpaired}
+    for (_, label), alone in unpaired.items():
         ui.show(f"{label}: {_cases(alone)} left out, which only one of the two could be scored on.")
 
 

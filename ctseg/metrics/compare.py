@@ -35,6 +35,7 @@ class Difference:
         p_value: Wilcoxon signed-rank test, two-sided, over groups; None where no group differs.
         p_holm: the same, corrected by Holm for all labels of the metric (the mean is not one of them).
         unpaired: cases that only one of the two could be scored on: it invented what the other rightly left out.
+        overall: whether this is the row over all labels, whatever a label may be called.
     """
 
     metric: str
@@ -51,6 +52,7 @@ class Difference:
     p_value: float | None
     p_holm: float | None = None
     unpaired: int = 0
+    overall: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "interval": list(self.interval) if self.interval else None}
@@ -85,19 +87,22 @@ def compare(
         if metric not in other.metrics:
             continue
         rows = []
-        for label in (*report.labels, MEAN):
+        for label in (*report.labels, None):
             pairs = [tuple(_value(table[case], label, metric) for table in tables) for case in ours]
-            found = _difference(metric, label, pairs, groups, resampling or Resampling())
+            found = _difference(
+                metric, MEAN if label is None else label, pairs, groups, resampling or Resampling()
+            )
             if found is not None:
-                rows.append(found)
+                rows.append(replace(found, overall=label is None))
         out += _holm(rows)
     return tuple(out)
 
 
 def _value(
-    labels: Mapping[str, Mapping[str, float | None]], label: str, metric: str
+    labels: Mapping[str, Mapping[str, float | None]], label: str | None, metric: str
 ) -> float | None:
-    if label != MEAN:
+    """The score of a label, or the mean over the labels where none is named."""
+    if label is not None:
         return labels.get(label, {}).get(metric)
     known = [v for values in labels.values() if (v := values.get(metric)) is not None]
     return sum(known) / len(known) if known else None
@@ -164,11 +169,11 @@ def signed_rank(differences: NDArray[np.float64]) -> float | None:
 
 def _holm(rows: Sequence[Difference]) -> list[Difference]:
     """Correct the p-values of a metric's labels for their number (Holm 1979)."""
-    tested = [r for r in rows if r.label != MEAN and r.p_value is not None]
+    tested = [r for r in rows if not r.overall and r.p_value is not None]
     corrected: dict[str, float] = {}
     highest = 0.0
     for rank, row in enumerate(sorted(tested, key=lambda r: r.p_value or 0.0)):
         assert row.p_value is not None
         highest = max(highest, min(1.0, row.p_value * (len(tested) - rank)))
         corrected[row.label] = highest
-    return [replace(r, p_holm=corrected.get(r.label)) for r in rows]
+    return [r if r.overall else replace(r, p_holm=corrected.get(r.label)) for r in rows]

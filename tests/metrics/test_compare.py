@@ -91,3 +91,16 @@ def test_scans_of_one_patient_are_one_observation() -> None:
 def test_other_cases_are_refused() -> None:
     with pytest.raises(BadInput, match="c1"):
         compare(_report({"a": [0.5, 0.5]}), _report({"a": [0.5]}))
+
+
+def test_a_label_named_mean_is_a_label() -> None:
+    ours = _report({"mean": [0.9, 0.8, 0.7, 0.6], "lesion": [0.5, 0.5, 0.5, 0.5]})
+    other = _report({"mean": [0.5, 0.4, 0.3, 0.1], "lesion": [0.5, 0.5, 0.5, 0.6]})
+    found = [d for d in compare(ours, other) if d.metric == "dice"]
+    assert [(d.label, d.overall) for d in found] == [
+        ("mean", False), ("lesion", False), ("mean", True),
+    ]  # fmt: skip
+    label, _, overall = found
+    assert label.difference == pytest.approx(0.425)
+    assert overall.difference == pytest.approx((0.425 - 0.025) / 2)
+    assert label.p_holm is not None and overall.p_holm is None
