@@ -12,6 +12,8 @@ from ctseg.errors import BadInput
 from ctseg.specs import Task
 from ctseg.volume.values import TABLE, slabs, whole_numbers
 
+MOST_VALUES = 4096
+"""Maps of more values hold no labels: every pair of them would be counted, in gigabytes."""
 Histogram = tuple[NDArray[np.int64], NDArray[np.int64]]
 """The K values that two maps hold, and how often each pair occurs, [K, K]: rows for one map, columns for the other."""
 
@@ -120,6 +122,9 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
 
     Returns:
         The K values that either map may hold, and [K, K] counts: rows for `one`, columns for `two`.
+
+    Raises:
+        BadInput: a value is no whole number, or there are more values than labels can be.
     """
     one, two = (
         a.astype(np.int64) if a.dtype == np.uint64 else a  # which mixes with no signed type
@@ -136,6 +141,12 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
         values = np.union1d(np.unique(one), np.unique(two)).astype(np.int64)
         lookup = values
     size = len(values)
+    if size > MOST_VALUES:
+        raise BadInput(
+            f"The two maps hold {size} different values; as labels {MOST_VALUES} at most are compared.",
+            hint="Are the values ids of instances? Add --instances (instances=True in Python). Was an image given "
+            "where a label map is due?",
+        )
     table = np.zeros(size * size, np.int64)
     for part in slabs(one.shape):
         first, second = one[part].ravel(), two[part].ravel()

@@ -42,7 +42,11 @@ def slabs(shape: Sequence[int]) -> list[slice]:
 def distinct_values(array: NDArray[Any]) -> list[int]:
     """The values of a label map, in ascending order."""
     array = whole_numbers(array)
+    if not array.size:
+        return []
     if array.dtype.kind == "b" or (int(array.min()) >= 0 and int(array.max()) < TABLE):
+        if array.dtype == np.uint64:  # which NumPy 1 does not count
+            array = array.astype(np.int64)
         counts = sum(
             np.bincount(array[part].ravel(), minlength=TABLE) for part in slabs(array.shape)
         )

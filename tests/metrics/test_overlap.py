@@ -89,3 +89,17 @@ def test_what_is_no_label_map_is_refused() -> None:
         label_counts(task, np.zeros((2, 2, 3), int), np.zeros((2, 2, 2), int))
     with pytest.raises(BadInput, match="channels"):
         label_counts(task, np.zeros((5, 2, 2, 2), int), np.zeros((2, 2, 2), int))
+
+
+def test_maps_of_instances_are_not_taken_for_labels() -> None:
+    """A table of all pairs of a hundred thousand values would need 80 GB."""
+    ids = np.arange(5000).reshape(5, 10, 100)
+    with pytest.raises(BadInput, match="5000 different values") as caught:
+        joint_histogram(ids, ids)
+    assert "--instances" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint64", "int64", "float32"])
+def test_values_of_every_type_are_found(dtype: str) -> None:
+    assert distinct_values(np.array([[[0, 1, 1]]], dtype)) == [0, 1]
+    assert distinct_values(np.zeros((0, 2, 2), dtype)) == []
