@@ -157,7 +157,12 @@ def evaluate(
     ids = _names(cases)
     where: Path | DataSet | None = reference
     if reference is None:
-        needing = {"--metrics": metrics, "--labels": labels, "--mask": mask, "--fold": fold}
+        needing: dict[str, object] = {
+            "--metrics": metrics, "--labels": labels, "--mask": mask, "--fold": fold, "--cases": cases,
+            "--slices": slices, "--data-range": data_range, "--dataset": dataset,
+            "--reference-dataset": reference_dataset, "--instances": instances or None,
+            "--tolerance": None if tolerance == "1" else tolerance, "--iou": None if iou == "0.5" else iou,
+        }  # fmt: skip
         _needs_reference([name for name, value in needing.items() if value is not None])
     elif fold is not None:
         where, ids = _fold(reference, fold, folds, ids)

@@ -49,6 +49,9 @@ class Settings:
         tolerances = given.values() if isinstance(given, Mapping) else [given]
         if not all(math.isfinite(t) and t >= 0 for t in tolerances):
             raise BadInput(f"A tolerance is a length in mm, 0 or more, not {given}.")
+        width = self.data_range
+        if width is not None and not (math.isfinite(width) and width > 0):
+            raise BadInput(f"The data range is the width of a range, above 0, not {width}.")
         if not self.iou_thresholds or not all(0 < t <= 1 for t in self.iou_thresholds):
             raise BadInput(
                 f"IoU thresholds lie above 0 and not above 1, unlike {self.iou_thresholds}."

@@ -195,7 +195,10 @@ def test_the_notes_say_what_the_means_leave_out(tmp_path: Path) -> None:
         (["made", "Set", "--fold", "1", "--bootstrap", "x"], "percentile"),
         (["made", "Set", "--fold", "1", "--resamples", "5"], "100 resamples"),
         (["made", "Set", "--fold", "1", "--mask", "made/c2.nii.gz"], "2 cases"),
+        (["made", "Set", "--fold", "1", "--data-range", "0"], "data range"),
         (["made", "--metrics", "hd95"], "needs a reference"),
+        (["made", "--cases", "c1"], "--cases needs a reference"),
+        (["made", "--tolerance", "2"], "--tolerance needs a reference"),
         (["made", "Set", "--fold", "1", "--against", "none"], "does not exist"),
     ],
 )
