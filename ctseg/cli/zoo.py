@@ -171,6 +171,7 @@ def publish(
 ) -> None:
     """Publish the best weights of a run under a name, with their card and figures."""
     from ctseg.zoo.publish import publish as put
+    from ctseg.zoo.readme import usage
 
     with ui.progress("Validating the weights as published") as bar:
         entry = put(
@@ -197,7 +198,10 @@ def publish(
     dice = card.metrics.mean_dice
     if dice is not None:
         ui.say(f"  mean Dice {dice:.4f} on {card.metrics.cases} validation cases")
-    ui.say(f"Use it: ctseg predict scan.nii.gz -m {entry.name} -o mask.nii.gz")
+    for name, values in card.metrics.scores.items():
+        each = ", ".join(f"{channel} {value:.5g}" for channel, value in values.items())
+        ui.say(f"  {name}: {each} ({card.metrics.cases} validation cases)")
+    ui.say(f"Use it: {usage(card)}")
     ui.show(entry.name)
 
 

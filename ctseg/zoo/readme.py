@@ -19,7 +19,7 @@ def render(card: Card, sizes: Mapping[str, int]) -> str:
     parts = [
         f"# {card.name}",
         card.summary,
-        "```\n" + f"ctseg predict scan.nii.gz -m {card.name} -o mask.nii.gz" + "\n```",
+        f"```\n{usage(card)}\n```",
         _facts(card),
         "## Results\n\n" + _results(card),
         "## Licence and data\n\n" + _licence(card),
@@ -31,13 +31,23 @@ def render(card: Card, sizes: Mapping[str, int]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def usage(card: Card) -> str:
+    """The command that predicts with a published model."""
+    made = "values" if card.task.kind == "regression" else "mask"
+    return f"ctseg predict scan.nii.gz -m {card.name} -o {made}.nii.gz"
+
+
 def _facts(card: Card) -> str:
     provider = f"{card.provider.package} {card.provider.version}".strip()
-    labels = ", ".join(f"{label.name} ({label.value})" for label in card.task.task().foreground)
+    task = card.task.task()
+    labels = ", ".join(f"{label.name} ({label.value})" for label in task.foreground)
+    predicted = ("Labels", labels)
+    if task.kind == "regression":
+        predicted = ("Values", ", ".join(label.name for label in task.labels))
     rows = [
         ("Architecture", f"`{card.architecture}` (from {provider})"),
         ("Task", card.task.kind),
-        ("Labels", labels),
+        predicted,
         ("Channels", ", ".join(card.channels)),
         (
             "Tile (z, y, x)",

@@ -94,5 +94,6 @@ def test_the_figures_follow_the_weights_into_the_zoo(run, tmp_path):
     assert scores["psnr"]["value"] > 20
     readme = (Path(published["folder"]) / "README.md").read_text()
     assert "| channel | MSE | MAE | PSNR dB |" in readme
+    assert "-o values.nii.gz" in readme and "| Values | value |" in readme
     assert "PSNR" in call("zoo", "show", published["name"], "--zoo", str(tmp_path))
     assert "PSNR" in call("evaluate", str(run), "--resamples", "0")
