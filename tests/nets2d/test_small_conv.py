@@ -1,0 +1,62 @@
+"""bfloat16 convolutions of tiny volumes against float32, which oneDNN's kernels get wrong by themselves."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from ctseg.engine.runtime import Runtime
+from ctseg.engine.small_conv import SmallConv3d
+
+BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
+
+
+def gradients(net: nn.Module, x: torch.Tensor, half: bool) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        y = net(x)
+    y.float().square().mean().backward()
+    assert x.grad is not None
+    return [y.detach().float(), x.grad, *(p.grad for p in net.parameters())]
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, (1, 3, 3), (3, 1, 1)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_in_bfloat16_are_those_of_float32(kernel, stride):
+    torch.manual_seed(0)
+    padding = tuple(k // 2 for k in kernel) if isinstance(kernel, tuple) else kernel // 2
+    plain = nn.Conv3d(8, 16, kernel, stride, padding)
+    placed = BF16.place(copy.deepcopy(plain))
+    assert list(placed.state_dict()) == list(plain.state_dict())
+    for size in itertools.product((1, 2, 3, 4), (2, 5), (1, 2, 4)):
+        x = torch.randn(2, 8, *size)
+        plain.zero_grad()
+        placed.zero_grad()
+        exact = gradients(plain, x, half=False)
+        for one, two in zip(exact, gradients(placed, BF16.tensor(x), half=True), strict=True):
+            assert float((one - two).norm()) <= 0.03 * float(one.norm()) + 1e-6, (size, kernel)
+
+
+def test_only_mixed_precision_and_plain_convolutions_are_guarded():
+    class Own(nn.Conv3d):
+        pass
+
+    net = nn.Sequential(nn.Conv3d(1, 2, 3), Own(2, 2, 3), nn.Conv2d(1, 1, 1))
+    fp32 = Runtime(torch.device("cpu"), "fp32", False, "test")
+    assert type(fp32.place(net)[0]) is nn.Conv3d
+    placed = BF16.place(net)
+    assert type(placed[0]) is SmallConv3d
+    assert type(placed[1]) is Own
+    assert type(copy.deepcopy(placed)[0]) is SmallConv3d
+
+
+def test_the_result_keeps_the_type_of_mixed_precision():
+    net = BF16.place(nn.Conv3d(1, 2, 3, padding=1))
+    with BF16.autocast():
+        assert net(torch.zeros(1, 1, 2, 4, 4)).dtype == torch.bfloat16
+        assert net(torch.zeros(1, 1, 8, 8, 8)).dtype == torch.bfloat16
+    assert net(torch.zeros(1, 1, 2, 4, 4)).dtype == torch.float32
