@@ -77,7 +77,8 @@ def labelled_channels(task: Task, label_czyx: NDArray[Any]) -> NDArray[Any]:
     fewer = len(task.labels) < len(label_czyx)
     if not task.stacked or not fewer or len(numbers) != len(task.labels):
         return label_czyx
-    return label_czyx[[n - 1 for n in numbers]] if max(numbers) <= len(label_czyx) else label_czyx
+    there = min(numbers) >= 1 and max(numbers) <= len(label_czyx)
+    return label_czyx[[n - 1 for n in numbers]] if there else label_czyx
 
 
 def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
@@ -178,7 +179,10 @@ def masks(task: Task, label: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
 
     if task.stacked and label.ndim == 4:
         label = labelled_channels(task, label)
-        return {item.name: label[i] > 0 for i, item in enumerate(task.labels)}
+        ignored = -1 if task.ignore is None else task.ignore  # which is above 0 as well
+        return {
+            item.name: (label[i] > 0) & (label[i] != ignored) for i, item in enumerate(task.labels)
+        }
     return {item.name: np.isin(label, item.values) for item in in_one_map(task).foreground}
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 import ctseg
 from ctseg.config import parse_config
+from ctseg.specs import Label, Task
+from ctseg.task import labelled_channels, masks
 
 
 def test_a_channel_that_nobody_labelled_is_skipped(tmp_path, monkeypatch):
@@ -42,3 +44,13 @@ def test_a_channel_that_nobody_labelled_is_skipped(tmp_path, monkeypatch):
     with h5py.File(folder / f"{case}.h5") as file:
         truth = file["label"][:]
     assert (made.array == 2)[truth[2] > 0].mean() > 0.5  # the third channel is the second label
+
+
+def test_ignored_voxels_are_in_no_mask_and_channels_that_are_not_there_are_not_taken():
+    labels = (Label("wall", (2,), 1), Label("lumen", (3,), 2))
+    task = Task("channels", labels, ignore=255, stacked=True)
+    stored = np.array([[9, 9, 9], [1, 0, 255], [0, 1, 1]], np.uint8)[:, None, None]
+    found = {name: mask.ravel().tolist() for name, mask in masks(task, stored).items()}
+    assert found == {"wall": [True, False, False], "lumen": [False, True, True]}
+    counted_from_0 = Task("channels", (Label("wall", (0,), 1),), stacked=True)
+    assert labelled_channels(counted_from_0, stored) is stored
