@@ -104,8 +104,7 @@ def take(box: torch.Tensor, start: Sequence[int], size: Zyx, outside: float | No
         return box
     if outside is None:
         for axis, (s, n) in enumerate(zip(start, size, strict=True), start=1):
-            index = torch.from_numpy(reflected(s, n, box.shape[axis]))
-            box = box.index_select(axis, index.to(box.device))
+            box = _reflect_axis(box, axis, s, n)
         return box
     out = box.new_full((box.shape[0], *size), outside)
     to, source = out, box
@@ -116,6 +115,23 @@ def take(box: torch.Tensor, start: Sequence[int], size: Zyx, outside: float | No
         source = source.narrow(axis, low if length else 0, length)
     to.copy_(source)
     return out
+
+
+def _reflect_axis(box: torch.Tensor, axis: int, start: int, count: int) -> torch.Tensor:
+    """What `reflected` picks along one axis; what lies inside is copied whole, which is many times faster."""
+    size = box.shape[axis]
+    low, high = min(max(start, 0), size), min(max(start + count, 0), size)
+    if low >= high:
+        index = torch.from_numpy(reflected(start, count, size))
+        return box.index_select(axis, index.to(box.device))
+    if (low, high) == (start, start + count):
+        return box.narrow(axis, low, count)
+    parts = [box.narrow(axis, low, high - low)]
+    for first, last, at in ((start, low, 0), (high, start + count, 2)):
+        if last > first:
+            index = torch.from_numpy(reflected(first, last - first, size))
+            parts.insert(at, box.index_select(axis, index.to(box.device)))
+    return torch.cat(parts, axis)
 
 
 def reflected(start: int, count: int, size: int) -> NDArray[np.int64]:
