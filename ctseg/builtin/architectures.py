@@ -16,8 +16,10 @@ from ctseg.nets.config import (
     unet_from_plan,
 )
 from ctseg.nets.flat_config import (
+    ResidualUNet2DConfig,
     TimmUNetConfig,
     UNet2DConfig,
+    residual_unet2d_from_plan,
     unet2d_constraints,
     unet2d_from_plan,
 )
@@ -45,6 +47,14 @@ def _unet2d(config: UNet2DConfig, *, in_channels: int, out_channels: int) -> tor
     from ctseg.nets.unet2d import unet2d
 
     return unet2d(config, in_channels=in_channels, out_channels=out_channels)
+
+
+def _residual_unet2d(
+    config: ResidualUNet2DConfig, *, in_channels: int, out_channels: int
+) -> torch.nn.Module:
+    from ctseg.nets.unet2d import residual_unet2d
+
+    return residual_unet2d(config, in_channels=in_channels, out_channels=out_channels)
 
 
 def _timm_unet(config: TimmUNetConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
@@ -98,6 +108,15 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
             constraints=unet2d_constraints,
             from_plan=unet2d_from_plan,
             reference="Ronneberger et al., U-Net, MICCAI 2015, arXiv:1505.04597",
+        ),
+        ArchitectureSpec(
+            name="residual_unet2d",
+            build=_residual_unet2d,
+            config=ResidualUNet2DConfig,
+            summary="residual_unet3d within slices, for thick ones",
+            constraints=unet2d_constraints,
+            from_plan=residual_unet2d_from_plan,
+            reference="Isensee et al., nnU-Net Revisited, MICCAI 2024, arXiv:2404.09556",
         ),
         ArchitectureSpec(
             name="timm_unet",

@@ -8,7 +8,15 @@ from itertools import repeat
 from typing import Literal, get_args
 
 from ctseg.errors import ConfigError
-from ctseg.nets.config import Activation, Norm, UNet3DConfig, unet_from_plan
+from ctseg.nets.config import (
+    Activation,
+    Norm,
+    ResidualUNet3DConfig,
+    UNet3DConfig,
+    UNetOptions,
+    residual_unet_from_plan,
+    unet_from_plan,
+)
 from ctseg.specs import Constraints, NetworkPlan, Zyx
 
 Upsampling2D = Literal["transposed", "bilinear"]
@@ -17,8 +25,8 @@ PLANE_STRIDE: Zyx = (1, 2, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNet2DConfig(UNet3DConfig):
-    """Options of `unet2d`: those of `unet3d`, with nothing along z."""
+class _InPlane(UNetOptions):
+    """Kernels and strides of 1 along z."""
 
     kernels_zyx: tuple[Zyx, ...] = field(
         default=(),
@@ -36,7 +44,7 @@ class UNet2DConfig(UNet3DConfig):
         for name in ("kernels_zyx", "strides_zyx"):
             if any(item[0] != 1 for item in getattr(self, name)):
                 raise ConfigError(
-                    f"UNet2DConfig.{name} is {getattr(self, name)}; a slice-wise network has 1 along z.",
+                    f"{type(self).__name__}.{name} is {getattr(self, name)}; a slice-wise network has 1 along z.",
                     hint="Use 1 as the first of each three, or the network unet3d.",
                 )
 
@@ -51,7 +59,17 @@ class UNet2DConfig(UNet3DConfig):
         return self.strides_zyx or tuple(repeat(PLANE_STRIDE, len(self.features) - 1))
 
 
-def unet2d_constraints(config: UNet2DConfig) -> Constraints:
+@dataclass(frozen=True, kw_only=True)
+class UNet2DConfig(_InPlane, UNet3DConfig):
+    """Options of `unet2d`: those of `unet3d`, with nothing along z."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualUNet2DConfig(_InPlane, ResidualUNet3DConfig):
+    """Options of `residual_unet2d`: those of `residual_unet3d`, with nothing along z."""
+
+
+def unet2d_constraints(config: UNetOptions) -> Constraints:
     """Any number of slices; in the plane multiples of all strides, twice that at least.
 
     Twice, so that instance normalisation has more than one pixel at the deepest level.
@@ -62,13 +80,24 @@ def unet2d_constraints(config: UNet2DConfig) -> Constraints:
 
 def unet2d_from_plan(plan: NetworkPlan) -> UNet2DConfig:
     """Depth, widths, kernels and strides of `unet2d` for a patch, of which a slice counts."""
-    _, y, x = plan.patch_zyx
-    inside = plan.spacing_zyx[1:]
-    flat = replace(plan, patch_zyx=(1, y, x), spacing_zyx=(max(inside), *inside), dims=2)
-    made = unet_from_plan(flat)
+    made = unet_from_plan(_of_a_slice(plan))
     return UNet2DConfig(
         features=made.features, kernels_zyx=made.kernels_zyx, strides_zyx=made.strides_zyx
     )
+
+
+def residual_unet2d_from_plan(plan: NetworkPlan) -> ResidualUNet2DConfig:
+    """Depth, widths, kernels and strides of `residual_unet2d` for a patch, of which a slice counts."""
+    made = residual_unet_from_plan(_of_a_slice(plan))
+    return ResidualUNet2DConfig(
+        features=made.features, kernels_zyx=made.kernels_zyx, strides_zyx=made.strides_zyx
+    )
+
+
+def _of_a_slice(plan: NetworkPlan) -> NetworkPlan:
+    _, y, x = plan.patch_zyx
+    inside = plan.spacing_zyx[1:]
+    return replace(plan, patch_zyx=(1, y, x), spacing_zyx=(max(inside), *inside), dims=2)
 
 
 @dataclass(frozen=True, kw_only=True)

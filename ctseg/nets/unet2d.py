@@ -1,4 +1,4 @@
-"""`unet2d`: the U-Net of plain convolutions, slice by slice (Ronneberger et al. 2015, Isensee et al. 2021)."""
+"""`unet2d` and `residual_unet2d`: the U-Nets, slice by slice (Ronneberger et al. 2015, Isensee et al. 2021)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from ctseg.nets.flat import fold, unfold
-from ctseg.nets.flat_config import UNet2DConfig
-from ctseg.nets.unet import unet3d
+from ctseg.nets.flat_config import ResidualUNet2DConfig, UNet2DConfig
+from ctseg.nets.unet import residual_unet3d, unet3d
 
 
 class SliceWise(nn.Module):
@@ -37,3 +37,10 @@ class SliceWise(nn.Module):
 def unet2d(config: UNet2DConfig, *, in_channels: int, out_channels: int) -> nn.Module:
     """The U-Net of plain convolutions within slices."""
     return SliceWise(unet3d(config, in_channels=in_channels, out_channels=out_channels))
+
+
+def residual_unet2d(
+    config: ResidualUNet2DConfig, *, in_channels: int, out_channels: int
+) -> nn.Module:
+    """The U-Net with a residual encoder, within slices."""
+    return SliceWise(residual_unet3d(config, in_channels=in_channels, out_channels=out_channels))

@@ -15,6 +15,7 @@ SMALL = {
     "residual_unet3d": ["features=[4, 8]", "blocks_per_level=[1, 1]"],
     "residual_unet_se3d": ["features=[4, 8]", "blocks_per_level=[1, 1]"],
     "unet2d": ["features=[4, 8]"],
+    "residual_unet2d": ["features=[4, 8]", "blocks_per_level=[1, 1]"],
     "timm_unet": ["encoder=resnet18", "levels=2"],
     "monai_segresnet": ["init_filters=8"],
     "monai_swinunetr": ["feature_size=12", "depths=[1, 1, 1, 1]"],

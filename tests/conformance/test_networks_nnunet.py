@@ -180,18 +180,27 @@ def has_dropout(net: torch.nn.Module) -> set[str]:
     return {type(m).__name__ for m in net.modules() if type(m).__name__.startswith("Dropout")}
 
 
-def test_two_dimensional_plans_run_slice_by_slice():
-    pytest.importorskip("ctseg.nets.flat_config")
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [("hippocampus", "unet2d"), ("hippocampus_resenc", "residual_unet2d")],
+)
+def test_two_dimensional_plans_run_slice_by_slice(name, architecture, swapped):
+    """Also where the plans exchange the axes within the plane."""
     torch.manual_seed(3)
-    plans = read("hippocampus", width=4)
+    plans = read(name, width=4)
     reference = theirs(plans["configurations"]["2d"]["architecture"], channels=1, classes=3)
+    plans["transpose_forward"] = [0, 2, 1] if swapped else [0, 1, 2]
     network = nnunet.read_plans(plans, "2d")
-    assert network.architecture == "unet2d"
+    assert network.architecture == architecture
     net = ours(network, reference.state_dict(), channels=1, classes=3).eval()
-    x = torch.randn(1, 1, 3, 16, 24)
+    x = torch.randn(1, 1, 3, 16, 32)
     with torch.no_grad():
-        expected = reference(x[0].transpose(0, 1))[0]
-        assert difference(net(x)[0].transpose(0, 1), expected) < CLOSE
+        found = net(x)[0].transpose(0, 1)
+        slices = x[0].transpose(0, 1)
+        if swapped:
+            found, slices = found.transpose(2, 3), slices.transpose(2, 3)
+        assert difference(found, reference(slices)[0]) < CLOSE
 
 
 def test_old_plans_and_inherited_configurations_say_the_same_as_new_ones():
@@ -251,8 +260,6 @@ def test_networks_without_a_counterpart_are_refused():
         nnunet.read_plans({**read("hippocampus"), "transpose_forward": [0, 1]})
     with pytest.raises(BadInput, match="VNet"):
         nnunet.read_plans({"configurations": {"3d_fullres": {"UNet_class_name": "VNet"}}})
-    with pytest.raises(BadInput, match="in 2D"):
-        nnunet.read_plans(read("hippocampus_resenc"), "2d")
     with pytest.raises(BadInput, match="running statistics"):
         nnunet.read_architecture(
             PLAIN, {**BASE, "norm_op_kwargs": {"affine": True, "track_running_stats": True}}

@@ -109,9 +109,17 @@ def test_gradients_are_theirs():
                 torch.testing.assert_close(parameter.grad, gradients[key], atol=1e-5, rtol=1e-4)
 
 
-def test_slices_of_unet2d():
-    pytest.importorskip("ctseg.nets.flat_config")
-    reference, net = both({"name": "UNet2D", "num_levels": 3})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "UNet2D"},
+        {"name": "ResidualUNet2D"},
+        {"name": "ResidualUNet2D", "upsample": "deconv", "layer_order": "cbr"},
+    ],
+    ids=str,
+)
+def test_slices_of_2d_networks(settings):
+    reference, net = both({**settings, "num_levels": 3})
     x = torch.randn(1, 2, 3, 16, 24)
     with torch.no_grad():
         _, logits = reference(x[0].transpose(0, 1), return_logits=True)

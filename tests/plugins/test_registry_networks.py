@@ -12,6 +12,7 @@ SMALL = {
     "residual_unet3d": SMALL_UNET,
     "residual_unet_se3d": SMALL_UNET,
     "unet2d": SMALL_UNET,
+    "residual_unet2d": SMALL_UNET,
     "timm_unet": {"encoder": "resnet18", "levels": 3},
     "monai_segresnet": {"init_filters": 8},
     "monai_swinunetr": {"feature_size": 12, "depths": (1, 1, 1, 1)},

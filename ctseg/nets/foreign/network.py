@@ -46,7 +46,7 @@ class ForeignNetwork:
     @property
     def slicewise(self) -> bool:
         """Whether the network works slice by slice."""
-        return self.architecture == "unet2d"
+        return self.architecture in ("unet2d", "residual_unet2d")
 
 
 def rename(
@@ -86,7 +86,7 @@ def _first(rules: list[Rule], bare: str, key: str, owner: str) -> str | None:
 def _turned(tensor: torch.Tensor, network: ForeignNetwork) -> torch.Tensor:
     """A convolution's kernel along our axes; anything else as it is."""
     if network.slicewise and tensor.ndim == 4:
-        return tensor.unsqueeze(2)
+        tensor = tensor.unsqueeze(2)
     if tensor.ndim == 5 and network.axes != (0, 1, 2):
         z, y, x = network.axes
         return tensor.permute(0, 1, 2 + z, 2 + y, 2 + x).contiguous()

@@ -124,12 +124,12 @@ def read_architecture(
     if kind == "PlainConvUNet":
         options["encoder_convs"] = _counts(kwargs["n_conv_per_stage"], levels)
         if flat:
-            return _slicewise(options, axes, channels)
+            return _slicewise("unet2d", options, axes, channels)
         return ForeignNetwork("unet3d", UNet3DConfig(**options), axes=axes, **channels)
-    if flat:
-        raise BadInput("ResidualEncoderUNet in 2D has no counterpart here.", hint="In 3D it has.")
     options["blocks_per_level"] = _counts(kwargs["n_blocks_per_stage"], levels)
     options["stem_features"] = int(kwargs.get("stem_channels") or 0)
+    if flat:
+        return _slicewise("residual_unet2d", options, axes, channels)
     config = ResidualUNet3DConfig(**options)
     return ForeignNetwork("residual_unet3d", config, axes=axes, **channels)
 
@@ -273,15 +273,18 @@ def _layers(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {"layer_order": "".join(["c", dropped if dropout else "", *last_two]), **options}
 
 
-def _slicewise(options: dict[str, Any], axes: Zyx, channels: dict[str, Any]) -> ForeignNetwork:
-    from ctseg.nets.flat_config import UNet2DConfig
+def _slicewise(
+    architecture: str, options: dict[str, Any], axes: Zyx, channels: dict[str, Any]
+) -> ForeignNetwork:
+    from ctseg.nets.flat_config import ResidualUNet2DConfig, UNet2DConfig
 
     if axes[0] != 0:
         raise BadInput(
             "This 2D network looks at slices across another axis than z.",
             hint="Take a 3D configuration of the same plans.",
         )
-    return ForeignNetwork("unet2d", UNet2DConfig(**options), axes=axes, **channels)
+    kind = UNet2DConfig if architecture == "unet2d" else ResidualUNet2DConfig
+    return ForeignNetwork(architecture, kind(**options), axes=axes, **channels)
 
 
 def _last(dotted: Any) -> str:

@@ -1,4 +1,4 @@
-"""pytorch-3dunet's UNet3D, ResidualUNet3D, ResidualUNetSE3D and UNet2D: settings as options, weights renamed."""
+"""pytorch-3dunet's UNet3D, ResidualUNet3D, ResidualUNetSE3D and 2D twins: settings as options, weights renamed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from ctseg.nets.foreign.network import ForeignNetwork, Rule, rename
 if TYPE_CHECKING:
     import torch
 
-LEVELS = {"UNet3D": 4, "UNet2D": 4, "ResidualUNet3D": 5, "ResidualUNetSE3D": 5}
+LEVELS = {
+    "UNet3D": 4, "UNet2D": 4, "ResidualUNet3D": 5, "ResidualUNet2D": 5, "ResidualUNetSE3D": 5,
+}  # fmt: skip
+ARCHITECTURES = {
+    "ResidualUNet3D": "residual_unet3d",
+    "ResidualUNet2D": "residual_unet2d",
+    "ResidualUNetSE3D": "residual_unet_se3d",
+}
 INTERPOLATIONS = {
     "default": "nearest",
     "nearest": "nearest",
@@ -53,8 +60,7 @@ def read_config(model: Mapping[str, Any]) -> ForeignNetwork:
     common = {"features": features, "downsampling": "max", **layers}
     if name.startswith("Residual"):
         config = _residual(name, model, common, features)
-        architecture = "residual_unet_se3d" if "SE" in name else "residual_unet3d"
-        return ForeignNetwork(architecture, config, **_ends(model))
+        return ForeignNetwork(ARCHITECTURES[name], config, **_ends(model))
     common |= _plain(model, features, in_channels)
     if name == "UNet2D":
         from ctseg.nets.flat_config import UNet2DConfig
@@ -175,6 +181,10 @@ def _residual(
         "upsampling": "transposed_overlap",
         "skip": "sum" if upsample == "default" else "concat_skip_first",
     }
+    if name == "ResidualUNet2D":
+        from ctseg.nets.flat_config import ResidualUNet2DConfig
+
+        return ResidualUNet2DConfig(**options)
     if "SE" not in name:
         return ResidualUNet3DConfig(**options)
     return ResidualUNetSE3DConfig(
