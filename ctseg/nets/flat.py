@@ -12,7 +12,7 @@ def fold(x_bczyx: torch.Tensor) -> torch.Tensor:
 
 def unfold(y_ncyx: torch.Tensor, batch: int) -> torch.Tensor:
     """Slices [B*Z, C, Y, X] back to [B, C, Z, Y, X]."""
-    return y_ncyx.unflatten(0, (batch, -1)).transpose(1, 2)
+    return y_ncyx.view(batch, -1, *y_ncyx.shape[1:]).transpose(1, 2)
 
 
 def with_neighbours(x_bczyx: torch.Tensor, context: int) -> torch.Tensor:
