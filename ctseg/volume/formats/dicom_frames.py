@@ -89,7 +89,7 @@ def frames_of(header: Header) -> Iterator[Frame]:
 
         def find(tag: int, own: Mapping[int, Element] = own) -> tuple[float, ...]:
             for place in (own, shared):
-                if found := numbers(_first(place, _HOLDERS[tag]), tag, header.order):
+                if found := numbers(_first(place, _HOLDERS[tag]), tag):
                     return tuple(found)
             # a file of many frames without functional groups has one place for all: none is known
             known = count == 1 or tag not in (_POSITION,)

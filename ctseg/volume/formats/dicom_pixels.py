@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
-import struct
-import zlib
 from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.encaps import (
+    encapsulate,
+    generate_fragments,
+    parse_basic_offsets,
+    parse_fragments,
+)
+from pydicom.pixels.decoders.base import get_decoder
 
 from ctseg.errors import FileProblem
 from ctseg.volume.formats.dicom_frames import Frame
@@ -20,7 +27,10 @@ from ctseg.volume.formats.dicom_header import (
     EXPLICIT,
     IMPLICIT,
     PIXELS,
+    BoundedFile,
     Header,
+    inflated_voxels,
+    quiet_pydicom,
 )
 
 _BASE = "1.2.840.10008.1.2"
@@ -141,11 +151,10 @@ def _native(frame: Frame, start: int, stop: int) -> NDArray[Any]:
 
 
 def _bytes(header: Header, at: int, count: int) -> bytes:
-    with header.path.open("rb") as file:
-        if header.syntax == DEFLATED:
-            file.seek(_deflated_start(header))
-            data = zlib.decompressobj(-15).decompress(file.read())[at : at + count]
-        else:
+    if header.syntax == DEFLATED:
+        data = inflated_voxels(header.path, header.pixel_tag)[at : at + count]
+    else:
+        with BoundedFile(header.path) as file:
             file.seek(at)
             data = file.read(count)
     if len(data) < count:
@@ -153,74 +162,72 @@ def _bytes(header: Header, at: int, count: int) -> bytes:
     return data
 
 
-def _deflated_start(header: Header) -> int:
-    """Where the deflated stream starts: behind the file's meta information, whose length it gives."""
-    with header.path.open("rb") as file:
-        head = file.read(144)
-    (length,) = struct.unpack_from("<I", head, 140)
-    return 144 + int(length)
-
-
 def _decoded(frame: Frame) -> NDArray[Any]:
     header = frame.header
-    data = b"".join(_bytes(header, at, count) for at, count in _fragments(header)[frame.index])
-    if header.syntax == _RLE:
-        kind = f"<u{header.integer(0x00280100) // 8}"
-        array = np.frombuffer(imagecodecs.dicomrle_decode(data, np.dtype(kind)), kind)
-    else:
-        try:
-            array = np.asarray(_DECODERS[header.syntax](data))
-        except Exception as error:  # imagecodecs has an error class for each of its codecs
-            raise ValueError(f"{frame.name}: {error}") from error
+    data = _codestream(header, frame.index)
+    try:
+        array = (
+            _run_lengths(frame, data) if header.syntax == _RLE else _DECODERS[header.syntax](data)
+        )
+    except Exception as error:  # imagecodecs has an error class for each of its codecs
+        raise ValueError(f"{frame.name}: {error}") from error
+    array = np.asarray(array)
     if array.size != frame.size_yx[0] * frame.size_yx[1]:
         raise ValueError(f"{frame.name} unpacks to {array.shape}, not {frame.size_yx} voxels")
     return array.reshape(frame.size_yx)
 
 
-def _fragments(header: Header) -> list[list[tuple[int, int]]]:
-    """For each frame the places and lengths of its compressed pieces in the file."""
-    return _fragments_of(
-        str(header.path), header.pixel_start, max(header.integer(0x00280008, 1), 1)
-    )
+def _run_lengths(frame: Frame, data: bytes) -> NDArray[Any]:
+    """Decoded by pydicom: the decoder of imagecodecs crashes on damaged data."""
+    bits = frame.header.integer(0x00280100)
+    options: dict[str, Any] = {
+        "rows": frame.size_yx[0], "columns": frame.size_yx[1], "number_of_frames": 1, "samples_per_pixel": 1,
+        "bits_allocated": bits, "bits_stored": bits, "pixel_representation": 0, "pixel_keyword": "PixelData",
+        "photometric_interpretation": "MONOCHROME2", "decoding_plugin": "pydicom",
+    }  # fmt: skip
+    with quiet_pydicom():
+        out: NDArray[Any] = get_decoder(_RLE).as_array(
+            encapsulate([data]), raw=True, validate=False, **options
+        )[0]
+    return out
+
+
+def _codestream(header: Header, index: int) -> bytes:
+    """The compressed pieces of a frame, joined."""
+    count = max(header.integer(0x00280008, 1), 1)
+    starts, pieces = _places(str(header.path), header.pixel_start, count)
+    with BoundedFile(header.path) as file:
+        file.seek(starts[index])
+        data = b"".join(islice(generate_fragments(file), pieces[index]))
+        if len(file.read(8)) < 8:  # another piece or the end mark must follow
+            raise EOFError("its compressed voxels end too early")
+    return data
 
 
 @functools.lru_cache(maxsize=64)
-def _fragments_of(path: str, start: int, frames: int) -> list[list[tuple[int, int]]]:
-    pieces: list[tuple[int, int]] = []
-    with open(path, "rb") as file:  # noqa: PTH123
-        at = start
-        while True:
-            file.seek(at)
-            head = file.read(8)
-            if len(head) < 8:
-                raise EOFError("its compressed voxels end too early")
-            group, element, length = struct.unpack("<HHI", head)
-            if (group, element) != (0xFFFE, 0xE000):
-                break
-            pieces.append((at + 8, length))
-            at += 8 + length
-        table_at, table_length = pieces[0]
-        file.seek(table_at)
-        offsets = struct.unpack(f"<{table_length // 4}I", file.read(table_length // 4 * 4))
-        size = file.seek(0, 2)
-    if pieces[-1][0] + pieces[-1][1] > size:
+def _places(path: str, start: int, frames: int) -> tuple[list[int], list[int]]:
+    """For each frame the place of its first compressed piece in the file, and the number of its pieces."""
+    with BoundedFile(Path(path)) as file:
+        file.seek(start)
+        offsets = parse_basic_offsets(file)
+        first = file.tell()
+        count, pieces = parse_fragments(file)
+    if count == 0:
         raise EOFError("its compressed voxels end too early")
-    first = table_at + table_length
-    pieces = pieces[1:]
     if frames == 1:
-        return [pieces]
-    if len(pieces) == frames:
-        return [[piece] for piece in pieces]
-    if len(offsets) != frames:
+        return [pieces[0]], [count]
+    if count == frames:
+        return pieces, [1] * frames
+    starts = [first + offset for offset in offsets]
+    if len(starts) != frames:
         raise FileProblem(
-            f"{path} has {frames} frames in {len(pieces)} compressed pieces and does not say which belong together.",
+            f"{path} has {frames} frames in {count} compressed pieces and does not say which belong together.",
             hint="Store it again uncompressed, for example with: gdcmconv --raw IN.dcm OUT.dcm",
         )
-    out: list[list[tuple[int, int]]] = [[] for _ in range(frames)]
-    for place, length in pieces:
-        number = int(np.searchsorted(offsets, place - 8 - first, side="right")) - 1
-        out[number].append((place, length))
-    return out
+    order = np.searchsorted(pieces, [*starts, pieces[-1] + 1])
+    if not set(starts) <= set(pieces) or (np.diff(order) < 1).any():
+        raise ValueError("its table of compressed frames is damaged")
+    return starts, np.diff(order).tolist()
 
 
 def _unpacked_bits(stored: NDArray[Any], header: Header) -> NDArray[Any]:

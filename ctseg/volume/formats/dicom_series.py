@@ -227,7 +227,8 @@ def _series(uid: str, headers: list[Header]) -> Series:
 
 
 def _orientation(header: Header) -> str:
-    cosines = next(frames_of(header)).cosines
+    with reading(header.path):
+        cosines = next(frames_of(header)).cosines
     if len(cosines) != 6:
         return ""
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))
