@@ -55,7 +55,7 @@ def test_its_network_and_loss_are_there_by_name(installed: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "features between the convolutions" in shown.stdout
     shown = run(installed, "-m", "ctseg", "losses", "list", "--json")
-    assert "focal" in {entry["name"] for entry in json.loads(shown.stdout)}
+    assert "tiny_focal" in {entry["name"] for entry in json.loads(shown.stdout)}
 
 
 def test_its_own_tests_pass(installed: Path) -> None:
