@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator  # noqa: TID253
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Zyx = tuple[int, int, int]
 Range = tuple[float, float]
