@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.data import keyed
+from ctseg.data.borders import reflect
 from ctseg.data.places import BACKGROUND, VALID
 from ctseg.data.prepared import Prepared
 from ctseg.data.rules import Rule, check_rule, rule_of
@@ -168,16 +169,6 @@ def cut(array_czyx: Any, start_zyx: Zyx, patch_zyx: Zyx, outside: float | None) 
 
 def _box(array_czyx: Any, box: Sequence[tuple[int, int]]) -> NDArray[Any]:
     return np.array(array_czyx[(slice(None), *(slice(a, b) for a, b in box))], subok=False)
-
-
-def reflect(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Indices reflected into 0..size-1 at the centres of the outer voxels; an axis of one voxel repeats it."""
-    if size == 1:
-        return np.zeros_like(index)
-    period = 2 * (size - 1)
-    folded = np.abs(index) % period
-    out: NDArray[np.int64] = np.minimum(folded, period - folded)
-    return out
 
 
 def patch(

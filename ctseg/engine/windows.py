@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg.data.sampling import reflect
+from ctseg.data.borders import reflect
 from ctseg.engine import tiling
 from ctseg.errors import BadInput
 

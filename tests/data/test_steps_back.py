@@ -426,3 +426,30 @@ def test_the_table_goes_and_labels_come_back_on_real_scans(real_data):
     returned = back(trail, moved, np.zeros(1))
     one, two = returned == 1, label.czyx == 1
     assert 2 * (one & two).sum() / (one.sum() + two.sum()) > 0.95
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">i2", "u4", "u8"])
+def test_labels_of_any_type_are_resampled(dtype):
+    """As ITK-SNAP writes them (uint16), and from big-endian files."""
+    label = np.zeros((1, 6, 8, 9), dtype)
+    label[0, 2:4, 2:6, 3:7] = 200
+    geometry = Geometry((6, 8, 9), (1.0, 1.0, 2.0))
+    for step in (Resample((1.3, 1.3, 1.3)), Downscale()):
+        there = step.label(label, geometry, {})
+        again = step.undo(there, geometry, {}, np.zeros(1))
+        assert set(np.unique(there)) == set(np.unique(again)) == {0, 200}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_a_value_that_bytes_cannot_hold_is_kept(dtype):
+    """-1 would wrap round to 255 in a micro-CT scan of bytes."""
+    scan, grid = np.ones((1, 4, 4, 4), dtype), Geometry((4, 4, 4))
+    for step in (CropOrPad((6, 6, 6), value=(-1.0,)), PadToMultiple((8, 8, 8), value=(-1.0,))):
+        out = step.image(scan, grid, {})
+        assert (out.min(), out.max()) == (-1, 1)
+    scan[0, 0] = 0
+    body = CropToBody(above=0, margin_mm=1, outside=-1000.0)
+    out = body.image(scan, grid, body.look(scan, grid))
+    assert (out.min(), out.max()) == (-1000, 1)
+    same = CropOrPad((4, 4, 4), value=(-1.0,)).image(scan, grid, {})
+    assert same.dtype == dtype

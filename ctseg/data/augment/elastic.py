@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ctseg.data.steps.interpolate import b_spline
+
 Zyx = tuple[int, int, int]
 Xyz = tuple[float, float, float]
 FOLD = 0.4
@@ -66,7 +68,4 @@ def basis(count: int, apart: float) -> NDArray[np.float32]:
     first = int(np.floor(position[0])) - 1
     last = int(np.floor(position[-1])) + 2
     distance = np.abs(position[:, None] - np.arange(first, last + 1)[None, :])
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = np.maximum(2 - distance, 0) ** 3 / 6
-    weights: NDArray[np.float32] = np.where(distance < 1, near, far).astype(np.float32)
-    return weights
+    return b_spline(distance).astype(np.float32)

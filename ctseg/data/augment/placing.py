@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.augment.draws import Draw
 from ctseg.data.augment.elastic import limits
+from ctseg.data.borders import reflect
 
 Zyx = tuple[int, int, int]
 
@@ -118,28 +119,17 @@ def take(box: torch.Tensor, start: Sequence[int], size: Zyx, outside: float | No
 
 
 def _reflect_axis(box: torch.Tensor, axis: int, start: int, count: int) -> torch.Tensor:
-    """What `reflected` picks along one axis; what lies inside is copied whole, which is many times faster."""
+    """What `reflect` picks along one axis; what lies inside is copied whole, which is many times faster."""
     size = box.shape[axis]
     low, high = min(max(start, 0), size), min(max(start + count, 0), size)
     if low >= high:
-        index = torch.from_numpy(reflected(start, count, size))
+        index = torch.from_numpy(reflect(np.arange(start, start + count), size))
         return box.index_select(axis, index.to(box.device))
     if (low, high) == (start, start + count):
         return box.narrow(axis, low, count)
     parts = [box.narrow(axis, low, high - low)]
     for first, last, at in ((start, low, 0), (high, start + count, 2)):
         if last > first:
-            index = torch.from_numpy(reflected(first, last - first, size))
+            index = torch.from_numpy(reflect(np.arange(first, last), size))
             parts.insert(at, box.index_select(axis, index.to(box.device)))
     return torch.cat(parts, axis)
-
-
-def reflected(start: int, count: int, size: int) -> NDArray[np.int64]:
-    """Indices start, start + 1, ... reflected into 0..size-1; an axis of one voxel repeats it."""
-    index = np.arange(start, start + count)
-    if size == 1:
-        return np.zeros_like(index)
-    period = 2 * (size - 1)
-    folded = np.abs(index) % period
-    out: NDArray[np.int64] = np.minimum(folded, period - folded)
-    return out

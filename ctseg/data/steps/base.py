@@ -6,6 +6,7 @@ a case's mean) is its record, so that labels and predictions follow the same way
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -78,6 +79,17 @@ class OnValues:
 
     def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
         return array_czyx
+
+
+def holding(array: Array, values: Iterable[float]) -> Array:
+    """The array, as float32 where its own type cannot hold the values, such as -1 in a scan of bytes."""
+    if array.dtype.kind == "f":
+        return array
+    if array.dtype.kind in "iu":
+        info = np.iinfo(array.dtype)
+        if all(info.min <= v <= info.max and float(v).is_integer() for v in values):
+            return array
+    return array.astype(np.float32)
 
 
 def per_channel(values: Any) -> Array:

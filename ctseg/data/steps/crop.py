@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from ctseg.data.steps.base import Array, Record, Zyx
+from ctseg.data.steps.base import Array, Record, Zyx, holding
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
@@ -115,7 +115,7 @@ class CropToBody(ToBox):
         body = self.body(image_czyx)
         for z, plane in enumerate(body):
             body[z] = ndimage.binary_fill_holes(plane)
-        box = self.label(image_czyx, geometry, record)
+        box = holding(self.label(image_czyx, geometry, record), [self.outside])
         kept = self.label(body[None], geometry, record)
         return np.where(kept, box, np.asarray(self.outside, box.dtype))
 

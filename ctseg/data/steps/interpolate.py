@@ -69,12 +69,12 @@ def _spline_at(x: torch.Tensor, axis: int, positions: NDArray[np.float64]) -> to
     out = torch.zeros((*x.shape[:axis], len(at), *x.shape[axis + 1 :]))
     for offset in (-1, 0, 1, 2):
         index = torch.from_numpy((base + offset).astype(np.int64))
-        weight = torch.from_numpy(_b_spline(np.abs(at - base - offset)).astype(np.float32))
+        weight = torch.from_numpy(b_spline(np.abs(at - base - offset)).astype(np.float32))
         out.addcmul_(coefficients.index_select(axis, index), weight.view(shape))
     return out
 
 
-def _b_spline(t: NDArray[np.float64]) -> NDArray[np.float64]:
+def b_spline(t: NDArray[np.float64]) -> NDArray[np.float64]:
     """The cubic B-spline at distances 0..2 (Unser, IEEE Signal Processing Magazine 16, 1999, eq. 7)."""
     near = 2 / 3 - t**2 + t**3 / 2
     far = np.maximum(2 - t, 0) ** 3 / 6
@@ -91,8 +91,7 @@ def labels_at(
     Each map is worked on within the box of its value only, so that many small labels cost little.
     """
     shape = tuple(len(at) for at in positions)
-    out = np.zeros((label_czyx.shape[0], *shape), label_czyx.dtype)
-    result = torch.from_numpy(out)
+    out = np.zeros((label_czyx.shape[0], *shape), label_czyx.dtype)  # torch lacks unsigned types
     best = torch.full(out.shape, -1.0)
     positions = [
         np.clip(at, 0, n - 1) for at, n in zip(positions, label_czyx.shape[1:], strict=True)
@@ -113,7 +112,7 @@ def labels_at(
             z, y, x = reach
             strongest = best[channel, z, y, x]  # a view
             better = share[0] > strongest
-            result[channel, z, y, x][better] = value
+            out[channel, z, y, x][better.numpy()] = value
             torch.maximum(strongest, share[0], out=strongest)
     return out
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, NoLook, Record, Zyx, per_channel
+from ctseg.data.steps.base import Array, NoLook, Record, Zyx, holding, per_channel
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
@@ -46,6 +46,8 @@ class Placed(NoLook):
         return tuple(before), tuple(after)
 
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        if self.shape_after(geometry.shape_zyx) != image_czyx.shape[1:]:
+            image_czyx = holding(image_czyx, self.value)
         return self._placed(image_czyx, geometry, per_channel(self.value))
 
     def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
