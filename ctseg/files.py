@@ -12,6 +12,9 @@ from pathlib import Path
 
 from ctseg.errors import FileProblem
 
+SPARE_FILES = 512
+"""Open files that Python, torch and the rest may need besides those that are counted."""
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -74,6 +77,24 @@ def disk_errors(path: Path) -> Iterator[None]:
                 hint="Choose another place with -o, or change the permissions.",
             ) from error
         raise
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files so that it holds so many more, as far as the system lets it.
+
+    A memory map keeps its file open, and many shells allow 256 or 1024 files.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _umask() -> int:

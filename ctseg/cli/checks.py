@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import ctseg
+from ctseg import machine
 
 State = Literal["ok", "warning", "failed"]
 ESSENTIAL = (
@@ -88,15 +89,15 @@ def devices() -> Iterator[Finding]:
         about = torch.cuda.get_device_properties(index)
         text = f"{about.name}, {about.total_memory / GIB:.0f} GiB"
         yield Finding("device", f"cuda:{index}", "ok", text)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{cores} cores, {torch.get_num_threads()} threads"
+    text = f"{machine.cores()} cores, {torch.get_num_threads()} threads"
     text += ", bf16 in hardware (AVX512-BF16 or AMX)" if cpu_bf16() else ", no bf16: fp32 is used"
     yield Finding("device", "cpu", "ok", text)
 
 
 def memory() -> Iterator[Finding]:
-    total, free = _memory()
-    if total:
+    known = machine.memory()
+    if known is not None:
+        total, free = known
         state: State = "ok" if free > 2 * GIB else "warning"
         text = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
         yield Finding("machine", "memory", state, text)
@@ -107,22 +108,6 @@ def memory() -> Iterator[Finding]:
         usage = shutil.disk_usage(path)
         state = "ok" if usage.free > 2 * GIB else "warning"
         yield Finding("machine", check, state, f"{usage.free / GIB:.1f} GiB free ({path})")
-
-
-def _memory() -> tuple[int, int]:
-    """Total and available bytes, within the limit of the container; zeros where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0, 0
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    total, free = values["MemTotal"], values["MemAvailable"]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    try:
-        bound, taken = int(limit.read_text(encoding="ascii")), int(used.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no such limit, or "max"
-        return total, free
-    return min(total, bound), min(free, bound - taken)
 
 
 def plugins() -> Iterator[Finding]:

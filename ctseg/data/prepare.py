@@ -31,7 +31,8 @@ from ctseg.data.pipeline import Pipeline, follow_label, follow_values
 from ctseg.data.places import PLACES, places
 from ctseg.data.prepared import Prepared, open_prepared
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
-from ctseg.files import disk_errors
+from ctseg.files import allow_open_files, disk_errors
+from ctseg.machine import cores
 from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import to_dict
 
@@ -43,6 +44,9 @@ LARGE_BYTES = 16 * 2**30
 STALE_SECONDS = 6 * 3600
 """What an interrupted preparation left half made is removed after so long."""
 Mode = Literal["auto", "store", "lazy"]
+_DAMAGED = (OSError, ValueError, KeyError, EOFError)
+"""What opening a folder of the store raises where something in it is missing or damaged."""
+_CROWDED = (errno.EMFILE, errno.ENFILE)
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -53,8 +57,7 @@ def cache_folder() -> Path:
 
 def default_workers() -> int:
     """Threads that prepare: as many as cores, but no more scans in memory than four."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(4, cores or 1)
+    return min(4, cores())
 
 
 class Store:
@@ -100,6 +103,7 @@ class Store:
             CtsegError: a case that cannot be prepared, named, with its cause.
         """
         self._open_folder()
+        allow_open_files(sum(len(case.images) + 3 for case in cases))  # label, weights, mask
         count = min(default_workers() if workers is None else max(workers, 1), len(cases))
         if count <= 1:
             made = []
@@ -130,7 +134,7 @@ class Store:
             key = f"{name}-{fingerprint(case)[:12]}"
             folder = self.folder / key
             if self.mode != "lazy" and (folder / "case.json").is_file():
-                with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
+                with contextlib.suppress(*_DAMAGED):
                     return self._open(case.id, folder)  # else it is damaged, and made again
             if self._is_lazy(case):
                 return self._lazily(case, self.folder / f"{key}-lazy")
@@ -173,12 +177,12 @@ class Store:
         return size > LARGE_BYTES or size > 0.8 * shutil.disk_usage(parent).free
 
     def _lazily(self, case: Case, folder: Path) -> Prepared:
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
+        with contextlib.suppress(*_DAMAGED):
             return self._open_lazily(case, folder)
         geometry, records, found = survey.survey(self.pipeline, self.task, case)
         trail = self.pipeline.trail_of(geometry, records)
         meta = {"case": case.id, "trail": trail.to_dict(), "lazy": True}
-        with self._making(folder) as temporary:
+        with self._making(folder, lambda: self._open_lazily(case, folder)) as temporary:
             save_array(temporary / "places.npy", found)
             (temporary / "case.json").write_text(json.dumps(meta), encoding="utf-8")
         return self._open_lazily(case, folder)
@@ -205,7 +209,7 @@ class Store:
             target = lazy.masked(target, follow_label(trail, (mask > 0).astype(np.uint8)) > 0)
         weight = load_extra(case, case.weight, scan)
         meta = {"case": case.id, "trail": trail.to_dict()}
-        with self._making(folder) as temporary:
+        with self._making(folder, lambda: self._open(case.id, folder)) as temporary:
             save_array(temporary / "image.npy", image)
             save_array(temporary / "target.npy", target)
             save_array(temporary / "places.npy", places(self.task, target))
@@ -214,8 +218,12 @@ class Store:
             (temporary / "case.json").write_text(json.dumps(meta), encoding="utf-8")
 
     @contextlib.contextmanager
-    def _making(self, folder: Path) -> Iterator[Path]:
+    def _making(self, folder: Path, opened: Callable[[], Prepared]) -> Iterator[Path]:
         """A folder that gets its name when all is in it, and is removed where something fails.
+
+        Args:
+            opened: opens what has the name. Where that works another process, training on another fold perhaps, was
+                faster; its work stays, since it may be in use already.
 
         Raises:
             FileProblem: the disk is full.
@@ -225,11 +233,22 @@ class Store:
             temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
             try:
                 yield temporary
-                if folder.exists():  # another process made it meanwhile, or a broken one was left
-                    shutil.rmtree(folder)
-                temporary.rename(folder)
+                if not _works(opened):
+                    shutil.rmtree(folder, ignore_errors=True)  # a broken one
+                    try:
+                        temporary.rename(folder)
+                    except OSError:
+                        if not _works(opened):
+                            raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _works(opened: Callable[[], Prepared]) -> bool:
+    with contextlib.suppress(*_DAMAGED):
+        opened()
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -263,6 +282,11 @@ def about(case: Case, doing: str = "prepared") -> Iterator[None]:
             error.message = f"Case {case.id}: {error.message}"
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _CROWDED:
+            raise FileProblem(
+                f"Case {case.id} could not be {doing}: too many files are open at once.",
+                hint="Allow more before you start ctseg: ulimit -n 65536",
+            ) from error
         raise RunFailed(
             f"Case {case.id} could not be {doing}: {type(error).__name__}: {error}."
         ) from error

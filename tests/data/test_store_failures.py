@@ -247,3 +247,57 @@ def test_a_whole_store_may_be_read_only(cases, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", refuse)
     assert len(store(tmp_path).prepare(cases[:2])) == 2
+
+
+def test_what_another_process_made_meanwhile_stays(cases, tmp_path, monkeypatch):
+    """Two folds trained at once prepare the same cases; what one has opened must not go."""
+    from ctseg.data import prepare
+
+    save = prepare.save_array
+    others: list[int] = []
+
+    def slower(path: Path, array: np.ndarray) -> None:
+        save(path, array)
+        if path.name == "places.npy" and not others:
+            others.append(0)
+            made = store(tmp_path).case(cases[0])
+            assert made.folder is not None
+            others.append((made.folder / "image.npy").stat().st_ino)
+
+    monkeypatch.setattr(prepare, "save_array", slower)
+    mine = store(tmp_path).case(cases[0])
+    assert mine.folder is not None
+    assert (mine.folder / "image.npy").stat().st_ino == others[1]
+    assert not leftovers(tmp_path)
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from ctseg.errors import CtsegError
+sys.path.insert(0, sys.argv[1])
+from test_store_failures import STEPS, TASK
+from ctseg.data.pipeline import Pipeline
+from ctseg.data.prepare import Store
+from ctseg.specs import Case, ImageRef
+folder = Path(sys.argv[2])
+refs = ImageRef(folder / "image_0.nii"), ImageRef(folder / "label_0.nii")
+cases = [Case(f"scan_{i}", (refs[0],), refs[1]) for i in range(60)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[3])))
+try:
+    print(len(Store(Pipeline(STEPS), TASK, folder / "store").prepare(cases, workers=1)))
+except CtsegError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the number of open files")
+@pytest.mark.parametrize(("hard", "says"), [(4096, "60"), (64, "too many files")])
+def test_more_cases_than_files_may_be_open(cases, tmp_path, hard, says):
+    """Each memory map keeps its file open; shells allow 256 files on macOS and 1024 on Linux."""
+    made = subprocess.run(
+        [sys.executable, "-c", MANY, str(Path(__file__).parent), str(tmp_path), str(hard)],
+        check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert says in made.stdout
+    assert hard > 64 or "ulimit -n" in made.stdout
