@@ -67,25 +67,26 @@ def glance(case: Case, task: Task, samples: int) -> Glance:
     voxels = np.zeros(len(task.foreground), np.int64)
     collector = Collector(task, BOXES)
     blank = task.kind == "classes" and task.ignore != 0
-    for start, label in slabs_of(target.label):
-        for part in slabs(label.shape[1:]):
-            piece = label[:, part]
-            if blank and not piece.any():
-                continue
-            own = as_label(piece, task, where=target.where)
-            check_values(task, distinct_values(own), where=target.where)
-            made = target.made(piece, None)
-            collector.add(made, start + part.start)
-            voxels += _counts(task, made)
-    found = collector.result()
-    around = found[found[:, 0] > 0][:, 1:]
-    if len(around) > BOXES:
-        rng = np.random.default_rng(0)
-        around = around[np.sort(rng.choice(len(around), BOXES, replace=False))]
-    parts = [_values(image, target, centre, geometry, samples // BOXES) for centre in around]
-    for files in (target.label, target.mask, image.files):
-        if files is not None:
-            files.close()
+    try:
+        for start, label in slabs_of(target.label):
+            for part in slabs(label.shape[1:]):
+                piece = label[:, part]
+                if blank and not piece.any():
+                    continue
+                own = as_label(piece, task, where=target.where)
+                check_values(task, distinct_values(own), where=target.where)
+                made = target.made(piece, None)
+                collector.add(made, start + part.start)
+                voxels += _counts(task, made)
+        found = collector.result()
+        around = found[found[:, 0] > 0][:, 1:]
+        if len(around) > BOXES:
+            rng = np.random.default_rng(0)
+            around = around[np.sort(rng.choice(len(around), BOXES, replace=False))]
+        parts = [_values(image, target, centre, geometry, samples // BOXES) for centre in around]
+    finally:
+        target.close()
+        image.close()
     empty = np.zeros((len(case.images), 0), np.float32)
     return Glance(
         geometry, tuple(int(n) for n in voxels), np.concatenate(parts, 1) if parts else empty

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,14 @@ class Files:
         self._forget()
 
 
+class BoxReader(Protocol):
+    """Reads boxes of one array."""
+
+    def __call__(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]: ...
+
+    def close(self) -> None: ...
+
+
 class LazyArray:
     """An array [C, Z, Y, X] whose boxes are read as they are asked for; `numpy.asarray` reads all of it.
 
@@ -76,7 +84,7 @@ class LazyArray:
         self,
         shape_czyx: tuple[int, int, int, int],
         dtype: Any,
-        read: Callable[[Sequence[int], Sequence[int]], NDArray[Any]],
+        read: BoxReader,
     ) -> None:
         self.shape, self.dtype, self._read = shape_czyx, np.dtype(dtype), read
 
@@ -103,6 +111,10 @@ class LazyArray:
         out: NDArray[Any] = box[parts[0]]
         return out
 
+    def close(self) -> None:
+        """Close the files; they are opened again when something is read."""
+        self._read.close()
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         whole = self[:, :, :, :]
         return whole if dtype is None else whole.astype(dtype, copy=False)
@@ -127,6 +139,9 @@ class ImageReader:
             box = passage.step.image(box, passage.before, passage.record)
         return np.ascontiguousarray(box, np.float32)
 
+    def close(self) -> None:
+        self.files.close()
+
 
 class TargetReader:
     """Reads boxes of a label and makes them the network's target."""
@@ -141,6 +156,11 @@ class TargetReader:
         label = self.label.read(start, stop)
         mask = None if self.mask is None else self.mask.read(start, stop)
         return self.made(label, mask)
+
+    def close(self) -> None:
+        for files in (self.label, self.mask):
+            if files is not None:
+                files.close()
 
     def made(self, label_czyx: NDArray[Any], mask_czyx: NDArray[Any] | None) -> NDArray[Any]:
         target = encode_czyx(self.task, as_label(label_czyx, self.task, where=self.where))
@@ -162,6 +182,9 @@ class WeightReader:
                 "of them negative."
             )
         return box
+
+    def close(self) -> None:
+        self.files.close()
 
 
 def encode_czyx(task: Task, label: NDArray[Any]) -> NDArray[Any]:

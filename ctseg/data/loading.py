@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -26,10 +25,11 @@ from ctseg.data import keyed, sampling
 from ctseg.data.augment import change_values
 from ctseg.data.augment.draws import Draw, draw
 from ctseg.data.augment.placing import Way, take, way
-from ctseg.data.augment.sides import Sides, lateral_axis
+from ctseg.data.augment.sides import Sides, exchanged, lateral_axis
 from ctseg.data.augment.spatial import move
 from ctseg.data.prepared import Prepared
 from ctseg.errors import BadInput, CtsegError, RunFailed
+from ctseg.machine import free_memory
 
 Zyx = tuple[int, int, int]
 DEVICE_SHARE = 0.3
@@ -151,11 +151,13 @@ class Loader:
         return self._finish(self._coming.pop(step).result())
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, and close the files of scans that are read from them."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
         self._threads = None
         self._coming.clear()
+        for case in self.cases:
+            case.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -232,7 +234,7 @@ class Loader:
                 move(piece.way, patch, linear=[*linear, (target, targets[i])])
             else:
                 move(piece.way, patch, linear=linear, nearest=[(target, targets[i])])
-            if self.lateral[piece.case] in piece.drawn.mirror:
+            if exchanged(piece.drawn, self.lateral[piece.case]):
                 targets[i] = self.recipe.sides.swap(targets[i])
             change_values(images[i], piece.drawn, self.recipe.units)
         return Batch(images, targets, None if weights is None else weights[:, 0])
@@ -254,7 +256,7 @@ def choose_cache(cases: Sequence[Prepared], device: torch.device, wanted: str) -
         wanted = "ram"
     need = sum(bytes_of(case) for case in cases)
     if wanted == "ram":
-        room, what = int(RAM_SHARE * _free_ram()), "memory"
+        room, what = int(RAM_SHARE * free_memory()), "memory"
     else:
         room, what = int(DEVICE_SHARE * _free_on(device)), f"the memory of {device}"
     if need <= room and not lazy:
@@ -316,14 +318,3 @@ def _free_on(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return 0
-
-
-def _free_ram() -> int:
-    """Free bytes, what the operating system would give back included; unlimited where it does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(
-            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-        )
-    except (OSError, StopIteration):  # Windows and macOS have no such file
-        return 2**62

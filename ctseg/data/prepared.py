@@ -52,6 +52,13 @@ class Prepared:
         """The groups of the labels that the case holds, in ascending order."""
         return tuple(group for group in self.groups if group > 0)
 
+    def close(self) -> None:
+        """Close the files of a case that is read lazily; they are opened again when something is read."""
+        if self.lazy:
+            for array in (self.image, self.target, self.weight):
+                if array is not None:
+                    array.close()
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is not None and not self.lazy:
             return open_prepared, (self.id, self.folder, self.trail)

@@ -99,9 +99,8 @@ def survey(
                 made = target.made(piece, None if mask is None else mask[:, part])
                 collector.add(made, start + part.start)
     finally:
-        for files in (image, target.label, target.mask):
-            if files is not None:
-                files.close()
+        image.close()
+        target.close()
     return geometry, records, collector.result()
 
 

@@ -45,6 +45,7 @@ def validate(
     for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
         try:
             labels = segmenter.segment(np.asarray(ready.image), ready.trail)
+            ready.close()
             results.append(score(segmenter, case, Volume(labels, ready.trail.source)))
         except CtsegError as error:
             if case.id not in error.message.split():

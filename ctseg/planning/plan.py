@@ -35,6 +35,8 @@ Spacing = tuple[float, float, float]
 ANISOTROPY = 3.0
 RESHAPING = ("downscale", "transpose", "crop_or_pad", "pad_to_multiple")
 """Steps beside `resample` that decide how large a scan and its voxels are for the network."""
+MOST_WITH_SIDES = 30.0
+"""Scans whose labels name sides are turned by so many degrees at most."""
 CONTEXT = 0.25
 """A patch should see at least this share of a median scan; else the spacing is made coarser, as far as allowed."""
 MOST_PATCHES = 16
@@ -169,6 +171,11 @@ def make_plan(
     if config.augment.preset == "default":
         plan.note("augment", augment.preset, "trainings on a CPU are short" if augment.preset == "gentle"
                   else "nnU-Net's set")  # fmt: skip
+    if task.mirror_pairs and config.augment.rotation_degrees is None:
+        z, y, x = (min(angle, MOST_WITH_SIDES) for angle in augment.rotation_degrees or (0, 0, 0))
+        if (z, y, x) != augment.rotation_degrees:
+            augment = augment.model_copy(update={"rotation_degrees": (z, y, x)})
+            plan.note("rotation_degrees", [z, y, x], "half turns would put left where right is")
     # a mirrored view of left and right labels has them the wrong way round
     mirror = config.predict.mirror_axes or tuple(
         axis for axis in augment.mirror_axes or () if not (task.mirror_pairs and axis == "x")

@@ -13,8 +13,9 @@ import torch
 from ctseg.config import AugmentConfig, PreprocessConfig
 from ctseg.data import keyed, loading, sampling
 from ctseg.data.augment.draws import draw
-from ctseg.data.augment.sides import Sides
+from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.units import hounsfield
+from ctseg.data.lazy import LazyArray
 from ctseg.data.loading import Loader, Recipe
 from ctseg.data.pipeline import Pipeline, Trail
 from ctseg.data.places import places
@@ -238,7 +239,7 @@ def test_the_cache_is_chosen_by_room(monkeypatch):
     assert loading.choose_cache(cases, gpu, "auto") == "disk"
     with pytest.raises(BadInput, match="GiB"):
         loading.choose_cache(cases, gpu, "device")
-    monkeypatch.setattr(loading, "_free_ram", lambda: need)
+    monkeypatch.setattr(loading, "free_memory", lambda: need)
     with pytest.raises(BadInput, match="cache=disk"):
         loading.choose_cache(cases, cpu, "ram")
     lazy = [case(lazy=True)]
@@ -306,7 +307,42 @@ def test_a_label_deleted_during_training_is_named(mini_set, mini_options, tmp_pa
     assert "Traceback" not in result.stderr
 
 
-def test_free_memory_is_known_or_unlimited(monkeypatch):
-    assert loading._free_ram() > 2**20
-    monkeypatch.setattr(loading.Path, "read_text", lambda *_, **__: "MemTotal: 5 kB\n")
-    assert loading._free_ram() == 2**62
+def test_sides_are_exchanged_by_what_mirroring_and_turns_do_together():
+    base = draw(NONE, np.random.default_rng(0))
+    half, quarter = ((0, 1, 2), (1, 2)), ((0, 2, 1), (1,))
+
+    def after(mirror, turn=base.turn, lateral=2):
+        return exchanged(dataclasses.replace(base, mirror=mirror, turn=turn), lateral)
+
+    assert [after(m) for m in ((), (2,), (0,), (1, 2))] == [False, True, False, True]
+    assert after((1, 2), half) is False  # the half turn takes both flips back: nothing has moved
+    assert after((), half) is after((1, 2))  # one and the same picture
+    assert after((), quarter) is False  # a turn mirrors nothing
+    assert after((1,), quarter) is after((2,), quarter) is True
+    assert after((1, 2), quarter) is False
+
+
+class Closing:
+    """Reads nothing, and notes that it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def __call__(self, start, stop):
+        return np.zeros((1, *(b - a for a, b in zip(start, stop, strict=True))), np.float32)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_files_of_lazy_scans_are_closed_in_the_end():
+    readers = Closing(), Closing()
+    image, target = (
+        LazyArray((1, 20, 24, 28), dtype, reader)
+        for dtype, reader in zip((np.float32, np.int16), readers, strict=True)
+    )
+    lazy = dataclasses.replace(case(), image=image, target=target, lazy=True)
+    with Loader([lazy], recipe(NONE), workers=1) as loader:
+        loader.batch(0)
+        assert [reader.closed for reader in readers] == [0, 0]
+    assert [reader.closed for reader in readers] == [1, 1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ctseg.config import AugmentConfig, PredictConfig, RunConfig
+from ctseg.config import AugmentConfig, PredictConfig, RunConfig, TrainConfig
 from ctseg.engine.runtime import Runtime
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.plan import make_plan
@@ -46,3 +46,15 @@ def test_models_with_sides_are_not_averaged_over_them():
         AugmentConfig(preset="nnunet"), SIDED, predict=PredictConfig(mirror_axes=("x",))
     )
     assert asked.predict.mirror_axes == ("x",)
+
+
+def test_flat_patches_with_sides_make_no_half_turns():
+    """A scan turned by 180 degrees in its plane looks as one mirrored twice, whose sides are exchanged."""
+    flat = TrainConfig(patch_zyx=(8, 64, 64))
+    plain, _ = plan(AugmentConfig(preset="nnunet"), train=flat)
+    assert plain.augment.rotation_degrees == (180.0, 0.0, 0.0)
+    sided, why = plan(AugmentConfig(preset="nnunet"), SIDED, train=flat)
+    assert sided.augment.rotation_degrees == (30.0, 0.0, 0.0)
+    assert "right" in why.choices["rotation_degrees"]["reason"]
+    asked = AugmentConfig(preset="nnunet", rotation_degrees=(90.0, 0.0, 0.0))
+    assert plan(asked, SIDED, train=flat)[0].augment.rotation_degrees == (90.0, 0.0, 0.0)

@@ -25,7 +25,7 @@ from ctseg.data.augment.intensity import (
     scale_contrast,
 )
 from ctseg.data.augment.placing import take, way
-from ctseg.data.augment.sides import Sides
+from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.smoothing import blur
 from ctseg.data.augment.spatial import move
 
@@ -99,7 +99,7 @@ def augment(
             move(path, patch_zyx, linear=[*linear, pair])
         else:
             move(path, patch_zyx, linear=linear, nearest=[pair])
-        if sides is not None and lateral in drawn.mirror:
+        if sides is not None and exchanged(drawn, lateral):
             targets[i] = sides.swap(targets[i])
         change_values(images[i, : channels - maps], drawn, units)
     return images, targets

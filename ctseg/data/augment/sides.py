@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ctseg.data.augment.draws import Draw
 from ctseg.specs import Task
 
 
@@ -44,6 +45,20 @@ class Sides:
         if self.channels is not None and len(self.channels) == len(target):
             return target[list(self.channels)]
         return target
+
+
+def exchanged(drawn: Draw, lateral: int) -> bool:
+    """Whether a sample shows left and right exchanged, its mirroring and turns taken together.
+
+    A side is where it lies: it changes where the lateral axis runs backwards. Turned by 90 degrees onto another axis
+    it changes where the scan is mirrored.
+    """
+    axes, back = drawn.turn
+    flips = [(axis in back) != (axis in drawn.mirror) for axis in range(3)]
+    if axes[lateral] == lateral:
+        return flips[lateral]
+    odd = sum(axes[a] > axes[b] for a, b in ((0, 1), (0, 2), (1, 2))) % 2
+    return bool((odd + sum(flips)) % 2)
 
 
 def lateral_axis(direction: Any) -> int:
