@@ -194,6 +194,9 @@ def _show_scan(scan: CaseReport) -> None:
         quantiles = (values.p005, values.median, values.p995)
         rows.append([f"{name}0.5%, median, 99.5%", ", ".join(f"{v:.6g}" for v in quantiles)])
     ui.table([scan.id, ""], rows)
+    if scan.labels:
+        ui.show()
+        ui.table(["label", "voxels", "ml"], [[s.name, s.voxels, _ml(s.ml)] for s in scan.labels])
     for text in scan.problems:
         ui.show(f"Problem: {text}")
     for text in scan.notes:

@@ -17,6 +17,7 @@ from ctseg.specs import Case, DataSet, ImageRef, Task, VolumeSource
 from ctseg.task import check_values, masks, to_dict
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import open_ref
+from ctseg.volume.labels import labels_in
 
 QUANTILES = (0.5, 50.0, 99.5)
 _SAMPLE = 4_000_000
@@ -252,6 +253,7 @@ def look_at_label(
                 f"{'is' if channels == 1 else 'are'} due."
             )
             return
+        named = {label.value: label.name for label in labels_in(source.metadata)}
         counts: Counter[str] = Counter()
         values: set[int] = set()
         for slab in _slabs(source):
@@ -266,7 +268,7 @@ def look_at_label(
             if task is None:
                 counts.update(
                     {
-                        f"value {v}": int(n)
+                        named.get(int(v), f"value {v}"): int(n)
                         for v, n in zip(found, numbers, strict=True)
                         if v not in (0, ignore)
                     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -77,15 +78,21 @@ def train(
         task = config.task.task()
     else:
         task = task_of(config.task, dataset)
+        rule_of(config.train, task)  # unknown labels are refused before anything is written
         config = _plan(
             config, dataset, task, training, validation, runtime, folder, reporter, overwrite
         )
     card = card_of(config, dataset, task, len(training))
-    prepared = _prepare(config, task, [*training, *validation], reporter)
+    count = len(training)
+    try:
+        prepared = _prepare(config, task, [*training, *validation], reporter)
+        check_rule(rule_of(config.train, task), prepared[:count], task)
+    except BadInput:
+        if not resume:  # so that the same command, once it is mended, finds its place free
+            _take_back(folder)
+        raise
     limited = config.train.time is not None and config.train.steps is None
     deadline = begun + parse_duration(config.train.time or "0") if limited else None
-    count = len(training)
-    check_rule(rule_of(config.train, task), prepared[:count], task)
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
     spacing = prepared[0].trail.target.spacing_zyx
     reshaped = any(s["kind"] in RESHAPING for s in card.preprocess.steps)
@@ -107,6 +114,7 @@ def check_names(config: RunConfig, *, fresh: bool = True) -> None:
         fresh: whether training starts; a resumed run needs no file of pretrained weights any more.
     """
     timm_bridge.check_names(config.train)
+    Pipeline.of(config.preprocess)
     spec = plugins.architecture(config.model.architecture)
     dropped = frozenset() if fresh else training_only(spec.config)
     options = {k: v for k, v in config.model.options.items() if k not in dropped}
@@ -176,6 +184,14 @@ def _plan(
         f"(reasons in {folder / 'plan.json'})"
     )
     return config
+
+
+def _take_back(folder: Path) -> None:
+    """Remove what `_plan` wrote."""
+    for name in ("config.toml", "plan.json"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _prepare(

@@ -119,6 +119,12 @@ def test_empty_data_set(spoilt, tmp_path, mini_options):
         (["--set", "train.time=soon"], "duration"),
         (["--fold", "9"], "fold"),
         (["--reader", "decatlon"], "Did you mean 'decathlon'?"),
+        (["--set", "train.label_probabilities={lver=1}"], "lver"),
+        (["--set", "preprocess.steps=[{kind='resampel'}]"], "Did you mean 'resample'?"),
+        (
+            ["--set", "preprocess.spacing_xyz=[3, 3, 3]", "--set", "data.prepare=lazy"],
+            "moves voxels",
+        ),
     ],
 )
 def test_bad_options(mini_set, tmp_path, mini_options, option, says):

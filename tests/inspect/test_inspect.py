@@ -14,6 +14,7 @@ from ctseg.cli.app import app
 from ctseg.data.inspect import DataReport, inspect_dataset
 from ctseg.data.inspect_scans import inspect_volume
 from ctseg.data.readers.find import open_dataset
+from ctseg.specs import Label
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
 
@@ -239,3 +240,15 @@ def test_a_folder_without_a_layout(tmp_path: Path) -> None:
     assert [(size["name"], size["voxels"]) for size in organs["labels"]] == [("value 7", 200)]
     assert ct["intensity"][0]["low"] == scan(0).min()
     assert not ct["labels"]
+
+
+def test_a_single_label_map_shows_its_labels_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "mask.nrrd"
+    big = np.zeros((8, 20, 20), np.uint8)
+    big[2:6, 5:15, 5:15] = 1
+    write(Volume.from_array(big, spacing_xyz=SPACING), path, labels=[Label("liver", (1,), 1)])
+    (size,) = inspect_volume(path).labels
+    assert (size.name, size.voxels, size.ml) == ("liver", 400, pytest.approx(4.0))
+    shown = CliRunner().invoke(app, ["data", "inspect", str(path)])
+    assert shown.exit_code == 0
+    assert [line.split() for line in shown.stdout.splitlines()][-1] == ["liver", "400", "4"]

@@ -126,3 +126,13 @@ def test_label_maps_alone_are_no_data_set(tmp_path: Path) -> None:
     path = make(tmp_path / "a.h5", label=RAW)
     with pytest.raises(BadInput, match="no data set"):
         open_dataset(path)
+
+
+def test_sides_are_told_by_their_names(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = np.zeros((3, 4, 5), np.uint8)
+        file["label"] = np.ones((3, 4, 5), np.uint8)
+        file["label"].attrs["labels"] = json.dumps({"left lung": 1, "right lung": 2})
+    task = open_dataset(tmp_path / "a.h5").task
+    assert task is not None
+    assert set(task.mirror_pairs) == {("left lung", "right lung")}

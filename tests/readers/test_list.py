@@ -108,3 +108,13 @@ def test_sparse_labels_train_on_what_was_drawn(tmp_path: Path) -> None:
     report = inspect_dataset(dataset)
     assert "no label value" not in " ".join(report.all_problems)
     assert [(size.name, size.voxels) for size in report.cases[0].labels] == [("value 3", 12)]
+
+
+def test_a_patient_in_two_folds_is_refused(files: Path) -> None:
+    file = files / "cases.csv"
+    rows = ["image,label,group,fold", "ct/a.nii.gz,label/a.nii.gz,p1,0"]
+    file.write_text("\n".join([*rows, "ct/b.nii.gz,label/b.nii.gz,p1,1"]))
+    with pytest.raises(BadInput, match="groups p1 are in several folds"):
+        open_dataset(file)
+    file.write_text("\n".join([*rows, "ct/b.nii.gz,label/b.nii.gz,p2,1"]))
+    assert len(open_dataset(file).splits) == 2

@@ -107,3 +107,17 @@ def test_one_of_each_belong_together(tmp_path: Path, save: Save) -> None:
     save(tmp_path / "mask" / "drawn.nii.gz")
     (case,) = open_dataset(tmp_path).cases
     assert case.id == "scan"
+
+
+def test_weights_that_belong_to_no_image_are_refused(tmp_path: Path, save: Save) -> None:
+    """A misspelt pattern would train without them, and say nothing."""
+    for name in ("a", "b"):
+        save(tmp_path / "scans" / f"{name}.nii.gz")
+        save(tmp_path / "drawn" / f"{name}.nii.gz")
+    save(tmp_path / "weights" / "w_a.nii.gz")
+    patterns = {"images": "scans/*.nii.gz", "labels": "drawn/*.nii.gz"}
+    with pytest.raises(FileProblem, match=r"1 weight maps .* belong to no image .*w_a"):
+        open_dataset(tmp_path, weights="weights/*.nii.gz", **patterns)
+    dataset = open_dataset(tmp_path, weights="weights/w_*.nii.gz", **patterns)
+    assert dataset.reader == "pairs"  # the options say so: no other layout has them
+    assert [case.weight is not None for case in dataset.cases] == [True, False]

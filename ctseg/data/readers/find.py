@@ -27,7 +27,7 @@ def open_dataset(path: str | Path, reader: str | None = None, **options: Any) ->
     path = Path(path)
     if not path.exists() and not glob.has_magic(str(path)):
         raise FileProblem(f"{path} does not exist.", hint="Check the path of the data set.")
-    spec = plugins.reader(reader) if reader else _recognise(path)
+    spec = plugins.reader(reader) if reader else _recognise(path, set(options))
     strange = sorted(set(options) - set(spec.options))
     if strange:
         known = ", ".join(spec.options) or "none"
@@ -43,8 +43,11 @@ def open_dataset(path: str | Path, reader: str | None = None, **options: Any) ->
     return found
 
 
-def _recognise(path: Path) -> Any:
+def _recognise(path: Path, options: set[str]) -> Any:
     fitting = [spec for spec in plugins.readers() if spec.recognise(path)]
+    if not fitting and options:  # patterns, for example, say by themselves that these are pairs
+        fitting = [spec for spec in plugins.readers() if options <= set(spec.options)]
+        fitting = fitting if len(fitting) == 1 else []
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -208,6 +208,7 @@ def _task(stored: h5py.Dataset, file: Path) -> Task | None:
         return Task(
             "channels",
             tuple(Label(str(name), (i,), i) for i, name in enumerate(listed, start=1)),
+            mirror_pairs=layout.mirror_pairs(map(str, listed)),
             stacked=True,
         )
     if names is None:
@@ -221,4 +222,4 @@ def _task(stored: h5py.Dataset, file: Path) -> Task | None:
             f"{file}:{stored.name} has an attribute labels that is no list of names: {names!r}.",
             hint='It holds JSON: {"background": 0, "fibre": 1}',
         )
-    return classes_task(names)
+    return replace(classes_task(names), mirror_pairs=layout.mirror_pairs(names))

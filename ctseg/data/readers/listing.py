@@ -177,6 +177,16 @@ def _folds(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Case])
     }
     if not numbers:
         return ()
+    folds_of: dict[str, set[str]] = {}
+    for case in found:
+        if case.group is not None and case.id in numbers:
+            folds_of.setdefault(case.group, set()).add(numbers[case.id])
+    torn = [group for group, folds in folds_of.items() if len(folds) > 1]
+    if torn:
+        raise BadInput(
+            f"{path}: the groups {layout.some(torn)} are in several folds; a patient would train and validate.",
+            hint="Give all cases of a group the same fold.",
+        )
     order = sorted(set(numbers.values()), key=lambda text: (len(text), text))
     without = [c.id for c in found if c.label is not None and c.id not in numbers]
     if without:

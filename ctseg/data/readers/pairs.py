@@ -17,6 +17,7 @@ from ctseg.volume.io import format_of
 IMAGES = ("images", "image", "imagestr", "scans", "volumes", "raw", "ct")
 LABELS = ("labels", "label", "labelstr", "masks", "mask", "segmentations", "seg", "annotations")
 _ENDINGS = re.compile(r"[-_.](seg(mentation)?|label(s|map)?|mask|gt|roi)$", re.IGNORECASE)
+_ALIKE = "What the * stand for is the case, and must be the same in all patterns."
 _CHANNEL = re.compile(r"_(\d{4})$")
 
 
@@ -202,8 +203,16 @@ def _by_pattern(
         raise FileProblem(
             f"No label '{labels}' belongs to an image '{images[0]}' in {folder}: the cases are "
             f"{layout.some(sorted(scans[0]))}, the labels {layout.some(sorted(extra['label']))}.",
-            hint="What the * stand for must be the same in both patterns.",
+            hint=_ALIKE,
         )
+    for what, found in extra.items():
+        orphans = sorted(set(found) - set(scans[0]))
+        if orphans:
+            raise FileProblem(
+                f"{len(orphans)} {what} maps in {folder} belong to no image '{images[0]}': "
+                f"{layout.some(orphans)}.",
+                hint=_ALIKE,
+            )
 
     def ref(what: str, name: str) -> Any:
         return layout.ref(extra[what][name]) if name in extra[what] else None

@@ -13,6 +13,11 @@ def find_scans(folder: Path, *, depth: int = 6) -> list[Path]:
     if store is not None and any(folder.name.lower().endswith(s) for s in store.suffixes):
         return [folder]
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    loose = any(entry.is_file() and format_of(entry) is not None for entry in entries)
+    if store is not None and not loose:
+        parts = store.parts(folder) if store.parts is not None else {}
+        if len(parts) < 2:
+            return [folder]  # one series, spread over folders
     below: list[Path] = []
     for entry in entries:
         if entry.is_dir() and depth:
