@@ -123,18 +123,32 @@ def _written(to: str) -> tuple[str, str | None]:
 
 def _scans(folder: Path) -> Iterator[tuple[Path, FormatSpec]]:
     spec = format_of(folder)
-    if spec is not None:
+    if spec is not None and not (folder.is_dir() and _is_mixed(folder, spec)):
         yield folder, spec
         return
     if not folder.is_dir():
         return
+    slices = sum(format_of(entry) == spec for entry in _files(folder)) > 1
+    if spec is not None and slices:
+        yield folder, spec  # with its parts; what lies beside them comes below
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            yield from _scans(entry)
-        elif (spec := format_of(entry)) is not None:
-            yield entry, spec
+        own = None if entry.is_dir() else format_of(entry)
+        inside = _scans(entry) if entry.is_dir() else [(entry, own)] if own else []
+        yield from (found for found in inside if not (slices and found[1] == spec))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _is_mixed(folder: Path, spec: FormatSpec) -> bool:
+    """Whether files of several formats lie in a folder, as a DICOM SEG beside a NIfTI file, so that it is no scan."""
+    if any(folder.name.lower().endswith(suffix) for suffix in spec.suffixes):
+        return False
+    found = {own.name for entry in _files(folder) if (own := format_of(entry)) is not None}
+    return len(found) > 1
 
 
 def _parts(
@@ -150,7 +164,9 @@ def _parts(
 
 
 def _stem(name: str, spec: FormatSpec) -> str:
-    suffix = next((s for s in spec.suffixes if name.lower().endswith(s) and len(name) > len(s)), "")
+    """The name without the ending of its format, or of another one: a DICOM SEG may be called `a.dcm`."""
+    known = [*spec.suffixes, *(s for other in plugins.formats() for s in other.suffixes)]
+    suffix = next((s for s in known if name.lower().endswith(s) and len(name) > len(s)), "")
     return name[: len(name) - len(suffix)]
 
 

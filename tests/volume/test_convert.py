@@ -14,6 +14,7 @@ import tifffile
 from typer.testing import CliRunner
 
 from ctseg.cli.app import app
+from ctseg.data.readers.scans import find_scans
 from ctseg.errors import BadInput
 from ctseg.specs import Label, frozen
 from ctseg.volume import convert as module
@@ -172,6 +173,33 @@ def test_each_series_of_a_study_and_each_volume_of_a_file(
         file["raw"], file["deep/label"] = oblique.array, (oblique.array > 0).astype(np.uint8)
     assert run(tmp_path / "a.h5", tmp_path / "out2", "--to", ".nrrd")[0] == 0
     assert {p.name for p in (tmp_path / "out2").iterdir()} == {"a_raw.nrrd", "a_deep_label.nrrd"}
+
+
+def test_what_lies_beside_a_scan_is_converted_too(
+    tmp_path: Path, oblique: Volume, make_series: MakeSeries
+) -> None:
+    """A folder with the slices of a scan, its mask in another format, and another scan in a folder."""
+    make_series(tmp_path / "study", oblique.array)
+    make_series(tmp_path / "study" / "old", oblique.array[:3], uid="1.2.826.0.1.3680043.2.1125.77")
+    write(oblique, tmp_path / "study" / "mask.nrrd")
+    code, output = run(tmp_path / "study", tmp_path / "out", "--to", ".nii.gz")
+    assert code == 0, output
+    made = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.gz")}
+    assert made == {"study_11251.nii.gz", "study_12577.nii.gz", "mask.nii.gz"}
+
+
+def test_inspect_sees_the_scans_that_are_converted(
+    tmp_path: Path, oblique: Volume, make_series: MakeSeries
+) -> None:
+    """One series spread over two folders is one scan; two series are two."""
+    for name, part in (("a", slice(0, 3)), ("b", slice(3, 6))):
+        offsets = [(0, 0, 2.5 * k) for k in range(6)][part]
+        make_series(tmp_path / "one" / name, oblique.array[part], offsets=offsets, prefix=name)
+    assert find_scans(tmp_path / "one") == [tmp_path / "one"]
+    for number in (1, 2):
+        uid = f"1.2.826.0.1.3680043.2.1125.{number}"
+        make_series(tmp_path / "two" / str(number), oblique.array, uid=uid)
+    assert find_scans(tmp_path / "two") == [tmp_path / "two" / "1", tmp_path / "two" / "2"]
 
 
 def test_slices_with_a_spacing(tmp_path: Path, oblique: Volume) -> None:
