@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ctseg.errors import ConfigError
+from ctseg.nets.blocks import make_activation
 from ctseg.nets.flat import fold, unfold, with_neighbours
 from ctseg.nets.flat_config import TimmUNetConfig
 from ctseg.nets.norm import InstanceNorm
 from ctseg.nets.timm_encoder import describe, make_encoder, weights_path
+from ctseg.nets.unet import init_weights
 from ctseg.specs import Constraints
 
 FIRST_WIDTH, LARGEST_WIDTH = 16, 256
-LEAKY_SLOPE = 0.01
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
-    "relu": lambda: nn.ReLU(inplace=True),
-    "elu": lambda: nn.ELU(inplace=True),
-    "gelu": nn.GELU,
-    "silu": lambda: nn.SiLU(inplace=True),
-}
 
 
 def timm_unet_constraints(config: TimmUNetConfig) -> Constraints:
@@ -67,7 +61,7 @@ def _conv(in_channels: int, out_channels: int, config: TimmUNetConfig) -> nn.Seq
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=config.norm == "none"),
         nn.Dropout2d(config.dropout) if config.dropout else nn.Identity(),
         _norm(config, out_channels),
-        ACTIVATIONS[config.activation](),
+        make_activation(config.activation),
     )
 
 
@@ -130,8 +124,8 @@ class TimmUNet(nn.Module):
             below = widths[level]
             if level == 0 or config.deep_supervision:
                 self.heads.append(nn.Conv2d(below, out_channels, 1))
-        self.decoder.apply(_init)
-        self.heads.apply(_init)
+        self.decoder.apply(init_weights)
+        self.heads.apply(init_weights)
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """[B, C, Z, Y, X] to logits [B, K, Z, Y, X], or a tuple of them (finest first) in deeply supervised training.
@@ -179,11 +173,3 @@ def timm_unet(config: TimmUNetConfig, *, in_channels: int, out_channels: int) ->
         widths=config.features or usual,
         out_channels=out_channels,
     )
-
-
-def _init(module: nn.Module) -> None:
-    """Kaiming-normal weights and zero biases (He et al. 2015)."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

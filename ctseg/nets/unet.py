@@ -152,7 +152,7 @@ def residual_unet3d(
 
 def init_weights(module: nn.Module) -> None:
     """Kaiming-normal weights for a leaky ReLU of slope 0.01 and zero biases (He et al. 2015)."""
-    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
