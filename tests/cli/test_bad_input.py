@@ -123,7 +123,7 @@ def test_empty_data_set(spoilt, tmp_path, mini_options):
         (["--set", "preprocess.steps=[{kind='resampel'}]"], "Did you mean 'resample'?"),
         (
             ["--set", "preprocess.spacing_xyz=[3, 3, 3]", "--set", "data.prepare=lazy"],
-            "moves voxels",
+            "by region",
         ),
     ],
 )
