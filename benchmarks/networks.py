@@ -32,7 +32,7 @@ import ctseg
 from ctseg.engine.runtime import choose
 
 CLASSES = 3
-REPEATS = 7
+REPEATS = 5
 WARM = 2
 Mode = Literal["fp32", "default", "by_hand"]
 
@@ -57,7 +57,7 @@ PLANS = {
     "cube_96": Plan((96, 96, 96), (32, 64, 128, 256, 320)),
     "cube_128": Plan((128, 128, 128), (32, 64, 128, 256, 320, 320)),
 }
-USUAL = {"cpu": ("hippocampus", "cube_64"), "cuda": ("hippocampus", "cube_96", "cube_128")}
+USUAL = {"cpu": ("hippocampus",), "cuda": ("hippocampus", "cube_96", "cube_128")}
 
 
 # ---------------------------------------------------------------- the networks
