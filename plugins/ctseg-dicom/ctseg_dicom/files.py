@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ def dicom(path: Path) -> Iterator[None]:
     before = settings.reading_validation_mode, settings.writing_validation_mode
     settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.IGNORE
     try:
-        with reading(path):
+        with reading(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     except (AttributeError, IndexError, TypeError, InvalidDicomError) as error:
         said = " ".join(str(error).split()) or type(error).__name__

@@ -146,5 +146,5 @@ def _tag(path: Path, keyword: str) -> str:
         with dicom(path):
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
             return str(header.get(keyword, ""))
-    except FileProblem:
+    except Exception:  # whatever a stranger's damaged file leads to must not end the search
         return ""

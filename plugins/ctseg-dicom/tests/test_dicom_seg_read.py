@@ -204,3 +204,20 @@ def test_damaged_files_are_refused(tmp_path, series, label, make_seg):
     empty.save_as(cut)
     with pytest.raises(FileProblem, match="PerFrameFunctionalGroupsSequence"):
         ctseg.read(cut)
+
+
+def test_odd_and_damaged_files_of_strangers_beside_it_do_not_disturb_the_search(
+    tmp_path, series, label, make_seg
+):
+    path = tmp_path / "study" / "labels" / "seg.dcm"
+    make_seg(path, series, label)
+    good = (tmp_path / "study" / "ct").glob("*.dcm").__next__().read_bytes()
+    at = good.index(b"DICM") + 4
+    odd = tmp_path / "study" / "a_stranger"
+    odd.mkdir()
+    # meta information that says explicit and is implicit; a header cut within an element
+    implicit = b"\x02\x00\x10\x00" + (20).to_bytes(4, "little") + b"1.2.840.10008.1.2.1\0"
+    (odd / "0.dcm").write_bytes(good[:at] + implicit + good[at + 200 :])
+    (tmp_path / "study" / "b_stranger").mkdir()
+    (tmp_path / "study" / "b_stranger" / "0.dcm").write_bytes(good[: at + 331])
+    np.testing.assert_array_equal(ctseg.read(path).array, label)
