@@ -22,7 +22,8 @@ import torch
 
 import ctseg
 from benchmarks.organs import Organs, organs
-from ctseg.metrics.boxes import label_boxes, threads
+from ctseg.machine import cores
+from ctseg.metrics.boxes import label_boxes
 from ctseg.task import classes_task
 
 TOLERANCE_MM = 2.0
@@ -45,7 +46,7 @@ def measure(settings: dict[str, Any] | None = None) -> dict[str, Any]:
     )
     return {
         "what": f"{scan.reference.shape} voxels, {len(theirs)} labels, tolerance {TOLERANCE_MM} mm, seconds",
-        "cores": threads(),
+        "cores": cores(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "times_faster": {
             name: round(value / seconds["ctseg"], 1)

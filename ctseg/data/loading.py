@@ -22,11 +22,10 @@ import torch
 
 from ctseg.config_augment import AugmentConfig
 from ctseg.data import keyed, sampling
-from ctseg.data.augment import change_values
+from ctseg.data.augment import transform
 from ctseg.data.augment.draws import Draw, draw
 from ctseg.data.augment.placing import Way, take, way
-from ctseg.data.augment.sides import Sides, exchanged, lateral_axis
-from ctseg.data.augment.spatial import move
+from ctseg.data.augment.sides import Sides, lateral_axis
 from ctseg.data.prepared import Prepared
 from ctseg.errors import BadInput, CtsegError, RunFailed
 from ctseg.machine import free_memory
@@ -227,16 +226,13 @@ class Loader:
         for i, piece in enumerate(pieces):
             image = piece.image.to(on, non_blocking=True)
             target = piece.target.to(on, non_blocking=True)
-            linear = [(image, images[i])]
+            maps = None
             if weights is not None and piece.weight is not None:
-                linear.append((piece.weight.to(on, non_blocking=True), weights[i]))
-            if target.is_floating_point():
-                move(piece.way, patch, linear=[*linear, (target, targets[i])])
-            else:
-                move(piece.way, patch, linear=linear, nearest=[(target, targets[i])])
-            if exchanged(piece.drawn, self.lateral[piece.case]):
-                targets[i] = self.recipe.sides.swap(targets[i])
-            change_values(images[i], piece.drawn, self.recipe.units)
+                maps = piece.weight.to(on, non_blocking=True), weights[i]
+            transform(
+                piece.drawn, piece.way, patch, (image, images[i]), (target, targets[i]), maps,
+                sides=self.recipe.sides, lateral=self.lateral[piece.case], units=self.recipe.units,
+            )  # fmt: skip
         return Batch(images, targets, None if weights is None else weights[:, 0])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.machine import cores
 from ctseg.metrics.overlap import label_mask
 from ctseg.metrics.surface import box_around
 from ctseg.specs import Task
@@ -74,16 +74,9 @@ def volume_of(box: Box | None) -> int:
     return 0 if box is None else int(np.prod([part.stop - part.start for part in box]))
 
 
-def threads() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def in_threads(call: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
     """The results of a call on each item, in order, on all processors: NumPy and SciPy let go of the interpreter."""
-    workers = min(threads(), len(items))
+    workers = min(cores(), len(items))
     if workers < 2:
         return [call(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:

@@ -26,13 +26,13 @@ from ctseg.engine.tiling import fit_tile
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.flat import slices_patch, slices_tile, spacing_in_plane
+from ctseg.planning.spacing import spacing_in_space
 from ctseg.planning.values import augmented, keep_grid, planned_steps, unnormalised
 from ctseg.specs import Constraints, NetworkPlan, Task
 from ctseg.volume.geometry import Geometry
 
 Zyx = tuple[int, int, int]
 Spacing = tuple[float, float, float]
-ANISOTROPY = 3.0
 RESHAPING = ("downscale", "transpose", "crop_or_pad", "pad_to_multiple")
 """Steps beside `resample` that decide how large a scan and its voxels are for the network."""
 MOST_WITH_SIDES = 30.0
@@ -219,50 +219,12 @@ def _spacing(
         z, y, x = (w or o for w, o in zip(wanted_xyz[::-1], own, strict=True))
         plan.note("target_spacing_zyx", [z, y, x], "as asked")
         return z, y, x
-    if flat:
-        spacing, reason = spacing_in_plane(
-            found, patch_voxels=budget.patch_voxels, coarsest=budget.coarsest, share=CONTEXT
-        )
-        plan.note("target_spacing_zyx", [round(s, 4) for s in spacing], reason)
-        return spacing
-    spacings, shapes = np.asarray(found.spacings_zyx), np.asarray(found.shapes_zyx)
-    target = np.median(spacings, 0)
-    reason = "the median of the data, per axis"
-    size = np.median(shapes, 0)
-    worst = int(target.argmax())
-    others = [a for a in range(3) if a != worst]
-    if target[worst] > ANISOTROPY * target[others].max() and size[worst] * ANISOTROPY < min(
-        size[others]
-    ):
-        tenth = float(np.percentile(spacings[:, worst], 10))
-        target[worst] = max(tenth, float(target[others].max()))
-        reason += "; the 10th percentile along the coarse axis"
-    voxels = float(np.prod(found.median_shape_at(target)))
-    if budget.patch_voxels < CONTEXT * voxels:
-        factor = min((CONTEXT * voxels / budget.patch_voxels) ** (1 / 3), budget.coarsest)
-        # the finest axes give way first, so that voxels become more alike
-        coarser = _coarser(target, factor)
-        if not np.allclose(coarser, target):
-            target = coarser
-            reason += (
-                f"; coarser, so that a patch of {budget.patch_voxels} voxels sees more than "
-                f"{budget.patch_voxels / voxels:.0%} of a scan"
-            )
-    spacing = (float(target[0]), float(target[1]), float(target[2]))
+    find = spacing_in_plane if flat else spacing_in_space
+    spacing, reason = find(
+        found, patch_voxels=budget.patch_voxels, coarsest=budget.coarsest, share=CONTEXT
+    )
     plan.note("target_spacing_zyx", [round(s, 4) for s in spacing], reason)
     return spacing
-
-
-def _coarser(spacing: Any, factor: float) -> Any:
-    """Spacing with voxels `factor`^3 times as large, the finest axes growing first and none past the coarsest."""
-    out, volume = np.array(spacing, float), factor**3
-    wanted = float(np.prod(out)) * volume
-    for _ in range(200):
-        if float(np.prod(out)) >= wanted * 0.999:
-            break
-        finest = out <= out.min() * 1.02
-        out[finest] *= min((wanted / float(np.prod(out))) ** (1 / int(finest.sum())), 1.02)
-    return out
 
 
 def _preprocess(

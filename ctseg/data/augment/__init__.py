@@ -24,14 +24,15 @@ from ctseg.data.augment.intensity import (
     scale_brightness,
     scale_contrast,
 )
-from ctseg.data.augment.placing import take, way
+from ctseg.data.augment.placing import Way, take, way
 from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.smoothing import blur
 from ctseg.data.augment.spatial import move
 
-__all__ = ["Draw", "augment", "centre", "change_values", "draw", "margin", "rotation"]
+__all__ = ["Draw", "augment", "centre", "change_values", "draw", "margin", "rotation", "transform"]
 
 Zyx = tuple[int, int, int]
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def margin(config: AugmentConfig, patch_zyx: Zyx) -> Zyx:
@@ -93,16 +94,44 @@ def augment(
         drawn = draw(config, rng, spacing_zyx=spacing_zyx)
         path = way(drawn, patch_zyx, spacing_zyx, in_plane=bool(config.in_plane))
         start = [o + s for o, s in zip(offset, path.start, strict=True)]
-        pair = take(target[i], start, path.size, outside), targets[i]
-        linear = [(take(image[i], start, path.size, None), images[i])]
-        if target.is_floating_point():
-            move(path, patch_zyx, linear=[*linear, pair])
-        else:
-            move(path, patch_zyx, linear=linear, nearest=[pair])
-        if sides is not None and exchanged(drawn, lateral):
-            targets[i] = sides.swap(targets[i])
-        change_values(images[i, : channels - maps], drawn, units)
+        box, scans = take(image[i], start, path.size, None), channels - maps
+        transform(
+            drawn, path, patch_zyx, (box[:scans], images[i, :scans]),
+            (take(target[i], start, path.size, outside), targets[i]),
+            (box[scans:], images[i, scans:]) if maps else None,
+            sides=sides, lateral=lateral, units=units,
+        )  # fmt: skip
     return images, targets
+
+
+def transform(
+    drawn: Draw,
+    path: Way,
+    patch_zyx: Zyx,
+    image: Pair,
+    target: Pair,
+    maps: Pair | None = None,
+    *,
+    sides: Sides | None,
+    lateral: int,
+    units: Sequence[float],
+) -> None:
+    """Do to one sample what was drawn for it.
+
+    Args:
+        path: through its boxes.
+        image, target, maps: each a box [C, *path.size] and the patch [C, *patch] to be filled; maps (weights) move but
+            keep their values.
+        sides, lateral, units: as for `augment`.
+    """
+    linear = [image] if maps is None else [image, maps]
+    if target[0].is_floating_point():
+        move(path, patch_zyx, linear=[*linear, target])
+    else:
+        move(path, patch_zyx, linear=linear, nearest=[target])
+    if sides is not None and exchanged(drawn, lateral):
+        target[1].copy_(sides.swap(target[1]))
+    change_values(image[1], drawn, units)
 
 
 def centre(x: torch.Tensor, patch_zyx: Zyx) -> torch.Tensor:
