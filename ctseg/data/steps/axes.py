@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, NoLook, Record, Zyx
+from ctseg.data.steps.base import Array, Box, NoLook, Record, Span, Zyx
+from ctseg.data.steps.track import Track, Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry, as_matrix, as_xyz
 
@@ -17,8 +18,55 @@ _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "
 """The space axis and sign (LPS) that each letter stands for."""
 
 
+class Moved(NoLook):
+    """Base of steps that flip and permute axes."""
+
+    def _source(self, geometry: Geometry) -> tuple[list[int], list[bool]]:
+        """For the new array axes x, y, z: which old one they come from, and whether it is flipped."""
+        raise NotImplementedError
+
+    def grid(self, geometry: Geometry, record: Record) -> Geometry:
+        return _moved_grid(geometry, *self._source(geometry))
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return _moved(image_czyx, *self._source(geometry))
+
+    weight = label = image
+
+    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
+        return _moved_back(array_czyx, *self._source(geometry))
+
+    def _axes(self, geometry: Geometry) -> list[tuple[int, bool]]:
+        """For each old axis z, y, x: the new one that runs along it, and whether it is flipped."""
+        source, flips = self._source(geometry)
+        new_of = {2 - old: (2 - new, flips[new]) for new, old in enumerate(source)}
+        return [new_of[axis] for axis in range(3)]
+
+    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+        z, y, x = (
+            _turned(box[new], size) if flip else box[new]
+            for (new, flip), size in zip(self._axes(geometry), geometry.shape_zyx, strict=True)
+        )
+        return z, y, x
+
+    def part(
+        self, part_czyx: Array, needed: Box, box: Box, geometry: Geometry, record: Record
+    ) -> Array:
+        return _moved(part_czyx, *self._source(geometry))
+
+    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+        axes = self._axes(geometry)
+
+        def change(track: Track) -> Track:
+            new, flip = axes[track.axis]
+            last = geometry.shape_zyx[track.axis] - 1
+            return Track(new, last - track.at if flip else track.at, track.inside)
+
+        return each(tracks, change)
+
+
 @dataclass(frozen=True)
-class Orient(NoLook):
+class Orient(Moved):
     """Flip and permute the axes so that x, y, z of the array run to the left, back and head (LPS).
 
     Oblique scans go to the nearest such order of axes, without resampling. Exact, and exactly undone.
@@ -39,26 +87,14 @@ class Orient(NoLook):
             )
 
     def _source(self, geometry: Geometry) -> tuple[list[int], list[bool]]:
-        """For the new array axes x, y, z: which old one they come from, and whether it is flipped."""
         axes = geometry.nearest_axes()
         wanted = [_LETTERS[c] for c in self.to]
         source = [[space for space, _ in axes].index(space) for space, _ in wanted]
         return source, [axes[a][1] != sign for a, (_, sign) in zip(source, wanted, strict=True)]
 
-    def grid(self, geometry: Geometry, record: Record) -> Geometry:
-        return _moved_grid(geometry, *self._source(geometry))
-
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        return _moved(image_czyx, *self._source(geometry))
-
-    weight = label = image
-
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        return _moved_back(array_czyx, *self._source(geometry))
-
 
 @dataclass(frozen=True)
-class Transpose(NoLook):
+class Transpose(Moved):
     """Permute the axes of the array as they are stored, as nnU-Net's `transpose_forward`.
 
     Attributes:
@@ -74,19 +110,12 @@ class Transpose(NoLook):
                 f"{self.order_zyx} is no order of three axes.", hint="For example: [2, 0, 1]"
             )
 
-    def _source(self) -> tuple[list[int], list[bool]]:
+    def _source(self, geometry: Geometry) -> tuple[list[int], list[bool]]:
         return [2 - self.order_zyx[2 - axis] for axis in range(3)], [False] * 3
 
-    def grid(self, geometry: Geometry, record: Record) -> Geometry:
-        return _moved_grid(geometry, *self._source())
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        return _moved(image_czyx, *self._source())
-
-    weight = label = image
-
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        return _moved_back(array_czyx, *self._source())
+def _turned(span: Span, size: int) -> Span:
+    return size - span[1], size - span[0]
 
 
 def _moved_grid(geometry: Geometry, source: Sequence[int], flips: Sequence[bool]) -> Geometry:

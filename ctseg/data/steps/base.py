@@ -6,28 +6,46 @@ a case's mean) is its record, so that labels and predictions follow the same way
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.data.steps.track import Tracks
 from ctseg.volume.geometry import Geometry
 
 Array = NDArray[Any]
 Record = dict[str, Any]
+Parts = Callable[[], Iterable[tuple[int, Array]]]
+"""Gives a scan anew at each call, as (first slice, [C, slices, Y, X]) along z."""
 Zyx = tuple[int, int, int]
+Span = tuple[int, int]
+Box = tuple[Span, Span, Span]
+"""First voxel and the one past the last along z, y, x."""
 
 
 class Step(Protocol):
-    """One step. Steps that leave the grid alone implement `look` and `image` only (see `OnValues`)."""
+    """One step. Steps that leave the grid alone implement `look` and `image` only (see `OnValues`).
+
+    Large scans are taken through box by box: `needed` and `part` give the same voxels as `image` does.
+    """
 
     kind: ClassVar[str]
     looks: ClassVar[bool]
     """Whether `look` finds anything; where not, the step's numbers are the same for every scan."""
 
+    @property
+    def local(self) -> bool:
+        """Whether a box of the scan after the step can be had from a box before it (and the record)."""
+        ...
+
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         """What the step must know about this scan, as plain JSON data."""
+        ...
+
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        """The same from a scan that comes slab by slab; None where the step must see it whole."""
         ...
 
     def grid(self, geometry: Geometry, record: Record) -> Geometry:
@@ -50,14 +68,32 @@ class Step(Protocol):
         """Take an array on the grid after the step back to the one before; `fill` [C] is put where nothing was."""
         ...
 
+    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+        """The box before the step from which one after it is made."""
+        ...
+
+    def part(
+        self, part_czyx: Array, needed: Box, box: Box, geometry: Geometry, record: Record
+    ) -> Array:
+        """A box of the scan after the step, from the `needed` box before it."""
+        ...
+
+    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+        """Follow voxels of the source through the step."""
+        ...
+
 
 class NoLook:
     """Base of steps that need not look at a scan."""
 
     looks: ClassVar[bool] = False
+    local: ClassVar[bool] = True
 
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         return {}
+
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        return None if self.looks else {}
 
 
 class OnValues:
@@ -65,8 +101,15 @@ class OnValues:
 
     looks: ClassVar[bool] = False
 
+    @property
+    def local(self) -> bool:
+        return True
+
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         return {}
+
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        return None if self.looks else {}
 
     def grid(self, geometry: Geometry, record: Record) -> Geometry:
         return geometry
@@ -79,6 +122,20 @@ class OnValues:
 
     def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
         return array_czyx
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        raise NotImplementedError
+
+    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+        return box
+
+    def part(
+        self, part_czyx: Array, needed: Box, box: Box, geometry: Geometry, record: Record
+    ) -> Array:
+        return self.image(part_czyx, geometry, record)
+
+    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+        return tracks
 
 
 def holding(array: Array, values: Iterable[float]) -> Array:

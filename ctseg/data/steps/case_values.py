@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
 
-from ctseg.data.steps.base import Array, OnValues, Record, per_channel
+from ctseg.data.steps.base import Array, OnValues, Parts, Record, per_channel
+from ctseg.data.steps.statistics import Values, mean_and_deviation, percentiles_of
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
@@ -37,6 +39,10 @@ class NormaliseCase(OnValues):
         if self.filled and not self.nonzero:
             raise ConfigError("'filled' fills the region of non-zero voxels; set nonzero = true.")
 
+    @property
+    def local(self) -> bool:
+        return not self.filled
+
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": [], "mean": [], "std": []}
         masks = self._masks(image_czyx)
@@ -51,6 +57,17 @@ class NormaliseCase(OnValues):
                 (low, high, float(values.mean()), max(float(values.std()), 1e-8)),
                 strict=True,
             ):
+                out[key].append(value)
+        return out
+
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        if self.filled:
+            return None
+        out: Record = {"low": [], "high": [], "mean": [], "std": []}
+        for values in _channels(parts, nonzero=self.nonzero, joint=self.joint):
+            low, high = percentiles_of(values, self.percentiles)
+            mean, std = mean_and_deviation(values, low, high)
+            for key, value in zip(out, (low, high, mean, max(std, 1e-8)), strict=True):
                 out[key].append(value)
         return out
 
@@ -112,6 +129,14 @@ class RescaleCase(OnValues):
             out["high"].append(high)
         return out
 
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        out: Record = {"low": [], "high": []}
+        for values in _channels(parts, nonzero=self.nonzero, joint=self.joint):
+            low, high = percentiles_of(values, self.percentiles)
+            out["low"].append(low)
+            out["high"].append(high)
+        return out
+
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         low, high = per_channel(record["low"]), per_channel(record["high"])
         values = np.clip(image_czyx, low, high) if self.clip else image_czyx
@@ -128,6 +153,26 @@ def _joined(image_czyx: Array, masks: list[Array | None]) -> tuple[Array, list[A
     own = [mask for mask in masks if mask is not None]
     joined = image_czyx.reshape(1, channels * depth, *plane)
     return joined, [np.concatenate(own) if own else None]
+
+
+def _channels(parts: Parts, *, nonzero: bool, joint: bool) -> list[Values]:
+    """The values of each channel, or of all as one: those other than 0, or all where there are none or it is off."""
+    count = next(len(part) for _, part in parts())
+    groups = [slice(None)] if joint else [slice(i, i + 1) for i in range(count)]
+
+    def values(group: slice, kept: bool) -> Values:
+        def give() -> Iterator[Array]:
+            for _, part in parts():
+                chosen = part[group]
+                yield chosen[chosen != 0] if kept else chosen.ravel()
+
+        return give
+
+    out = []
+    for group in groups:
+        kept = nonzero and any(bool(part[group].any()) for _, part in parts())
+        out.append(values(group, kept))
+    return out
 
 
 def _check_percentiles(percentiles: tuple[float, float]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
 
-from ctseg.data.steps.base import Array, Record, Zyx, holding
+from ctseg.data.steps.base import Array, Box, Parts, Record, Zyx, holding
+from ctseg.data.steps.track import Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
@@ -17,6 +19,10 @@ class ToBox:
     """Base of steps that crop to a box, `box_zyx` in their record."""
 
     looks: ClassVar[bool] = True
+
+    @property
+    def local(self) -> bool:
+        return True
 
     def grid(self, geometry: Geometry, record: Record) -> Geometry:
         (z, z1), (y, y1), (x, x1) = record["box_zyx"]
@@ -35,6 +41,24 @@ class ToBox:
         out[:] = fill.astype(array_czyx.dtype)[:, None, None, None]
         out[(slice(None), *(slice(a, b) for a, b in record["box_zyx"]))] = array_czyx
         return out
+
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        return None
+
+    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+        z, y, x = (
+            (a + low, b + low) for (a, b), (low, _) in zip(box, record["box_zyx"], strict=True)
+        )
+        return z, y, x
+
+    def part(
+        self, part_czyx: Array, needed: Box, box: Box, geometry: Geometry, record: Record
+    ) -> Array:
+        return part_czyx
+
+    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+        box = record["box_zyx"]
+        return each(tracks, lambda t: t.shifted(-box[t.axis][0], box[t.axis][1] - box[t.axis][0]))
 
 
 @dataclass(frozen=True)
@@ -58,10 +82,18 @@ class Crop(ToBox):
         _check_margin(self.margin_mm, self.margin_zyx)
 
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
-        inside = np.zeros(image_czyx.shape[1:], bool)
-        for channel in image_czyx:
-            inside |= channel != 0 if self.nonzero else channel > self.above
-        return {"box_zyx": _box(inside, geometry, self.margin_mm, self.margin_zyx)}
+        return self.look_parts(lambda: [(0, image_czyx)], geometry)
+
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record:
+        hits = [np.zeros(size, bool) for size in geometry.shape_zyx]
+        for start, part in parts():
+            inside = np.zeros(part.shape[1:], bool)
+            for channel in part:
+                inside |= channel != 0 if self.nonzero else channel > self.above
+            hits[0][start : start + len(inside)] |= inside.any((1, 2))
+            hits[1] |= inside.any((0, 2))
+            hits[2] |= inside.any((0, 1))
+        return {"box_zyx": _spans(hits, geometry, self.margin_mm, self.margin_zyx)}
 
 
 @dataclass(frozen=True)
@@ -82,6 +114,10 @@ class CropToBody(ToBox):
     margin_mm: float = 0.0
     opening_zyx: Zyx = (1, 1, 1)
     outside: float | None = None
+
+    @property
+    def local(self) -> bool:
+        return self.outside is None  # else each voxel depends on the whole body
 
     def __post_init__(self) -> None:
         _check_margin(self.margin_mm, (0, 0, 0))
@@ -127,10 +163,17 @@ def _check_margin(margin_mm: float, margin_zyx: Zyx) -> None:
 
 def _box(inside: Array, geometry: Geometry, margin_mm: float, margin_zyx: Zyx) -> list[list[int]]:
     """First and last + 1 of the voxels inside, per axis, with the margin; all where there is none."""
+    hits = [np.any(inside, axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    return _spans(hits, geometry, margin_mm, margin_zyx)
+
+
+def _spans(
+    hits_zyx: Sequence[Array], geometry: Geometry, margin_mm: float, margin_zyx: Zyx
+) -> list[list[int]]:
+    """The same from what is hit along each axis."""
     box = []
-    for axis, size in enumerate(inside.shape):
-        others = tuple(a for a in range(3) if a != axis)
-        hits = np.flatnonzero(np.any(inside, axis=others))
+    for axis, hit in enumerate(hits_zyx):
+        size, hits = len(hit), np.flatnonzero(hit)
         margin = int(np.ceil(margin_mm / geometry.spacing_zyx[axis])) + margin_zyx[axis]
         low, high = (int(hits[0]), int(hits[-1]) + 1) if hits.size else (0, size)
         box.append([max(low - margin, 0), min(high + margin, size)])

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, NoLook, Record, Zyx, holding, per_channel
+from ctseg.data.steps.base import Array, Box, NoLook, Record, Zyx, holding, per_channel
+from ctseg.data.steps.track import Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
@@ -73,6 +74,40 @@ class Placed(NoLook):
         out[:] = fill.astype(array_czyx.dtype)[:, None, None, None]
         out[before] = array_czyx[after]
         return out
+
+    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+        """At least a voxel, where the box lies in the padding altogether."""
+        spans = []
+        for (a, b), (front, size, _) in zip(box, self._before(geometry), strict=True):
+            low = min(max(a - front, 0), size - 1)
+            spans.append((low, max(min(b - front, size), low + 1)))
+        return spans[0], spans[1], spans[2]
+
+    def part(
+        self, part_czyx: Array, needed: Box, box: Box, geometry: Geometry, record: Record
+    ) -> Array:
+        if self.shape_after(geometry.shape_zyx) != geometry.shape_zyx:
+            part_czyx = holding(part_czyx, self.value)
+        shape = tuple(b - a for a, b in box)
+        if shape == part_czyx.shape[1:] and self.needed(box, geometry, record) == box:
+            return part_czyx
+        out = np.empty((part_czyx.shape[0], *shape), part_czyx.dtype)
+        out[:] = per_channel(self.value).astype(part_czyx.dtype)
+        after, before = [slice(None)], [slice(None)]
+        for (a, b), (c, d), (front, size, _) in zip(
+            box, needed, self._before(geometry), strict=True
+        ):
+            low, high = max(a - front, 0), min(b - front, size)  # on the grid before
+            if high <= low:
+                return out
+            after.append(slice(low + front - a, high + front - a))
+            before.append(slice(low - c, min(high, d) - c))
+        out[tuple(after)] = part_czyx[tuple(before)]
+        return out
+
+    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+        moves = self._before(geometry)
+        return each(tracks, lambda t: t.shifted(moves[t.axis][0], moves[t.axis][2]))
 
 
 @dataclass(frozen=True)

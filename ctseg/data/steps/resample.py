@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -11,15 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg.data.steps.base import Array, NoLook, Record, Zyx
+from ctseg.data.steps.base import Array, Box, NoLook, Record, Zyx
 from ctseg.data.steps.interpolate import is_identity, labels_at, values_at
+from ctseg.data.steps.track import Positions, Track, Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.resample import centres, resample_at, resampled_geometry
 from ctseg.volume.values import distinct_values
 
 Order = Literal[0, 1, 3]
-Positions = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+SPLINE_REACH = 26
+"""Voxels beyond which a spline's coefficients do not feel a cut: its pole is -0.268, and 0.268^26 is 1e-15."""
 
 
 class Resampling(NoLook):
@@ -31,6 +34,15 @@ class Resampling(NoLook):
     def back_positions(self, geometry: Geometry) -> Positions:
         """Where the voxel centres of the grid before lie on the one after, in its voxels, along z, y, x."""
         raise NotImplementedError
+
+    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+        positions = self.back_positions(geometry)
+        after = self.grid(geometry, record).shape_zyx
+
+        def change(track: Track) -> Track:
+            return track.resampled(positions[track.axis], after[track.axis])
+
+        return each(tracks, change)
 
     def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
         """Linear for floating arrays (logits, probabilities), by the strongest value for integer ones."""
@@ -127,6 +139,28 @@ class Resample(Resampling):
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         return self._values(image_czyx, geometry, self.order)
 
+    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+        positions = self.positions(geometry)
+        reach = SPLINE_REACH if self.kernel == "spline" and self.order == 3 else 2
+        spans = []
+        for (a, b), at, size in zip(box, positions, geometry.shape_zyx, strict=True):
+            if len(at) == size and bool((at == np.arange(size)).all()):
+                spans.append((a, b))
+                continue
+            low = min(max(math.floor(at[a]) - reach, 0), size - 1)
+            spans.append((low, min(max(math.floor(at[b - 1]) + reach + 1, low + 1), size)))
+        return spans[0], spans[1], spans[2]
+
+    def part(
+        self, part_czyx: Array, needed: Box, box: Box, geometry: Geometry, record: Record
+    ) -> Array:
+        positions = self.positions(geometry)
+        if is_identity(positions, geometry.shape_zyx):
+            return part_czyx
+        z, y, x = (at[a:b] - c for at, (a, b), (c, _) in zip(positions, box, needed, strict=True))
+        orders = self.orders(geometry, self.order)
+        return values_at(part_czyx, (z, y, x), orders, spline=self.kernel == "spline")
+
     def weight(self, weight_czyx: Array, geometry: Geometry, record: Record) -> Array:
         """At most linearly: cubic interpolation could make weights negative."""
         return self._values(weight_czyx, geometry, min(self.order, 1))
@@ -191,6 +225,18 @@ class Downscale(Resampling):
         for axis, factor in enumerate(self.factor_zyx, start=1):
             out = _block_mean(out, axis, factor)
         return out
+
+    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+        z, y, x = (
+            (a * f, min(b * f, size))
+            for (a, b), f, size in zip(box, self.factor_zyx, geometry.shape_zyx, strict=True)
+        )
+        return z, y, x
+
+    def part(
+        self, part_czyx: Array, needed: Box, box: Box, geometry: Geometry, record: Record
+    ) -> Array:
+        return self.image(part_czyx, geometry, record)
 
     weight = image
 

@@ -1,0 +1,85 @@
+"""Statistics of a scan that comes part by part, as often as it is asked for: the memory of a part, the exact values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from ctseg.data.steps.base import Array
+
+Values = Callable[[], Iterable[Array]]
+"""Gives all values anew at each call, in parts of any shape."""
+BINS = 2**14
+FEW = 2**21
+"""So many values are sorted at once."""
+
+
+def percentiles_of(values: Values, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Two percentiles, between ranks by linear interpolation as `numpy.percentile`; each pass narrows them down."""
+    low, high, count = _range(values())
+    if not count:
+        return 0.0, 0.0
+    if percentiles == (0.0, 100.0):
+        return low, high
+    ranks = [p / 100 * (count - 1) for p in percentiles]
+    whole = sorted({r for rank in ranks for r in (math.floor(rank), math.ceil(rank))})
+    found = {rank: _ranked(values, rank, low, high) for rank in whole}
+    first, second = (
+        found[math.floor(r)] + (found[math.ceil(r)] - found[math.floor(r)]) * (r - math.floor(r))
+        for r in ranks
+    )
+    return first, second
+
+
+def mean_and_deviation(values: Values, low: float, high: float) -> tuple[float, float]:
+    """Of values clipped to a range, in float64; the deviation is that of the population."""
+    total, count = 0.0, 0
+    for part in _clipped(values, low, high):
+        total, count = total + float(part.sum()), count + part.size
+    mean = total / max(count, 1)
+    squares = sum(float(np.square(part - mean).sum()) for part in _clipped(values, low, high))
+    return mean, math.sqrt(squares / max(count, 1))
+
+
+def _clipped(values: Values, low: float, high: float) -> Iterator[Array]:
+    for part in values():
+        yield np.clip(part, low, high).astype(np.float64)
+
+
+def _range(parts: Iterable[Array]) -> tuple[float, float, int]:
+    low, high, count = math.inf, -math.inf, 0
+    for part in parts:
+        if part.size:
+            low, high = min(low, float(part.min())), max(high, float(part.max()))
+            count += part.size
+    return low, high, count
+
+
+def _ranked(values: Values, rank: int, low: float, high: float) -> float:
+    """The value of a rank (from 0), known to lie within low..high."""
+    below = 0  # values under `low`
+    while low < high:
+        edges = np.linspace(low, high, BINS + 1)
+        counts = np.zeros(BINS, np.int64)
+        for part in values():
+            chosen = part[(part >= low) & (part <= high)]
+            place = np.searchsorted(edges, chosen.ravel(), "right") - 1
+            counts += np.bincount(np.minimum(place, BINS - 1), minlength=BINS)
+        reached = below + np.cumsum(counts)
+        at = int(np.searchsorted(reached, rank, "right"))
+        below = int(reached[at] - counts[at])
+        last = at == BINS - 1
+        first, end = float(edges[at]), float(edges[at + 1])
+        if counts[at] <= FEW:
+            kept = [
+                part[(part >= first) & ((part <= end) if last else (part < end))].ravel()
+                for part in values()
+            ]
+            return float(np.sort(np.concatenate(kept))[rank - below])
+        inside = (
+            part[(part >= first) & ((part <= end) if last else (part < end))] for part in values()
+        )
+        low, high, _ = _range(inside)
+    return low

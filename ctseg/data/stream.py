@@ -1,0 +1,222 @@
+"""A scan as the network sees it, made slab by slab from its files, however long it is.
+
+What the steps must know of the whole scan is collected in streamed passes first. A step that needs all of it at once
+(a filled mask, say) is done on the whole scan, which then lies in a temporary file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.data.pipeline import Passage, Pipeline, Trail
+from ctseg.data.steps.base import Array, Box
+from ctseg.errors import BadInput
+from ctseg.specs import ImageRef, VolumeSource
+from ctseg.volume.geometry import Geometry, check_same
+from ctseg.volume.io import open_ref
+from ctseg.volume.scratch import scratch
+from ctseg.volume.spool import by_region
+
+PART_BYTES = 2**25
+"""Slabs are read and preprocessed in parts of about this size, so that what steps keep besides stays small."""
+
+
+class Scan(Protocol):
+    """Boxes of a scan [C, Z, Y, X]."""
+
+    geometry: Geometry
+    channels: int
+    dtype: np.dtype[Any]
+
+    def box(self, box: Box) -> Array: ...
+
+    def close(self) -> None: ...
+
+
+class InMemory:
+    """A scan that is an array [C, Z, Y, X], in memory or mapped from a file."""
+
+    def __init__(self, array_czyx: Array, geometry: Geometry, where: str = "The scan") -> None:
+        self.array, self.geometry, self._where = array_czyx, geometry, where
+        self.channels, self.dtype = len(array_czyx), array_czyx.dtype
+
+    def box(self, box: Box) -> Array:
+        (z, z1), (y, y1), (x, x1) = box
+        return _finite(self.array[:, z:z1, y:y1, x:x1], self._where)
+
+    def close(self) -> None:
+        pass
+
+
+class OnDisk:
+    """The channels of a scan in one file or several, read by region; compressed ones are unpacked beside `folder`.
+
+    Args:
+        images: one reference with all channels, or one for each.
+        folder: where compressed files are unpacked; the system's temporary folder by default.
+
+    Raises:
+        FileProblem: missing or damaged.
+        GeometryMismatch: the channels do not lie on one grid.
+    """
+
+    def __init__(self, images: Sequence[ImageRef], folder: Path | None = None) -> None:
+        if not images:
+            raise BadInput("A case needs at least one image.")
+        self._open = ExitStack()
+        self.reference: VolumeSource
+        sources: list[VolumeSource] = []
+        try:
+            for number, ref in enumerate(images):
+                source = open_ref(ref)
+                self._open.callback(source.close)
+                if number == 0:
+                    self.reference = source
+                check_same(
+                    self.reference.geometry,
+                    source.geometry,
+                    names=(str(images[0].path), str(ref.path)),
+                )
+                read = by_region(source, folder)
+                if read is not source:
+                    self._open.callback(read.close)
+                sources.append(read)
+        except BaseException:
+            self.close()
+            raise
+        self._sources = sources
+        self.geometry = self.reference.geometry
+        self.channels = sum(source.channels for source in sources)
+        self.dtype = np.result_type(*(source.dtype for source in sources))
+
+    def box(self, box: Box) -> Array:
+        (z, z1), (y, y1), (x, x1) = box
+        parts = [
+            _finite(source.read_box((z, y, x), (z1, y1, x1)), str(source.path))
+            for source in self._sources
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def close(self) -> None:
+        self._open.close()
+
+
+class Stream:
+    """A preprocessed scan, float32 [C, Z, Y, X], of which slabs are made as they are asked for.
+
+    Args:
+        scan: the scan as it is, or as it is after the first `done` steps.
+        trail: the way of the scan through all steps.
+        done: how many steps lie behind the scan already.
+    """
+
+    def __init__(self, scan: Scan, trail: Trail, done: int = 0) -> None:
+        self._scan, self.trail, self._done = scan, trail, done
+        self.shape_czyx = (scan.channels, *trail.target.shape_zyx)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The slices from start to before stop, contiguous; the array belongs to the caller."""
+        channels, _, y, x = self.shape_czyx
+        out = np.empty((channels, stop - start, y, x), np.float32)
+        for a, b in self.parts(start, stop):
+            out[:, a - start : b - start] = self.box(((a, b), (0, y), (0, x)))
+        return out
+
+    def parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Slices cut into parts for which little has to be held at a time."""
+        _, y, x = self.shape_czyx[1:]
+        whole = ((start, stop), (0, y), (0, x))
+        worst = max(_voxels(box) for box in self._way_back(whole)) * self.shape_czyx[0] * 4
+        slices = max(1, math.floor((stop - start) * PART_BYTES / max(worst, 1)))
+        for first in range(start, stop, slices):
+            yield first, min(first + slices, stop)
+
+    def box(self, box: Box) -> Array:
+        """A box of the preprocessed scan; it may be a view."""
+        boxes = self._way_back(box)
+        part = self._scan.box(boxes[0])
+        passages = self.trail.passages[self._done :]
+        for passage, (needed, made) in zip(passages, itertools.pairwise(boxes), strict=True):
+            part = passage.step.part(part, needed, made, passage.before, passage.record)
+        return part
+
+    def _way_back(self, box: Box) -> list[Box]:
+        """The boxes on each grid from the scan to the network's, where it is the one given."""
+        boxes = [box]
+        for passage in reversed(self.trail.passages[self._done :]):
+            boxes.append(passage.step.needed(boxes[-1], passage.before, passage.record))
+        return boxes[::-1]
+
+    def close(self) -> None:
+        self._scan.close()
+
+
+def ready(image_czyx: NDArray[np.float32], trail: Trail) -> Stream:
+    """The stream of a scan that was preprocessed already."""
+    return Stream(InMemory(image_czyx, trail.target), trail, len(trail.passages))
+
+
+def open_stream(pipeline: Pipeline, scan: Scan, *, folder: Path | None = None) -> Stream:
+    """Take a scan through the steps as far as needed to make any slab of it.
+
+    Args:
+        folder: where temporary files go, if any are needed.
+
+    Raises:
+        BadInput: NaN or infinite values in the scan.
+    """
+    source, geometry, done = scan.geometry, scan.geometry, 0
+    passages: list[Passage] = []
+    now = scan
+    for step in pipeline.steps:
+        before = Stream(now, Trail(tuple(passages), source, geometry), done)
+        record = step.look_parts(lambda s=before: _slabs(s), geometry)  # type: ignore[misc]
+        whole = None
+        if record is None or not step.local:
+            whole = _whole(before, folder)
+            record = step.look(whole, geometry) if record is None else record
+        passages.append(Passage(step, geometry, record))
+        if not step.local:
+            assert whole is not None
+            image = step.image(whole, geometry, record)
+            now, done = InMemory(image, step.grid(geometry, record)), len(passages)
+        geometry = step.grid(geometry, record)
+    return Stream(now, Trail(tuple(passages), source, geometry), done)
+
+
+def _slabs(stream: Stream) -> Iterator[tuple[int, Array]]:
+    _, z, y, x = stream.shape_czyx
+    for a, b in stream.parts(0, z):
+        yield a, stream.box(((a, b), (0, y), (0, x)))
+
+
+def _whole(stream: Stream, folder: Path | None) -> Array:
+    """All of a scan as it is at this step, in its own type; in a temporary file where it is large."""
+    out: Array | None = None
+    for start, part in _slabs(stream):
+        if out is None:
+            out = scratch(stream.shape_czyx, part.dtype, folder)
+        out[:, start : start + part.shape[1]] = part
+    assert out is not None
+    return out
+
+
+def _voxels(box: Box) -> int:
+    return math.prod(b - a for a, b in box)
+
+
+def _finite(array: Array, where: str) -> Array:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadInput(
+            f"{where} holds NaN or infinite values.",
+            hint="Replace them in the file, by the value of air for example.",
+        )
+    return array
