@@ -1,0 +1,389 @@
+"""`ctseg.predict_tiles` against the network alone, and against the sliding windows of other projects.
+
+    python -m benchmarks predict                                      160^3 and 256^3: long, the peers take most of it
+    python -m benchmarks.predict --volumes tiny                       half a minute
+    python -m benchmarks.predict --volumes 160 --only ctseg,monai
+
+All get copies of one network and the same scan, in one process and in turns. `as they come` is float32 in PyTorch's
+layout on a CPU; on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and
+channels-last. The network alone is what its fastest precision and layout needs for as many tiles, one at a time.
+pytorch-3dunet goes from file to file, since its predictors do nothing else.
+
+Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it comes at least 2.8 x, by hand at least
+1.15 x ours. On a GPU: nnU-Net and MONAI as they come at least 2 x ours, the network busy for 0.9 of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import math
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import ctseg
+from benchmarks.sliding import PEERS, ByHand, Run, Setting, quiet
+from ctseg.engine.runtime import choose
+from ctseg.machine import cores
+
+FEATURES = (32, 64, 128)
+"""Of `unet3d` with one convolution a level: 64^3 voxels take about 0.1 s in bfloat16 on two cores of 2024."""
+CLASSES = 3
+FORWARDS = 8
+SMALL = Setting((64, 80, 48), (32, 32, 32))
+"""On which logits are compared; all place the same tiles there."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A setting and how often it is run.
+
+    Attributes:
+        repeats: of ctseg and of the peers put right by hand.
+        peers: of the peers as they come.
+    """
+
+    setting: Setting
+    repeats: int = 3
+    peers: int = 1
+
+
+VOLUMES = {
+    "tiny": Volume(Setting((64, 64, 64), (32, 32, 32)), 2),
+    "160": Volume(Setting((160, 160, 160), (64, 64, 64))),
+    "256": Volume(Setting((256, 256, 256), (96, 96, 96)), 1),
+}
+USUAL = ("160", "256")
+WAYS = {
+    "fp32": ("fp32", False),
+    "fp32 channels-last": ("fp32", True),
+    "bf16": ("bf16", False),
+    "bf16 channels-last": ("bf16", True),
+    "fp16 channels-last": ("fp16", True),
+}
+"""In which the network alone is tried; fp16 on a GPU only."""
+
+
+class Meter:
+    """Counts what goes through a network and for how long, on the clock of the device that computes it."""
+
+    def __init__(self, net: nn.Module, device: str) -> None:
+        self.device = device
+        self.calls = self.tiles = 0
+        self.marks: list[tuple[Any, Any]] = []
+        self._begun: Any = None
+        net.register_forward_pre_hook(self._before)
+        net.register_forward_hook(self._after)
+
+    def reset(self) -> None:
+        self.calls = self.tiles = 0
+        self.marks.clear()
+
+    @property
+    def seconds(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            return float(sum(one.elapsed_time(two) for one, two in self.marks)) / 1000
+        return float(sum(two - one for one, two in self.marks))
+
+    def _now(self) -> Any:
+        if self.device != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _before(self, net: nn.Module, args: tuple[torch.Tensor]) -> None:
+        self._begun = self._now()
+
+    def _after(self, net: nn.Module, args: tuple[torch.Tensor], out: Any) -> None:
+        self.marks.append((self._begun, self._now()))
+        self.calls += 1
+        self.tiles += len(args[0])
+
+
+class Contender:
+    """Someone who predicts a whole scan with a copy of the network."""
+
+    def __init__(
+        self, name: str, net: nn.Module, image: NDArray[np.float32], setting: Setting, folder: Path
+    ) -> None:
+        self.name, self.setting = name, setting
+        self.peer, _, self.way = name.partition(" ")
+        own = copy.deepcopy(net).to(setting.device)
+        self.meter = Meter(own, setting.device)
+        self.found: list[dict[str, float]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run: Run
+        if self.peer == "ctseg":
+            output = "labels" if self.way == "labels" else "logits"
+            self.run = lambda: ctseg.predict_tiles(
+                own, image, setting.tile_zyx, setting.overlap, "gaussian", output,
+                activation="softmax", device=setting.device, batch_size=setting.batch,
+            )  # fmt: skip
+        else:
+            given = ByHand(own, setting.device) if self.way == "by hand" else own
+            self.run = PEERS[self.peer](given, image, setting, folder)
+
+    def once(self) -> None:
+        self.meter.reset()
+        with quiet():
+            begun = time.perf_counter()
+            out = self.run()
+            _wait(self.setting.device)
+            seconds = time.perf_counter() - begun
+        voxels = out.shape[-3:]
+        if tuple(voxels) != self.setting.shape_zyx:
+            raise AssertionError(f"{self.name} gave {tuple(voxels)} voxels")
+        self.found.append({"seconds": seconds, "network": self.meter.seconds})
+
+    def result(self) -> dict[str, Any]:
+        seconds = statistics.median(run["seconds"] for run in self.found)
+        network = statistics.median(run["network"] for run in self.found)
+        return {
+            "seconds": round(seconds, 3),
+            "runs": len(self.found),
+            "network_calls": self.meter.calls,
+            "tiles": self.meter.tiles,
+            "ms_per_tile": round(1000 * seconds / self.meter.tiles, 2),
+            "share_in_network": round(network / seconds, 3),
+        }
+
+
+# ---------------------------------------------------------------- the network alone
+
+
+class Bare:
+    """The network alone on one tile, in every precision and layout; the fastest counts."""
+
+    def __init__(self, net: nn.Module, setting: Setting) -> None:
+        self.device, self.times = setting.device, dict[str, list[float]]()
+        self.ways: dict[str, tuple[nn.Module, torch.Tensor, str]] = {}
+        tile = torch.randn(1, 1, *setting.tile_zyx)
+        for name, (precision, last) in WAYS.items():
+            if precision == "fp16" and self.device == "cpu":
+                continue
+            layout = torch.channels_last_3d if last else torch.contiguous_format
+            own: nn.Module = copy.deepcopy(net).to(self.device).to(memory_format=layout)
+            image = tile.to(self.device).contiguous(memory_format=layout)
+            self.ways[name] = (own, image, precision)
+            self.forwards(name, 2)
+            self.times[name] = self.forwards(name, 3)
+        self.fastest = min(self.times, key=lambda name: statistics.median(self.times[name]))
+        self.times[self.fastest].clear()  # measured between the others from here on
+
+    def forwards(self, name: str, count: int) -> list[float]:
+        net, image, precision = self.ways[name]
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        cast = torch.autocast(self.device, kind) if kind else contextlib.nullcontext()
+        out = []
+        with torch.inference_mode(), cast:
+            for _ in range(count):
+                begun = time.perf_counter()
+                net(image)
+                _wait(self.device)
+                out.append(time.perf_counter() - begun)
+        return out
+
+    def again(self) -> None:
+        self.times[self.fastest] += self.forwards(self.fastest, FORWARDS)
+
+    @property
+    def seconds(self) -> float:
+        """Of one tile."""
+        return statistics.median(self.times[self.fastest])
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure(
+    volumes: Sequence[str] = USUAL,
+    repeats: int | None = None,
+    only: Sequence[str] = (),
+    features: Sequence[int] = FEATURES,
+    device: str = "",
+    batch: int = 1,
+) -> dict[str, Any]:
+    """Every volume with every contender."""
+    warnings.simplefilter("ignore")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    net = ctseg.create_model(
+        "unet3d", in_channels=1, out_channels=CLASSES, features=tuple(features), convs_per_level=1
+    ).eval()
+    chosen = [
+        replace(VOLUMES[name], **({"repeats": repeats} if repeats else {})) for name in volumes
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        return {
+            "what": "median seconds for a whole scan, in turns; a Gaussian of 1/8 tile, overlap 0.5",
+            "network": f"unet3d, features {tuple(features)}, one convolution a level, {CLASSES} classes",
+            "device": torch.cuda.get_device_name() if device == "cuda" else f"{cores()} CPU cores",
+            "runtime": choose(device).describe(),
+            "agreement": agreement(net, only, Path(scratch)),
+            "volumes": {
+                name: measure_volume(
+                    net, replace(v, setting=replace(v.setting, device=device, batch=batch)),
+                    only, Path(scratch),
+                )
+                for name, v in zip(volumes, chosen, strict=True)
+            },
+        }  # fmt: skip
+
+
+def measure_volume(
+    net: nn.Module, volume: Volume, only: Sequence[str], scratch: Path
+) -> dict[str, Any]:
+    """Rounds in which everyone has a turn, each followed by the network alone."""
+    setting = volume.setting
+    image = np.random.default_rng(0).standard_normal((1, *setting.shape_zyx), np.float32)
+    contenders = []
+    with quiet():
+        for number, name in enumerate(names(only)):
+            contender = Contender(name, net, image, setting, scratch / f"{number}")
+            _warm(contender, net, scratch / f"warm{number}")
+            contenders.append(contender)
+    bare = Bare(net, setting)
+    for number in range(max(volume.repeats, volume.peers)):
+        for contender in _rotated(contenders, number):
+            if number < (volume.peers if contender.way == "as it comes" else volume.repeats):
+                bare.again()
+                contender.once()
+    bare.again()
+    runs = {contender.name: contender.result() for contender in contenders}
+    alone = setting.tiles * bare.seconds
+    return {
+        "setting": asdict(setting),
+        "tiles": setting.tiles,
+        "network_alone": {
+            "fastest": bare.fastest,
+            "seconds": round(alone, 3),
+            "ms_per_tile": {
+                k: round(1000 * statistics.median(v), 2) for k, v in bare.times.items()
+            },
+        },
+        "runs": runs,
+        **ratios(runs, alone, setting.device),
+    }
+
+
+def names(only: Sequence[str]) -> list[str]:
+    """Who takes part, in which way."""
+    peers = [peer for peer in PEERS if not only or peer in only]
+    ours = [] if only and "ctseg" not in only else ["ctseg logits", "ctseg labels"]
+    return [*ours, *(f"{p} by hand" for p in peers), *(f"{p} as it comes" for p in peers)]
+
+
+def ratios(runs: dict[str, dict[str, Any]], alone: float, device: str) -> dict[str, Any]:
+    """Ours over the network alone, everyone over ours, and whether the bars are reached."""
+    if "ctseg logits" not in runs:
+        return {}
+    ours = runs["ctseg logits"]["seconds"]
+    over = {
+        name: round(run["seconds"] / ours, 3)
+        for name, run in runs.items()
+        if not name.startswith("ctseg")
+    }
+    out = {
+        "ours_over_network_alone": round(ours / alone, 3),
+        "labels_over_network_alone": round(runs["ctseg labels"]["seconds"] / alone, 3),
+        "others_over_ours": over,
+    }
+    come = [v for n, v in over.items() if n.endswith("as it comes")]
+    hand = [v for n, v in over.items() if n.endswith("by hand")]
+    rivals = [v for n, v in over.items() if n in ("nnunet as it comes", "monai as it comes")]
+    if device == "cuda":
+        bars = {
+            "rivals as they come at least 2 x ours": min(rivals, default=math.inf) >= 2,
+            "network busy at least 0.9": runs["ctseg logits"]["share_in_network"] >= 0.9,
+        }
+    else:
+        bars = {
+            "at most 1.1 x network alone": ours / alone <= 1.1,
+            "best as it comes at least 2.8 x ours": min(come, default=math.inf) >= 2.8,
+            "best by hand at least 1.15 x ours": min(hand, default=math.inf) >= 1.15,
+        }
+    return {**out, "reached": bars}
+
+
+def agreement(net: nn.Module, only: Sequence[str], scratch: Path) -> dict[str, Any]:
+    """Largest and mean difference of fp32 logits from ours, for those that blend by a Gaussian as we do.
+
+    nnU-Net centres its Gaussian half a voxel aside and sums in float16; MONAI cuts the product of its weights off at
+    0.001 where ours are cut off along each axis.
+    """
+    image = np.random.default_rng(1).standard_normal((1, *SMALL.shape_zyx), np.float32)
+    ours = ctseg.predict_tiles(
+        copy.deepcopy(net),
+        image,
+        SMALL.tile_zyx,
+        overlap=SMALL.overlap,
+        device="cpu",
+        precision="fp32",
+    )
+    out: dict[str, Any] = {"logits_reach": round(float(np.abs(ours).max()), 3)}
+    for peer in ("nnunet", "monai"):
+        if only and peer not in only:
+            continue
+        with quiet():
+            run = PEERS[peer](copy.deepcopy(net), image, SMALL, scratch)
+            theirs = run().float().numpy()
+        out[peer] = {
+            "largest_difference": float(np.abs(ours - theirs).max()),
+            "mean_difference": float(np.abs(ours - theirs).mean()),
+            "equal_labels": float((ours.argmax(0) == theirs.argmax(0)).mean()),
+        }
+    return out
+
+
+def _warm(contender: Contender, net: nn.Module, folder: Path) -> None:
+    """One or two tiles first: imports, kernels chosen, weights of the window."""
+    setting = contender.setting
+    small = replace(setting, shape_zyx=setting.tile_zyx)
+    image = np.zeros((1, *small.shape_zyx), np.float32)
+    Contender(contender.name, net, image, small, folder).once()
+
+
+def _rotated(contenders: list[Contender], by: int) -> Iterator[Contender]:
+    """Nobody always follows the same neighbour."""
+    by %= len(contenders)
+    yield from contenders[by:] + contenders[:by]
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.predict", description=__doc__)
+    parser.add_argument("--volumes", default=",".join(USUAL), help=f"of: {', '.join(VOLUMES)}")
+    parser.add_argument("--repeats", type=int, help="of ctseg and of the peers by hand")
+    parser.add_argument("--only", default="", help=f"ctseg and of: {', '.join(PEERS)}")
+    parser.add_argument("--features", default=",".join(map(str, FEATURES)))
+    parser.add_argument("--device", default="", help="cpu or cuda")
+    parser.add_argument("--batch", type=int, default=1)
+    args = parser.parse_args()
+    found = measure(
+        args.volumes.split(","), args.repeats, [n for n in args.only.split(",") if n],
+        [int(n) for n in args.features.split(",")], args.device, args.batch,
+    )  # fmt: skip
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
