@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import ctseg
-from benchmarks import augment, loading, metrics, networks, predict, startup, tiles
+from benchmarks import augment, loading, metrics, networks, precision, predict, startup, tiles
 from ctseg.engine.runtime import choose
 from ctseg.files import write_text
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "loading": loading.measure,
     "metrics": metrics.measure,
     "networks": networks.measure,
+    "precision": precision.measure,
     "predict": predict.measure,
     "startup": startup.measure,
     "tiles": tiles.measure,
