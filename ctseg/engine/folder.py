@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import ctseg
 from ctseg.engine.inputs import Item
 from ctseg.engine.pairs import PREDICTIONS
+from ctseg.engine.scan import Wanted, predict_scan
 from ctseg.engine.segmenter import Segmenter
 from ctseg.errors import BadInput, CtsegError, FileProblem
 from ctseg.files import disk_errors, write_text
-from ctseg.specs import Label
-from ctseg.volume.io import format_of, open_ref, read_images, write, writer_format
-from ctseg.volume.values import distinct_values
-from ctseg.volume.volume import Volume
+from ctseg.volume.io import format_of, writer_format
 
 
 @dataclass
@@ -109,49 +108,44 @@ def predict_one(
 ) -> dict[str, Any]:
     """Predict one scan, write it whole, and say what it holds."""
     begun = time.monotonic()
-    scan = read_images(item.images)
-    if request.probabilities:
-        volume = segmenter.probabilities(scan, on_tiles=on_tiles)
-        labels: tuple[Label, ...] = ()
-        values: dict[str, float] = {}
-    else:
-        volume = segmenter.predict(scan, labels=request.labels, on_tiles=on_tiles)
-        labels = segmenter.written_labels(request.labels)
-        values = volumes_ml(segmenter, volume, request.labels)
-    reference = open_ref(item.images[0])
-    try:
-        write(
-            volume,
-            target,
-            labels=labels,
-            reference=reference,
-            options=segmenter.writer_options(target),
-        )
-    finally:
-        reference.close()
+    product = segmenter.product(probabilities=request.probabilities, labels=request.labels)
+    labels = () if request.probabilities else segmenter.written_labels(request.labels)
+    counts = Counts()
+    on_slab = counts.add if labels else None
+    geometry = predict_scan(
+        segmenter,
+        item.images,
+        [Wanted(target, product, labels, on_slab=on_slab)],
+        on_tiles=on_tiles,
+    )
+    ml = geometry.voxel_volume_mm3 / 1000
     return {
         "case": item.id,
         "input": [str(ref.path) for ref in item.images],
         "output": str(target),
         "seconds": round(time.monotonic() - begun, 3),
-        "volumes_ml": values,
+        "volumes_ml": {label.name: counts.of(label.value) * ml for label in labels},
     }
 
 
-def volumes_ml(
-    segmenter: Segmenter, volume: Volume, labels: tuple[str, ...] | None
-) -> dict[str, float]:
-    """The volume of each label in millilitres; none for a regression."""
-    if segmenter.task.kind == "regression":
-        return {}
-    present = set(distinct_values(volume.array))
-    ml = volume.geometry.voxel_volume_mm3 / 1000
-    return {
-        label.name: float(np.count_nonzero(volume.array == label.value)) * ml
-        if label.value in present
-        else 0.0
-        for label in segmenter.written_labels(labels)
-    }
+class Counts:
+    """How many voxels have each value, of a label map that comes slab by slab."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def add(self, slab: NDArray[Any]) -> None:
+        if slab.dtype.itemsize <= 2:
+            found = np.bincount(slab.ravel())
+            pairs = [(int(v), int(found[v])) for v in np.flatnonzero(found)]
+        else:
+            values, counts = np.unique(slab, return_counts=True)
+            pairs = list(zip(values.tolist(), counts.tolist(), strict=True))
+        for value, count in pairs:
+            self._counts[value] = self._counts.get(value, 0) + count
+
+    def of(self, value: int) -> int:
+        return self._counts.get(value, 0)
 
 
 def targets_file(request: Request) -> bool:

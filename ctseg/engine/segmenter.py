@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +13,24 @@ from numpy.typing import NDArray
 
 from ctseg import plugins
 from ctseg.card import Card
-from ctseg.data.pipeline import Pipeline, Trail, back, background_fill, labels_back
+from ctseg.data.pipeline import Pipeline, Trail
 from ctseg.data.steps.target import target_scale
+from ctseg.data.stream import InMemory, Scan, Stream, open_stream, ready
 from ctseg.engine import tiling
+from ctseg.engine.back import Back
+from ctseg.engine.products import LabelMap, Probabilities, Product, Values
 from ctseg.engine.runtime import Runtime, choose
-from ctseg.engine.tiles import predict_logits
+from ctseg.engine.scan import Wanted, predict_scan
+from ctseg.engine.settings import Settings
+from ctseg.engine.sinks import ToArray
+from ctseg.engine.slabs import OnTiles
+from ctseg.engine.streaming import Engine
 from ctseg.engine.weights import load_strictly, read_weights
 from ctseg.errors import BadInput, CtsegError, UnknownName
-from ctseg.specs import Constraints, Label, Task
-from ctseg.task import activate, decode, label_dtype, select, values_of
-from ctseg.volume.io import open_volume, write, writer_format
+from ctseg.specs import Constraints, ImageRef, Label, Task
+from ctseg.task import select
+from ctseg.volume.io import writer_format
 from ctseg.volume.volume import Volume
-
-OnTiles = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a scan is tiled.
-
-    Attributes:
-        tile_zyx: voxels, as the network accepts them.
-        overlap: share of a tile that neighbours share.
-        blend: weights where tiles overlap.
-        mirror_axes: spatial axes 0..2 whose mirrored views are averaged.
-        batch_size: tiles that go through the network together.
-        constraints: of the network.
-    """
-
-    tile_zyx: tuple[int, int, int]
-    overlap: float = 0.5
-    blend: tiling.Blend = "gaussian"
-    mirror_axes: tuple[int, ...] = ()
-    batch_size: int = 1
-    constraints: Constraints = Constraints()  # noqa: RUF009 - frozen
 
 
 class Segmenter:
@@ -67,6 +50,7 @@ class Segmenter:
         self.pipeline = Pipeline.of(card.preprocess)
         self.scale = target_scale(card.preprocess.steps, card.out_channels)
         self.settings = settings_of(card)
+        self.on_note: Callable[[str], None] | None = None
 
     @classmethod
     def from_files(
@@ -119,35 +103,13 @@ class Segmenter:
             settings = dataclasses.replace(settings, mirror_axes=axes)
         tiling.check(settings.tile_zyx, settings.overlap, settings.constraints.context_slices)
         out = Segmenter(self.card, self.networks, self.runtime)
-        out.settings = settings
+        out.settings, out.on_note = settings, self.on_note
         return out
 
-    def logits(
-        self, image_czyx: NDArray[np.float32], on_tiles: OnTiles | None = None
-    ) -> torch.Tensor:
-        """fp32 logits [C, Z, Y, X] of a preprocessed scan; for an ensemble those of the mean probability."""
-        outs = []
-        for number, network in enumerate(self.networks):
-
-            def report(done: int, total: int, before: int = number) -> None:
-                if on_tiles:
-                    on_tiles(before * total + done, len(self.networks) * total)
-
-            settings = {
-                f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)
-            }
-            outs.append(
-                predict_logits(
-                    network, image_czyx, runtime=self.runtime, on_tiles=report, **settings
-                )
-            )
-        if len(outs) == 1:
-            return outs[0]
-        if self.task.kind == "regression":
-            return torch.stack(outs).mean(0)
-        mean = torch.stack([activate(self.task, out[None])[0] for out in outs]).mean(0)
-        mean = mean.clamp(1e-7, 1 - 1e-7)
-        return mean.logit() if self.task.kind == "channels" else mean.log()
+    @property
+    def engine(self) -> Engine:
+        """The networks as they run."""
+        return Engine(self.networks, self.task, self.settings, self.runtime, self.on_note)
 
     def predict(
         self,
@@ -169,35 +131,13 @@ class Segmenter:
         Raises:
             BadInput: another number of channels than the model was trained with, or NaN in the scan.
         """
-        image, trail = self.prepare(volume)
-        return Volume(self.segment(image, trail, labels=labels, on_tiles=on_tiles), volume.geometry)
+        product = self.product(labels=labels)
+        return Volume(self._made(self.stream(volume), product, on_tiles), volume.geometry)
 
     def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
         """The probability of each label (for `classes` with the background first), float32 [C, Z, Y, X]."""
-        image, trail = self.prepare(volume)
-        if self.task.kind == "regression":
-            found = self.segment(image, trail, on_tiles=on_tiles)
-            return Volume(found if found.ndim == 4 else found[None], volume.geometry)
-        logits = self.logits(image, on_tiles) / self.card.temperature
-        shares = activate(self.task, logits[None])[0].numpy()
-        fill = background_fill(self.task, probabilities=True)
-        return Volume(np.ascontiguousarray(back(trail, shares, fill)), volume.geometry)
-
-    def prepare(self, volume: Volume) -> tuple[NDArray[np.float32], Trail]:
-        """The scan as the network sees it, and the way back."""
-        image = volume.czyx
-        if image.shape[0] != self.card.in_channels:
-            raise BadInput(
-                f"The model takes {self.card.in_channels} channel(s) ({', '.join(self.card.channels)}), "
-                f"the scan has {image.shape[0]}.",
-                hint="Give one file a channel, separated by commas: ctseg predict a.nii.gz,b.nii.gz",
-            )
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise BadInput(
-                "The scan holds NaN or infinite values.",
-                hint="Replace them in the file, by the value of air for example.",
-            )
-        return self.pipeline.image(image, volume.geometry)
+        product = self.product(probabilities=True)
+        return Volume(self._made(self.stream(volume), product, on_tiles), volume.geometry)
 
     def segment(
         self,
@@ -207,40 +147,48 @@ class Segmenter:
         labels: Iterable[str] | None = None,
         on_tiles: OnTiles | None = None,
     ) -> NDArray[Any]:
-        """Label values [Z, Y, X] on the source grid from a preprocessed scan; validation uses this too.
+        """Label values [Z, Y, X] on the source grid from a preprocessed scan; validation uses this.
 
         A regression gives its float32 values [C, Z, Y, X], or [Z, Y, X] where one channel is predicted or asked for.
         """
+        return self._made(ready(image_czyx, trail), self.product(labels=labels), on_tiles)
+
+    def product(
+        self, *, probabilities: bool = False, labels: Iterable[str] | None = None
+    ) -> Product:
+        """What a prediction writes: labels, or values of a regression; or the probability of each label."""
         kept = None if labels is None else select(self.task, labels)
         if self.task.kind == "regression":
-            return self._regress(image_czyx, trail, kept, on_tiles)
+            return Values(self.task, self.scale, kept=kept, flat=not probabilities)
+        if probabilities:
+            return Probabilities(self.task, temperature=self.card.temperature, kept=kept)
+        return LabelMap(self.task, kept)
 
-        def to_labels(logits: torch.Tensor) -> torch.Tensor:
-            values = decode(self.task, logits)
-            if kept is not None:
-                chosen = torch.tensor([label.value for label in kept], dtype=values.dtype)
-                values = torch.where(torch.isin(values, chosen.to(values.device)), values, 0)
-            return values
+    def stream(self, volume: Volume) -> Stream:
+        """The scan as the network sees it.
 
-        logits = self.logits(image_czyx, on_tiles)
-        return labels_back(trail, logits, self.task, to_labels, label_dtype(self.task))
+        Raises:
+            BadInput: another number of channels than the model was trained with, or NaN in the scan.
+        """
+        return self.stream_of(InMemory(volume.czyx, volume.geometry))
 
-    def _regress(
-        self,
-        image_czyx: NDArray[np.float32],
-        trail: Trail,
-        kept: Sequence[Label] | None,
-        on_tiles: OnTiles | None,
-    ) -> NDArray[np.float32]:
-        """What a regression predicts, on the source grid; its mean where a crop left nothing to predict from."""
-        found = values_of(self.logits(image_czyx, on_tiles), self.scale)
-        outside = found.new_zeros((found.shape[0], 1, 1, 1))
-        fill = values_of(outside, self.scale).flatten().numpy()
-        if kept is not None:
-            chosen = [self.task.labels.index(label) for label in kept]
-            found, fill = found[chosen], fill[chosen]
-        out: NDArray[np.float32] = np.ascontiguousarray(back(trail, found.numpy(), fill))
-        return out[0] if len(out) == 1 else out
+    def stream_of(self, scan: Scan, folder: Path | None = None) -> Stream:
+        """The same for a scan on disk; temporary files go to `folder`."""
+        if scan.channels != self.card.in_channels:
+            raise BadInput(
+                f"The model takes {self.card.in_channels} channel(s) ({', '.join(self.card.channels)}), "
+                f"the scan has {scan.channels}.",
+                hint="Give one file a channel, separated by commas: ctseg predict a.nii.gz,b.nii.gz",
+            )
+        return open_stream(self.pipeline, scan, folder=folder)
+
+    def _made(self, stream: Stream, product: Product, on_tiles: OnTiles | None) -> NDArray[Any]:
+        back = Back(stream.trail)
+        front = () if product.channels is None else (product.channels,)
+        out = np.zeros((*front, *back.source), product.dtype)
+        sink = ToArray(out, back.box, product.fill)
+        self.engine.run(stream, [(product, sink)], back=back, on_tiles=on_tiles)
+        return out
 
     def predict_file(
         self,
@@ -250,22 +198,15 @@ class Segmenter:
         probabilities: bool = False,
         labels: Iterable[str] | None = None,
         on_tiles: OnTiles | None = None,
-    ) -> Volume:
-        """Read a scan, segment it and write the result, which appears under its name only when it is whole."""
-        source = open_volume(src)
-        try:
-            volume = Volume(source.read(), source.geometry, source.metadata)
-            if probabilities:
-                out = self.probabilities(volume, on_tiles=on_tiles)
-                named: tuple[Label, ...] = ()
-            else:
-                out = self.predict(volume, labels=labels, on_tiles=on_tiles)
-                named = self.written_labels(labels)
-            options = self.writer_options(Path(dst))
-            write(out, dst, labels=named, reference=source, options=options)
-        finally:
-            source.close()
-        return out
+    ) -> None:
+        """Segment a file into another one, which appears under its name only when it is whole.
+
+        Scan and result go through memory in slabs; neither is held as a whole.
+        """
+        names = None if labels is None else tuple(labels)
+        wanted = Wanted(Path(dst), self.product(probabilities=probabilities, labels=names),
+                        () if probabilities else self.written_labels(names))  # fmt: skip
+        predict_scan(self, [ImageRef(Path(src))], [wanted], on_tiles=on_tiles)
 
     def writer_options(self, dst: Path) -> dict[str, str]:
         """What the writer of a file is told about the model, where its format has a place for it."""

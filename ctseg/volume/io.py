@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, Zyx, frozen
+from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, VolumeWriter, Zyx, frozen
 from ctseg.volume.formats.source import Source, check_box, check_file, check_slices
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
@@ -118,7 +118,34 @@ def write(
         BadInput: no such format or option, or voxels of a type that it cannot hold.
         FileProblem: the place cannot be written.
     """
-    path = Path(path)
+    channels = volume.array.shape[0] if volume.array.ndim == 4 else None
+    writer = open_writer(
+        Path(path), volume.geometry, volume.array.dtype,
+        channels=channels, labels=labels, reference=reference, options=options,
+    )  # fmt: skip
+    try:
+        writer.write(0, volume.array)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def open_writer(
+    path: Path,
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    *,
+    channels: int | None = None,
+    labels: Sequence[Label] = (),
+    reference: VolumeSource | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> VolumeWriter:
+    """A writer in the format of the path's suffix, to be given slabs; arguments and errors as for `write`.
+
+    Args:
+        channels: None for slabs [Z, Y, X], a number for [C, Z, Y, X].
+    """
     spec = writer_format(path)
     if spec.writer is None:
         raise BadInput(f"The format {spec.name} is read-only.")
@@ -129,23 +156,10 @@ def write(
             f"The format {spec.name} is not written with an option '{strange[0]}' (for {path}).",
             hint=f"Its options: {known}",
         )
-    channels = volume.array.shape[0] if volume.array.ndim == 4 else None
     more: dict[str, Any] = dict(options or {})
-    writer = spec.writer(
-        path,
-        volume.geometry,
-        volume.array.dtype,
-        channels=channels,
-        labels=labels,
-        reference=reference,
-        **more,
+    return spec.writer(
+        path, geometry, dtype, channels=channels, labels=labels, reference=reference, **more
     )
-    try:
-        writer.write(0, volume.array)
-        writer.commit()
-    except BaseException:
-        writer.abort()
-        raise
 
 
 class SlicedSource:

@@ -14,7 +14,7 @@ import ctseg
 from ctseg import plugins
 from ctseg.engine import tiling
 from ctseg.engine.runtime import Runtime, choose
-from ctseg.engine.tiles import predict_logits, predict_tiles
+from ctseg.engine.tiles import predict_tiles
 from ctseg.errors import BadInput
 from ctseg.specs import Constraints
 
@@ -115,10 +115,17 @@ def test_the_networks_give_a_slice_the_same_logits_in_any_tile(name, options, pr
     net = ctseg.create_model(name, in_channels=1, out_channels=2, **options).eval()
     spec = plugins.architecture(name)
     demands = spec.constraints_for(plugins.make_config(spec, options))
-    runtime = choose("cpu", precision)
-    net = runtime.place(net)
     outs = [
-        predict_logits(net, image(11, 16, 24), (z, 16, 16), runtime=runtime, constraints=demands)
+        torch.from_numpy(
+            predict_tiles(
+                net,
+                image(11, 16, 24),
+                (z, 16, 16),
+                device="cpu",
+                precision=precision,
+                constraints=demands,
+            )
+        )
         for z in (3, 5, 16)
     ]
     scale = float(outs[0].abs().max())

@@ -1,0 +1,111 @@
+"""The streaming engine: a scan goes in slab by slab, results come out piece by piece.
+
+Read, preprocess, tile, network, blend, back to the scan's grid, write: each slab is finished as soon as its last tile
+is in. Memory depends on tile, overlap, cross-section and classes, never on the length of the scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ctseg.data.pipeline import background_fill
+from ctseg.data.steps import OnValues
+from ctseg.data.stream import Stream
+from ctseg.engine.back import Back
+from ctseg.engine.products import Product
+from ctseg.engine.runtime import Runtime
+from ctseg.engine.settings import Settings
+from ctseg.engine.sinks import Sink
+from ctseg.engine.slabs import OnTiles, slabs
+from ctseg.errors import BadInput
+from ctseg.specs import Task
+from ctseg.task import activate
+
+PIECE_BYTES = 2**26
+"""Pieces are cut so that making one takes about this much memory."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Networks and how they run.
+
+    Attributes:
+        networks: one a member of an ensemble, whose probabilities are averaged; in eval mode on the device.
+        task: what their logits mean.
+        on_note: told of what was changed on the way.
+    """
+
+    networks: Sequence[torch.nn.Module]
+    task: Task
+    settings: Settings
+    runtime: Runtime
+    on_note: Callable[[str], None] | None = None
+
+    def run(
+        self,
+        stream: Stream,
+        wanted: Sequence[tuple[Product, Sink]],
+        *,
+        back: Back | None = None,
+        pieces: tuple[int, int] | None = None,
+        on_tiles: OnTiles | None = None,
+    ) -> None:
+        """Predict a scan.
+
+        Args:
+            wanted: what is made of the logits, and where it goes.
+            back: the way back of this stream's trail, where it is known already.
+            pieces: start and stop along `Back.axis` of the box's slices to make, counted as the network meets them;
+                all by default. Parts made apart equal the whole bit for bit.
+        """
+        back = back or Back(stream.trail)
+        if back.empty:
+            return
+        span = None
+        stop = None
+        if pieces is not None:
+            span = back.network_span(*pieces)
+            back.start_at(pieces[0])
+            stop = pieces[1]
+        air, background = self._air(stream)
+        for start, outs in slabs(
+            self.networks, stream, self.settings, runtime=self.runtime, span=span,
+            air=air, background=background, on_tiles=on_tiles, on_note=self.on_note,
+        ):  # fmt: skip
+            for piece in back.feed(start, combine(self.task, outs), stop):
+                for product, sink in wanted:
+                    slices = max(1, PIECE_BYTES // (product.working * back.plane))
+                    for part in piece.split(slices):
+                        made = product.make(part.low_czyx, part.positions)
+                        sink.put(back.axis, part.start, back.placed(part, made))
+
+    def _air(self, stream: Stream) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The preprocessed value of each channel up to which a voxel is air, and the logits of background."""
+        if self.settings.skip_air is None:
+            return None, None
+        if self.task.kind == "regression":
+            raise BadInput("A regression has no background that air could be.")
+        level = np.full((stream.shape_czyx[0], 1, 1, 1), self.settings.skip_air, np.float32)
+        for passage in stream.trail.passages:
+            if isinstance(passage.step, OnValues):
+                level = passage.step.image(level, passage.before, passage.record)
+        device = self.runtime.device
+        background = torch.from_numpy(background_fill(self.task, probabilities=False))
+        return torch.from_numpy(level.ravel().astype(np.float32)).to(device), background.to(device)
+
+
+def combine(task: Task, outs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The logits of one network, or those of the mean probability of several; values are averaged themselves."""
+    if len(outs) == 1:
+        return outs[0]
+    if task.kind == "regression":
+        return torch.stack(list(outs)).mean(0)
+    mean = activate(task, outs[0][None])[0]
+    for out in outs[1:]:
+        mean += activate(task, out[None])[0]
+    mean = (mean / len(outs)).clamp_(1e-7, 1 - 1e-7)
+    return mean.logit_() if task.kind == "channels" else mean.log_()
