@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 import ctseg
-from benchmarks import augment, loading, metrics, networks, precision, predict, startup, tiles
+from benchmarks import augment, job, loading, metrics, networks, precision, predict, startup, tiles
 from ctseg.engine.runtime import choose
 from ctseg.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "augment": augment.measure,
+    "job": job.measure,
     "loading": loading.measure,
     "metrics": metrics.measure,
     "networks": networks.measure,
