@@ -232,8 +232,9 @@ def _unseen(stage: Stage, *, own_data: bool) -> tuple[Case, ...]:
 
 def _predict(stage: Stage, model: str, device: str, *, own_data: bool) -> dict[str, Path]:
     """The predicted files by case."""
-    from ctseg.engine.folder import Request, predict_folder
+    from ctseg.engine.folder import predict_folder
     from ctseg.engine.inputs import find_items
+    from ctseg.engine.request import Request
     from ctseg.zoo.load import load
 
     _step(4, "Predict scans that it never saw, by name")

@@ -76,8 +76,9 @@ def predict(
     A folder of results gets predictions.json with model, settings, times and volumes. A scan that fails is
     reported and the others go on; the exit code is 1 then, and 2 where the only scan was bad.
     """
-    from ctseg.engine.folder import Request, predict_folder
+    from ctseg.engine.folder import predict_folder
     from ctseg.engine.inputs import find_items
+    from ctseg.engine.request import Request
     from ctseg.zoo.load import load
 
     segmenter = load(model, device=device, precision=precision, zoo=zoo).with_settings(

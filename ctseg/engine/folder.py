@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import ctseg
 from ctseg.engine.inputs import Item
 from ctseg.engine.pairs import PREDICTIONS
+from ctseg.engine.request import Request
 from ctseg.engine.scan import Wanted, predict_scan
 from ctseg.engine.segmenter import Segmenter
 from ctseg.errors import BadInput, CtsegError, FileProblem
@@ -35,25 +36,6 @@ class Summary:
     done: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, CtsegError] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is wanted of every scan.
-
-    Attributes:
-        output: a folder; or a file, where there is one scan.
-        probabilities: write the probability of each label rather than the labels.
-        labels: names of those to keep, all where it is None.
-        skip_existing: leave scans alone whose output is there.
-        suffix: of the written files; that of the input where it is empty.
-    """
-
-    output: Path
-    probabilities: bool = False
-    labels: tuple[str, ...] | None = None
-    skip_existing: bool = False
-    suffix: str = ""
 
 
 def predict_folder(
