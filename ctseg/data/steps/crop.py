@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,12 @@ from scipy import ndimage
 from ctseg.data.steps.base import Array, Box, Parts, Record, Zyx, holding
 from ctseg.data.steps.track import Tracks, each
 from ctseg.errors import ConfigError
+from ctseg.volume.components import largest_part
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.values import slabs
+
+Masks = Iterable[tuple[int, Array]]
+"""The first plane of each slab, and the mask there, bool [Z, Y, X]."""
 
 
 class ToBox:
@@ -125,7 +130,21 @@ class CropToBody(ToBox):
             raise ConfigError(f"The opening must be odd numbers of voxels: {self.opening_zyx}.")
 
     def look(self, image_czyx: Array, geometry: Geometry) -> Record:
-        return {"box_zyx": _box(self.body(image_czyx), geometry, self.margin_mm, (0, 0, 0))}
+        return self.look_parts(lambda: _slabs_of(image_czyx), geometry)
+
+    def look_parts(self, parts: Parts, geometry: Geometry) -> Record:
+        masks: Masks = ((start, part[0] > self.above) for start, part in parts())
+        if max(self.opening_zyx) > 1:
+            masks = _eroded(masks, self.opening_zyx)
+        hits = [np.zeros(size, bool) for size in geometry.shape_zyx]
+        core = largest_part(masks).box_zyx
+        if core is not None:
+            for hit, (low, high), opening in zip(hits, core, self.opening_zyx, strict=True):
+                reach = (
+                    opening // 2
+                )  # what the erosion took from the body, the dilation brings back
+                hit[max(low - reach, 0) : high + reach] = True
+        return {"box_zyx": _spans(hits, geometry, self.margin_mm, (0, 0, 0))}
 
     def body(self, image_czyx: Array) -> Array:
         """Where the body is, bool [Z, Y, X]; nowhere in a scan without a voxel above the threshold."""
@@ -161,16 +180,10 @@ def _check_margin(margin_mm: float, margin_zyx: Zyx) -> None:
         raise ConfigError(f"A margin cannot be negative: {margin_mm} mm, {margin_zyx} voxels.")
 
 
-def _box(inside: Array, geometry: Geometry, margin_mm: float, margin_zyx: Zyx) -> list[list[int]]:
-    """First and last + 1 of the voxels inside, per axis, with the margin; all where there is none."""
-    hits = [np.any(inside, axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    return _spans(hits, geometry, margin_mm, margin_zyx)
-
-
 def _spans(
     hits_zyx: Sequence[Array], geometry: Geometry, margin_mm: float, margin_zyx: Zyx
 ) -> list[list[int]]:
-    """The same from what is hit along each axis."""
+    """First and last + 1 of what is hit along each axis, with the margin; all of it where nothing is."""
     box = []
     for axis, hit in enumerate(hits_zyx):
         size, hits = len(hit), np.flatnonzero(hit)
@@ -178,3 +191,29 @@ def _spans(
         low, high = (int(hits[0]), int(hits[-1]) + 1) if hits.size else (0, size)
         box.append([max(low - margin, 0), min(high + margin, size)])
     return box
+
+
+def _slabs_of(image_czyx: Array) -> Iterator[tuple[int, Array]]:
+    """A scan in memory in slabs of some million voxels, so that masks stay small."""
+    for planes in slabs(image_czyx.shape[1:]):
+        yield planes.start, image_czyx[:, planes]
+
+
+def _eroded(masks: Masks, size_zyx: Zyx) -> Masks:
+    """Masks eroded by a box as they come along z; what lies beyond the scan counts as inside."""
+    reach, box = size_zyx[0] // 2, np.ones(size_zyx, bool)
+    waiting: Array | None = None  # from `reach` planes before `at` on, as erosion needs them
+    at = 0
+    for start, mask in masks:
+        if waiting is None:
+            at, waiting = start, np.ones((reach, *mask.shape[1:]), bool)
+        waiting = np.concatenate((waiting, mask))
+        ready = len(waiting) - 2 * reach
+        if ready > 0:
+            core = ndimage.binary_erosion(waiting, box, border_value=1)
+            yield at, core[reach : reach + ready]
+            at, waiting = at + ready, waiting[ready:].copy()
+    if waiting is not None and reach:
+        waiting = np.concatenate((waiting, np.ones((reach, *waiting.shape[1:]), bool)))
+        core = ndimage.binary_erosion(waiting, box, border_value=1)
+        yield at, core[reach : len(waiting) - reach]
