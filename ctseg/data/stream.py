@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -116,28 +117,46 @@ class Stream:
         scan: the scan as it is, or as it is after the first `done` steps.
         trail: the way of the scan through all steps.
         done: how many steps lie behind the scan already.
+
+    Attributes:
+        seconds: spent in `read` by now.
     """
 
     def __init__(self, scan: Scan, trail: Trail, done: int = 0) -> None:
         self._scan, self.trail, self._done = scan, trail, done
         self.shape_czyx = (scan.channels, *trail.target.shape_zyx)
+        self._last: tuple[int, Array] | None = None
+        self.seconds = 0.0
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """The slices from start to before stop, contiguous; the array belongs to the caller."""
+        """The slices from start to before stop, contiguous; the array belongs to the caller.
+
+        They are made in blocks that lie the same whatever is asked for, so that a slice is the same bit for bit, too.
+        """
+        begun = time.monotonic()
         channels, _, y, x = self.shape_czyx
         out = np.empty((channels, stop - start, y, x), np.float32)
-        for a, b in self.parts(start, stop):
-            out[:, a - start : b - start] = self.box(((a, b), (0, y), (0, x)))
+        for a, b in self.blocks(start, stop):
+            low, high = max(a, start), min(b, stop)
+            out[:, low - start : high - start] = self._block(a, b)[:, low - a : high - a]
+        self.seconds += time.monotonic() - begun
         return out
 
-    def parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Slices cut into parts for which little has to be held at a time."""
-        _, y, x = self.shape_czyx[1:]
-        whole = ((start, stop), (0, y), (0, x))
+    def _block(self, start: int, stop: int) -> Array:
+        """A block, or the last one again: what is read next often begins within it."""
+        if self._last is None or self._last[0] != start:
+            _, _, y, x = self.shape_czyx
+            self._last = (start, self.box(((start, stop), (0, y), (0, x))))
+        return self._last[1]
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The blocks of slices that hold these; making one takes little memory."""
+        depth, y, x = self.shape_czyx[1:]
+        whole = ((0, depth), (0, y), (0, x))
         worst = max(_voxels(box) for box in self._way_back(whole)) * self.shape_czyx[0] * 4
-        slices = max(1, math.floor((stop - start) * PART_BYTES / max(worst, 1)))
-        for first in range(start, stop, slices):
-            yield first, min(first + slices, stop)
+        slices = max(1, math.floor(depth * PART_BYTES / max(worst, 1)))
+        for first in range(start // slices * slices, stop, slices):
+            yield first, min(first + slices, depth)
 
     def box(self, box: Box) -> Array:
         """A box of the preprocessed scan; it may be a view."""
@@ -194,7 +213,7 @@ def open_stream(pipeline: Pipeline, scan: Scan, *, folder: Path | None = None) -
 
 def _slabs(stream: Stream) -> Iterator[tuple[int, Array]]:
     _, z, y, x = stream.shape_czyx
-    for a, b in stream.parts(0, z):
+    for a, b in stream.blocks(0, z):
         yield a, stream.box(((a, b), (0, y), (0, x)))
 
 

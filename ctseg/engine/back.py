@@ -64,7 +64,11 @@ class Back:
         self.source: Zyx = trail.source.shape_zyx
         z, y, x = (self._order.index(axis) for axis in range(3))
         self.axis = z
-        at = [track.at[a:b] for track, (a, b) in zip(tracks, spans, strict=True)]
+        # so that they stay the same to the last bit when a whole number is taken off
+        at = [
+            np.round(track.at[a:b] * 2**24) / 2**24
+            for track, (a, b) in zip(tracks, spans, strict=True)
+        ]
         self._flip = len(at[z]) > 1 and at[z][0] > at[z][-1]
         self.ascending = not self._flip
         self._at: NDArray[np.float64] = at[z][::-1] if self._flip else at[z]
