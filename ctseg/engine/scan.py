@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.stream import OnDisk
 from ctseg.engine.back import Back
+from ctseg.engine.behind import Behind, Inline
 from ctseg.engine.products import Product
 from ctseg.engine.sinks import Sink, ToArray, ToWriter
 from ctseg.engine.slabs import OnTiles
@@ -60,34 +63,107 @@ def predict_scan(
 ) -> Geometry:
     """Predict a scan into one file or several.
 
-    A result goes straight into its file where slices come in the order of the file and nothing changes them
-    afterwards; otherwise it waits in memory, or in a temporary file beside the first result.
-
     Returns:
         the geometry of scan and results.
 
     Raises:
         CtsegError: whatever is wrong with the scan or the disk; no result has its name then.
     """
-    folder = wanted[0].path.parent
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        scan = OnDisk(images, folder)
-        stack.callback(scan.close)
-        stream = segmenter.stream_of(scan, folder)
-        back = Back(stream.trail)
-        outlets = [_Outlet(one, back, scan.geometry, scan.reference, segmenter) for one in wanted]
-        for outlet in outlets:
-            stack.callback(outlet.abort)
+    with ScanJob(segmenter, images, wanted) as job:
+        job.open()
+        job.run(on_tiles)
+        return job.finish()
+
+
+class ScanJob:
+    """A scan on its way to its files, in three steps, each of which may run in a thread of its own.
+
+    A result goes straight into its file where slices come in the order of the file and nothing changes them
+    afterwards; otherwise it waits in memory, or in a temporary file beside the first result.
+
+    Args:
+        behind: the one thread in which results are written while the network works on; without it they are written
+            in between.
+
+    Attributes:
+        seconds: spent by now on reading (preprocessing included), the network, and writing; where reading or writing
+            happen beside the network, the three overlap.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        images: Sequence[ImageRef],
+        wanted: Sequence[Wanted],
+        *,
+        behind: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self.images, self.wanted = images, wanted
+        self._segmenter, self._behind = segmenter, behind
+        self._stack = ExitStack()
+        self._outlets: list[_Outlet] = []
+        self._sinks: list[Inline | Behind] = []
+        self.seconds = {"reading": 0.0, "network": 0.0, "writing": 0.0}
+
+    def __enter__(self) -> ScanJob:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Read what must be known of the whole scan, and open the files of the results."""
+        begun = time.monotonic()
+        folder = self.wanted[0].path.parent
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        scan = OnDisk(self.images, folder)
+        self._stack.callback(scan.close)
+        self.stream = self._segmenter.stream_of(scan, folder)
+        self.geometry = scan.geometry
+        self._back = Back(self.stream.trail)
+        for one in self.wanted:
+            outlet = _Outlet(one, self._back, scan.geometry, scan.reference, self._segmenter)
+            self._stack.callback(outlet.abort)
             outlet.open(folder)
-        pairs = [(one.product, outlet.sink) for one, outlet in zip(wanted, outlets, strict=True)]
-        segmenter.engine.run(stream, pairs, back=back, on_tiles=on_tiles)
-        for outlet in outlets:
+            self._outlets.append(outlet)
+        self.seconds["reading"] += time.monotonic() - begun
+
+    def run(self, on_tiles: OnTiles | None = None) -> None:
+        """Take the scan through the network."""
+        begun = time.monotonic()
+        sinks = [outlet.sink for outlet in self._outlets]
+        self._sinks = [
+            Inline(s) if self._behind is None else Behind(s, self._behind) for s in sinks
+        ]
+        pairs = [(one.product, sink) for one, sink in zip(self.wanted, self._sinks, strict=True)]
+        self._segmenter.engine.run(self.stream, pairs, back=self._back, on_tiles=on_tiles)
+        took = time.monotonic() - begun
+        writing = sum(sink.seconds for sink in self._sinks)
+        if self._segmenter.runtime.device.type == "cpu":  # elsewhere slabs are read meanwhile
+            took -= self.stream.seconds
+        self.seconds["reading"] += self.stream.seconds
+        self.seconds["network"] += took if self._behind else took - writing
+
+    def finish(self) -> Geometry:
+        """Complete the files and give them their names."""
+        begun = time.monotonic()
+        for sink in self._sinks:
+            sink.join()
+        for outlet in self._outlets:
             outlet.finish()
-        for outlet in outlets:
+        for outlet in self._outlets:
             outlet.commit()
-    return scan.geometry
+        self.close()
+        written = sum(sink.seconds for sink in self._sinks)
+        self.seconds["writing"] += written + time.monotonic() - begun
+        return self.geometry
+
+    def close(self) -> None:
+        """Release the scan; of results without a name nothing stays."""
+        for sink in self._sinks:
+            sink.drop()
+        self._stack.close()
 
 
 class _Outlet:
