@@ -13,7 +13,18 @@ from typing import Any
 import torch
 
 import ctseg
-from benchmarks import augment, job, loading, metrics, networks, precision, predict, startup, tiles
+from benchmarks import (
+    augment,
+    job,
+    loading,
+    memory,
+    metrics,
+    networks,
+    precision,
+    predict,
+    startup,
+    tiles,
+)
 from ctseg.engine.runtime import choose
 from ctseg.files import write_text
 
@@ -22,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "augment": augment.measure,
     "job": job.measure,
     "loading": loading.measure,
+    "memory": memory.measure,
     "metrics": metrics.measure,
     "networks": networks.measure,
     "precision": precision.measure,
