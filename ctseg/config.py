@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ctseg.checking import validate
 from ctseg.config_augment import AugmentConfig as AugmentConfig
+from ctseg.config_postprocess import PostprocessRule
 from ctseg.errors import ConfigError, FileProblem
 from ctseg.specs import Label, Task, TaskKind
 
@@ -211,6 +212,7 @@ class PredictConfig(Section):
         tile_zyx: voxels of the network's grid; the patch.
         overlap: share of a tile that neighbours share.
         blend: weights where tiles overlap.
+        postprocess: rules that clean the label maps up, in their order; none leaves them as they are.
     """
 
     tile_zyx: Zyx | None = None
@@ -219,6 +221,7 @@ class PredictConfig(Section):
     mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field(
         (), description="axes that --tta mirrors"
     )
+    postprocess: tuple[PostprocessRule, ...] = ()
 
 
 class RunConfig(Section):

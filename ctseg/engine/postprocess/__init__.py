@@ -1,0 +1,20 @@
+"""What is done to label maps after the network: parts removed, holes filled, objects numbered; streamed."""
+
+from ctseg.config_postprocess import PostprocessRule
+from ctseg.engine.postprocess.instances import Instances, find_instances, instances
+from ctseg.engine.postprocess.rules import check_rules
+from ctseg.engine.postprocess.run import postprocess
+from ctseg.engine.postprocess.suggest import Suggestion, suggest_rules
+from ctseg.engine.postprocess.texts import rules_from_text
+
+__all__ = [
+    "Instances",
+    "PostprocessRule",
+    "Suggestion",
+    "check_rules",
+    "find_instances",
+    "instances",
+    "postprocess",
+    "rules_from_text",
+    "suggest_rules",
+]

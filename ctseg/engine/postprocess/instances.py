@@ -1,0 +1,144 @@
+"""Objects of one label told apart: connected parts, numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.engine.postprocess.values import check_map, grouping
+from ctseg.errors import BadInput
+from ctseg.volume.components import SLAB_BYTES, Planes, Progress, again, find_parts
+from ctseg.volume.joining import Parts
+from ctseg.volume.mapped import let_go
+from ctseg.volume.runs import Connectivity, Ints, paint
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The objects of a map.
+
+    Attributes:
+        voxels: of each object, in the order of their numbers 1..N.
+        values: the value of each object in the label map; 1 where all labels were joined.
+    """
+
+    voxels: Ints
+    values: Ints
+    labels_zyx: Planes
+    parts: Parts
+    numbers: NDArray[np.uint32]
+
+    @property
+    def count(self) -> int:
+        return len(self.voxels)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest type that holds their numbers, uint16 or uint32."""
+        return np.dtype(np.uint16 if self.count < 2**16 else np.uint32)
+
+    def write(self, out_zyx: Planes, *, progress: Progress | None = None) -> None:
+        """Write the number of each voxel's object, 0 where there is none.
+
+        Args:
+            out_zyx: of the map's shape; may be the map itself.
+
+        Raises:
+            BadInput: another shape, or a type that cannot hold the numbers.
+        """
+        dtype = np.dtype(out_zyx.dtype)
+        if tuple(out_zyx.shape) != tuple(self.labels_zyx.shape):
+            raise BadInput(
+                f"The numbers of objects need a map of {tuple(self.labels_zyx.shape)} voxels, not "
+                f"{tuple(out_zyx.shape)}."
+            )
+        if dtype.kind not in "iu" or np.iinfo(dtype).max < self.count:
+            raise BadInput(
+                f"{self.count} objects cannot be numbered in {dtype}.",
+                hint=f"Write {self.dtype}, or drop small objects with a least size.",
+            )
+        for slab in self.parts.slabs:
+            planes = out_zyx[slab.start : slab.stop]
+            block = np.zeros(planes.shape, dtype)
+            if slab.count:
+                runs, part = again(self.labels_zyx, self.parts, slab)
+                numbers = self.numbers[part]
+                paint(block.reshape(-1), runs, numbers > 0, numbers[numbers > 0])
+            out_zyx[slab.start : slab.stop] = block
+            let_go(planes)
+            let_go(self.labels_zyx[slab.start : slab.stop])
+            if progress:
+                progress(slab.stop - slab.start)
+
+
+def find_instances(
+    labels_zyx: Planes,
+    *,
+    values: Collection[int] | None = None,
+    joined: bool = False,
+    connectivity: Connectivity = 26,
+    min_voxels: int = 1,
+    slab_bytes: int = SLAB_BYTES,
+    progress: Progress | None = None,
+) -> Instances:
+    """Find the connected parts of a label map, numbered in the order of their first voxels.
+
+    Args:
+        labels_zyx: whole numbers [Z, Y, X]; may be a memory-mapped file far larger than memory.
+        values: of the labels that count; all but 0 by default.
+        joined: parts of different labels that touch are one object.
+        connectivity: 6, 18 or 26.
+        min_voxels: of the smallest object that counts.
+    """
+    check_map(labels_zyx)
+    if values is not None and not values:
+        raise BadInput("No label is named of which objects could be numbered.")
+    if values is not None:
+        chosen = sorted(set(values))
+        groups = grouping([chosen] if joined else [(value,) for value in chosen])
+    else:
+        groups = _any if joined else _each
+    parts = find_parts(labels_zyx, groups, connectivity, slab_bytes=slab_bytes, progress=progress)
+    kept = parts.size >= min_voxels
+    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)
+    found = parts.group[kept]
+    if values is not None and not joined:
+        found = np.array([0, *chosen], np.int64)[found]
+    return Instances(parts.size[kept], found, labels_zyx, parts, numbers)
+
+
+def instances(
+    labels_zyx: Planes,
+    out_zyx: Planes,
+    *,
+    values: Collection[int] | None = None,
+    joined: bool = False,
+    connectivity: Connectivity = 26,
+    min_voxels: int = 1,
+    slab_bytes: int = SLAB_BYTES,
+    progress: Progress | None = None,
+) -> int:
+    """Number the connected parts of a label map into another; as `find_instances`, then `Instances.write`.
+
+    Returns:
+        The number of objects.
+    """
+    found = find_instances(
+        labels_zyx, values=values, joined=joined, connectivity=connectivity, min_voxels=min_voxels,
+        slab_bytes=slab_bytes, progress=progress,
+    )  # fmt: skip
+    found.write(out_zyx, progress=progress)
+    return found.count
+
+
+def _any(values: NDArray[Any]) -> NDArray[Any]:
+    foreground: NDArray[Any] = values != 0
+    return foreground
+
+
+def _each(values: NDArray[Any]) -> NDArray[Any]:
+    return values
