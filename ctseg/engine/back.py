@@ -99,8 +99,13 @@ class Back:
     def network_span(self, first: int, stop: int) -> tuple[int, int]:
         """The slices of the network's grid around those from `first` to before `stop`, as the network meets them."""
         low = int(np.clip(np.floor(self._at[first]), 0, self._depth - 1))
-        high = int(np.clip(np.floor(self._at[stop - 1]) + 2, low + 1, self._depth))
+        high = int(np.clip(np.ceil(self._at[stop - 1]) + 1, low + 1, self._depth))
         return low, high
+
+    def slices_before(self, end: int) -> int:
+        """How many slices can be made of those of the network's grid before `end`, as the network meets them."""
+        whole = end >= self._depth
+        return self.slices if whole else int(np.searchsorted(self._at, end - 1, "right"))
 
     def feed(self, start: int, low_czyx: torch.Tensor, stop: int | None = None) -> Iterator[Piece]:
         """Take the logits that follow; give what can be made of them.
@@ -111,8 +116,7 @@ class Back:
             stop: leave out the slices of the scan from this one on, counted as the network meets them.
         """
         end = start + low_czyx.shape[1]
-        last = end >= self._depth
-        ready = len(self._at) if last else int(np.searchsorted(self._at, end - 1, "right"))
+        ready = self.slices_before(end)
         ready = ready if stop is None else min(ready, stop)
         between = int(np.searchsorted(self._at, start, "left"))
         if self._carry is not None and min(between, ready) > self._next:
@@ -120,7 +124,7 @@ class Back:
             yield self._piece(self._next, min(between, ready), start - 1, both)
         if ready > self._next:
             yield self._piece(self._next, ready, start, low_czyx)
-        if not last:
+        if end < self._depth:
             self._carry = low_czyx[:, -1:].clone()
 
     def _piece(self, first: int, stop: int, origin: int, low: torch.Tensor) -> Piece:

@@ -102,6 +102,15 @@ class Grid:
         """The number of tiles in all."""
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
+    @property
+    def ends(self) -> list[int]:
+        """Where slabs of finished slices end, on the scan that is not padded."""
+        before, depth = self.margins[0][0], self.tile_zyx[0]
+        finished = {*self.starts[0][1:], self.shape_zyx[0]}
+        turns = range(depth, self.shape_zyx[0], depth)  # where the ring of slices begins anew
+        last = self.shape_zyx[0] - sum(self.margins[0])
+        return sorted({min(max(end - before, 0), last) for end in finished.union(turns)})
+
     def rows(self, start: int, stop: int) -> range:
         """The rows of tiles that touch the slices (of the scan, not padded) from start to before stop."""
         before, depth = self.margins[0][0], self.tile_zyx[0]
