@@ -39,6 +39,20 @@ class FileProblem(BadInput):
     """A file that is missing, truncated, corrupt, unreadable or unwritable."""
 
 
+class DiskFull(FileProblem):
+    """A disk or a quota that has no room for what is to be written.
+
+    Args:
+        needed: bytes for which room was asked beforehand; 0 where it ran out while writing.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None, needed: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.needed = needed
+
+
 class GeometryMismatch(BadInput):
     """Two volumes that should lie on the same grid and do not."""
 

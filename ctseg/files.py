@@ -10,8 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ctseg.errors import FileProblem
+from ctseg.errors import DiskFull, FileProblem
 
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+)  # fmt: skip
 SPARE_FILES = 512
 """Open files that Python, torch and the rest may need besides those that are counted."""
 
@@ -53,25 +57,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors about a path into ones that say what to do."""
+def disk_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
+    """Turn the system's errors about a path into ones that say what to do.
+
+    Args:
+        needed: bytes for which room is asked beforehand.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in _FULL:
             free = shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
-            raise FileProblem(
-                f"The disk is full: {path} could not be written ({free / 2**20:.0f} MiB free).",
+            wanted = f", {needed / 2**20:.0f} MiB needed" if needed else ""
+            why = "The disk is full" if error.errno == errno.ENOSPC else "The quota is used up"
+            raise DiskFull(
+                f"{why}: {path} could not be written ({free / 2**20:.0f} MiB free{wanted}).",
                 hint="Free some space, or choose another place with -o.",
+                needed=needed,
             ) from error
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.EISDIR,
-        ):
+        if error.errno == errno.EFBIG:
+            raise FileProblem(
+                f"{path} could not be written: its file system, or a limit (ulimit -f), allows no larger file.",
+                hint="Choose another place with -o.",
+            ) from error
+        if error.errno in _REFUSED:
             raise FileProblem(
                 f"{path} cannot be written: {error.strerror}.",
                 hint="Choose another place with -o, or change the permissions.",

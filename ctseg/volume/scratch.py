@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,15 +39,16 @@ def scratch(
         return np.zeros(tuple(shape), dtype)
     place = Path(folder or tempfile.gettempdir())
     # it has no name where the system knows such files, so that nothing stays if the process is killed
-    with disk_errors(place), tempfile.TemporaryFile(suffix=".ctseg", dir=folder) as file:
+    with (
+        disk_errors(place, needed=size),
+        tempfile.TemporaryFile(suffix=".ctseg", dir=folder) as file,
+    ):
         reserve(file.fileno(), size)
         return np.memmap(file, dtype, "r+", shape=tuple(shape))
 
 
 def reserve(descriptor: int, size: int) -> None:
     """Have the disk keep room for a file, so that a full disk is an error now and not a crash of a mapping later."""
-    import os
-
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:

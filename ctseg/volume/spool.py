@@ -14,6 +14,10 @@ from ctseg.specs import VolumeSource
 from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import Source, reading
+from ctseg.volume.scratch import reserve
+
+OPEN_FILES = Path("/proc/self/fd")
+"""Where Linux shows a process its open files, with and without names."""
 
 
 def by_region(source: VolumeSource, folder: Path | None = None) -> VolumeSource:
@@ -24,39 +28,81 @@ def by_region(source: VolumeSource, folder: Path | None = None) -> VolumeSource:
     Args:
         source: stays open, and stays the caller's to close.
         folder: where the copy goes, the system's temporary folder by default. Closing the new source deletes it, as
-            does the end of the process.
+            does the end of the process; on Linux however the process ends.
 
     Raises:
-        FileProblem: a damaged file, or a full disk.
+        FileProblem: a damaged file.
+        DiskFull: no room for the copy, known before it is made.
     """
     if source.by_region:
         return source
-    handle, name = tempfile.mkstemp(prefix="ctseg-", suffix=".raw", dir=folder)
-    os.close(handle)
-    target = Path(name)
+    spool = Spool(folder)
     try:
-        with disk_errors(target), reading(source.path):
+        with reading(source.path):
             unpack = getattr(source, "unpack", None)
-            out = _whole(source, target) if unpack is None else unpack(target)
+            out: Source = _whole(source, spool) if unpack is None else unpack(spool)
     except BaseException:
-        target.unlink(missing_ok=True)
+        spool.close()
         raise
-    weakref.finalize(out, target.unlink, missing_ok=True)
+    weakref.finalize(out, spool.close)
     return out
 
 
-def _whole(source: VolumeSource, target: Path) -> Source:
+def _whole(source: VolumeSource, spool: Spool) -> Source:
     array = source.read()
-    with target.open("wb") as file:
-        for channel in array:
-            for plane in channel:
-                file.write(np.ascontiguousarray(plane).data)
-    raw = Raw(target, source.dtype, source.geometry.shape_zyx, source.channels)
+    spool.reserve(array.nbytes)
+    for channel in array:
+        for plane in channel:
+            spool.write(np.ascontiguousarray(plane).data.cast("B"))
+    raw = Raw(spool.path, source.dtype, source.geometry.shape_zyx, source.channels)
     return raw_source(
         raw,
         source.path,
         source.geometry,
         source.dtype,
         metadata=source.metadata,
-        close=lambda: target.unlink(missing_ok=True),
+        close=spool.close,
     )
+
+
+class Spool:
+    """A temporary file that loses its name as soon as it is open, where the system can read it without one.
+
+    Then nothing stays even if the process is killed. Elsewhere it is deleted when it is closed.
+
+    Attributes:
+        path: under which this process (and what it forks) reads it.
+
+    Raises:
+        FileProblem: no file can be made in the folder.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._place = Path(folder or tempfile.gettempdir())
+        with disk_errors(self._place):
+            self._descriptor, name = tempfile.mkstemp(prefix=".ctseg-", suffix=".raw", dir=folder)
+        self._name: Path | None = Path(name)
+        self.path = self._name
+        open_file = OPEN_FILES / str(self._descriptor)
+        if open_file.exists():
+            self._name.unlink()
+            self._name, self.path = None, open_file
+
+    def reserve(self, size: int) -> None:
+        with disk_errors(self._place, needed=size):
+            reserve(self._descriptor, size)
+
+    def write(self, data: bytes | memoryview) -> None:
+        left = memoryview(data)
+        with disk_errors(self._place):
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+
+    def close(self) -> None:
+        """Delete it; it may be called again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        if self._name is not None:
+            self._name.unlink(missing_ok=True)
+            self._name = None

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,26 @@ Compression = Literal["", "gzip", "bzip2", "zlib"]
 BLOCK = 1 << 22
 _NARROW = 1 << 16
 """Rows of a box that lie further apart than this in bytes are read without read-ahead."""
+
+
+class Target(Protocol):
+    """A file that takes unpacked voxels.
+
+    Attributes:
+        path: under which it is read, until it is closed.
+    """
+
+    path: Path
+
+    def reserve(self, size: int) -> None:
+        """Make sure that so many bytes fit."""
+        ...
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    def close(self) -> None:
+        """Release and delete it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -123,20 +143,21 @@ class Raw:
                     pass
         return np.moveaxis(out[0], -1, 0) if self.interleaved else out
 
-    def unpack(self, target: Path) -> Raw:
+    def unpack(self, target: Target) -> Raw:
         """Write the voxels uncompressed to a file, a block at a time, and describe them there."""
-        with self._stream() as file, target.open("wb") as out:
+        target.reserve(self.nbytes)
+        with self._stream() as file:
             pass_over(file, self.skip)
             left = self.nbytes
             while left:
                 block = file.read(min(BLOCK, left))
                 if not block:
                     raise EOFError(f"{left} bytes of its voxels are missing")
-                out.write(block)
+                target.write(block)
                 left -= len(block)
             while file.read(BLOCK):
                 pass
-        return replace(self, path=target, start=0, skip=0, compression="")
+        return replace(self, path=target.path, start=0, skip=0, compression="")
 
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, CtsegError, FileProblem, nearest
 from ctseg.specs import Zyx
+from ctseg.volume.formats.raw import Target
 from ctseg.volume.geometry import Geometry
 
 LoadBox = Callable[[Zyx, Zyx], NDArray[Any]]
@@ -53,7 +54,7 @@ class Source:
         metadata: Mapping[str, Any] | None = None,
         close: Callable[[], None] | None = None,
         load_box: LoadBox | None = None,
-        unpack: Callable[[Path], Source] | None = None,
+        unpack: Callable[[Target], Source] | None = None,
     ) -> None:
         self.path = path
         self.geometry = geometry
