@@ -87,6 +87,20 @@ class Member(Section):
     fold: int | None = None
 
 
+class CoarseStage(Section):
+    """A model that says where to look, before this one looks there.
+
+    Attributes:
+        model: its zoo name.
+        labels: the only ones of its labels that count; all where there are none.
+        margin_mm: kept around what it finds.
+    """
+
+    model: str = Field(pattern=r"^[a-z0-9_]+\.[A-Za-z0-9][A-Za-z0-9._-]*$")
+    labels: tuple[str, ...] = ()
+    margin_mm: float = Field(10.0, ge=0)
+
+
 class Card(Section):
     """The model's description.
 
@@ -100,6 +114,7 @@ class Card(Section):
         out_channels: logits of the network.
         channels: names of the scan's channels, in order; `CT` means Hounsfield units.
         members: the weights.
+        stages: models that say where to look first, from coarse to fine.
         temperature: logits are divided by it before probabilities are made.
         licence: of the weights, which the training data bind.
         attribution: whom to credit.
@@ -124,6 +139,7 @@ class Card(Section):
     predict: PredictConfig
     loss: LossConfig = LossConfig()
     members: tuple[Member, ...] = ()
+    stages: tuple[CoarseStage, ...] = ()
     temperature: float = Field(1.0, gt=0)
     licence: str = ""
     attribution: str = ""

@@ -111,6 +111,7 @@ def show(
             ("architecture", f"{card.architecture} (from {card.provider.package})"),
             ("task", card.task.kind),
             ("labels", labels),
+            ("looks where", ", then ".join(_stage(stage) for stage in card.stages) or "everywhere"),
             ("channels", ", ".join(card.channels)),
             ("tile (z, y, x)", " x ".join(map(str, card.predict.tile_zyx or ())) or "as the scan"),
             ("trained on", f"{data.cases} cases of {data.name}"),
@@ -138,6 +139,11 @@ def show(
             ui.show(f"  {line}")
 
 
+def _stage(stage: Any) -> str:
+    what = ", ".join(stage.labels) or "anything"
+    return f"{stage.model} finds {what}, {stage.margin_mm:g} mm around it"
+
+
 @app.command(
     epilog=ui.examples(
         "ctseg zoo publish runs/first --tag hippocampus_v1",
@@ -160,6 +166,17 @@ def publish(
     attribution: Annotated[str, typer.Option("--attribution", help="Whom to credit.")] = "",
     intended_use: Annotated[str, typer.Option("--intended-use", help="What it is for.")] = "",
     limits: Annotated[str, typer.Option("--limits", help="Where it fails.")] = "",
+    coarse: Annotated[
+        str | None,
+        typer.Option("--coarse", metavar="NAME", help="Published model that says where to look."),
+    ] = None,
+    coarse_labels: Annotated[
+        str | None,
+        typer.Option("--coarse-labels", metavar="NAME,NAME", help="Of its labels only these."),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option("--margin", min=0, help="Millimetres around what it finds.")
+    ] = 10.0,
     measure: Annotated[
         bool,
         typer.Option(help="Validate again with exactly the published weights."),
@@ -170,9 +187,16 @@ def publish(
     as_json: ui.JsonOption = False,
 ) -> None:
     """Publish the best weights of a run under a name, with their card and figures."""
+    from ctseg.card import CoarseStage
+    from ctseg.checking import validate
     from ctseg.zoo.publish import publish as put
     from ctseg.zoo.readme import usage
 
+    stages = []
+    if coarse is not None:
+        labels = tuple(n.strip() for n in (coarse_labels or "").split(",") if n.strip())
+        stage = {"model": coarse, "labels": labels, "margin_mm": margin}
+        stages = [validate(CoarseStage, stage, where="--coarse")]
     with ui.progress("Validating the weights as published") as bar:
         entry = put(
             runs,
@@ -184,6 +208,7 @@ def publish(
             attribution=attribution,
             intended_use=intended_use,
             limits=limits,
+            stages=stages,
             overwrite=overwrite,
             measure=measure,
             on_case=lambda done, total, case: bar.update(done, total, case),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from ctseg import plugins
 from ctseg.card import Card
 from ctseg.data.pipeline import Pipeline, Trail
+from ctseg.data.steps.base import Step
 from ctseg.data.steps.target import target_scale
 from ctseg.data.stream import InMemory, Scan, Stream, open_stream, ready
 from ctseg.engine import tiling
@@ -102,8 +104,12 @@ class Segmenter:
             axes = tuple("zyx".index(a) for a in self.card.predict.mirror_axes)
             settings = dataclasses.replace(settings, mirror_axes=axes)
         tiling.check(settings.tile_zyx, settings.overlap, settings.constraints.context_slices)
-        out = Segmenter(self.card, self.networks, self.runtime)
-        out.settings, out.on_note = settings, self.on_note
+        return self.tiled(settings)
+
+    def tiled(self, settings: Settings) -> Segmenter:
+        """The same model with these settings."""
+        out = copy.copy(self)
+        out.settings = settings
         return out
 
     @property
@@ -172,15 +178,27 @@ class Segmenter:
         """
         return self.stream_of(InMemory(volume.czyx, volume.geometry))
 
-    def stream_of(self, scan: Scan, folder: Path | None = None) -> Stream:
-        """The same for a scan on disk; temporary files go to `folder`."""
+    def stream_of(
+        self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()
+    ) -> Stream:
+        """The same for a scan on disk.
+
+        Args:
+            folder: where temporary files go.
+            first: steps before those of the card, such as a region.
+        """
+        self.check_channels(scan)
+        pipeline = Pipeline((*first, *self.pipeline.steps)) if first else self.pipeline
+        return open_stream(pipeline, scan, folder=folder)
+
+    def check_channels(self, scan: Scan) -> None:
+        """Refuse a scan of another number of channels than the model was trained with."""
         if scan.channels != self.card.in_channels:
             raise BadInput(
                 f"The model takes {self.card.in_channels} channel(s) ({', '.join(self.card.channels)}), "
                 f"the scan has {scan.channels}.",
                 hint="Give one file a channel, separated by commas: ctseg predict a.nii.gz,b.nii.gz",
             )
-        return open_stream(self.pipeline, scan, folder=folder)
 
     def _made(self, stream: Stream, product: Product, on_tiles: OnTiles | None) -> NDArray[Any]:
         back = Back(stream.trail)

@@ -57,9 +57,15 @@ def validate(
 
 
 def measure(
-    weights: Path | Sequence[Path], run_folder: Path, on_case: OnCase | None = None
+    weights: Path | Sequence[Path],
+    run_folder: Path,
+    on_case: OnCase | None = None,
+    prepared: Callable[[Segmenter], Segmenter] | None = None,
 ) -> Metrics:
     """Score weights on the validation cases of a run, from the files of the data set.
+
+    Args:
+        prepared: what is done with the model first, such as putting a coarse stage before it.
 
     Returns:
         the figures for a card, with the command that prints them.
@@ -76,6 +82,7 @@ def measure(
     segmenter = Segmenter.from_files(
         files, device=config.train.device, precision=config.train.precision
     )
+    segmenter = segmenter if prepared is None else prepared(segmenter)
     results = []
     for done, case in enumerate(cases, start=1):
         results.append(score(segmenter, case, segmenter.predict(load_image(case))))

@@ -10,19 +10,22 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 import ctseg
-from ctseg.card import Card, Member, Metrics
+from ctseg.card import Card, CoarseStage, Member, Metrics
 from ctseg.config import DataConfig, load_config
 from ctseg.engine.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.files import disk_errors, write_text
 from ctseg.zoo.readme import render
-from ctseg.zoo.resolve import BEST, RUN_FILE
+from ctseg.zoo.resolve import BEST, RUN_FILE, resolve_model
 from ctseg.zoo.store import CARD, README, Entry, locked, user_zoo, write_index_entry
+
+if TYPE_CHECKING:
+    from ctseg.engine.segmenter import Segmenter
 
 OnCase = Callable[[int, int, str], None]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -45,6 +48,7 @@ def publish(
     attribution: str = "",
     intended_use: str = "",
     limits: str = "",
+    stages: Sequence[CoarseStage] = (),
     overwrite: bool = False,
     measure: bool = True,
     on_case: OnCase | None = None,
@@ -57,6 +61,7 @@ def publish(
         zoo: where to publish; the user's own zoo where it is not given.
         dtype: how floating tensors are stored.
         licence: of the weights; that of the training data where it is not given.
+        stages: models that say where to look first; they must be published in a zoo of the search path.
         measure: validate again with exactly the published weights, so that the card's figures are theirs;
             otherwise the card keeps those of the run.
         on_case: called with the number done, the total and the case's id while validating.
@@ -77,6 +82,10 @@ def publish(
         raise BadInput(
             "There is no run to publish.", hint="Name one: ctseg zoo publish RUN --tag TAG"
         )
+    for stage in stages:
+        resolve_model(
+            stage.model, zoo
+        )  # a name that nobody knows is refused before anything is measured
     cards = [card for _, card in loaded]
     _check_alike(cards, folders)
     if measure:
@@ -88,7 +97,7 @@ def publish(
         "intended_use": intended_use, "limits": limits,
     }  # fmt: skip
     card = card.model_copy(update={key: text for key, text in texts.items() if text})
-    card = _licensed(card)
+    card = _licensed(card.model_copy(update={"stages": tuple(stages)}))
 
     target = user_zoo(zoo)
     _check_free(target / card.name, overwrite)
@@ -96,7 +105,7 @@ def publish(
         for member, tensors in stored.items():
             save_weights(temporary / member, tensors, card)
         if measure:
-            metrics = _measured([temporary / m.file for m in members], folders, card, on_case)
+            metrics = _measured([temporary / m.file for m in members], folders, card, on_case, zoo)
             card = card.model_copy(update={"metrics": metrics})
             for member, tensors in stored.items():
                 save_weights(temporary / member, tensors, card)
@@ -182,11 +191,19 @@ def _licensed(card: Card) -> Card:
 
 
 def _measured(
-    files: Sequence[Path], folders: Sequence[Path], card: Card, on_case: OnCase | None
+    files: Sequence[Path],
+    folders: Sequence[Path],
+    card: Card,
+    on_case: OnCase | None,
+    zoo: Path | str | None,
 ) -> Metrics:
     from ctseg.engine.validate import measure
+    from ctseg.zoo.load import with_stages
 
-    found = [measure(file, run, on_case) for file, run in zip(files, folders, strict=True)]
+    def staged(segmenter: Segmenter) -> Segmenter:
+        return with_stages(segmenter, card.stages, zoo)
+
+    found = [measure(file, run, on_case, staged) for file, run in zip(files, folders, strict=True)]
     if len(found) > 1:
         return _pooled(found)
     return found[0].model_copy(update={"command": _command(folders[0], card)})
