@@ -184,7 +184,7 @@ class Masks:
         self._chosen = [task.labels.index(label) for label in foreground]
         self.channels: int | None = len(self._chosen)
         self.dtype = "uint8"
-        self.fill = np.zeros(len(self._chosen), np.uint8)
+        self.fill: NDArray[np.generic] = np.zeros(len(self._chosen), np.uint8)
         self.working = 12 + len(self._chosen) if self._exclusive else 8 * task.out_channels
 
     def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
