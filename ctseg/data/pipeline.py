@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ctseg.config import PreprocessConfig
-from ctseg.data.steps import Record, Resampling, Step, parse_step, step_to_dict
-from ctseg.data.steps.resample import resampled_chunks
+from ctseg.data.steps import Record, Step, parse_step, step_to_dict
+from ctseg.data.steps.base import Box
+from ctseg.data.steps.interpolate import labels_at, values_at
+from ctseg.data.steps.track import Tracks, straight
 from ctseg.specs import Task
 from ctseg.volume.geometry import Geometry
-
-CHUNK_BYTES = 2**26
-"""Resampling back works through slices in chunks of about this size."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +108,43 @@ def follow_values(trail: Trail, values_czyx: NDArray[Any]) -> NDArray[np.float32
     return np.ascontiguousarray(values_czyx, np.float32)
 
 
-def back(
-    trail: Trail, array_czyx: NDArray[Any], fill: NDArray[Any], *, until: int = 0
-) -> NDArray[Any]:
-    """An array on the network's grid, taken back to the source grid.
+def tracks_of(trail: Trail) -> Tracks:
+    """Where the voxels along each axis of the scan lie on the network's grid."""
+    tracks = straight(trail.source.shape_zyx)
+    for passage in trail.passages:
+        tracks = passage.step.carry(tracks, passage.before, passage.record)
+    return tracks
+
+
+def spans_of(tracks: Tracks) -> Box:
+    """The box of the scan that lies within the network's grid; empty along an axis of which nothing does."""
+    spans = []
+    for track in tracks:
+        hits = np.flatnonzero(track.inside)
+        spans.append((int(hits[0]), int(hits[-1]) + 1) if len(hits) else (0, 0))
+    return spans[0], spans[1], spans[2]
+
+
+def back(trail: Trail, array_czyx: NDArray[Any], fill: NDArray[Any]) -> NDArray[Any]:
+    """An array on the network's grid, taken back to the scan's: linearly, integers by the strongest value.
 
     Args:
-        fill: [C], what is put outside a crop.
-        until: how many of the first steps are left undone.
+        fill: [C], what is put outside of a crop.
     """
-    for passage in reversed(trail.passages[until:]):
-        array_czyx = passage.step.undo(array_czyx, passage.before, passage.record, fill)
-    return array_czyx
+    tracks = tracks_of(trail)
+    box = spans_of(tracks)
+    out = np.empty((len(array_czyx), *trail.source.shape_zyx), array_czyx.dtype)
+    out[:] = np.asarray(fill).astype(array_czyx.dtype)[:, None, None, None]
+    if all(b > a for a, b in box):
+        turned = array_czyx.transpose(0, *(1 + track.axis for track in tracks))
+        places = [t.at[a:b] for t, (a, b) in zip(tracks, box, strict=True)]
+        for axis, at in enumerate(places):
+            if at[0] > at[-1]:  # ascending positions are simpler for all that follows
+                turned = np.flip(turned, 1 + axis)
+                places[axis] = turned.shape[1 + axis] - 1 - at
+        take = values_at if array_czyx.dtype.kind == "f" else labels_at
+        out[(slice(None), *(slice(a, b) for a, b in box))] = take(turned, places, (1, 1, 1))
+    return out
 
 
 def background_fill(task: Task, *, probabilities: bool) -> NDArray[np.float32]:
@@ -131,49 +153,3 @@ def background_fill(task: Task, *, probabilities: bool) -> NDArray[np.float32]:
     if task.kind == "classes":
         fill[0] = 1.0 if probabilities else 30.0
     return fill if task.kind != "regression" else np.zeros_like(fill)
-
-
-def labels_back(
-    trail: Trail,
-    logits_czyx: torch.Tensor,
-    task: Task,
-    decode: Callable[[torch.Tensor], torch.Tensor],
-    dtype: str,
-) -> NDArray[Any]:
-    """Logits on the network's grid to a label map [Z, Y, X] on the source grid.
-
-    The last resampling is undone in chunks of slices that are decoded at once, so that logits on the source grid
-    never exist as a whole; what comes before it (crop, orientation) is undone on the labels.
-    """
-    resamplings = [i for i, p in enumerate(trail.passages) if isinstance(p.step, Resampling)]
-    fill = background_fill(task, probabilities=False)
-    if len(resamplings) > 1:
-        whole = back(trail, logits_czyx.cpu().numpy(), fill)
-        return decode(torch.from_numpy(whole)).numpy().astype(dtype)
-    at = resamplings[0] if resamplings else len(trail.passages)
-    array = (
-        back(trail, logits_czyx.cpu().numpy(), fill, until=at + 1)
-        if at + 1 < len(trail.passages) and _moves(trail, at + 1)
-        else None
-    )
-    logits = logits_czyx if array is None else torch.from_numpy(np.ascontiguousarray(array))
-    zero = np.zeros(1, dtype)
-    if resamplings:
-        passage = trail.passages[at]
-        step = passage.step
-        assert isinstance(step, Resampling)
-        labels = np.empty(passage.before.shape_zyx, dtype)
-        positions = step.back_positions(passage.before)
-        for start, stop, part in resampled_chunks(logits, positions, CHUNK_BYTES):
-            labels[start:stop] = decode(part).cpu().numpy()
-    else:
-        labels = decode(logits).cpu().numpy().astype(dtype)
-    for passage in reversed(trail.passages[:at]):
-        labels = passage.step.undo(labels[None], passage.before, passage.record, zero)[0]
-    return np.ascontiguousarray(labels)
-
-
-def _moves(trail: Trail, start: int) -> bool:
-    """Whether any step from `start` on changes the grid."""
-    grids = [p.before for p in trail.passages[start:]] + [trail.target]
-    return any(a != b for a, b in itertools.pairwise(grids))

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg.data.pipeline import Trail
-from ctseg.data.steps.track import Positions, straight
+from ctseg.data.pipeline import Trail, spans_of, tracks_of
+from ctseg.data.steps.track import Positions
 from ctseg.specs import Zyx
 
 
@@ -52,22 +52,16 @@ class Back:
     """
 
     def __init__(self, trail: Trail) -> None:
-        tracks = straight(trail.source.shape_zyx)
-        for passage in trail.passages:
-            tracks = passage.step.carry(tracks, passage.before, passage.record)
+        tracks = tracks_of(trail)
         self._order = tuple(track.axis for track in tracks)
-        spans = []
-        for track in tracks:
-            hits = np.flatnonzero(track.inside)
-            spans.append((int(hits[0]), int(hits[-1]) + 1) if len(hits) else (0, 0))
-        self.box = (spans[0], spans[1], spans[2])
+        self.box = spans_of(tracks)
         self.source: Zyx = trail.source.shape_zyx
         z, y, x = (self._order.index(axis) for axis in range(3))
         self.axis = z
         # so that they stay the same to the last bit when a whole number is taken off
         at = [
             np.round(track.at[a:b] * 2**24) / 2**24
-            for track, (a, b) in zip(tracks, spans, strict=True)
+            for track, (a, b) in zip(tracks, self.box, strict=True)
         ]
         self._flip = len(at[z]) > 1 and at[z][0] > at[z][-1]
         self.ascending = not self._flip

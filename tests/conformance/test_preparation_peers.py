@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from ctseg.data.pipeline import Pipeline
+from ctseg.data.pipeline import Passage, Pipeline, Trail, back
 from ctseg.data.sampling import Rule, draw
 from ctseg.data.steps import (
     Clip,
@@ -29,6 +29,12 @@ from ctseg.data.steps import (
 from ctseg.volume.geometry import Geometry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def undo(step, array_czyx, geometry, record, fill):
+    """Back through a single step."""
+    trail = Trail((Passage(step, geometry, record),), geometry, step.grid(geometry, record))
+    return back(trail, array_czyx, fill)
 
 
 def peer(name: str) -> Any:
@@ -288,7 +294,7 @@ def test_transposing_is_numpys(order):
     step = Transpose(order)
     moved = step.image(scan, grid, {})
     np.testing.assert_array_equal(moved, scan.transpose(0, *(1 + a for a in order)))
-    back = step.undo(moved, grid, {}, np.zeros(1))
+    back = undo(step, moved, grid, {}, np.zeros(1))
     np.testing.assert_array_equal(back, scan)
     index = np.array([2, 1, 3])  # x, y, z in the new array
     old = np.empty(3, int)

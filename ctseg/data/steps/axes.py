@@ -33,9 +33,6 @@ class Moved(NoLook):
 
     weight = label = image
 
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        return _moved_back(array_czyx, *self._source(geometry))
-
     def _axes(self, geometry: Geometry) -> list[tuple[int, bool]]:
         """For each old axis z, y, x: the new one that runs along it, and whether it is flipped."""
         source, flips = self._source(geometry)
@@ -147,8 +144,3 @@ def _flipped(flips: Sequence[bool]) -> tuple[int, ...]:
 def _moved(array_czyx: Array, source: Sequence[int], flips: Sequence[bool]) -> Array:
     moved = array_czyx.transpose(0, *_order(source))
     return np.flip(moved, _flipped(flips)) if any(flips) else moved
-
-
-def _moved_back(array_czyx: Array, source: Sequence[int], flips: Sequence[bool]) -> Array:
-    moved = np.flip(array_czyx, _flipped(flips)) if any(flips) else array_czyx
-    return moved.transpose(0, *(1 + np.argsort(_order(source))))

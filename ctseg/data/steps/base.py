@@ -64,10 +64,6 @@ class Step(Protocol):
         """An integer map after the step."""
         ...
 
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        """Take an array on the grid after the step back to the one before; `fill` [C] is put where nothing was."""
-        ...
-
     def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
         """The box before the step from which one after it is made."""
         ...
@@ -119,9 +115,6 @@ class OnValues:
 
     def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
         return label_czyx
-
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        return array_czyx
 
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         raise NotImplementedError

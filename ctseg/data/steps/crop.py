@@ -41,12 +41,6 @@ class ToBox:
 
     weight = label
 
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        out = np.empty((array_czyx.shape[0], *geometry.shape_zyx), array_czyx.dtype)
-        out[:] = fill.astype(array_czyx.dtype)[:, None, None, None]
-        out[(slice(None), *(slice(a, b) for a, b in record["box_zyx"]))] = array_czyx
-        return out
-
     def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
         return None
 

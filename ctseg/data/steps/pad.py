@@ -66,15 +66,6 @@ class Placed(NoLook):
         out[after] = array_czyx[before]
         return out
 
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        if geometry.shape_zyx == array_czyx.shape[1:]:
-            return array_czyx
-        before, after = self._slices(geometry)
-        out = np.empty((array_czyx.shape[0], *geometry.shape_zyx), array_czyx.dtype)
-        out[:] = fill.astype(array_czyx.dtype)[:, None, None, None]
-        out[before] = array_czyx[after]
-        return out
-
     def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
         """At least a voxel, where the box lies in the padding altogether."""
         spans = []

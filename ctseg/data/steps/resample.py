@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from ctseg.data.steps.base import Array, Box, NoLook, Record, Zyx
 from ctseg.data.steps.interpolate import is_identity, labels_at, values_at
 from ctseg.data.steps.track import Positions, Track, Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.resample import centres, resample_at, resampled_geometry
+from ctseg.volume.resample import centres, resampled_geometry
 from ctseg.volume.values import distinct_values
 
 Order = Literal[0, 1, 3]
@@ -43,15 +41,6 @@ class Resampling(NoLook):
             return track.resampled(positions[track.axis], after[track.axis])
 
         return each(tracks, change)
-
-    def undo(self, array_czyx: Array, geometry: Geometry, record: Record, fill: Array) -> Array:
-        """Linear for floating arrays (logits, probabilities), by the strongest value for integer ones."""
-        positions = self.back_positions(geometry)
-        if is_identity(positions, array_czyx.shape[1:]):
-            return array_czyx
-        if array_czyx.dtype.kind == "f":
-            return values_at(array_czyx, positions, (1, 1, 1))
-        return labels_at(array_czyx, positions, (1, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -272,21 +261,3 @@ def _coarse_axis(spacing_zyx: Sequence[float]) -> int | None:
     largest = max(spacing_zyx)
     axes = [axis for axis, spacing in enumerate(spacing_zyx) if spacing > 0.999 * largest]
     return axes[0] if len(axes) == 1 and largest > 3 * min(spacing_zyx) else None
-
-
-def resampled_chunks(x_czyx: torch.Tensor, positions: Positions, chunk_bytes: int) -> Any:
-    """Interpolate linearly at positions, yielding (start, stop, [C, stop - start, Y, X]) along z."""
-    z, y, x = positions
-    per_slice = 4 * x_czyx.shape[0] * len(y) * len(x)
-    size = max(1, min(len(z), chunk_bytes // per_slice))
-    for start in range(0, len(z), size):
-        stop = min(start + size, len(z))
-        part = x_czyx
-        for axis, at in ((1, z[start:stop]), (2, y), (3, x)):
-            if axis == 1 or not _same(at, part.shape[axis]):
-                part = resample_at(part, axis, at, 1)
-        yield start, stop, part
-
-
-def _same(positions: NDArray[np.float64], size: int) -> bool:
-    return len(positions) == size and bool((positions == np.arange(size)).all())
