@@ -29,3 +29,9 @@ def let_go(array: Any) -> None:
     low = array.__array_interface__["data"][0] - base
     start = low // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     pages.madvise(mmap.MADV_DONTNEED, start, min(low + array.nbytes, len(pages)) - start)
+
+
+def let_go_of(array: Any, start: int, stop: int) -> None:
+    """The same for some planes of an array, which is not read if it is no memory-mapped one."""
+    if isinstance(array, np.memmap):
+        let_go(array[start:stop])

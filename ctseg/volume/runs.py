@@ -7,6 +7,7 @@ which of them touch, and a graph of runs gives the parts. Maps of many values co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -145,16 +146,41 @@ def connected(count: int, one: Ints, two: Ints) -> tuple[Ints, int]:
     return rank[parts], int(found)
 
 
+def drawn(runs: Runs, values: NDArray[Any]) -> NDArray[Any]:
+    """A slab [Z, Y, X] that holds a value for each run, and 0 elsewhere."""
+    flat = _spread(runs.start, runs.length, values, 0, math.prod(runs.shape_zyx))
+    return flat.reshape(runs.shape_zyx)
+
+
 def paint(flat: NDArray[Any], runs: Runs, chosen: NDArray[np.bool_], values: Any) -> None:
     """Write a value (or one a chosen run) over the chosen runs of a raveled slab."""
     start, length = runs.start[chosen], runs.length[chosen]
     ends = np.cumsum(length)
-    values = np.broadcast_to(np.asarray(values), len(start))
+    values = np.broadcast_to(np.asarray(values).astype(flat.dtype), len(start))
     at = 0
-    while at < len(start):  # about a million voxels at a time
+    while at < len(start):  # some voxels at a time, within the cache
         done = int(ends[at - 1]) if at else 0
-        stop = max(int(np.searchsorted(ends, done + 2**20, side="right")), at + 1)
-        part = length[at:stop]
-        shift = np.repeat(start[at:stop] - (ends[at:stop] - part - done), part)
-        flat[np.arange(len(shift)) + shift] = np.repeat(values[at:stop], part)
+        stop = max(int(np.searchsorted(ends, done + 2**17, side="right")), at + 1)
+        first, part, new = start[at:stop], length[at:stop], values[at:stop]
+        low, high = int(first[0]), int(first[-1] + part[-1])
+        voxels = int(ends[stop - 1]) - done
+        if high - low <= 6 * voxels:  # close together: cheaper to go over all there is between them
+            inside = _spread(first, part, np.ones(len(part), bool), low, high)
+            np.copyto(flat[low:high], _spread(first, part, new, low, high), where=inside)
+        else:
+            shift = np.repeat(first - (ends[at:stop] - part - done), part)
+            flat[np.arange(voxels) + shift] = np.repeat(new, part)
         at = stop
+
+
+def _spread(start: Ints, length: Ints, values: NDArray[Any], low: int, high: int) -> NDArray[Any]:
+    """The raveled voxels from `low` to `high`: a value for each run, and 0 between them."""
+    lengths = np.empty(2 * len(start) + 1, np.int64)
+    lengths[1::2] = length
+    lengths[0:-1:2] = start
+    lengths[2:-1:2] -= start[:-1] + length[:-1]
+    lengths[0] = (start[0] if len(start) else low) - low
+    lengths[-1] = high - (start[-1] + length[-1] if len(start) else low)
+    all_values = np.zeros(len(lengths), values.dtype)
+    all_values[1::2] = values
+    return np.repeat(all_values, lengths)

@@ -13,8 +13,8 @@ from ctseg.engine.postprocess.values import check_map, grouping
 from ctseg.errors import BadInput
 from ctseg.volume.components import SLAB_BYTES, Planes, Progress, again, find_parts
 from ctseg.volume.joining import Parts
-from ctseg.volume.mapped import let_go
-from ctseg.volume.runs import Connectivity, Ints, paint
+from ctseg.volume.mapped import let_go_of
+from ctseg.volume.runs import Connectivity, Ints, drawn
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,10 @@ class Instances:
                 hint=f"Write {self.dtype}, or drop small objects with a least size.",
             )
         for slab in self.parts.slabs:
-            planes = out_zyx[slab.start : slab.stop]
-            block = np.zeros(planes.shape, dtype)
-            if slab.count:
-                runs, part = again(self.labels_zyx, self.parts, slab)
-                numbers = self.numbers[part]
-                paint(block.reshape(-1), runs, numbers > 0, numbers[numbers > 0])
-            out_zyx[slab.start : slab.stop] = block
-            let_go(planes)
-            let_go(self.labels_zyx[slab.start : slab.stop])
+            runs, part = again(self.labels_zyx, self.parts, slab)
+            out_zyx[slab.start : slab.stop] = drawn(runs, self.numbers[part].astype(dtype))
+            for array in (out_zyx, self.labels_zyx):
+                let_go_of(array, slab.start, slab.stop)
             if progress:
                 progress(slab.stop - slab.start)
 

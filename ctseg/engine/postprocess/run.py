@@ -15,7 +15,7 @@ from ctseg.engine.postprocess.values import check_map
 from ctseg.errors import BadInput
 from ctseg.volume.components import SLAB_BYTES, Planes, planes_at_once
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.mapped import let_go
+from ctseg.volume.mapped import let_go_of
 
 OnPlanes = Callable[[int, int], None]
 """Told how many planes have been passed, and how many there are to pass in all."""
@@ -119,10 +119,9 @@ def _copy(
     depth = source_zyx.shape[0]
     for start in range(0, depth, step):
         stop = min(start + step, depth)
-        planes = source_zyx[start:stop]
-        out_zyx[start:stop] = planes
-        let_go(planes)
-        let_go(out_zyx[start:stop])
+        out_zyx[start:stop] = source_zyx[start:stop]
+        for array in (source_zyx, out_zyx):
+            let_go_of(array, start, stop)
         passed(stop - start)
 
 
