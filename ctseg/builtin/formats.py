@@ -50,13 +50,14 @@ def _writer(module: str) -> OpenWriter:
         channels: int | None = None,
         labels: Sequence[Label] = (),
         reference: VolumeSource | None = None,
+        **options: Any,
     ) -> VolumeWriter:
         file = importlib.import_module(f"ctseg.volume.formats.{module}")
         write = getattr(file, f"write_{module}")
-        return cast(
-            VolumeWriter,
-            write(path, geometry, dtype, channels=channels, labels=labels, reference=reference),
+        made = write(
+            path, geometry, dtype, channels=channels, labels=labels, reference=reference, **options
         )
+        return cast(VolumeWriter, made)
 
     return writer
 
@@ -114,6 +115,9 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                     "dataset": "name within the file; /raw, or the only volume, by default",
                     "geometry": "dataset that lends its grid to one without; /raw by default",
                 }
+            ),
+            writer_options=frozen(
+                {"dataset": "name within the file: /label for label maps, else /raw by default"}
             ),
             parts=_parts("hdf5"),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ DEFAULT_LABEL = "/label"
 _DTYPES = (*itk.DTYPES, "float16")
 _GRID = frozenset({"spacing_xyz", "element_size_um", "origin_xyz", "direction", "unit"})
 _CHUNK_ZYX = (32, 128, 128)
-_LAYER_BYTES = 1 << 28
-"""A layer of chunks is at most so large: of wide scans chunks are flatter."""
+_CHUNK_BYTES = 1 << 20
+"""Flat chunks are made wider up to about this."""
+_LAYER_BYTES = 1 << 26
+"""Chunks are so flat that a layer of them is no larger, but where a single slice is; it waits in memory until whole."""
 
 
 def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = None) -> Source:
@@ -192,6 +195,21 @@ def _geometry(attributes: Mapping[str, Any], shape_zyx: tuple[int, ...], path: P
     )
 
 
+def chunk_of(shape_zyx: Zyx, dtype: np.dtype[Any], channels: int | None = None) -> tuple[int, ...]:
+    """The chunks of a volume that is written slice by slice, and read by slices, boxes, or a channel at a time.
+
+    A chunk holds one channel and at most a few MiB; the more a slice of all channels takes, the flatter it is.
+    """
+    z, y, x = shape_zyx
+    slice_bytes = y * x * dtype.itemsize * (channels or 1)
+    deep = min(_CHUNK_ZYX[0], 1 << (max(1, _LAYER_BYTES // slice_bytes).bit_length() - 1))
+    wide = _CHUNK_ZYX[1]
+    while deep * (2 * wide) ** 2 * dtype.itemsize <= _CHUNK_BYTES and wide < max(y, x):
+        wide *= 2
+    chunk = (min(z, deep), min(y, wide), min(x, wide))
+    return chunk if channels is None else (1, *chunk)
+
+
 class _Hdf5Sink:
     """Streams slabs into one chunked, compressed dataset."""
 
@@ -202,24 +220,22 @@ class _Hdf5Sink:
         dtype: np.dtype[Any],
         channels: int | None,
         labels: Sequence[Label],
+        dataset: str,
     ) -> None:
         shape = geometry.shape_zyx if channels is None else (channels, *geometry.shape_zyx)
-        plane = geometry.shape_zyx[1] * geometry.shape_zyx[2] * dtype.itemsize * (channels or 1)
-        deep = min(_CHUNK_ZYX[0], 1 << (max(1, _LAYER_BYTES // plane).bit_length() - 1))
-        chunk = tuple(
-            min(n, c) for n, c in zip(geometry.shape_zyx, (deep, *_CHUNK_ZYX[1:]), strict=True)
-        )
+        chunk = chunk_of(geometry.shape_zyx, dtype, channels)
+        layer = chunk[-3] * dtype.itemsize * math.prod(shape) // geometry.shape_zyx[0]
         exact = dtype.kind in "iu"
         # Slabs that end within a layer of chunks stay in this cache until the layer is whole: a compressed chunk
         # that is written twice leaves a hole in the file.
         self._file = h5py.File(
-            temporary, "w", rdcc_nbytes=2 * min(_LAYER_BYTES, plane * deep), rdcc_nslots=100_003
+            temporary, "w", rdcc_nbytes=2 * min(_LAYER_BYTES, layer), rdcc_nslots=100_003
         )
         self._dataset = self._file.create_dataset(
-            DEFAULT_LABEL if labels and channels is None else DEFAULT_DATASET,
+            dataset,
             shape,
             dtype,
-            chunks=chunk if channels is None else (1, *chunk),
+            chunks=chunk,
             compression="gzip" if exact else "lzf",
             compression_opts=1 if exact else None,
             shuffle=dtype.itemsize > 1,
@@ -229,6 +245,8 @@ class _Hdf5Sink:
         attributes["origin_xyz"] = geometry.origin_xyz
         attributes["direction"] = geometry.matrix
         attributes["unit"] = geometry.unit
+        if channels is not None and len(labels) == channels:
+            attributes["channels"] = json.dumps([label.name for label in labels])
         if labels:
             attributes["labels"] = json.dumps({label.name: label.value for label in labels})
             colours = {label.name: label.colour for label in labels if label.colour is not None}
@@ -256,19 +274,24 @@ def write_hdf5(
     channels: int | None = None,
     labels: Sequence[Label] = (),
     reference: VolumeSource | None = None,  # noqa: ARG001
+    dataset: str | None = None,
 ) -> Writer:
-    """A writer of HDF5: label maps go to `/label`, everything else to `/raw`.
+    """A writer of HDF5.
+
+    Args:
+        dataset: name within the file. Without it label maps go to `/label`, everything else to `/raw`.
 
     Raises:
         BadInput: a type that HDF5 has not.
     """
     stored = check_dtype(dtype, _DTYPES, format_name="HDF5")
     suffix = paths.suffix_of(path, paths.HDF5) or paths.HDF5[0]
+    name = dataset or (DEFAULT_LABEL if labels and channels is None else DEFAULT_DATASET)
     return Writer(
         path,
         suffix,
         geometry,
         stored,
         channels,
-        lambda temporary: _Hdf5Sink(temporary, geometry, stored, channels, labels),
+        lambda temporary: _Hdf5Sink(temporary, geometry, stored, channels, labels, name),
     )
