@@ -23,7 +23,6 @@ from benchmarks import (
     precision,
     predict,
     startup,
-    tiles,
 )
 from ctseg.engine.runtime import choose
 from ctseg.files import write_text
@@ -39,7 +38,6 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "precision": precision.measure,
     "predict": predict.measure,
     "startup": startup.measure,
-    "tiles": tiles.measure,
 }
 
 
