@@ -62,7 +62,9 @@ class LabelMap:
         self._hidden = None
         if not self._exclusive and kept is not None:
             self._hidden = [i for i, label in enumerate(task.labels) if label not in wanted]
-        self._table = torch.tensor(numbers, dtype=torch.int32)
+        kind = torch.uint8 if self.dtype == "uint8" else torch.int32  # torch has no uint16
+        plain = numbers == list(range(len(numbers)))
+        self._table = None if plain else torch.tensor(numbers, dtype=kind)
 
     def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         if self._exclusive:
@@ -72,7 +74,7 @@ class LabelMap:
                 low_czyx = low_czyx.clone()
                 low_czyx[self._hidden] = -1.0
             found = above_zero_last(low_czyx, positions)
-        return self._table.to(found.device)[found.int()]
+        return found if self._table is None else self._table.to(found.device)[found.int()]
 
 
 class Probabilities:

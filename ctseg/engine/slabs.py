@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from ctseg.data.stream import Stream
 from ctseg.engine import tiling
-from ctseg.engine.forward import Forward
+from ctseg.engine.forward import Forward, TileTooLarge, out_of_memory, release
 from ctseg.engine.runtime import Runtime
 from ctseg.engine.settings import Grid, Settings
 from ctseg.specs import Zyx
+
+COMBINED_BYTES = 2**26
+"""The logits of several networks are handed on in slabs of about this size, since combining them takes copies."""
 
 OnTiles = Callable[[int, int], None]
 Slab = tuple[int, list[torch.Tensor]]
@@ -48,10 +51,11 @@ def slabs(
         on_note: told of what was changed on the way, such as a smaller batch.
 
     Yields:
-        (first slice, fp32 logits [K, slices, Y, X] of each network) on the device, valid until the next is asked for.
+        (first slice, fp32 logits [K, slices, Y, X] of each network) where the sums are held, valid until the next is
+        asked for.
 
     Raises:
-        TileTooLarge: one tile does not fit the device's memory.
+        TileTooLarge: one tile, or the sums, do not fit the memory.
     """
     return _Slabs(
         networks, stream, settings, runtime, span, air, background, on_tiles, on_note
@@ -78,10 +82,14 @@ class _Slabs:
         self.grid = Grid(self.shape, settings)
         self.span = span or (0, z)
         self.rows = self.grid.rows(*self.span)
+        self.weights = [
+            [torch.from_numpy(w).to(self.device) for w in axis] for axis in self.grid.weights
+        ]
         self.air, self.background = air, background
         self.forwards = [Forward(net, runtime, settings, on_note) for net in networks]
         self.rings: list[torch.Tensor] = []
-        self.on_tiles = on_tiles
+        self.place = torch.device("cpu") if settings.sums_on_host else self.device
+        self.on_tiles, self.on_note = on_tiles, on_note
         self.done, self.total = 0, len(self.rows) * len(self.grid.columns)
 
     def run(self) -> Iterator[Slab]:
@@ -134,10 +142,7 @@ class _Slabs:
         depth, ty, tx = self.grid.tile_zyx
         (yi, xi) = column
         y, x = self.grid.starts[1][yi], self.grid.starts[2][xi]
-        wz, wy, wx = (
-            torch.from_numpy(self.grid.weights[axis][i]).to(self.device)
-            for axis, i in enumerate((row, yi, xi))
-        )
+        wz, wy, wx = self.weights[0][row], self.weights[1][yi], self.weights[2][xi]
         plane = wy[:, None] * wx
         if outs is None:
             assert self.background is not None
@@ -161,16 +166,39 @@ class _Slabs:
         if self.on_tiles:
             self.on_tiles(self.done, self.total)
 
+    def _hold(self, classes: Sequence[int]) -> None:
+        """Make room for the sums; in main memory where the device has none."""
+        depth, _, _ = self.grid.tile_zyx
+        plane = self.grid.shape_zyx[1:]
+        try:
+            self.rings = [torch.zeros((k, depth, *plane), device=self.place) for k in classes]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if self.place.type == "cpu":
+                raise TileTooLarge(
+                    f"The sums of {sum(classes)} logits of {depth} x {plane[0]} x {plane[1]} voxels do not fit the memory.",
+                    hint="Use thinner tiles: --tile Z,Y,X",
+                ) from None
+            release(self.place)
+            self.place = torch.device("cpu")
+            self._hold(classes)
+            if self.on_note:
+                self.on_note("Device memory was short: sums of logits are held in main memory.")
+
     def _cut(self, start: int, stop: int, ring: slice) -> Iterator[Slab]:
         """Finished slices without what was padded, and no more than asked for."""
         (z0, _), (y0, _), (x0, _) = self.grid.margins
         low = max(start - z0, self.span[0])
         high = min(stop - z0, self.span[1])
-        if high > low:
-            first = ring.start + low + z0 - start
-            box = (slice(None), slice(first, first + high - low),
+        step = max(high - low, 1)
+        if len(self.rings) > 1:
+            step = max(COMBINED_BYTES // (4 * len(self.rings[0]) * self.shape[1] * self.shape[2]), 1)
+        for at in range(low, high, step):
+            first = ring.start + at + z0 - start
+            box = (slice(None), slice(first, first + min(step, high - at)),
                    slice(y0, y0 + self.shape[1]), slice(x0, x0 + self.shape[2]))  # fmt: skip
-            yield low, [sums[box] for sums in self.rings]
+            yield at, [sums[box] for sums in self.rings]
 
 
 class _Rows:
@@ -201,30 +229,44 @@ class _Rows:
     def next(self) -> torch.Tensor:
         row = next(self._rows)
         z, depth = self._grid.starts[0][row], self._grid.tile_zyx[0]
-        first = z if self._held is None else max(z, self._stop)
-        fresh = self._read(first, z + depth) if self._coming is None else self._coming.result()
-        new = torch.from_numpy(fresh)
+        kept = 0
         if self._held is None:
-            self._held = new.to(self._device)
+            shape = (self._stream.shape_czyx[0], depth, *self._grid.shape_zyx[1:])
+            held = self._held = torch.empty(shape, device=self._device)
         else:
             held, kept = self._held, max(self._stop - z, 0)
             for i in range(kept):  # slice by slice, since source and target overlap
                 held[:, i] = held[:, i + depth - kept]
-            held[:, kept:] = new.to(self._device)
+        if self._pool is None:
+            self._read(z + kept, held[:, kept:].numpy())
+        else:
+            fresh = self._fresh(z + kept) if self._coming is None else self._coming.result()
+            held[:, kept:] = torch.from_numpy(fresh).to(self._device)
         self._stop = z + depth
         if self._pool is not None and row != self._last:
             following = self._grid.starts[0][row + 1]
-            self._coming = self._pool.submit(
-                self._read, max(following, self._stop), following + depth
-            )
-        return self._held
+            self._coming = self._pool.submit(self._fresh, max(following, self._stop), following)
+        return held
 
-    def _read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Slices of the padded scan; along z it is padded only where it is smaller than a tile, and read at once."""
-        depth = self._stream.shape_czyx[1]
-        tile = self._grid.tile_zyx
-        part = self._stream.read(start, stop) if depth >= tile[0] else self._stream.read(0, depth)
-        padded = tiling.pad(
-            part, (min(tile[0], stop - start), tile[1], tile[2]), repeat_slices=self._flat
-        )
-        return np.require(padded, np.float32, ("C", "W"))
+    def _fresh(self, start: int, row: int | None = None) -> NDArray[np.float32]:
+        """Slices from `start` to the end of the row of tiles that begins at `row`, or at `start`."""
+        stop = (start if row is None else row) + self._grid.tile_zyx[0]
+        shape = (self._stream.shape_czyx[0], stop - start, *self._grid.shape_zyx[1:])
+        out = np.empty(shape, np.float32)
+        self._read(start, out)
+        return out
+
+    def _read(self, start: int, out_czyx: NDArray[np.float32]) -> None:
+        """Fill slices of the padded scan from `start` on.
+
+        Along z it is padded only where it is smaller than a tile, and read at once then.
+        """
+        _, depth, y, x = self._stream.shape_czyx
+        _, ty, tx = self._grid.tile_zyx
+        if depth < self._grid.tile_zyx[0]:
+            part = self._stream.read(0, depth)
+            out_czyx[:] = tiling.pad(part, self._grid.tile_zyx, repeat_slices=self._flat)
+            return
+        for a, b in self._stream.parts(start, start + out_czyx.shape[1]):
+            box = self._stream.box(((a, b), (0, y), (0, x)))
+            out_czyx[:, a - start : b - start] = tiling.pad(box, (b - a, ty, tx))
