@@ -16,6 +16,7 @@ from ctseg.errors import FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths
 from ctseg.volume.formats.handle import Handle
+from ctseg.volume.formats.hdf5_disk import Forgiving
 from ctseg.volume.formats.hdf5_map import mapped_box
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.writer import Writer, check_dtype
@@ -228,8 +229,9 @@ class _Hdf5Sink:
         exact = dtype.kind in "iu"
         # Slabs that end within a layer of chunks stay in this cache until the layer is whole: a compressed chunk
         # that is written twice leaves a hole in the file.
+        self._disk = Forgiving(temporary)
         self._file = h5py.File(
-            temporary, "w", rdcc_nbytes=2 * min(_LAYER_BYTES, layer), rdcc_nslots=100_003
+            self._disk, "w", rdcc_nbytes=2 * min(_LAYER_BYTES, layer), rdcc_nslots=100_003
         )
         self._dataset = self._file.create_dataset(
             dataset,
@@ -258,12 +260,16 @@ class _Hdf5Sink:
         self._dataset[..., start:stop, :, :] = (
             slab_czyx if self._dataset.ndim == 4 else slab_czyx[0]
         )
+        self._disk.check()
 
     def finish(self) -> None:
         self._file.close()
+        self._disk.close()
+        self._disk.check()
 
     def discard(self) -> None:
         self._file.close()
+        self._disk.close()
 
 
 def write_hdf5(

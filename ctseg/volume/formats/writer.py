@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -14,9 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput, DiskFull, FileProblem
 from ctseg.files import disk_errors
 from ctseg.volume.geometry import Geometry
+
+NO_ROOM = 2**16
+FREE_SOME = "Free some space, or choose another place with -o."
 
 
 class Sink(Protocol):
@@ -83,8 +87,17 @@ class Writer:
         try:
             with disk_errors(self.path):
                 yield
-        except (OSError, RuntimeError) as error:
+        except DiskFull as error:
             self.abort()
+            raise self._with_rest(error) from error.__cause__
+        except (OSError, RuntimeError) as error:
+            full = shutil.disk_usage(self.path.parent).free < NO_ROOM
+            self.abort()
+            if full:  # some libraries do not say why they failed
+                told = DiskFull(
+                    f"The disk is full: {self.path} could not be written.", hint=FREE_SOME
+                )
+                raise self._with_rest(told) from error
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise FileProblem(
                 f"{self.path} cannot be written: {lines[-1]}.",
@@ -93,6 +106,10 @@ class Writer:
         except BaseException:
             self.abort()
             raise
+
+    def _with_rest(self, error: DiskFull) -> DiskFull:
+        slice_bytes = (self._channels or 1) * math.prod(self._plane) * self._dtype.itemsize
+        return with_rest(error, self._depth - self._next, self._depth, slice_bytes)
 
     def write(self, start: int, slab: NDArray[Any]) -> None:
         """Write [Z, Y, X], or [C, Z, Y, X] where channels were asked for, from slice `start` on.
@@ -166,6 +183,19 @@ class Writer:
     ) -> None:
         if self._sink is not None:
             self.abort()
+
+
+def with_rest(error: DiskFull, missing: int, depth: int, slice_bytes: int) -> DiskFull:
+    """The same error, and how much there was still to write.
+
+    Args:
+        missing: slices of `depth`.
+        slice_bytes: of one, uncompressed.
+    """
+    if not missing:
+        return error
+    rest = f"{missing} of {depth} slices are missing, up to {missing * slice_bytes / 2**20:.1f} MiB"
+    return DiskFull(f"{error.message[:-1]}; {rest}.", hint=error.hint, needed=error.needed)
 
 
 def _flush(path: Path) -> None:

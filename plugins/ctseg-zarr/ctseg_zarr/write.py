@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -15,10 +16,10 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 
 import ctseg
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput, DiskFull, FileProblem
 from ctseg.files import disk_errors
 from ctseg.specs import Label, VolumeSource
-from ctseg.volume.formats.writer import check_dtype
+from ctseg.volume.formats.writer import check_dtype, with_rest
 from ctseg.volume.geometry import Geometry
 from ctseg_zarr.describe import channel_names, image_label, multiscales
 from ctseg_zarr.metadata import OWN
@@ -127,6 +128,13 @@ class ZarrWriter:
         try:
             with disk_errors(self.path):
                 yield
+        except DiskFull as error:
+            self.abort()
+            missing, depth = self._geometry.shape_zyx[0] - self._next, self._geometry.shape_zyx[0]
+            plane = math.prod(self._geometry.shape_zyx[1:]) * (self._channels or 1)
+            raise with_rest(
+                error, missing, depth, plane * self._dtype.itemsize
+            ) from error.__cause__
         except OSError as error:
             self.abort()
             raise FileProblem(
