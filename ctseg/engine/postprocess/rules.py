@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ctseg.config_postprocess import EVERY_LABEL, PostprocessRule
@@ -61,6 +61,9 @@ def targets_of(
 ) -> list[Target]:
     """What the rules ask for, label by label, in their order; `*` stands for each label in the task's order.
 
+    Where labels are regions that lie in one another, `*` removes parts from the outermost region inwards, so that what
+    is left of a region counts, and fills holes from the innermost outwards, so that a hole becomes what is around it.
+
     Args:
         geometry: of the map, which gives the voxels in a millilitre; without it sizes in millilitres are 1 voxel.
     """
@@ -73,11 +76,12 @@ def targets_of(
     every = tuple(known)
     out = []
     for rule in rules:
-        groups = [(n,) for n in every] if rule.names == (EVERY_LABEL,) else [rule.names]
-        for names in groups:
+        all_of_them = rule.names == (EVERY_LABEL,)
+        some: list[Target] = []
+        for names in [(name,) for name in every] if all_of_them else [rule.names]:
             _check_names(labels, names, known)
             chosen = [known[name] for name in names]
-            out.append(
+            some.append(
                 Target(
                     "+".join(names),
                     frozenset().union(*(written_values(known.values(), one) for one in chosen)),
@@ -89,7 +93,15 @@ def targets_of(
                     rule.fill_holes,
                 )
             )
+        out += _inwards(some) if all_of_them else some
     return out
+
+
+def _inwards(targets: Sequence[Target]) -> list[Target]:
+    """First what removes parts, then what fills holes, the smallest region first."""
+    removing = [replace(target, fill=None) for target in targets if target.filters]
+    filling = [replace(target, keep=None, least=1) for target in targets if target.fill]
+    return removing + sorted(filling, key=lambda target: len(target.values))
 
 
 def rounds_of(targets: Iterable[Target]) -> list[list[Target]]:

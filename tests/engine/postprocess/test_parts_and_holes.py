@@ -225,6 +225,29 @@ def test_nested_regions_fall_back_to_what_they_lie_in():
     assert report["whole"]["voxels_removed"] == 2 == report["core"]["voxels_removed"]
 
 
+def test_a_hole_of_nested_regions_becomes_the_region_around_it():
+    task = Task("channels", (Label("whole", (1, 2), 1), Label("core", (2,), 2)))
+    labels = np.zeros((7, 9, 12), np.uint8)
+    labels[1:6, 1:8, 1:11] = 1
+    labels[2:5, 2:7, 2:6] = 2
+    labels[3, 3:6, 3:5] = 0
+    labels[3, 4, 8] = 0
+    found, report = cleaned(labels, [{"label": "*", "fill_holes": "3d"}], task=task)
+    assert (found[3, 3:6, 3:5] == 2).all() and found[3, 4, 8] == 1
+    assert report["whole"]["voxels_filled"] == 1 and report["core"]["voxels_filled"] == 6
+
+
+def test_of_nested_regions_the_outer_one_is_cleaned_up_first():
+    """The larger core lies in a stray whole: it goes with it, and the other core stays."""
+    task = Task("channels", (Label("whole", (1, 2), 1), Label("core", (2,), 2)))
+    labels = np.zeros((5, 9, 16), np.uint8)
+    labels[:, 1:8, 1:9] = 1
+    labels[2, 3, 3:5] = 2
+    labels[1:3, 2:5, 12:14] = 2
+    found, _ = cleaned(labels, [{"label": "*", "keep_largest": 1}], task=task)
+    assert not found[:, :, 10:].any() and (found[2, 3, 3:5] == 2).all()
+
+
 def test_many_labels_take_two_passes(monkeypatch):
     """117 labels are cleaned up together, not one after the other."""
     from ctseg.engine.postprocess import parts
@@ -305,3 +328,24 @@ def test_what_is_no_label_map_is_refused():
         )  # fmt: skip
     with pytest.raises(BadInput, match="'b' is written as 2, which a map of bool cannot hold"):
         postprocess(np.zeros((2, 3, 4), bool), LABELS, rules, geometry=grid)
+
+
+@pytest.mark.real_data
+def test_predicted_organs_of_a_real_scan(real_data):
+    import ctseg
+
+    volume = ctseg.read(real_data / "abdomen_ct" / "organs_predicted.nii.gz")
+    labels = volume.array.astype(np.uint8)
+    task = {f"organ_{n}": int(n) for n in np.unique(labels[labels > 0])}
+    rule = PostprocessRule(label="*", keep_largest=1, fill_holes="3d")
+    found, geometry = labels.copy(), volume.geometry
+    report = postprocess(found, task, [rule], geometry=geometry, slab_bytes=2**20)
+    expected = labels
+    for value in task.values():
+        expected = keep_parts(expected, [value], keep=1)
+    kept = fill(expected, {value: [value] for value in task.values()}, "3d")
+    np.testing.assert_array_equal(found, kept)
+    assert sum(entry["parts_removed"] for entry in report.values()) > 0
+    again = found.copy()
+    postprocess(again, task, [rule], geometry=geometry)
+    np.testing.assert_array_equal(again, found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from ctseg.card import Card, Provider, TrainingData, parse_card
@@ -40,6 +43,12 @@ def test_rules_stand_in_the_run_file(tmp_path):
     assert parse_config({}).predict.postprocess == ()
     one = override(config, ["predict.postprocess=[{label='spleen', keep_largest=2}]"])
     assert one.predict.postprocess == (PostprocessRule(label="spleen", keep_largest=2),)
+
+
+def test_the_rules_on_the_page_are_rules():
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "clean-up.md"
+    block = page.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    assert len(parse_config(tomllib.loads(block)).predict.postprocess) == 3
 
 
 def test_rules_travel_with_the_card():
