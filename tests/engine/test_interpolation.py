@@ -192,7 +192,7 @@ def by_chunks(low, positions, monkeypatch, chunk_bytes):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 20_000, 100_000, 2**26])
 def test_chunks_of_classes_find_what_blocks_find(monkeypatch, chunk_bytes):
-    low = organ_logits(11, (9, 10, 8))
+    low = organ_logits(11, (9, 10, 8))[[*range(11), 4, 0, 10]]  # some of them tie, chunks apart
     positions = evenly((9, 10, 8), (13, 9, 21))
     expected = [f(low, positions) for f in (strongest, confidence, above_zero_last)]
     taps = interpolation._taps(low, positions)
@@ -219,6 +219,32 @@ def test_few_classes_are_looked_at_where_most_are_far_below(monkeypatch):
     found = strongest(low, positions)
     assert set(asked) <= {0, 7, 19}
     assert torch.equal(found.long(), interpolate(low, positions).argmax(0))
+
+
+def whole_block(low, positions):
+    taps = interpolation._taps(low, positions)
+    runs = [interpolation_blocks.runs(t, 99, 99) for t in taps]
+    return interpolation_blocks.Block(low, *(only for (only,) in runs))
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_between_two_classes_that_cross_their_mean_holds(axis):
+    ramp = torch.tensor([10.0, -10.0]).view([-1 if a == axis else 1 for a in range(4)])
+    ramp = ramp.expand([1] + [2 if a == axis else 3 for a in range(1, 4)])
+    low = torch.cat([ramp, -ramp, ramp * 0 - 9])
+    block = whole_block(low, evenly(low.shape[1:], (6, 6, 6)))
+    assert interpolation_blocks.surely(block, [0, 1]) == 0.0
+    assert interpolation_blocks.surely(block, [1, 2]) == -9.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.floats(-30, 30))
+def test_the_strongest_class_is_never_below_what_it_surely_is(case, offset):
+    low, positions = case
+    block = whole_block(low + offset, positions)
+    least = interpolation_blocks.surely(block, range(min(4, len(low))))
+    highest = values_by_scipy(low + offset, positions).max(0)
+    assert least <= highest.min() + 1e-4
 
 
 def test_ties_go_to_the_first_class():
