@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from ctseg import plugins
 from ctseg.card import Card
+from ctseg.config_postprocess import PostprocessRule
 from ctseg.data.pipeline import Pipeline, Trail
 from ctseg.data.steps.base import Step
 from ctseg.data.steps.target import target_scale
 from ctseg.data.stream import InMemory, Scan, Stream, open_stream, ready
 from ctseg.engine import tiling
 from ctseg.engine.back import Back
-from ctseg.engine.products import LabelMap, Probabilities, Product, Values
+from ctseg.engine.outputs import Outputs
+from ctseg.engine.products import FloatType, LabelMap, Probabilities, Product, Values
+from ctseg.engine.request import Request
 from ctseg.engine.runtime import Runtime, choose
-from ctseg.engine.scan import Wanted, predict_scan
+from ctseg.engine.scan import predict_scan
 from ctseg.engine.settings import Settings
 from ctseg.engine.sinks import ToArray
 from ctseg.engine.slabs import OnTiles
@@ -82,8 +85,9 @@ class Segmenter:
         overlap: float | None = None,
         tta: bool = False,
         batch_size: int | None = None,
+        skip_air: float | None = None,
     ) -> Segmenter:
-        """The same model with another tiling.
+        """The same model with another tiling; see `ctseg.engine.settings.Settings`.
 
         Raises:
             BadInput: a tile that the network does not accept, or no axis that may be mirrored.
@@ -95,6 +99,13 @@ class Segmenter:
             settings = dataclasses.replace(settings, overlap=overlap)
         if batch_size is not None:
             settings = dataclasses.replace(settings, batch_size=batch_size)
+        if skip_air is not None:
+            if self.task.kind == "regression":
+                raise BadInput(
+                    "A regression has no background that air could be.",
+                    hint="Leave out --skip-air.",
+                )
+            settings = dataclasses.replace(settings, skip_air=skip_air)
         if tta:
             if not self.card.predict.mirror_axes:
                 raise BadInput(
@@ -213,18 +224,37 @@ class Segmenter:
         src: Path | str,
         dst: Path | str,
         *,
-        probabilities: bool = False,
         labels: Iterable[str] | None = None,
+        probabilities: bool = False,
+        confidence: bool = False,
+        masks: bool = False,
+        instances: bool = False,
+        rules: Iterable[PostprocessRule] | None = None,
+        dtype: FloatType = "float32",
         on_tiles: OnTiles | None = None,
-    ) -> None:
-        """Segment a file into another one, which appears under its name only when it is whole.
+    ) -> dict[str, Any]:
+        """Segment a file into another one, and into more beside it; they appear under their names when all are whole.
 
-        Scan and result go through memory in slabs; neither is held as a whole.
+        Scan and results go through memory in slabs; none is held as a whole.
+
+        Args:
+            dst: the label map, or the values of a regression. For `mask.nii.gz` the others are
+                `mask_probabilities.h5`, `mask_confidence.nii.gz`, `mask_masks/LABEL.nii.gz`, `mask_instances.nii.gz`.
+            labels: names of those to keep; all by default.
+            probabilities, confidence, masks, instances: what is written beside it.
+            rules: of post-processing; those of the card by default, none where it is empty.
+            dtype: of probabilities, confidence, and the values of a regression.
+
+        Returns:
+            The files, volumes in ml, and what post-processing changed, as in `predictions.json`.
         """
-        names = None if labels is None else tuple(labels)
-        wanted = Wanted(Path(dst), self.product(probabilities=probabilities, labels=names),
-                        () if probabilities else self.written_labels(names))  # fmt: skip
-        predict_scan(self, [ImageRef(Path(src))], [wanted], on_tiles=on_tiles)
+        request = Request(
+            Path(dst), probabilities, None if labels is None else tuple(labels), dtype=dtype, masks=masks,
+            confidence=confidence, instances=instances, rules=None if rules is None else tuple(rules),
+        )  # fmt: skip
+        outputs = Outputs(self, request, request.output)
+        geometry = predict_scan(self, [ImageRef(Path(src))], outputs.wanted, on_tiles=on_tiles)
+        return outputs.record(geometry)
 
     def writer_options(self, dst: Path) -> dict[str, str]:
         """What the writer of a file is told about the model, where its format has a place for it."""
