@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ctseg.cli import ui
+from ctseg.cli.data_options import parse_options
 from ctseg.cli.train import numbers
-from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED
+from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, CtsegError
+
+if TYPE_CHECKING:
+    from ctseg.config_postprocess import PostprocessRule
+    from ctseg.engine.folder import Summary
+    from ctseg.engine.segmenter import Segmenter
 
 EXAMPLES = (
     "ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",
     "ctseg predict scans/ -m runs/first -o predictions --skip-existing",
     "ctseg predict t1.nii.gz,t2.nii.gz -m brain -o mask.nii.gz",
+    "ctseg predict scans/ -m liver -o out --keep-largest liver --min-size lesion=0.1ml",
     "ctseg predict DATA --fold 0 -m runs/first -o predictions",
 )
 
+RESULTS, CLEANING, LOOKING, TILES, MACHINE = (
+    "Results", "Post-processing (instead of the model's own)", "Where to look", "Tiles", "Machine",
+)  # fmt: skip
+INPUT = "Input"
+SHOWN_LABELS = 6
+"""A table with more labels than this would not fit a page; all are in predictions.json."""
+
 
 def predict(
+    context: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -28,103 +44,368 @@ def predict(
         ),
     ],
     model: Annotated[
-        str,
-        typer.Option("--model", "-m", metavar="NAME", help="Zoo name, run folder or weight file."),
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            show_default=False,
+            help="Zoo name, run folder or weight file; several are averaged.",
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="PATH", help="File for one scan, else folder.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            show_default=False,
+            help="File for one scan, else folder.",
+        ),
     ],
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write the probability of each label.")
-    ] = False,
     labels: Annotated[
-        str | None, typer.Option("--labels", metavar="NAME,NAME", help="Only these labels.")
+        str | None,
+        typer.Option(
+            "--labels", metavar="NAME,NAME", help="Only these labels.", rich_help_panel=RESULTS
+        ),
     ] = None,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average mirrored views, where the model allows it.")
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities", help="Also the probability of each label.", rich_help_panel=RESULTS
+        ),
     ] = False,
-    tile: Annotated[
-        str | None, typer.Option("--tile", metavar="Z,Y,X", help="Tile in voxels.")
-    ] = None,
-    overlap: Annotated[
-        float | None, typer.Option("--overlap", help="Share of a tile, 0 to under 1.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Tiles at a time.")
-    ] = None,
+    probabilities_format: Annotated[
+        str,
+        typer.Option(
+            "--probabilities-format",
+            metavar="SUFFIX",
+            help="Of the probabilities, e.g. .zarr.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = ".h5",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            rich_help_panel=RESULTS,
+            help="Of probabilities and other values: float16, float32 or float64.",
+        ),
+    ] = "float32",
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="Also a map of 0 and 1 for each label.", rich_help_panel=RESULTS
+        ),
+    ] = False,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            rich_help_panel=RESULTS,
+            help="Also the probability of the label that was chosen.",
+        ),
+    ] = False,
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances", help="Also a number for each connected part.", rich_help_panel=RESULTS
+        ),
+    ] = False,
     suffix: Annotated[
         str,
-        typer.Option("--format", metavar="SUFFIX", help="Written files, e.g. .nrrd; as the input."),
+        typer.Option(
+            "--format",
+            metavar="SUFFIX",
+            rich_help_panel=RESULTS,
+            help="Written label maps, e.g. .nrrd; as the input.",
+        ),
     ] = "",
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing", help="Leave finished scans alone.", rich_help_panel=RESULTS
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel=RESULTS),
+    ] = False,
+    keep_largest: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-largest",
+            metavar="LABELS",
+            rich_help_panel=CLEANING,
+            help="Only the largest part: all, liver, kidneys=2 (the two largest), liver+tumour (as one).",
+        ),
+    ] = None,
+    min_size: Annotated[
+        str | None,
+        typer.Option(
+            "--min-size",
+            metavar="SIZE",
+            rich_help_panel=CLEANING,
+            help="Smallest part that stays: 0.5ml or 30vox for all, or liver=0.5ml,lesion=30vox.",
+        ),
+    ] = None,
+    fill_holes: Annotated[
+        str | None,
+        typer.Option(
+            "--fill-holes",
+            metavar="LABELS",
+            rich_help_panel=CLEANING,
+            help="Fill what a label encloses: all, liver, vessel=slices.",
+        ),
+    ] = None,
+    no_postprocess: Annotated[
+        bool,
+        typer.Option(
+            "--no-postprocess", help="What the network says, as it is.", rich_help_panel=CLEANING
+        ),
+    ] = False,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="Dataset within HDF5 files.")
+        str | None,
+        typer.Option(
+            "--dataset", metavar="NAME", help="Dataset within HDF5 files.", rich_help_panel=INPUT
+        ),
     ] = None,
     fold: Annotated[
         int | None,
-        typer.Option("--fold", min=0, help="Of a data set only the cases that validate there."),
+        typer.Option(
+            "--fold",
+            min=0,
+            rich_help_panel=INPUT,
+            help="Of a data set only the cases that validate there.",
+        ),
     ] = None,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave finished scans alone.")
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            rich_help_panel=INPUT,
+            help="Option of the input's format, e.g. series=1.2.840; can be repeated.",
+        ),
+    ] = None,
+    coarse: Annotated[
+        str | None,
+        typer.Option(
+            "--coarse",
+            metavar="NAME",
+            rich_help_panel=LOOKING,
+            help="A model that says where to look; the card's own when left out.",
+        ),
+    ] = None,
+    coarse_labels: Annotated[
+        str | None,
+        typer.Option(
+            "--coarse-labels",
+            metavar="NAME,NAME",
+            rich_help_panel=LOOKING,
+            help="The only ones of its labels that count.",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin", metavar="MM", help="Kept around what it finds.", rich_help_panel=LOOKING
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            metavar="Z:Z,Y:Y,X:X",
+            rich_help_panel=LOOKING,
+            help="Only these voxels, as stored: first and one past the last.",
+        ),
+    ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option("--tile", metavar="Z,Y,X", help="Tile in voxels.", rich_help_panel=TILES),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option("--overlap", help="Share of a tile, 0 to under 1.", rich_help_panel=TILES),
+    ] = None,
+    tta: Annotated[
+        bool,
+        typer.Option(
+            "--tta",
+            rich_help_panel=TILES,
+            help="Average mirrored views, where the model allows it.",
+        ),
     ] = False,
-    device: ui.DeviceOption = "auto",
-    precision: ui.PrecisionOption = "auto",
-    zoo: ui.ZooOption = None,
-    as_json: ui.JsonOption = False,
+    skip_air: Annotated[
+        float | None,
+        typer.Option(
+            "--skip-air",
+            metavar="VALUE",
+            rich_help_panel=TILES,
+            help="Tiles without a voxel above this value of the scan are background.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Tiles at a time.", rich_help_panel=TILES),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="DEVICE",
+            help="auto, cpu, cuda, cuda:1 or mps.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="PRECISION",
+            help="auto, fp32, bf16 or fp16.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "auto",
+    zoo: Annotated[
+        Path | None,
+        typer.Option(
+            "--zoo",
+            metavar="FOLDER",
+            rich_help_panel=MACHINE,
+            help="Zoo folder; your own when left out (see: ctseg doctor).",
+        ),
+    ] = None,
 ) -> None:
     """Segment scans; the result lies on the grid of its input.
 
     A folder of results gets predictions.json with model, settings, times and volumes. A scan that fails is
     reported and the others go on; the exit code is 1 then, and 2 where the only scan was bad.
     """
-    from ctseg.engine.folder import predict_folder
+    from ctseg.engine.folder import Summary, predict_folder
     from ctseg.engine.inputs import find_items
     from ctseg.engine.request import Request
     from ctseg.zoo.load import load
 
-    segmenter = load(model, device=device, precision=precision, zoo=zoo).with_settings(
+    if dtype not in ("float16", "float32", "float64"):
+        raise BadInput(f"'{dtype}' is no type of --dtype.", hint="float16, float32 or float64")
+    segmenter = load(
+        model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
+        region=None if region is None else box(region), coarse=coarse,
+        coarse_labels=_names(coarse_labels), margin_mm=margin,
+    ).with_settings(
         tile_zyx=None if tile is None else numbers(tile, int),
-        overlap=overlap,
-        tta=tta,
-        batch_size=batch_size,
-    )
-    items = find_items(inputs, channels=segmenter.card.in_channels, dataset=dataset, fold=fold)
-    names = None if labels is None else tuple(n.strip() for n in labels.split(",") if n.strip())
-    request = Request(output, probabilities, names, skip_existing, suffix)
+        overlap=overlap, tta=tta, batch_size=batch_size, skip_air=skip_air,
+    )  # fmt: skip
+    items = find_items(
+        inputs, channels=segmenter.card.in_channels, dataset=dataset, fold=fold,
+        options=parse_options(option or []),
+    )  # fmt: skip
+    request = Request(
+        output, probabilities, _names(labels), skip_existing, suffix, cast(Any, dtype),
+        probabilities_format, masks, confidence, instances,
+        rules=_rules(segmenter, keep_largest, min_size, fill_holes, no=no_postprocess),
+    )  # fmt: skip
     ui.say(
-        f"{segmenter.card.name or model} on {segmenter.runtime.describe()}; {len(items)} scan(s)"
+        f"{segmenter.card.name or model[0]} on {segmenter.runtime.describe()}; {len(items)} scan(s)"
     )
-    with ui.progress("Predicting", len(items)) as bar:
-        summary = predict_folder(
-            segmenter,
-            items,
-            request,
-            on_progress=lambda done, total, name: bar.update(done, total, name),
-        )
+    summary = Summary()
+    try:
+        with ui.progress("Predicting", len(items)) as bar:
+            predict_folder(
+                segmenter, items, request, on_progress=bar.update, on_say=bar.say, summary=summary
+            )
+    except KeyboardInterrupt:
+        ui.say(f"{len(summary.done)} scan(s) done; go on with --skip-existing.")
+        raise
     if as_json:
-        ui.print_json(
-            {
-                "cases": summary.done, "skipped": summary.skipped,
-                "failed": {name: error.message for name, error in summary.failed.items()},
-            }
-        )  # fmt: skip
-    elif summary.done:
-        kept = [label.name for label in segmenter.written_labels(names)]
-        columns = [f"{name} ml" for name in kept] if not probabilities else []
-        rows = [
-            [r["case"], r["seconds"], *(r["volumes_ml"][n] for n in kept if not probabilities)]
-            for r in summary.done
-        ]
-        ui.table(["case", "seconds", *columns], rows)
+        ui.print_json(_data(summary))
+    else:
+        _table(summary, segmenter, request.labels)
+    _end(summary, len(items), debug=bool(context.find_root().params.get("debug")))
+
+
+def box(text: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """`100:300,0:512,0:512` as spans along z, y, x."""
+    try:
+        z, y, x = ((int(a), int(b)) for a, b in (part.split(":") for part in text.split(",")))
+    except ValueError:
+        raise BadInput(
+            f"'{text}' is no region.", hint="Write --region 100:300,0:512,0:512 (z, y, x)"
+        ) from None
+    return z, y, x
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(n.strip() for n in text.split(",") if n.strip())
+
+
+def _rules(
+    segmenter: Segmenter, keep_largest: str | None, min_size: str | None, fill_holes: str | None,
+    *, no: bool,
+) -> tuple[PostprocessRule, ...] | None:  # fmt: skip
+    """The rules asked for; None leaves it to the model's card."""
+    from ctseg.engine.postprocess import rules_from_text
+
+    asked = {"keep_largest": keep_largest, "min_size": min_size, "fill_holes": fill_holes}
+    given = [f"--{name.replace('_', '-')}" for name, text in asked.items() if text is not None]
+    if no and given:
+        raise BadInput(f"--no-postprocess and {given[0]} contradict each other.")
+    if no:
+        return ()
+    names = [label.name for label in segmenter.task.labels]
+    return rules_from_text(**asked, names=names) if given else None
+
+
+def _data(summary: Summary) -> dict[str, Any]:
+    return {
+        "cases": summary.done, "skipped": summary.skipped, "missing": summary.missing,
+        "failed": {name: error.message for name, error in summary.failed.items()},
+    }  # fmt: skip
+
+
+def _table(summary: Summary, segmenter: Segmenter, names: tuple[str, ...] | None) -> None:
+    """A row for each scan: how it went, how long it took, and the volumes where they fit."""
+    kept = [label.name for label in segmenter.written_labels(names)]
+    shown = kept if len(kept) <= SHOWN_LABELS else []
+    rows: list[list[object]] = [
+        ["done", r["case"], r["seconds"], *(r["volumes_ml"].get(name) for name in shown)]
+        for r in summary.done
+    ]
+    for what, ids in (("failed", summary.failed), ("missing", summary.missing)):
+        rows += [[what, name, None, *([None] * len(shown))] for name in ids]
+    if rows:
+        ui.table(["", "case", "seconds", *(f"{name} ml" for name in shown)], rows)
     if summary.skipped:
         ui.say(f"{len(summary.skipped)} were there already.")
+
+
+def _end(summary: Summary, scans: int, *, debug: bool) -> None:
+    """Say what failed, and end with the exit code that it deserves."""
+    if not summary.failed:
+        return
     for name, error in summary.failed.items():
         ui.say(f"Error: {name}: {error.message}", style="red")
         if error.hint:
             ui.say(f"  {error.hint}")
-    if summary.failed:
-        if len(items) == 1:
-            raise typer.Exit(next(iter(summary.failed.values())).exit_code)
-        ui.say(f"{len(summary.failed)} of {len(items)} scans failed.")
-        raise typer.Exit(
-            EXIT_BAD_INPUT if not summary.done and not summary.skipped else EXIT_FAILED
-        )
+        if debug:
+            ui.say("".join(traceback.format_exception(error)))
+    if scans == 1:
+        raise typer.Exit(next(iter(summary.failed.values())).exit_code)
+    if summary.missing:
+        ids = summary.missing
+        told = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        ui.say(f"Not tried any more: {told}.")
+        ui.say("  Free some space, then go on with --skip-existing.")
+    ui.say(f"{len(summary.failed)} of {scans} scans failed.")
+    raise typer.Exit(_exit_code(summary))
+
+
+def _exit_code(summary: Summary) -> int:
+    """2 where nothing came of it but bad input."""
+    causes: list[CtsegError] = list(summary.failed.values())
+    something = summary.done or summary.skipped or summary.missing
+    bad = all(error.exit_code == EXIT_BAD_INPUT for error in causes)
+    return EXIT_BAD_INPUT if bad and not something else EXIT_FAILED

@@ -152,13 +152,20 @@ def _cell(value: object) -> str:
 
 
 class Progress:
-    """How far a piece of work has come; made by `progress`."""
+    """How far a piece of work has come; made by `progress`.
+
+    The time left is told from the second part on, by the pace since the first was done: that one takes longer, as
+    what is needed is still being made ready.
+    """
 
     def __init__(self, description: str, total: float | None, bar: rich.progress.Progress | None):
         self.description, self.total, self.done = description, total, 0.0
         self._bar, self._text = bar, ""
-        self._task = None if bar is None else bar.add_task(description, total=total, text="")
+        self._task = (
+            None if bar is None else bar.add_task(description, total=total, text="", left="")
+        )
         self._start = self._last = time.monotonic()
+        self._first: tuple[float, float] | None = None
 
     def advance(self, amount: float = 1, text: str | None = None) -> None:
         """Some more is done; `text` says what about it, e.g. the loss."""
@@ -169,8 +176,14 @@ class Progress:
         self.done = done
         self.total = self.total if total is None else total
         self._text = self._text if text is None else text
+        if self._first is None and done > 0:
+            self._first = (time.monotonic(), done)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=self.total, text=self._text)
+            left = self._left()
+            self._bar.update(
+                self._task, completed=done, total=self.total, text=self._text,
+                left=f"{left} left" if left else "",
+            )  # fmt: skip
         elif time.monotonic() - self._last >= PLAIN_SECONDS:
             self._line()
 
@@ -178,15 +191,23 @@ class Progress:
         """A line that stays, above the bar."""
         say(text)
 
+    def _left(self) -> str:
+        """How long the rest will take, where that can be told."""
+        if self._first is None or not self.total or self.done >= self.total:
+            return ""
+        since, before = self._first
+        if self.done <= before:
+            return ""
+        seconds = time.monotonic() - since
+        return _clock(seconds * (self.total - self.done) / (self.done - before))
+
     def _line(self) -> None:
         self._last = time.monotonic()
-        share = f"{self.done:g}" + (f"/{self.total:g}" if self.total else "")
-        seconds = self._last - self._start
-        left = ""
-        if self.total and 0 < self.done < self.total:
-            left = f", {_clock(seconds * (self.total - self.done) / self.done)} left"
+        share = f"{round(self.done, 2):g}" + (f"/{self.total:g}" if self.total else "")
+        left = self._left()
+        told = f", {left} left" if left else ""
         detail = f"  {self._text}" if self._text else ""
-        say(f"{self.description}: {share} in {_clock(seconds)}{left}{detail}")
+        say(f"{self.description}: {share} in {_clock(self._last - self._start)}{told}{detail}")
 
     def finish(self) -> None:
         if self._bar is None and self._last > self._start:  # quick work needs no last line
@@ -213,7 +234,7 @@ def progress(description: str, total: float | None = None) -> Iterator[Progress]
         parts.BarColumn(),
         parts.MofNCompleteColumn(),
         parts.TimeElapsedColumn(),
-        parts.TimeRemainingColumn(),
+        parts.TextColumn("{task.fields[left]}", markup=False),
         parts.TextColumn("{task.fields[text]}", markup=False),
         console=err(),
         transient=True,

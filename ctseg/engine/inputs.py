@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,29 +31,43 @@ class Item:
 
 
 def find_items(
-    inputs: Sequence[str], *, channels: int, dataset: str | None = None, fold: int | None = None
+    inputs: Sequence[str],
+    *,
+    channels: int,
+    dataset: str | None = None,
+    fold: int | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """The scans that the command line names.
+
+    `name_0000`, `name_0001` are channels of one scan, in a folder or named one by one, where the model takes several.
 
     Args:
         inputs: files, `a,b` for a scan of two channels, folders, DICOM folders, or data sets.
         channels: what the model takes.
         dataset: name within HDF5 files.
         fold: of data sets only the validation cases of this fold.
+        options: of the formats, for files and folders of those that have them.
 
     Raises:
         FileProblem: nothing is there.
-        BadInput: no scans in a folder, or two with one name.
+        BadInput: no scans in a folder, two with one name, or an option that no format of theirs has.
     """
+    find = _Finder(channels, {**(options or {}), **({"dataset": dataset} if dataset else {})}, fold)
     items: list[Item] = []
+    loose: list[Path] = []
     for text in inputs:
         parts = [Path(part) for part in text.split(",")] if "," in text else [Path(text)]
-        if len(parts) == 1 or Path(text).exists():
-            items += _of_path(Path(text), channels, dataset, fold)
-        else:
+        if len(parts) > 1 and not Path(text).exists():
             for part in parts:
                 _check_there(part)
-            items.append(Item(_case_of(parts[0]), tuple(_ref(part, dataset) for part in parts)))
+            items.append(Item(_case_of(parts[0]), tuple(find.ref(part) for part in parts)))
+        elif Path(text).is_file() and not find.is_set(Path(text)):
+            loose.append(Path(text))
+        else:
+            items += find.of_path(Path(text))
+    items += find.of_files(loose)
+    find.check_options()
     seen: dict[str, Item] = {}
     for item in items:
         if item.id in seen:
@@ -65,60 +79,94 @@ def find_items(
     return items
 
 
-def _of_path(path: Path, channels: int, dataset: str | None, fold: int | None) -> list[Item]:
-    _check_there(path)
-    is_set = dataset is None and any(spec.recognise(path) for spec in plugins.readers())
-    if fold is not None or (is_set and path.is_dir()):
-        found = open_dataset(path)
-        cases = [*found.cases, *found.unlabelled]
-        if fold is not None:
-            wanted = set(fold_cases(found, fold)[1])
-            cases = [case for case in cases if case.id in wanted]
-        return [Item(case.id, case.images) for case in cases]
-    if path.is_file():
+class _Finder:
+    """Finds scans in one place after the other; arguments as those of `find_items`."""
+
+    def __init__(self, channels: int, options: Mapping[str, str], fold: int | None) -> None:
+        self._channels, self._options, self._fold = channels, options, fold
+        self._known: set[str] = set()
+
+    def is_set(self, path: Path) -> bool:
+        """Whether the cases of a data set are asked for."""
+        return self._fold is not None or (path.is_dir() and self._recognised(path))
+
+    def _recognised(self, path: Path) -> bool:
+        return "dataset" not in self._options and any(s.recognise(path) for s in plugins.readers())
+
+    def of_path(self, path: Path) -> list[Item]:
+        """A data set, a folder that is one scan (DICOM, or a store), or a folder of scans."""
+        _check_there(path)
+        if self.is_set(path):
+            found = open_dataset(path)
+            cases = [*found.cases, *found.unlabelled]
+            if self._fold is not None:
+                wanted = set(fold_cases(found, self._fold)[1])
+                cases = [case for case in cases if case.id in wanted]
+            return [Item(case.id, case.images) for case in cases]
         spec = format_of(path)
-        if spec is None:
-            raise FileProblem(f"{path} is of no format that ctseg reads.")
-        return [Item(_case_of(path) if channels == 1 else stem_of(path), (_ref(path, dataset),))]
-    spec = format_of(path)
-    if spec is not None:  # a folder that is one scan: DICOM, or a store
-        name = path.resolve().name
-        suffix = next((s for s in spec.suffixes if name.lower().endswith(s)), "")
-        return [Item(name[: len(name) - len(suffix)] or name, (_ref(path, dataset),))]
-    return _of_folder(path, channels, dataset)
+        if spec is not None:
+            name = path.resolve().name
+            suffix = next((s for s in spec.suffixes if name.lower().endswith(s)), "")
+            return [Item(name[: len(name) - len(suffix)] or name, (self.ref(path),))]
+        files = sorted(p for p in path.iterdir() if not p.name.startswith(".") and format_of(p))
+        if not files:
+            raise BadInput(
+                f"{path} holds no scans.",
+                hint="Name a folder of NIfTI, NRRD, MHA, TIFF or HDF5 files, a DICOM folder, or a file.",
+            )
+        return self.of_files(files)
 
+    def of_files(self, files: Sequence[Path]) -> list[Item]:
+        """Files by case: channels of one scan come together."""
+        groups: dict[tuple[Path, str], list[Path]] = {}
+        for file in files:
+            if format_of(file) is None:
+                raise FileProblem(f"{file} is of no format that ctseg reads.")
+            match = CHANNEL.match(stem_of(file))
+            case = match["case"] if match else stem_of(file)
+            groups.setdefault((file.parent, case), []).append(file)
+        items = []
+        for (_, case), group in groups.items():
+            if self._numbered_scans(group):
+                items += [Item(stem_of(file), (self.ref(file),)) for file in group]
+                continue
+            if len(group) > self._channels:
+                raise BadInput(
+                    f"{group[0].parent} holds {len(group)} files for the scan '{case}', but the model takes "
+                    f"{self._channels} channel(s): {', '.join(p.name for p in group[:4])}.",
+                    hint="If they are scans of their own, give them names that do not end in _0000.",
+                )
+            ordered = sorted(group, key=stem_of)
+            items.append(Item(case, tuple(self.ref(file) for file in ordered)))
+        return items
 
-def _of_folder(folder: Path, channels: int, dataset: str | None) -> list[Item]:
-    files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and format_of(p))
-    cases: dict[str, list[Path]] = {}
-    for file in files:
-        match = CHANNEL.match(stem_of(file))
-        cases.setdefault(match["case"] if match else stem_of(file), []).append(file)
-    if any(len(group) > channels for group in cases.values()):
-        worst = next(group for group in cases.values() if len(group) > channels)
-        raise BadInput(
-            f"{folder} holds {len(worst)} files for the scan '{_case_of(worst[0])}', but the model takes "
-            f"{channels} channel(s): {', '.join(p.name for p in worst[:4])}."
-        )
-    if not cases:
-        raise BadInput(
-            f"{folder} holds no scans.",
-            hint="Name a folder of NIfTI, NRRD, MHA, TIFF or HDF5 files, a DICOM folder, or a file.",
-        )
-    return [
-        Item(name, tuple(_ref(path, dataset) for path in group)) for name, group in cases.items()
-    ]
+    def _numbered_scans(self, group: Sequence[Path]) -> bool:
+        """Whether numbers at the end of names count scans: there is no channel 0000, and no room for several."""
+        numbers = [m["channel"] for p in group if (m := CHANNEL.match(stem_of(p)))]
+        return len(numbers) == len(group) and "0000" not in numbers and (
+            self._channels == 1 or len(group) != self._channels
+        )  # fmt: skip
+
+    def ref(self, path: Path) -> ImageRef:
+        """A file with those of the options that its format has."""
+        spec = format_of(path)
+        known = set(spec.options) & set(self._options) if spec is not None else set()
+        self._known |= known
+        return ImageRef(path, frozen({name: self._options[name] for name in sorted(known)}))
+
+    def check_options(self) -> None:
+        """Refuse an option that was of no use anywhere."""
+        for name in self._options:
+            if name not in self._known and name != "dataset":
+                raise BadInput(
+                    f"No format of these scans has an option '{name}'.",
+                    hint="The options of each: ctseg data inspect --help",
+                )
 
 
 def _case_of(path: Path) -> str:
     match = CHANNEL.match(stem_of(path))
     return match["case"] if match else stem_of(path)
-
-
-def _ref(path: Path, dataset: str | None) -> ImageRef:
-    spec = format_of(path)
-    options = {"dataset": dataset} if dataset and spec and "dataset" in spec.options else {}
-    return ImageRef(path, frozen(options))
 
 
 def _check_there(path: Path) -> None:

@@ -109,7 +109,7 @@ def test_probabilities_agree_with_labels(mini_run, scan, tmp_path):
     src = tmp_path / "scan.nii.gz"
     ctseg.write(scan, src)
     run("predict", src, "-m", mini_run, "-o", tmp_path / "out", "--probabilities")
-    written = ctseg.read(tmp_path / "out" / "scan.h5")
+    written = ctseg.read(tmp_path / "out" / "probabilities" / "scan.h5")
     assert written.array.shape == (3, *scan.array.shape)
 
 
