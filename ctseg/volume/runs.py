@@ -137,7 +137,7 @@ def connected(count: int, one: Ints, two: Ints) -> tuple[Ints, int]:
     """The part of each of some nodes, given edges; parts are numbered from 0 in the order of their first nodes."""
     if not len(one):
         return np.arange(count), count
-    graph = coo_array((np.ones(len(one), np.int8), (one, two)), shape=(count, count))
+    graph = coo_array((np.ones(len(one), bool), (one, two)), shape=(count, count))
     found, parts = csgraph.connected_components(graph, directed=False)
     first = np.empty(found, np.int64)
     first[parts[::-1]] = np.arange(count)[::-1]  # the last one written is the first node
