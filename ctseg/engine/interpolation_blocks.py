@@ -25,8 +25,11 @@ cost fewer calls.
 """
 ROW_CELLS_ZYX, ROW_OUTPUTS_ZYX = (16, 64, 256), (48, 128, 512)
 """The same where nothing is chosen and all values are wanted."""
-ROUNDING = 1e-6
-"""How far, of the largest corner, rounding may carry an interpolated value: under 6 half-units of 2**-23 are 4e-7."""
+ROUNDING = 2e-6
+"""How far rounding may carry a value beyond its corners, of the largest of them, with room to spare.
+
+An axis adds at most 5 * 2**-24: a difference of up to twice the corner, its product, and the sum; so three add 9e-7.
+"""
 
 Float = NDArray[np.float32]
 Fill = Callable[["Block", Float, Float], NDArray[Any]]

@@ -315,6 +315,15 @@ def test_a_confidence_is_one_where_nothing_comes_near_and_sharpens_as_it_cools()
     np.testing.assert_allclose(warm.numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("out", [(6, 7, 8), (6, 9, 8), (11, 13, 17)])
+def test_the_input_stays_as_it_is(small_blocks, out):
+    low = organ_logits(9, (6, 7, 8))
+    before, positions = low.clone(), evenly((6, 7, 8), out)
+    for find in (interpolate, strongest, confidence, above_zero_last):
+        find(low, positions)
+        assert torch.equal(low, before), find.__name__
+
+
 def test_nothing_wanted_is_nothing_found():
     none = (np.zeros(0), np.zeros(2), np.zeros(3))
     low = random_logits(2, (3, 3, 3))
