@@ -128,14 +128,17 @@ class Stream:
         self._last: tuple[int, Array] | None = None
         self.seconds = 0.0
 
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """The slices from start to before stop, contiguous; the array belongs to the caller.
+    def read(
+        self, start: int, stop: int, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """The slices from start to before stop, in `out` or in a new array [C, stop - start, Y, X].
 
         They are made in blocks that lie the same whatever is asked for, so that a slice is the same bit for bit, too.
         """
         begun = time.monotonic()
         channels, _, y, x = self.shape_czyx
-        out = np.empty((channels, stop - start, y, x), np.float32)
+        if out is None:
+            out = np.empty((channels, stop - start, y, x), np.float32)
         for a, b in self.blocks(start, stop):
             low, high = max(a, start), min(b, stop)
             out[:, low - start : high - start] = self._block(a, b)[:, low - a : high - a]
@@ -157,6 +160,14 @@ class Stream:
         slices = max(1, math.floor(depth * PART_BYTES / max(worst, 1)))
         for first in range(start // slices * slices, stop, slices):
             yield first, min(first + slices, depth)
+
+    @property
+    def part_bytes(self) -> int:
+        """About the most that an array takes while a part is made."""
+        _, z, y, x = self.shape_czyx
+        middle = ((z // 2, z // 2 + 1), (0, y), (0, x))
+        slice_bytes = max(_voxels(box) for box in self._way_back(middle)) * self.shape_czyx[0] * 4
+        return max(slice_bytes, PART_BYTES)
 
     def box(self, box: Box) -> Array:
         """A box of the preprocessed scan; it may be a view."""

@@ -15,6 +15,24 @@ class TileTooLarge(RunFailed):
     """One tile does not fit the memory of the device."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on CUDA, on MPS, or in main memory (where Linux rather ends the process)."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "backend out of memory" in text
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give memory that torch keeps for later back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 class Forward:
     """Fp32 logits of tiles, the mean over mirrored views.
 
@@ -40,25 +58,40 @@ class Forward:
         Raises:
             TileTooLarge: a single tile does not fit.
         """
-        outs, first = [], 0
+        outs: list[torch.Tensor] = []
+        first = 0
         while first < len(tiles_bczyx):
             part = tiles_bczyx[first : first + self.limit]
-            try:
-                outs.append(self._mean(part))
+            out = self._tried(part)
+            if out is None:  # not in the handler, whose traceback keeps the tensors of the attempt
+                release(self.runtime.device)
+                self._halve(part)
+            else:
+                outs.append(out)
                 first += len(part)
-            except torch.OutOfMemoryError:
-                if self.limit == 1:
-                    size = " x ".join(map(str, tiles_bczyx.shape[2:]))
-                    raise TileTooLarge(
-                        f"A tile of {size} voxels does not fit the memory of {self.runtime.device}.",
-                        hint="Use a smaller one: --tile Z,Y,X",
-                    ) from None
-                if self.runtime.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                self.limit = max(min(self.limit, len(part)) // 2, 1)
-                if self._on_note:
-                    self._on_note(f"Memory was short: {self.limit} tile(s) at a time from here on.")
         return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _tried(self, tiles: torch.Tensor) -> torch.Tensor | None:
+        """Logits, or None where there was no room for them."""
+        try:
+            return self._mean(tiles)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return None
+
+    def _halve(self, tiles: torch.Tensor) -> None:
+        """Put fewer tiles and views together from here on."""
+        together = min(self.limit, len(tiles) * len(self.views))
+        if together == 1:
+            size = " x ".join(map(str, tiles.shape[2:]))
+            raise TileTooLarge(
+                f"A tile of {size} voxels does not fit the memory of {self.runtime.device}.",
+                hint="Use a smaller one: --tile Z,Y,X",
+            )
+        self.limit = together // 2
+        if self._on_note:
+            self._on_note(f"Memory was short: {self.limit} tile(s) at a time from here on.")
 
     def _mean(self, tiles: torch.Tensor) -> torch.Tensor:
         """The mean over the views, as many of them at a time as the batch allows."""
@@ -68,10 +101,13 @@ class Forward:
             views = self.views[first : first + together]
             flipped = [tiles.flip([2 + a for a in axes]) if axes else tiles for axes in views]
             x = flipped[0] if len(flipped) == 1 else torch.cat(flipped)
-            with torch.inference_mode(), self.runtime.autocast():
-                out = self.network(self.runtime.tensor(x)).float()
-            for axes, part in zip(views, out.split(len(tiles)), strict=True):
-                back = part.flip([2 + a for a in axes]) if axes else part
-                total = back if total is None else total + back
+            with torch.inference_mode():
+                with self.runtime.autocast():
+                    out = self.network(self.runtime.tensor(x)).float()
+                for axes, part in zip(views, out.split(len(tiles)), strict=True):
+                    back = part.flip([2 + a for a in axes]) if axes else part
+                    total = back if total is None else total.add_(back)
+                del out, part, back
         assert total is not None
-        return total if len(self.views) == 1 else total / len(self.views)
+        with torch.inference_mode():
+            return total if len(self.views) == 1 else total.div_(len(self.views))

@@ -25,6 +25,7 @@ class Settings:
         constraints: of the network.
         skip_air: a tile whose voxels are all at or below this value of the scan (HU in CT) is taken for background
             without the network; None for never.
+        sums_on_host: hold the sums of logits in main memory and not on the device.
     """
 
     tile_zyx: Zyx
@@ -34,6 +35,7 @@ class Settings:
     batch_size: int = 1
     constraints: Constraints = Constraints()  # noqa: RUF009 - frozen
     skip_air: float | None = None
+    sums_on_host: bool = False
 
     @property
     def views(self) -> list[tuple[int, ...]]:

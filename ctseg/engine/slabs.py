@@ -82,13 +82,11 @@ class _Slabs:
         self.grid = Grid(self.shape, settings)
         self.span = span or (0, z)
         self.rows = self.grid.rows(*self.span)
-        self.weights = [
-            [torch.from_numpy(w).to(self.device) for w in axis] for axis in self.grid.weights
-        ]
         self.air, self.background = air, background
         self.forwards = [Forward(net, runtime, settings, on_note) for net in networks]
         self.rings: list[torch.Tensor] = []
         self.place = torch.device("cpu") if settings.sums_on_host else self.device
+        self.weights = self._weights()
         self.on_tiles, self.on_note = on_tiles, on_note
         self.done, self.total = 0, len(self.rows) * len(self.grid.columns)
 
@@ -142,17 +140,15 @@ class _Slabs:
         depth, ty, tx = self.grid.tile_zyx
         (yi, xi) = column
         y, x = self.grid.starts[1][yi], self.grid.starts[2][xi]
-        wz, wy, wx = self.weights[0][row], self.weights[1][yi], self.weights[2][xi]
-        plane = wy[:, None] * wx
         if outs is None:
             assert self.background is not None
             filled = self.background[:, None, None, None].expand(-1, depth, ty, tx)
             outs = [filled] * len(self.forwards)
         if not self.rings:
-            _, sy, sx = self.grid.shape_zyx
-            self.rings = [
-                torch.zeros((len(out), depth, sy, sx), device=self.device) for out in outs
-            ]
+            self._hold([len(out) for out in outs])
+        outs = [out.to(self.place) for out in outs]
+        wz, wy, wx = self.weights[0][row], self.weights[1][yi], self.weights[2][xi]
+        plane = wy[:, None] * wx
         turn = z % depth  # where the tile's first slice lies in the ring
         for out, sums in zip(outs, self.rings, strict=True):
             for tile, ring in (
@@ -166,6 +162,9 @@ class _Slabs:
         if self.on_tiles:
             self.on_tiles(self.done, self.total)
 
+    def _weights(self) -> list[list[torch.Tensor]]:
+        return [[torch.from_numpy(w).to(self.place) for w in axis] for axis in self.grid.weights]
+
     def _hold(self, classes: Sequence[int]) -> None:
         """Make room for the sums; in main memory where the device has none."""
         depth, _, _ = self.grid.tile_zyx
@@ -177,11 +176,13 @@ class _Slabs:
                 raise
             if self.place.type == "cpu":
                 raise TileTooLarge(
-                    f"The sums of {sum(classes)} logits of {depth} x {plane[0]} x {plane[1]} voxels do not fit the memory.",
+                    f"The sums of {sum(classes)} logits of {depth} x {plane[0]} x {plane[1]} voxels do not fit "
+                    "the memory.",
                     hint="Use thinner tiles: --tile Z,Y,X",
                 ) from None
             release(self.place)
             self.place = torch.device("cpu")
+            self.weights = self._weights()
             self._hold(classes)
             if self.on_note:
                 self.on_note("Device memory was short: sums of logits are held in main memory.")
@@ -193,7 +194,9 @@ class _Slabs:
         high = min(stop - z0, self.span[1])
         step = max(high - low, 1)
         if len(self.rings) > 1:
-            step = max(COMBINED_BYTES // (4 * len(self.rings[0]) * self.shape[1] * self.shape[2]), 1)
+            step = max(
+                COMBINED_BYTES // (4 * len(self.rings[0]) * self.shape[1] * self.shape[2]), 1
+            )
         for at in range(low, high, step):
             first = ring.start + at + z0 - start
             box = (slice(None), slice(first, first + min(step, high - at)),
@@ -261,12 +264,13 @@ class _Rows:
 
         Along z it is padded only where it is smaller than a tile, and read at once then.
         """
-        _, depth, y, x = self._stream.shape_czyx
-        _, ty, tx = self._grid.tile_zyx
-        if depth < self._grid.tile_zyx[0]:
+        stop, depth = start + out_czyx.shape[1], self._stream.shape_czyx[1]
+        tile = self._grid.tile_zyx
+        if depth < tile[0]:
             part = self._stream.read(0, depth)
-            out_czyx[:] = tiling.pad(part, self._grid.tile_zyx, repeat_slices=self._flat)
-            return
-        for a, b in self._stream.parts(start, start + out_czyx.shape[1]):
-            box = self._stream.box(((a, b), (0, y), (0, x)))
-            out_czyx[:, a - start : b - start] = tiling.pad(box, (b - a, ty, tx))
+            out_czyx[:] = tiling.pad(part, tile, repeat_slices=self._flat)
+        elif out_czyx.shape[2:] == self._stream.shape_czyx[2:]:
+            self._stream.read(start, stop, out_czyx)
+        else:
+            part = self._stream.read(start, stop)
+            out_czyx[:] = tiling.pad(part, (stop - start, *tile[1:]))
