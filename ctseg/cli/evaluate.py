@@ -134,6 +134,13 @@ def evaluate(
         Path | None,
         typer.Option("--csv", metavar="FILE", help="Write a line for each case and label there."),
     ] = None,
+    suggest_cleanup: Annotated[
+        bool,
+        typer.Option(
+            "--suggest-cleanup",
+            help="Say instead whether keeping largest parts alone would raise the Dice.",
+        ),
+    ] = False,
     as_json: ui.JsonOption = False,
 ) -> None:
     """Compare predictions with references: overlap, surface distances and more for each case and label.
@@ -161,11 +168,18 @@ def evaluate(
             "--metrics": metrics, "--labels": labels, "--mask": mask, "--fold": fold, "--cases": cases,
             "--slices": slices, "--data-range": data_range, "--dataset": dataset,
             "--reference-dataset": reference_dataset, "--instances": instances or None,
+            "--suggest-cleanup": suggest_cleanup or None,
             "--tolerance": None if tolerance == "1" else tolerance, "--iou": None if iou == "0.5" else iou,
         }  # fmt: skip
         _needs_reference([name for name, value in needing.items() if value is not None])
     elif fold is not None:
         where, ids = _fold(reference, fold, folds, ids)
+    if suggest_cleanup and where is not None:
+        from ctseg.cli.suggest import suggest
+
+        given = {key: options[key] for key in ("prediction_options", "reference_options")}
+        suggest(predictions, where, ids, as_json=as_json, **given)
+        return
     report = _measured(predictions, where, ids, options)
     other = None if against is None else _measured(against, where, ids, options)
     _give(report, other, (predictions, against), resampling, csv=csv, as_json=as_json)

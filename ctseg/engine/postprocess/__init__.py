@@ -4,7 +4,7 @@ from ctseg.config_postprocess import PostprocessRule
 from ctseg.engine.postprocess.instances import Instances, find_instances, instances
 from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.postprocess.run import postprocess
-from ctseg.engine.postprocess.suggest import Suggestion, suggest_rules
+from ctseg.engine.postprocess.suggest import Suggestion, suggest_for, suggest_rules
 from ctseg.engine.postprocess.texts import rules_from_text
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "instances",
     "postprocess",
     "rules_from_text",
+    "suggest_for",
     "suggest_rules",
 ]

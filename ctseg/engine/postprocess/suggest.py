@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.config_postprocess import EVERY_LABEL, PostprocessRule
+from ctseg.engine.evaluate import read_map
+from ctseg.engine.pairs import Pairs
 from ctseg.engine.postprocess.rules import rounds_of, targets_of
 from ctseg.engine.postprocess.run import postprocess
 from ctseg.errors import BadInput
 from ctseg.metrics.overlap import label_counts
 from ctseg.specs import Task
-from ctseg.volume.geometry import Geometry
+from ctseg.task import in_one_map
+from ctseg.volume.geometry import Geometry, check_same
 
 Means = dict[str, float]
 
@@ -100,6 +103,38 @@ def suggest_rules(
     rules += [_rule(name, connectivity) for name in better]
     after = {name: trial[name] if name in better else value for name, value in base.items()}
     return Suggestion(tuple(rules), before, after, cases)
+
+
+def suggest_for(found: Pairs, on_case: Callable[[int, int, str], None] | None = None) -> Suggestion:
+    """The same for files: predictions and their references.
+
+    Args:
+        on_case: called with the number done, the total and the case's id.
+
+    Raises:
+        BadInput: nothing says what the values mean, or a label with one channel each.
+        GeometryMismatch: a prediction on another grid than its reference.
+    """
+    if found.task is None:
+        raise BadInput(
+            "Nothing says what the labels are.",
+            hint="Give the data set as reference, or keep predictions.json beside the predictions.",
+        )
+    task = in_one_map(found.task)
+
+    def maps() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        for done, pair in enumerate(found.pairs, start=1):
+            predicted, reference = read_map(pair.prediction), read_map(pair.reference)
+            names = (str(pair.prediction.path), str(pair.reference.path))
+            check_same(predicted.geometry, reference.geometry, names=names)
+            for name, volume in zip(names, (predicted, reference), strict=True):
+                if volume.array.ndim != 3:
+                    raise BadInput(f"{name} has one channel a label; one map of labels is needed.")
+            yield predicted.array, reference.array
+            if on_case:
+                on_case(done, len(found.pairs), pair.case)
+
+    return suggest_rules(task, maps())
 
 
 def _helps(before: Means, after: Means) -> bool:
