@@ -68,13 +68,13 @@ def postprocess_masks(
     rules: Sequence[PostprocessRule],
     *,
     geometry: Geometry,
-    folder: Path,
+    folder: Path | None,
 ) -> Report:
     """Apply rules to masks that may overlap, each on its own, in place; as `postprocess` for one map.
 
     Args:
         masks_kzyx: one of 0 and 1 a label.
-        folder: where temporary files go.
+        folder: where temporary files go; the system's by default.
     """
     number = {label.name: index for index, label in enumerate(labels)}
     report: Report = {}

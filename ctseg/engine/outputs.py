@@ -8,7 +8,7 @@ they follow it; where every channel stands for itself (`stacked`), rules look at
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from ctseg.engine.outlets import Files, Made, Wanted, slabs_of
 from ctseg.engine.places import as_suffix, kept, places_of
 from ctseg.engine.postprocess import check_rules, postprocess
 from ctseg.engine.postprocess.rules import written_values
-from ctseg.engine.products import Confidence, LabelMap, Masks, Probabilities, Values
+from ctseg.engine.products import Confidence, LabelMap, Masks, Probabilities, Product, Values
 from ctseg.engine.request import Request
 from ctseg.errors import BadInput
 from ctseg.specs import Label, frozen
@@ -90,7 +90,7 @@ class Outputs:
         self._map: NDArray[Any] | None = None
         self._cleaned: dict[str, dict[str, float]] = {}
         self._objects: dict[str, dict[str, float]] = {}
-        self._folder = target.parent
+        self._folder: Path | None = target.parent
         self._rules = self._fitting(_rules(segmenter, request))
         if self._task.kind == "regression":
             self.wanted: tuple[Wanted, ...] = (self._values(),)
@@ -98,6 +98,22 @@ class Outputs:
             self.wanted = (self._from_masks(), *self._beside())
         else:
             self.wanted = (*self._from_map(), *self._beside())
+
+    def in_memory(self, run: Callable[[Product], NDArray[Any]], geometry: Geometry) -> NDArray[Any]:
+        """The main result as an array rather than a file.
+
+        Args:
+            run: makes the whole of a product on the scan's grid.
+        """
+        self._folder = None
+        first = self.wanted[0]
+        whole = run(first.product)
+        if self._rules and self._task.stacked:
+            self._change_masks(whole, geometry, None)
+            return decode_masks(whole, self._kept, label_dtype(self._task))
+        if self._rules:
+            self._change_map(whole, geometry, None)
+        return whole
 
     def record(self, geometry: Geometry) -> dict[str, Any]:
         """What was written and found, as plain data: for `predictions.json`, when all is done."""
@@ -202,7 +218,7 @@ class Outputs:
     def _slices(self) -> tuple[Made, ...]:
         return self._masks_of(lambda label: partial(_channel, index=self._kept.index(label)))
 
-    def _change_map(self, map_zyx: NDArray[Any], geometry: Geometry, files: Files) -> None:
+    def _change_map(self, map_zyx: NDArray[Any], geometry: Geometry, files: Files | None) -> None:
         if self._rules:
             exclusive = self._task.kind == "classes"
             task = self._task if exclusive else dataclasses.replace(self._task, labels=self._kept)
@@ -223,7 +239,9 @@ class Outputs:
         follow(masks_kzyx, self._map, self._kept, inside)
         self._map = None
 
-    def _change_masks(self, masks_kzyx: NDArray[Any], geometry: Geometry, files: Files) -> None:
+    def _change_masks(
+        self, masks_kzyx: NDArray[Any], geometry: Geometry, files: Files | None
+    ) -> None:
         self._cleaned = postprocess_masks(
             masks_kzyx, self._kept, self._rules, geometry=geometry, folder=self._folder
         )
@@ -234,9 +252,9 @@ class Outputs:
                 map_zyx[start:stop] = decode_masks(masks_kzyx[:, start:stop], self._kept, dtype)
             self._number(map_zyx, geometry, files)
 
-    def _number(self, map_zyx: NDArray[Any], geometry: Geometry, files: Files) -> None:
+    def _number(self, map_zyx: NDArray[Any], geometry: Geometry, files: Files | None) -> None:
         places = self.places
-        if places.instances is not None and places.table is not None:
+        if files is not None and places.instances is not None and places.table is not None:
             self._objects = number_objects(
                 map_zyx, self._kept, geometry, files, places.instances, places.table,
                 _options(places.instances, "instances"),

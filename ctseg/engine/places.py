@@ -73,8 +73,9 @@ def places_of(task: Task, request: Request, target: Path) -> Places:
     """
     stem, spec = stem_of(target), writer_format(target)
     suffix = target.name[len(stem) :]
-    # such a format holds what was drawn on images, and nothing else
-    plain = PLAIN if spec.needs_reference else suffix
+    plain = suffix.removeprefix(".seg") if suffix.startswith(".seg.") else suffix
+    if spec.needs_reference:  # such a format holds what was drawn on images, and nothing else
+        plain = PLAIN
     probabilities = as_suffix(request.probabilities_suffix)
 
     def beside(kind: str, ending: str) -> Path:

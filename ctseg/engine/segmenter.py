@@ -133,6 +133,7 @@ class Segmenter:
         volume: Volume,
         *,
         labels: Iterable[str] | None = None,
+        rules: Iterable[PostprocessRule] | None = None,
         on_tiles: OnTiles | None = None,
     ) -> Volume:
         """Segment a scan.
@@ -140,6 +141,7 @@ class Segmenter:
         Args:
             volume: [Z, Y, X], or [C, Z, Y, X] with the channels of the card in their order.
             labels: names of those to keep; all by default.
+            rules: of post-processing; those of the card by default, none where it is empty.
 
         Returns:
             Label values [Z, Y, X] on the grid of the input; for a regression what it predicts, float32, with a
@@ -148,8 +150,17 @@ class Segmenter:
         Raises:
             BadInput: another number of channels than the model was trained with, or NaN in the scan.
         """
-        product = self.product(labels=labels)
-        return Volume(self._made(self.stream(volume), product, on_tiles), volume.geometry)
+        request = Request(
+            Path("map.nii.gz"),
+            labels=None if labels is None else tuple(labels),
+            rules=None if rules is None else tuple(rules),
+        )
+        outputs = Outputs(self, request, request.output)
+        stream = self.stream(volume)
+        return Volume(
+            outputs.in_memory(lambda p: self._made(stream, p, on_tiles), volume.geometry),
+            volume.geometry,
+        )
 
     def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
         """The probability of each label (for `classes` with the background first), float32 [C, Z, Y, X]."""

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
-NRRD = (".nrrd", ".nhdr")
+NRRD = (".nrrd", ".nhdr", ".seg.nrrd")
 METAIMAGE = (".mha", ".mhd")
 TIFF = (".tif", ".tiff")
 HDF5 = (".h5", ".hdf5", ".hdf")
