@@ -41,15 +41,23 @@ class Team:
         rank: which of them this is.
         size: how many they are.
         patience_s: after which a silent process is taken for dead.
+        beat_s: how often this one says that it is alive.
     """
 
-    def __init__(self, store: Any, rank: int, size: int, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        size: int,
+        *,
+        patience_s: float = PATIENCE_S,
+        beat_s: float = BEAT_S,
+    ) -> None:
         self.store, self.rank, self.size = store, rank, size
-        self._patience = patience_s
+        self._patience, self._beat_s = patience_s, beat_s
         self._joined = time.monotonic()
-        self._seen: dict[
-            int, tuple[int, float]
-        ] = {}  # how often each said that it is alive; since when so often
+        # how often each said that it is alive, and since when that often
+        self._seen: dict[int, tuple[int, float]] = {}
         self._looked = self._joined
         self._parted = threading.Event()
         self._pulse = threading.Thread(target=self._beat, name="ctseg-alive", daemon=True)
@@ -107,9 +115,9 @@ class Team:
         if given_up is not None:
             raise RunFailed(f"Process {given_up['process']} gave up: {given_up['message']}")
         now = time.monotonic()
-        if now - self._looked < BEAT_S:
+        if now - self._looked < self._beat_s:
             return
-        if now - self._looked > self._patience / 2:
+        if now - self._looked > 10 * self._beat_s:
             # this process was held up itself, so it cannot tell for how long the others have been silent
             self._seen = {rank: (count, now) for rank, (count, _) in self._seen.items()}
         self._looked = now
@@ -146,7 +154,7 @@ class Team:
         with contextlib.suppress(CtsegError):
             while True:
                 self._ask(lambda: self.store.add(f"alive/{self.rank}", 1))
-                if self._parted.wait(BEAT_S):
+                if self._parted.wait(self._beat_s):
                     return
 
     @staticmethod
