@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ctseg.specs import Zyx
 
 CHUNK_ZYX: Zyx = (32, 128, 128)
+_LAYER_BYTES = 2**26
+"""Chunks are so flat that a layer of them in all channels is no larger: it waits in memory until it is whole."""
+_CHUNK_BYTES = 2**20
 _SMALL = 192
 """A level no longer than this along any axis is the last one."""
 _ISOTROPIC = 1.5
@@ -30,6 +33,20 @@ def steps(shape_zyx: Zyx, spacing_zyx: Sequence[float]) -> list[Zyx]:
         found.append((z, y, x))
         shape, spacing = -(-shape // factors), spacing * factors
     return found
+
+
+def chunk_of(shape_zyx: Zyx, dtype: np.dtype[Any], channels: int | None) -> Zyx:
+    """The chunks of a level; the more a slice of all channels takes, the flatter and wider they are.
+
+    They are at least two slices deep, since two make one of the next level.
+    """
+    slice_bytes = shape_zyx[1] * shape_zyx[2] * dtype.itemsize * (channels or 1)
+    deep = 1 << (max(2, _LAYER_BYTES // slice_bytes).bit_length() - 1)
+    deep, wide = min(CHUNK_ZYX[0], deep), CHUNK_ZYX[1]
+    while deep * (2 * wide) ** 2 * dtype.itemsize <= _CHUNK_BYTES and wide < max(shape_zyx[1:]):
+        wide *= 2
+    z, y, x = shape_zyx
+    return min(z, deep), min(y, wide), min(x, wide)
 
 
 def coarser(block: NDArray[Any], factors: Zyx, *, exact: bool) -> NDArray[Any]:
@@ -79,16 +96,17 @@ class LevelWriter:
         self._waiting: list[NDArray[Any]] = []
         self._depth = 0
         self._next = 0
+        self._layer = array.chunks[-3]
 
     def put(self, slab: NDArray[Any]) -> None:
-        """Take the next slices [C, Z, Y, X]; at most one chunk of them stays in memory."""
+        """Take the next slices [C, Z, Y, X]; at most one layer of chunks stays in memory."""
         while slab.shape[1]:
-            taken = slab[:, : CHUNK_ZYX[0] - self._depth]
+            taken = slab[:, : self._layer - self._depth]
             slab = slab[:, taken.shape[1] :]
-            whole = taken.shape[1] == CHUNK_ZYX[0]
+            whole = taken.shape[1] == self._layer
             self._waiting.append(taken if whole else taken.copy())
             self._depth += taken.shape[1]
-            if self._depth == CHUNK_ZYX[0]:
+            if self._depth == self._layer:
                 self._write()
 
     def finish(self) -> None:

@@ -24,7 +24,7 @@ from ctseg.volume.geometry import Geometry
 from ctseg_zarr.describe import channel_names, image_label, multiscales
 from ctseg_zarr.metadata import OWN
 from ctseg_zarr.paths import is_zarr
-from ctseg_zarr.pyramid import CHUNK_ZYX, LevelWriter, steps
+from ctseg_zarr.pyramid import LevelWriter, chunk_of, steps
 
 VERSIONS = ("0.5", "0.4")
 _DTYPES = (
@@ -110,7 +110,7 @@ class ZarrWriter:
         self, group: zarr.Group, name: str, shape_zyx: tuple[int, int, int], number: int
     ) -> zarr.Array[Any]:
         front = () if self._channels is None else (self._channels,)
-        chunks = tuple(min(n, c) for n, c in zip(shape_zyx, CHUNK_ZYX, strict=True))
+        chunks = chunk_of(shape_zyx, self._dtype, self._channels)
         names = ("z", "y", "x") if self._channels is None else ("c", "z", "y", "x")
         return group.create_array(
             name,

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
-from ctseg.specs import Label
+from ctseg.engine.outputs import Outputs
+from ctseg.engine.request import Request
+from ctseg.engine.scan import predict_scan
+from ctseg.specs import ImageRef, Label
 from ctseg.volume.geometry import Geometry
+from ctseg_zarr.pyramid import chunk_of
 
 MODEL = (
     Path(__file__).resolve().parents[3] / "zoo" / "unet3d.hippocampus_v1" / "weights.safetensors"
@@ -64,3 +69,37 @@ def test_stores_are_predicted_replaced_and_evaluated(tmp_path):
     for one, two in ((out, tmp_path / "out.nii.gz"), (tmp_path / "outs", tmp_path / "named")):
         report = json.loads(run("evaluate", one, two, "--json"))
         assert report["mean_dice"] == 1.0
+
+
+def test_probabilities_lie_beside_the_map_with_the_names_of_their_labels(tmp_path):
+    geometry = Geometry((20, 30, 24), (1.0, 1.0, 1.2), (3.0, 4.0, 5.0))
+    noise = np.random.default_rng(0).normal(500, 200, geometry.shape_zyx).astype(np.int16)
+    scan = ctseg.Volume(noise, geometry)
+    ctseg.write(scan, tmp_path / "one.ome.zarr")
+    segmenter = ctseg.load(MODEL, device="cpu", precision="fp32")
+    request = Request(
+        tmp_path / "out", probabilities=True, probabilities_suffix=".ome.zarr", dtype="float16",
+        masks=True,
+    )  # fmt: skip
+    outputs = Outputs(segmenter, request, tmp_path / "out" / "one.ome.zarr")
+    predict_scan(segmenter, [ImageRef(tmp_path / "one.ome.zarr")], outputs.wanted)
+    assert outputs.places.there
+    stored = zarr.open_group(tmp_path / "out" / "probabilities" / "one.ome.zarr", mode="r")
+    assert stored["0"].dtype == np.float16
+    channels = stored.attrs["ome"]["omero"]["channels"]
+    assert [c["label"] for c in channels] == ["background", "anterior", "posterior"]
+    shares = ctseg.read(tmp_path / "out" / "probabilities" / "one.ome.zarr")
+    assert shares.geometry.agrees(geometry)
+    np.testing.assert_allclose(shares.array, segmenter.probabilities(scan).array, atol=2**-11)
+    mask = ctseg.read(tmp_path / "out" / "masks" / "one" / "anterior.ome.zarr")
+    assert mask.metadata["labels"] == {"anterior": 1}
+
+
+def test_chunks_of_many_labels_are_flat_enough_to_wait_in_memory():
+    assert chunk_of((600, 512, 512), np.dtype("uint8"), None) == (32, 128, 128)
+    for channels, dtype in ((3, "float32"), (40, "float16"), (117, "float64")):
+        z, y, x = chunk_of((600, 512, 512), np.dtype(dtype), channels)
+        size = np.dtype(dtype).itemsize
+        assert z % 2 == 0  # two slices make one of the next level
+        assert z * y * x * size <= 2**26
+        assert z == 2 or z * 512 * 512 * size * channels <= 2**26
