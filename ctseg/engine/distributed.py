@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 from ctseg import errors
-from ctseg.engine.forward import TileTooLarge
+from ctseg.engine.forward import TileTooLarge, out_of_memory
 from ctseg.errors import CtsegError, RunFailed
 
 BEAT_S = 2.0
@@ -215,7 +215,9 @@ def error_data(error: BaseException, rank: int) -> dict[str, Any]:
         }  # fmt: skip
     text = " ".join(str(error).split())
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return {"process": rank, "kind": "RunFailed", "message": message, "hint": None, "exit_code": 1}
+    # where one process runs out of memory all have to begin anew with smaller tiles
+    kind = "TileTooLarge" if out_of_memory(error) else "RunFailed"
+    return {"process": rank, "kind": kind, "message": message, "hint": None, "exit_code": 1}
 
 
 def error_from(data: dict[str, Any]) -> CtsegError:
@@ -224,6 +226,7 @@ def error_from(data: dict[str, Any]) -> CtsegError:
         kind.__name__: kind
         for kind in (
             CtsegError, RunFailed, TileTooLarge, errors.BadInput, errors.FileProblem,
+            errors.DiskFull,
             errors.GeometryMismatch, errors.CorruptWeights, errors.ConfigError,
         )
     }  # fmt: skip

@@ -105,6 +105,11 @@ class Share:
                 file.unlink(missing_ok=True)
         self._files = []
 
+    def give_up(self, error: BaseException) -> None:
+        """Tell the others that this process tries no more, so that none waits for it in a try of its own."""
+        with contextlib.suppress(RunFailed):
+            self.team.put_first(f"share/{self.name}/over", error_data(error, self.team.rank))
+
     def run(
         self,
         engine: Engine,
@@ -196,9 +201,10 @@ class Share:
         return f"share/{self.name}/{self._try}/{name}"
 
     def _check(self) -> None:
-        failed = self.team.peek(self._key("failed"))
-        if failed is not None:
-            raise error_from(failed)
+        for key in (self._key("failed"), f"share/{self.name}/over"):
+            failed = self.team.peek(key)
+            if failed is not None:
+                raise error_from(failed)
 
     def _watched(self, on_tiles: OnTiles | None) -> OnTiles:
         """Between tiles look whether another process failed, so that none works for nothing."""
