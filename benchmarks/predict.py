@@ -21,11 +21,12 @@ import copy
 import json
 import math
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +43,25 @@ from ctseg.machine import cores
 FEATURES = (32, 64, 128)
 """Of `unet3d` with one convolution a level: 64^3 voxels take about 0.1 s in bfloat16 on two cores of 2024."""
 CLASSES = 3
-FORWARDS = 8
+FORWARDS = 5
+"""Of the network alone, before each run of somebody."""
 SMALL = Setting((64, 80, 48), (32, 32, 32))
 """On which logits are compared; all place the same tiles there."""
 
 
-@dataclass(frozen=True)
-class Volume:
-    """A setting and how often it is run.
-
-    Attributes:
-        repeats: of ctseg and of the peers put right by hand.
-        peers: of the peers as they come.
-    """
-
-    setting: Setting
-    repeats: int = 3
-    peers: int = 1
-
-
 VOLUMES = {
-    "tiny": Volume(Setting((64, 64, 64), (32, 32, 32)), 2),
-    "160": Volume(Setting((160, 160, 160), (64, 64, 64))),
-    "256": Volume(Setting((256, 256, 256), (96, 96, 96)), 1),
+    "tiny": Setting((64, 64, 64), (32, 32, 32)),
+    "160": Setting((160, 160, 160), (64, 64, 64)),
+    "256": Setting((256, 256, 256), (96, 96, 96)),
 }
+REPEATS: dict[str, dict[str, int]] = {
+    "tiny": {},
+    "160": {"logits": 3, "by hand": 2},
+    "256": {"logits": 2},
+}
+"""Runs of each way where there is more than one: what takes minutes is run once."""
 USUAL = ("160", "256")
+TURNS = ("logits", "labels", "by hand", "as it comes")
 WAYS = {
     "fp32": ("fp32", False),
     "fp32 channels-last": ("fp32", True),
@@ -225,9 +220,6 @@ def measure(
     net = ctseg.create_model(
         "unet3d", in_channels=1, out_channels=CLASSES, features=tuple(features), convs_per_level=1
     ).eval()
-    chosen = [
-        replace(VOLUMES[name], **({"repeats": repeats} if repeats else {})) for name in volumes
-    ]
     with tempfile.TemporaryDirectory() as scratch:
         return {
             "what": "median seconds for a whole scan, in turns; a Gaussian of 1/8 tile, overlap 0.5",
@@ -237,19 +229,19 @@ def measure(
             "agreement": agreement(net, only, Path(scratch)),
             "volumes": {
                 name: measure_volume(
-                    net, replace(v, setting=replace(v.setting, device=device, batch=batch)),
+                    net, replace(VOLUMES[name], device=device, batch=batch),
+                    dict.fromkeys(TURNS, repeats) if repeats else REPEATS[name],
                     only, Path(scratch),
                 )
-                for name, v in zip(volumes, chosen, strict=True)
+                for name in volumes
             },
         }  # fmt: skip
 
 
 def measure_volume(
-    net: nn.Module, volume: Volume, only: Sequence[str], scratch: Path
+    net: nn.Module, setting: Setting, repeats: dict[str, int], only: Sequence[str], scratch: Path
 ) -> dict[str, Any]:
-    """Rounds in which everyone has a turn, each followed by the network alone."""
-    setting = volume.setting
+    """Rounds in which everyone has a turn, the network alone before each."""
     image = np.random.default_rng(0).standard_normal((1, *setting.shape_zyx), np.float32)
     contenders = []
     with quiet():
@@ -258,11 +250,13 @@ def measure_volume(
             _warm(contender, net, scratch / f"warm{number}")
             contenders.append(contender)
     bare = Bare(net, setting)
-    for number in range(max(volume.repeats, volume.peers)):
+    for number in range(max(repeats.values(), default=1)):
         for contender in _rotated(contenders, number):
-            if number < (volume.peers if contender.way == "as it comes" else volume.repeats):
+            if number < repeats.get(contender.way, 1):
                 bare.again()
                 contender.once()
+                seconds = contender.found[-1]["seconds"]
+                print(f"{contender.name}: {seconds:.2f} s", file=sys.stderr, flush=True)
     bare.again()
     runs = {contender.name: contender.result() for contender in contenders}
     alone = setting.tiles * bare.seconds
@@ -372,7 +366,7 @@ def _wait(device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predict", description=__doc__)
     parser.add_argument("--volumes", default=",".join(USUAL), help=f"of: {', '.join(VOLUMES)}")
-    parser.add_argument("--repeats", type=int, help="of ctseg and of the peers by hand")
+    parser.add_argument("--repeats", type=int, help="of everyone")
     parser.add_argument("--only", default="", help=f"ctseg and of: {', '.join(PEERS)}")
     parser.add_argument("--features", default=",".join(map(str, FEATURES)))
     parser.add_argument("--device", default="", help="cpu or cuda")
