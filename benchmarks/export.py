@@ -245,7 +245,7 @@ def _forget_peak() -> None:
 
 
 def draw(result: dict[str, Any], png: Path) -> None:
-    """Seconds and GiB against slices: measured as points, the line on to the longest scan dashed."""
+    """Seconds and GiB against slices: measured as points, the line on to the longest scan dashed. Logarithmic."""
     from ctseg.report.figure import GREY, INK, new_figure, plain_axes, save_png
 
     figure = new_figure(9, 3.8)
@@ -258,11 +258,13 @@ def draw(result: dict[str, Any], png: Path) -> None:
             axes.plot(list(known), list(known.values()), "o-", color=colour, label=label)
             if name in result["extrapolated"]:
                 last, end = max(known), result["extrapolated"][name][what]
-                axes.plot(
-                    [last, LONGEST], [known[last], end], "--", color=colour, label=f"{label}, extrapolated"
+                x = np.linspace(last, LONGEST, 100)  # a straight line, which is bent on this scale
+                y = known[last] + (x - last) * (end - known[last]) / (LONGEST - last)
+                axes.plot(x, y, "--", color=colour, label=f"{label}, extrapolated")
+                axes.annotate(
+                    f"{float(f'{end:.2g}'):,g}", (LONGEST, end), (-4, 6),
+                    ha="right", color=colour, textcoords="offset points",
                 )  # fmt: skip
-                axes.annotate(f"{end:.3g}", (LONGEST, end), (-4, 5), ha="right", color=colour,
-                              textcoords="offset points")  # fmt: skip
             if what == "gib" and any("fits" in e for e in entries.values()):
                 short = {n: e["gib_by_its_code"] for n, e in entries.items() if "fits" in e}
                 axes.plot(list(short), list(short.values()), "x", color=colour,
@@ -270,10 +272,11 @@ def draw(result: dict[str, Any], png: Path) -> None:
         axes.set_title(title, color=INK, fontsize=10)
         axes.set_xlabel("slices", color=GREY)
         axes.set_xlim(0, LONGEST * 1.04)
-        axes.margins(y=0.1)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+        axes.set_yscale("log")
+        axes.margins(y=0.15)
+    handles = figure.axes[1].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, fontsize=8, ncols=3, loc="lower center")
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     save_png(figure, png)
 
 
