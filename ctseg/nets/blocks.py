@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ctseg.nets.layer_order import Activation, LayerOrder
-from ctseg.nets.norm import make_norm
+from ctseg.nets.layer_order import Activation, LayerOrder, Role
+from ctseg.nets.norm import InstanceNorm, make_norm
 from ctseg.nets.options import UNetOptions
 from ctseg.specs import Zyx
 
@@ -79,10 +81,40 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
         """[B, in, Z, Y, X] to [B, out, Z/stride, Y/stride, X/stride]."""
-        y = x_bczyx
-        for role in self.order:
+        return self._run(self.order, x_bczyx)
+
+    def finish(self, y_bczyx: torch.Tensor) -> torch.Tensor:
+        """What follows a convolution that comes first and was computed elsewhere."""
+        return self._run(self.order[1:], y_bczyx)
+
+    def _run(self, roles: Sequence[Role], y: torch.Tensor) -> torch.Tensor:
+        fused = self._fused()
+        for role in roles[:-2] if fused else roles:
             y = getattr(self, role)(y)
-        return y
+        return y if fused is None else fused(y)
+
+    def _fused(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Instance norm and leaky ReLU in one, where a block ends with them; what comes in is overwritten."""
+        norm, activation = self.norm, self.activation
+        if (
+            self.order[0] != "conv"
+            or self.order[-2:] != ("norm", "activation")
+            or not isinstance(norm, InstanceNorm)
+            or type(activation) is not nn.LeakyReLU
+            or any(map(hooked, (self.conv, self.dropout, norm, activation)))
+        ):
+            return None
+        return partial(norm.activated, slope=activation.negative_slope)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether something wants to be called with what goes into the module or comes out of it."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def conv_level(

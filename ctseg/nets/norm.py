@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from ctseg.nets.layer_order import Norm
 
-Grads = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None]
+Grads = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None]
 
 
 class _ChannelsLastInstanceNorm(torch.autograd.Function):
-    """Instance norm of a channels-last tensor on the CPU, one batch norm a sample.
+    """Instance norm of a channels-last tensor on the CPU, one batch norm a sample; a leaky ReLU may follow.
 
     PyTorch's own instance norm copies such a tensor to planes and back, in both directions, which
     takes longer than the convolution before it. Its batch norm has vectorised channels-last kernels
@@ -27,41 +28,71 @@ class _ChannelsLastInstanceNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+        slope: float | None,
     ) -> torch.Tensor:
         y = torch.empty_like(x)
-        mean, rstd = (weight.new_empty(x.shape[:2]) for _ in range(2))
-        for i in range(len(x)):  # written in place, so that no copy joins the samples
-            torch.native_batch_norm(
-                x[i : i + 1], weight, bias, None, None, True, 0.0, eps,
-                out=(y[i : i + 1], mean[i], rstd[i]),
-            )  # fmt: skip
-        ctx.save_for_backward(x, weight, mean, rstd)
-        ctx.eps = eps
+        mean, rstd = _normalise(x, weight, bias, eps, slope, out=y)
+        ctx.save_for_backward(x, weight, mean, rstd, *(() if slope is None else (y,)))
+        ctx.eps, ctx.slope = eps, slope
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Grads:
-        x, weight, mean, rstd = ctx.saved_tensors
+        x, weight, mean, rstd, *rest = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last_3d)
-        parts = [
-            torch.ops.aten.native_batch_norm_backward(
-                grad[i : i + 1], x[i : i + 1], weight, None, None, mean[i], rstd[i],
-                True, ctx.eps, list(ctx.needs_input_grad[:3]),
-            )
-            for i in range(len(x))
-        ]  # fmt: skip
-        dx, dweight, dbias = zip(*parts, strict=True)
+        # sample by sample into one result: the less memory is touched, the more of it is in the cache
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] and len(x) > 1 else None
+        before = torch.empty_like(grad[:1]) if rest else None
+        dweights, dbiases = [], []
+        for i in range(len(x)):
+            one = slice(i, i + 1)
+            g = grad[one]
+            if before is not None:
+                g = torch.ops.aten.leaky_relu_backward.grad_input(
+                    g, rest[0][one], ctx.slope, True, grad_input=before
+                )
+            part, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+                g, x[one], weight, None, None, mean[i], rstd[i], True, ctx.eps,
+                list(ctx.needs_input_grad[:3]),
+            )  # fmt: skip
+            dweights.append(dweight)
+            dbiases.append(dbias)
+            if dx is not None:
+                dx[one] = part
+            elif ctx.needs_input_grad[0]:
+                dx = part
         return (
-            torch.cat(dx) if ctx.needs_input_grad[0] else None,
-            torch.stack(dweight).sum(0) if ctx.needs_input_grad[1] else None,
-            torch.stack(dbias).sum(0) if ctx.needs_input_grad[2] else None,
+            dx,
+            torch.stack(dweights).sum(0) if ctx.needs_input_grad[1] else None,
+            torch.stack(dbiases).sum(0) if ctx.needs_input_grad[2] else None,
+            None,
             None,
         )
 
 
 _channels_last_instance_norm: Callable[..., torch.Tensor] = _ChannelsLastInstanceNorm.apply
+
+
+def _normalise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, slope: float | None,
+    *, out: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Normalise each sample into `out`, which may be `x`; mean and 1 / deviation of its channels."""
+    mean, rstd = (weight.new_empty(x.shape[:2]) for _ in range(2))
+    for i in range(len(x)):  # written in place, so that no copy joins the samples
+        torch.native_batch_norm(
+            x[i : i + 1], weight, bias, None, None, True, 0.0, eps,
+            out=(out[i : i + 1], mean[i], rstd[i]),
+        )  # fmt: skip
+    if slope is not None:
+        functional.leaky_relu_(out, slope)
+    return mean, rstd
 
 
 def _channels_last_on_cpu(x: torch.Tensor) -> bool:
@@ -84,11 +115,23 @@ class InstanceNorm(nn.Module):
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
         """[B, C, Z, Y, X] to the same shape and type; on the CPU also to the same memory format."""
         if _channels_last_on_cpu(x_bczyx) and not torch.compiler.is_compiling():
-            return _channels_last_instance_norm(x_bczyx, self.weight, self.bias, self.eps)
+            return _channels_last_instance_norm(x_bczyx, self.weight, self.bias, self.eps, None)
         # not by `functional`, which refuses a single voxel, as the deepest level of the smallest tile has
         return torch.instance_norm(
             x_bczyx, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
         )  # fmt: skip
+
+    def activated(self, x_bczyx: torch.Tensor, slope: float) -> torch.Tensor:
+        """Normalised and through a leaky ReLU of that slope.
+
+        Channels-last on the CPU without gradients it overwrites x: what is not allocated need not be fetched.
+        """
+        if not _channels_last_on_cpu(x_bczyx) or torch.compiler.is_compiling():
+            return functional.leaky_relu_(self(x_bczyx), slope)
+        if torch.is_grad_enabled():
+            return _channels_last_instance_norm(x_bczyx, self.weight, self.bias, self.eps, slope)
+        _normalise(x_bczyx, self.weight, self.bias, self.eps, slope, out=x_bczyx)
+        return x_bczyx
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from ctseg.nets.blocks import ConvNormAct
+from ctseg.nets.config import UNet3DConfig
 from ctseg.nets.norm import GroupNorm, InstanceNorm
 
 FORMATS = [torch.contiguous_format, torch.channels_last_3d]
@@ -119,3 +121,41 @@ def test_group_norm_of_one_voxel_gives_the_bias():
     nn.init.constant_(norm.bias, 0.5)
     x = torch.randn(1, 2, 1, 1, 1)
     torch.testing.assert_close(norm(x), torch.full_like(x, 0.5))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1, 1), (1, 1, 3, 4, 5), (2, 5, 6, 4, 5)])
+def test_leaky_relu_in_one_with_the_norm_is_that_behind_it(shape, memory_format):
+    torch.manual_seed(5)
+    norm, _ = pair(shape[1])
+    x = (torch.randn(shape) * 3 + 5).contiguous(memory_format=memory_format)
+    grad, results = torch.randn(shape), []
+    for run in (
+        lambda t: norm.activated(t.clone(), 0.1),
+        lambda t: torch.nn.functional.leaky_relu(norm(t), 0.1),
+    ):
+        leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        norm.zero_grad()
+        y = run(leaf)
+        y.backward(grad)
+        results.append((y.detach(), leaf.grad, norm.weight.grad, norm.bias.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        torch.testing.assert_close(norm.activated(x.clone(), 0.1), results[1][0])
+
+
+def test_leaky_relu_in_one_with_the_norm_has_right_gradients():
+    torch.manual_seed(6)
+    norm = InstanceNorm(3).double()
+    x = torch.randn(2, 3, 2, 3, 2, dtype=torch.float64).to(memory_format=torch.channels_last_3d)
+    assert torch.autograd.gradcheck(lambda t: norm.activated(t, 0.1), x.requires_grad_())
+
+
+def test_a_hook_sees_what_the_norm_gave():
+    net = ConvNormAct(1, 4, UNet3DConfig(), kernel=(3, 3, 3))
+    seen = []
+    net.norm.register_forward_hook(lambda _, inputs, output: seen.append(output.clone()))
+    with torch.no_grad():
+        y = net(torch.randn(1, 1, 4, 4, 4))
+    torch.testing.assert_close(torch.nn.functional.leaky_relu(seen[0], 0.01), y)
