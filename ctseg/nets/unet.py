@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ctseg.nets import merged
 from ctseg.nets.blocks import (
     LEAKY_SLOPE,
     NO_STRIDE,
@@ -68,14 +69,23 @@ class UNet(nn.Module):
         outputs: list[torch.Tensor] = []
         skips.pop()
         for step, (upsample, level) in enumerate(zip(self.upsamplers, self.decoder, strict=True)):
-            y, skip = upsample(y), skips.pop()
-            if self.skip == "sum":
-                y = level(y + skip)
-            else:
-                y = level(torch.cat((y, skip) if self.skip == "concat" else (skip, y), 1))
+            assert isinstance(upsample, Upsample)
+            y = self._join(upsample, level, y, skips.pop())
             if every_level:
                 outputs.append(self.heads[step](y))
         return tuple(reversed(outputs)) if every_level else self.heads[-1](y)
+
+    def _join(
+        self, upsample: Upsample, level: nn.Module, y: torch.Tensor, skip: torch.Tensor
+    ) -> torch.Tensor:
+        """One level up: what is below enlarged, joined with the skip, and through the level."""
+        skip_first = self.skip == "concat_skip_first"
+        if self.skip != "sum" and merged.pays(upsample, level, y, skip):
+            return merged.merged_level(upsample, level, y, skip, skip_first=skip_first)
+        y = upsample(y)
+        parts = (skip, y) if skip_first else (y, skip)
+        out: torch.Tensor = level(y + skip if self.skip == "sum" else torch.cat(parts, 1))
+        return out
 
 
 def _own_strides(config: UNetOptions) -> tuple[Zyx, ...]:
