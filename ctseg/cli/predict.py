@@ -15,8 +15,8 @@ from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, CtsegError
 
 if TYPE_CHECKING:
     from ctseg.config_postprocess import PostprocessRule
-    from ctseg.engine.folder import Summary
     from ctseg.engine.segmenter import Segmenter
+    from ctseg.engine.work import Summary
 
 EXAMPLES = (
     "ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",
@@ -284,16 +284,18 @@ def predict(
     A folder of results gets predictions.json with model, settings, times and volumes. A scan that fails is
     reported and the others go on; the exit code is 1 then, and 2 where the only scan was bad.
     """
-    from ctseg.engine.folder import Summary, predict_folder
+    from ctseg.data.steps.region import parse_region
+    from ctseg.engine.folder import predict_folder
     from ctseg.engine.inputs import find_items
     from ctseg.engine.request import Request
+    from ctseg.engine.work import Summary
     from ctseg.zoo.load import load
 
     if dtype not in ("float16", "float32", "float64"):
         raise BadInput(f"'{dtype}' is no type of --dtype.", hint="float16, float32 or float64")
     segmenter = load(
         model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
-        region=None if region is None else box(region), coarse=coarse,
+        region=None if region is None else parse_region(region), coarse=coarse,
         coarse_labels=_names(coarse_labels), margin_mm=margin,
     ).with_settings(
         tile_zyx=None if tile is None else numbers(tile, int),
@@ -325,17 +327,6 @@ def predict(
     else:
         _table(summary, segmenter, request.labels)
     _end(summary, len(items), debug=bool(context.find_root().params.get("debug")))
-
-
-def box(text: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """`100:300,0:512,0:512` as spans along z, y, x."""
-    try:
-        z, y, x = ((int(a), int(b)) for a, b in (part.split(":") for part in text.split(",")))
-    except ValueError:
-        raise BadInput(
-            f"'{text}' is no region.", hint="Write --region 100:300,0:512,0:512 (z, y, x)"
-        ) from None
-    return z, y, x
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -5,20 +5,38 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ctseg.engine.ensemble import Ensemble
 from ctseg.engine.inputs import Item
+from ctseg.engine.memory import fit_segmenter, restarting
 from ctseg.engine.outputs import Outputs
 from ctseg.engine.places import places_of
 from ctseg.engine.request import Request
 from ctseg.engine.scan import ScanJob
 from ctseg.engine.segmenter import Segmenter
 from ctseg.engine.settings import Grid
+from ctseg.engine.sharing import Share
 from ctseg.errors import CtsegError, RunFailed
 from ctseg.files import disk_errors
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a tiling is made to fit the memory.
+
+    Attributes:
+        memory: bytes that may be held on the device; what is free by default.
+        keep_batch: leave the batch as it is as far as it fits, since somebody asked for it.
+    """
+
+    memory: int | None = None
+    keep_batch: bool = False
 
 
 class CaseJob:
@@ -26,25 +44,29 @@ class CaseJob:
 
     Args:
         target: file of the label map; other results lie beside it.
+        fit: how the tiling is made to fit the memory.
 
     Attributes:
         id: of the scan.
-        notes: what was changed on the way, such as a smaller batch.
         places: of its results.
-        announcement: one line about the scan, once it is open.
-        may_be_read_ahead: whether opening it leaves the network alone.
+        notes: what was changed on the way, such as a smaller batch.
+        share: how several processes make it together; None where this one does alone.
     """
 
-    def __init__(self, segmenter: Segmenter, item: Item, target: Path, request: Request) -> None:
-        self.id, self._item, self._request = item.id, item, request
+    def __init__(
+        self, segmenter: Segmenter, item: Item, target: Path, request: Request, fit: Fit | None = None
+    ) -> None:  # fmt: skip
+        self.id, self._item, self._request, self._fit = item.id, item, request, fit or Fit()
         self.places = places_of(segmenter.task, request, target)
         self._segmenter = copy.copy(segmenter)  # for notes of its own
         self._segmenter.on_note = self._note
+        self._asked = segmenter.settings
         self.notes: list[str] = []
-        self.announcement = ""
-        self.may_be_read_ahead = not getattr(segmenter, "stages", ())
+        self.share: Share | None = None
         self._on_say: Callable[[str], None] | None = None
+        self._on_share: Callable[[float, str], None] | None = None
         self._job: ScanJob | None = None
+        self._writer: ThreadPoolExecutor | None = None
         self._tiles = 0
 
     @property
@@ -52,40 +74,74 @@ class CaseJob:
         """Whether all of its results exist."""
         return self.places.there
 
+    @property
+    def may_be_read_ahead(self) -> bool:
+        """Whether opening it leaves the network and the other processes alone."""
+        return self.share is None and not getattr(self._segmenter, "stages", ())
+
     def open(self, writer: ThreadPoolExecutor | None = None) -> None:
         """Read what must be known of the whole scan, and open the files of the results.
 
         Args:
             writer: the thread that writes while the network works.
         """
+        self._writer = writer
         self._outputs = Outputs(self._segmenter, self._request, self.places.main)
-        self._job = ScanJob(self._segmenter, self._item.images, self._outputs.wanted, behind=writer)
+        self._job = ScanJob(
+            self._segmenter, self._item.images, self._outputs.wanted, behind=writer, share=self.share
+        )  # fmt: skip
         self._job.open()
-        shape = self._job.geometry.shape_zyx
-        tiles = Grid(self._job.stream.shape_czyx[1:], self._segmenter.settings).tiles
-        size = " x ".join(map(str, shape))
-        self.announcement = f"{self.id}: {size} voxels (z, y, x), {tiles} tile{'s'[: tiles > 1]}"
 
     def run(
         self,
         on_share: Callable[[float, str], None] | None = None,
         on_say: Callable[[str], None] | None = None,
     ) -> None:
-        """Take the scan through the network.
+        """Take the scan through the network; opened anew with smaller tiles where the device has no room for it.
 
         Args:
             on_share: called with the share that is done, and what to say about it.
-            on_say: called with notes.
+            on_say: called with the size of the scan and the memory it takes, and with notes.
         """
-        assert self._job is not None
-        self._on_say = on_say
+        self._on_share, self._on_say = on_share, on_say
+        for note in self.notes:  # of the time before
+            self._say(note)
+        _, self._segmenter = restarting(self._segmenter, self._attempt)
 
-        def on_tiles(done: int, total: int) -> None:
-            self._tiles = total
-            if on_share:
-                on_share(done / total, f"{self.id}, tile {done} of {total}")
+    def _attempt(self, segmenter: Segmenter) -> None:
+        self._segmenter = segmenter
+        with self.share or nullcontext():
+            try:
+                if self._job is None:
+                    self.open(self._writer)
+                assert self._job is not None
+                self._fitted(self._job)
+                self._job.run(self._on_tiles)
+            except BaseException:
+                self.close()
+                raise
 
-        self._job.run(on_tiles)
+    def _fitted(self, job: ScanJob) -> None:
+        """Make batch and tile fit the memory, and say what comes."""
+        told = ""
+        if not isinstance(self._segmenter, Ensemble):  # its models have tilings of their own
+            products = [one.product for one in self._outputs.wanted]
+            self._segmenter, notes, estimate = fit_segmenter(
+                self._segmenter, job.stream, self._fit.memory, products,
+                keep_batch=self._fit.keep_batch,
+            )  # fmt: skip
+            for note in notes:
+                self._note(note)
+            job.segmenter = self._segmenter
+            told = f", {estimate}"
+        size = " x ".join(map(str, job.geometry.shape_zyx))
+        tiles = Grid(job.stream.shape_czyx[1:], self._segmenter.settings).tiles
+        self._say(f"{size} voxels (z, y, x), {tiles} tile{'s'[: tiles > 1]}{told}")
+
+    def _on_tiles(self, done: int, total: int) -> None:
+        self._tiles = total
+        if self._on_share:
+            self._on_share(done / total, f"{self.id}, tile {done} of {total}")
 
     def finish(self) -> dict[str, Any]:
         """Complete the files and give them their names.
@@ -106,7 +162,15 @@ class CaseJob:
             "tiles": self._tiles,
             **self._outputs.record(geometry),
             "notes": self.notes,
+            **self._changed(),
         }
+
+    def _changed(self) -> dict[str, Any]:
+        """Settings of this scan that are not those of the record as a whole."""
+        names = ("tile_zyx", "batch_size", "sums_on_host")
+        found = {name: getattr(self._segmenter.settings, name) for name in names}
+        other = {n: value for n, value in found.items() if value != getattr(self._asked, n)}
+        return {"settings": other} if other else {}
 
     def close(self) -> None:
         """Release the scan; of results without a name nothing stays."""
@@ -116,6 +180,9 @@ class CaseJob:
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         if self._on_say:
             self._on_say(f"{self.id}: {text}")
 

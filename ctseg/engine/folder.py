@@ -6,46 +6,22 @@ want the same cores.
 
 from __future__ import annotations
 
-import shutil
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from ctseg.engine.case import CaseJob, as_error
+from ctseg.engine.case import CaseJob, Fit
+from ctseg.engine.dispatch import Dispatch
+from ctseg.engine.distributed import Team
 from ctseg.engine.inputs import Item
 from ctseg.engine.leftovers import remove_leftovers
 from ctseg.engine.outputs import check_request
 from ctseg.engine.record import Record
 from ctseg.engine.request import Request
 from ctseg.engine.segmenter import Segmenter
-from ctseg.errors import BadInput, CtsegError, DiskFull, FileProblem
+from ctseg.engine.work import Following, Leading, OnProgress, Outcomes, Summary, Work
+from ctseg.errors import BadInput
 from ctseg.files import disk_errors
 from ctseg.volume.io import format_of, writer_format
-
-FULL_BYTES = 2**26
-"""A disk with less room than this has none for any further scan."""
-OnProgress = Callable[[float, float, str], None]
-
-
-@dataclass
-class Summary:
-    """What came of a folder.
-
-    Attributes:
-        done: a record a scan: outputs, seconds, tiles, and volumes in ml.
-        skipped: ids that were there already.
-        failed: cause by id.
-        missing: ids that were not tried any more, because the disk is full.
-    """
-
-    done: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, CtsegError] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
 
 
 def predict_folder(
@@ -53,10 +29,12 @@ def predict_folder(
     items: Sequence[Item],
     request: Request,
     *,
+    fit: Fit | None = None,
     on_progress: OnProgress | None = None,
     on_say: Callable[[str], None] | None = None,
     overlapped: bool | None = None,
     summary: Summary | None = None,
+    team: Team | None = None,
 ) -> Summary:
     """Predict every scan; one that fails does not keep the others.
 
@@ -64,10 +42,12 @@ def predict_folder(
     ends the work, since it would fail every scan that follows.
 
     Args:
+        fit: how the tiling is made to fit the memory.
         on_progress: called with (scans done, scans in all, what is being done), tiles as fractions of a scan.
         on_say: called with lines worth keeping: a scan's size before it starts, what was changed on the way.
         overlapped: whether reading and writing run beside the network; by default off the CPU.
         summary: filled as scans are done, for who wants to know what there is when the work is interrupted.
+        team: processes that share the scans; all call this alike, and the first one has the summary of all.
 
     Raises:
         BadInput: one output file for several scans, or a name that cannot be written.
@@ -80,140 +60,39 @@ def predict_folder(
     folder = request.output.parent if single else request.output
     with disk_errors(request.output):
         folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
     found = summary if summary is not None else Summary()
-    cases = [CaseJob(segmenter, item, targets[item.id], request) for item in items]
+    cases = [CaseJob(segmenter, item, targets[item.id], request, fit) for item in items]
     check_places(cases, items)
-    if request.skip_existing:
-        found.skipped += [case.id for case in cases if case.there]
-        cases = [case for case in cases if not case.there]
+    leads = team is None or team.leads
+    todo = list(range(len(cases)))
+    if leads:
+        remove_leftovers(folder)
+        if request.skip_existing:
+            found.skipped += [case.id for case in cases if case.there]
+            todo = [number for number, case in enumerate(cases) if not case.there]
     if overlapped is None:
         # measured with two cores, a U-Net and gzip in and out: see FIGURE
         overlapped = segmenter.runtime.device.type != "cpu"
-    record = None if single else Record(folder, segmenter, request)
-    _Work(cases, record, found, folder, on_progress, on_say).run(overlapped)
+    record = Record(folder, segmenter, request) if leads and not single else None
+    if team is None:
+        outcomes = Outcomes(found, record, folder, on_say)
+        turns: Iterator[CaseJob] = (cases[number] for number in todo)
+    else:
+        dispatch = Dispatch(team, items, todo)
+        turns = _shared(cases, dispatch)
+        outcomes = (
+            Leading(found, record, folder, on_say, cases, dispatch) if leads
+            else Following(found, folder, cases, dispatch, team)
+        )  # fmt: skip
+    work = Work(outcomes, len(todo), overlapped=overlapped, on_progress=on_progress, on_say=on_say)
+    work.run(turns)
     return found
 
 
-class _Work:
-    """The way of all scans through reading, network and writing."""
-
-    def __init__(
-        self, cases: Sequence[CaseJob], record: Record | None, summary: Summary, folder: Path,
-        on_progress: OnProgress | None, on_say: Callable[[str], None] | None,
-    ) -> None:  # fmt: skip
-        self._cases, self._record, self._summary, self._folder = cases, record, summary, folder
-        self._on_progress, self._on_say = on_progress, on_say
-        self._reader: ThreadPoolExecutor | None = None
-        self._writer: ThreadPoolExecutor | None = None
-        self._finishing: deque[tuple[CaseJob, Future[dict[str, Any]]]] = deque()
-        self._coming: Future[None] | None = None
-        self._full = False
-
-    def run(self, overlapped: bool) -> None:
-        with ExitStack() as stack:
-            if overlapped:
-                self._reader = stack.enter_context(ThreadPoolExecutor(1, "ctseg-read"))
-                self._writer = stack.enter_context(ThreadPoolExecutor(1, "ctseg-write"))
-            for case in self._cases:
-                stack.callback(case.close)
-            try:
-                self._all()
-            finally:
-                if self._coming is not None and not self._coming.cancel():
-                    wait([self._coming])
-                self._settle(0)
-                if self._record is not None and self._cases:
-                    self._write_record()
-
-    def _all(self) -> None:
-        for number, case in enumerate(self._cases):
-            if self._full:
-                self._summary.missing.append(case.id)
-                continue
-
-            def on_tiles(share: float, text: str, at: int = number) -> None:
-                self._show(at + share, text)
-
-            try:
-                self._open(number)
-                self._say(case.announcement)
-                case.run(on_tiles, self._say)
-                if self._writer is None:
-                    self._done(case.finish())
-                else:
-                    self._finishing.append((case, self._writer.submit(case.finish)))
-                    self._settle(1)
-            except Exception as error:
-                self._fail(case, error)
-            self._show(number + 1, case.id)
-
-    def _open(self, number: int) -> None:
-        """Open a scan, or wait until it is, and begin with the one after it."""
-        coming, self._coming = self._coming, None
-        try:
-            if coming is None:
-                self._cases[number].open(self._writer)
-            else:
-                coming.result()
-        finally:
-            following = self._cases[number + 1 : number + 2]
-            if self._reader is not None and following and following[0].may_be_read_ahead:
-                self._coming = self._reader.submit(following[0].open, self._writer)
-
-    def _settle(self, left: int) -> None:
-        """Wait until no more than so many scans are still being written."""
-        while len(self._finishing) > left:
-            case, future = self._finishing.popleft()
-            try:
-                result = future.result()
-            except Exception as error:
-                self._fail(case, error)
-            else:
-                self._done(result)
-
-    def _done(self, result: dict[str, Any]) -> None:
-        self._summary.done.append(result)
-        if self._record is not None:
-            self._record.done(result)
-            self._write_record()
-
-    def _fail(self, case: CaseJob, error: Exception) -> None:
-        case.close()
-        told = as_error(error, self._folder)
-        self._summary.failed[case.id] = told
-        # room that was asked for beforehand may be there for a smaller scan
-        if isinstance(told, DiskFull) and not (
-            told.needed and free_bytes(self._folder) > FULL_BYTES
-        ):
-            self._full = True
-        if self._record is not None:
-            self._record.failed(case.id, told.message)
-            self._write_record()
-
-    def _write_record(self) -> None:
-        assert self._record is not None
-        try:
-            self._record.write()
-        except FileProblem as error:
-            if not isinstance(error, DiskFull):
-                raise
-            self._full = (
-                True  # the record of before is still there, and is written once more at the end
-            )
-
-    def _show(self, done: float, text: str) -> None:
-        if self._on_progress:
-            self._on_progress(done, len(self._cases), text)
-
-    def _say(self, text: str) -> None:
-        if self._on_say:
-            self._on_say(text)
-
-
-def free_bytes(folder: Path) -> int:
-    """Room on the disk of a folder."""
-    return shutil.disk_usage(folder).free
+def _shared(cases: Sequence[CaseJob], dispatch: Dispatch) -> Iterator[CaseJob]:
+    for number, share in dispatch.mine():
+        cases[number].share = share
+        yield cases[number]
 
 
 def targets_file(request: Request) -> bool:

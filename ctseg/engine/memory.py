@@ -439,8 +439,8 @@ def _changes(before: Settings, after: Settings, batch: int) -> tuple[str, ...]:
 
 
 def _with(segmenter: Segmenter, settings: Settings) -> Segmenter:
-    out = segmenter.with_settings()
-    out.settings = settings
+    out = segmenter.tiled(settings)
+    out.on_note = segmenter.on_note
     return out
 
 

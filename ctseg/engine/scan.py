@@ -13,6 +13,8 @@ from ctseg.engine.back import Back
 from ctseg.engine.behind import Behind, Inline
 from ctseg.engine.outlets import Files, Outlet
 from ctseg.engine.outlets import Wanted as Wanted
+from ctseg.engine.sharing import Share
+from ctseg.engine.sinks import Sink
 from ctseg.engine.slabs import OnTiles
 from ctseg.files import disk_errors
 from ctseg.specs import ImageRef
@@ -52,8 +54,10 @@ class ScanJob:
     Args:
         behind: the one thread in which results are written while the network works on; without it they are written
             in between.
+        share: how several processes make the scan together; the first of them writes the results.
 
     Attributes:
+        segmenter: may be changed between `open` and `run`, for another tiling.
         seconds: spent by now on reading (preprocessing included), the network, and writing; where reading or writing
             happen beside the network, the three overlap.
     """
@@ -65,9 +69,10 @@ class ScanJob:
         wanted: Sequence[Wanted],
         *,
         behind: ThreadPoolExecutor | None = None,
+        share: Share | None = None,
     ) -> None:
         self.images, self.wanted = images, wanted
-        self._segmenter, self._behind = segmenter, behind
+        self.segmenter, self._behind, self._share = segmenter, behind, share
         self._stack = ExitStack()
         self._outlets: list[Outlet] = []
         self._sinks: list[Inline | Behind] = []
@@ -87,16 +92,21 @@ class ScanJob:
             folder.mkdir(parents=True, exist_ok=True)
         scan = OnDisk(self.images, folder)
         self._stack.callback(scan.close)
-        self.stream = self._segmenter.stream_of(scan, folder)
+        self.stream = self.segmenter.stream_of(scan, folder)
         self.geometry = scan.geometry
         self._back = Back(self.stream.trail)
-        self._files = Files(scan.geometry, scan.reference, self._segmenter.writer_options)
+        self._files = Files(scan.geometry, scan.reference, self.segmenter.writer_options)
         self._stack.callback(self._files.abort)
-        for one in self.wanted:
+        for one in self.wanted if self._writes else ():
             outlet = Outlet(one, self._back, scan.geometry, self._files)
             outlet.open(folder)
             self._outlets.append(outlet)
         self.seconds["reading"] += time.monotonic() - begun
+
+    @property
+    def _writes(self) -> bool:
+        """Whether results are written by this process."""
+        return self._share is None or self._share.leads
 
     def run(self, on_tiles: OnTiles | None = None) -> None:
         """Take the scan through the network."""
@@ -105,20 +115,30 @@ class ScanJob:
         self._sinks = [
             Inline(s) if self._behind is None else Behind(s, self._behind) for s in sinks
         ]
-        pairs = [(one.product, sink) for one, sink in zip(self.wanted, self._sinks, strict=True)]
-        self._segmenter.engine.run(self.stream, pairs, back=self._back, on_tiles=on_tiles)
+        products = [one.product for one in self.wanted]
+        engine = self.segmenter.engine
+        if self._share is None:
+            pairs = list(zip(products, self._sinks, strict=True))
+            engine.run(self.stream, pairs, back=self._back, on_tiles=on_tiles)
+        else:
+            sinks_or_not: list[Sink | None] = [*self._sinks] or [None] * len(products)
+            wanted = list(zip(products, sinks_or_not, strict=True))
+            self._share.run(
+                engine, self.stream, wanted, back=self._back, folder=self.wanted[0].folder,
+                on_tiles=on_tiles,
+            )  # fmt: skip
         took = time.monotonic() - begun
         writing = sum(sink.seconds for sink in self._sinks)
-        if self._segmenter.runtime.device.type == "cpu":  # elsewhere slabs are read meanwhile
+        if self.segmenter.runtime.device.type == "cpu":  # elsewhere slabs are read meanwhile
             took -= self.stream.seconds
         self.seconds["reading"] += self.stream.seconds
         self.seconds["network"] += took if self._behind else took - writing
 
     def finish(self) -> Geometry:
         """Complete the files and give them their names."""
-        begun = time.monotonic()
         for sink in self._sinks:
             sink.join()
+        begun = time.monotonic()
         for outlet in self._outlets:
             outlet.change()
         for outlet in self._outlets:
