@@ -23,6 +23,8 @@ from ctseg.nets.blocks import ConvNormAct, Upsample, hooked
 
 GAIN = 0.7
 """Products of the merged way over those of the usual one, at most; there are also sums to do."""
+BATCH = 2
+"""For which products are counted, whatever the batch is: what a sample gives must not depend on its neighbours."""
 
 
 def pays(upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.Tensor) -> bool:
@@ -65,7 +67,7 @@ def pays(upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.
 def _products(up: nn.ConvTranspose3d, conv: nn.Conv3d, skip: torch.Tensor) -> float:
     """Products of the merged way over those of the usual one, for the channels from below."""
     below, width, out = up.in_channels, up.out_channels, conv.out_channels
-    voxels, taps = skip.numel() // skip.shape[1], math.prod(conv.kernel_size)
+    voxels, taps = BATCH * math.prod(skip.shape[2:]), math.prod(conv.kernel_size)
     usual = voxels * width * (out * taps + below)
     reached = math.prod(
         (s + k - 1) / s for s, k in zip(up.stride, conv.kernel_size, strict=True)
