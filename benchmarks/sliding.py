@@ -1,7 +1,7 @@
 """The sliding windows of other projects, called as their documentation does, with a network that is not theirs.
 
 Each function makes what runs over one scan: `make(net, image_czyx, setting, folder)` returns a function without
-arguments that returns logits [C, Z, Y, X]. What they need first (a file, a subject) is not part of the run.
+arguments that returns logits [C, Z, Y, X] in main memory. What they need first (a file, a subject) is not part of the run.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def nnunet(net: nn.Module, image_czyx: NDArray[np.float32], setting: Setting, fo
     some.label_manager = SimpleNamespace(num_segmentation_heads=setting.classes)
     some.network = net
     image = torch.from_numpy(image_czyx)
-    return lambda: predictor.predict_sliding_window_return_logits(image)
+    return lambda: predictor.predict_sliding_window_return_logits(image).cpu()
 
 
 def monai(net: nn.Module, image_czyx: NDArray[np.float32], setting: Setting, folder: Path) -> Run:
@@ -98,7 +98,7 @@ def monai(net: nn.Module, image_czyx: NDArray[np.float32], setting: Setting, fol
     def run() -> torch.Tensor:
         with torch.inference_mode():
             image = torch.from_numpy(image_czyx)[None].to(setting.device)
-            out: torch.Tensor = inferer(image, net)[0]
+            out: torch.Tensor = inferer(image, net)[0].cpu()
             return out
 
     return run
