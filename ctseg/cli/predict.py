@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -10,13 +9,13 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.data_options import parse_options
+from ctseg.cli.predict_report import tell
 from ctseg.cli.train import numbers
-from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, CtsegError
+from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
     from ctseg.config_postprocess import PostprocessRule
     from ctseg.engine.segmenter import Segmenter
-    from ctseg.engine.work import Summary
 
 EXAMPLES = (
     "ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",
@@ -30,8 +29,6 @@ RESULTS, CLEANING, LOOKING, TILES, MACHINE = (
     "Results", "Post-processing (instead of the model's own)", "Where to look", "Tiles", "Machine",
 )  # fmt: skip
 INPUT = "Input"
-SHOWN_LABELS = 6
-"""A table with more labels than this would not fit a page; all are in predictions.json."""
 
 
 def predict(
@@ -175,6 +172,7 @@ def predict(
         int | None,
         typer.Option(
             "--fold",
+            metavar="N",
             min=0,
             rich_help_panel=INPUT,
             help="Of a data set only the cases that validate there.",
@@ -228,7 +226,12 @@ def predict(
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option("--overlap", help="Share of a tile, 0 to under 1.", rich_help_panel=TILES),
+        typer.Option(
+            "--overlap",
+            metavar="SHARE",
+            help="Share of a tile, 0 to under 1.",
+            rich_help_panel=TILES,
+        ),
     ] = None,
     tta: Annotated[
         bool,
@@ -249,7 +252,18 @@ def predict(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", min=1, help="Tiles at a time.", rich_help_panel=TILES),
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Tiles at a time.", rich_help_panel=TILES
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            rich_help_panel=MACHINE,
+            help="At most so much, e.g. 8G; what is free when left out.",
+        ),
     ] = None,
     device: Annotated[
         str,
@@ -281,52 +295,60 @@ def predict(
 ) -> None:
     """Segment scans; the result lies on the grid of its input.
 
-    A folder of results gets predictions.json with model, settings, times and volumes. A scan that fails is
-    reported and the others go on; the exit code is 1 then, and 2 where the only scan was bad.
+    A folder of results gets predictions.json with model, settings, times and volumes.
+    A scan that fails is reported and the others go on; the exit code is 1 then.
+    Several processes share the work: torchrun --nproc-per-node 2 -m ctseg predict ...
     """
     from ctseg.data.steps.region import parse_region
+    from ctseg.engine.case import Fit
+    from ctseg.engine.distributed import open_team
     from ctseg.engine.folder import predict_folder
     from ctseg.engine.inputs import find_items
+    from ctseg.engine.memory import parse_size
     from ctseg.engine.request import Request
     from ctseg.engine.work import Summary
     from ctseg.zoo.load import load
 
     if dtype not in ("float16", "float32", "float64"):
         raise BadInput(f"'{dtype}' is no type of --dtype.", hint="float16, float32 or float64")
-    segmenter = load(
-        model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
-        region=None if region is None else parse_region(region), coarse=coarse,
-        coarse_labels=_names(coarse_labels), margin_mm=margin,
-    ).with_settings(
-        tile_zyx=None if tile is None else numbers(tile, int),
-        overlap=overlap, tta=tta, batch_size=batch_size, skip_air=skip_air,
-    )  # fmt: skip
-    items = find_items(
-        inputs, channels=segmenter.card.in_channels, dataset=dataset, fold=fold,
-        options=parse_options(option or []),
-    )  # fmt: skip
-    request = Request(
-        output, probabilities, _names(labels), skip_existing, suffix, cast(Any, dtype),
-        probabilities_format, masks, confidence, instances,
-        rules=_rules(segmenter, keep_largest, min_size, fill_holes, no=no_postprocess),
-    )  # fmt: skip
-    ui.say(
-        f"{segmenter.card.name or model[0]} on {segmenter.runtime.describe()}; {len(items)} scan(s)"
-    )
-    summary = Summary()
-    try:
-        with ui.progress("Predicting", len(items)) as bar:
-            predict_folder(
-                segmenter, items, request, on_progress=bar.update, on_say=bar.say, summary=summary
-            )
-    except KeyboardInterrupt:
-        ui.say(f"{len(summary.done)} scan(s) done; go on with --skip-existing.")
-        raise
-    if as_json:
-        ui.print_json(_data(summary))
-    else:
-        _table(summary, segmenter, request.labels)
-    _end(summary, len(items), debug=bool(context.find_root().params.get("debug")))
+    with open_team() as team:
+        leads = team is None or team.leads
+        segmenter = load(
+            model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
+            region=None if region is None else parse_region(region), coarse=coarse,
+            coarse_labels=_names(coarse_labels), margin_mm=margin,
+        ).with_settings(
+            tile_zyx=None if tile is None else numbers(tile, int),
+            overlap=overlap, tta=tta, batch_size=batch_size, skip_air=skip_air,
+        )  # fmt: skip
+        items = find_items(
+            inputs, channels=segmenter.card.in_channels, dataset=dataset, fold=fold,
+            options=parse_options(option or []),
+        )  # fmt: skip
+        request = Request(
+            output, probabilities, _names(labels), skip_existing, suffix, cast(Any, dtype),
+            probabilities_format, masks, confidence, instances,
+            rules=_rules(segmenter, keep_largest, min_size, fill_holes, no=no_postprocess),
+        )  # fmt: skip
+        fit = Fit(None if memory is None else parse_size(memory), batch_size is not None)
+        summary = Summary()
+        if leads:
+            together = f" in {team.size} processes" if team is not None else ""
+            name, runtime = segmenter.card.name or model[0], segmenter.runtime.describe()
+            ui.say(f"{name} on {runtime}{together}; {len(items)} scan(s)")
+        try:
+            with ui.progress("Predicting", len(items), shown=leads) as bar:
+                predict_folder(
+                    segmenter, items, request, fit=fit, on_progress=bar.update,
+                    on_say=bar.say if leads else None, summary=summary, team=team,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            if leads:
+                ui.say(f"{len(summary.done)} scan(s) done; go on with --skip-existing.")
+            raise
+    if leads:
+        debug = bool(context.find_root().params.get("debug"))
+        tell(summary, segmenter, request, scans=len(items), as_json=as_json, debug=debug)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -348,55 +370,3 @@ def _rules(
         return ()
     names = [label.name for label in segmenter.task.labels]
     return rules_from_text(**asked, names=names) if given else None
-
-
-def _data(summary: Summary) -> dict[str, Any]:
-    return {
-        "cases": summary.done, "skipped": summary.skipped, "missing": summary.missing,
-        "failed": {name: error.message for name, error in summary.failed.items()},
-    }  # fmt: skip
-
-
-def _table(summary: Summary, segmenter: Segmenter, names: tuple[str, ...] | None) -> None:
-    """A row for each scan: how it went, how long it took, and the volumes where they fit."""
-    kept = [label.name for label in segmenter.written_labels(names)]
-    shown = kept if len(kept) <= SHOWN_LABELS else []
-    rows: list[list[object]] = [
-        ["done", r["case"], r["seconds"], *(r["volumes_ml"].get(name) for name in shown)]
-        for r in summary.done
-    ]
-    for what, ids in (("failed", summary.failed), ("missing", summary.missing)):
-        rows += [[what, name, None, *([None] * len(shown))] for name in ids]
-    if rows:
-        ui.table(["", "case", "seconds", *(f"{name} ml" for name in shown)], rows)
-    if summary.skipped:
-        ui.say(f"{len(summary.skipped)} were there already.")
-
-
-def _end(summary: Summary, scans: int, *, debug: bool) -> None:
-    """Say what failed, and end with the exit code that it deserves."""
-    if not summary.failed:
-        return
-    for name, error in summary.failed.items():
-        ui.say(f"Error: {name}: {error.message}", style="red")
-        if error.hint:
-            ui.say(f"  {error.hint}")
-        if debug:
-            ui.say("".join(traceback.format_exception(error)))
-    if scans == 1:
-        raise typer.Exit(next(iter(summary.failed.values())).exit_code)
-    if summary.missing:
-        ids = summary.missing
-        told = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        ui.say(f"Not tried any more: {told}.")
-        ui.say("  Free some space, then go on with --skip-existing.")
-    ui.say(f"{len(summary.failed)} of {scans} scans failed.")
-    raise typer.Exit(_exit_code(summary))
-
-
-def _exit_code(summary: Summary) -> int:
-    """2 where nothing came of it but bad input."""
-    causes: list[CtsegError] = list(summary.failed.values())
-    something = summary.done or summary.skipped or summary.missing
-    bad = all(error.exit_code == EXIT_BAD_INPUT for error in causes)
-    return EXIT_BAD_INPUT if bad and not something else EXIT_FAILED

@@ -158,7 +158,11 @@ class Progress:
     what is needed is still being made ready.
     """
 
-    def __init__(self, description: str, total: float | None, bar: rich.progress.Progress | None):
+    def __init__(
+        self, description: str, total: float | None, bar: rich.progress.Progress | None,
+        *, shown: bool = True,
+    ) -> None:  # fmt: skip
+        self._shown = shown
         self.description, self.total, self.done = description, total, 0.0
         self._bar, self._text = bar, ""
         self._task = (
@@ -203,6 +207,8 @@ class Progress:
 
     def _line(self) -> None:
         self._last = time.monotonic()
+        if not self._shown:
+            return
         share = f"{round(self.done, 2):g}" + (f"/{self.total:g}" if self.total else "")
         left = self._left()
         told = f", {left} left" if left else ""
@@ -215,15 +221,20 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Progress]:
+def progress(
+    description: str, total: float | None = None, *, shown: bool = True
+) -> Iterator[Progress]:
     """A bar on a terminal, otherwise a line every few seconds; both on stderr.
+
+    Args:
+        shown: else nothing is printed, as by all but the first of several processes.
 
     Example:
         >>> with progress("Predicting", total=3) as bar:
         ...     bar.advance(text="case_001")
     """
-    if not err().is_terminal:
-        plain_bar = Progress(description, total, None)
+    if not shown or not err().is_terminal:
+        plain_bar = Progress(description, total, None, shown=shown)
         yield plain_bar
         plain_bar.finish()
         return

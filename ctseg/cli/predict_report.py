@@ -1,0 +1,84 @@
+"""What `ctseg predict` says in the end, and its exit code."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ctseg.cli import ui
+from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED
+
+if TYPE_CHECKING:
+    from ctseg.engine.request import Request
+    from ctseg.engine.segmenter import Segmenter
+    from ctseg.engine.work import Summary
+
+SHOWN_LABELS = 6
+"""A table with more labels than this would not fit a page; all are in predictions.json."""
+SHOWN_NAMES = 8
+
+
+def tell(
+    summary: Summary, segmenter: Segmenter, request: Request, *, scans: int, as_json: bool, debug: bool
+) -> None:  # fmt: skip
+    """Results on stdout, failures on stderr.
+
+    Raises:
+        typer.Exit: where a scan failed: 2 if nothing came of it but bad input, else 1.
+    """
+    if as_json:
+        ui.print_json(_data(summary))
+    else:
+        _table(summary, segmenter, request)
+    if summary.failed:
+        _failures(summary, scans, debug=debug)
+        raise typer.Exit(_exit_code(summary, scans))
+
+
+def _data(summary: Summary) -> dict[str, Any]:
+    return {
+        "cases": summary.done, "skipped": summary.skipped, "missing": summary.missing,
+        "failed": {name: error.message for name, error in summary.failed.items()},
+    }  # fmt: skip
+
+
+def _table(summary: Summary, segmenter: Segmenter, request: Request) -> None:
+    """A row for each scan: how it went, how long it took, and the volumes where they fit."""
+    kept = [label.name for label in segmenter.written_labels(request.labels)]
+    shown = kept if len(kept) <= SHOWN_LABELS else []
+    rows: list[list[object]] = [
+        ["done", r["case"], r["seconds"], *(r["volumes_ml"].get(name) for name in shown)]
+        for r in summary.done
+    ]
+    for what, ids in (("failed", summary.failed), ("missing", summary.missing)):
+        rows += [[what, name, None, *([None] * len(shown))] for name in ids]
+    if rows:
+        ui.table(["", "case", "seconds", *(f"{name} ml" for name in shown)], rows)
+    if summary.skipped:
+        ui.say(f"{len(summary.skipped)} were there already.")
+
+
+def _failures(summary: Summary, scans: int, *, debug: bool) -> None:
+    for name, error in summary.failed.items():
+        ui.say(f"Error: {name}: {error.message}", style="red")
+        if error.hint:
+            ui.say(f"  {error.hint}")
+        if debug:
+            ui.say("".join(traceback.format_exception(error)))
+    if summary.missing:
+        ids, more = summary.missing[:SHOWN_NAMES], len(summary.missing) - SHOWN_NAMES
+        ui.say(f"Not tried any more: {', '.join(ids)}{f' and {more} more' if more > 0 else ''}.")
+        ui.say("  Free some space, then go on with --skip-existing.")
+    if scans > 1:
+        ui.say(f"{len(summary.failed)} of {scans} scans failed.")
+
+
+def _exit_code(summary: Summary, scans: int) -> int:
+    """2 where nothing came of it but bad input."""
+    codes = {error.exit_code for error in summary.failed.values()}
+    if scans == 1:
+        return codes.pop()
+    something = summary.done or summary.skipped or summary.missing
+    return EXIT_BAD_INPUT if codes == {EXIT_BAD_INPUT} and not something else EXIT_FAILED
