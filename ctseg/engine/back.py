@@ -85,6 +85,12 @@ class Back:
         """Leave out the slices before this one, counted as the network meets them."""
         self._next = first
 
+    def pieces_of(self, first: int, stop: int) -> tuple[int, int]:
+        """Slices of the scan along `axis`, as those of the box, counted as the network meets them."""
+        low, high = self.box[self.axis]
+        a, b = (min(max(n, low), high) - low for n in (first, stop))
+        return (self.slices - b, self.slices - a) if self._flip else (a, b)
+
     @property
     def slices(self) -> int:
         """Slices of the box along `axis`."""

@@ -22,6 +22,8 @@ SEAMS = 1.15
 """A scan shared by slabs costs so much more, since rows of tiles at the seams are computed twice."""
 WORTH = 0.9
 """Scans are shared if the whole takes at most so much of the time that way."""
+FEW = 16
+"""Where there are more scans a process than this, their sizes do not matter."""
 
 
 class Dispatch:
@@ -36,7 +38,9 @@ class Dispatch:
     def __init__(self, team: Team, items: Sequence[Item], todo: Sequence[int]) -> None:
         self._team, self._items = team, items
         if team.leads:
-            sizes = {number: voxels(items[number]) for number in todo}
+            # of very many scans none holds up the rest, and looking at each would
+            few = len(todo) <= FEW * team.size
+            sizes = {number: voxels(items[number]) if few else 1 for number in todo}
             together, single = plan(sizes, team.size)
             ids = [item.id for item in items]
             team.put("dispatch", {"together": together, "single": single, "ids": ids})

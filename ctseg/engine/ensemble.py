@@ -119,8 +119,27 @@ class _Mean(Engine):
             product = _shares(model)
             way = Back(own.trail)
             sink = _Adding(total, way.box, product.fill, 1 / count)
-            model.engine.run(own, [(product, sink)], back=way, on_tiles=report)
+            part = _part(model, own, way, pieces)
+            if part is None or part[1] > part[0]:
+                model.engine.run(own, [(product, sink)], back=way, pieces=part, on_tiles=report)
         self._make(total, wanted, back, pieces or (0, back.slices))
+
+    def seams(self, stream: Stream, back: Back) -> list[int]:
+        """Where a part of the sum ends that is made into results at a time."""
+        return [*range(0, back.slices, self._slices(back)), back.slices]
+
+    def tiles(self, stream: Stream, back: Back, pieces: tuple[int, int]) -> int:
+        assert isinstance(stream, _Streams)
+        count = 0
+        for model, own in zip(self.models, stream.streams, strict=True):
+            way = Back(own.trail)
+            a, b = _part(model, own, way, pieces) or (0, way.slices)
+            count += model.engine.tiles(own, way, (a, b)) if b > a else 0
+        return count
+
+    def _slices(self, back: Back) -> int:
+        """Slices of the sum that are made into results at a time."""
+        return max(1, PIECE_BYTES // (4 * self.task.out_channels * back.plane))
 
     def _make(
         self,
@@ -129,7 +148,7 @@ class _Mean(Engine):
         back: Back,
         pieces: tuple[int, int],
     ) -> None:
-        slices = max(1, PIECE_BYTES // (4 * total[:, :1].size))
+        slices = self._slices(back)
         for start in range(*pieces, slices):
             part = np.array(total[:, start : min(start + slices, pieces[1])])
             low = torch.from_numpy(part)
@@ -141,6 +160,17 @@ class _Mean(Engine):
             for product, sink in wanted:
                 made = product.make(low, (z, y, x))
                 sink.put(0, start, made.cpu().numpy())
+
+
+def _part(
+    model: Segmenter, stream: Stream, way: Back, pieces: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """What a model makes for these slices of the scan, cut at its own seams; None for all of it."""
+    if pieces is None or way.axis != 0 or way.empty:
+        return None
+    a, b = way.pieces_of(*pieces)
+    seams = model.engine.seams(stream, way)
+    return max(s for s in seams if s <= a), min(s for s in seams if s >= b)
 
 
 def _shares(model: Segmenter) -> Product:

@@ -91,14 +91,17 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name == "auto" and not torch.cuda.is_available():
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda" if name == "auto" else name)
     except RuntimeError as error:
         raise BadInput(f"'{name}' is no device.", hint="cpu, cuda, cuda:1 or mps") from error
+    local = os.environ.get(
+        "LOCAL_RANK"
+    )  # torchrun's: each of its processes has a device of its own
+    if device.type == "cuda" and device.index is None and (local or name == "auto"):
+        device = torch.device("cuda", int(local or 0))
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
@@ -107,7 +110,10 @@ def _device(name: str) -> torch.device:
             f"The device '{name}' is not available here.", hint="See what is: ctseg doctor"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"There are {torch.cuda.device_count()} CUDA devices; '{name}' is none.")
+        raise BadInput(
+            f"There are {torch.cuda.device_count()} CUDA devices; '{device}' is none.",
+            hint="Start no more processes than there are devices: torchrun --nproc-per-node",
+        )
     return device
 
 

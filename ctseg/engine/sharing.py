@@ -24,7 +24,6 @@ from ctseg.data.stream import Stream
 from ctseg.engine.back import Back
 from ctseg.engine.distributed import Team, error_data, error_from
 from ctseg.engine.products import Product
-from ctseg.engine.settings import Grid
 from ctseg.engine.sinks import Sink
 from ctseg.engine.slabs import OnTiles
 from ctseg.engine.streaming import Engine
@@ -36,37 +35,35 @@ LOOK_S = 0.5
 _AGREED = ("tile_zyx", "overlap", "blend", "mirror_axes", "batch_size", "skip_air")
 
 
-def ranges(back: Back, grid: Grid, count: int) -> list[tuple[int, int]]:
-    """Slices for each of several processes, so that the one with the most rows of tiles has as few as possible.
+def ranges(engine: Engine, stream: Stream, back: Back, count: int) -> list[tuple[int, int]]:
+    """Slices for each of several processes, so that the one with the most tiles has as few as possible.
 
-    Rows at a seam are computed on both sides. Seams lie where slabs end, so that parts are cut into pieces just as
-    the whole is.
+    Rows of tiles at a seam are computed on both sides.
 
     Returns:
         start and stop along `Back.axis`, counted as the network meets them; equal where nothing is left to do.
     """
-    seams = sorted({0, back.slices, *(back.slices_before(end) for end in grid.ends)})
-
-    def rows(first: int, stop: int) -> int:
-        return len(grid.rows(*back.network_span(first, stop)))
+    seams = engine.seams(stream, back)
 
     def shared(limit: int) -> list[tuple[int, int]] | None:
-        """Ranges of at most so many rows, each as long as it can be."""
+        """Ranges of at most so many tiles, each as long as it can be."""
         out, at = [], 0
         for _ in range(count):
             end = at
-            while end + 1 < len(seams) and rows(seams[at], seams[end + 1]) <= limit:
+            while end + 1 < len(seams):
+                if engine.tiles(stream, back, (seams[at], seams[end + 1])) > limit:
+                    break
                 end += 1
             out.append((seams[at], seams[end]))
             at = end
         return out if seams[at] == back.slices else None
 
-    low, high = 1, len(grid.starts[0])
+    low, high = 1, engine.tiles(stream, back, (0, back.slices))
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if shared(middle) is not None else (middle + 1, high)
     found = shared(low)
-    assert found is not None  # all rows are enough for one process
+    assert found is not None  # one process can make all
     return found
 
 
@@ -133,7 +130,7 @@ class Share:
         engine = self._agree(engine, stream.trail)
         if back.empty:
             return
-        spans = ranges(back, Grid(stream.shape_czyx[1:], engine.settings), self.team.size)
+        spans = ranges(engine, stream, back, self.team.size)
         own = spans[self.team.rank]
         if self.leads:
             sinks = [sink for _, sink in wanted]

@@ -6,6 +6,7 @@ is in. Memory depends on tile, overlap, cross-section and classes, never on the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from ctseg.engine.settings import Grid, Settings
 from ctseg.engine.sinks import Sink
 from ctseg.engine.slabs import OnTiles, slabs
 from ctseg.errors import BadInput
-from ctseg.specs import Task
+from ctseg.specs import Task, Zyx
 from ctseg.task import activate
 
 PIECE_BYTES = 2**26
@@ -87,6 +88,16 @@ class Engine:
                         made = product.make(part.low_czyx, part.positions)
                         sink.put(back.axis, part.start, back.placed(part, made))
 
+    def seams(self, stream: Stream, back: Back) -> list[int]:
+        """Where a scan may be cut into parts for `run`: where slabs end, so that parts are cut into the same pieces."""
+        ends = _grid(stream.shape_czyx[1:], self.settings).ends
+        return sorted({0, back.slices, *(back.slices_before(end) for end in ends)})
+
+    def tiles(self, stream: Stream, back: Back, pieces: tuple[int, int]) -> int:
+        """How many tiles a part takes."""
+        grid = _grid(stream.shape_czyx[1:], self.settings)
+        return len(grid.rows(*back.network_span(*pieces))) * len(grid.columns)
+
     def _air(self, stream: Stream) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The preprocessed value of each channel up to which a voxel is air, and the logits of background."""
         if self.settings.skip_air is None:
@@ -100,6 +111,11 @@ class Engine:
         device = self.runtime.device
         background = torch.from_numpy(background_fill(self.task, probabilities=False))
         return torch.from_numpy(level.ravel().astype(np.float32)).to(device), background.to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _grid(shape_zyx: Zyx, settings: Settings) -> Grid:
+    return Grid(shape_zyx, settings)
 
 
 def combine(task: Task, outs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -23,7 +23,7 @@ from ctseg.engine.distributed import Team, error_data, error_from, open_team
 from ctseg.engine.forward import TileTooLarge
 from ctseg.engine.products import Confidence, LabelMap, Probabilities
 from ctseg.engine.runtime import choose
-from ctseg.engine.settings import Grid, Settings
+from ctseg.engine.settings import Settings
 from ctseg.engine.sharing import Share, ranges
 from ctseg.engine.sinks import ToArray
 from ctseg.engine.streaming import Engine
@@ -131,7 +131,7 @@ def shared(folder, size, engines, streams):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     depth=st.integers(1, 40),
@@ -160,40 +160,34 @@ def test_processes_make_together_what_one_makes(
     assert not list(tmp_path.iterdir())  # what the parts lay in is gone
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
-    depth=st.integers(1, 30),
+    depth=st.integers(1, 24),
     overlap=st.sampled_from([0.0, 0.3, 0.5, 0.75]),
     way=st.sampled_from(["as it is", "coarser", "finer"]),
-    count=st.integers(1, 4),
+    count=st.integers(1, 3),
 )
 def test_no_other_seams_leave_the_busiest_process_fewer_rows(depth, overlap, way, count):
-    stream = stream_of(depth, way)
-    back, grid = Back(stream.trail), Grid(stream.shape_czyx[1:], Settings((6, 5, 8), overlap))
+    stream, engine = stream_of(depth, way), engine_of(overlap=overlap)
+    back = Back(stream.trail)
 
     def busiest(cuts):
-        return max(
-            len(grid.rows(*back.network_span(a, b))) for a, b in itertools.pairwise(cuts) if b > a
-        )
+        return max(engine.tiles(stream, back, (a, b)) for a, b in itertools.pairwise(cuts) if b > a)
 
-    found = ranges(back, grid, count)
+    found = ranges(engine, stream, back, count)
     assert len(found) == count and found[0][0] == 0 and found[-1][1] == back.slices
     assert all(one[1] == two[0] for one, two in itertools.pairwise(found))
-    seams = sorted({0, back.slices, *(back.slices_before(end) for end in grid.ends)})
-    inner = itertools.combinations_with_replacement(seams, count - 1)
+    inner = itertools.combinations_with_replacement(engine.seams(stream, back), count - 1)
     least = min(busiest((0, *cuts, back.slices)) for cuts in inner)
     assert busiest((0, *(stop for _, stop in found))) == least
 
 
-def test_half_the_rows_go_to_each_of_two_processes():
-    stream = stream_of(40)
-    grid = Grid((40, 9, 10), Settings((8, 5, 8), 0.5))
-    assert len(grid.starts[0]) == 9
-    rows = [
-        len(grid.rows(*Back(stream.trail).network_span(*own)))
-        for own in ranges(Back(stream.trail), grid, 2)
-    ]
-    assert sorted(rows) == [5, 5]  # nine, and one at the seam
+def test_half_the_tiles_go_to_each_of_two_processes():
+    stream, engine = stream_of(40), engine_of(tile=(8, 9, 10))
+    back = Back(stream.trail)
+    assert engine.tiles(stream, back, (0, 40)) == 9
+    found = ranges(engine, stream, back, 2)
+    assert [engine.tiles(stream, back, own) for own in found] == [5, 5]  # nine, and one at the seam
 
 
 def test_all_follow_the_tiling_of_the_first(tmp_path):
