@@ -181,6 +181,7 @@ class Work:
                     case, coming = turn
                     if self._outcomes.full:
                         _drop(case, coming)
+                        self._give_up(case, DiskFull("The disk is full."))
                         self._outcomes.missing(case)
                     else:
                         self._one(case, coming, cases)
@@ -253,7 +254,13 @@ class Work:
             else:
                 self._outcomes.done(case, result)
 
+    def _give_up(self, case: CaseJob, error: Exception) -> None:
+        """Keep no other process waiting for this one's part of a scan."""
+        if case.share is not None:
+            case.share.give_up(error)
+
     def _fail(self, case: CaseJob, error: Exception) -> None:
+        self._give_up(case, error)
         self._outcomes.failed(case, as_error(error, case.places.main.parent))
 
     def _show(self, share: float, text: str) -> None:
