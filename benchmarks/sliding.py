@@ -1,7 +1,7 @@
 """The sliding windows of other projects, called as their documentation does, with a network that is not theirs.
 
 Each function makes what runs over one scan: `make(net, image_czyx, setting, folder)` returns a function without
-arguments that returns logits [C, Z, Y, X] in main memory. What they need first (a file, a subject) is not part of the run.
+arguments that returns logits [C, Z, Y, X] in main memory. What they need first (a file, a subject) is not part of it.
 """
 
 from __future__ import annotations
