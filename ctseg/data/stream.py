@@ -165,9 +165,13 @@ class Stream:
     def part_bytes(self) -> int:
         """About the most that an array takes while a part is made."""
         _, z, y, x = self.shape_czyx
-        middle = ((z // 2, z // 2 + 1), (0, y), (0, x))
-        slice_bytes = max(_voxels(box) for box in self._way_back(middle)) * self.shape_czyx[0] * 4
-        return max(slice_bytes, PART_BYTES)
+        one, whole = (
+            max(_voxels(box) for box in self._way_back((span, (0, y), (0, x))))
+            * self.shape_czyx[0]
+            * 4
+            for span in ((z // 2, z // 2 + 1), (0, z))
+        )
+        return min(max(one, PART_BYTES), whole)
 
     def box(self, box: Box) -> Array:
         """A box of the preprocessed scan; it may be a view."""

@@ -134,6 +134,7 @@ class Job:
         shape_czyx: of the scan as the networks see it.
         classes: output channels.
         plane: voxels of a slice of the results.
+        slices: of them.
         part: bytes of an array in preprocessing.
         products: what is made.
         waiting: bytes of results that wait in memory for the end of the scan.
@@ -144,6 +145,7 @@ class Job:
     shape_czyx: tuple[int, int, int, int]
     classes: int
     plane: int
+    slices: int
     part: int
     products: Sequence[Product]
     waiting: int = 0
@@ -176,8 +178,9 @@ def estimate(job: Job, settings: Settings) -> Estimate:
     # the logits of the members before, and those of the other views
     kept = (members - 1) + (2 if len(settings.views) > 1 else 0)
     activations = batch * (one + 4 * tile * (classes * kept + channels))
+    working = [p.working for p in job.products] or [0]
     carried = 3 * 4 * classes * cut * members
-    pieces = max((max(PIECE_BYTES, p.working * job.plane) for p in job.products), default=0)
+    pieces = max(min(max(PIECE_BYTES, w * job.plane), w * job.plane * job.slices) for w in working)
     combined = 3 * max(COMBINED_BYTES, 4 * classes * cut) if members > 1 else 0
     cpu = job.runtime.device.type != "cuda"
     return Estimate(
@@ -320,7 +323,7 @@ def job_of(segmenter: Segmenter, scan: Stream | Geometry, products: Sequence[Pro
     return Job(
         segmenter.networks, segmenter.runtime,
         (segmenter.card.in_channels, *trail.target.shape_zyx),
-        segmenter.task.out_channels, back.plane, part, products, waiting,
+        segmenter.task.out_channels, back.plane, back.slices, part, products, waiting,
     )  # fmt: skip
 
 
