@@ -134,6 +134,8 @@ class CaseJob:
                 self._note(note)
             job.segmenter = self._segmenter
             told = f", {estimate}"
+        if self.share is not None:
+            told += f", shared by {self.share.team.size} processes"
         size = " x ".join(map(str, job.geometry.shape_zyx))
         tiles = Grid(job.stream.shape_czyx[1:], self._segmenter.settings).tiles
         self._say(f"{size} voxels (z, y, x), {tiles} tile{'s'[: tiles > 1]}{told}")

@@ -137,6 +137,7 @@ class Share:
         else:
             self._files = self._parts(folder, self.team.rank, len(wanted))
             sinks = [_Part(file) for file in self._files]
+        watched = self._watched(on_tiles, engine.tiles(stream, back, (0, back.slices)))
         with contextlib.ExitStack() as stack:
             for sink in sinks:
                 if isinstance(sink, _Part):
@@ -147,7 +148,7 @@ class Share:
                     for (product, _), sink in zip(wanted, sinks, strict=True)
                     if sink is not None
                 ]
-                engine.run(stream, pairs, back=back, pieces=own, on_tiles=self._watched(on_tiles))
+                engine.run(stream, pairs, back=back, pieces=own, on_tiles=watched)
         self.team.put(self._key(f"made/{self.team.rank}"), True)
         for rank in range(self.team.size):
             self.team.wait(self._key(f"made/{rank}"), watch=self._check)
@@ -203,8 +204,11 @@ class Share:
             if failed is not None:
                 raise error_from(failed)
 
-    def _watched(self, on_tiles: OnTiles | None) -> OnTiles:
-        """Between tiles look whether another process failed, so that none works for nothing."""
+    def _watched(self, on_tiles: OnTiles | None, whole: int) -> OnTiles:
+        """Between tiles look whether another process failed, so that none works for nothing.
+
+        What is done is told as if all were as far as this one, of the tiles of the whole scan.
+        """
 
         def look(done: int, total: int) -> None:
             now = time.monotonic()
@@ -213,7 +217,7 @@ class Share:
                 self._check()
                 self.team.check()
             if on_tiles is not None:
-                on_tiles(done, total)
+                on_tiles(done * whole // total, whole)
 
         return look
 
