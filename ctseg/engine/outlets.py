@@ -22,7 +22,7 @@ from ctseg.volume.io import open_writer
 from ctseg.volume.mapped import let_go
 from ctseg.volume.scratch import scratch
 
-SLAB_BYTES = 2**26
+SLAB_BYTES = 2**25
 OnSlab = Callable[[NDArray[Any]], None]
 Finish = Callable[[NDArray[Any], Geometry, "Files"], None]
 

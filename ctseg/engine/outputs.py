@@ -44,6 +44,8 @@ DATASETS = {
     "map": "/label", "values": "/raw", "probabilities": "/probabilities", "confidence": "/confidence",
     "instances": "/instances",
 }  # fmt: skip
+COUNTED = 2**20
+"""Voxels that are counted at a time."""
 
 
 def check_request(segmenter: Segmenter, request: Request) -> None:
@@ -268,17 +270,22 @@ class Counts:
         self._counts: dict[int, int] = {}
 
     def add(self, slab: NDArray[Any]) -> None:
-        if slab.dtype.itemsize <= 2:
-            found = np.bincount(slab.ravel())
-            pairs = [(int(v), int(found[v])) for v in np.flatnonzero(found)]
-        else:
-            values, counts = np.unique(slab, return_counts=True)
-            pairs = list(zip(values.tolist(), counts.tolist(), strict=True))
-        for value, count in pairs:
-            self._counts[value] = self._counts.get(value, 0) + count
+        flat = slab.reshape(-1)
+        for start in range(0, flat.size, COUNTED):  # NumPy counts a copy of 8 bytes a voxel
+            values, counts = _counts(flat[start : start + COUNTED])
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                self._counts[value] = self._counts.get(value, 0) + count
 
     def of(self, value: int) -> int:
         return self._counts.get(value, 0)
+
+
+def _counts(voxels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    if voxels.dtype.itemsize > 2:
+        return np.unique(voxels, return_counts=True)
+    found = np.bincount(voxels)
+    values = np.flatnonzero(found)
+    return values, found[values]
 
 
 def _rules(segmenter: Segmenter, request: Request) -> tuple[PostprocessRule, ...]:
