@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 import threading
 import time
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.distributed import HashStore
+from torch.distributed import HashStore, TCPStore
 
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Crop, Normalise, Orient, Resample
@@ -317,6 +319,50 @@ def test_a_process_alone_is_no_team(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # as a batch system may set it
     with open_team() as team:
         assert team is None
+
+
+def test_a_process_that_is_ended_lets_the_others_know(monkeypatch):
+    """By torchrun, for example: what lies in temporary files is removed on the way out."""
+    port = TCPStore("localhost", 0, 1, is_master=True).port  # free again when the store is gone
+    for name, value in [
+        ("RANK", 0),
+        ("WORLD_SIZE", 2),
+        ("MASTER_ADDR", "localhost"),
+        ("MASTER_PORT", port),
+    ]:
+        monkeypatch.setenv(name, str(value))
+    heard, seen = [], threading.Event()
+
+    def other():
+        team = Team(TCPStore("localhost", port, 2, is_master=False), 1, 2, beat_s=0.1)
+        team.put("here", True)
+        try:
+            team.wait("never")
+        except RunFailed as error:
+            heard.append(error.message)
+        seen.set()
+        team._parted.set()
+        team._pulse.join()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    before = signal.getsignal(signal.SIGTERM)
+    stores = []  # kept, or the other one would lose its own
+
+    def first():
+        with open_team() as team:
+            stores.append(team.store)
+            assert team.leads and team.wait("here") and team.others == [1]
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    with pytest.raises(SystemExit) as ended:
+        first()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    seen.wait(20)
+    thread.join(20)
+    assert heard == ["Process 0 gave up: SystemExit: 143"]
 
 
 class One:
