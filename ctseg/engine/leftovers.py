@@ -24,7 +24,8 @@ def remove_leftovers(folder: Path, *, older_s: float = STALE_SECONDS) -> None:
 
     They never have the name of a result, so that leaving them costs nothing but room.
     """
-    for path in folder.glob(".*"):
+    inside = ("", "probabilities/", "confidence/", "instances/", "masks/*/")  # ctseg.engine.places
+    for path in (path for place in inside for path in folder.glob(f"{place}.*")):
         if _TEMPORARY.match(path.name):
             with suppress(OSError):  # another process may have been faster
                 if path.is_file() and time.time() - path.stat().st_mtime > older_s:

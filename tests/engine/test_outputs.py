@@ -23,6 +23,7 @@ import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.config_postprocess import PostprocessRule
+from ctseg.engine.leftovers import remove_leftovers
 from ctseg.engine.outputs import Outputs, check_request
 from ctseg.engine.request import Request
 from ctseg.engine.runtime import choose
@@ -497,3 +498,17 @@ def test_a_killed_prediction_leaves_no_half_written_file_under_a_final_name(
     for path in named:
         assert path.suffix == ".csv" or ctseg.read(path).array.shape[-3:] == (14, 17, 12)
     assert len(named) == 7 or not (folder / "a.nii").exists()
+
+
+def test_what_a_killed_process_left_beside_results_goes_after_a_while(tmp_path):
+    places = ("", "probabilities", "confidence", "instances", "masks/case")
+    left = [tmp_path / place / ".case.12-0123abcd.tmp.nii.gz" for place in places]
+    results = [path.with_name("case.nii.gz") for path in left]
+    for path in (*left, *results):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert all(path.exists() for path in left)
+    remove_leftovers(tmp_path, older_s=-1)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in results)
