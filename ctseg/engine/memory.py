@@ -1,11 +1,11 @@
-"""What prediction holds in memory, and how it is made to fit the machine.
+"""Prediction made to fit the machine: batch, place of the sums, and, only where it must be, a smaller tile.
 
 Everything is decided before a scan starts: on a CPU, running out of memory ends the process.
-`docs/explanation/memory.md` has the formulas in words.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
@@ -13,25 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import torch
 
 from ctseg import machine
-from ctseg.data.pipeline import Passage, Trail
-from ctseg.data.stream import PART_BYTES, Stream
+from ctseg.data.stream import Stream
 from ctseg.engine import tiling
-from ctseg.engine.activations import activation_bytes
-from ctseg.engine.back import Back
+from ctseg.engine.ensemble import Ensemble
+from ctseg.engine.estimate import Estimate, Job, estimate, job_of, size_text
 from ctseg.engine.forward import TileTooLarge, out_of_memory, release
 from ctseg.engine.products import Product
 from ctseg.engine.runtime import Runtime
 from ctseg.engine.settings import Grid, Settings
-from ctseg.engine.slabs import COMBINED_BYTES
-from ctseg.engine.streaming import PIECE_BYTES
+from ctseg.engine.stages import Staged
 from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Zyx
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.scratch import IN_MEMORY
 
 if TYPE_CHECKING:
     from ctseg.engine.segmenter import Segmenter
@@ -45,8 +41,6 @@ SMALLEST = 4
 """A tile is never made smaller than this part of itself along an axis: normalisation layers see the tile."""
 BATCH_VOXELS, LARGEST_BATCH = 2**23, 16
 """On CUDA, tiles are put together up to so many voxels and so many tiles."""
-COPIES = 4
-"""Arrays of the size of a part that preprocessing holds at one time."""
 
 
 def parse_size(text: str) -> int:
@@ -61,140 +55,6 @@ def parse_size(text: str) -> int:
             f"'{text}' is no amount of memory.", hint="A number and a unit: 8G, 512M, 1.5Gi"
         )
     return int(float(found[1]) * UNITS[found[2]])
-
-
-def size_text(size: int) -> str:
-    """Bytes for people: 1.34 GB, 210 MB."""
-    return f"{size / 1e9:.2f} GB" if size >= 10**9 else f"{math.ceil(size / 1e6)} MB"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The most that prediction holds at one time, in bytes, part by part.
-
-    Attributes:
-        process: the interpreter with its libraries and whatever else is there already; 0 on another device.
-        weights: of all networks.
-        sums: the blended logits of one tile's depth.
-        rows: the scan as deep as one tile.
-        carried: logits kept from slab to slab.
-        activations: of tiles in the networks.
-        reading: parts of the scan on their way through preprocessing.
-        results: pieces of results, and what waits for the end of the scan.
-        device: where it is held.
-        sums_on_host: whether the sums are in main memory, although the device is another.
-    """
-
-    process: int
-    weights: int
-    sums: int
-    rows: int
-    carried: int
-    activations: int
-    reading: int
-    results: int
-    device: str = "cpu"
-    sums_on_host: bool = False
-
-    @property
-    def total(self) -> int:
-        """On the device. Tiles, reading and results take turns there."""
-        fixed = self.process + self.weights + self.rows
-        if self.device == "cpu":
-            return fixed + self.sums + self.carried + max(
-                self.activations, self.reading, self.results
-            )  # fmt: skip
-        if self.sums_on_host:
-            return fixed + self.activations
-        return fixed + self.sums + self.carried + max(self.activations, self.results)
-
-    @property
-    def host(self) -> int:
-        """In main memory beside the process itself, where the device is another."""
-        if self.device == "cpu":
-            return 0
-        sums = self.sums + self.carried + self.results if self.sums_on_host else 0
-        return sums + self.reading + self.rows
-
-    def __str__(self) -> str:
-        parts = {
-            "sums of logits": self.sums + self.carried, "tiles": self.activations, "scan": self.rows,
-            "weights": self.weights, "process": self.process,
-        }  # fmt: skip
-        told = ", ".join(f"{size_text(size)} {name}" for name, size in parts.items() if size)
-        return f"about {size_text(self.total)} of memory on {self.device} ({told})"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the memory of a prediction depends on besides its settings.
-
-    Attributes:
-        networks: on the runtime's device.
-        shape_czyx: of the scan as the networks see it.
-        classes: output channels.
-        plane: voxels of a slice of the results.
-        slices: of them.
-        part: bytes of an array in preprocessing.
-        products: what is made.
-        waiting: bytes of results that wait in memory for the end of the scan.
-    """
-
-    networks: Sequence[torch.nn.Module]
-    runtime: Runtime
-    shape_czyx: tuple[int, int, int, int]
-    classes: int
-    plane: int
-    slices: int
-    part: int
-    products: Sequence[Product]
-    waiting: int = 0
-
-    @property
-    def weights(self) -> int:
-        """Bytes of parameters and buffers."""
-        tensors = {t for net in self.networks for t in (*net.parameters(), *net.buffers())}
-        return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def estimate(job: Job, settings: Settings) -> Estimate:
-    """The memory that a prediction takes. The length of the scan is no part of it.
-
-    Raises:
-        torch.OutOfMemoryError: CUDA has no room for one tile.
-    """
-    channels, depth, y, x = job.shape_czyx
-    grid = Grid((depth, y, x), settings)
-    tile, classes, members = math.prod(grid.tile_zyx), job.classes, len(job.networks)
-    cut = math.prod(grid.shape_zyx[1:])
-    batch = min(settings.batch_size, len(grid.columns) * len(settings.views))
-    one = max(
-        activation_bytes(
-            network, grid.tile_zyx, in_channels=channels, runtime=job.runtime,
-            constraints=settings.constraints,
-        )
-        for network in job.networks
-    )  # fmt: skip
-    # the logits of the members before, and those of the other views
-    kept = (members - 1) + (2 if len(settings.views) > 1 else 0)
-    activations = batch * (one + 4 * tile * (classes * kept + channels))
-    working = [p.working for p in job.products] or [0]
-    carried = 3 * 4 * classes * cut * members
-    pieces = max(min(max(PIECE_BYTES, w * job.plane), w * job.plane * job.slices) for w in working)
-    combined = 3 * max(COMBINED_BYTES, 4 * classes * cut) if members > 1 else 0
-    cpu = job.runtime.device.type != "cuda"
-    return Estimate(
-        process=max(machine.own_memory() - job.weights, 0) if cpu else 0,
-        weights=job.weights,
-        sums=4 * members * classes * grid.tile_zyx[0] * cut,
-        rows=4 * channels * grid.tile_zyx[0] * cut,
-        carried=carried,
-        activations=activations,
-        reading=COPIES * job.part,
-        results=2 * pieces + combined + job.waiting,
-        device="cpu" if cpu else str(job.runtime.device),
-        sums_on_host=settings.sums_on_host and not cpu,
-    )
 
 
 @dataclass(frozen=True)
@@ -301,30 +161,21 @@ def fit_segmenter(
     Raises:
         BadInput: not even the smallest tile fits.
     """
+    inner = getattr(segmenter, "inner", segmenter)
+    streams = getattr(scan, "streams", ())
+    if isinstance(inner, Ensemble):  # its models take turns, each with a tiling of its own
+        fits = [
+            fit_segmenter(model, own, limit, keep_batch=keep_batch)
+            for model, own in zip(inner.models, streams or [scan] * len(inner.models), strict=True)
+        ]
+        notes = tuple(dict.fromkeys(note for _, told, _ in fits for note in told))
+        most = max((found for _, _, found in fits), key=lambda found: found.total)
+        return _with_models(segmenter, [model for model, _, _ in fits]), notes, most
     job = job_of(segmenter, scan, products or (segmenter.product(),))
     fitted = fit(job, segmenter.settings, limit=limit, keep_batch=keep_batch)
     if fitted.settings != segmenter.settings:
-        segmenter = _with(segmenter, fitted.settings)
+        segmenter = segmenter.tiled(fitted.settings)
     return segmenter, fitted.notes, fitted.estimate
-
-
-def job_of(segmenter: Segmenter, scan: Stream | Geometry, products: Sequence[Product]) -> Job:
-    """What the memory of this model on this scan depends on."""
-    if isinstance(scan, Stream):
-        trail, part = scan.trail, scan.part_bytes
-    else:
-        trail, part = _uncropped(segmenter, scan), PART_BYTES
-    back = Back(trail)
-    waiting = 0
-    if back.axis != 0 or not back.ascending:
-        voxels = math.prod(trail.source.shape_zyx)
-        sizes = [voxels * (p.channels or 1) * np.dtype(p.dtype).itemsize for p in products]
-        waiting = sum(min(size, IN_MEMORY) for size in sizes)
-    return Job(
-        segmenter.networks, segmenter.runtime,
-        (segmenter.card.in_channels, *trail.target.shape_zyx),
-        segmenter.task.out_channels, back.plane, back.slices, part, products, waiting,
-    )  # fmt: skip
 
 
 def restarting(segmenter: Segmenter, call: Callable[[Segmenter], T]) -> tuple[T, Segmenter]:
@@ -341,16 +192,15 @@ def restarting(segmenter: Segmenter, call: Callable[[Segmenter], T]) -> tuple[T,
     Raises:
         RunFailed: not even the smallest tile fits.
     """
-    asked = segmenter.settings
+    asked = segmenter
     while True:
         try:
             return call(segmenter), segmenter
         except (RunFailed, RuntimeError, MemoryError) as error:
             if not isinstance(error, TileTooLarge) and not out_of_memory(error):
                 raise
-            old = segmenter.settings
-            tile = halved(old, asked.tile_zyx)
-            if tile is None:
+            smaller = _with_smaller_tiles(segmenter, asked)
+            if smaller is None:
                 if isinstance(error, TileTooLarge):
                     raise
                 raise TileTooLarge(
@@ -358,12 +208,39 @@ def restarting(segmenter: Segmenter, call: Callable[[Segmenter], T]) -> tuple[T,
                     hint="Use a smaller tile: --tile Z,Y,X",
                 ) from error
         release(segmenter.runtime.device)
-        before, after = (" x ".join(map(str, t)) for t in (old.tile_zyx, tile))
-        segmenter = _with(segmenter, dataclasses.replace(old, tile_zyx=tile, batch_size=1))
+        old, new = (" x ".join(map(str, s.settings.tile_zyx)) for s in (segmenter, smaller))
+        segmenter = smaller
         if segmenter.on_note:
             segmenter.on_note(
-                f"Memory was short: the scan starts anew with tiles of {after} instead of {before} voxels (z, y, x)."
+                f"Memory was short: the scan starts anew with tiles of {new} instead of {old} voxels (z, y, x)."
             )
+
+
+def _with_smaller_tiles(segmenter: Segmenter, asked: Segmenter) -> Segmenter | None:
+    inner, first = (getattr(s, "inner", s) for s in (segmenter, asked))
+    if isinstance(inner, Ensemble) and isinstance(first, Ensemble):
+        pairs = zip(inner.models, first.models, strict=True)
+        models = [_with_smaller_tiles(one, other) for one, other in pairs]
+        if all(model is None for model in models):
+            return None
+        kept = [new or old for new, old in zip(models, inner.models, strict=True)]
+        return _with_models(segmenter, kept)
+    tile = halved(segmenter.settings, asked.settings.tile_zyx)
+    if tile is None:
+        return None
+    return segmenter.tiled(dataclasses.replace(segmenter.settings, tile_zyx=tile, batch_size=1))
+
+
+def _with_models(segmenter: Segmenter, models: Sequence[Segmenter]) -> Segmenter:
+    """The ensemble, staged or not, with its models tiled otherwise."""
+    own = [copy.copy(model) for model in models]
+    for model in own:
+        model.on_note = segmenter.on_note
+    out: Segmenter = Ensemble(own)
+    if isinstance(segmenter, Staged):
+        out = Staged.of(out, segmenter.stages, segmenter.region)
+    out.card, out.on_note = segmenter.card, segmenter.on_note
+    return out
 
 
 def halved(settings: Settings, asked_zyx: Zyx) -> Zyx | None:
@@ -439,19 +316,3 @@ def _changes(before: Settings, after: Settings, batch: int) -> tuple[str, ...]:
             "network sees less around a voxel."
         )
     return tuple(notes)
-
-
-def _with(segmenter: Segmenter, settings: Settings) -> Segmenter:
-    out = segmenter.tiled(settings)
-    out.on_note = segmenter.on_note
-    return out
-
-
-def _uncropped(segmenter: Segmenter, source: Geometry) -> Trail:
-    """The way of a scan whose voxels nobody has seen: no crop, which takes the most memory."""
-    geometry, passages = source, []
-    for step in segmenter.pipeline.steps:
-        if not step.looks:
-            passages.append(Passage(step, geometry, {}))
-            geometry = step.grid(geometry, {})
-    return Trail(tuple(passages), source, geometry)

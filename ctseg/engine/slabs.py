@@ -192,14 +192,16 @@ class _Slabs:
         (z0, _), (y0, _), (x0, _) = self.grid.margins
         low = max(start - z0, self.span[0])
         high = min(stop - z0, self.span[1])
-        step = max(high - low, 1)
-        if len(self.rings) > 1:
-            step = max(
-                COMBINED_BYTES // (4 * len(self.rings[0]) * self.shape[1] * self.shape[2]), 1
-            )
-        for at in range(low, high, step):
-            first = ring.start + at + z0 - start
-            box = (slice(None), slice(first, first + min(step, high - at)),
+        step = stop - start
+        if len(self.rings) > 1:  # cut where it lies the same whatever is asked for
+            slice_bytes = 4 * len(self.rings[0]) * self.shape[1] * self.shape[2]
+            step = max(COMBINED_BYTES // slice_bytes, 1)
+        for first in range(start, stop, step):
+            at, end = max(first - z0, low), min(first + step - z0, high)
+            if end <= at:
+                continue
+            begin = ring.start + at + z0 - start
+            box = (slice(None), slice(begin, begin + end - at),
                    slice(y0, y0 + self.shape[1]), slice(x0, x0 + self.shape[2]))  # fmt: skip
             yield at, [sums[box] for sums in self.rings]
 

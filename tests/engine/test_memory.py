@@ -15,11 +15,15 @@ import torch
 
 from ctseg.data.pipeline import Trail
 from ctseg.data.stream import ready
+from ctseg.engine import estimate as estimates
 from ctseg.engine import memory, slabs
+from ctseg.engine.ensemble import Ensemble
+from ctseg.engine.estimate import Job, estimate
 from ctseg.engine.forward import Forward, TileTooLarge, out_of_memory
-from ctseg.engine.memory import Job, estimate, fit, fit_segmenter, halved, parse_size, restarting
+from ctseg.engine.memory import fit, fit_segmenter, halved, parse_size, restarting
 from ctseg.engine.runtime import Runtime, choose
 from ctseg.engine.settings import Settings
+from ctseg.engine.stages import Staged
 from ctseg.errors import BadInput
 from ctseg.specs import Constraints
 from ctseg.volume.geometry import Geometry
@@ -220,7 +224,7 @@ def test_tiles_become_thinner_where_the_sums_are_large():
 
 def test_tiles_become_smaller_in_plane_where_activations_are_large(monkeypatch):
     monkeypatch.setattr(
-        memory, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 10**4
+        estimates, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 10**4
     )
     settings = Settings((64, 64, 64), constraints=Constraints(stride_zyx=(8, 8, 8)))
     small = job((1, 80, 80, 80))
@@ -231,7 +235,7 @@ def test_tiles_become_smaller_in_plane_where_activations_are_large(monkeypatch):
 
 def test_slices_of_a_slice_wise_network_go_first(monkeypatch):
     monkeypatch.setattr(
-        memory, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 10**4
+        estimates, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 10**4
     )
     flat = Constraints(stride_zyx=(1, 8, 8), dims=2, context_slices=1)
     settings = Settings((16, 64, 64), constraints=flat)
@@ -257,7 +261,9 @@ def test_where_nothing_fits_the_least_is_named():
 def cuda(monkeypatch):
     """A CUDA device as planning sees it: 8 GB, 400 bytes a voxel of a tile."""
     free = [8 * 10**9]
-    monkeypatch.setattr(memory, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 400)
+    monkeypatch.setattr(
+        estimates, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 400
+    )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free[0], 2 * free[0]))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
     monkeypatch.setattr(memory.machine, "free_memory", lambda: 64 * 10**9)
@@ -302,6 +308,54 @@ def test_a_model_is_fitted_to_a_scan():
     assert model.settings.tile_zyx == (32, 32, 32)
 
 
+def test_models_of_an_ensemble_are_fitted_one_by_one():
+    one, two = small_model().with_settings(tile_zyx=(32, 32, 32)), small_model()
+    both = Ensemble([one, two])
+    both.on_note = print
+    grid = Geometry((40, 512, 512), (0.8, 0.8, 3.0))
+    alone = fit_segmenter(one, grid, 10**10)[2]
+    less, notes, found = fit_segmenter(both, grid, alone.total - alone.sums // 4)
+    assert less.models[0].settings.tile_zyx[0] < 32
+    assert less.models[1].settings.tile_zyx == (8, 8, 8)
+    assert less.models[0].on_note is print
+    assert notes
+    assert found.total < alone.total
+
+    def call(now):
+        if now.models[0].settings.tile_zyx[0] > 16:
+            raise TileTooLarge("no")
+        return [model.settings.tile_zyx for model in now.models]
+
+    made, used = restarting(Staged.of(both), call)
+    assert made == [(14, 14, 14), (2, 2, 2)]
+    assert isinstance(used, Staged)
+
+
+def test_several_networks_are_handed_on_in_slabs_that_lie_the_same(monkeypatch):
+    """Whole or from the middle on, cut small or not: the same logits."""
+    grid = Geometry((23, 9, 9))
+    image = np.random.default_rng(0).normal(size=(1, 23, 9, 9)).astype(np.float32)
+    torch.manual_seed(0)
+    networks = [torch.nn.Conv3d(1, 2, 3, padding=1).eval() for _ in range(2)]
+
+    def run(span=None):
+        stream = ready(image, Trail((), grid, grid))
+        made = slabs.slabs(networks, stream, Settings((8, 8, 8)), runtime=CPU, span=span)
+        return {start: [out.clone() for out in outs] for start, outs in made}
+
+    whole = run()
+    monkeypatch.setattr(slabs, "COMBINED_BYTES", 2 * 4 * 2 * 9 * 9)
+    cut, part = run(), run((6, 23))
+    assert len(cut) > len(whole)
+    for index in range(2):
+        joined = [
+            torch.cat([outs[index] for _, outs in sorted(r.items())], 1) for r in (whole, cut)
+        ]
+        assert torch.equal(*joined)
+        for start in part.keys() - {6}:
+            assert torch.equal(part[start][index], cut[start][index])
+
+
 MEASURE = """
 import ctypes, json, sys
 import numpy as np, torch
@@ -311,7 +365,7 @@ from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Normalise
 from ctseg.data.stream import InMemory, open_stream
 from ctseg.engine.back import Back
-from ctseg.engine.memory import Job, estimate
+from ctseg.engine.estimate import Job, estimate
 from ctseg.engine.products import LabelMap
 from ctseg.engine.runtime import choose
 from ctseg.engine.settings import Settings
