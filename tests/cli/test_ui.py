@@ -67,3 +67,24 @@ def test_nothing_is_lost_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     with pytest.raises(BadInput, match="Nobody"):
         ui.confirm("Remove it?", yes=False)
+
+
+def test_the_time_left_is_told_without_the_slow_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, *[100.0] * 2, *[102.0] * 9])
+    monkeypatch.setattr(ui.time, "monotonic", lambda: next(clock))
+    bar = ui.Progress("Predicting", 10, None, shown=False)
+    bar.update(1)  # took 100 s
+    assert bar._left() == ""
+    bar.update(2)  # took 2 s
+    assert bar._left() == "16s"
+    bar.update(10)
+    assert bar._left() == ""
+
+
+def test_progress_of_other_processes_is_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui, "PLAIN_SECONDS", 0.0)
+    with ui.progress("Predicting", total=2, shown=False) as bar:
+        bar.advance(text="case_1")
+    assert capsys.readouterr().err == ""

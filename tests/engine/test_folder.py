@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
+from ctseg.engine.case import Fit
 from ctseg.engine.folder import predict_folder
 from ctseg.engine.inputs import find_items
 from ctseg.engine.leftovers import remove_leftovers
@@ -307,6 +309,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("small_model", sys.argv[1])
 small = importlib.util.module_from_spec(spec); spec.loader.exec_module(small)
 import torch
+from ctseg.engine.case import Fit
 from ctseg.engine.folder import predict_folder
 from ctseg.engine.inputs import find_items
 from ctseg.engine.request import Request
@@ -424,3 +427,43 @@ def test_options_go_to_the_formats_that_have_them(tmp_path):
 def test_a_gzip_of_no_scan(folder):
     (folder / "in" / "scan2.nii.gz").write_bytes(gzip.compress(b"nothing"))
     assert list(predict(folder).failed) == ["scan2"]
+
+
+class Crowded(torch.nn.Module):
+    """Has no room for tiles of more than so many voxels, nor for more than one at a time."""
+
+    def __init__(self, voxels: int) -> None:
+        super().__init__()
+        self.inner, self.voxels = small.network_of(), voxels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x[0, 0].numel() > self.voxels or len(x) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return self.inner(x)
+
+
+@FLOWS
+def test_short_memory_is_met_by_smaller_tiles_and_recorded(folder, overlapped, monkeypatch):
+    monkeypatch.setattr("ctseg.engine.estimate.activation_bytes", lambda *_, **__: 1000)
+    model = small.small_model()
+    model.networks = (Crowded(8 * 8 * 4),)
+    told: list[str] = []
+    summary = predict(folder, model, overlapped=overlapped, on_say=told.append)
+    assert not summary.failed
+    case = record(folder)["cases"][0]
+    assert any("starts anew" in note for note in case["notes"])
+    assert np.prod(case["settings"]["tile_zyx"]) <= 256
+    assert any(line.startswith("scan0: Memory was short") for line in told)
+    same = small.small_model().with_settings(tile_zyx=tuple(case["settings"]["tile_zyx"]))
+    scan = folder / "in" / "scan0.nii.gz"
+    np.testing.assert_array_equal(
+        ctseg.read(case["output"]).array, same.predict(ctseg.read(scan)).array
+    )
+    assert sorted(record(folder)["settings"]["tile_zyx"]) == [8, 8, 8]
+
+
+def test_a_limit_of_memory_that_holds_nothing_is_said(folder):
+    summary = predict(folder, fit=Fit(memory=1000))
+    assert len(summary.failed) == 4
+    assert "memory" in summary.failed["scan0"].message
+    assert names(folder / "out") == ["predictions.json"]
