@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from ctseg.engine.ensemble import Ensemble
 from ctseg.engine.inputs import Item
 from ctseg.engine.memory import fit_segmenter, restarting
 from ctseg.engine.outputs import Outputs
@@ -123,17 +122,15 @@ class CaseJob:
 
     def _fitted(self, job: ScanJob) -> None:
         """Make batch and tile fit the memory, and say what comes."""
-        told = ""
-        if not isinstance(self._segmenter, Ensemble):  # its models have tilings of their own
-            products = [one.product for one in self._outputs.wanted]
-            self._segmenter, notes, estimate = fit_segmenter(
-                self._segmenter, job.stream, self._fit.memory, products,
-                keep_batch=self._fit.keep_batch,
-            )  # fmt: skip
-            for note in notes:
-                self._note(note)
-            job.segmenter = self._segmenter
-            told = f", {estimate}"
+        products = [one.product for one in self._outputs.wanted]
+        self._segmenter, notes, estimate = fit_segmenter(
+            self._segmenter, job.stream, self._fit.memory, products,
+            keep_batch=self._fit.keep_batch,
+        )  # fmt: skip
+        for note in notes:
+            self._note(note)
+        job.segmenter = self._segmenter
+        told = f", {estimate}"
         if self.share is not None:
             told += f", shared by {self.share.team.size} processes"
         size = " x ".join(map(str, job.geometry.shape_zyx))
