@@ -192,9 +192,9 @@ def with_rest(error: DiskFull, missing: int, depth: int, slice_bytes: int) -> Di
         missing: slices of `depth`.
         slice_bytes: of one, uncompressed.
     """
-    if not missing:
-        return error
     rest = f"{missing} of {depth} slices are missing, up to {missing * slice_bytes / 2**20:.1f} MiB"
+    if not missing:  # it ran out of room when all was given, some of which waited in memory
+        rest = f"whole it takes up to {depth * slice_bytes / 2**20:.1f} MiB"
     return DiskFull(f"{error.message[:-1]}; {rest}.", hint=error.hint, needed=error.needed)
 
 
