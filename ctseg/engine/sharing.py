@@ -98,7 +98,7 @@ class Share:
         if error is not None:
             with contextlib.suppress(RunFailed):  # whoever is still there will notice
                 self.team.put_first(self._key("failed"), error_data(error, self.team.rank))
-            for file in self._files:
+            for file in self._files:  # of the others too where this one leads: they may be gone
                 file.unlink(missing_ok=True)
         self._files = []
 
@@ -132,10 +132,12 @@ class Share:
             return
         spans = ranges(engine, stream, back, self.team.size)
         own = spans[self.team.rank]
+        files = [self._parts(folder, rank, len(wanted)) for rank in range(self.team.size)]
         if self.leads:
             sinks = [sink for _, sink in wanted]
+            self._files = [file for own_files in files[1:] for file in own_files]
         else:
-            self._files = self._parts(folder, self.team.rank, len(wanted))
+            self._files = files[self.team.rank]
             sinks = [_Part(file) for file in self._files]
         watched = self._watched(on_tiles, engine.tiles(stream, back, (0, back.slices)))
         with contextlib.ExitStack() as stack:
@@ -153,13 +155,14 @@ class Share:
         for rank in range(self.team.size):
             self.team.wait(self._key(f"made/{rank}"), watch=self._check)
             if self.leads and rank:
-                self._collect(rank, folder, wanted, back.axis)
+                self._collect(files[rank], wanted, back.axis)
 
+    @staticmethod
     def _collect(
-        self, rank: int, folder: Path, wanted: Sequence[tuple[Product, Sink | None]], axis: int
+        files: Sequence[Path], wanted: Sequence[tuple[Product, Sink | None]], axis: int
     ) -> None:
         """Pass on what another process made, and remove its files."""
-        for file, (_, sink) in zip(self._parts(folder, rank, len(wanted)), wanted, strict=True):
+        for file, (_, sink) in zip(files, wanted, strict=True):
             if sink is not None:
                 replay(file, sink, axis)
             file.unlink(missing_ok=True)

@@ -7,16 +7,22 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed import HashStore
 from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
 from ctseg.config import PreprocessConfig
+from ctseg.engine.distributed import Team
+from ctseg.engine.folder import predict_folder
+from ctseg.engine.inputs import find_items
+from ctseg.engine.request import Request
 from ctseg.engine.weights import save_weights
 
 _spec = importlib.util.spec_from_file_location(
@@ -84,6 +90,44 @@ def same(one: Path, two: Path) -> None:
         assert first.geometry == second.geometry
         assert first.array.dtype == second.array.dtype
         np.testing.assert_array_equal(first.array, second.array)
+
+
+class Narrow(torch.nn.Module):
+    """A device that has no room for tiles of 8."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        if x.shape[-1] > 6:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.network(x)
+
+
+def test_where_one_runs_out_of_memory_all_begin_anew_with_smaller_tiles(tmp_path):
+    ctseg.write(small.scan(shape=(30, 14, 11)), tmp_path / "in" / "scan.nii.gz")
+    items = find_items([str(tmp_path / "in")], channels=1)
+    store, came = HashStore(), {}
+    models = [small.small_model(), small.small_model()]
+    models[1].networks = tuple(Narrow(network) for network in models[1].networks)
+
+    def work(rank: int) -> None:
+        team = Team(store, rank, 2)
+        came[rank] = predict_folder(models[rank], items, Request(tmp_path / "more"), team=team)
+        team._parted.set()
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    (told,) = came[0].done
+    assert not came[0].failed and not came[1].done
+    assert "starts anew with tiles of 6 x 6 x 6 instead of 8 x 8 x 8" in told["notes"][-1]
+    plain = small.small_model().with_settings(tile_zyx=(6, 6, 6))
+    predict_folder(plain, items, Request(tmp_path / "one"))
+    same(tmp_path / "one", tmp_path / "more")
 
 
 @pytest.mark.slow
