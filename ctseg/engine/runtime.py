@@ -97,10 +97,9 @@ def _device(name: str) -> torch.device:
         device = torch.device("cuda" if name == "auto" else name)
     except RuntimeError as error:
         raise BadInput(f"'{name}' is no device.", hint="cpu, cuda, cuda:1 or mps") from error
-    local = os.environ.get(
-        "LOCAL_RANK"
-    )  # torchrun's: each of its processes has a device of its own
-    if device.type == "cuda" and device.index is None and (local or name == "auto"):
+    # torchrun's: each of its processes has a device of its own
+    local = os.environ.get("LOCAL_RANK")
+    if device.type == "cuda" and ":" not in name and (local or name == "auto"):
         device = torch.device("cuda", int(local or 0))
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import ctseg
 from ctseg import plugins
 from ctseg.engine import tiling
-from ctseg.engine.runtime import Runtime, choose
+from ctseg.engine.runtime import Runtime
 from ctseg.engine.tiles import predict_tiles
 from ctseg.errors import BadInput
 from ctseg.specs import Constraints
