@@ -12,7 +12,7 @@ from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import fold_cases
 from ctseg.engine.pairs import stem_of
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import ImageRef, frozen
+from ctseg.specs import FormatSpec, ImageRef, frozen
 from ctseg.volume.io import format_of
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -105,6 +105,8 @@ class _Finder:
             return [Item(case.id, case.images) for case in cases]
         spec = format_of(path)
         if spec is not None:
+            if inside := self._scans_inside(path, spec):
+                return [item for folder in inside for item in self.of_path(folder)]
             name = path.resolve().name
             suffix = next((s for s in spec.suffixes if name.lower().endswith(s)), "")
             return [Item(name[: len(name) - len(suffix)] or name, (self.ref(path),))]
@@ -115,6 +117,19 @@ class _Finder:
                 hint="Name a folder of NIfTI, NRRD, MHA, TIFF or HDF5 files, a DICOM folder, or a file.",
             )
         return self.of_files(files)
+
+    def _scans_inside(self, path: Path, spec: FormatSpec) -> list[Path]:
+        """The folders in a folder of several scans, such as the series of a DICOM study; none where it is one scan.
+
+        Only a folder of folders alone (with DICOM's own index of it) is taken apart: a store, as of Zarr, holds its
+        description beside them.
+        """
+        if spec.parts is None or set(spec.options) & set(self._options):
+            return []
+        inside = sorted(p for p in path.iterdir() if p.name.upper() != "DICOMDIR")
+        if not inside or not all(p.is_dir() for p in inside) or len(spec.parts(path)) < 2:
+            return []
+        return [folder for folder in inside if format_of(folder) is not None]
 
     def of_files(self, files: Sequence[Path]) -> list[Item]:
         """Files by case: channels of one scan come together."""

@@ -170,3 +170,36 @@ def test_dtypes_and_byte_orders_of_scans(turning, tmp_path):
         sitk.WriteImage(image, str(path), useCompression=dtype == "int32")
         turning.predict_file(path, tmp_path / "mask.nii")
         np.testing.assert_array_equal(ctseg.read(tmp_path / "mask.nii").array, expected)
+
+
+def test_dicom_series_one_by_one_and_in_a_folder(tmp_path):
+    """Written by SimpleITK; the map of each lies where GDCM says its series lies."""
+    _there = importlib.util.spec_from_file_location(
+        "volume_conftest", Path(__file__).parents[1] / "volume" / "conftest.py"
+    )
+    assert _there is not None and _there.loader is not None
+    volumes = importlib.util.module_from_spec(_there)
+    _there.loader.exec_module(volumes)
+    model = small.small_model()
+    array = np.random.default_rng(0).integers(-300, 300, (6, 9, 10)).astype(np.int16)
+    study = tmp_path / "study"
+    for number, matrix in enumerate((np.eye(3), TURNS["oblique"])):
+        uid = f"1.2.826.0.1.3680043.2.1125.{number + 1}"
+        volumes._write_series(study / f"ct{number}", array + number, matrix=matrix, uid=uid)
+    single = find_items([str(study / "ct1")], channels=1)
+    predict_folder(model, single, Request(tmp_path / "single.nii"))
+    summary = predict_folder(model, find_items([str(study)], channels=1), Request(tmp_path / "out"))
+    assert [r["case"] for r in summary.done] == ["ct0", "ct1"], summary.failed
+    one, two = ctseg.read(tmp_path / "single.nii"), ctseg.read(tmp_path / "out" / "ct1.nii.gz")
+    np.testing.assert_array_equal(one.array, two.array)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(study / "ct1")))
+    series, mask = reader.Execute(), sitk.ReadImage(str(tmp_path / "out" / "ct1.nii.gz"))
+    np.testing.assert_allclose(
+        centres(series.TransformIndexToPhysicalPoint, array.shape),
+        centres(mask.TransformIndexToPhysicalPoint, array.shape), atol=1e-3,
+    )  # fmt: skip
+    chosen = find_items([str(study)], channels=1, options={"series": "1125.2"})
+    assert [item.id for item in chosen] == ["study"]
+    predict_folder(model, chosen, Request(tmp_path / "chosen.nii"))
+    np.testing.assert_array_equal(ctseg.read(tmp_path / "chosen.nii").array, one.array)
