@@ -179,6 +179,8 @@ class CaseJob:
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
+        if self.share is not None and not self.share.leads:
+            self.share.notes.append(text)
         self._say(text)
 
     def _say(self, text: str) -> None:

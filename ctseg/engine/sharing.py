@@ -75,10 +75,14 @@ class Share:
 
     Args:
         name: the same in all processes, and different for each scan.
+
+    Attributes:
+        notes: what was changed on the way here, such as a smaller batch; the first process is told.
     """
 
     def __init__(self, team: Team, name: str) -> None:
         self.team, self.name = team, name
+        self.notes: list[str] = []
         self._try = -1
         self._files: list[Path] = []
         self._looked = 0.0
@@ -130,6 +134,7 @@ class Share:
         engine = self._agree(engine, stream.trail)
         if back.empty:
             return
+        self.notes.clear()  # what was said before is about a tiling of its own, or is known to the first one
         spans = ranges(engine, stream, back, self.team.size)
         own = spans[self.team.rank]
         files = [self._parts(folder, rank, len(wanted)) for rank in range(self.team.size)]
@@ -151,10 +156,13 @@ class Share:
                     if sink is not None
                 ]
                 engine.run(stream, pairs, back=back, pieces=own, on_tiles=watched)
-        self.team.put(self._key(f"made/{self.team.rank}"), True)
+        self.team.put(self._key(f"made/{self.team.rank}"), {"notes": self.notes})
         for rank in range(self.team.size):
-            self.team.wait(self._key(f"made/{rank}"), watch=self._check)
+            made = self.team.wait(self._key(f"made/{rank}"), watch=self._check)
             if self.leads and rank:
+                for note in made["notes"]:
+                    if engine.on_note is not None:
+                        engine.on_note(f"Process {rank}: {note}")
                 self._collect(files[rank], wanted, back.axis)
 
     @staticmethod

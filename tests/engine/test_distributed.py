@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -417,3 +418,26 @@ def test_what_is_shared_ends_no_later_than_everything_by_one_process(sizes, coun
 )
 def test_only_scans_that_would_hold_up_the_rest_are_shared(sizes, count, shared_):
     assert plan(dict(enumerate(sizes)), count)[0] == shared_
+
+
+def test_a_batch_that_one_halves_is_told_to_the_first(tmp_path):
+    class Narrow(Toy):
+        def forward(self, x):
+            if len(x) > 1:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(x)
+
+    _, pairs, _ = sinks_of(stream_of(30))
+    heard = []
+
+    def work(team):
+        share = Share(team, "scan")
+        said = share.notes.append if team.rank else heard.append
+        engine = engine_of(Narrow() if team.rank else None, batch_size=2)
+        engine = dataclasses.replace(engine, on_note=said)
+        stream = stream_of(30)
+        with share:
+            share.run(engine, stream, pairs, back=Back(stream.trail), folder=tmp_path)
+
+    assert together(2, work) == [None, None]
+    assert len(heard) == 1 and heard[0].startswith("Process 1: ") and "1" in heard[0]

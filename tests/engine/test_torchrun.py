@@ -19,11 +19,18 @@ from typer.testing import CliRunner
 import ctseg
 from ctseg.cli.app import app
 from ctseg.config import PreprocessConfig
+from ctseg.data.stream import OnDisk
+from ctseg.engine.back import Back
 from ctseg.engine.distributed import Team
+from ctseg.engine.ensemble import Ensemble
 from ctseg.engine.folder import predict_folder
 from ctseg.engine.inputs import find_items
+from ctseg.engine.products import Confidence, LabelMap
 from ctseg.engine.request import Request
+from ctseg.engine.sharing import Share, ranges
+from ctseg.engine.sinks import ToArray
 from ctseg.engine.weights import save_weights
+from ctseg.specs import ImageRef
 
 _spec = importlib.util.spec_from_file_location(
     "small_model", Path(__file__).with_name("small_model.py")
@@ -93,14 +100,14 @@ def same(one: Path, two: Path) -> None:
 
 
 class Narrow(torch.nn.Module):
-    """A device that has no room for tiles of 8."""
+    """A device that has no room for tiles of 8, nor for two at a time."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x):
-        if x.shape[-1] > 6:
+        if x.shape[-1] > 6 or len(x) > 1:
             raise torch.OutOfMemoryError("out of memory")
         return self.network(x)
 
@@ -124,10 +131,54 @@ def test_where_one_runs_out_of_memory_all_begin_anew_with_smaller_tiles(tmp_path
         thread.join(60)
     (told,) = came[0].done
     assert not came[0].failed and not came[1].done
-    assert "starts anew with tiles of 6 x 6 x 6 instead of 8 x 8 x 8" in told["notes"][-1]
+    assert any("anew with tiles of 6 x 6 x 6 instead of 8 x 8 x 8" in n for n in told["notes"])
     plain = small.small_model().with_settings(tile_zyx=(6, 6, 6))
     predict_folder(plain, items, Request(tmp_path / "one"))
     same(tmp_path / "one", tmp_path / "more")
+
+
+def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
+    """Each process runs each model on its own slices alone."""
+    monkeypatch.setattr("ctseg.engine.ensemble.PIECE_BYTES", 4 * 3 * 14 * 11 * 5)
+    path = tmp_path / "in" / "scan.nii.gz"
+    ctseg.write(small.scan(shape=(40, 14, 11), direction=np.diag([1.0, 1.0, -1.0])), path)
+    scan = OnDisk([ImageRef(path)])
+    other = small.small_model(preprocess=PreprocessConfig(steps=STEPS)).with_settings(
+        tile_zyx=(6, 8, 8), overlap=0.25
+    )
+    segmenter = Ensemble([small.small_model(), other])
+    kinds = [LabelMap(segmenter.task), Confidence(segmenter.task)]
+
+    def prepared():
+        stream = segmenter.stream_of(scan, tmp_path)
+        back = Back(stream.trail)
+        arrays = [np.zeros(back.source, kind.dtype) for kind in kinds]
+        sinks = [ToArray(a, back.box, kind.fill) for a, kind in zip(arrays, kinds, strict=True)]
+        return stream, back, arrays, list(zip(kinds, sinks, strict=True))
+
+    stream, back, whole, pairs = prepared()
+    segmenter.engine.run(stream, pairs, back=back)
+    tiles = []
+    stores, shared = HashStore(), [prepared() for _ in range(3)]
+
+    def work(rank: int) -> None:
+        team = Team(stores, rank, 3)
+        stream, back, _, pairs = shared[rank]
+        with Share(team, "scan") as share:
+            share.run(segmenter.engine, stream, pairs, back=back, folder=tmp_path / "in")
+        tiles.append(segmenter.engine.tiles(stream, back, own[rank]))
+        team._parted.set()
+
+    own = ranges(segmenter.engine, stream, back, 3)
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for one, all_of_it in zip(shared[0][2], whole, strict=True):
+        np.testing.assert_array_equal(one, all_of_it)
+    assert max(tiles) < 0.6 * segmenter.engine.tiles(stream, back, (0, 40))
+    assert len(set(np.unique(whole[0]))) > 1
 
 
 @pytest.mark.slow
