@@ -163,15 +163,11 @@ class Stream:
 
     @property
     def part_bytes(self) -> int:
-        """About the most that an array takes while a part is made."""
+        """About the most that an array takes while a block is made, what resampling needs around it included."""
         _, z, y, x = self.shape_czyx
-        one, whole = (
-            max(_voxels(box) for box in self._way_back((span, (0, y), (0, x))))
-            * self.shape_czyx[0]
-            * 4
-            for span in ((z // 2, z // 2 + 1), (0, z))
-        )
-        return min(max(one, PART_BYTES), whole)
+        span = next(self.blocks(z // 2, z // 2 + 1))
+        voxels = max(_voxels(box) for box in self._way_back((span, (0, y), (0, x))))
+        return voxels * self.shape_czyx[0] * 4
 
     def box(self, box: Box) -> Array:
         """A box of the preprocessed scan; it may be a view."""
