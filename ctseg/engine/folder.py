@@ -71,7 +71,8 @@ def predict_folder(
             found.skipped += [case.id for case in cases if case.there]
             todo = [number for number, case in enumerate(cases) if not case.there]
     if overlapped is None:
-        # measured with two cores, a U-Net and gzip in and out: see FIGURE
+        # On two cores, with gzip in and out, reading and writing took 1 to 3 % of the time of a U-Net of three levels:
+        # side by side with a network that uses every core there is nothing to gain.
         overlapped = segmenter.runtime.device.type != "cpu"
     record = Record(folder, segmenter, request) if leads and not single else None
     if team is None:
