@@ -59,6 +59,19 @@ def write_results(
     }
 
 
+def as_theirs(ours: nn.Module, options: dict[str, Any], channels: tuple[int, int]) -> nn.Module:
+    """The same U-Net with the same weights, as nnU-Net builds it.
+
+    Args:
+        options: of `unet3d`, all that `_architecture` reads.
+        channels: that go in and come out.
+    """
+    architecture = _architecture(options)
+    theirs = _their_network(architecture, *channels)
+    _copy_weights(ours, theirs, architecture)
+    return theirs.eval()
+
+
 def _architecture(options: dict[str, Any]) -> dict[str, Any]:
     levels = len(options["features"])
     convs = options["convs_per_level"]

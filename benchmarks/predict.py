@@ -4,9 +4,11 @@
     python -m benchmarks.predict --volumes tiny                       half a minute
     python -m benchmarks.predict --volumes 160 --only ctseg,monai
 
-All get copies of one network and the same scan, in one process and in turns. `as they come` is float32 in PyTorch's
-layout on a CPU; on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and
-channels-last. The network alone is what its fastest precision and layout needs for as many tiles, one at a time.
+All get one U-Net with the same weights and the same scan, in one process and in turns: we run ours, the others run it
+as nnU-Net builds it (PlainConvUNet; both give the same logits). `as they come` is float32 in PyTorch's layout on a CPU;
+on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and channels-last; `with
+our network` is the same around ours, so that one sees what the network and what the window is worth. The network
+alone is what ours needs in its fastest precision and layout for as many tiles, one at a time.
 pytorch-3dunet goes from file to file, since its predictors do nothing else.
 
 Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it comes at least 2.8 x, by hand at least
@@ -28,7 +30,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +38,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import ctseg
+from benchmarks.nnunet_model import as_theirs
 from benchmarks.sliding import PEERS, ByHand, Run, Setting, quiet
 from ctseg.engine.runtime import choose
 from ctseg.machine import cores
@@ -61,7 +64,8 @@ REPEATS: dict[str, dict[str, int]] = {
 }
 """Runs of each way where there is more than one: what takes minutes is run once."""
 USUAL = ("160", "256")
-TURNS = ("logits", "labels", "by hand", "as it comes")
+WITH_OURS = "by hand with our network"
+TURNS = ("logits", "labels", "by hand", WITH_OURS, "as it comes")
 WAYS = {
     "fp32": ("fp32", False),
     "fp32 channels-last": ("fp32", True),
@@ -110,15 +114,23 @@ class Meter:
         self.tiles += len(args[0])
 
 
+class Nets(NamedTuple):
+    """One U-Net, as we and as nnU-Net build it."""
+
+    ours: nn.Module
+    theirs: nn.Module
+
+
 class Contender:
     """Someone who predicts a whole scan with a copy of the network."""
 
     def __init__(
-        self, name: str, net: nn.Module, image: NDArray[np.float32], setting: Setting, folder: Path
+        self, name: str, nets: Nets, image: NDArray[np.float32], setting: Setting, folder: Path
     ) -> None:
         self.name, self.setting = name, setting
         self.peer, _, self.way = name.partition(" ")
-        own = copy.deepcopy(net).to(setting.device)
+        with_ours = self.peer == "ctseg" or self.way == WITH_OURS
+        own = copy.deepcopy(nets.ours if with_ours else nets.theirs).to(setting.device)
         self.meter = Meter(own, setting.device)
         self.found: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +142,7 @@ class Contender:
                 activation="softmax", device=setting.device, batch_size=setting.batch,
             )  # fmt: skip
         else:
-            given = ByHand(own, setting.device) if self.way == "by hand" else own
+            given = own if self.way == "as it comes" else ByHand(own, setting.device)
             self.run = PEERS[self.peer](given, image, setting, folder)
 
     def once(self) -> None:
@@ -217,19 +229,18 @@ def measure(
     warnings.simplefilter("ignore")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    net = ctseg.create_model(
-        "unet3d", in_channels=1, out_channels=CLASSES, features=tuple(features), convs_per_level=1
-    ).eval()
+    nets = networks(features)
     with tempfile.TemporaryDirectory() as scratch:
         return {
             "what": "median seconds for a whole scan, in turns; a Gaussian of 1/8 tile, overlap 0.5",
-            "network": f"unet3d, features {tuple(features)}, one convolution a level, {CLASSES} classes",
+            "network": f"PlainConvUNet and the same as unet3d: features {tuple(features)}, one convolution a level, "
+            f"{CLASSES} classes",
             "device": torch.cuda.get_device_name() if device == "cuda" else f"{cores()} CPU cores",
             "runtime": choose(device).describe(),
-            "agreement": agreement(net, only, Path(scratch)),
+            "agreement": agreement(nets, only, Path(scratch)),
             "volumes": {
                 name: measure_volume(
-                    net, replace(VOLUMES[name], device=device, batch=batch),
+                    nets, replace(VOLUMES[name], device=device, batch=batch),
                     dict.fromkeys(TURNS, repeats) if repeats else REPEATS[name],
                     only, Path(scratch),
                 )
@@ -238,18 +249,29 @@ def measure(
         }  # fmt: skip
 
 
+def networks(features: Sequence[int]) -> Nets:
+    """One convolution a level, two where a level is gone up to."""
+    levels = len(features)
+    options = {
+        "features": tuple(features), "convs_per_level": 1, "bias": True,
+        "kernels_zyx": ((3, 3, 3),) * levels, "strides_zyx": ((2, 2, 2),) * (levels - 1),
+    }  # fmt: skip
+    ours = ctseg.create_model("unet3d", in_channels=1, out_channels=CLASSES, **options).eval()
+    return Nets(ours, as_theirs(ours, options, (1, CLASSES)))
+
+
 def measure_volume(
-    net: nn.Module, setting: Setting, repeats: dict[str, int], only: Sequence[str], scratch: Path
+    nets: Nets, setting: Setting, repeats: dict[str, int], only: Sequence[str], scratch: Path
 ) -> dict[str, Any]:
     """Rounds in which everyone has a turn, the network alone before each."""
     image = np.random.default_rng(0).standard_normal((1, *setting.shape_zyx), np.float32)
     contenders = []
     with quiet():
         for number, name in enumerate(names(only)):
-            contender = Contender(name, net, image, setting, scratch / f"{number}")
-            _warm(contender, net, scratch / f"warm{number}")
+            contender = Contender(name, nets, image, setting, scratch / f"{number}")
+            _warm(contender, nets, scratch / f"warm{number}")
             contenders.append(contender)
-    bare = Bare(net, setting)
+    bare = Bare(nets.ours, setting)
     for number in range(max(repeats.values(), default=1)):
         for contender in _rotated(contenders, number):
             if number < repeats.get(contender.way, 1):
@@ -279,7 +301,12 @@ def names(only: Sequence[str]) -> list[str]:
     """Who takes part, in which way."""
     peers = [peer for peer in PEERS if not only or peer in only]
     ours = [] if only and "ctseg" not in only else ["ctseg logits", "ctseg labels"]
-    return [*ours, *(f"{p} by hand" for p in peers), *(f"{p} as it comes" for p in peers)]
+    return [
+        *ours,
+        *(f"{p} by hand" for p in peers),
+        *(f"{p} {WITH_OURS}" for p in peers if p in ("nnunet", "monai")),
+        *(f"{p} as it comes" for p in peers),
+    ]
 
 
 def ratios(runs: dict[str, dict[str, Any]], alone: float, device: str) -> dict[str, Any]:
@@ -314,7 +341,7 @@ def ratios(runs: dict[str, dict[str, Any]], alone: float, device: str) -> dict[s
     return {**out, "reached": bars}
 
 
-def agreement(net: nn.Module, only: Sequence[str], scratch: Path) -> dict[str, Any]:
+def agreement(nets: Nets, only: Sequence[str], scratch: Path) -> dict[str, Any]:
     """Largest and mean difference of fp32 logits from ours, for those that blend by a Gaussian as we do.
 
     nnU-Net centres its Gaussian half a voxel aside and sums in float16; MONAI cuts the product of its weights off at
@@ -322,7 +349,7 @@ def agreement(net: nn.Module, only: Sequence[str], scratch: Path) -> dict[str, A
     """
     image = np.random.default_rng(1).standard_normal((1, *SMALL.shape_zyx), np.float32)
     ours = ctseg.predict_tiles(
-        copy.deepcopy(net),
+        copy.deepcopy(nets.ours),
         image,
         SMALL.tile_zyx,
         overlap=SMALL.overlap,
@@ -334,7 +361,7 @@ def agreement(net: nn.Module, only: Sequence[str], scratch: Path) -> dict[str, A
         if only and peer not in only:
             continue
         with quiet():
-            run = PEERS[peer](copy.deepcopy(net), image, SMALL, scratch)
+            run = PEERS[peer](copy.deepcopy(nets.theirs), image, SMALL, scratch)
             theirs = run().float().numpy()
         out[peer] = {
             "largest_difference": float(np.abs(ours - theirs).max()),
@@ -344,12 +371,12 @@ def agreement(net: nn.Module, only: Sequence[str], scratch: Path) -> dict[str, A
     return out
 
 
-def _warm(contender: Contender, net: nn.Module, folder: Path) -> None:
+def _warm(contender: Contender, nets: Nets, folder: Path) -> None:
     """One or two tiles first: imports, kernels chosen, weights of the window."""
     setting = contender.setting
     small = replace(setting, shape_zyx=setting.tile_zyx)
     image = np.zeros((1, *small.shape_zyx), np.float32)
-    Contender(contender.name, net, image, small, folder).once()
+    Contender(contender.name, nets, image, small, folder).once()
 
 
 def _rotated(contenders: list[Contender], by: int) -> Iterator[Contender]:
