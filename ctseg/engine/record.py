@@ -10,6 +10,7 @@ import ctseg
 from ctseg.engine.pairs import PREDICTIONS
 from ctseg.engine.request import Request
 from ctseg.engine.segmenter import Segmenter
+from ctseg.engine.stages import Staged
 from ctseg.files import write_text
 
 HEADER = ("ctseg_version", "model", "tensors_sha256", "task", "settings")
@@ -70,7 +71,7 @@ def header(segmenter: Segmenter, request: Request) -> dict[str, Any]:
     rules = card.predict.postprocess if request.rules is None else request.rules
     return {
         "ctseg_version": ctseg.__version__,
-        "model": card.name or card.architecture,
+        "model": _name(segmenter),
         "tensors_sha256": [member.tensors_sha256 for member in card.members],
         "task": card.task.model_dump(mode="json"),
         "settings": {
@@ -83,6 +84,25 @@ def header(segmenter: Segmenter, request: Request) -> dict[str, Any]:
             "precision": segmenter.runtime.precision,
             "device": str(segmenter.runtime.device),
             "labels": None if request.labels is None else list(request.labels),
+            "dtype": request.dtype,
+            **_where(segmenter),
             "postprocess": [rule.model_dump(mode="json", exclude_none=True) for rule in rules],
         },
     }
+
+
+def _where(segmenter: Segmenter) -> dict[str, Any]:
+    """The part of scans that is looked at, where it is not all of them."""
+    if not isinstance(segmenter, Staged):
+        return {}
+    stages = [
+        {"model": _name(stage.model), "margin_mm": stage.margin_mm,
+         "labels": None if stage.labels is None else list(stage.labels)}
+        for stage in segmenter.stages
+    ]  # fmt: skip
+    region = segmenter.region
+    return {"region": None if region is None else [list(r) for r in region], "stages": stages}
+
+
+def _name(segmenter: Segmenter) -> str:
+    return segmenter.card.name or segmenter.card.architecture

@@ -26,6 +26,7 @@ from ctseg.engine.folder import predict_folder
 from ctseg.engine.inputs import find_items
 from ctseg.engine.leftovers import remove_leftovers
 from ctseg.engine.request import Request
+from ctseg.engine.stages import Stage, Staged
 from ctseg.engine.work import Summary
 from ctseg.errors import BadInput, DiskFull, FileProblem, RunFailed
 
@@ -264,6 +265,17 @@ def test_the_record_of_another_model_is_told_apart(folder):
     for key in ("tile_zyx", "blend", "mirror_axes", "precision", "device", "batch_size",
                 "skip_air", "labels", "postprocess"):  # fmt: skip
         assert key in told["settings"]
+
+
+def test_the_record_says_where_was_looked(folder):
+    first = Stage(small.small_model(), ("bright",), 5.0)
+    predict(folder, Staged.of(small.small_model(), [first], ((0, 8), (0, 9), (0, 10))))
+    told = record(folder)
+    assert told["settings"]["region"] == [[0, 8], [0, 9], [0, 10]]
+    assert told["settings"]["stages"] == [
+        {"model": "small.v1", "margin_mm": 5.0, "labels": ["bright"]}
+    ]
+    assert any("first stage" in note for note in told["cases"][0]["notes"])
 
 
 def test_an_earlier_record_of_no_use_is_replaced(folder):
