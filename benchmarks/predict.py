@@ -6,8 +6,8 @@
 
 All get one U-Net with the same weights and the same scan, in one process and in turns: we run ours, the others run it
 as nnU-Net builds it (PlainConvUNet; both give the same logits). `as they come` is float32 in PyTorch's layout on a CPU;
-on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and channels-last; `with
-our network` is the same around ours, so that one sees what the network and what the window is worth. The network
+on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and channels-last;
+`with our network` is the same around ours, so that one sees what the network and what the window is worth. The network
 alone is what ours needs in its fastest precision and layout for as many tiles, one at a time.
 pytorch-3dunet goes from file to file, since its predictors do nothing else.
 
