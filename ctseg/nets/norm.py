@@ -86,12 +86,12 @@ def _normalise(
     """Normalise each sample into `out`, which may be `x`; mean and 1 / deviation of its channels."""
     mean, rstd = (weight.new_empty(x.shape[:2]) for _ in range(2))
     for i in range(len(x)):  # written in place, so that no copy joins the samples
+        one = out[i : i + 1]
         torch.native_batch_norm(
-            x[i : i + 1], weight, bias, None, None, True, 0.0, eps,
-            out=(out[i : i + 1], mean[i], rstd[i]),
+            x[i : i + 1], weight, bias, None, None, True, 0.0, eps, out=(one, mean[i], rstd[i])
         )  # fmt: skip
-    if slope is not None:
-        functional.leaky_relu_(out, slope)
+        if slope is not None:  # while the sample is in the cache
+            functional.leaky_relu_(one, slope)
     return mean, rstd
 
 
