@@ -163,7 +163,11 @@ class Share:
                 for note in made["notes"]:
                     if engine.on_note is not None:
                         engine.on_note(f"Process {rank}: {note}")
-                self._collect(files[rank], wanted, back.axis)
+                try:
+                    self._collect(files[rank], wanted, back.axis)
+                except FileProblem:
+                    self._check()  # another one failed meanwhile, so that this one's files are gone
+                    raise
 
     @staticmethod
     def _collect(

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch.distributed import HashStore, TCPStore
 
@@ -27,7 +27,7 @@ from ctseg.engine.forward import TileTooLarge
 from ctseg.engine.products import Confidence, LabelMap, Probabilities
 from ctseg.engine.runtime import choose
 from ctseg.engine.settings import Settings
-from ctseg.engine.sharing import Share, ranges
+from ctseg.engine.sharing import Share, ranges, replay
 from ctseg.engine.sinks import ToArray
 from ctseg.engine.streaming import Engine
 from ctseg.errors import (
@@ -144,6 +144,7 @@ def shared(folder, size, engines, streams):
     kind=st.sampled_from(["fp32", "bf16", "slice-wise", "air"]),
     size=st.sampled_from([2, 3, 5]),
 )
+@example(depth=1, overlap=0.0, way="coarser", direction=FLIPPED, kind="fp32", size=2)
 def test_processes_make_together_what_one_makes(
     tmp_path, depth, overlap, way, direction, kind, size
 ):
@@ -216,6 +217,31 @@ def test_one_that_fails_does_not_keep_the_others_waiting(tmp_path):
     assert came[0].message == "Process 2: A tile does not fit."
     assert came[0].hint == "Use a smaller one."
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_that_is_gone_because_another_process_failed_is_not_blamed(tmp_path):
+    """A process that hears of a failure removes its files; the first one may just be about to read them."""
+    streams = [stream_of(30), stream_of(30)]
+    _, pairs, _ = sinks_of(streams[0])
+
+    def work(team):
+        stream = streams[team.rank]
+        with Share(team, "scan") as share:
+            if team.leads:
+
+                def collect(*_):
+                    ended.wait(20)
+                    replay(tmp_path / "gone", None, 0)
+
+                share._collect = collect
+            share.run(engine_of(), stream, pairs, back=Back(stream.trail), folder=tmp_path)
+            if not team.leads:
+                team.put_first("share/scan/0/failed", error_data(BadInput("It is broken."), 2))
+                ended.set()
+
+    ended = threading.Event()
+    error = together(2, work)[0]
+    assert isinstance(error, BadInput) and error.message == "Process 2: It is broken."
 
 
 def test_one_that_tries_no_more_ends_the_tries_of_the_others(tmp_path):

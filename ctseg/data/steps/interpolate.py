@@ -39,7 +39,12 @@ def values_at(
         orders_zyx: 0, 1 or 3 per axis.
         spline: whether order 3 is an interpolating B-spline rather than Keys' cubic convolution.
     """
-    out = torch.from_numpy(np.ascontiguousarray(array_czyx, np.float32))
+    array = np.ascontiguousarray(array_czyx, np.float32)
+    if (
+        min(array.strides) < 0
+    ):  # NumPy takes a flipped axis of one voxel for contiguous, torch does not
+        array = array.copy()
+    out = torch.from_numpy(array)
     # the axis that shrinks most goes first, so that the others have less to do
     axes = sorted(range(3), key=lambda a: len(positions[a]) / array_czyx.shape[a + 1])
     for axis in axes:
