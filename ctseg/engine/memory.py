@@ -22,7 +22,7 @@ from ctseg.engine.ensemble import Ensemble
 from ctseg.engine.estimate import Estimate, Job, estimate, job_of, size_text
 from ctseg.engine.forward import TileTooLarge, out_of_memory, release
 from ctseg.engine.products import Product
-from ctseg.engine.runtime import Runtime
+from ctseg.engine.runtime import Runtime, processes_here
 from ctseg.engine.settings import Grid, Settings
 from ctseg.engine.stages import Staged
 from ctseg.errors import BadInput, RunFailed
@@ -69,10 +69,12 @@ class Fitted:
 def limits(runtime: Runtime, asked: int | None = None) -> tuple[int, int]:
     """Bytes that prediction may hold on its device, and in main memory beside the process.
 
+    Processes that torchrun started on one machine share what is free of its main memory.
+
     Args:
         asked: instead of what is free on the device.
     """
-    free = machine.free_memory()
+    free = machine.free_memory() // processes_here()
     host = free - min(max(int(RESERVE * free), LEAST_RESERVE), free)
     if runtime.device.type == "cuda":
         if asked is not None:

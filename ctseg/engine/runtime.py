@@ -116,6 +116,11 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def processes_here() -> int:
+    """How many processes torchrun started on this machine; one without it."""
+    return max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
 def cpu_bf16() -> bool:
     """Whether the processor multiplies bf16 in hardware (AVX512-BF16 or AMX)."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -415,3 +415,14 @@ def test_the_estimate_is_what_is_held():
     for real, guessed in json.loads(result.stdout):
         assert real > 10**8  # enough to tell
         assert abs(guessed - real) < max(0.3 * real, 10**8), (real, guessed)
+
+
+def test_processes_of_one_machine_share_what_is_free(monkeypatch):
+    monkeypatch.setattr("ctseg.machine.free_memory", lambda: 8 * 2**30)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    runtime = choose("cpu", "fp32")
+    _, alone = memory.limits(runtime)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    _, shared = memory.limits(runtime)
+    assert alone == pytest.approx(8 * 2**30 * 0.9, rel=0.01)
+    assert shared == pytest.approx(2 * 2**30 * 0.875, rel=0.03)
