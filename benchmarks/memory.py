@@ -45,6 +45,8 @@ from ctseg.card import Card
 from ctseg.engine.weights import save_weights
 
 GIB = 2**30
+IDLE_SECONDS = 60
+"""A process that computes nothing for so long waits for something that will not come."""
 TILE_ZYX = (64, 128, 128)
 OVERLAP = 0.125
 OPTIONS: dict[str, Any] = {"features": [2, 4], "convs_per_level": 1}
@@ -197,8 +199,14 @@ def _apart(who: str, size: Size, folder: Path, limit_gib: float, seconds: float)
     begun = time.perf_counter()
     with (folder / "out.txt").open("w+") as out, (folder / "err.txt").open("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err)
+        working, since = -1.0, begun
         try:
             while process.poll() is None:
+                # an allocation that fails in a thread of nnU-Net's leaves the others waiting for ever
+                if (ticks := _processor_seconds(process.pid)) != working:
+                    working, since = ticks, time.perf_counter()
+                elif time.perf_counter() - since > IDLE_SECONDS:
+                    return {"state": f"stood still under {limit_gib} GiB", "exceeded": True}
                 if (now := _held(process.pid)) is not None and now["anonymous"] > limit_gib * GIB:
                     return {"state": f"exceeded {limit_gib} GiB", "exceeded": True}
                 if time.perf_counter() - begun > seconds:
@@ -215,6 +223,15 @@ def _apart(who: str, size: Size, folder: Path, limit_gib: float, seconds: float)
             return {"state": f"failed: {err.read()[-1500:]}"}
         found: dict[str, Any] = json.loads(out.read().splitlines()[-1])
         return found
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has computed by now."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1.0
+    return float(int(fields[11]) + int(fields[12]))
 
 
 def _inside(who: str, folder: Path, size: Size, limit_gib: float) -> dict[str, Any]:
