@@ -37,7 +37,7 @@ class NiftiSink:
         *,
         gz: bool,
     ) -> None:
-        header = _header(temporary, geometry, dtype, channels)
+        header = _header(geometry, dtype, channels)
         self._offset = len(header)
         self._plane = geometry.shape_zyx[1] * geometry.shape_zyx[2] * dtype.itemsize
         self._depth = geometry.shape_zyx[0]
@@ -79,9 +79,7 @@ class NiftiSink:
                 self._spool.close()
 
 
-def _header(
-    temporary: Path, geometry: Geometry, dtype: np.dtype[Any], channels: int | None
-) -> bytes:
+def _header(geometry: Geometry, dtype: np.dtype[Any], channels: int | None) -> bytes:
     """The bytes in front of the voxels: what SimpleITK writes for one voxel on this grid, the size filled in.
 
     Micrometre volumes keep their unit: their numbers are stored in micrometres and marked so.
@@ -92,7 +90,8 @@ def _header(
     ox, oy, oz = (v * factor for v in geometry.origin_xyz)
     one = Geometry((1, 1, 1), (sx, sy, sz), (ox, oy, oz), geometry.direction)
     image = itk.to_image(np.zeros((1, 1, 1), dtype), one)
-    with tempfile.TemporaryDirectory(dir=temporary.parent) as folder, itk.quiet():
+    # not beside the result: whoever kills the process must not find a file there that looks like one
+    with tempfile.TemporaryDirectory(prefix="ctseg-") as folder, itk.quiet():
         path = Path(folder) / "header.nii"
         sitk.WriteImage(image, str(path))
         raw = bytearray(path.read_bytes()[: -dtype.itemsize])
