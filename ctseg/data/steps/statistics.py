@@ -23,6 +23,10 @@ def percentiles_of(values: Values, percentiles: tuple[float, float]) -> tuple[fl
         return 0.0, 0.0
     if percentiles == (0.0, 100.0):
         return low, high
+    if count <= FEW:
+        kept = np.concatenate([part.ravel() for part in values()])
+        first, second = np.percentile(kept.astype(np.float64), percentiles)
+        return float(first), float(second)
     ranks = [p / 100 * (count - 1) for p in percentiles]
     whole = sorted({r for rank in ranks for r in (math.floor(rank), math.ceil(rank))})
     found = {rank: _ranked(values, rank, low, high) for rank in whole}
