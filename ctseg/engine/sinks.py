@@ -44,7 +44,9 @@ class ToArray:
         first = self._box[axis][0] + start
         spans[axis] = slice(first, first + part.shape[part.ndim - 3 + axis])
         self.array[(..., *spans)] = part
-        if axis == 0:  # later pieces lie elsewhere; of a mapped file these pages need not stay in memory
+        if (
+            axis == 0
+        ):  # later pieces lie elsewhere; of a mapped file these pages need not stay in memory
             for planes in self.array if self.array.ndim == 4 else [self.array]:
                 let_go(planes[spans[0]])
 

@@ -96,7 +96,9 @@ def test_python_and_command_line_agree(mini_run, mini_set, tmp_path):
     segmenter = ctseg.load(mini_run, device="cpu", precision="fp32")
     np.testing.assert_array_equal(ctseg.read(dst).array, segmenter.predict(ctseg.read(src)).array)
     segmenter.predict_file(src, tmp_path / "again.nii.gz")
-    np.testing.assert_array_equal(ctseg.read(tmp_path / "again.nii.gz").array, ctseg.read(dst).array)
+    np.testing.assert_array_equal(
+        ctseg.read(tmp_path / "again.nii.gz").array, ctseg.read(dst).array
+    )
 
 
 def test_probabilities_agree_with_labels(mini_run, scan, tmp_path):
