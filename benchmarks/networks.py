@@ -63,7 +63,10 @@ PLANS = {
     "cube_96": Plan((96, 96, 96), (32, 64, 128, 256, 320)),
     "cube_128": Plan((128, 128, 128), (32, 64, 128, 256, 320, 320)),
 }
-USUAL = {"cpu": ("hippocampus",), "cuda": ("hippocampus", "cube_96", "cube_128")}
+USUAL = {
+    "cpu": ("hippocampus", "cube_64", "cube_96"),
+    "cuda": ("hippocampus", "cube_96", "cube_128"),
+}
 
 
 # ---------------------------------------------------------------- the networks

@@ -69,16 +69,6 @@ class CorruptWeights(BadInput):
     """Weights whose checksum, header or tensors are not what the card says."""
 
 
-class MissingExtra(BadInput):
-    """An optional dependency that is not installed."""
-
-    def __init__(self, package: str, *, extra: str, needed_for: str) -> None:
-        super().__init__(
-            f"{needed_for} needs the package '{package}', which is not installed.",
-            hint=f"Install it with: pip install 'ctseg[{extra}]'",
-        )
-
-
 class UnknownName(BadInput, LookupError):
     """A name that nothing registered answers to.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +96,45 @@ def mini_run(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     return folder
+
+
+@pytest.fixture(scope="session")
+def take_back() -> Callable[..., Any]:
+    """An array on the network's grid, taken back to the scan's whole: linearly, integers by the strongest value.
+
+    `fill` [C] is put where the network saw nothing.
+    """
+    import numpy as np
+
+    from ctseg.data.pipeline import spans_of, tracks_of
+    from ctseg.data.steps.interpolate import labels_at, values_at
+
+    def run(trail: Any, array_czyx: Any, fill: Any) -> Any:
+        tracks = tracks_of(trail)
+        box = spans_of(tracks)
+        out = np.empty((len(array_czyx), *trail.source.shape_zyx), array_czyx.dtype)
+        out[:] = np.asarray(fill).astype(array_czyx.dtype)[:, None, None, None]
+        if all(b > a for a, b in box):
+            turned = array_czyx.transpose(0, *(1 + track.axis for track in tracks))
+            places = [t.at[a:b] for t, (a, b) in zip(tracks, box, strict=True)]
+            for axis, at in enumerate(places):
+                if at[0] > at[-1]:  # ascending positions are simpler for all that follows
+                    turned = np.flip(turned, 1 + axis)
+                    places[axis] = turned.shape[1 + axis] - 1 - at
+            take = values_at if array_czyx.dtype.kind == "f" else labels_at
+            out[(slice(None), *(slice(a, b) for a, b in box))] = take(turned, places, (1, 1, 1))
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def undo(take_back: Callable[..., Any]) -> Callable[..., Any]:
+    """The way back through a single step."""
+    from ctseg.data.pipeline import Passage, Trail
+
+    def run(step: Any, array_czyx: Any, geometry: Any, record: Any, fill: Any) -> Any:
+        passage = Passage(step, geometry, record)
+        return take_back(Trail((passage,), geometry, step.grid(geometry, record)), array_czyx, fill)
+
+    return run

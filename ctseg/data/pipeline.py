@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ctseg.config import PreprocessConfig
 from ctseg.data.steps import Record, Step, parse_step, step_to_dict
 from ctseg.data.steps.base import Box
-from ctseg.data.steps.interpolate import labels_at, values_at
 from ctseg.data.steps.track import Tracks, straight
 from ctseg.specs import Task
 from ctseg.volume.geometry import Geometry
@@ -123,28 +122,6 @@ def spans_of(tracks: Tracks) -> Box:
         hits = np.flatnonzero(track.inside)
         spans.append((int(hits[0]), int(hits[-1]) + 1) if len(hits) else (0, 0))
     return spans[0], spans[1], spans[2]
-
-
-def back(trail: Trail, array_czyx: NDArray[Any], fill: NDArray[Any]) -> NDArray[Any]:
-    """An array on the network's grid, taken back to the scan's: linearly, integers by the strongest value.
-
-    Args:
-        fill: [C], what is put outside of a crop.
-    """
-    tracks = tracks_of(trail)
-    box = spans_of(tracks)
-    out = np.empty((len(array_czyx), *trail.source.shape_zyx), array_czyx.dtype)
-    out[:] = np.asarray(fill).astype(array_czyx.dtype)[:, None, None, None]
-    if all(b > a for a, b in box):
-        turned = array_czyx.transpose(0, *(1 + track.axis for track in tracks))
-        places = [t.at[a:b] for t, (a, b) in zip(tracks, box, strict=True)]
-        for axis, at in enumerate(places):
-            if at[0] > at[-1]:  # ascending positions are simpler for all that follows
-                turned = np.flip(turned, 1 + axis)
-                places[axis] = turned.shape[1 + axis] - 1 - at
-        take = values_at if array_czyx.dtype.kind == "f" else labels_at
-        out[(slice(None), *(slice(a, b) for a, b in box))] = take(turned, places, (1, 1, 1))
-    return out
 
 
 def background_fill(task: Task, *, probabilities: bool) -> NDArray[np.float32]:

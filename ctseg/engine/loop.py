@@ -20,6 +20,7 @@ from ctseg.engine.allocator import kept_buffers
 from ctseg.engine.checkpoint import State
 from ctseg.engine.job import Interrupt, Job, RunResult
 from ctseg.engine.models import create_loss
+from ctseg.engine.runtime import repeatable
 from ctseg.engine.segmenter import Segmenter, build
 from ctseg.engine.step import Loss, Stepper, loader_of
 from ctseg.engine.timm_bridge import Schedule, make_optimizer, timm
@@ -52,7 +53,8 @@ def train(job: Job, *, resume: bool = False) -> RunResult:
         KeyboardInterrupt: after Ctrl-C, with a resume point written.
         RunFailed: the loss is not finite.
     """
-    with kept_buffers(job.runtime.device.type == "cpu"), loader_of(job) as loader:
+    device = job.runtime.device
+    with kept_buffers(device.type == "cpu"), repeatable(device), loader_of(job) as loader:
         return _train(job, resume, loader)
 
 

@@ -72,7 +72,7 @@ class Engine:
         if pieces is not None:
             low, high = back.network_span(*pieces)
             # as far as the slab goes: that costs nothing, and pieces are cut as those of the whole
-            ends = Grid(stream.shape_czyx[1:], self.settings).ends
+            ends = _grid(stream.shape_czyx[1:], self.settings).ends
             span = low, next(end for end in ends if end >= high)
             back.start_at(pieces[0])
             stop = pieces[1]

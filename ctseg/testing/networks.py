@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from ctseg.engine.runtime import Runtime
+from ctseg.engine.runtime import Runtime, repeatable
 from ctseg.specs import ArchitectureSpec, Constraints, NetworkPlan, Zyx
 from ctseg.testing.options import check_options, require
 from ctseg.testing.overfit import check_overfits
@@ -167,12 +167,13 @@ def _check_logits(name: str, logits: Any, x: torch.Tensor, out_channels: int) ->
 
 
 def _backward(net: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A step of training without its update; returns the outputs, finest first."""
+    """A step of training without its update, under what `ctseg train` arranges; returns the outputs, finest first."""
     torch.manual_seed(1)  # dropout and the like
-    output = net(x)
-    levels = (output,) if isinstance(output, torch.Tensor) else tuple(output)
-    total = torch.stack([level.float().square().mean() for level in levels]).sum()
-    total.backward()  # type: ignore[no-untyped-call]
+    with repeatable(x.device):
+        output = net(x)
+        levels = (output,) if isinstance(output, torch.Tensor) else tuple(output)
+        total = torch.stack([level.float().square().mean() for level in levels]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
     return levels
 
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from ctseg.data.pipeline import Passage, Pipeline, Trail, back
+from ctseg.data.pipeline import Pipeline
 from ctseg.data.sampling import Rule, draw
 from ctseg.data.steps import (
     Clip,
@@ -29,12 +29,6 @@ from ctseg.data.steps import (
 from ctseg.volume.geometry import Geometry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def undo(step, array_czyx, geometry, record, fill):
-    """Back through a single step."""
-    trail = Trail((Passage(step, geometry, record),), geometry, step.grid(geometry, record))
-    return back(trail, array_czyx, fill)
 
 
 def peer(name: str) -> Any:
@@ -288,7 +282,7 @@ def test_values_are_pytorch_3dunets():
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_transposing_is_numpys(order):
+def test_transposing_is_numpys(undo, order):
     grid = grid_of(1)
     scan = scan_of(grid)
     step = Transpose(order)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ctseg.config import PreprocessConfig
-from ctseg.data.pipeline import Passage, Pipeline, Trail, back, follow_label
+from ctseg.data.pipeline import Pipeline, follow_label
 from ctseg.data.steps import (
     Clip,
     Crop,
@@ -27,12 +27,6 @@ from ctseg.data.steps import (
 )
 from ctseg.errors import ConfigError, UnknownName
 from ctseg.volume.geometry import Geometry
-
-
-def undo(step, array_czyx, geometry, record, fill):
-    """Back through a single step."""
-    trail = Trail((Passage(step, geometry, record),), geometry, step.grid(geometry, record))
-    return back(trail, array_czyx, fill)
 
 
 def oblique(seed: int, shape=(7, 9, 11)) -> Geometry:
@@ -52,7 +46,7 @@ def as_sitk(array, geometry: Geometry) -> sitk.Image:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_orient_agrees_with_simpleitk(seed):
+def test_orient_agrees_with_simpleitk(undo, seed):
     geometry = oblique(seed)
     array = np.random.default_rng(seed).integers(-1000, 1000, geometry.shape_zyx).astype(np.int16)
     expected = sitk.DICOMOrient(as_sitk(array, geometry), "LPS")
@@ -108,7 +102,7 @@ def test_identical_spacing_changes_nothing():
     assert step.grid(geometry, {}).agrees(geometry)
 
 
-def test_crop_keeps_the_box_and_its_place():
+def test_crop_keeps_the_box_and_its_place(undo):
     array = np.zeros((1, 10, 12, 14), np.float32)
     array[0, 3:7, 4:6, 5:13] = 1
     geometry = oblique(1, (10, 12, 14))
@@ -168,7 +162,7 @@ def test_a_constant_scan_is_normalised_without_dividing_by_zero():
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), spacing=st.floats(0.6, 2.5))
 def test_labels_come_back_from_orientation_and_crop_exactly_and_from_resampling_nearly(
-    seed, spacing
+    take_back, seed, spacing
 ):
     geometry = oblique(seed, (12, 14, 13))
     z, y, x = np.meshgrid(*map(np.arange, geometry.shape_zyx), indexing="ij")
@@ -178,11 +172,11 @@ def test_labels_come_back_from_orientation_and_crop_exactly_and_from_resampling_
     scan = label.astype(np.float32)
     exact = Pipeline([Orient(), Crop(margin_mm=1)])
     _, trail = exact.image(scan, geometry)
-    np.testing.assert_array_equal(back(trail, follow_label(trail, label), np.zeros(1)), label)
+    np.testing.assert_array_equal(take_back(trail, follow_label(trail, label), np.zeros(1)), label)
     sizes = tuple(spacing * s for s in Orient().grid(geometry, {}).spacing_xyz)
     finer = Pipeline([Orient(), Resample(sizes, order=1, coarse_order=1)])
     _, trail = finer.image(scan, geometry)
-    returned = back(trail, follow_label(trail, label), np.zeros(1))
+    returned = take_back(trail, follow_label(trail, label), np.zeros(1))
     for value in (1, 2):
         one, two = returned == value, label == value
         dice = 2 * (one & two).sum() / (one.sum() + two.sum())

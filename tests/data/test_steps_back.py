@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ctseg.config import PreprocessConfig
-from ctseg.data.pipeline import Passage, Pipeline, Trail, back, follow_label, follow_values
+from ctseg.data.pipeline import Pipeline, follow_label, follow_values
 from ctseg.data.steps import (
     STEPS,
     Clip,
@@ -41,12 +41,6 @@ TURNS = [
     for permutation in itertools.permutations(range(3))
     for signs in itertools.product((-1, 1), repeat=3)
 ]
-
-
-def undo(step, array_czyx, geometry, record, fill):
-    """Back through a single step."""
-    trail = Trail((Passage(step, geometry, record),), geometry, step.grid(geometry, record))
-    return back(trail, array_czyx, fill)
 
 
 @st.composite
@@ -93,20 +87,20 @@ exact_steps = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(grid=grids(), steps=st.lists(exact_steps, max_size=4), seed=st.integers(0, 999))
-def test_labels_come_back_exactly_from_steps_that_only_move_voxels(grid, steps, seed):
+def test_labels_come_back_exactly_from_steps_that_only_move_voxels(take_back, grid, steps, seed):
     """All that a crop kept comes back as it was, and where nothing was kept there is background."""
     label = blocks(grid, seed)
     scan = label.astype(np.float32) * 3
     _, trail = Pipeline(steps).image(scan, grid)
     moved = follow_label(trail, label)
     assert moved.shape[1:] == trail.target.shape_zyx
-    kept = back(trail, follow_label(trail, np.ones_like(label)), np.zeros(1)) == 1
+    kept = take_back(trail, follow_label(trail, np.ones_like(label)), np.zeros(1)) == 1
     if not any(isinstance(step, Crop | CropToBody) for step in steps):
         assert kept.all()
     expected = np.where(kept, label, 0)
-    np.testing.assert_array_equal(back(trail, moved, np.zeros(1)), expected)
+    np.testing.assert_array_equal(take_back(trail, moved, np.zeros(1)), expected)
     logits = np.stack([moved[0] == v for v in (0, 1, 2, 7)]).astype(np.float32)
-    shares = back(trail, logits, np.array([1.0, 0, 0, 0], np.float32))
+    shares = take_back(trail, logits, np.array([1.0, 0, 0, 0], np.float32))
     np.testing.assert_array_equal(shares.argmax(0), np.searchsorted([0, 1, 2, 7], expected[0]))
 
 
@@ -130,7 +124,7 @@ def test_the_grid_says_where_each_voxel_went(grid, steps):
 
 @settings(max_examples=60, deadline=None)
 @given(grid=grids(), step=exact_steps)
-def test_steps_that_change_nothing_are_exact(grid, step):
+def test_steps_that_change_nothing_are_exact(undo, grid, step):
     """Where a step says that it leaves the grid alone, labels stay as they are, and so does where they lie."""
     label = blocks(grid, 1)
     if keeps_grid(step, grid):
@@ -148,7 +142,7 @@ def test_steps_that_change_nothing_are_exact(grid, step):
         Resample((0.7, 0.8, 2.5), kernel="spline"), Resample((0.7, 0.8, 2.5), align="first"),
     ],
 )  # fmt: skip
-def test_identity_is_exact(step):
+def test_identity_is_exact(undo, step):
     grid = Geometry((9, 10, 11), (0.7, 0.8, 2.5), (1.0, 2.0, 3.0))
     scan = np.random.default_rng(0).normal(size=(2, 9, 10, 11)).astype(np.float32)
     label = blocks(grid, 0)
@@ -173,7 +167,7 @@ resamplings = st.one_of(
 
 @settings(max_examples=120, deadline=None)
 @given(grid=grids(), step=resamplings, seed=st.integers(0, 999))
-def test_labels_come_back_from_resampling_away_from_their_borders(grid, step, seed):
+def test_labels_come_back_from_resampling_away_from_their_borders(undo, grid, step, seed):
     """The documented error: a voxel keeps its label where all voxels within a new voxel or two have the same."""
     label = blocks(grid, seed)
     after = step.grid(grid, {})
@@ -196,7 +190,7 @@ def test_labels_come_back_from_resampling_away_from_their_borders(grid, step, se
 
 @settings(max_examples=60, deadline=None)
 @given(grid=grids(), step=resamplings)
-def test_constants_and_shares_survive_resampling(grid, step):
+def test_constants_and_shares_survive_resampling(undo, grid, step):
     """A constant stays one, probabilities stay probabilities, weights do not become negative."""
     scan = np.full((1, *grid.shape_zyx), 3.5, np.float32)
     after = step.image(scan, grid, {})
@@ -259,7 +253,7 @@ def test_negative_and_large_values_are_resampled_too():
 # ---------------------------------------------------------------- single steps
 
 
-def test_crop_to_body_leaves_the_table():
+def test_crop_to_body_leaves_the_table(undo):
     """The box of voxels above the threshold holds the table; the largest connected part does not."""
     scan = np.full((1, 12, 40, 40), -1000, np.float32)
     _, y, x = np.meshgrid(*map(np.arange, (12, 40, 40)), indexing="ij")
@@ -391,7 +385,7 @@ def test_impossible_options_are_refused(wrong):
 
 
 @pytest.mark.real_data
-def test_the_table_goes_and_labels_come_back_on_real_scans(real_data):
+def test_the_table_goes_and_labels_come_back_on_real_scans(take_back, real_data):
     """A soft-tissue sarcoma CT whose table lies below the patient; tumours survive halving in the plane."""
     from ctseg.data.load import load_image, load_label
     from ctseg.data.readers.find import open_dataset
@@ -411,13 +405,13 @@ def test_the_table_goes_and_labels_come_back_on_real_scans(real_data):
     assert above[1] == [0, 143]
     assert kept[1][1] < 120  # the table's slices are gone
     moved = follow_label(trail, label.czyx)
-    returned = back(trail, moved, np.zeros(1))
+    returned = take_back(trail, moved, np.zeros(1))
     one, two = returned == 1, label.czyx == 1
     assert 2 * (one & two).sum() / (one.sum() + two.sum()) > 0.95
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", ">i2", "u4", "u8"])
-def test_labels_of_any_type_are_resampled(dtype):
+def test_labels_of_any_type_are_resampled(undo, dtype):
     """As ITK-SNAP writes them (uint16), and from big-endian files."""
     label = np.zeros((1, 6, 8, 9), dtype)
     label[0, 2:4, 2:6, 3:7] = 200

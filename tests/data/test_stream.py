@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctseg.data import stream as streams
-from ctseg.data.pipeline import Pipeline, back
+from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import (
     Clip,
     Crop,
@@ -112,7 +112,7 @@ def test_whole_numbers_stay_until_a_step_needs_more():
 @pytest.mark.parametrize(
     "name", [n for n, s in STEPS.items() if type(s) in (Orient, Transpose, Crop, CropOrPad, PadToMultiple)]
 )  # fmt: skip
-def test_tracks_say_where_voxels_went(name):
+def test_tracks_say_where_voxels_went(take_back, name):
     """An array of indices on the grid after the step, undone, holds at each source voxel what its track says."""
     scan = scan_of(TURNED)
     _, trail = Pipeline([STEPS[name]]).image(scan, TURNED)
@@ -120,7 +120,7 @@ def test_tracks_say_where_voxels_went(name):
     tracks = passage.step.carry(straight(TURNED.shape_zyx), passage.before, passage.record)
     for track, axis in zip(tracks, range(3), strict=True):
         index = np.indices(trail.target.shape_zyx)[track.axis][None].astype(np.float32)
-        undone = back(trail, index, np.full(1, -9.0, np.float32))[0]
+        undone = take_back(trail, index, np.full(1, -9.0, np.float32))[0]
         inside = np.ix_(*(t.inside for t in tracks))
         shape = [1, 1, 1]
         shape[axis] = -1

@@ -35,7 +35,6 @@ from ctseg.errors import (
     CtsegError,
     DiskFull,
     FileProblem,
-    MissingExtra,
     RunFailed,
     UnknownName,
 )
@@ -267,7 +266,6 @@ def test_one_that_tries_no_more_ends_the_tries_of_the_others(tmp_path):
         (ValueError("no such axis"), RunFailed),
         (DiskFull("The disk is full."), DiskFull),
         (UnknownName("label", "livr", ["liver"]), BadInput),
-        (MissingExtra("zarr", extra="zarr", needed_for="This"), BadInput),
         (KeyboardInterrupt(), RunFailed),
     ],
 )
