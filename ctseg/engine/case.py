@@ -123,9 +123,10 @@ class CaseJob:
     def _fitted(self, job: ScanJob) -> None:
         """Make batch and tile fit the memory, and say what comes."""
         products = [one.product for one in self._outputs.wanted]
+        finished = [one.product for one in self._outputs.wanted if one.finish is not None]
         self._segmenter, notes, estimate = fit_segmenter(
             self._segmenter, job.stream, self._fit.memory, products,
-            keep_batch=self._fit.keep_batch,
+            finished=finished, keep_batch=self._fit.keep_batch,
         )  # fmt: skip
         for note in notes:
             self._note(note)

@@ -116,7 +116,7 @@ class _Mean(Engine):
                 if on_tiles:
                     on_tiles(before * tiles + done, count * tiles)
 
-            product = _shares(model)
+            product = shares(model)
             way = Back(own.trail)
             sink = _Adding(total, way.box, product.fill, 1 / count)
             part = _part(model, own, way, pieces)
@@ -173,7 +173,7 @@ def _part(
     return max(s for s in seams if s <= a), min(s for s in seams if s >= b)
 
 
-def _shares(model: Segmenter) -> Product:
+def shares(model: Segmenter) -> Product:
     """What is averaged: probabilities, or the values of a regression."""
     if model.task.kind == "regression":
         return Values(model.task, model.scale, flat=False)

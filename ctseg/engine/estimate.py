@@ -47,7 +47,8 @@ class Estimate:
         carried: logits kept from slab to slab.
         activations: of tiles in the networks.
         reading: parts of the scan on their way through preprocessing.
-        results: pieces of results, and what waits for the end of the scan.
+        results: pieces of results.
+        waiting: results that wait for the end of the scan, and sums that several models share.
         device: where it is held.
         sums_on_host: whether the sums are in main memory, although the device is another.
     """
@@ -60,6 +61,7 @@ class Estimate:
     activations: int
     reading: int
     results: int
+    waiting: int = 0
     device: str = "cpu"
     sums_on_host: bool = False
 
@@ -68,7 +70,7 @@ class Estimate:
         """On the device. Tiles, reading and results take turns there."""
         fixed = self.process + self.weights + self.rows
         if self.device == "cpu":
-            return fixed + self.sums + self.carried + max(
+            return fixed + self.sums + self.carried + self.waiting + max(
                 self.activations, self.reading, self.results
             )  # fmt: skip
         if self.sums_on_host:
@@ -81,7 +83,7 @@ class Estimate:
         if self.device == "cpu":
             return 0
         sums = self.sums + self.carried + self.results if self.sums_on_host else 0
-        return sums + self.reading + self.rows
+        return sums + self.reading + self.rows + self.waiting
 
     def __str__(self) -> str:
         parts = {
@@ -104,7 +106,7 @@ class Job:
         slices: of them.
         part: bytes of an array in preprocessing.
         products: what is made.
-        waiting: bytes of results that wait in memory for the end of the scan.
+        waiting: bytes that are held in memory to the end of the scan.
     """
 
     networks: Sequence[torch.nn.Module]
@@ -158,7 +160,8 @@ def estimate(job: Job, settings: Settings) -> Estimate:
         carried=carried,
         activations=activations,
         reading=COPIES * job.part,
-        results=2 * pieces + combined + job.waiting,
+        results=2 * pieces + combined,
+        waiting=job.waiting,
         device="cpu" if cpu else str(job.runtime.device),
         sums_on_host=settings.sums_on_host and not cpu,
     )
@@ -171,23 +174,39 @@ def _held(runtime: Runtime) -> int:
     return machine.own_memory()
 
 
-def job_of(segmenter: Segmenter, scan: Stream | Geometry, products: Sequence[Product]) -> Job:
-    """What the memory of this model on this scan depends on."""
+def job_of(
+    segmenter: Segmenter,
+    scan: Stream | Geometry,
+    products: Sequence[Product],
+    *,
+    finished: Sequence[Product] = (),
+    held: int = 0,
+) -> Job:
+    """What the memory of this model on this scan depends on.
+
+    Args:
+        finished: the products that wait for the end of the scan whatever its direction, as post-processing needs it.
+        held: bytes that are held to the end of the scan besides.
+    """
     if isinstance(scan, Stream):
         trail, part = scan.trail, scan.part_bytes
     else:
         trail, part = _uncropped(segmenter, scan), PART_BYTES
     back = Back(trail)
-    waiting = 0
-    if back.axis != 0 or not back.ascending:
-        voxels = math.prod(trail.source.shape_zyx)
-        sizes = [voxels * (p.channels or 1) * np.dtype(p.dtype).itemsize for p in products]
-        waiting = sum(min(size, IN_MEMORY) for size in sizes)
+    along = back.axis == 0 and back.ascending
+    waiting = held + waiting_bytes(trail.source, finished if along else products)
     return Job(
         segmenter.networks, segmenter.runtime,
         (segmenter.card.in_channels, *trail.target.shape_zyx),
         segmenter.task.out_channels, back.plane, back.slices, part, products, waiting,
     )  # fmt: skip
+
+
+def waiting_bytes(source: Geometry, products: Sequence[Product]) -> int:
+    """Bytes of these results of a whole scan that lie in memory; large ones lie in a file."""
+    voxels = math.prod(source.shape_zyx)
+    sizes = [voxels * (p.channels or 1) * np.dtype(p.dtype).itemsize for p in products]
+    return sum(min(size, IN_MEMORY) for size in sizes)
 
 
 def _uncropped(segmenter: Segmenter, source: Geometry) -> Trail:

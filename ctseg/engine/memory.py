@@ -18,8 +18,8 @@ import torch
 from ctseg import machine
 from ctseg.data.stream import Stream
 from ctseg.engine import tiling
-from ctseg.engine.ensemble import Ensemble
-from ctseg.engine.estimate import Estimate, Job, estimate, job_of, size_text
+from ctseg.engine.ensemble import Ensemble, shares
+from ctseg.engine.estimate import Estimate, Job, estimate, job_of, size_text, waiting_bytes
 from ctseg.engine.forward import TileTooLarge, out_of_memory, release
 from ctseg.engine.products import Product
 from ctseg.engine.runtime import Runtime, processes_here
@@ -150,6 +150,7 @@ def fit_segmenter(
     limit: int | None = None,
     products: Sequence[Product] = (),
     *,
+    finished: Sequence[Product] = (),
     keep_batch: bool = False,
 ) -> tuple[Segmenter, tuple[str, ...], Estimate]:
     """The model with settings that fit the memory, what was changed and why, and the memory it takes.
@@ -158,6 +159,7 @@ def fit_segmenter(
         scan: as the networks see it; or its geometry, which is taken for uncropped.
         limit: bytes, e.g. `parse_size("8G")`; what is free by default.
         products: what is made; labels by default.
+        finished: those of them that wait for the end of the scan, as post-processing needs it.
         keep_batch: leave the batch as it is, as far as it fits: somebody asked for it.
 
     Raises:
@@ -166,14 +168,23 @@ def fit_segmenter(
     inner = getattr(segmenter, "inner", segmenter)
     streams = getattr(scan, "streams", ())
     if isinstance(inner, Ensemble):  # its models take turns, each with a tiling of its own
+        source = scan.trail.source if isinstance(scan, Stream) else scan
+        held = waiting_bytes(source, (shares(inner.models[0]), *finished))
+        pairs = zip(inner.models, streams or [scan] * len(inner.models), strict=True)
         fits = [
-            fit_segmenter(model, own, limit, keep_batch=keep_batch)
-            for model, own in zip(inner.models, streams or [scan] * len(inner.models), strict=True)
+            _fit_one(model, job_of(model, own, (shares(model),), held=held), limit, keep_batch)
+            for model, own in pairs
         ]
         notes = tuple(dict.fromkeys(note for _, told, _ in fits for note in told))
         most = max((found for _, _, found in fits), key=lambda found: found.total)
         return _with_models(segmenter, [model for model, _, _ in fits]), notes, most
-    job = job_of(segmenter, scan, products or (segmenter.product(),))
+    job = job_of(segmenter, scan, products or (segmenter.product(),), finished=finished)
+    return _fit_one(segmenter, job, limit, keep_batch)
+
+
+def _fit_one(
+    segmenter: Segmenter, job: Job, limit: int | None, keep_batch: bool
+) -> tuple[Segmenter, tuple[str, ...], Estimate]:
     fitted = fit(job, segmenter.settings, limit=limit, keep_batch=keep_batch)
     if fitted.settings != segmenter.settings:
         segmenter = segmenter.tiled(fitted.settings)

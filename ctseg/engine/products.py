@@ -18,6 +18,8 @@ from ctseg.specs import Label, Task
 from ctseg.task import activate, label_dtype, values_of
 
 FloatType = Literal["float16", "float32", "float64"]
+ROWS_BYTES = 2**23
+"""Logits of all classes that are made into probabilities at a time."""
 
 
 class Product(Protocol):
@@ -99,12 +101,20 @@ class Probabilities:
         self.channels: int | None = len(self._chosen)
         fill = background_fill(task, probabilities=True)
         self.fill = fill[self._chosen].astype(dtype)
-        self.working = 16 * task.out_channels
+        own = 0 if dtype == "float32" else np.dtype(dtype).itemsize
+        self.working = (4 + own) * len(self._chosen) + 4
 
     def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
-        logits = interpolate(low_czyx, positions)
-        shares = activate(self._task, (logits / self._temperature)[None])[0]
-        return shares if len(self._chosen) == len(shares) else shares[self._chosen]
+        z, y, x = positions
+        out = torch.empty((len(self._chosen), len(z), len(y), len(x)), device=low_czyx.device)
+        # in rows, so that what all classes take on the way is small beside the result
+        rows = max(1, ROWS_BYTES // (4 * len(low_czyx) * len(z) * len(x)))
+        for start in range(0, len(y), rows):
+            part = slice(start, start + rows)
+            logits = interpolate(low_czyx, (z, y[part], x))
+            shares = activate(self._task, (logits / self._temperature)[None])[0]
+            out[:, :, part] = shares if len(out) == len(shares) else shares[self._chosen]
+        return out
 
 
 class Values:

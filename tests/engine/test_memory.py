@@ -27,6 +27,7 @@ from ctseg.engine.stages import Staged
 from ctseg.errors import BadInput
 from ctseg.specs import Constraints
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.scratch import IN_MEMORY
 
 _spec = importlib.util.spec_from_file_location(
     "small_model", Path(__file__).with_name("small_model.py")
@@ -308,12 +309,28 @@ def test_a_model_is_fitted_to_a_scan():
     assert model.settings.tile_zyx == (32, 32, 32)
 
 
+def test_what_waits_for_the_end_of_a_scan_counts():
+    """The sum of several models in float32, and the map that post-processing needs; a file where they are large."""
+    model = small_model().with_settings(tile_zyx=(32, 32, 32))
+    small, large = Geometry((40, 128, 128)), Geometry((4000, 512, 512))
+    labels = [model.product()]
+    for grid, voxels in ((small, 40 * 128 * 128), (large, 4000 * 512 * 512)):
+        plain = fit_segmenter(model, grid, 10**10, labels)[2]
+        cleaned = fit_segmenter(model, grid, 10**10, labels, finished=labels)[2]
+        both = fit_segmenter(Ensemble([model, model]), grid, 10**10, labels, finished=labels)[2]
+        shared = 4 * model.task.out_channels * voxels
+        assert plain.waiting == 0
+        assert cleaned.waiting == min(voxels, IN_MEMORY)
+        assert both.waiting == min(shared, IN_MEMORY) + min(voxels, IN_MEMORY)
+        assert cleaned.total - cleaned.process == plain.total - plain.process + cleaned.waiting
+
+
 def test_models_of_an_ensemble_are_fitted_one_by_one():
     one, two = small_model().with_settings(tile_zyx=(32, 32, 32)), small_model()
     both = Ensemble([one, two])
     both.on_note = print
     grid = Geometry((40, 512, 512), (0.8, 0.8, 3.0))
-    alone = fit_segmenter(one, grid, 10**10)[2]
+    alone = fit_segmenter(both, grid, 10**10)[2]
     less, notes, found = fit_segmenter(both, grid, alone.total - alone.sums // 4)
     assert less.models[0].settings.tile_zyx[0] < 32
     assert less.models[1].settings.tile_zyx == (8, 8, 8)
