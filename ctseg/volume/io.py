@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, VolumeWriter, Zyx, frozen
-from ctseg.volume.formats.source import Source, check_box, check_file, check_slices
+from ctseg.volume.formats.source import Source, check_box, check_file, check_slices, what_is
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
 
@@ -54,15 +54,16 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
     """
     path = Path(path)
     spec = plugins.format_named(format) if format else None
-    if spec is None and path.exists():
+    kind = what_is(path)
+    if spec is None and kind:
         spec = format_of(path)
     if spec is None:
-        if not path.is_dir():
+        if kind != "folder":
             check_file(path)
         known = ", ".join(s for f in plugins.formats() for s in f.suffixes)
         what = (
             "holds no DICOM files and no numbered slices"
-            if path.is_dir()
+            if kind == "folder"
             else "has no known suffix"
         )
         raise FileProblem(

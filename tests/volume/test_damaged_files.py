@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ctseg.data.readers.find import open_dataset
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label
+from ctseg.volume.formats.raw import Raw
 from ctseg.volume.io import open_volume, read, write
 from ctseg.volume.volume import Volume
 
@@ -134,3 +137,44 @@ def test_metaimage_without_its_data_file(tmp_path: Path) -> None:
         read(tmp_path / "a.mhd")
     (tmp_path / "a.raw").write_bytes(bytes(range(8)))
     assert read(tmp_path / "a.mhd").array.ravel().tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
+def test_a_header_that_promises_more_than_the_file_can_hold(
+    tmp_path: Path, noise: Volume, suffix: str
+) -> None:
+    """A byte of a deflated stream stands for 1032 at most: what is asked for beyond that is never allocated."""
+    path = tmp_path / f"scan{suffix}"
+    write(noise, path, labels=(Label("a", (1,), 1),))
+    content = path.read_bytes()
+    if suffix == ".nii.gz":
+        plain = bytearray(gzip.decompress(content))
+        struct.pack_into("<3h", plain, 42, 30000, 30000, 30000)
+        content = gzip.compress(bytes(plain))
+    else:
+        content = content.replace(b" 40 30 20\n", b" 30000 30000 30000\n")
+    path.write_bytes(content)
+    with pytest.raises(FileProblem, match="truncated: it is too small for 27000000000000 bytes"):
+        open_volume(path)
+
+
+def test_sizes_that_overflow(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    with pytest.raises(EOFError, match=f"100 of {2**120} bytes"):
+        Raw(tmp_path / "a.raw", np.dtype("uint8"), (2**40, 2**40, 2**40)).check_size()
+
+
+def test_voxels_that_start_nowhere(tmp_path: Path, noise: Volume) -> None:
+    write(noise, tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<f", content, 108, float("inf"))
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(FileProblem, match=r"a\.nii cannot be read"):
+        open_volume(tmp_path / "a.nii")
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(FileProblem, match=r"cannot be looked at|does not exist"):
+        open_volume(tmp_path / f"{'a' * 300}.nii.gz")
+    with pytest.raises(FileProblem, match=r"cannot be looked at|does not exist"):
+        open_dataset(tmp_path / ("a" * 300))

@@ -123,3 +123,12 @@ def test_labels_go_to_label_with_their_names(tmp_path: Path) -> None:
         assert json.loads(file["label"].attrs["labels"]) == {"void": 0, "tow": 1}
         assert file["label"].chunks is not None
     np.testing.assert_array_equal(read(tmp_path / "a.h5").array, ARRAY)
+
+
+@pytest.mark.parametrize("value", [h5py.Empty("f8"), "wide"])
+def test_a_grid_without_numbers(tmp_path: Path, value: object) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = ARRAY
+        file["raw"].attrs["spacing_xyz"] = value
+    with pytest.raises(FileProblem, match="spacing_xyz holds no numbers"):
+        read(tmp_path / "a.h5")

@@ -165,3 +165,17 @@ def test_two_axes_are_no_volume(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5), np.uint8)), str(tmp_path / "a.nii"))
     with pytest.raises(FileProblem, match="2 axes"):
         read(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_an_offset_within_the_header_means_right_behind_it(
+    tmp_path: Path, oblique: Volume, offset: float
+) -> None:
+    """As niftilib has it, which reads the file for ITK."""
+    write(oblique, tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<f", content, 108, offset)
+    (tmp_path / "b.nii").write_bytes(content[:348] + content[352:])
+    oracle = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nii")))
+    np.testing.assert_array_equal(oracle, oblique.array)
+    np.testing.assert_array_equal(read(tmp_path / "b.nii").array, oracle)

@@ -67,3 +67,13 @@ def test_complex_voxels_are_refused(tmp_path: Path) -> None:
     sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
     with pytest.raises(FileProblem, match="complex"):
         read(tmp_path / "a.nrrd")
+
+
+def test_voxels_at_the_end_of_a_file_cut_short(tmp_path: Path, oblique: Volume) -> None:
+    path, header = tmp_path / "a.nrrd", HEADER.format(endian="little", more="byte skip: -1\n")
+    stored = header.encode() + oblique.array.tobytes()
+    path.write_bytes(stored)
+    np.testing.assert_array_equal(read(path).array, oblique.array)
+    path.write_bytes(stored[:-10])  # the header would be read as voxels
+    with pytest.raises(FileProblem, match="truncated"):
+        read(path)

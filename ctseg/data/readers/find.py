@@ -10,6 +10,7 @@ from ctseg import plugins
 from ctseg.data.readers.layout import load_object
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import DataSet
+from ctseg.volume.formats.source import check_file, what_is
 
 
 def open_dataset(path: str | Path, reader: str | None = None, **options: Any) -> DataSet:
@@ -25,7 +26,8 @@ def open_dataset(path: str | Path, reader: str | None = None, **options: Any) ->
         BadInput: no known layout, an unknown option, or an empty data set.
     """
     path = Path(path)
-    if not path.exists() and not glob.has_magic(str(path)):
+    if not what_is(path) and not glob.has_magic(str(path)):
+        check_file(path)  # a folder that may not be entered, for example
         raise FileProblem(f"{path} does not exist.", hint="Check the path of the data set.")
     spec = plugins.reader(reader) if reader else _recognise(path, set(options))
     strange = sorted(set(options) - set(spec.options))

@@ -172,7 +172,10 @@ def _geometry(attributes: Mapping[str, Any], shape_zyx: tuple[int, ...], path: P
     def numbers(name: str, count: int) -> NDArray[np.float64] | None:
         if name not in attributes:
             return None
-        values = np.asarray(attributes[name], np.float64).ravel()
+        try:
+            values = np.asarray(attributes[name], np.float64).ravel()
+        except (TypeError, ValueError) as error:
+            raise FileProblem(f"{path}: the attribute {name} holds no numbers.") from error
         if values.size != count:
             raise FileProblem(
                 f"{path}: the attribute {name} has {values.size} numbers, not {count}."

@@ -111,7 +111,10 @@ def _version_1(raw: bytes, order: str, path: Path) -> NiftiHeader:
     offset, slope, inter = struct.unpack_from(order + "3f", raw, 108)
     sform_code = struct.unpack_from(order + "h", raw, 254)[0]
     sform = np.array(struct.unpack_from(order + "12f", raw, 280)).reshape(3, 4)
-    return _make(path, order, dim, datatype, offset, (slope, inter), raw[123], sform_code, sform)
+    start = max(
+        int(offset), 348
+    )  # as niftilib: some programs write 0 for "right behind the header"
+    return _make(path, order, dim, datatype, start, (slope, inter), raw[123], sform_code, sform)
 
 
 def _version_2(raw: bytes, order: str, path: Path) -> NiftiHeader:
@@ -122,7 +125,8 @@ def _version_2(raw: bytes, order: str, path: Path) -> NiftiHeader:
     sform_code = struct.unpack_from(order + "i", raw, 348)[0]
     sform = np.array(struct.unpack_from(order + "12d", raw, 400)).reshape(3, 4)
     unit = struct.unpack_from(order + "i", raw, 500)[0]
-    return _make(path, order, dim, datatype, offset, scaling, unit, sform_code, sform)
+    start = max(offset, 540)
+    return _make(path, order, dim, datatype, start, scaling, unit, sform_code, sform)
 
 
 def _make(
@@ -130,7 +134,7 @@ def _make(
     order: str,
     dim: tuple[int, ...],
     datatype: int,
-    offset: float,
+    offset: int,
     scaling: tuple[float, float],
     unit: int,
     sform_code: int,
@@ -151,7 +155,7 @@ def _make(
     return NiftiHeader(
         shape=shape,
         dtype=np.dtype(DATATYPES[datatype]).newbyteorder("<" if order == "<" else ">"),
-        offset=int(offset),
+        offset=offset,
         slope=slope,
         inter=inter,
         spatial_unit=unit & 7,

@@ -104,13 +104,16 @@ def raw_of(
     if skip < 0:  # the voxels are the last bytes of the file
         if compression:
             return None
+        size = file.stat().st_size
+        if size - start < raw.nbytes:
+            raise EOFError(f"it has {size - start} of {raw.nbytes} bytes of voxels")
         return Raw(
             file,
             raw.dtype,
             shape_zyx,
             raw.channels,
             raw.interleaved,
-            file.stat().st_size - raw.nbytes,
+            size - raw.nbytes,
         )
     return raw
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import math
 import mmap
 import os
 import zlib
@@ -26,6 +27,8 @@ Compression = Literal["", "gzip", "bzip2", "zlib"]
 BLOCK = 1 << 22
 _NARROW = 1 << 16
 """Rows of a box that lie further apart than this in bytes are read without read-ahead."""
+_DEFLATED = 1032
+"""Bytes that one of a deflated stream can stand for at most: 258 for two bits (RFC 1951; zlib's technical notes)."""
 
 
 class Target(Protocol):
@@ -80,17 +83,22 @@ class Raw:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.stored_shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.stored_shape) * self.dtype.itemsize
 
     def check_size(self) -> None:
-        """Find a file cut short; of a compressed one that is known only once it is read.
+        """Find a file cut short, or a header that promises more than a file of its size can hold.
+
+        Whether a compressed file is whole is known only once it is read.
 
         Raises:
             EOFError: bytes are missing.
         """
-        there = self.path.stat().st_size - self.start - self.skip
-        if not self.compression and there < self.nbytes:
-            raise EOFError(f"it has {max(there, 0)} of {self.nbytes} bytes of voxels")
+        there = self.path.stat().st_size - self.start
+        if not self.compression and there - self.skip < self.nbytes:
+            raise EOFError(f"it has {max(there - self.skip, 0)} of {self.nbytes} bytes of voxels")
+        most = there * _DEFLATED
+        if self.compression in ("gzip", "zlib") and most < self.nbytes:
+            raise EOFError(f"it is too small for {self.nbytes} bytes of voxels")
 
     def slices(self, start: int, stop: int) -> NDArray[Any]:
         """Slices as [C, Z, Y, X]."""

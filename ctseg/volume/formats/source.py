@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -22,6 +22,9 @@ from ctseg.volume.geometry import Geometry
 LoadBox = Callable[[Zyx, Zyx], NDArray[Any]]
 
 AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
+_DAMAGE = (
+    OSError, RuntimeError, ValueError, KeyError, OverflowError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 class Source:
@@ -186,6 +189,14 @@ def check_file(path: Path) -> None:
         raise FileProblem(f"{path} is empty (0 bytes).", hint=AGAIN)
 
 
+def what_is(path: Path) -> Literal["file", "folder", ""]:
+    """What lies at a path; nothing where it cannot be looked at, which `check_file` tells."""
+    try:
+        return "folder" if path.is_dir() else "file" if path.exists() else ""
+    except OSError:  # a folder that may not be entered, or a name that is too long
+        return ""
+
+
 def _near(path: Path) -> str:
     """A hint for a missing path: the nearest name beside it, or the first folder that does not exist."""
     folder = path.parent
@@ -214,7 +225,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except EOFError as error:
         raise FileProblem(f"{path} is truncated: {_last_line(error)}.", hint=AGAIN) from error
-    except (OSError, RuntimeError, ValueError, KeyError, struct.error, zlib.error) as error:
+    except _DAMAGE as error:
         raise FileProblem(
             f"{path} cannot be read; it is truncated, damaged or not what its name says: "
             f"{_last_line(error)}.",
