@@ -112,6 +112,11 @@ def test_which_folders_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileProblem, match="numbered slices"):
         read(mixed)
     assert not is_slices(tmp_path / "nothing")
+    twice = tmp_path / "twice"  # one picture in two formats
+    twice.mkdir()
+    tifffile.imwrite(twice / "scan.tif", STACK[0])
+    (twice / "scan.png").write_bytes(imagecodecs.png_encode(STACK[0]))
+    assert not is_slices(twice)
     single = tmp_path / "big.tif"
     tifffile.imwrite(single, STACK[0], bigtiff=True)
     (tmp_path / "bigs").mkdir()

@@ -114,3 +114,16 @@ def test_imagej_stack_with_the_resolution_of_a_print(real_data: Path) -> None:
     assert volume.spacing_xyz == (1.0, 1.0, 1.0)
     hdf5 = read(real_data / "weave_microct" / "weave.h5")
     np.testing.assert_array_equal(volume.array, hdf5.array)
+
+
+def test_pages_written_one_by_one_are_no_stack(tmp_path: Path) -> None:
+    """Each is a picture of its own, and the first one would be taken for the scan."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for plane in STACK:
+            writer.write(plane)
+    with pytest.raises(FileProblem, match="6 pictures or stacks"):
+        read(tmp_path / "a.tif")
+    with tifffile.TiffWriter(tmp_path / "b.tif") as writer:
+        writer.write(STACK)
+        writer.write(STACK[0, ::2, ::2])  # a thumbnail
+    np.testing.assert_array_equal(read(tmp_path / "b.tif").array, STACK)

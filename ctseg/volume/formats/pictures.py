@@ -39,7 +39,7 @@ def is_slices(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     files = slice_files(folder)
-    return len(files) > 1 and is_picture(files[0])
+    return len({natural_key(file) for file in files}) > 1 and is_picture(files[0])
 
 
 def is_picture(path: Path) -> bool:

@@ -42,7 +42,7 @@ def open_tiff(path: Path, *, spacing: str | None = None) -> Source:
     with reading(path), _quiet():
         tif = tifffile.TiffFile(path)
         try:
-            series = tif.series[0]
+            series = _only_series(tif, path)
             dtype = np.dtype(series.dtype)
             if dtype.kind not in "biuf":
                 raise FileProblem(f"{path} holds {dtype}, which are no real numbers.")
@@ -92,6 +92,22 @@ def open_tiff(path: Path, *, spacing: str | None = None) -> Source:
     return Source(
         path, geometry, dtype, load, channels=channels, by_region=paged, close=opened.close
     )
+
+
+def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+    """The scan of a file; small pictures beside it, such as a thumbnail, do not count.
+
+    Raises:
+        FileProblem: several pictures that may be the scan, or parts of it.
+    """
+    first, *others = tif.series
+    like = [s for s in others if s.shape[-2:] == first.shape[-2:] or s.size >= first.size]
+    if like:
+        raise FileProblem(
+            f"{path} holds {len(like) + 1} pictures or stacks, the first of shape {first.shape}; a scan is one.",
+            hint="Pages that were written one by one are no stack: store them as one, e.g. in Fiji.",
+        )
+    return first
 
 
 def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[int, ...]]:
