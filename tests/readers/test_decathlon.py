@@ -130,3 +130,12 @@ def test_real_folder(real_data: Path) -> None:
     found = open_dataset(real_data / "sts_ct")
     assert (len(found.cases), len(found.splits), found.channels) == (40, 5, ("CT",))
     assert found.licence == "CC BY 3.0"
+
+
+def test_channels_named_as_nnunet_does(decathlon: Path) -> None:
+    """Else an MR would be taken for a CT, and clipped as one."""
+    file = decathlon / "dataset.json"
+    content = json.loads(file.read_text())
+    del content["modality"]
+    file.write_text(json.dumps(content | {"channel_names": {"0": "T2"}}))
+    assert open_dataset(decathlon).channels == ("T2",)

@@ -118,3 +118,39 @@ def test_a_patient_in_two_folds_is_refused(files: Path) -> None:
         open_dataset(file)
     file.write_text("\n".join([*rows, "ct/b.nii.gz,label/b.nii.gz,p2,1"]))
     assert len(open_dataset(file).splits) == 2
+
+
+def test_what_else_json_holds(files: Path, save_json: Callable[[Path, Any], Path]) -> None:
+    rows = [{"id": 0, "image": "ct/a.nii.gz", "label": "label/a.nii.gz"}]
+    content = {"channels": "CT", "labels": {"lobe, left": 1, "lobe, right": 2}, "cases": rows}
+    dataset = open_dataset(save_json(files / "list.json", content))
+    assert [case.id for case in dataset.cases] == ["0"]
+    assert dataset.channels == ("CT",)
+    assert dataset.task is not None
+    assert dataset.task.mirror_pairs == (("lobe, left", "lobe, right"),)
+    for wrong in ({"channels": {"0": "CT"}}, {"labels": ["liver"]}):
+        with pytest.raises(BadInput, match="should be"):
+            open_dataset(save_json(files / "list.json", content | wrong))
+    with pytest.raises(BadInput, match="named twice"):
+        open_dataset(save_json(files / "list.json", content), names="liver=1,liver=2")
+
+
+def test_empty_columns_of_a_spreadsheet(files: Path) -> None:
+    file = files / "cases.csv"
+    file.write_text("image,label,\nct/a.nii.gz,label/a.nii.gz,\n")
+    assert [case.id for case in open_dataset(file).cases] == ["a"]
+    file.write_text("image,label,\nct/a.nii.gz,label/a.nii.gz,x\n")
+    with pytest.raises(BadInput, match="unknown column ''"):
+        open_dataset(file)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../x", "C:\\x", "..\\x", " "])
+def test_ids_that_lead_out_of_the_output_are_refused(
+    files: Path, save_json: Callable[[Path, Any], Path], name: str
+) -> None:
+    """The file of a prediction is named by it."""
+    rows = [{"id": name, "image": "ct/a.nii.gz"}]
+    with pytest.raises(BadInput, match="no names for files"):
+        open_dataset(save_json(files / "list.json", rows))
+    rows[0]["id"] = "p1/..a"
+    assert open_dataset(save_json(files / "list.json", rows)).unlabelled[0].id == "p1/..a"

@@ -121,3 +121,37 @@ def test_weights_that_belong_to_no_image_are_refused(tmp_path: Path, save: Save)
     dataset = open_dataset(tmp_path, weights="weights/w_*.nii.gz", **patterns)
     assert dataset.reader == "pairs"  # the options say so: no other layout has them
     assert [case.weight is not None for case in dataset.cases] == [True, False]
+
+
+@pytest.mark.parametrize(("first", "label"), [(0, "{}"), (1, "{}_seg"), (1, "{}")])
+def test_numbers_of_cases_are_no_channels(
+    tmp_path: Path, save: Save, first: int, label: str
+) -> None:
+    names = [f"case_{number:04d}" for number in range(first, first + 3)]
+    for name in names:
+        save(tmp_path / "images" / f"{name}.nii.gz")
+    for name in names[:2]:
+        save(tmp_path / "labels" / f"{label.format(name)}.nii.gz")
+    dataset = open_dataset(tmp_path)
+    assert [case.id for case in dataset.cases] == names[:2]
+    assert [case.id for case in dataset.unlabelled] == names[2:]
+    assert dataset.channels == ("image",)
+
+
+def test_a_number_and_a_label_of_another_name(tmp_path: Path, save: Save) -> None:
+    save(tmp_path / "images" / "scan_0012.nii.gz")
+    save(tmp_path / "labels" / "drawn.nii.gz")
+    (case,) = open_dataset(tmp_path).cases
+    assert case.id == "scan_0012"
+
+
+@pytest.mark.parametrize("option", ["labels", "weights", "masks"])
+def test_patterns_without_one_for_the_images(folder: Path, option: str) -> None:
+    """They would be left out, and nothing said."""
+    with pytest.raises(BadInput, match=f"option {option} is a pattern"):
+        open_dataset(folder, reader="pairs", **{option: "masks/*.nrrd"})
+
+
+def test_two_stars(folder: Path) -> None:
+    with pytest.raises(BadInput, match=r"holds '\*\*'"):
+        open_dataset(folder, reader="pairs", images="**/*.nii.gz")

@@ -33,7 +33,8 @@ def cases(path: Path) -> DataSet:
     folder = layout.folder_of(path)
     file = folder / "dataset.json"
     content = layout.load_object(file)
-    channels = layout.ordered(content.get("modality", {"0": "CT"}), what="modality", where=file)
+    key = "modality" if "modality" in content or "channel_names" not in content else "channel_names"
+    channels = layout.ordered(content.get(key, {"0": "CT"}), what=key, where=file)
     training = content.get("training")
     if not isinstance(training, list) or not training:
         raise BadInput(

@@ -43,7 +43,7 @@ def recognise(path: Path) -> bool:
     try:
         with h5py.File(files[0], "r") as file:
             return bool(set(volumes_in(file)) - {DEFAULT_LABEL})
-    except OSError:
+    except (OSError, RuntimeError, KeyError, ValueError):  # damaged, which `cases` tells
         return False
 
 

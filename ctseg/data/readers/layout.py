@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, ImageRef, Task, frozen
 from ctseg.task import classes_task
+from ctseg.volume.formats.source import what_is
 
 SPLIT_FILES = ("splits.json", "splits_final.json")
 Splits = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -89,7 +90,7 @@ def check_files(cases: Iterable[Case], *, where: Path) -> None:
         FileProblem: with the first missing files.
     """
     refs = [ref for c in cases for ref in (*c.images, c.label, c.weight, c.mask) if ref is not None]
-    missing = [ref.path for ref in refs if not ref.path.exists()]
+    missing = [ref.path for ref in refs if not what_is(ref.path)]
     if missing:
         raise FileProblem(
             f"{where} names {len(missing)} file{'s' if len(missing) > 1 else ''} that do"
@@ -102,8 +103,14 @@ def finish_cases(cases: Sequence[Case], *, where: Path) -> tuple[Case, ...]:
     """Cases sorted by id.
 
     Raises:
-        BadInput: an id that occurs twice.
+        BadInput: an id that occurs twice, or that leads out of the folder in which files are named by it.
     """
+    out = [case.id for case in cases if _leads_out(case.id)]
+    if out:
+        raise BadInput(
+            f"{where} names cases that are no names for files: {some(map(repr, out))}.",
+            hint="The files of a case are named by its id; it holds no '..' and starts with no slash.",
+        )
     twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     if twice:
         raise BadInput(
@@ -111,6 +118,11 @@ def finish_cases(cases: Sequence[Case], *, where: Path) -> tuple[Case, ...]:
             hint="Rename the files so that each case has a name of its own.",
         )
     return tuple(sorted(cases, key=lambda case: case.id))
+
+
+def _leads_out(name: str) -> bool:
+    path = PureWindowsPath(name)  # which knows both slashes, and drives
+    return not name.strip() or bool(path.anchor) or ".." in path.parts or "\0" in name
 
 
 def load_splits(folder: Path, cases: Iterable[Case]) -> Splits:
@@ -154,8 +166,8 @@ def mirror_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def named_task(names: str | None, ignore: str | int | None) -> Task | None:
-    """A task of exclusive classes from the options `names` (`liver=1,tumour=2`) and `ignore` of a reader.
+def named_task(names: str | Mapping[str, Any] | None, ignore: str | int | None) -> Task | None:
+    """A task of exclusive classes from `names` (`liver=1,tumour=2`, or values by name) and `ignore` of a reader.
 
     Without names the labels are found by looking, and then `ignore` belongs into `[task]` of the run.
 
@@ -165,15 +177,22 @@ def named_task(names: str | None, ignore: str | int | None) -> Task | None:
     if names is None:
         return None if ignore is None else Task("classes", (), int(_number(ignore, "ignore")))
     values: dict[str, int] = {}
-    for part in names.split(","):
-        name, mark, value = part.partition("=")
-        if not mark or not name.strip():
-            raise BadInput(f"'{part}' names no label.", hint="For example: names=liver=1,tumour=2")
-        values[name.strip()] = _number(value, name.strip())
+    for name, value in names.items() if isinstance(names, Mapping) else _parted(names):
+        if name.strip() in values:
+            raise BadInput(f"The label '{name.strip()}' is named twice: {names}.")
+        values[name.strip()] = _number(str(value), name.strip())
     if len(set(values.values())) < len(values):
         raise BadInput(f"Two labels have the same value: {names}.")
     task = classes_task(values, ignore=None if ignore is None else _number(ignore, "ignore"))
     return replace(task, mirror_pairs=mirror_pairs(values))
+
+
+def _parted(names: str) -> Iterable[tuple[str, str]]:
+    for part in names.split(","):
+        name, mark, value = part.partition("=")
+        if not mark or not name.strip():
+            raise BadInput(f"'{part}' names no label.", hint="For example: names=liver=1,tumour=2")
+        yield name, value
 
 
 def _number(value: str | int, what: str) -> int:

@@ -65,14 +65,17 @@ def cases(
     found = [_case(path, number, row, columns) for number, row in enumerate(rows, start=1)]
     layout.check_files(found, where=path)
     labelled = layout.finish_cases([c for c in found if c.label is not None], where=path)
-    given = channels.split(",") if channels is not None else about.get("channels")
+    given = about.get("channels") if channels is None else channels
+    given = given.split(",") if isinstance(given, str) else given
+    if given is not None and not isinstance(given, list):
+        raise BadInput(f'{path}: "channels" should be a list of names, not {given!r}.')
     own = [match[1] for name in columns if (match := _SEVERAL.fullmatch(name))]
     known = tuple(str(name).strip() for name in given or own or ["image"])
     if len(columns) > 1 and len(known) != len(columns):
         raise BadInput(f"{path} names {len(known)} channels for {len(columns)} image columns.")
-    labels = about.get("labels")
-    if names is None and isinstance(labels, Mapping):
-        names = ",".join(f"{name}={value}" for name, value in labels.items())
+    asked = names if names is not None else about.get("labels") or None
+    if asked is not None and not isinstance(asked, str | Mapping):
+        raise BadInput(f'{path}: "labels" should be an object like {{"liver": 1}}, not {asked!r}.')
     return DataSet(
         name=layout.text(about, "name") or path.stem,
         path=path,
@@ -80,7 +83,7 @@ def cases(
         cases=labelled,
         unlabelled=layout.finish_cases([c for c in found if c.label is None], where=path),
         channels=known,
-        task=layout.named_task(names, about.get("ignore") if ignore is None else ignore),
+        task=layout.named_task(asked, about.get("ignore") if ignore is None else ignore),
         licence=layout.text(about, "licence", "license"),
         description=layout.text(about, "description"),
         reference=layout.text(about, "reference"),
@@ -107,7 +110,10 @@ def _content(path: Path) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
         ragged = next((i for i, row in enumerate(read, start=2) if "..." in row), None)
         if ragged is not None:
             raise BadInput(f"{path}: line {ragged} has more fields than the header.")
-        rows = [{k.strip().lower(): (v or "").strip() for k, v in row.items()} for row in read]
+        rows = [
+            {k.strip().lower(): (v or "").strip() for k, v in row.items() if k.strip() or v}
+            for row in read
+        ]
         # names of channels keep their case
         for row, original in zip(rows, read, strict=True):
             for key, value in original.items():
@@ -157,9 +163,9 @@ def _case(path: Path, number: int, row: Mapping[str, Any], columns: Sequence[str
     images = tuple(image for image in listed if image is not None)
     if len(images) != len(columns):
         raise BadInput(f"{path}: case {number} lacks an image ({', '.join(columns)}).")
-    group = row.get("group")
+    group, name = row.get("group"), row.get("id")
     return Case(
-        id=str(row.get("id") or stem_of(images[0].path)),
+        id=stem_of(images[0].path) if name in (None, "") else str(name),
         images=images,
         label=ref("label"),
         weight=ref("weight"),

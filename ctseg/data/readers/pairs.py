@@ -59,6 +59,16 @@ def cases(
     folder = path
     if not folder.is_dir():
         raise FileProblem(f"{folder} is no folder.", hint="Name the folder that holds the pairs.")
+    lonely = [
+        name
+        for name, given in (("labels", labels), ("weights", weights), ("masks", masks))
+        if given
+    ]
+    if images is None and lonely:
+        raise BadInput(
+            f"The option {lonely[0]} is a pattern, and goes with one for the images.",
+            hint="Give both, e.g. --option images='scans/*.nii.gz' --option labels='masks/*.nii.gz'",
+        )
     if images is None:
         found = _by_folder(folder)
         count = len(found[0].images)
@@ -115,10 +125,14 @@ def _by_folder(folder: Path) -> list[Case]:
             hint="Name them: --option images='scans/*.nii.gz' --option labels='masks/*.nii.gz'",
         )
     scans: dict[str, dict[int, Path]] = {}
-    entries = find_scans(images)
-    for entry in entries:
-        stem = folder.resolve().name if entry == images else stem_of(entry)
-        match = _CHANNEL.search(stem)
+    stems = {
+        entry: folder.resolve().name if entry == images else stem_of(entry)
+        for entry in find_scans(images)
+    }
+    drawn = find_scans(labels)
+    by_number = _numbers_are_channels(stems.values(), drawn)
+    for entry, stem in stems.items():
+        match = _CHANNEL.search(stem) if by_number else None
         name, number = (stem[: match.start()], int(match[1])) if match else (stem, 0)
         if number in scans.setdefault(name, {}):
             raise BadInput(
@@ -134,7 +148,7 @@ def _by_folder(folder: Path) -> list[Case]:
             raise FileProblem(
                 f"The case '{name}' has {len(found)} of {count} channels: {layout.some(found.values())}."
             )
-    targets = _labels_for(labels, set(scans))
+    targets = _labels_for(labels, drawn, set(scans))
     return [
         Case(
             name,
@@ -145,10 +159,18 @@ def _by_folder(folder: Path) -> list[Case]:
     ]
 
 
-def _labels_for(folder: Path, known: set[str]) -> dict[str, Path]:
+def _numbers_are_channels(stems: Iterable[str], drawn: Iterable[Path]) -> bool:
+    """Whether `_0000` at the end of names counts channels, not cases: one is 0000, and no label has another number."""
+    numbered = {stem: match[1] for stem in stems if (match := _CHANNEL.search(stem))}
+    if "0000" not in numbered.values():
+        return False
+    named = {name for path in drawn for name in (stem_of(path), _ENDINGS.sub("", stem_of(path)))}
+    return not any(number != "0000" and stem in named for stem, number in numbered.items())
+
+
+def _labels_for(folder: Path, entries: Sequence[Path], known: set[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     orphans = []
-    entries = find_scans(folder)
     if len(entries) == len(known) == 1:  # one of each belong together, whatever their names
         return {known.pop(): entries[0]}
     for entry in entries:
@@ -233,6 +255,11 @@ def _matching(folder: Path, pattern: str) -> dict[str, Path]:
     """Case name -> path for a pattern; the name is what its `*` stand for, joined by an underscore."""
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise BadInput(f"The pattern '{pattern}' leads out of {folder}; patterns stay below it.")
+    if "**" in pattern:
+        raise BadInput(
+            f"The pattern '{pattern}' holds '**'; each * stands for a part of one name.",
+            hint="Write a star for each folder, e.g. */*/ct.nii.gz",
+        )
     matcher = re.compile("".join(r"([^/]*)" if c == "*" else re.escape(c) for c in pattern))
     found: dict[str, Path] = {}
     for path in sorted(_glob(folder, pattern)):
