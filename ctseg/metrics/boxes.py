@@ -30,9 +30,10 @@ def label_boxes(
     """
     maps = (predicted, reference)
     if all(m.ndim == 3 and m.dtype.kind in "uib" for m in maps):
-        highest = max((v for i in indices for v in task.foreground[i].values), default=0)
+        values = [v for i in indices for v in task.foreground[i].values]
         lowest = min(int(m.min()) for m in maps)
-        if lowest >= 0 and 0 < highest < TABLE:
+        # what lies at 0 is not found so: pores may be a label where the solid is the background
+        if lowest >= 0 and 0 not in values and 0 < (highest := max(values, default=0)) < TABLE:
             return _found_at_once(task, maps, indices, highest)
     return [
         box_around(label_mask(task, predicted, i) | label_mask(task, reference, i)) for i in indices
