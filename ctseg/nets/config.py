@@ -184,18 +184,20 @@ def plan_levels(
 
     An axis is halved while it has at least 8 voxels and its spacing is under twice the finest one
     of those that could be halved. A kernel is 1 along an axis until its spacing comes within a
-    factor of 2 of the finest, and 3 from then on (Isensee et al. 2021, supplementary note 2).
+    factor of 2 of the finest, and 3 from then on (Isensee et al. 2021, supplementary note 2). An axis of one
+    voxel counts for nothing.
 
     Returns:
         kernels of each level and strides between levels (one fewer).
     """
     size, spacing = list(patch_zyx), list(spacing_zyx)
+    long = [axis for axis in range(3) if size[axis] > 1]
     kernel = [1, 1, 1]
     kernels: list[Zyx] = []
     strides: list[Zyx] = []
     while True:
-        for axis in range(3):
-            if spacing[axis] < 2 * min(spacing) and patch_zyx[axis] > 1:
+        for axis in long:  # how thick a single slice is says nothing
+            if spacing[axis] < 2 * min(spacing[a] for a in long):
                 kernel[axis] = 3
         kernels.append((kernel[0], kernel[1], kernel[2]))
         large = [axis for axis in range(3) if size[axis] >= 8]

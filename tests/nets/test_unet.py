@@ -151,6 +151,14 @@ def test_plans_for_slices_and_tiny_patches():
     assert len(tiny.features) == 2
 
 
+@pytest.mark.parametrize("architecture", [unet_from_plan, residual_unet_from_plan])
+def test_how_thick_a_single_slice_is_does_not_matter(architecture):
+    """A picture with pixels of 0.8 mm whose one slice is said to be 0.1 or 5 mm thick."""
+    thin, thick = (architecture(NetworkPlan((1, 64, 64), (z, 0.8, 0.8), 1, 2)) for z in (0.1, 5.0))
+    assert thin == thick
+    assert set(thin.kernels_zyx) == {(1, 3, 3)}
+
+
 def test_suggested_features_set_width_and_limit_depth():
     plan = NetworkPlan((64, 64, 64), (1.0, 1.0, 1.0), 1, 2, features=(8, 16, 24))
     assert unet_from_plan(plan).features == (8, 16, 24)
