@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from ctseg.errors import ConfigError
@@ -21,6 +22,13 @@ def _check_positive(name: str, value: float, why: str) -> None:
         raise ConfigError(f"{name} is {value}; {why}.", hint="Use a positive number")
 
 
+def _check_parts(**factors: float) -> None:
+    """Refuse factors of a sum of which one, being negative, teaches the opposite, or of which all are 0."""
+    if min(factors.values()) < 0 or max(factors.values()) == 0:
+        said = " and ".join(f"{name} {value}" for name, value in factors.items())
+        raise ConfigError(f"{said}: neither is negative, one is above 0.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassWeights:
     """What every loss has."""
@@ -31,6 +39,11 @@ class ClassWeights:
     )
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+                raise ConfigError(f"{option.name} is {value}.", hint="Use finite numbers")
         _check_weights("class_weights", self.class_weights)
 
 
@@ -137,10 +150,7 @@ class TverskyConfig(OverlapConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.alpha, self.beta) < 0 or self.alpha + self.beta == 0:
-            raise ConfigError(
-                f"alpha {self.alpha} and beta {self.beta}: neither is negative, one is above 0."
-            )
+        _check_parts(alpha=self.alpha, beta=self.beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +172,10 @@ class DiceCEConfig(DiceConfig):
 
     dice_weight: float = field(default=1.0, metadata={"help": "factor of the Dice part"})
     ce_weight: float = field(default=1.0, metadata={"help": "factor of the cross-entropy part"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_parts(dice_weight=self.dice_weight, ce_weight=self.ce_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +209,7 @@ class BCEDiceConfig(DiceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_weights("pos_weight", self.pos_weight)
+        _check_parts(alpha=self.alpha, beta=self.beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +265,7 @@ class BoundaryConfig(ClassWeights):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive("spacing_zyx", min(self.spacing_zyx), "voxels have a size")
+        _check_parts(boundary_weight=self.boundary_weight, region_weight=self.region_weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,8 +134,8 @@ class TverskyConfig:
     )
 
     def __post_init__(self) -> None:
-        if min(self.alpha, self.beta) < 0 or self.smooth <= 0:
+        if min(self.alpha, self.beta) < 0 or self.alpha + self.beta == 0 or self.smooth <= 0:
             raise ConfigError(
                 f"alpha is {self.alpha}, beta {self.beta}, smooth {self.smooth}.",
-                hint="alpha and beta are not negative, smooth is above 0",
+                hint="Neither alpha nor beta is negative, one of them and smooth are above 0",
             )

@@ -114,6 +114,7 @@ def test_depth_follows_the_patch():
         (SwinUNETRConfig, {"drop_path": -0.1}),
         (SwinUNETRConfig, {"window_size": 0}),
         (TverskyConfig, {"smooth": 0.0}),
+        (TverskyConfig, {"alpha": 0.0, "beta": 0.0}),
     ],
 )
 def test_impossible_options_are_refused(config, options):
