@@ -176,15 +176,26 @@ class Registry:
         return table[name]
 
     def provided_by(self, info: PluginInfo) -> dict[Kind, list[str]]:
-        """The names that one plugin registered, by kind."""
+        """The names that one plugin registered, by kind; also where another of its hooks failed meanwhile."""
+
+        def owns(other: PluginInfo) -> bool:
+            return (other.package, other.name) == (info.package, info.name)
+
         return {
-            kind: [name for name, entry in self.table(kind).items() if entry.plugin == info]
+            kind: [name for name, entry in self.table(kind).items() if owns(entry.plugin)]
             for kind in _HOOKS
         }
 
     def zoos(self) -> list[Path]:
-        """The folders of weights that plugins ship."""
-        return [Path(folder) for _, folder in self._call("ctseg_zoos")]
+        """The folders of weights that plugins ship; a plugin that returns something else is reported."""
+        folders = []
+        for key, folder in self._call("ctseg_zoos"):
+            if isinstance(folder, str | Path):
+                folders.append(Path(folder))
+            else:
+                kind = type(folder).__name__
+                self._fail(key, TypeError(f"ctseg_zoos returned {kind} where a Path is due"))
+        return folders
 
 
 def _is_a(spec: Any, kind: type) -> bool:

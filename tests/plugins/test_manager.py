@@ -130,6 +130,20 @@ def test_a_hook_that_raises_or_returns_something_else_is_reported(site, body, co
     assert complaint in only(registry, "bad-hook").error
 
 
+def test_what_a_plugin_gave_before_one_of_its_hooks_failed_is_still_its(site):
+    broken = "\n@ctseg.hookimpl\ndef ctseg_losses():\n    raise OSError('disk')\n"
+    broken += "\n@ctseg.hookimpl\ndef ctseg_zoos():\n    return [None]\n"
+    install(site, "half-broken", NETWORK.replace("NAME", "half_net") + broken)
+    registry = Registry()
+    assert "half_net" in registry.table("architecture")
+    registry.table("loss")
+    info = only(registry, "half-broken")
+    assert info.error == "OSError: disk"
+    assert registry.provided_by(info)["architecture"] == ["half_net"]
+    assert not any(folder.name == "None" for folder in registry.zoos())
+    assert "returned NoneType where a Path is due" in only(registry, "half-broken").error
+
+
 def test_a_name_claimed_twice_is_refused_naming_both_owners(site):
     install(site, "first-net", NETWORK.replace("NAME", "same"))
     install(site, "second-net", NETWORK.replace("NAME", "same"), version="7.1")
