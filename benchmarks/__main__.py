@@ -21,6 +21,7 @@ from benchmarks import (
     memory,
     metrics,
     networks,
+    page,
     precision,
     predict,
     startup,
@@ -65,6 +66,7 @@ def main() -> None:
     for name in wanted:
         result = {"machine": machine(), "result": BENCHMARKS[name]()}
         write_text(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
+        page.write()
         print(f"{name}: {json.dumps(result['result'])}")
 
 

@@ -59,8 +59,8 @@ VOLUMES = {
 }
 REPEATS: dict[str, dict[str, int]] = {
     "tiny": {},
-    "160": {"logits": 3, "by hand": 2},
-    "256": {"logits": 2},
+    "160": {"logits": 3, "labels": 3, "by hand": 2},
+    "256": {"logits": 2, "labels": 2},
 }
 """Runs of each way where there is more than one: what takes minutes is run once."""
 USUAL = ("160", "256")

@@ -22,7 +22,11 @@ PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.m
 
 
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    return module_at(DOCS / "generate.py")
+
+
+def module_at(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,6 +38,14 @@ def test_generated_pages_say_what_the_code_says() -> None:
     for name, page in generator().PAGES.items():
         written = (DOCS / "reference" / name).read_text(encoding="utf-8")
         assert written == page(), f"{name} is old; run: python docs/generate.py"
+
+
+def test_the_page_of_figures_says_what_was_measured() -> None:
+    page = module_at(ROOT / "benchmarks" / "page.py")
+    written = page.PAGE.read_text(encoding="utf-8")
+    assert written == page.page(), "Figures are old; run: python -m benchmarks.page"
+    for name in page.SECTIONS:
+        assert f"`python -m benchmarks {name}`" in written
 
 
 def test_the_generator_refuses_an_old_page(
@@ -59,15 +71,17 @@ def test_every_hook_is_a_hook_of_the_reference() -> None:
 
 
 def command_lines() -> Iterator[tuple[str, str]]:
-    """Every line in a code block that starts with `ctseg`, continued lines joined."""
+    """Every line in a code block that starts with `ctseg`, after a prompt or not, continued lines joined."""
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for block in re.findall(
-            r"^```(?:bash|console|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE
-        ):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("ctseg "):
-                    yield page.name, line
+        block: str | None = None  # the language of the one that a line stands in
+        for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+            typed = line.strip()
+            if typed.startswith("```"):
+                block = typed[3:] if block is None else None
+            elif block in ("", "bash", "console", "sh"):
+                typed = typed.removeprefix("$ ")
+                if typed.startswith("ctseg "):
+                    yield page.name, typed
 
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
