@@ -14,33 +14,38 @@ from ctseg.errors import DiskFull, FileProblem
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _REFUSED = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ELOOP,
 )  # fmt: skip
 SPARE_FILES = 512
 """Open files that Python, torch and the rest may need besides those that are counted."""
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, option: str = "-o") -> Iterator[Path]:
     """A temporary name beside `path`; on a clean exit it is flushed to disk and renamed to `path`.
 
     The temporary name keeps the suffixes of `path`, since some libraries choose the format by them. On any
     exception it is removed and `path` stays as it was.
 
+    Args:
+        option: of the command line that names the place, for messages.
+
     Raises:
-        FileProblem: the folder cannot be made or written to, or the disk is full.
+        FileProblem: the folder cannot be made or written to, the disk is full, or `path` is a folder or a device.
     """
-    with disk_errors(path):
+    check_replaceable(path, option=option)
+    with disk_errors(path, option=option):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{path.name.split('.')[0]}-",
+            prefix=f".{path.name.split('.')[0][:64]}-",  # a long name has room for no more
             suffix="".join(path.suffixes[-2:]),
             dir=path.parent,
         )
         os.close(handle)
     temporary = Path(name)
     try:
-        with disk_errors(path):
+        with disk_errors(path, option=option):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -50,18 +55,43 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str, *, option: str = "-o") -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part.
+
+    What UTF-8 cannot hold, such as a name of a file in another encoding, is written as JSON escapes it.
+    """
+    with whole_file(path, option=option) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def check_replaceable(path: Path, *, option: str = "-o") -> None:
+    """Refuse a place that no file can have, before any work is done for it.
+
+    Raises:
+        FileProblem: it is a folder or a device, or lies below a file.
+    """
+    with disk_errors(path, option=option):
+        there = path.exists()
+        above = next((p for p in path.parents if p.exists()), path.parent)
+    why = ""
+    if there and not path.is_file():
+        why = "it is a folder" if path.is_dir() else "it is no regular file"
+    elif not above.is_dir():
+        why = f"{above} is no folder"
+    if why:
+        raise FileProblem(
+            f"{path} cannot be written: {why}.",
+            hint=f"Choose another place with {option}, or change the permissions.",
+        )
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
+def disk_errors(path: Path, *, needed: int = 0, option: str = "-o") -> Iterator[None]:
     """Turn the system's errors about a path into ones that say what to do.
 
     Args:
         needed: bytes for which room is asked beforehand.
+        option: of the command line that names the place, for messages.
     """
     try:
         yield
@@ -72,18 +102,18 @@ def disk_errors(path: Path, *, needed: int = 0) -> Iterator[None]:
             why = "The disk is full" if error.errno == errno.ENOSPC else "The quota is used up"
             raise DiskFull(
                 f"{why}: {path} could not be written ({free / 2**20:.0f} MiB free{wanted}).",
-                hint="Free some space, or choose another place with -o.",
+                hint=f"Free some space, or choose another place with {option}.",
                 needed=needed,
             ) from error
         if error.errno == errno.EFBIG:
             raise FileProblem(
                 f"{path} could not be written: its file system, or a limit (ulimit -f), allows no larger file.",
-                hint="Choose another place with -o.",
+                hint=f"Choose another place with {option}.",
             ) from error
         if error.errno in _REFUSED:
             raise FileProblem(
                 f"{path} cannot be written: {error.strerror}.",
-                hint="Choose another place with -o, or change the permissions.",
+                hint=f"Choose another place with {option}, or change the permissions.",
             ) from error
         raise
 
