@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
-from ctseg.checking import validate
+from ctseg.checking import parse_json, validate
 from ctseg.config import (
     LossConfig,
     PredictConfig,
@@ -33,7 +33,7 @@ class Provider(Section):
         version: with which the model was trained.
     """
 
-    package: str
+    package: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     version: str = ""
 
 
@@ -66,9 +66,9 @@ class Metrics(Section):
         command: what prints the same figure.
     """
 
-    dice: dict[str, float] = {}
-    mean_dice: float | None = None
-    scores: dict[str, dict[str, float]] = {}
+    dice: dict[str, FiniteFloat] = {}
+    mean_dice: float | None = Field(None, allow_inf_nan=False)
+    scores: dict[str, dict[str, FiniteFloat]] = {}
     cases: int = 0
     command: str = ""
 
@@ -98,7 +98,7 @@ class CoarseStage(Section):
 
     model: str = Field(pattern=r"^[a-z0-9_]+\.[A-Za-z0-9][A-Za-z0-9._-]*$")
     labels: tuple[str, ...] = ()
-    margin_mm: float = Field(10.0, ge=0)
+    margin_mm: float = Field(10.0, ge=0, allow_inf_nan=False)
 
 
 class Card(Section):
@@ -140,7 +140,7 @@ class Card(Section):
     loss: LossConfig = LossConfig()
     members: tuple[Member, ...] = ()
     stages: tuple[CoarseStage, ...] = ()
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     licence: str = ""
     attribution: str = ""
     training_data: TrainingData
@@ -172,8 +172,8 @@ def parse_card(text: str, *, where: str) -> Card:
         ConfigError: a field that is missing, unknown or impossible.
     """
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise CorruptWeights(f"The card in {where} is no valid JSON: {error}.") from error
     version = data.get("card_version") if isinstance(data, dict) else None
     if not isinstance(version, int):

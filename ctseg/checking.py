@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pydantic
 from pydantic import BaseModel
@@ -14,6 +15,24 @@ from ctseg.errors import ConfigError, nearest
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
+SHOWN = 200
+"""A message repeats so many characters of a wrong value at most."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON from a file that anybody may have made.
+
+    Raises:
+        ValueError: it is none. NaN and infinity are none either, nor is what is nested a thousand times.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def validate(model: type[Model], data: Any, *, where: str) -> Model:
@@ -38,7 +57,12 @@ def _explained(model: type[BaseModel], error: pydantic.ValidationError, where: s
     if problem["type"] == "missing":
         return ConfigError(f"'{key}' is missing in {where}.", hint=f"Add it: {key} = ...")
     reason = problem["msg"].removeprefix("Value error, ")
-    return ConfigError(f"'{key}' in {where} cannot be {problem['input']!r}: {reason}.")
+    return ConfigError(f"'{key}' in {where} cannot be {_shown(problem['input'])}: {reason}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _valid_keys(model: type[BaseModel], location: list[str]) -> list[str]:
@@ -72,7 +96,10 @@ def fill_dataclass(cls: type[T], options: Mapping[str, Any], *, owner: str) -> T
         ConfigError: an option that does not exist (with the nearest one), or a value of the wrong type.
     """
     known = {f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
-    hints = typing.get_type_hints(cls)
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:  # a type that the plugin imports only for type checking
+        hints = {}
     values = {}
     for key, value in options.items():
         if key not in known:
@@ -82,11 +109,11 @@ def fill_dataclass(cls: type[T], options: Mapping[str, Any], *, owner: str) -> T
                 hint=f"Its options: {', '.join(sorted(known)) or 'none'}",
             )
         try:
-            values[key] = pydantic.TypeAdapter(hints[key]).validate_python(value)
+            values[key] = pydantic.TypeAdapter(hints.get(key, Any)).validate_python(value)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(
-                f"Option '{key}' of '{owner}' cannot be {value!r}: {reason}."
+                f"Option '{key}' of '{owner}' cannot be {_shown(value)}: {reason}."
             ) from error
     try:
         return cls(**values)

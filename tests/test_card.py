@@ -1,0 +1,90 @@
+"""Cards as strangers may write them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ctseg.card import CoarseStage, Metrics, parse_card
+from ctseg.checking import validate
+from ctseg.errors import BadInput, ConfigError, CorruptWeights
+
+CARD = {
+    "card_version": 1,
+    "architecture": "unet3d",
+    "provider": {"package": "ctseg", "version": "1"},
+    "in_channels": 1,
+    "out_channels": 2,
+    "channels": ["CT"],
+    "task": {
+        "labels": [
+            {"name": "background", "values": [0], "value": 0},
+            {"name": "organ", "values": [1], "value": 1},
+        ]
+    },
+    "preprocess": {},
+    "predict": {},
+    "training_data": {"name": "Set"},
+}
+
+
+def test_a_card_is_read_and_written() -> None:
+    card = parse_card(json.dumps(CARD), where="card.json")
+    assert parse_card(card.to_json(), where="card.json") == card
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"card_version": 1, "temperature": NaN}',
+        '{"card_version": 1, "metrics": {"mean_dice": -Infinity}}',
+        '{"card_version": ' + "9" * 5000 + "}",
+        '{"card_version": ' + "[" * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        "null",
+        '{"card_version": "1"}',
+    ],
+)
+def test_what_is_no_card_is_corrupt(text: str) -> None:
+    with pytest.raises(CorruptWeights, match=r"card\.json"):
+        parse_card(text, where="card.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda c: c.update(temperature="1e999"), "temperature"),
+        (lambda c: c.update(metrics={"dice": {"organ": "1e999"}}), "metrics.dice.organ"),
+        (lambda c: c.update(metrics={"mean_dice": "1e999"}), "metrics.mean_dice"),
+        (lambda c: c["provider"].update(package="x --index-url http://evil"), "provider.package"),
+        (
+            lambda c: c.update(members=[{"file": "../w.safetensors", "tensors_sha256": "0" * 64}]),
+            "members.0.file",
+        ),
+        (lambda c: c.update(stages=[{"model": "/etc/unet3d.v1"}]), "stages.0.model"),
+        (lambda c: c.update(stages=[{"model": "a.b", "margin_mm": "1e999"}]), "margin_mm"),
+        (lambda c: c.update(seed="x" * 10**6), "seed"),
+    ],
+)
+def test_impossible_values_are_refused(change: Callable[[dict[str, Any]], None], key: str) -> None:
+    card = json.loads(json.dumps(CARD))
+    change(card)
+    text = json.dumps(card).replace('"1e999"', "1e999")  # JSON as it is, infinity to Python
+    with pytest.raises(ConfigError, match=key) as found:
+        parse_card(text, where="card.json")
+    assert len(found.value.message) < 1000
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_numbers_from_python_are_checked_as_well(value: float) -> None:
+    with pytest.raises(BadInput, match="margin_mm"):
+        validate(CoarseStage, {"model": "unet3d.v1", "margin_mm": value}, where="--coarse")
+    if value < 0:
+        return
+    with pytest.raises(BadInput, match="mean_dice"):
+        validate(Metrics, {"mean_dice": value}, where="the card")
