@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
@@ -24,7 +26,14 @@ from ctseg.cli import (
     ui,
     zoo,
 )
-from ctseg.errors import EXIT_FAILED, EXIT_INTERRUPTED, CtsegError
+from ctseg.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    CtsegError,
+    DiskFull,
+    FileProblem,
+    RunFailed,
+)
 
 DEBUG = "--debug"
 
@@ -43,13 +52,13 @@ class Root(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):  # the latter where a question was asked
             ui.say("Interrupted.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # the reader of a pipe, e.g. `head`, has gone: nothing is wrong
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_FAILED) from None
-        except (typer.Exit, typer.Abort):
+        except typer.Exit:
             raise
         except Exception as error:
             if hasattr(error, "format_message"):  # Typer's own errors of usage
@@ -60,16 +69,40 @@ class Root(TyperGroup):
 def _report(error: Exception, *, debug: bool) -> NoReturn:
     if debug:
         ui.say("".join(traceback.format_exception(error)))
-    if isinstance(error, CtsegError):
-        ui.say(f"Error: {error.message}", style="red")
-        if error.hint:
-            ui.say(f"  {error.hint}")
-        raise typer.Exit(error.exit_code)
+    known = error if isinstance(error, CtsegError) else _of_the_machine(error)
+    if known is not None:
+        ui.say(f"Error: {known.message}", style="red")
+        if known.hint:
+            ui.say(f"  {known.hint}")
+        raise typer.Exit(known.exit_code)
     text = " ".join(str(error).split())
     ui.say(f"Internal error: {type(error).__name__}: {text}", style="red")
     if not debug:
         ui.say("  Run again with --debug for the traceback.")
     raise typer.Exit(EXIT_FAILED)
+
+
+def _of_the_machine(error: Exception) -> CtsegError | None:
+    """What a file system or a memory refused, in the words of every other error; None for what nobody foresaw."""
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        getattr(errno, "EDQUOT", errno.ENOSPC),
+    ):
+        where = f": {error.filename} could not be written" if error.filename else ""
+        return DiskFull(
+            f"The disk is full{where}.", hint="Free some space, or choose another place."
+        )
+    if isinstance(error, PermissionError) and error.filename:
+        return FileProblem(
+            f"{error.filename} cannot be used: {error.strerror}.",
+            hint="Change its permissions, or name another place.",
+        )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return RunFailed(
+            "The memory did not suffice.",
+            hint="Take less at a time: --batch-size 1, a smaller --patch (train) or --tile (predict).",
+        )
+    return None
 
 
 app = typer.Typer(
@@ -118,4 +151,6 @@ app.add_typer(plugins.app, name="plugins")
 
 def main() -> None:
     """The console entry point."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="ctseg")

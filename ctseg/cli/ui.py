@@ -40,6 +40,8 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PLAIN_SECONDS = 5.0
 """Piped progress prints a line at most this often."""
 
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
 
 @functools.cache
 def out() -> Console:
@@ -59,12 +61,17 @@ def err() -> Console:
 
 def show(text: str = "") -> None:
     """A line of the result, on stdout, never wrapped."""
-    out().print(text, soft_wrap=True)
+    out().print(_harmless(text), soft_wrap=True)
 
 
 def say(text: str = "", *, style: str | None = None) -> None:
     """A line of progress, on stderr, never wrapped."""
-    err().print(text, style=style, soft_wrap=True)
+    err().print(_harmless(text), style=style, soft_wrap=True)
+
+
+def _harmless(text: str) -> str:
+    """The text without codes that steer a terminal; names of files and cards of strangers may hold some."""
+    return text.translate(_CONTROLS)
 
 
 def warn(text: str) -> None:
@@ -103,8 +110,13 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """A result as JSON on stdout; it never holds NaN or Infinity."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """A result as JSON on stdout; it never holds NaN or Infinity, nor what stdout cannot encode."""
+    data = plain(value)
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2, allow_nan=False)
     typer.echo(text)
 
 
@@ -148,7 +160,7 @@ def table(
 def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else _harmless(str(value))
 
 
 class Progress:
@@ -276,3 +288,15 @@ def confirm(question: str, *, yes: bool) -> None:
         raise BadInput(f"{question} Nobody is there to answer.", hint="Say so beforehand: --yes")
     if not typer.confirm(question, err=True):
         raise typer.Exit(0)
+
+
+def check_zoo(zoo: Path | None) -> None:
+    """Refuse a zoo that was named and is not there: what other zoos hold is not what was asked for.
+
+    Raises:
+        FileProblem: there is no such folder.
+    """
+    if zoo is not None and not zoo.expanduser().is_dir():
+        from ctseg.errors import FileProblem
+
+        raise FileProblem(f"The zoo {zoo} does not exist.", hint="Check the path after --zoo.")

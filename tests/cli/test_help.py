@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -99,6 +102,10 @@ def _failing(error: BaseException) -> typer.Typer:
         (RunFailed("It broke."), 1, ["Error: It broke."]),
         (ValueError("two\nlines"), 1, ["Internal error: ValueError: two lines", "--debug"]),
         (KeyboardInterrupt(), 130, ["Interrupted"]),
+        (typer.Abort(), 130, ["Interrupted"]),  # Ctrl-C where a question was asked
+        (PermissionError(13, "Permission denied", "/a/run"), 2, ["Error: /a/run", "permissions"]),
+        (OSError(28, "No space left on device"), 1, ["Error: The disk is full", "Free some"]),
+        (MemoryError(), 1, ["Error: The memory", "--batch-size"]),
         (typer.Exit(7), 7, []),
     ],
 )
@@ -143,3 +150,22 @@ def test_a_closed_pipe_is_no_error() -> None:
         complaint = process.stderr.read()
     assert complaint == b""
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes there")
+@pytest.mark.parametrize(
+    ("encoding", "more"), [("utf-8", []), ("cp1252", []), ("ascii", ["--json"])]
+)
+def test_names_that_the_output_cannot_encode_do_not_break_it(
+    tmp_path: Path, encoding: str, more: list[str]
+) -> None:
+    zoo = os.fsencode(tmp_path) + b"/zo\xf6 \xe4\xb8\xad"  # Latin-1 beside Chinese
+    Path(os.fsdecode(zoo)).symlink_to(Path(__file__).resolve().parents[2] / "zoo")
+    done = subprocess.run(
+        [sys.executable, "-m", "ctseg", "zoo", "list", "--zoo", zoo, *more],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"unet3d.hippocampus_v1" in done.stdout
+    if more:
+        assert os.fsencode(json.loads(done.stdout)[0]["zoo"]) == zoo

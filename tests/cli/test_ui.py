@@ -88,3 +88,27 @@ def test_progress_of_other_processes_is_silent(
     with ui.progress("Predicting", total=2, shown=False) as bar:
         bar.advance(text="case_1")
     assert capsys.readouterr().err == ""
+
+
+def test_what_strangers_wrote_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "good\x1b]0;title\x07\x1b[31m\x9b2J\ttext"
+    ui.show(evil)
+    ui.say(evil)
+    ui.table(("name",), [(evil,)])
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        assert "good" in text and "text" in text
+        assert not {c for c in text if (ord(c) < 32 or 127 <= ord(c) < 160) and c not in "\n\t"}
+
+
+def test_json_of_a_name_that_is_no_utf8(capsys: pytest.CaptureFixture[str]) -> None:
+    name = b"sch\xe4del.nii".decode("utf-8", "surrogateescape")
+    ui.print_json({"input": name, "label": "Leber"})
+    assert json.loads(capsys.readouterr().out) == {"input": name, "label": "Leber"}
+
+
+def test_a_zoo_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    ui.check_zoo(None)
+    ui.check_zoo(tmp_path)
+    with pytest.raises(BadInput, match="does not exist"):
+        ui.check_zoo(tmp_path / "typo")
