@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -35,6 +35,7 @@ from ctseg.files import allow_open_files, disk_errors
 from ctseg.machine import cores
 from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import to_dict
+from ctseg.volume.formats.detached import files_of
 
 __all__ = ["PLACES", "Prepared", "Store", "cache_folder", "fingerprint", "places"]
 
@@ -230,7 +231,8 @@ class Store:
         """
         with disk_errors(folder), full_disk(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+            temporary = folder.parent / f".making-{secrets.token_hex(8)}"
+            temporary.mkdir()  # unlike a `tempfile`, others who share the store may read it
             try:
                 yield temporary
                 if not _works(opened):
@@ -318,11 +320,11 @@ def fingerprint(case: Case) -> str:
 def _stamp(ref: ImageRef) -> list[Any]:
     with disk_errors(ref.path):
         path = ref.path.resolve()
-        files = [path]
-        if path.is_dir():  # a folder of slices, or a Zarr store
-            files = sorted(p for p in path.rglob("*") if p.is_file())
         if not path.exists():
             raise BadInput(f"{ref.path} does not exist.", hint="Was it moved or deleted?")
+        files = [file.resolve() for file in files_of(ref.path)]
+        if path.is_dir():  # a folder of slices, or a Zarr store
+            files = sorted(p for p in path.rglob("*") if p.is_file())
         stamps = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     digest = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
     return [str(path), dict(ref.options), ref.slices, digest]

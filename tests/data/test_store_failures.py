@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import ctseg
 from ctseg.data.pipeline import Pipeline
@@ -24,6 +25,7 @@ from ctseg.data.steps import NormaliseCase, Orient, Resample
 from ctseg.errors import BadInput, CtsegError, FileProblem, RunFailed
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
+from ctseg.volume.formats.detached import files_of
 from ctseg.volume.volume import Volume
 
 TASK = classes_task({"organ": 1})
@@ -301,3 +303,41 @@ def test_more_cases_than_files_may_be_open(cases, tmp_path, hard, says):
     )  # fmt: skip
     assert says in made.stdout
     assert hard > 64 or "ulimit -n" in made.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_others_may_read_what_was_prepared(cases, tmp_path):
+    """A laboratory shares one store; what one user prepared must not be closed to the others."""
+    before = os.umask(0o022)
+    try:
+        made = store(tmp_path).case(cases[0])
+    finally:
+        os.umask(before)
+    assert made.folder is not None
+    modes = {p: p.stat().st_mode & 0o777 for p in (made.folder, *made.folder.iterdir())}
+    assert {oct(mode & 0o044) for mode in modes.values()} == {oct(0o044)}
+    assert oct(modes[made.folder]) == oct(0o755)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_voxels_beside_their_header_that_change_are_prepared_anew(tmp_path, suffix):
+    for seed, kind in enumerate(("image", "label")):
+        array = np.random.default_rng(seed).integers(0, 2, (6, 7, 8)).astype(np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{kind}{suffix}"))
+    case = Case(
+        "a", (ImageRef(tmp_path / f"image{suffix}"),), ImageRef(tmp_path / f"label{suffix}")
+    )
+    assert store(tmp_path).case(case).target.any()
+    (data,) = tmp_path.glob("label*raw")
+    data.write_bytes(bytes(data.stat().st_size))  # the header stays as it is
+    os.utime(data, ns=(1, 1))
+    assert not store(tmp_path).case(case).target.any()
+
+
+def test_headers_of_many_files_stand_for_all_in_their_folder(tmp_path):
+    for name in ("a.mhd", "s1.raw", "s2.raw"):
+        (tmp_path / name).write_text("ObjectType = Image\nElementDataFile = s%d.raw 1 2 1\n")
+    assert [file.name for file in files_of(tmp_path / "a.mhd")] == ["a.mhd", "s1.raw", "s2.raw"]
+    assert files_of(tmp_path / "s1.raw") == [tmp_path / "s1.raw"]
+    (tmp_path / "a.mhd").write_bytes(b"no header")
+    assert files_of(tmp_path / "a.mhd") == [tmp_path / "a.mhd"]
