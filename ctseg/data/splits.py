@@ -39,7 +39,12 @@ def fold_cases(
         )
     order = np.random.default_rng(seed).permutation(len(groups))
     count = min(folds, len(groups))
-    held = {groups[i] for i in order[fold % count :: count]}
+    if fold >= count:
+        raise BadInput(
+            f"The data set {dataset.name} has {count} cases or groups, which make the folds 0 to {count - 1}; "
+            f"fold {fold} is none of them."
+        )
+    held = {groups[i] for i in order[fold::count]}
     train = tuple(c.id for c in dataset.cases if (c.group or c.id) not in held)
     val = tuple(c.id for c in dataset.cases if (c.group or c.id) in held)
     return train, val

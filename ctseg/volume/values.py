@@ -23,10 +23,12 @@ def whole_numbers(array: NDArray[Any], *, where: str = "A label map") -> NDArray
     """
     if array.dtype.kind in "iub":
         return array
-    whole: NDArray[Any] = np.nan_to_num(array).astype(np.int64)
-    if not np.array_equal(whole, array):
+    finite = bool(np.isfinite(array).all())
+    whole: NDArray[Any] = array.astype(np.int64) if finite else array
+    if not finite or not np.array_equal(whole, array):
+        what = "fractional values" if finite else "NaN, infinite or fractional values"
         raise BadInput(
-            f"{where} holds fractional values where whole numbers are due.",
+            f"{where} holds {what} where whole numbers are due.",
             hint="Was an image or a probability map given where a label map is due? Values that are to be predicted "
             "as they are make a regression: --set task.kind=regression",
         )

@@ -97,6 +97,12 @@ def test_fractional_labels_are_refused():
         as_label(np.zeros((2, 1, 1, 1), np.uint8), TASK, where="x")
 
 
+def test_labels_with_nan_are_told_so():
+    for odd in (np.nan, np.inf):
+        with pytest.raises(BadInput, match="NaN, infinite"):
+            as_label(np.array([[[[odd, 1.0]]]]), TASK, where="x")
+
+
 def test_distinct():
     assert distinct_values(np.array([[5, -2, 5]])) == [-2, 5]
     assert distinct_values(np.array([0, 10**7])) == [0, 10**7]
@@ -124,6 +130,14 @@ def test_folds_cover_every_case_once_and_keep_groups_together():
         of = {c.id: c.group for c in made.cases}
         assert not {of[i] for i in train} & {of[i] for i in val}
     assert fold_cases(made, 2) == fold_cases(made, 2)
+
+
+def test_there_are_no_more_folds_than_cases():
+    made = dataset(3)
+    held = [fold_cases(made, fold)[1] for fold in range(3)]
+    assert sorted(i for fold in held for i in fold) == ["c0", "c1", "c2"]
+    with pytest.raises(BadInput, match="folds 0 to 2; fold 3 is none"):
+        fold_cases(made, 3)
 
 
 def test_given_splits_count():

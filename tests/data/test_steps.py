@@ -133,6 +133,15 @@ def test_values():
     np.testing.assert_allclose(mapped.ravel(), [-1, -0.5, -0.25, 1])
 
 
+def test_numbers_for_other_channels_than_the_scan_has_are_refused():
+    """Two ranges would make two channels of one."""
+    array, geometry = np.zeros((1, 2, 3, 4), np.float32), Geometry((2, 3, 4))
+    for step in (Clip((-1.0, -2.0), (1.0, 2.0)), Normalise((0.0, 0.0), (1.0,))):
+        assert step.image(np.repeat(array, 2, 0), geometry, {}).shape == (2, 2, 3, 4)
+        with pytest.raises(ConfigError, match=r"2 numbers .* for 1 channels"):
+            step.image(array, geometry, {})
+
+
 def test_normalise_case_has_mean_zero_and_deviation_one():
     rng = np.random.default_rng(0)
     array = rng.normal([[[[40]]], [[[900]]]], [[[[7]]], [[[300]]]], (2, 6, 7, 8)).astype(np.float32)
@@ -201,6 +210,11 @@ def test_steps_are_read_from_plain_data_and_refused_where_wrong():
         parse_step({"kind": "resample", "spacing_xy": [1, 1, 1]})
     with pytest.raises(ConfigError, match="kind"):
         parse_step({})
+    for low, high in (([240], [-160]), ([0, 0, 0], [1, 1]), ([], []), ([float("nan")], [1])):
+        with pytest.raises(ConfigError, match=r"clip|rises"):
+            parse_step({"kind": "clip", "low": low, "high": high})
+    with pytest.raises(ConfigError, match="2 and 3 channels"):
+        parse_step({"kind": "normalise", "mean": [0, 0], "std": [1, 1, 1]})
     with pytest.raises(ConfigError, match="positive"):
         parse_step({"kind": "normalise", "std": [0.0]})
     with pytest.raises(ConfigError, match="negative"):

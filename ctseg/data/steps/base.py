@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.data.steps.track import Tracks
+from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
 Array = NDArray[Any]
@@ -145,6 +146,34 @@ def holding(array: Array, values: Iterable[float]) -> Array:
 def per_channel(values: Any) -> Array:
     """One number a channel as an array [C, 1, 1, 1] that broadcasts over the scan."""
     return np.asarray(values, np.float32).reshape(-1, 1, 1, 1)
+
+
+def fitting(kind: str, values: tuple[float, ...], image_czyx: Array) -> Array:
+    """One number for all channels of a scan or one for each, as `per_channel` shapes them.
+
+    Raises:
+        ConfigError: another number of them, which would make channels of its own.
+    """
+    if len(values) not in (1, len(image_czyx)):
+        raise ConfigError(
+            f"The step '{kind}' has {len(values)} numbers {values} for {len(image_czyx)} channels.",
+            hint="Give one number for all channels, or one for each.",
+        )
+    return per_channel(values)
+
+
+def paired(
+    kind: str, one: tuple[float, ...], two: tuple[float, ...]
+) -> Iterable[tuple[float, float]]:
+    """Two options of a step by channel.
+
+    Raises:
+        ConfigError: they are for different numbers of channels.
+    """
+    count = max(len(one), len(two))
+    if not count or {len(one), len(two)} - {1, count}:
+        raise ConfigError(f"The options of '{kind}' are for {len(one)} and {len(two)} channels.")
+    return zip(one * (count // len(one)), two * (count // len(two)), strict=True)
 
 
 def keeps_grid(step: Step, geometry: Geometry) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, OnValues, Record, per_channel
+from ctseg.data.steps.base import Array, OnValues, Record, fitting, paired
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
@@ -24,8 +24,17 @@ class Clip(OnValues):
     low: tuple[float, ...] = (-1024.0,)
     high: tuple[float, ...] = (3071.0,)
 
+    def __post_init__(self) -> None:
+        pairs = paired(self.kind, self.low, self.high)
+        if any(not low <= high for low, high in pairs):
+            raise ConfigError(
+                f"A range rises from low to high: {self.low} to {self.high}.",
+                hint="For example: low = [-160], high = [240]",
+            )
+
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        return np.clip(image_czyx, per_channel(self.low), per_channel(self.high))
+        low, high = (fitting(self.kind, one, image_czyx) for one in (self.low, self.high))
+        return np.clip(image_czyx, low, high)
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,13 @@ class Normalise(OnValues):
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
+        paired(self.kind, self.mean, self.std)
         if min(self.std) <= 0:
             raise ConfigError(f"The deviation to divide by must be positive: {self.std}.")
 
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        scaled = (image_czyx - per_channel(self.mean)) / per_channel(self.std)
+        mean, std = (fitting(self.kind, one, image_czyx) for one in (self.mean, self.std))
+        scaled = (image_czyx - mean) / std
         return scaled.astype(np.float32, copy=False)
 
 
