@@ -86,7 +86,7 @@ def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -
         inside = path.relative_to(source) if path != source else Path(path.resolve().name)
         parts = _parts(spec, path, options)
         for name, extra in parts.items():
-            stem = _stem(inside.name, spec) + (f"_{name}" if len(parts) > 1 else "")
+            stem = _stem(inside.name, spec) + (f"_{name}" if len(parts) > 1 and name else "")
             jobs.append(
                 Job(
                     path,
@@ -160,7 +160,14 @@ def _parts(
     parts = spec.parts(path)
     if len(parts) < 2 or any(set(extra) & set(options) for extra in parts.values()):
         return {"": {}}
-    return {re.sub(r"[^\w.-]+", "_", name).strip("_"): extra for name, extra in parts.items()}
+    named: dict[str, Mapping[str, Any]] = {}
+    for name, extra in parts.items():
+        plain = own = re.sub(r"[^\w.-]+", "_", name).strip("_")
+        number = 2
+        while own in named:  # `a/b` and `a_b`
+            own, number = f"{plain}_{number}", number + 1
+        named[own] = extra
+    return named
 
 
 def _stem(name: str, spec: FormatSpec) -> str:

@@ -39,7 +39,7 @@ def _colour(value: Any) -> tuple[int, int, int] | None:
     """Three numbers from 0 to 1, as text."""
     try:
         red, green, blue = (round(float(word) * 255) for word in str(value).split())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return red, green, blue
 
@@ -58,7 +58,10 @@ def _attributes(metadata: Mapping[str, Any]) -> list[Label]:
 def _rgb(value: Any) -> tuple[int, int, int] | None:
     if not isinstance(value, (list, tuple)) or len(value) != 3:
         return None
-    red, green, blue = map(int, value)
+    try:
+        red, green, blue = map(int, value)
+    except (TypeError, ValueError, OverflowError):  # what another program wrote
+        return None
     return red, green, blue
 
 

@@ -93,6 +93,9 @@ def test_names_as_plugins_and_others_give_them() -> None:
         Label("void", (0,), 0),
         Label("tow", (1,), 1),
     )
+    odd = {"labels": {"a": 1}, "colours": {"a": ["red", 1, 2]}}
+    assert labels_in(odd) == (Label("a", (1,), 1),)
+    assert labels_in({"Segment0_LabelValue": "1", "Segment0_Color": "inf 0 0"})[0].colour is None
     layers = {"Segment0_LabelValue": "1", "Segment0_Layer": "1", "Segment1_LabelValue": "2"}
     assert labels_in(layers) == (Label("label_2", (2,), 2),)
     for nothing in ({}, {"labels": "no JSON"}, {"labels": '{"a": "b"}'}, {"labels": 7}):
@@ -173,6 +176,25 @@ def test_each_series_of_a_study_and_each_volume_of_a_file(
         file["raw"], file["deep/label"] = oblique.array, (oblique.array > 0).astype(np.uint8)
     assert run(tmp_path / "a.h5", tmp_path / "out2", "--to", ".nrrd")[0] == 0
     assert {p.name for p in (tmp_path / "out2").iterdir()} == {"a_raw.nrrd", "a_deep_label.nrrd"}
+
+
+def test_parts_of_one_name_are_all_converted(
+    tmp_path: Path, oblique: Volume, make_series: MakeSeries
+) -> None:
+    """Repeated series have one description, and the UIDs of some scanners all end in 0.0.0."""
+    for number in (71, 72):
+        uid = f"1.2.826.0.1.3680043.2.1125.{number}.0.0.0"
+        folder = tmp_path / "study" / str(number)
+        make_series(folder, oblique.array + number, uid=uid, tags={"0008|103e": "Thorax"})
+    code, output = run(tmp_path / "study", tmp_path / "out", "--to", ".nii.gz")
+    assert code == 0, output
+    values = sorted(read(path).array[0, 0, 0] for path in (tmp_path / "out").iterdir())
+    assert values == [oblique.array[0, 0, 0] + 71, oblique.array[0, 0, 0] + 72]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a_raw"], file["a/raw"] = oblique.array, oblique.array[:3]
+    assert run(tmp_path / "a.h5", tmp_path / "out2", "--to", ".nrrd")[0] == 0
+    shapes = sorted(read(path).array.shape for path in (tmp_path / "out2").iterdir())
+    assert shapes == [(3, 7, 8), (6, 7, 8)]
 
 
 def test_what_lies_beside_a_scan_is_converted_too(

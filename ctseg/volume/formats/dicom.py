@@ -55,14 +55,17 @@ def open_dicom(path: Path, *, series: str | None = None, straighten: str = "no")
 
 
 def parts(path: Path) -> dict[str, dict[str, str]]:
-    """The image series of a folder, by description and the end of their UID, and the option that opens each."""
+    """The image series of a folder, by description and the end of their UID, and the option that opens each.
+
+    The ends are as long as it takes to tell the series apart: the UIDs of some scanners all end in 0.0.0.
+    """
     scans = [one for one in list_series(path) if one.image]
-    return {
-        "_".join(filter(None, (one.description, one.uid[-6:].replace(".", "")))): {
-            "series": one.uid
-        }
-        for one in scans
-    }
+    for length in range(6, 65):
+        ends = [one.uid[-length:].replace(".", "") for one in scans]
+        if len(set(ends)) == len(scans):
+            break
+    names = ("_".join(filter(None, (s.description, e))) for s, e in zip(scans, ends, strict=True))
+    return {name: {"series": one.uid} for name, one in zip(names, scans, strict=True)}
 
 
 def _even(
