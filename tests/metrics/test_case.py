@@ -108,12 +108,14 @@ def test_channels_regions_and_strange_values_are_measured_alike() -> None:
 
 
 def test_a_label_may_lie_where_the_maps_are_0() -> None:
-    """Pores in a solid: the same maps with the two numbers exchanged say the same."""
+    """Pores in a solid: the same maps with two numbers exchanged say the same."""
     made, truth = ((m == 1).astype(np.uint8) for m in _maps())
-    pores = Task("classes", (Label("solid", (1,), 1), Label("pore", (0,), 0)))
-    expected = score_labels(classes_task({"pore": 1}), made, truth, SPACING, EVERYTHING)
-    assert None not in expected[0].values.values()
-    assert score_labels(pores, 1 - made, 1 - truth, SPACING, EVERYTHING) == expected
+    made[8:, 9:, :3] = truth[8:, 10:, :3] = 2
+    pores = (Label("solid", (1,), 1), Label("pore", (0,), 0), Label("metal", (2,), 2))
+    expected = score_labels(classes_task({"pore": 1, "metal": 2}), made, truth, SPACING, EVERYTHING)
+    assert not any(None in item.values.values() for item in expected)
+    turned = (np.choose(m, (1, 0, 2)) for m in (made, truth))
+    assert score_labels(Task("classes", pores), *turned, SPACING, EVERYTHING) == expected
 
 
 def test_only_some_labels_and_tolerances_of_their_own() -> None:
