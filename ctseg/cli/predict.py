@@ -309,6 +309,7 @@ def predict(
     from ctseg.engine.work import Summary
     from ctseg.zoo.load import load
 
+    ui.check_zoo(zoo)
     if dtype not in ("float16", "float32", "float64"):
         raise BadInput(f"'{dtype}' is no type of --dtype.", hint="float16, float32 or float64")
     with open_team() as team:
@@ -352,7 +353,12 @@ def predict(
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(n.strip() for n in text.split(",") if n.strip())
+    if text is None:
+        return None
+    names = tuple(n.strip() for n in text.split(",") if n.strip())
+    if not names:
+        raise BadInput(f"'{text}' names no label.", hint="Separate names by commas: liver,spleen")
+    return names
 
 
 def _rules(

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.errors import CtsegError
+from ctseg.errors import BadInput, CtsegError
 
 if TYPE_CHECKING:
     from ctseg.zoo.store import Entry
+    from ctseg.zoo.verify import Check
 
 app = typer.Typer(
     no_args_is_help=True, help="Published weights: list, show, publish, verify, remove."
 )
+
+MARGIN = 10.0
+"""Millimetres around what a first stage finds."""
 
 
 class Dtype(StrEnum):
@@ -38,6 +42,7 @@ def list_(
 
     from ctseg.zoo.resolve import all_entries
 
+    ui.check_zoo(zoo)
     found = all_entries(zoo)
     rows = [_row(entry) for name in fnmatch.filter(found, pattern) for entry in found[name]]
     if as_json:
@@ -70,12 +75,15 @@ def list_(
 def _row(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": entry.name, "summary": "", "labels": [], "mean_dice": None, "cases": None,
-        "bytes": entry.size(), "licence": "", "zoo": str(entry.zoo), "problem": None,
+        "bytes": 0, "licence": "", "zoo": str(entry.zoo), "problem": None,
     }  # fmt: skip
     try:
+        row["bytes"] = entry.size()
         card = entry.card()
     except CtsegError as error:  # one damaged entry must not hide the others
         return row | {"problem": error.message}
+    except OSError as error:
+        return row | {"problem": f"{entry.folder} cannot be read: {error.strerror}"}
     return row | {
         "summary": card.summary,
         "labels": [label.name for label in card.task.task().foreground],
@@ -96,6 +104,7 @@ def show(
     """Show the card of a model."""
     from ctseg.zoo.resolve import resolve_model
 
+    ui.check_zoo(zoo)
     found = resolve_model(name, zoo)
     if as_json:
         ui.print_json(found.card)
@@ -176,7 +185,7 @@ def publish(
     ] = None,
     margin: Annotated[
         float, typer.Option("--margin", min=0, help="Millimetres around what it finds.")
-    ] = 10.0,
+    ] = MARGIN,
     measure: Annotated[
         bool,
         typer.Option(help="Validate again with exactly the published weights."),
@@ -193,6 +202,11 @@ def publish(
     from ctseg.zoo.readme import usage
 
     stages = []
+    if coarse is None and (coarse_labels is not None or margin != MARGIN):
+        raise BadInput(
+            "Labels or a margin of a first stage are given, but no first stage.",
+            hint="Name it: --coarse NAME",
+        )
     if coarse is not None:
         labels = tuple(n.strip() for n in (coarse_labels or "").split(",") if n.strip())
         stage = {"model": coarse, "labels": labels, "margin_mm": margin}
@@ -244,13 +258,14 @@ def verify(
     """
     from ctseg.zoo.verify import verify as check
 
+    ui.check_zoo(zoo)
     checks = check(names or (), zoo)
     if as_json:
         ui.print_json(checks)
     elif checks:
         ui.table(
             ("name", "", "zoo"),
-            [(c.name, "; ".join(c.problems) or "sound", str(c.zoo)) for c in checks],
+            [(c.name, _verdict(c), str(c.zoo)) for c in checks],
         )
     else:
         ui.say("No model is published: nothing to verify.")
@@ -260,6 +275,11 @@ def verify(
             "  Copy them again, or publish them anew: ctseg zoo publish RUN --tag TAG --overwrite"
         )
         raise typer.Exit(1)
+
+
+def _verdict(check: Check) -> str:
+    found = "; ".join(check.problems) or "sound"
+    return f"{found} ({'; '.join(check.notes)})" if check.notes else found
 
 
 @app.command(epilog=ui.examples("ctseg zoo remove unet3d.trial_v0 --yes"))
@@ -272,6 +292,7 @@ def remove(
     from ctseg.zoo.remove import removable
     from ctseg.zoo.remove import remove as take_out
 
+    ui.check_zoo(zoo)
     folder = removable(name, zoo).folder
     ui.confirm(f"Remove {name} ({folder})?", yes=yes)
     take_out(name, zoo)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from ctseg.data.steps.base import Box
 from ctseg.engine.ensemble import Ensemble
 from ctseg.engine.segmenter import Segmenter
 from ctseg.engine.stages import MARGIN_MM, Stage, Staged
-from ctseg.zoo.resolve import resolve_model
+from ctseg.errors import BadInput
+from ctseg.zoo.resolve import Resolved, check_stages, find_entry, resolve_model
 
 
 def load(
@@ -37,14 +39,20 @@ def load(
 
     Raises:
         UnknownName, BadInput, CorruptWeights: as `ctseg.zoo.resolve.resolve_model`.
-        BadInput: models that predict different labels, or take other channels.
+        BadInput: models that predict different labels, take other channels, or look only where different first
+            stages find something; a margin or labels of a first stage where there is none.
 
     Example:
         >>> segmenter = load("unet3d.hippocampus_v1")
         >>> mask = segmenter.predict(volume)
     """
     names = [name] if isinstance(name, str | Path) else list(name)
+    if not names:
+        raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
     found = [resolve_model(one, zoo) for one in names]
+    stages = () if coarse is not None else _stages_of(found)
+    _check_options(stages, coarse, coarse_labels, margin_mm)
+    check_stages(found[0].card.name, stages, zoo)
     models = [Segmenter.from_files(one.files, device=device, precision=precision) for one in found]
     model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
@@ -52,10 +60,46 @@ def load(
         first = load(coarse, device, precision, zoo=zoo)
         stage = Stage(first, labels, MARGIN_MM if margin_mm is None else margin_mm)
         return Staged.of(model, [stage], region)
-    stages = model.card.stages if len(models) == 1 else ()
     if margin_mm is not None:
         stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
     return with_stages(model, stages, zoo, region=region)
+
+
+def _stages_of(found: Sequence[Resolved]) -> tuple[CoarseStage, ...]:
+    """The first stages that the cards name; models that are averaged must name the same ones."""
+    for one in found[1:]:
+        if one.card.stages != found[0].card.stages:
+            raise BadInput(
+                f"{found[0].name} and {one.name} cannot be averaged as they are: their cards name different first "
+                "stages, so they look at different parts of a scan.",
+                hint="Name one for all of them: --coarse NAME",
+            )
+    return found[0].card.stages
+
+
+def _check_options(
+    stages: Sequence[CoarseStage],
+    coarse: str | Path | None,
+    coarse_labels: Sequence[str] | None,
+    margin_mm: float | None,
+) -> None:
+    """Refuse what would have no effect, or no meaning."""
+    if coarse is None and coarse_labels is not None:
+        raise BadInput(
+            "Labels of a first stage are named, but no first stage.", hint="Name it: --coarse NAME"
+        )
+    if margin_mm is None:
+        return
+    if not (math.isfinite(margin_mm) and margin_mm >= 0):
+        raise BadInput(
+            f"The margin around what a first stage finds cannot be {margin_mm} mm.",
+            hint="Give millimetres, 0 or more: --margin 20",
+        )
+    if coarse is None and not stages:
+        raise BadInput(
+            "A margin is given, but no first stage to keep it around.",
+            hint="Name one: --coarse NAME",
+        )
 
 
 def with_stages(
@@ -70,7 +114,11 @@ def with_stages(
         return model
     device, precision = str(model.runtime.device), model.runtime.precision
     found = [
-        Stage(load(s.model, device, precision, zoo=zoo), s.labels or None, s.margin_mm)
+        Stage(
+            load(find_entry(s.model, zoo).folder, device, precision, zoo=zoo),
+            s.labels or None,
+            s.margin_mm,
+        )
         for s in stages
     ]
     return Staged.of(model, found, region)

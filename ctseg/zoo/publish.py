@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,17 @@ from ctseg.engine.weights import cast, read_weights, save_weights, tensors_sha25
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.files import disk_errors, write_text
 from ctseg.zoo.readme import render
-from ctseg.zoo.resolve import BEST, RUN_FILE, resolve_model
-from ctseg.zoo.store import CARD, README, Entry, locked, user_zoo, write_index_entry
+from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
+from ctseg.zoo.store import (
+    CARD,
+    NAME,
+    README,
+    Entry,
+    delete_folder,
+    locked,
+    user_zoo,
+    write_index_entry,
+)
 
 if TYPE_CHECKING:
     from ctseg.engine.segmenter import Segmenter
@@ -82,16 +92,19 @@ def publish(
         raise BadInput(
             "There is no run to publish.", hint="Name one: ctseg zoo publish RUN --tag TAG"
         )
-    for stage in stages:
-        resolve_model(
-            stage.model, zoo
-        )  # a name that nobody knows is refused before anything is measured
     cards = [card for _, card in loaded]
+    name = f"{cards[0].architecture}.{tag}"
+    if not NAME.fullmatch(name):
+        raise BadInput(
+            f"'{name}' cannot be the name of a published model.",
+            hint="The name of an architecture has lower-case letters, digits and underscores only.",
+        )
+    check_stages(name, stages, zoo)  # what nobody knows is refused before anything is measured
     _check_alike(cards, folders)
     if measure:
         _check_data(folders)
     members, stored = _members([tensors for tensors, _ in loaded], cards, dtype)
-    card = _completed(cards, members, tag)
+    card = _completed(cards, members, name)
     texts = {
         "summary": summary, "licence": licence, "attribution": attribution,
         "intended_use": intended_use, "limits": limits,
@@ -163,10 +176,10 @@ def _members(
     return tuple(members), stored
 
 
-def _completed(cards: Sequence[Card], members: tuple[Member, ...], tag: str) -> Card:
+def _completed(cards: Sequence[Card], members: tuple[Member, ...], name: str) -> Card:
     card = cards[0]
     update: dict[str, Any] = {
-        "name": f"{card.architecture}.{tag}",
+        "name": name,
         "members": members,
         "ctseg_version": ctseg.__version__,
     }
@@ -241,9 +254,10 @@ def _command(run: Path, card: Card) -> str:
     if data.train or data.val or len(dataset.cases) == 1:
         return ""
     folds = "" if dataset.splits or data.folds == DEFAULT_FOLDS else f" --folds {data.folds}"
+    name = shlex.quote(dataset.path.resolve().name)
     return (
-        f"ctseg predict {dataset.path.resolve().name} -m {card.name} -o predictions\n"
-        f"ctseg evaluate predictions {dataset.path.resolve().name} --fold {data.fold}{folds}"
+        f"ctseg predict {name} -m {card.name} -o predictions\n"
+        f"ctseg evaluate predictions {name} --fold {data.fold}{folds}"
     )
 
 
@@ -257,7 +271,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _new_folder(zoo: Path) -> Iterator[Path]:
-    with disk_errors(zoo):
+    with disk_errors(zoo, option="--zoo"):
         zoo.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".publish-", dir=zoo))
     try:
@@ -270,7 +284,7 @@ def _put_in_place(temporary: Path, folder: Path, overwrite: bool) -> None:
     """Rename the finished folder to its name and record it; on failure the zoo is as it was."""
     zoo = folder.parent
     old = temporary.with_name(f"{temporary.name}-old")
-    with locked(zoo), disk_errors(folder):
+    with locked(zoo), disk_errors(folder, option="--zoo"):
         _check_free(folder, overwrite)
         had_one = folder.exists()
         if had_one:
@@ -287,4 +301,5 @@ def _put_in_place(temporary: Path, folder: Path, overwrite: bool) -> None:
             if had_one:
                 old.rename(folder)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            delete_folder(old)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors
 from ctseg.zoo.resolve import find_entry
-from ctseg.zoo.store import Entry, entries_in, locked, user_zoo, write_index_entry
+from ctseg.zoo.store import (
+    Entry,
+    delete_folder,
+    entries_in,
+    locked,
+    user_zoo,
+    write_index_entry,
+)
 
 
 def removable(name: str, zoo: Path | str | None = None) -> Entry:
@@ -34,7 +40,7 @@ def removable(name: str, zoo: Path | str | None = None) -> Entry:
 
 
 def remove(name: str, zoo: Path | str | None = None) -> Path:
-    """Remove an entry and its record; returns the folder that is gone.
+    """Remove an entry and its record; returns the folder that is gone. Of a link to a folder only the link goes.
 
     Raises:
         UnknownName, BadInput: as `removable`.
@@ -42,9 +48,13 @@ def remove(name: str, zoo: Path | str | None = None) -> Path:
     """
     entry = removable(name, zoo)
     gone = entry.folder.with_name(f".removed-{entry.name}")
-    with locked(entry.zoo), disk_errors(entry.folder):
-        shutil.rmtree(gone, ignore_errors=True)
+    with locked(entry.zoo), disk_errors(entry.folder, option="--zoo"):
+        delete_folder(gone)
         entry.folder.rename(gone)
-        write_index_entry(entry.zoo, entry.name, None)
-        shutil.rmtree(gone)
+        try:
+            write_index_entry(entry.zoo, entry.name, None)
+        except BaseException:
+            gone.rename(entry.folder)
+            raise
+        delete_folder(gone)
     return entry.folder

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctseg.card import Card
+from ctseg.card import Card, CoarseStage
 from ctseg.engine.header import MEND, read_card
 from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, NameClash, UnknownName
 from ctseg.zoo.store import CARD, Entry, entries_in, search_path
@@ -79,6 +80,34 @@ def resolve_entry(entry: Entry) -> Resolved:
                 f"The card in the header of {file} differs from {CARD} beside it.", hint=MEND
             )
     return Resolved(card, files, entry.name)
+
+
+def check_stages(
+    name: str,
+    stages: Sequence[CoarseStage],
+    zoo: Path | str | None = None,
+    *,
+    behind: tuple[str, ...] = (),
+) -> None:
+    """Refuse stages that nobody published, and those that lead back to the model that they stand before.
+
+    Args:
+        name: of that model; empty where it is not published.
+        behind: the models that it stands before itself.
+
+    Raises:
+        UnknownName, BadInput, NameClash, CorruptWeights: as `resolve_model`.
+    """
+    way = (*behind, name)
+    for stage in stages:
+        if stage.model in way:
+            raise BadInput(
+                f"The first stages lead in a circle: "
+                f"{' looks where '.join(filter(None, (*way, stage.model)))} finds something.",
+                hint="Name another first stage: --coarse NAME",
+            )
+        found = resolve_entry(find_entry(stage.model, zoo))
+        check_stages(found.name, found.card.stages, zoo, behind=way)
 
 
 def find_entry(name: str, zoo: Path | str | None = None) -> Entry:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from typing import Any
 
 from ctseg import plugins
 from ctseg.card import Card, parse_card
+from ctseg.checking import parse_json
 from ctseg.errors import CorruptWeights, FileProblem
 from ctseg.files import disk_errors, write_text
 
 INDEX, CARD, README = "index.json", "card.json", "README.md"
 ENVIRONMENT = "CTSEG_ZOO"
-NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z0-9][a-z0-9_]*")
+NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9][a-z0-9_]*")
+LARGEST_CARD = 2**24
+"""Bytes; that of any real model has some thousands."""
 LOCK_SECONDS = 15.0
 """An update of the index takes milliseconds: a lock that is older was left by a process that was killed."""
 
@@ -53,6 +57,8 @@ class Entry:
         """
         file = self.folder / CARD
         try:
+            if file.exists() and (not file.is_file() or file.stat().st_size > LARGEST_CARD):
+                raise CorruptWeights(f"{file} is no card: it is no file, or far too large.")
             return parse_card(file.read_text(encoding="utf-8"), where=str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise CorruptWeights(f"The card {file} cannot be read: {error}.") from error
@@ -69,7 +75,7 @@ class Entry:
 def user_zoo(zoo: Path | str | None = None) -> Path:
     """The zoo that publishing writes to: the given one, else $CTSEG_ZOO, else the user's data folder."""
     if zoo is not None:
-        return Path(zoo)
+        return Path(zoo).expanduser()  # no shell does it in --zoo=~/zoo
     if os.environ.get(ENVIRONMENT):
         return Path(os.environ[ENVIRONMENT]).expanduser()
     import platformdirs
@@ -96,6 +102,14 @@ def entries_in(zoo: Path) -> list[Entry]:
     return [Entry(f.name, f) for f in sorted(found)]
 
 
+def delete_folder(folder: Path) -> None:
+    """Remove an entry's folder; of a link to one only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
 def file_record(path: Path) -> dict[str, Any]:
     """Checksum and size of a file, as the index keeps them."""
     digest = hashlib.sha256()
@@ -113,8 +127,11 @@ def read_index(zoo: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """
     file = zoo / INDEX
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        entries = {name: dict(entry["files"]) for name, entry in data["entries"].items()}
+        data = parse_json(file.read_text(encoding="utf-8"))
+        entries = {
+            name: {key: dict(record) for key, record in entry["files"].items()}
+            for name, entry in data["entries"].items()
+        }
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -146,7 +163,7 @@ def locked(zoo: Path) -> Iterator[None]:
     """
     lock = zoo / ".lock"
     start = time.monotonic()
-    with disk_errors(lock):
+    with disk_errors(lock, option="--zoo"):
         zoo.mkdir(parents=True, exist_ok=True)
     while True:
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ctseg.card import Card
 from ctseg.engine.header import read_card
@@ -12,14 +13,22 @@ from ctseg.errors import CtsegError
 from ctseg.zoo.resolve import find_entry
 from ctseg.zoo.store import CARD, Entry, entries_in, file_record, read_index, search_path
 
+NOT_LISTED = "the index of the zoo does not name it"
+
 
 @dataclass(frozen=True)
 class Check:
-    """What was found about one entry (or, under the name `index.json`, about a zoo's index)."""
+    """What was found about one entry (or, under the name `index.json`, about a zoo's index).
+
+    Attributes:
+        problems: what is not as it was published.
+        notes: what could not be compared.
+    """
 
     name: str
     zoo: Path
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -29,19 +38,20 @@ class Check:
 def verify(names: Sequence[str] = (), zoo: Path | str | None = None) -> list[Check]:
     """Check the named entries, or every entry of every zoo on the search path.
 
-    Compared are the checksum of each file with the index, of each set of tensors with the card, the card in each
-    header with the one beside it; then the network is built and the weights are loaded strictly.
+    Compared are the checksum of each file with the index, where that names the entry (a copied one it does not), of
+    each set of tensors with the card, the card in each header with the one beside it; then the network is built and
+    the weights are loaded strictly.
 
     Raises:
         UnknownName: a name that no zoo has.
     """
     if names:
         entries = [find_entry(name, zoo) for name in names]
-        return [Check(e.name, e.zoo, tuple(_problems(e))) for e in entries]
+        return [_check(e) for e in entries]
     checks = []
     for folder in search_path(zoo):
         found = entries_in(folder)
-        checks += [Check(e.name, e.zoo, tuple(_problems(e))) for e in found]
+        checks += [_check(e) for e in found]
         checks += _stale(folder, {e.name for e in found})
     return checks
 
@@ -54,12 +64,27 @@ def _stale(zoo: Path, present: set[str]) -> list[Check]:
     return [Check(name, zoo, ("the index names it, and its folder is missing",)) for name in lost]
 
 
+def _check(entry: Entry) -> Check:
+    problems: list[str] = []
+    notes: list[str] = []
+    try:
+        recorded = read_index(entry.zoo).get(entry.name)
+    except CtsegError as error:
+        problems = [error.message]
+    else:
+        if recorded is None:
+            notes = [NOT_LISTED]
+        else:
+            problems = _against_index(entry, recorded)
+    return Check(entry.name, entry.zoo, (*problems, *_problems(entry)), tuple(notes))
+
+
 def _problems(entry: Entry) -> list[str]:
-    problems = _against_index(entry)
+    problems: list[str] = []
     try:
         card = entry.card()
     except CtsegError as error:
-        return [*problems, error.message]
+        return [error.message]
     if card.name != entry.name:
         problems.append(f"{CARD} calls it '{card.name}'")
     if not card.members:
@@ -69,14 +94,9 @@ def _problems(entry: Entry) -> list[str]:
     return problems
 
 
-def _against_index(entry: Entry) -> list[str]:
-    try:
-        recorded = read_index(entry.zoo).get(entry.name)
-    except CtsegError as error:
-        return [error.message]
-    if recorded is None:
-        return ["the index of the zoo does not name it"]
-    present = {f.name: f for f in entry.folder.iterdir() if f.is_file()}
+def _against_index(entry: Entry, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    files = [f for f in entry.folder.iterdir() if f.is_file()]
+    present = {f.name: f for f in files if not f.name.startswith(".")}  # not those of file managers
     problems = [f"{name} is missing" for name in sorted(set(recorded) - set(present))]
     problems += [f"{name} is not in the index" for name in sorted(set(present) - set(recorded))]
     for name in sorted(set(recorded) & set(present)):
@@ -86,7 +106,7 @@ def _against_index(entry: Entry) -> list[str]:
 
 
 def _weights_problems(file: Path, card: Card) -> list[str]:
-    from ctseg.engine.models import create_model
+    from ctseg.engine.segmenter import build
     from ctseg.engine.weights import load_strictly, read_weights
 
     if not file.is_file():
@@ -96,13 +116,9 @@ def _weights_problems(file: Path, card: Card) -> list[str]:
         if read_card(file) != card:
             problems.append(f"the card in the header of {file.name} differs from {CARD}")
         tensors, _ = read_weights(file)
-        network = create_model(
-            card.architecture,
-            in_channels=card.in_channels,
-            out_channels=card.out_channels,
-            **card.options,
-        )
-        load_strictly(network, tensors, file)
+        load_strictly(build(card), tensors, file)
     except CtsegError as error:
         return [error.message]
+    except Exception as error:  # one card that describes no network must not hide the others
+        return [f"the network of {file.name} cannot be built: {type(error).__name__}: {error}"]
     return problems

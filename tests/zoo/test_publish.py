@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,3 +151,62 @@ def test_remove_takes_folder_and_record(make_run, own_zoo: Path) -> None:
     assert json.loads((own_zoo / "index.json").read_text())["entries"] == {}
     with pytest.raises(LookupError):
         remove("unet3d.v1")
+
+
+@pytest.mark.parametrize("architecture", ["../elsewhere", "/tmp/elsewhere", "Unet", "un.et", ""])
+def test_an_architecture_that_cannot_be_part_of_a_name_is_refused(
+    make_run, own_zoo: Path, architecture: str
+) -> None:
+    run = make_run(architecture=architecture)
+    with pytest.raises(BadInput, match="cannot be the name"):
+        publish(run, tag="v1", measure=False)
+    assert not own_zoo.exists()
+
+
+def test_any_architecture_that_a_plugin_may_register_is_found_again(make_run) -> None:
+    run = make_run(architecture="3d_net")
+    publish(run, tag="v1", measure=False)
+    assert list_weights() == ["3d_net.v1"]
+    assert resolve_model("3d_net").card.architecture == "3d_net"
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links")
+def test_of_a_linked_entry_only_the_link_is_removed_or_replaced(
+    make_run, own_zoo: Path, tmp_path: Path
+) -> None:
+    run = make_run()
+    elsewhere = publish(run, tag="v1", measure=False, zoo=tmp_path / "shared").folder
+    own_zoo.mkdir()
+    (own_zoo / "unet3d.v1").symlink_to(elsewhere, target_is_directory=True)
+    remove("unet3d.v1")
+    assert [f.name for f in own_zoo.iterdir()] == ["index.json"]
+    (own_zoo / "unet3d.v1").symlink_to(elsewhere, target_is_directory=True)
+    publish(run, tag="v1", measure=False, overwrite=True)
+    assert sorted(f.name for f in own_zoo.iterdir()) == ["index.json", "unet3d.v1"]
+    assert not (own_zoo / "unet3d.v1").is_symlink()
+    assert len(list(elsewhere.iterdir())) == 3
+
+
+def test_an_entry_whose_record_cannot_be_written_is_not_removed(
+    make_run, own_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(make_run(), tag="v1", measure=False)
+
+    def broken(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ctseg.zoo.remove.write_index_entry", broken)
+    with pytest.raises(FileProblem, match="disk is full") as found:
+        remove("unet3d.v1")
+    assert "--zoo" in str(found.value)
+    assert list_weights() == ["unet3d.v1"]
+
+
+def test_a_data_set_with_a_space_in_its_name(make_run, dataset: Path, tmp_path: Path) -> None:
+    spaced = tmp_path / "Balls of tests"
+    shutil.copytree(dataset, spaced)
+    run = make_run()
+    text = (run / "config.toml").read_text().replace(str(dataset), str(spaced))
+    (run / "config.toml").write_text(text)
+    words = [shlex.split(s) for s in publish(run, tag="v1").card().metrics.command.splitlines()]
+    assert [words[0][2], words[1][3]] == ["Balls of tests"] * 2

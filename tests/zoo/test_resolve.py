@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from ctseg.errors import BadInput, CorruptWeights, FileProblem, NameClash, UnknownName
+from ctseg.zoo import store
 from ctseg.zoo.publish import publish
 from ctseg.zoo.remove import remove
 from ctseg.zoo.resolve import list_weights, resolve_model
+from ctseg.zoo.store import LARGEST_CARD
 from ctseg.zoo.verify import verify
 
 
@@ -129,3 +131,45 @@ def test_damaged_weights_are_refused_before_use(make_run) -> None:
     entry.weights()[0].unlink()
     with pytest.raises(CorruptWeights, match="missing"):
         resolve_model("unet3d.v1")
+
+
+def test_a_copied_entry_is_sound_though_no_index_names_it(make_run, tmp_path: Path) -> None:
+    entry = publish(make_run(), tag="v1", measure=False)
+    copy = tmp_path / "copy"
+    shutil.copytree(entry.folder, copy / entry.name)
+    (check,) = verify(zoo=copy, names=["unet3d.v1"])
+    assert check.sound
+    assert "index" in check.notes[0]
+    _flip(copy / entry.name / "weights.safetensors", -1)
+    (check,) = verify(zoo=copy, names=["unet3d.v1"])
+    assert "changed or damaged" in check.problems[0]
+
+
+def test_a_card_that_describes_no_network_is_a_finding(make_run) -> None:
+    for name, options in {"a": {"in_channels": 3}, "b": {"features": [10**14, 4]}}.items():
+        publish(make_run(name, options=options), tag=name, measure=False)
+    checks = verify()
+    assert [c.sound for c in checks] == [False, False]
+    assert "cannot be built" in checks[1].problems[0]
+
+
+def test_odd_files_of_a_zoo_are_findings_too(make_run, own_zoo: Path) -> None:
+    entry = publish(make_run(), tag="v1", measure=False)
+    (entry.folder / ".DS_Store").touch()  # of a file manager
+    assert verify()[0].sound
+    (own_zoo / "index.json").write_text('{"entries": {"unet3d.v1": {"files": {"a": 3}}}}')
+    assert "damaged" in verify()[0].problems[0]
+    with (entry.folder / "card.json").open("wb") as file:
+        file.truncate(LARGEST_CARD + 1)
+    assert "far too large" in " ".join(verify()[0].problems)
+    (entry.folder / "card.json").write_text("[" * 100_000)
+    assert "nested too deeply" in " ".join(verify()[0].problems)
+
+
+def test_the_zoo_of_the_source_tree_is_what_was_published() -> None:
+    zoo = Path(store.__file__).parents[2] / "zoo"
+    if not zoo.is_dir():
+        pytest.skip("ctseg is installed, not run from its source tree")
+    checks = [check for check in verify(zoo=zoo) if check.zoo == zoo]
+    assert checks
+    assert not [check for check in checks if check.problems or check.notes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import ctseg
 from ctseg.card import CoarseStage
 from ctseg.engine.evaluate import evaluate
 from ctseg.engine.stages import Staged
-from ctseg.errors import ConfigError, UnknownName
+from ctseg.errors import BadInput, ConfigError, UnknownName
 from ctseg.zoo.publish import publish
 
 
@@ -54,3 +55,73 @@ def test_the_name_of_a_stage_is_a_zoo_name() -> None:
 
     with pytest.raises(ConfigError, match="model"):
         validate(CoarseStage, {"model": "../../weights"}, where="the card")
+
+
+def test_stages_that_lead_in_a_circle_are_refused(make_run) -> None:
+    run = make_run()
+    publish(run, tag="a", measure=False)
+    publish(run, tag="b", stages=[CoarseStage(model="unet3d.a")], measure=False)
+    for stage in (
+        "unet3d.a",
+        "unet3d.b",
+    ):  # itself, and the one that looks where it finds something
+        with pytest.raises(BadInput, match="circle"):
+            publish(run, tag="a", stages=[CoarseStage(model=stage)], measure=False, overwrite=True)
+    assert isinstance(ctseg.load("unet3d.b", device="cpu"), Staged)
+
+
+def test_a_circle_that_was_made_by_hand_is_refused_when_it_is_loaded(
+    make_run, own_zoo: Path
+) -> None:
+    run = make_run()
+    publish(run, tag="a", measure=False)
+    publish(run, tag="b", stages=[CoarseStage(model="unet3d.a")], measure=False)
+    other = own_zoo.parent / "other"
+    publish(run, tag="b", measure=False, zoo=other)
+    publish(run, tag="a", stages=[CoarseStage(model="unet3d.b")], measure=False, zoo=other)
+    shutil.rmtree(own_zoo / "unet3d.a")
+    (other / "unet3d.a").rename(own_zoo / "unet3d.a")
+    with pytest.raises(BadInput, match=r"unet3d\.a looks where unet3d\.b looks where unet3d\.a"):
+        ctseg.load("unet3d.a", device="cpu")
+
+
+def test_models_that_look_in_one_place_are_averaged_there(make_run) -> None:
+    run = make_run()
+    publish(run, tag="where", measure=False)
+    publish(run, tag="whole", measure=False)
+    stage = CoarseStage(model="unet3d.where", margin_mm=6.0)
+    for tag in ("a", "b"):
+        publish(make_run(tag, seed=3), tag=tag, stages=[stage], measure=False)
+    both = ctseg.load(["unet3d.a", "unet3d.b"], device="cpu")
+    assert isinstance(both, Staged)
+    assert both.stages[0].margin_mm == 6.0
+    with pytest.raises(BadInput, match="different first stages"):
+        ctseg.load(["unet3d.a", "unet3d.whole"], device="cpu")
+    named = ctseg.load(["unet3d.a", "unet3d.whole"], device="cpu", coarse="unet3d.where")
+    assert isinstance(named, Staged)
+
+
+def test_what_would_have_no_effect_is_refused(make_run) -> None:
+    publish(make_run(), tag="v1", measure=False)
+    with pytest.raises(BadInput, match="--coarse"):
+        ctseg.load("unet3d.v1", device="cpu", margin_mm=5.0)
+    with pytest.raises(BadInput, match="--coarse"):
+        ctseg.load("unet3d.v1", device="cpu", coarse_labels=["ball"])
+    for margin in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(BadInput, match="margin"):
+            ctseg.load("unet3d.v1", device="cpu", coarse="unet3d.v1", margin_mm=margin)
+    with pytest.raises(BadInput, match="No model"):
+        ctseg.load([])
+
+
+def test_a_folder_at_hand_does_not_stand_in_for_a_published_stage(
+    make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(make_run(), tag="where", measure=False)
+    stage = CoarseStage(model="unet3d.where")
+    publish(make_run("what"), tag="what", stages=[stage], measure=False)
+    make_run("unet3d.where", seed=9)  # a run of that name
+    monkeypatch.chdir(tmp_path)
+    model = ctseg.load("unet3d.what", device="cpu")
+    assert isinstance(model, Staged)
+    assert model.stages[0].model.card.name == "unet3d.where"

@@ -19,6 +19,7 @@ def test_the_given_zoo_comes_before_the_environment_and_the_data_folder(
     tmp_path: Path, own_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.user_zoo(tmp_path) == tmp_path
+    assert store.user_zoo("~/zoo") == Path.home() / "zoo"
     assert store.user_zoo() == own_zoo
     monkeypatch.delenv("CTSEG_ZOO")
     assert str(store.user_zoo()).startswith(platformdirs.user_data_dir("ctseg", appauthor=False))

@@ -115,6 +115,16 @@ def test_remove_asks_first(published: Path) -> None:
         (["publish", "{run}", "--tag", "Bad-Tag"], "no usable tag"),
         (["publish", "{run}", "--tag", "v1", "--zoo", "{file}"], "cannot be written"),
         (["remove", "unet3d.balls_v3"], "balls_v1"),
+        (["publish", "{run}", "--tag", "v1", "--margin", "5"], "--coarse NAME"),
+        (["publish", "{run}", "--tag", "v1", "--coarse-labels", "ball"], "--coarse NAME"),
+        (["list", "--zoo", "{typo}"], "does not exist"),
+        (["show", "unet3d.balls_v1", "--zoo", "{typo}"], "does not exist"),
+        (["verify", "--zoo", "{typo}"], "does not exist"),
+        (["remove", "unet3d.balls_v1", "--yes", "--zoo", "{typo}"], "does not exist"),
+        (
+            ["publish", "{run}", "--tag", "balls_v1", "--overwrite", "--coarse", "unet3d.balls_v1"],
+            "circle",
+        ),
         (["remove", "unet3d"], "full name"),
         (["verify", "unet3d.other"], "Unknown model"),
     ],
@@ -123,7 +133,8 @@ def test_bad_input_is_told_and_exits_2(
     published: Path, tmp_path: Path, args: list[str], words: str
 ) -> None:
     (tmp_path / "file").touch()
-    filled = [a.format(run=tmp_path / "run", file=tmp_path / "file") for a in args]
+    places = {name: tmp_path / name for name in ("run", "file", "typo")}
+    filled = [a.format(**places) for a in args]
     result = _run("zoo", *filled)
     assert result.exit_code == 2
     assert words in result.stderr
