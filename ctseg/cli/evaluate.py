@@ -163,22 +163,32 @@ def evaluate(
     }
     ids = _names(cases)
     where: Path | DataSet | None = reference
+    given: dict[str, object] = {
+        "--metrics": metrics, "--labels": labels, "--mask": mask, "--slices": slices,
+        "--data-range": data_range, "--instances": instances or None,
+        "--tolerance": None if tolerance == "1" else tolerance, "--iou": None if iou == "0.5" else iou,
+    }  # fmt: skip
+    named: dict[str, object] = {
+        "--fold": fold, "--cases": cases, "--dataset": dataset, "--reference-dataset": reference_dataset,
+        "--suggest-cleanup": suggest_cleanup or None,
+    }  # fmt: skip
+    if csv is not None:
+        from ctseg.files import check_replaceable
+
+        check_replaceable(csv, option="--csv")
     if reference is None:
-        needing: dict[str, object] = {
-            "--metrics": metrics, "--labels": labels, "--mask": mask, "--fold": fold, "--cases": cases,
-            "--slices": slices, "--data-range": data_range, "--dataset": dataset,
-            "--reference-dataset": reference_dataset, "--instances": instances or None,
-            "--suggest-cleanup": suggest_cleanup or None,
-            "--tolerance": None if tolerance == "1" else tolerance, "--iou": None if iou == "0.5" else iou,
-        }  # fmt: skip
-        _needs_reference([name for name, value in needing.items() if value is not None])
+        _needs_reference(_set(given | named))
     elif fold is not None:
         where, ids = _fold(reference, fold, folds, ids)
     if suggest_cleanup and where is not None:
+        if useless := _set(given | {"--against": against, "--csv": csv}):
+            raise BadInput(
+                f"{useless[0]} has no part in --suggest-cleanup.", hint="Leave one of them out."
+            )
         from ctseg.cli.suggest import suggest
 
-        given = {key: options[key] for key in ("prediction_options", "reference_options")}
-        suggest(predictions, where, ids, as_json=as_json, **given)
+        formats = {key: options[key] for key in ("prediction_options", "reference_options")}
+        suggest(predictions, where, ids, as_json=as_json, **formats)
         return
     report = _measured(predictions, where, ids, options)
     other = None if against is None else _measured(against, where, ids, options)
@@ -200,20 +210,21 @@ def _give(
 
         found = compare(report, other, resampling)
     names = (str(paths[0]), str(paths[1]))
-    if csv is not None:
-        from ctseg.files import write_text
-
-        write_text(csv, report.to_csv() if other is None else _both(report, other, names))
     if as_json:
         out = report.to_dict(resampling)
         if other is not None:
             out["against"] = {"predictions": names[1], **other.to_dict(resampling)}
             out["comparison"] = [difference.to_dict() for difference in found]
         ui.print_json(out)
-        return
-    scores.print_report(report, resampling=resampling)
-    if other is not None:
-        scores.print_comparison(found, names, resampling)
+    else:
+        scores.print_report(report, resampling=resampling)
+        if other is not None:
+            scores.print_comparison(found, names, resampling)
+    if csv is not None:  # last, so that a full disk does not take what was measured
+        from ctseg.files import write_text
+
+        text = report.to_csv() if other is None else _both(report, other, names)
+        write_text(csv, text, option="--csv")
 
 
 def _both(report: Report, other: Report, names: tuple[str, str]) -> str:
@@ -258,7 +269,18 @@ def _of_run(run: Path) -> Report:
             f"Nothing to compare {run} with: no reference was given, and it is no run with a validation.",
             hint="Name the reference: ctseg evaluate PREDICTIONS REFERENCE",
         )
-    return Report.from_json(file.read_text(encoding="utf-8"), where=str(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileProblem(
+            f"{file} cannot be read: {error}.", hint="Copy the run again, or train it anew."
+        ) from error
+    return Report.from_json(text, where=str(file))
+
+
+def _set(options: Mapping[str, object]) -> list[str]:
+    """The names of the options that were given."""
+    return [name for name, value in options.items() if value is not None]
 
 
 def _needs_reference(options: list[str]) -> None:
@@ -297,7 +319,12 @@ def _resampling(confidence: float, resamples: int, method: str, seed: int) -> Re
 
 
 def _names(text: str | None) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise BadInput(f"'{text}' names nothing.", hint="Separate names by commas: liver,spleen")
+    return names
 
 
 def _numbers(text: str, option: str) -> list[float]:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ctseg.cli.app import app
+from ctseg.errors import DiskFull
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
@@ -185,6 +186,17 @@ def test_the_notes_say_what_the_means_leave_out(tmp_path: Path) -> None:
         (["made", "Set", "--cases", "c9"], "c9"),
         (["made", "Set", "--fold", "1", "--slices", "x"], "START:STOP"),
         (["made", "Set", "--fold", "1", "--csv", "made"], "cannot be written"),
+        (["made", "Set", "--fold", "1", "--csv", "Set/dataset.json/x.csv"], "is no folder"),
+        (["made", "Set", "--fold", "1", "--cases", ","], "names nothing"),
+        (["made", "Set", "--fold", "1", "--labels", ""], "names nothing"),
+        (["made", "Set", "--fold", "1", "--tolerance", "nan"], "0 or more"),
+        (["made", "Set", "--fold", "1", "--confidence", "nan"], "confidence"),
+        (
+            ["made", "Set", "--fold", "1", "--suggest-cleanup", "--csv", "x.csv"],
+            "--csv has no part",
+        ),
+        (["made", "Set", "--fold", "1", "--suggest-cleanup", "--slices", "1:"], "--slices has no"),
+        (["made", "Set", "--fold", "1", "--suggest-cleanup", "--against", "made"], "--against has"),
         (["made", "Set", "--fold", "1", "--metrics", "dise"], "dice"),
         (["made", "Set", "--fold", "1", "--metrics", ","], "No metric"),
         (["made", "Set", "--fold", "1", "--tolerance", "x"], "--tolerance"),
@@ -211,3 +223,25 @@ def test_bad_input_is_told_and_exits_2(
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_a_csv_that_cannot_be_written_does_not_take_what_was_measured(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise DiskFull("The disk is full.")
+
+    monkeypatch.setattr("ctseg.files.write_text", full)
+    result = _run(data / "made", data / "Set", "--fold", 1, "--csv", data / "x.csv", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["mean_dice"] == pytest.approx(5 / 6)
+    assert "disk is full" in result.stderr
+
+
+def test_a_damaged_report_of_a_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "validation").mkdir()
+    for content in (b"\xff\xfe", b"{", b"[]"):
+        (tmp_path / "validation" / "report.json").write_bytes(content)
+        result = _run(tmp_path)
+        assert result.exit_code == 2
+        assert "report.json" in result.stderr
