@@ -95,11 +95,14 @@ def convert(
             for job in waiting:
                 try:
                     done.append(_one(job, bar, spacing, named, scan, allow_loss=allow_loss))
-                except CtsegError as error:
+                except Exception as error:  # whatever one scan has, it costs itself alone
                     if not several:
                         raise
-                    failed[str(job.source)] = str(error)
-                    bar.say(f"Failed: {job.source}: {error}")
+                    known = isinstance(error, CtsegError)
+                    failed[str(job.source)] = (
+                        str(error) if known else f"{type(error).__name__}: {error}"
+                    )
+                    bar.say(f"Failed: {job.source}: {failed[str(job.source)]}")
                 bar.update(len(done) + len(failed))
     finally:
         if scan is not None:
@@ -175,7 +178,7 @@ def _labels(pairs: list[str]) -> list[Label]:
     from ctseg.specs import Label
 
     found = parse_options(pairs)
-    wrong = [f"{name}={value}" for name, value in found.items() if not value.isdigit()]
+    wrong = [f"{name}={value}" for name, value in found.items() if not value.isdecimal()]
     if wrong:
         raise BadInput(f"'{wrong[0]}' is no label.", hint="Write --label NAME=VALUE, e.g. liver=1")
     return [Label(name, (int(value),), int(value)) for name, value in found.items()]

@@ -1,0 +1,47 @@
+"""`ctseg data convert` as it is typed, where something goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import ctseg
+from ctseg.cli.app import app
+from ctseg.volume import convert as room
+
+
+def test_whatever_one_scan_has_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        scan = ctseg.Volume.from_array(np.zeros((2, 3, 4), np.uint8))
+        ctseg.write(scan, tmp_path / "scans" / f"{name}.nii.gz")
+    convert = room.convert
+
+    def broken(job: room.Job, **options: Any) -> room.Converted:
+        if job.source.name == "a.nii.gz":
+            raise ZeroDivisionError("what nobody foresaw")
+        return convert(job, **options)
+
+    monkeypatch.setattr(room, "convert", broken)
+    words = ["data", "convert", str(tmp_path / "scans"), str(tmp_path / "out"), "--to", ".nrrd"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert list(told["failed"].values()) == ["ZeroDivisionError: what nobody foresaw"]
+    assert len(told["converted"]) == 1
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["b.nrrd"]
+
+
+def test_a_label_is_a_plain_number(tmp_path: Path) -> None:
+    ctseg.write(ctseg.Volume.from_array(np.zeros((2, 3, 4), np.uint8)), tmp_path / "a.nii.gz")
+    words = ["data", "convert", str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nrrd")]
+    for label in ("liver=x", "liver=\u00b2", "liver=-1", "liver"):
+        result = CliRunner().invoke(app, [*words, "--label", label])
+        assert result.exit_code == 2, result.output
+    assert not (tmp_path / "b.nrrd").exists()
