@@ -14,7 +14,7 @@ from ctseg.config import TaskConfig
 from ctseg.data.glance import glance, is_large, label_values
 from ctseg.data.load import as_label, load_extra, load_image, load_label
 from ctseg.data.steps import Orient
-from ctseg.errors import BadInput
+from ctseg.errors import BadInput, ConfigError
 from ctseg.planning.values import values_task
 from ctseg.specs import Case, DataSet, Task
 from ctseg.task import classes_task
@@ -69,13 +69,21 @@ def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
     """The task of a run: as the run file says, else as the data set says, else every value found is a class.
 
     A run file may leave the labels to the data set and name an ignore value or mirror pairs only.
+
+    Raises:
+        ConfigError: labels that cannot be learnt as they are named.
     """
     if config is not None and config.labels:
-        return config.task()
+        return checked(config.task())
     declared = dataset.task is not None and dataset.task.kind == "regression"
     if declared or (config is not None and config.kind == "regression"):
         return values_task(config, dataset)
     task = dataset.task
+    if config is not None and config.kind == "channels" and (not task or task.kind != "channels"):
+        raise ConfigError(
+            "task.kind is 'channels', and neither [task] nor the data set names the channels.",
+            hint='Name them in the run file: labels = [{name = "pore", values = [1], value = 1}, ...]',
+        )
     ignore = config.ignore if config is not None else None
     if ignore is None and task is not None:
         ignore = task.ignore
@@ -83,6 +91,34 @@ def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
         task = find_task(dataset, dataset.cases, ignore=ignore)
     pairs = config.mirror_pairs if config is not None else ()
     return dataclasses.replace(task, ignore=ignore, mirror_pairs=pairs or task.mirror_pairs)
+
+
+def checked(task: Task) -> Task:
+    """The task of a run file, as it is.
+
+    Raises:
+        ConfigError: two labels of one name, or classes of which none is the background, or that share a value.
+    """
+    names = [label.name for label in task.labels]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"[task] has two labels of the name '{twice}'.", hint="Rename one.")
+    if task.kind != "classes":
+        return task
+    values = [value for label in task.labels for value in label.values]
+    shared = next((value for value in values if values.count(value) > 1), None)
+    if shared is not None:
+        raise ConfigError(
+            f"The value {shared} belongs to two labels of [task], and a voxel has one class.",
+            hint='Labels that share values are channels: kind = "channels"',
+        )
+    if task.ignore != 0 and 0 not in values:
+        raise ConfigError(
+            f"No label of [task] has the value 0; '{task.labels[0].name}', the first of them, would be taken for "
+            "the background.",
+            hint='Begin with {name = "background", values = [0], value = 0}',
+        )
+    return task
 
 
 def find_task(dataset: DataSet, cases: Sequence[Case], *, ignore: int | None = None) -> Task:
@@ -119,7 +155,10 @@ def find_task(dataset: DataSet, cases: Sequence[Case], *, ignore: int | None = N
     if len(values) > 256 or min(values) < 0:
         raise BadInput(
             f"The labels of {dataset.name} hold {len(values)} values from {min(values)} to {max(values)}; "
-            "are they label maps?"
+            "are they label maps?",
+            hint=f"Where {min(values)} marks what nobody labelled: --set task.ignore={min(values)}"
+            if min(values) < 0
+            else None,
         )
     names = {f"class_{v}" if v else "background": v for v in sorted(values)}
     return classes_task(names, ignore=ignore)
@@ -158,7 +197,10 @@ def fingerprint(
         if task.kind == "regression":
             inside = measured(case, task, label)
         for index, item in enumerate(labels):
-            own = label.array[index] > 0 if task.stacked else np.isin(label.array, item.values)
+            stored = label.array[index] if task.stacked else label.array
+            own = stored > 0 if task.stacked else np.isin(stored, item.values)
+            if task.ignore is not None:
+                own &= stored != task.ignore
             inside |= own
             ml = float(own.sum()) * image.geometry.voxel_volume_mm3 / 1000
             volumes[item.name].append(ml)
