@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ctseg import plugins
-from ctseg.config import (
-    PredictConfig,
-    PreprocessConfig,
-    RunConfig,
-    TaskConfig,
-)
+from ctseg.config import PreprocessConfig, RunConfig, TaskConfig
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.steps import Clip, Normalise, NormaliseCase, Orient, Resample, Step, step_to_dict
+from ctseg.data.steps import Orient, Resample, Step, step_to_dict
 from ctseg.engine.runtime import Runtime
 from ctseg.engine.tiling import fit_tile
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.flat import slices_patch, slices_tile, spacing_in_plane
+from ctseg.planning.intensities import normalisation
 from ctseg.planning.spacing import spacing_in_space
 from ctseg.planning.values import augmented, keep_grid, planned_steps, unnormalised
 from ctseg.specs import Constraints, NetworkPlan, Task
@@ -107,8 +104,9 @@ def make_plan(
     spacing = _spacing(found, config.preprocess.spacing_xyz, budget, plan, flat=flat)
     steps = config.preprocess
     if not steps.steps:
-        as_cut = flat and config.preprocess.spacing_xyz is None
-        steps = _preprocess(found, channels, spacing, one_volume, plan, slices_stay=as_cut)
+        asked = config.preprocess.spacing_xyz
+        kept = (flat, False, False) if asked is None else tuple(not s for s in asked[::-1])
+        steps = _preprocess(found, channels, spacing, one_volume, plan, kept_zyx=kept)
         if task.kind == "regression":
             steps = planned_steps(steps, config.preprocess, found.targets, plan)
     resampled = next((s for s in steps.steps if s.get("kind") == "resample"), None)
@@ -190,12 +188,7 @@ def make_plan(
             "train": config.train.model_copy(
                 update={"patch_zyx": patch, "batch_size": batch, "lr": lr, "weight_decay": decay}
             ),
-            "predict": PredictConfig(
-                tile_zyx=tile,
-                overlap=config.predict.overlap,
-                blend=config.predict.blend,
-                mirror_axes=mirror,
-            ),
+            "predict": config.predict.model_copy(update={"tile_zyx": tile, "mirror_axes": mirror}),
         }
     )
     return resolved, plan
@@ -223,7 +216,7 @@ def _spacing(
     spacing, reason = find(
         found, patch_voxels=budget.patch_voxels, coarsest=budget.coarsest, share=CONTEXT
     )
-    plan.note("target_spacing_zyx", [round(s, 4) for s in spacing], reason)
+    plan.note("target_spacing_zyx", [_mm(s, 4) for s in spacing], reason)
     return spacing
 
 
@@ -234,63 +227,39 @@ def _preprocess(
     one_volume: bool,
     plan: Plan,
     *,
-    slices_stay: bool = False,
+    kept_zyx: Sequence[bool],
 ) -> PreprocessConfig:
+    """The usual steps.
+
+    Args:
+        kept_zyx: along which axes every scan keeps its own spacing.
+    """
     steps: list[Step] = [Orient()]
-    first = 1 if slices_stay else 0
     own = np.asarray(found.spacings_zyx)
-    if np.allclose(own[:, first:], np.asarray(spacing)[first:], rtol=1e-3):
+    if np.allclose(own, np.where(kept_zyx, own, spacing), rtol=1e-3):
         plan.note("resample", False, "every scan has the target spacing already")
     else:
-        z, y, x = (round(s, 6) for s in spacing)
-        steps.append(Resample((x, y, 0.0 if slices_stay else z)))
-    fixed = Normalise(
-        tuple(round(s["mean"], 3) for s in found.foreground),
-        tuple(round(max(s["std"], 1e-3), 3) for s in found.foreground),
-    )
-    if one_volume:
-        steps.append(fixed)
-        plan.note(
-            "normalisation", "fixed",
-            "the cases are parts of one scan: the mean and deviation of its training part's foreground "
-            "serve them all, whatever a part holds",
-        )  # fmt: skip
-    elif all(name.upper() in ("CT", "CBCT") for name in channels):
-        low = tuple(round(s["percentile_00_5"], 3) for s in found.foreground)
-        high = tuple(round(s["percentile_99_5"], 3) for s in found.foreground)
-        steps += [
-            Clip(low, high),
-            fixed,
-        ]
-        plan.note(
-            "normalisation", "foreground",
-            "Hounsfield units mean the same in every scan: clipped to the 0.5 and 99.5 percentiles "
-            "of the foreground, then its mean and deviation",
-        )  # fmt: skip
-    else:
-        steps.append(NormaliseCase(percentiles=(0.5, 99.5)))
-        plan.note(
-            "normalisation", "per case",
-            f"the channels ({', '.join(channels)}) are not CT: each scan has its own scale",
-        )  # fmt: skip
+        z, y, x = (0.0 if kept else _mm(s, 6) for s, kept in zip(spacing, kept_zyx, strict=True))
+        steps.append(Resample((x, y, z)))
+    steps += normalisation(found, channels, one_volume, plan)
     return PreprocessConfig(steps=tuple(step_to_dict(step) for step in steps))
+
+
+def _mm(length: float, digits: int) -> float:
+    """A length with so many decimals, or digits where it is small: voxels may measure nanometres."""
+    return round(length, digits) if length >= 0.1 else float(f"{length:.{digits}g}")
 
 
 def _patch(shape: Zyx, spacing: Spacing, budget: Budget, plan: Plan) -> Zyx:
     """As close to a cube in mm as the scans and the budget allow, in multiples of 8 where the axis is long."""
-    mm = np.asarray(spacing)
+    aspect = 1 / np.asarray(spacing)
     limit = np.array([8 * math.ceil(n / 8) if n > 8 else n for n in shape], float)
-    aspect = 1 / mm
-    patch = aspect * (budget.patch_voxels / np.prod(aspect)) ** (1 / 3)
-    for _ in range(3):  # what an axis cannot use goes to the others
-        full = patch >= limit
-        patch[full] = limit[full]
-        free = ~full
-        if not free.any() or not full.any():
-            break
-        room = budget.patch_voxels / float(np.prod(patch[full]))
-        patch[free] = aspect[free] * (room / float(np.prod(aspect[free]))) ** (1 / int(free.sum()))
-    patch = np.minimum(patch, limit)
+    patch = _shares(aspect, limit, budget.patch_voxels)
+    thin = (patch < 8) & (limit > 8)
+    if float(np.prod(np.where(thin, 8, patch))) > 1.5 * budget.patch_voxels:
+        patch[thin] = 8  # which it gets in any case: then the other axes give way
+        room = budget.patch_voxels / 8 ** int(thin.sum())
+        patch[~thin] = _shares(aspect[~thin], limit[~thin], room)
     z, y, x = (
         int(max(8, 8 * round(p / 8))) if n > 8 else int(n)
         for p, n in zip(patch, limit, strict=True)
@@ -300,6 +269,20 @@ def _patch(shape: Zyx, spacing: Spacing, budget: Budget, plan: Plan) -> Zyx:
         f"near a cube in mm, within the median scan of {shape} voxels and {budget.patch_voxels} voxels",
     )  # fmt: skip
     return z, y, x
+
+
+def _shares(aspect: Any, limit: Any, voxels: float) -> Any:
+    """Sides of a box of so many voxels in the proportions of `aspect`, none longer than its limit."""
+    sides = aspect * (voxels / np.prod(aspect)) ** (1 / len(aspect))
+    for _ in range(3):  # what an axis cannot use goes to the others
+        full = sides >= limit
+        sides[full] = limit[full]
+        free = ~full
+        if not free.any() or not full.any():
+            break
+        room = voxels / float(np.prod(sides[full]))
+        sides[free] = aspect[free] * (room / float(np.prod(aspect[free]))) ** (1 / int(free.sum()))
+    return np.minimum(sides, limit)
 
 
 def _network(
@@ -317,15 +300,16 @@ def _network(
     features = tuple(min(budget.max_features, budget.features * 2**i) for i in range(depth))
     wanted = dict(config.model.options)
     dims = spec.constraints_for(plugins.make_config(spec, wanted)).dims
+    given = wanted.get("features")  # a plugin's network may mean a single number by it
     if spec.from_plan is not None:
         made = spec.from_plan(
             NetworkPlan(
                 patch, spacing, in_channels, task.out_channels,
-                tuple(wanted.get("features", features)), dims,
+                tuple(given) if isinstance(given, list | tuple) else features, dims,
             )
         )  # fmt: skip
         planned = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
-        if "features" in wanted and len(wanted["features"]) != len(planned.get("features", ())):
+        if isinstance(given, list | tuple) and len(given) != len(planned.get("features", ())):
             for key in ("kernels_zyx", "strides_zyx", "blocks_per_level"):
                 planned.pop(key, None)  # they belong to another depth
         options = planned | wanted

@@ -91,7 +91,7 @@ def test_large_scans_are_made_coarser_within_limits():
 def test_a_spacing_can_be_asked_for():
     config = override(RunConfig(), ["preprocess.spacing_xyz=[3, 3, 0]"])
     steps = plan(config)[0].preprocess.steps
-    assert steps[1]["spacing_xyz"] == [3.0, 3.0, 1.0]
+    assert steps[1]["spacing_xyz"] == [3.0, 3.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,11 @@ def test_what_the_user_set_is_kept():
         {
             "train": {"patch_zyx": [16, 32, 32], "batch_size": 3, "lr": 0.5, "weight_decay": 0.25},
             "model": {"options": {"features": [6, 12, 24]}},
-            "predict": {"tile_zyx": [32, 32, 32], "overlap": 0.25},
+            "predict": {
+                "tile_zyx": [32, 32, 32],
+                "overlap": 0.25,
+                "postprocess": [{"label": "organ", "keep_largest": 1}],
+            },
             "loss": {"name": "ce"},
         }
     )
@@ -133,6 +137,7 @@ def test_what_the_user_set_is_kept():
     assert made.model.options["features"] == [6, 12, 24]
     assert made.predict.tile_zyx == (32, 32, 32)
     assert made.predict.overlap == 0.25
+    assert made.predict.postprocess == config.predict.postprocess != ()
     assert made.loss.name == "ce"
 
 
