@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shutil
 from collections.abc import Callable
@@ -10,12 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats.dicom_series import list_series
 from ctseg.volume.formats.paths import is_dicom
 from ctseg.volume.io import open_volume, read
 
+_spec = importlib.util.spec_from_file_location(
+    "dicom_files", Path(__file__).with_name("dicom_files.py")
+)
+assert _spec is not None and _spec.loader is not None
+dicom_files = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(dicom_files)
 MakeSeries = Callable[..., Path]
 ROOT = "1.2.826.0.1.3680043.2.1125"
 
@@ -178,3 +186,46 @@ def test_a_tilted_gantry_is_straightened_as_simpleitk_does(
     far = slice(2, -2)
     keep = inside[4][far] & np.roll(inside[4], 1, 0)[far] & np.roll(inside[4], -1, 0)[far]
     np.testing.assert_allclose(volume.array[4][far][keep], oracle[far][keep], atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("digits", "size"),
+    [(3, (0.5, 0.6, 0.5)), (2, (0.8, 0.9, 0.625)), (2, (0.8, 0.9, 2.5))],
+)
+def test_positions_of_few_digits_are_an_even_stack(
+    tmp_path: Path,
+    make_series: MakeSeries,
+    array: np.ndarray,
+    digits: int,
+    size: tuple[float, float, float],
+) -> None:
+    """Oblique slices whose positions were rounded: no shear, and their distance is that of all, as ITK has it."""
+    matrix = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+    origin, deep = np.array([-10.0, 20.0, 30.0]), np.concatenate([array] * 8)
+    exact = [matrix[:, 2] * size[2] * k for k in range(len(deep))]
+    offsets = [np.round(origin + step, digits) - origin for step in exact]
+    make = {"matrix": matrix, "spacing_xyz": size, "offsets": offsets}
+    volume = read(make_series(tmp_path / "ct", deep, **make))
+    np.testing.assert_array_equal(volume.array, deep)
+    last = volume.geometry.position((0, 0, len(deep) - 1))
+    np.testing.assert_allclose(last, origin + exact[-1], atol=3 * 10**-digits)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "ct")))
+    oracle = reader.Execute()
+    np.testing.assert_allclose(volume.spacing_xyz, oracle.GetSpacing(), rtol=1e-5)
+
+
+def test_cosines_of_few_digits(tmp_path: Path, array: np.ndarray) -> None:
+    """Their normal is not of length 1; the distance of slices is in millimetres all the same."""
+    matrix = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+    cosines = np.round(matrix, 3).T[:2].ravel()
+    assert abs(np.linalg.norm(np.cross(cosines[:3], cosines[3:])) - 1) > 1e-4
+    for index, plane in enumerate(array):
+        place = [float(f"{v:.6f}") for v in matrix[:, 2] * 2.5 * index]
+        out = dicom_files.dataset(
+            plane, position=place, cosines=cosines.tolist(), instance=index + 1
+        )
+        dicom_files.save(out, tmp_path / f"{index}.dcm", plane)
+    volume = read(tmp_path)
+    np.testing.assert_allclose(volume.spacing_xyz[2], 2.5, rtol=1e-5)
+    np.testing.assert_array_equal(volume.array, array)

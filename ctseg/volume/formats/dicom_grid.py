@@ -18,6 +18,8 @@ from ctseg.volume.geometry import Geometry
 _GAP_TOLERANCE = 0.02
 """Share of the slice distance by which a gap may differ: positions are decimal strings of few digits."""
 _SHEAR_TOLERANCE = 1e-3
+_PIXEL_TOLERANCE = 0.02
+"""Share of a pixel by which single slices may lie beside the line of the others, for the same reason."""
 _STRAIGHTEN = (
     "Read it with the option straighten=yes, which resamples the scan onto an even, unsheared grid."
 )
@@ -31,7 +33,7 @@ _TELLING = {
 
 @dataclass(frozen=True)
 class Stack:
-    """Frames in order, the grid that the first of them and their median distance give, and what is odd about it.
+    """Frames in order, the grid that the first of them and their usual distance give, and what is odd about it.
 
     Attributes:
         frames: by position along the normal.
@@ -64,9 +66,14 @@ def arrange(frames: Sequence[Frame], path: Path) -> Stack:
     order = np.argsort(positions @ normal, kind="stable")
     frames, positions = [frames[i] for i in order], positions[order]
     frames, positions, notes = _once(frames, positions)
-    axes = np.stack([row, column, normal], axis=1)
+    axes = itk.orthonormal(np.stack([row, column, normal], axis=1))  # cosines of few digits, too
     offsets = (positions - positions[0]) @ axes
     gap = _distance(frames, offsets[:, 2], path)
+    missing = _missing(frames, offsets[:, 2], gap, path)
+    if missing is None and len(frames) > 1:
+        gap = float(offsets[-1, 2]) / (
+            len(frames) - 1
+        )  # positions of few digits alternate about it
     geometry = itk.make_geometry(
         path,
         (len(frames), *first.size_yx),
@@ -74,7 +81,8 @@ def arrange(frames: Sequence[Frame], path: Path) -> Stack:
         positions[0].tolist(),
         axes,
     )
-    problem = _missing(frames, offsets[:, 2], gap, path) or _sheared(offsets, gap, path)
+    pixel = min(first.vector("spacing_yx").tolist())
+    problem = missing or _sheared(offsets, gap, pixel, path)
     return Stack(tuple(frames), geometry, offsets, tuple(notes), problem)
 
 
@@ -173,13 +181,17 @@ def _missing(
     )
 
 
-def _sheared(offsets: NDArray[np.float64], gap: float, path: Path) -> FileProblem | None:
+def _sheared(
+    offsets: NDArray[np.float64], gap: float, pixel: float, path: Path
+) -> FileProblem | None:
     if len(offsets) < 2:
         return None
     expected = offsets[:, 2:] / offsets[-1, 2] * offsets[-1, :2]
-    shift = float(np.linalg.norm(offsets[-1, :2])) / (len(offsets) - 1)
+    whole = float(np.linalg.norm(offsets[-1, :2]))
+    shift = whole / (len(offsets) - 1)
     uneven = float(np.abs(offsets[:, :2] - expected).max())
-    if max(shift, uneven) <= _SHEAR_TOLERANCE * gap:
+    aside = max(_SHEAR_TOLERANCE * gap, _PIXEL_TOLERANCE * pixel)
+    if (shift <= _SHEAR_TOLERANCE * gap or whole <= aside) and uneven <= aside:
         return None
     angle = float(np.degrees(np.arctan2(shift, gap)))
     return FileProblem(

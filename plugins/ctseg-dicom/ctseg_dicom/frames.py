@@ -61,7 +61,8 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
     )
     measures = group(0, "PixelMeasuresSequence")
     row, column = cosines[:3], cosines[3:]
-    normal = np.cross(row, column)
+    matrix = itk.orthonormal(np.stack([row, column, np.cross(row, column)], axis=1))
+    normal = matrix[:, 2]
     along = positions @ normal
     gap = _gap(along, measures)
     steps = (along - along.min()) / gap
@@ -74,7 +75,6 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
         )
     spacing = [float(v) for v in measures.PixelSpacing]
     shape = (int(np.rint(steps.max())) + 1, int(data.Rows), int(data.Columns))
-    matrix = np.stack([row, column, normal], axis=1)
     geometry = itk.make_geometry(path, shape, (spacing[1], spacing[0], gap), first.tolist(), matrix)
     start = 0
     if (whole := noted(data, geometry)) is not None:
