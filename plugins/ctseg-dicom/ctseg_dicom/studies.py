@@ -79,6 +79,12 @@ def cases(
         )
         if scan is None:
             continue
+        if drawn is not None and len(drawn.files) > 1:
+            raise BadInput(
+                f"The study of {scan.files[0].parent} has {len(drawn.files)} {drawn.modality} files in one series; "
+                "which of them holds its labels?",
+                hint="Keep one of them: " + ", ".join(file.name for file in drawn.files[:5]),
+            )
         modalities.add(scan.modality)
         found.append(_case(path, scan, drawn, wanted))
     labelled = layout.finish_cases([case for case in found if case.label is not None], where=path)

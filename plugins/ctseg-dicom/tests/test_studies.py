@@ -65,6 +65,17 @@ def test_choices(studies: Path, geometry: Geometry, make_series: Make) -> None:
     assert [case.id for case in found.cases] == ["p1"]
 
 
+def test_several_files_in_the_series_of_the_labels(studies: Path) -> None:
+    """One of them would be taken, and the others left out."""
+    import pydicom
+
+    data = pydicom.dcmread(studies / "p1" / "seg" / "seg.dcm")
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data.save_as(studies / "p1" / "seg" / "more.dcm")
+    with pytest.raises(BadInput, match="2 SEG files in one series"):
+        open_dataset(studies, reader="dicom_studies")
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(FileProblem, match="no DICOM files"):
