@@ -70,6 +70,8 @@ def image_of(attributes: Mapping[str, Any], path: Path) -> Image:
         axes = found.get("axes") or _OLD_AXES
         named = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in axes]
         letters = "".join(_letter(axis) for axis in named)
+        if len(set(letters)) < len(letters) or not set("yx") <= set(letters):
+            raise ValueError(f"its axes are '{letters}'")
         units = tuple(str(axis.get("unit") or "") for axis in named)
         after = _transform(found.get("coordinateTransformations") or [], len(named))
         levels = []

@@ -65,16 +65,17 @@ def open_ome_zarr(
                 chosen = image.levels[number]
                 about = {"level": number, "levels": len(image.levels), **_names(about)}
                 array = _array(node, chosen, path)
-        if array.ndim != len(image.axes):
-            raise FileProblem(
-                f"{path}: the array {array.path or '/'} has {array.ndim} axes where {image.axes} are announced."
-            )
-        if array.dtype.kind not in "biuf":
-            raise FileProblem(f"{path} holds {array.dtype}, which are no real numbers.")
-        sizes = dict(zip(image.axes, array.shape, strict=True))
-        shape: Zyx = (sizes.get("z", 1), sizes["y"], sizes["x"])
-        geometry = geometry_of(image, chosen, shape, own, unit, path)
-        at = _time(time, sizes.get("t", 1), path)
+        with zarr_errors(path):
+            if array.ndim != len(image.axes):
+                raise FileProblem(
+                    f"{path}: the array {array.path or '/'} has {array.ndim} axes where {image.axes} are announced."
+                )
+            if array.dtype.kind not in "biuf":
+                raise FileProblem(f"{path} holds {array.dtype}, which are no real numbers.")
+            sizes = dict(zip(image.axes, array.shape, strict=True))
+            shape: Zyx = (sizes.get("z", 1), sizes["y"], sizes["x"])
+            geometry = geometry_of(image, chosen, shape, own, unit, path)
+            at = _time(time, sizes.get("t", 1), path)
     except BaseException:
         close()
         raise

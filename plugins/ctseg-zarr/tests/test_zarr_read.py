@@ -204,6 +204,7 @@ def test_bad_metadata_and_missing_parts_are_named(store, tmp_path):
         ([], "is not as OME-NGFF has it"),
         ([{**entry, "datasets": []}], "names no levels"),
         ([{**entry, "axes": [*axes[:3], {"name": "w"}]}], "named 'w'"),
+        ([{**entry, "axes": [*axes[:3], axes[1]]}], "its axes are 'czyz'"),
         ([{**entry, "axes": [*axes[:3], {**axes[3], "unit": "parsec"}]}], "'parsec'"),
         ([{**entry, "datasets": [{"path": "s9"}]}], "the level s9 .* is missing"),
         ([{**entry, "coordinateTransformations": flat}], "for 4 axes"),
@@ -214,6 +215,14 @@ def test_bad_metadata_and_missing_parts_are_named(store, tmp_path):
     ):  # fmt: skip
         say(changed)
         with pytest.raises(FileProblem, match=said):
+            open_volume(store)
+
+
+def test_a_note_of_ctseg_that_is_none(store):
+    root = zarr.open_group(store, mode="r+")
+    for note in ({"direction": [1.0]}, {"direction": np.eye(3).tolist()}):  # without its origin
+        root.attrs["ctseg"] = note
+        with pytest.raises(FileProblem, match="cannot be read"):
             open_volume(store)
 
 
