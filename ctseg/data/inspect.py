@@ -139,6 +139,7 @@ def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
     readable = True
     for ref in case.images:
         count = len(names) if len(case.images) == 1 else 1
+        own, names = names[:count], names[count:]
         try:
             source = open_ref(ref)
             try:
@@ -146,14 +147,13 @@ def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
                     raise BadInput(
                         f"{ref.path} has {source.channels} channels, the data set {len(dataset.channels)}."
                     )
-                look(source, report, names[:count], digest)
+                look(source, report, own, digest)
             finally:
                 source.close()
         except CtsegError as error:
             report.problems.append(error.message)
             readable = False
             continue
-        names = names[count:]
         if grid is not None and (difference := grid.difference(source.geometry)):
             report.problems.append(
                 f"{ref.path} is not on the grid of the first image: {difference}."
@@ -208,6 +208,8 @@ def look(source: VolumeSource, report: CaseReport, names: list[str], digest: Any
     digest.update(repr((grid.shape_zyx, str(source.dtype))).encode())
     for slab in _slabs(source):
         digest.update(slab.data)
+        if slab.dtype.kind == "b":  # of which NumPy takes no percentiles
+            slab = slab.view(np.uint8)
         for index, channel in enumerate(slab):
             finite = channel.reshape(-1)
             if channel.dtype.kind == "f":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -252,3 +253,22 @@ def test_a_single_label_map_shows_its_labels_by_name(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["data", "inspect", str(path)])
     assert shown.exit_code == 0
     assert [line.split() for line in shown.stdout.splitlines()][-1] == ["liver", "400", "4"]
+
+
+def test_channels_keep_their_names_where_one_cannot_be_read(tmp_path: Path) -> None:
+    for part in ("ct", "pet"):
+        (tmp_path / part).mkdir()
+        put(tmp_path, part, "a", scan(0))
+    (tmp_path / "ct" / "a.nii.gz").write_bytes(b"no scan")
+    (tmp_path / "list.csv").write_text("image_CT,image_PET\nct/a.nii.gz,pet/a.nii.gz\n")
+    (case,) = inspect_dataset(open_dataset(tmp_path / "list.csv")).cases
+    assert [found.channel for found in case.intensity] == ["PET"]
+    assert len(case.problems) == 1
+
+
+def test_true_and_false(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = mask() > 0
+    report = inspect_volume(tmp_path / "a.h5")
+    assert report.dtype == "bool"
+    assert report.problems == []
