@@ -6,6 +6,7 @@ What is left out is chosen by the planner; the resolved file written to the run 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ from ctseg.errors import ConfigError, FileProblem
 from ctseg.specs import Label, Task, TaskKind
 
 Zyx = tuple[int, int, int]
+LENGTHS = ("steps", "epochs", "time")
+"""The fields of `[train]` that say how long it takes; one of them counts."""
 
 
 class Section(BaseModel):
@@ -183,6 +186,11 @@ class TrainConfig(Section):
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
+    @field_validator("clip_grad")
+    @classmethod
+    def _limit(cls, value: float | None) -> float | None:
+        return None if value == math.inf else value
+
     @field_validator("positive_negative")
     @classmethod
     def _weights(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -269,10 +277,10 @@ def load_config(path: Path) -> RunConfig:
         ConfigError: an unknown key (with the nearest valid one) or an impossible value.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows marks UTF-8 so
     except OSError as error:
         raise FileProblem(f"The run file {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, or absurdly nested
         raise FileProblem(f"The run file {path} is not valid TOML: {error}.") from error
     return parse_config(data, where=str(path))
 
@@ -283,21 +291,41 @@ def parse_config(data: Mapping[str, Any], *, where: str = "the run file") -> Run
 
 
 def dump_config(config: RunConfig) -> str:
-    """The configuration as TOML; what is None is left out, since TOML has no null."""
+    """The configuration as TOML; what is None is left out, since TOML has no null.
+
+    Raises:
+        ConfigError: a text that is no UTF-8, such as the name of a file in another encoding.
+    """
     import tomli_w
 
-    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+    data = config.model_dump(mode="json")
+    if config.train.clip_grad is None:  # left out it would be the default again
+        data["train"]["clip_grad"] = math.inf
+    text = tomli_w.dumps(_without_none(data))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"A run file cannot hold {error.object[max(error.start - 40, 0) : error.end]!r}: it is no UTF-8.",
+            hint="Is it the name of a folder or file? Rename it.",
+        ) from error
+    return text
 
 
 def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
     """Apply `section.key=value` settings; values are TOML, bare words are strings, `null` unsets.
 
+    A length of the training (`train.steps`, `train.epochs`, `train.time`) takes the place of the one that was there.
+
     Raises:
         ConfigError: a setting without `=`, an unknown key, or an impossible value.
     """
     data, settings = config.model_dump(mode="json"), list(settings)
-    if any(setting.partition("=")[0].strip() == "augment.preset" for setting in settings):
+    named = {k.strip(): v.strip() for k, _, v in (setting.partition("=") for setting in settings)}
+    if "augment.preset" in named:
         data["augment"] = {}  # another preset starts the section anew
+    if any(named.get(f"train.{name}", "null").lower() != "null" for name in LENGTHS):
+        data["train"] |= dict.fromkeys(LENGTHS)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
@@ -324,7 +352,7 @@ def _toml_value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -86,6 +87,7 @@ def train(
 
     What is not given is planned from the data and the device. Ctrl-C leaves a run that can be resumed.
     """
+    _check_alone()
     from ctseg.planning.train import train as run
 
     given: dict[str, Any] = {
@@ -105,8 +107,14 @@ def train(
                 f"A resumed run keeps its settings; {others[0]} cannot be changed.",
                 hint="Start a new run with -o, or leave the option out.",
             )
-        if output is None:
-            output, source = source, None
+        if overwrite:
+            raise BadInput("--resume and --overwrite contradict each other.")
+        if output is not None and source is not None:
+            raise BadInput(
+                f"A resumed run keeps its data set; {source} has no part in it.",
+                hint=f"Leave it out: ctseg train --resume {output}",
+            )
+        output = output or source
         from ctseg.config import RunConfig
 
         config = RunConfig()
@@ -129,6 +137,16 @@ def train(
     ui.show(f"Next: ctseg zoo publish {result.folder} --tag NAME")
 
 
+def _check_alone() -> None:
+    """Refuse several processes, which would all write one run folder."""
+    told = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")]
+    if all(told) and told[1] != "1":
+        raise BadInput(
+            f"Training runs in one process, and {told[1]} were started.",
+            hint="Start it without torchrun. Folds can train side by side: --fold 1 --device cuda:1",
+        )
+
+
 def _show_best(result: RunResult) -> None:
     if result.scores:
         names = list(result.scores)
@@ -145,7 +163,7 @@ def _show_best(result: RunResult) -> None:
 
 def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -> RunConfig:
     """The configuration from a run file or a data set, with the options and settings on top."""
-    from ctseg.config import load_config, override, parse_config
+    from ctseg.config import LENGTHS, load_config, override, parse_config
 
     if source is None:
         raise BadInput(
@@ -162,17 +180,29 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
         config = parse_config({"data": {"path": str(source)}})
     data = config.model_dump(mode="json")
     wanted = {k: v for k, v in given.items() if v is not None}
-    if "train.time" in wanted and not {"train.steps", "train.epochs"} & set(wanted):
-        data["train"]["steps"] = data["train"]["epochs"] = None
+    lengths = [name for name in LENGTHS if f"train.{name}" in wanted]
+    if len(lengths) > 1:
+        raise BadInput(
+            f"--{lengths[0]} and --{lengths[1]} both say how long to train.",
+            hint="Give one of them.",
+        )
+    if lengths:  # it takes the place of what the run file says
+        data["train"] |= dict.fromkeys(LENGTHS)
+    if "data.options" in wanted:
+        wanted["data.options"] = {**config.data.options, **wanted["data.options"]}
     for key, value in wanted.items():
         section, _, name = key.rpartition(".")
         (data[section] if section else data)[name] = value
     checked: RunConfig = parse_config(data, where="the options")
     checked = override(checked, settings)
-    length = [checked.train.steps, checked.train.epochs, checked.train.time]
-    if not any(length):
+    if not any(getattr(checked.train, name) for name in LENGTHS):
         raise BadInput(
             "How long shall it train?", hint="Give --time 30m, --epochs 100 or --steps 5000."
+        )
+    if checked.preprocess.steps and checked.preprocess.spacing_xyz is not None:
+        raise BadInput(
+            "The run file names its preprocessing steps, so that a target spacing would change nothing.",
+            hint="Change the spacing of the step 'resample', or plan the steps anew: --set preprocess.steps=[]",
         )
     return checked
 

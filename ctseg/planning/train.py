@@ -21,6 +21,7 @@ from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.splits import depths, split
 from ctseg.engine import checkpoint, loop, timm_bridge
 from ctseg.engine.job import Job, Reporter, RunResult, Silent
+from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.runtime import Runtime, choose
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
@@ -79,6 +80,7 @@ def train(
     else:
         task = task_of(config.task, dataset)
         rule_of(config.train, task)  # unknown labels are refused before anything is written
+        check_rules(task, config.predict.postprocess)
         config = _plan(
             config, dataset, task, training, validation, runtime, folder, reporter, overwrite
         )

@@ -122,6 +122,11 @@ def test_empty_data_set(spoilt, tmp_path, mini_options):
         (["--set", "train.label_probabilities={lver=1}"], "lver"),
         (["--set", "preprocess.steps=[{kind='resampel'}]"], "Did you mean 'resample'?"),
         (
+            ["--set", "predict.postprocess=[{label='brik', keep_largest=1}]"],
+            "Did you mean 'brick'?",
+        ),
+        (["--epochs", "3"], "both say how long"),
+        (
             ["--set", "preprocess.spacing_xyz=[3, 3, 3]", "--set", "data.prepare=lazy"],
             "by region",
         ),
@@ -166,6 +171,8 @@ def test_resuming_what_is_no_run(tmp_path):
     refuse("train", "--resume", "-o", tmp_path, says="no run folder")
     refuse("train", "--resume", says="Which run")
     refuse("train", "--resume", "-o", tmp_path, "--lr", "1", says="cannot be changed")
+    refuse("train", "data", "--resume", "-o", tmp_path, says="data has no part in it")
+    refuse("train", "--resume", "-o", tmp_path, "--overwrite", says="contradict")
 
 
 def test_predict_refuses(mini_set, mini_run, tmp_path):
@@ -179,6 +186,10 @@ def test_predict_refuses(mini_set, mini_run, tmp_path):
     )  # fmt: skip
     refuse("predict", scan, "-m", mini_run, "-o", out, "--overlap", "1", says="overlap")
     refuse("predict", scan, "-m", mini_run, "-o", out, "--tta", says="without mirroring")
+    for option, value in (("--margin", "5"), ("--coarse-labels", "box")):
+        refuse("predict", scan, "-m", mini_run, "-o", out, option, value, says="--coarse NAME")
+    refuse("predict", scan, "-m", mini_run, "-o", out, "--labels", ",", says="names no label")
+    refuse("predict", scan, "-m", mini_run, "-o", out, "--zoo", tmp_path / "z", says="not exist")
     refuse("predict", scan, "-m", mini_run, "-o", scan, says="would replace the scan")
     both = f"{scan},{image(mini_set, 'images', 1)}"
     refuse("predict", both, "-m", mini_run, "-o", out, says="channel", output=out)
@@ -244,3 +255,11 @@ def test_a_scan_with_nan_is_refused(mini_run, tmp_path):
     scan, out = tmp_path / "nan.nii.gz", tmp_path / "mask.nii.gz"
     ctseg.write(ctseg.Volume.from_array(array), scan)
     refuse("predict", scan, "-m", mini_run, "-o", out, says="NaN", output=out)
+
+
+def test_training_in_several_processes_is_refused(mini_set, mini_options, tmp_path, monkeypatch):
+    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "run"
+    refuse(*train(mini_set, out, mini_options), says="without torchrun", output=out)

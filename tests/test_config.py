@@ -1,0 +1,97 @@
+"""The run file: what takes the place of what, and what comes back from TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctseg.cli.train import configure
+from ctseg.config import LENGTHS, RunConfig, dump_config, load_config, override, parse_config
+from ctseg.errors import BadInput, ConfigError, FileProblem
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        '[data]\npath = "scans.h5"\noptions = {raw = "/volume"}\n[train]\ntime = "20m"\n'
+        "[preprocess]\nsteps = [{kind = 'orient'}]\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize("before", [{"steps": 7}, {"epochs": 7}, {"time": "7m"}])
+@pytest.mark.parametrize("name", LENGTHS)
+def test_another_length_takes_the_place_of_the_one_that_was_there(
+    before: dict[str, Any], name: str
+) -> None:
+    value = "3s" if name == "time" else "3"
+    config = override(parse_config({"train": before}), [f"train.{name}={value}"])
+    lengths = {key: getattr(config.train, key) for key in LENGTHS}
+    assert {key for key, value in lengths.items() if value is not None} == {name}
+    assert str(lengths[name]) == value
+
+
+def test_unsetting_a_length_leaves_the_others() -> None:
+    config = override(parse_config({"train": {"steps": 7, "time": "7m"}}), ["train.time=null"])
+    assert (config.train.steps, config.train.time) == (7, None)
+
+
+def test_an_option_takes_the_place_of_the_length_in_the_file(run_file: Path) -> None:
+    train = configure(run_file, {"train.epochs": 5}, []).train
+    assert (train.steps, train.epochs, train.time) == (None, 5, None)
+    train = configure(run_file, {}, ["train.steps=5"]).train
+    assert (train.steps, train.epochs, train.time) == (5, None, None)
+    with pytest.raises(BadInput, match="--steps and --time both"):
+        configure(run_file, {"train.time": "5m", "train.steps": 5}, [])
+
+
+def test_options_of_the_reader_join_those_in_the_file(run_file: Path) -> None:
+    config = configure(run_file, {"data.options": {"label": "/mask"}}, [])
+    assert config.data.options == {"raw": "/volume", "label": "/mask"}
+    config = configure(run_file, {"data.options": {"raw": "/other"}}, [])
+    assert config.data.options == {"raw": "/other"}
+
+
+def test_a_spacing_that_the_steps_would_ignore_is_refused(run_file: Path) -> None:
+    with pytest.raises(BadInput, match="would change nothing"):
+        configure(run_file, {"preprocess.spacing_xyz": (1.0, 1.0, 1.0)}, [])
+    spacing = ["preprocess.spacing_xyz=[1, 1, 1]"]
+    with pytest.raises(BadInput, match="would change nothing"):
+        configure(run_file, {}, spacing)
+    config = configure(run_file, {}, [*spacing, "preprocess.steps=[]"])
+    assert config.preprocess.spacing_xyz == (1, 1, 1)
+
+
+@pytest.mark.parametrize("limit", ["null", "inf", "3.5"])
+def test_no_limit_of_the_gradients_comes_back_from_the_file(limit: str, tmp_path: Path) -> None:
+    config = override(RunConfig(), [f"train.clip_grad={limit}"])
+    assert config.train.clip_grad == (3.5 if limit == "3.5" else None)
+    file = tmp_path / "config.toml"
+    file.write_text(dump_config(config))
+    assert load_config(file) == config
+
+
+def test_a_file_from_windows_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbf[data]\r\npath = 'scans'\r\n")
+    assert load_config(file).data.path == "scans"
+
+
+@pytest.mark.parametrize(
+    "text", [b"a = " + b"[" * 100_000, b"\xff\xfe[\x00", b"seed = " + b"9" * 5000]
+)
+def test_what_is_no_toml_is_told(text: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(text)
+    with pytest.raises(FileProblem, match="not valid TOML"):
+        load_config(file)
+
+
+def test_a_long_value_is_not_repeated_as_a_whole() -> None:
+    with pytest.raises(ConfigError) as found:
+        parse_config({"seed": "x" * 100_000})
+    assert len(found.value.message) < 1000
+    assert "'seed'" in found.value.message
