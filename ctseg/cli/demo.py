@@ -121,7 +121,10 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     elsewhere = "Choose another folder with -o, or remove this one."
     with disk_errors(folder):
         if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                found = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (ValueError, TypeError):
+                raise BadInput(f"{file} is damaged.", hint=elsewhere) from None
             different = [key for key in plain if found.get(key) != plain[key]]
             if different:
                 told = ", ".join(f"{key} {found.get(key)}" for key in different)
