@@ -128,11 +128,15 @@ class Team:
                 self._seen[rank] = (count, now)
                 continue
             silent = now - since
-            if silent > (self._patience if count else max(self._patience, STARTING_S)):
-                raise RunFailed(
-                    f"Process {rank} of {self.size} has said nothing for {silent:.0f} s.",
-                    hint="See its own messages; it may have been killed for want of memory.",
-                )
+            if silent <= (self._patience if count else max(self._patience, STARTING_S)):
+                continue
+            if self.peek(f"bye/{rank}"):  # nothing was left for it to do
+                self._seen[rank] = (count, now)
+                continue
+            raise RunFailed(
+                f"Process {rank} of {self.size} has said nothing for {silent:.0f} s.",
+                hint="See its own messages; it may have been killed for want of memory.",
+            )
 
     def part(self, error: BaseException | None = None) -> None:
         """Take leave. The first process stays until the others are gone, since it may serve the store."""

@@ -327,6 +327,18 @@ def test_a_process_that_is_gone_is_noticed():
     team._parted.set()
 
 
+def test_a_process_that_has_nothing_left_to_do_may_leave():
+    """While the first waits for the long scan of a third one."""
+    store = HashStore()
+    first, other = (Team(store, rank, 2, patience_s=0.2, beat_s=0.1) for rank in range(2))
+    other.part()
+    later = threading.Timer(1.0, first.put, ("outcome", "made"))
+    later.start()
+    assert first.wait("outcome") == "made"
+    later.join()
+    first._parted.set()
+
+
 def test_a_process_that_gives_up_says_why():
     store = HashStore()
     one, two = (Team(store, rank, 2) for rank in range(2))
