@@ -66,6 +66,9 @@ def strongest(
 
     Returns:
         [n_z, n_y, n_x] on the same device: uint8, or int16 or int32 where the classes need it.
+
+    Raises:
+        RunFailed: NaN or infinity among the logits; so do `confidence` and `above_zero_last`.
     """
 
     def make(block: Block, high: Float, low: Float) -> NDArray[np.integer]:
@@ -251,6 +254,7 @@ def _make(
     if low_czyx.device.type == "cpu":
         blocks.fill(low_czyx, taps_zyx, out.numpy(), make, torch.get_num_threads())
     else:
+        blocks.check_finite(float(low_czyx.amax()))
         _by_chunks(low_czyx, taps_zyx, out, plain, chunk_bytes)
     return out
 

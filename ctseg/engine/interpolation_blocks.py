@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ctseg.errors import RunFailed
+
 CELLS_ZYX, OUTPUTS_ZYX = (16, 16, 32), (48, 48, 96)
 """How many voxels of the low grid a block covers, and how many positions it holds at most.
 
@@ -190,16 +192,34 @@ def fill(
     make: Fill,
     threads: int,
 ) -> None:
-    """Write what `make` finds for every block into out [n_z, n_y, n_x]."""
+    """Write what `make` finds for every block into out [n_z, n_y, n_x].
+
+    Raises:
+        RunFailed: NaN or infinity among the logits.
+    """
     z_runs, y_runs, x_runs = _grid(taps_zyx, CELLS_ZYX, OUTPUTS_ZYX)
 
     def row(place: tuple[Run, Run]) -> None:
         z, y = place
         highest, lowest = _corners(low_czyx[:, z.low, y.low], x_runs)
+        check_finite(float(highest.max()))
         for x, high, low in zip(x_runs, highest, lowest, strict=True):
             out_zyx[z.out, y.out, x.out] = make(Block(low_czyx, z, y, x), high, low)
 
     _each(row, [(z, y) for z in z_runs for y in y_runs], threads)
+
+
+def check_finite(highest: float) -> None:
+    """Refuse logits of which none can be the strongest.
+
+    Args:
+        highest: the largest of them; NaN where any is.
+    """
+    if not highest < math.inf:
+        raise RunFailed(
+            "The network gave NaN or infinite values.",
+            hint="Predict with --precision fp32; if that helps nothing, its weights are of no use.",
+        )
 
 
 def fill_all(

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from ctseg.engine import interpolation, interpolation_blocks
 from ctseg.engine.interpolation import above_zero_last, confidence, interpolate, strongest
-from ctseg.errors import BadInput
+from ctseg.errors import BadInput, RunFailed
 from ctseg.volume.resample import centres, resample_at
 
 NEAR = 2e-5
@@ -346,6 +346,16 @@ def test_positions_that_are_none_are_refused(along_y):
         interpolate(torch.zeros(1, 2, 2, 2), (np.zeros(1), along_y, np.zeros(1)))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("find", [strongest, confidence, above_zero_last])
+def test_no_label_is_made_of_what_is_no_number(find, value):
+    """As of a network that leaves the range of half precision."""
+    low = random_logits(3, (5, 6, 7))
+    low[1, 2, 3, 4] = value
+    with pytest.raises(RunFailed, match="NaN or infinite"):
+        find(low, evenly((5, 6, 7), (8, 9, 10)))
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_is_above_zero(temperature):
     with pytest.raises(BadInput, match="temperature"):
@@ -363,3 +373,6 @@ def test_a_gpu_finds_what_the_cpu_finds():
     assert torch.equal(above_zero_last(on_gpu, positions).cpu(), above_zero_last(low, positions))
     sure = confidence(on_gpu, positions).cpu()
     torch.testing.assert_close(sure, confidence(low, positions), rtol=0, atol=1e-5)
+    on_gpu[3, 4, 5, 6] = float("nan")
+    with pytest.raises(RunFailed, match="NaN or infinite"):
+        strongest(on_gpu, positions)
