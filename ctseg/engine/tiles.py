@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from contextlib import closing
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -73,10 +74,20 @@ def predict_tiles(
         raise BadInput(
             "Probabilities need an activation.", hint="activation='softmax' or 'sigmoid'"
         )
-    if output not in ("logits", "probabilities", "labels"):
-        raise BadInput(f"'{output}' is no output.", hint="logits, probabilities or labels")
-    tile = (int(tile_zyx[0]), int(tile_zyx[1]), int(tile_zyx[2]))
+    for what, given, known in (
+        ("output", output, get_args(Output)),
+        ("activation", activation, (None, *get_args(Activation))),
+        ("blend", blend, get_args(tiling.Blend)),
+    ):
+        if given not in known:
+            raise BadInput(f"'{given}' is no {what}.", hint=", ".join(filter(None, known)))
+    tile = cast(Zyx, tuple(int(n) for n in tile_zyx))
     tiling.check(tile, overlap, constraints.context_slices)
+    if batch_size < 1 or not set(mirror_axes) <= {0, 1, 2}:
+        raise BadInput(
+            f"A batch of {batch_size} tiles and views mirrored along {tuple(mirror_axes)} cannot be.",
+            hint="batch_size is 1 or more, and mirror_axes are some of 0 (z), 1 (y) and 2 (x)",
+        )
     if min(image_czyx.shape) < 1:
         raise BadInput(f"The scan {image_czyx.shape} (c, z, y, x) is empty.")
     runtime = choose(device, precision)
@@ -88,11 +99,13 @@ def predict_tiles(
     net = runtime.place(net.eval())
     out: NDArray[Any] | None = None
     try:
-        for start, (logits,) in slabs([net], stream, settings, runtime=runtime, on_tiles=on_tiles):
-            made = _made(logits, output, activation)
-            if out is None:
-                out = np.empty((*made.shape[:-3], z, y, x), made.dtype)
-            out[..., start : start + made.shape[-3], :, :] = made
+        made_of = slabs([net], stream, settings, runtime=runtime, on_tiles=on_tiles)
+        with closing(made_of):
+            for start, (logits,) in made_of:
+                made = _made(logits, output, activation)
+                if out is None:
+                    out = np.empty((*made.shape[:-3], z, y, x), made.dtype)
+                out[..., start : start + made.shape[-3], :, :] = made
     finally:
         net.train(was_training)
     assert out is not None
