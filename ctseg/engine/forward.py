@@ -15,14 +15,23 @@ class TileTooLarge(RunFailed):
     """One tile does not fit the memory of the device."""
 
 
+_NO_ROOM = (
+    "can't allocate memory",  # main memory
+    "not enough memory",  # on Windows
+    "backend out of memory",  # MPS
+    "CUDA error: out of memory",  # beside what torch itself allocates
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What torch says in errors that have no type of their own."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: on CUDA, on MPS, or in main memory (where Linux rather ends the process)."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "backend out of memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_ROOM)
 
 
 def release(device: torch.device) -> None:
