@@ -130,9 +130,9 @@ class Staged(Segmenter):
                     f"The stage {stage.model.card.name} takes {stage.model.card.in_channels} channel(s), the model "
                     f"{model.card.name} {model.card.in_channels}."
                 )
+            LabelMap(stage.model.task)  # a regression has none
             if stage.labels is not None:
                 select(stage.model.task, stage.labels)
-                LabelMap(stage.model.task)
         out = cls.__new__(cls)
         out.__dict__.update(vars(model))
         out.inner, out.stages, out.region = model, tuple(stages), region

@@ -165,6 +165,11 @@ def test_stages_and_ensembles_go_together():
 def test_bad_stages_are_refused():
     with pytest.raises(UnknownName, match="liver"):
         Staged.of(model(), [Stage(model(), ("liver",))])
+    dose = {"kind": "regression", "labels": [{"name": "dose", "values": [1], "value": 1}]}
+    update = {"task": TaskConfig.model_validate(dose), "out_channels": 1}
+    values = Segmenter(model().card.model_copy(update=update), [Levels()], CPU)
+    with pytest.raises(BadInput, match="no labels"):
+        Staged.of(model(), [Stage(values)])
     with pytest.raises(BadInput, match="no region"):
         parse_region("1:2,3:4")
     assert parse_region("0:4,10:20,3:9") == ((0, 4), (10, 20), (3, 9))
