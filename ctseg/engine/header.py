@@ -51,7 +51,7 @@ def _header(path: Path) -> dict[str, Any]:
         raise FileProblem(f"The weight file {path} cannot be read: {error.strerror}.") from error
     try:
         header = json.loads(text)
-    except ValueError:  # JSON or UTF-8
+    except (ValueError, RecursionError):  # JSON or UTF-8, or absurdly nested
         header = None
     if not isinstance(header, dict):
         raise CorruptWeights(f"{path} is no safetensors file, or only the start of one.", hint=MEND)

@@ -84,6 +84,7 @@ def test_the_checksum_sees_names_types_shapes_and_bytes() -> None:
         (lambda b: b"PK\x03\x04 a zip, as torch writes", "no safetensors"),
         (lambda b: (2**63).to_bytes(8, "little") + b[8:], "no safetensors"),
         (lambda b: b[:-1] + bytes([b[-1] ^ 1]), "checksum"),
+        (lambda b: (10**5).to_bytes(8, "little") + b"[" * 10**5, "no safetensors"),
     ],
 )
 def test_damage_is_found(tmp_path: Path, damage, words: str) -> None:
