@@ -163,7 +163,8 @@ def evaluate_case(
     """Score one predicted map, in the geometry that both maps share.
 
     Args:
-        task: what the values mean; None makes every value but 0 a label of its own.
+        task: what the values mean; None makes every value but 0 a label of its own. Predictions hold the `value` of
+            each label, references its `values`, which are mostly the same.
         prediction, reference: label values [Z, Y, X], or one map a label [C, Z, Y, X]; float values of a regression.
         names: what to call the two in messages.
         slices: start and stop along z of the part that counts.
@@ -195,6 +196,8 @@ def evaluate_case(
     if settings is not None and settings.instances:
         results = _score_instances(task, made, expected, spacing, settings, valid, names)
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
+    if task is not None:
+        made = as_stored(task, made)
     values, histogram = _values(made, expected)
     if task is None:
         if expected.ndim == 4 or made.ndim == 4:
@@ -214,6 +217,29 @@ def evaluate_case(
         task, made, expected, spacing, settings or Settings(), valid, histogram=histogram
     )
     return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
+
+
+def as_stored(task: Task, made: NDArray[Any]) -> NDArray[Any]:
+    """A predicted map with the values of label files, where the task writes others; the map itself where it does not.
+
+    A region takes a value that none of the regions in it has.
+    """
+    moved: dict[int, int] = {}
+    for label in task.foreground if made.ndim == 3 and not task.stacked else ():
+        if label.values and label.value not in label.values:
+            within = {
+                v
+                for one in task.foreground
+                if set(one.values) < set(label.values)
+                for v in one.values
+            }
+            moved[label.value] = next((v for v in label.values if v not in within), label.values[0])
+    if not moved:
+        return made
+    out = made.astype(np.result_type(made.dtype, np.min_scalar_type(max(moved.values()))))
+    for value, stored in moved.items():
+        out[made == value] = stored
+    return out
 
 
 def _values(made: NDArray[Any], expected: NDArray[Any]) -> tuple[list[list[int]], Histogram | None]:

@@ -15,7 +15,7 @@ from ctseg.engine.evaluate import evaluate, evaluate_case
 from ctseg.engine.pairs import PREDICTIONS, find_pairs, stem_of
 from ctseg.engine.validate import score
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch, UnknownName
-from ctseg.specs import ImageRef, Task
+from ctseg.specs import ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
@@ -82,6 +82,34 @@ def test_maps_on_different_grids_are_not_compared() -> None:
 def test_a_value_beyond_the_task_is_refused() -> None:
     with pytest.raises(BadInput, match="value 2"):
         evaluate_case(classes_task({"organ": 1}), _map(), _map(), "a")
+
+
+BACKGROUND = Label("background", (0,), 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "written"),
+    [
+        (Task("classes", (BACKGROUND, Label("organ", (1,), 5), Label("lesion", (2, 3), 2))), {1: 5}),
+        (Task("classes", (BACKGROUND, Label("organ", (1,), 2), Label("lesion", (2,), 1))), {1: 2, 2: 1}),
+        (Task("channels", (Label("organ", (2, 1), 7), Label("lesion", (2,), 9))), {1: 7, 2: 9}),
+    ],
+)  # fmt: skip
+def test_predictions_hold_what_the_task_writes_and_references_what_files_hold(
+    task, written
+) -> None:
+    """As a run file may ask for with `value`; the figures are those of the values of the files on both sides."""
+    made = _map(shift=1)
+    moved = np.array(made.array)
+    for stored, value in written.items():
+        moved[made.array == stored] = value
+    same = replace(task, labels=tuple(replace(one, value=one.values[-1]) for one in task.labels))
+    expected = evaluate_case(same, made, _map(), "a")
+    assert expected.labels[0].dice not in (0, 1) and expected.labels[1].dice == 1
+    assert evaluate_case(task, replace(made, array=moved), _map(), "a") == expected
+    large = replace(TASK, labels=(BACKGROUND, Label("organ", (300,), 1), Label("lesion", (2,), 2)))
+    truth = replace(_map(), array=np.where(_map().array == 1, 300, _map().array.astype(np.int16)))
+    assert evaluate_case(large, _map(), truth, "a").mean_dice == 1
 
 
 def test_a_regression_is_measured_by_its_errors() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.config_postprocess import EVERY_LABEL, PostprocessRule
-from ctseg.engine.evaluate import read_map
+from ctseg.engine.evaluate import as_stored, read_map
 from ctseg.engine.pairs import Pairs
 from ctseg.engine.postprocess.rules import rounds_of, targets_of
 from ctseg.engine.postprocess.run import postprocess
@@ -49,7 +49,7 @@ class _Scores:
     def add(
         self, task: Task, predicted: NDArray[Any], reference: NDArray[Any], names: Iterable[str]
     ) -> None:
-        counts = label_counts(task, predicted, reference)
+        counts = label_counts(task, as_stored(task, predicted), reference)
         for name in names:
             dice = counts[name].dice
             if dice is not None:  # in neither map: it says nothing
