@@ -109,8 +109,7 @@ class Files:
         options: Mapping[str, Any] | None = None,
     ) -> VolumeWriter:
         """A writer of a file that appears together with the others."""
-        if not path.parent.exists():
-            self._folders.append(path.parent)
+        self._folders += [folder for folder in reversed(path.parents) if not folder.exists()]
         writer = open_writer(
             path, self._geometry, np.dtype(dtype), channels=channels, labels=labels,
             reference=self._reference, options={**self._options_for(path), **(options or {})},

@@ -53,11 +53,16 @@ def check_request(segmenter: Segmenter, request: Request) -> None:
 
     Raises:
         UnknownName: a label that the task does not have, of the request or of a rule.
-        BadInput: what a regression has not; a format that cannot be written.
+        BadInput: not a single label; what a regression has not; a format that cannot be written.
     """
     task = segmenter.task
     kept(task, request.labels)
     check_rules(task, _rules(segmenter, request))
+    if request.labels is not None and not request.labels:
+        raise BadInput(
+            "No label is named that could be written.",
+            hint=f"The labels are: {', '.join(label.name for label in task.foreground)}",
+        )
     if request.probabilities:
         as_suffix(request.probabilities_suffix)
     if task.kind == "regression":
@@ -227,7 +232,8 @@ class Outputs:
             self._cleaned = postprocess(map_zyx, task, self._rules, geometry=geometry)
             if exclusive and self._request.labels is not None:
                 keep_values(map_zyx, [label.value for label in self._kept])
-        self._map = map_zyx if self.places.masks else None
+            # only for masks that follow it: it is as large as the scan, and this outlives the scan
+            self._map = map_zyx if self.places.masks and not exclusive else None
         self._number(map_zyx, geometry, files)
 
     def _follow_map(self, masks_kzyx: NDArray[Any], _: Geometry, __: Files) -> None:

@@ -117,7 +117,7 @@ def _masks(folder: Path, suffix: str, labels: tuple[Label, ...]) -> dict[str, Pa
     taken: set[str] = set()
     for label in labels:
         name = re.sub(r"[^\w+\-. ]", "_", label.name).strip(". ") or f"label_{label.value}"
-        if name.lower() in taken:  # some systems do not tell capitals from small letters
+        while name.lower() in taken:  # some systems do not tell capitals from small letters
             name = f"{name}_{label.value}"
         taken.add(name.lower())
         found[label.name] = folder / f"{name}{suffix}"

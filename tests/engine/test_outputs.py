@@ -328,6 +328,24 @@ def test_names_of_masks_suit_every_file_system(scan, tmp_path):
     assert all(Path(p).parent == tmp_path / "out_masks" for p in told["beside"]["masks"].values())
 
 
+def test_no_two_masks_have_one_name(tmp_path):
+    names = ["a_b_4", "x", "a/b", "a_b"]
+    labels = [LABELS[0], *({"name": n, "values": [i], "value": i} for i, n in enumerate(names, 1))]
+    lines = [(0.0, 0.0), *((0.0, -1.0) for _ in names)]
+    request = Request(tmp_path / "out", masks=True)
+    outputs = Outputs(model(Levels(*lines), labels), request, request.output / "scan.nrrd")
+    assert len(set(outputs.places.masks.values())) == 4
+
+
+@pytest.mark.parametrize("rules", [(), RULES])
+def test_nothing_of_the_size_of_a_scan_outlives_it(scan, tmp_path, rules):
+    """What is told of each scan of a folder is kept to its end."""
+    request = Request(tmp_path / "out", masks=True, instances=True, rules=rules)
+    outputs = Outputs(model(), request, request.output / "scan.nii.gz")
+    predict(model(), scan, outputs)
+    assert not [name for name, kept in vars(outputs).items() if isinstance(kept, np.ndarray)]
+
+
 @pytest.mark.parametrize(
     ("dtype", "channels", "shape"),
     [
@@ -374,6 +392,8 @@ def test_what_cannot_be_is_refused_beforehand(tmp_path):
     segmenter = model()
     with pytest.raises(UnknownName, match="brigth"):
         check_request(segmenter, Request(tmp_path, labels=("brigth",)))
+    with pytest.raises(BadInput, match="No label is named"):
+        check_request(segmenter, Request(tmp_path, labels=()))
     rule = PostprocessRule(label="liver", keep_largest=1)
     with pytest.raises(UnknownName, match="liver"):
         check_request(segmenter, Request(tmp_path, rules=(rule,)))
@@ -397,6 +417,11 @@ def test_a_failure_in_the_middle_leaves_nothing(scan, tmp_path):
     folder = tmp_path / "out"
     with pytest.raises(BadInput, match="broke"):
         segmenter.predict_file(scan, folder / "a.nii.gz", **EVERYTHING)
+    assert list(folder.iterdir()) == []
+    request = Request(folder, **EVERYTHING)
+    outputs = Outputs(segmenter, request, folder / "scan.nii.gz")
+    with pytest.raises(BadInput, match="broke"):
+        predict(segmenter, scan, outputs)
     assert list(folder.iterdir()) == []
 
 
