@@ -6,6 +6,7 @@ want the same cores.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ctseg.engine.distributed import Team
 from ctseg.engine.inputs import Item
 from ctseg.engine.leftovers import remove_leftovers
 from ctseg.engine.outputs import check_request
+from ctseg.engine.places import as_suffix
 from ctseg.engine.record import Record
 from ctseg.engine.request import Request
 from ctseg.engine.segmenter import Segmenter
@@ -60,6 +62,8 @@ def predict_folder(
     folder = request.output.parent if single else request.output
     with disk_errors(request.output):
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # else each scan would be read to find that out
+            pass
     found = summary if summary is not None else Summary()
     cases = [CaseJob(segmenter, item, targets[item.id], request, fit) for item in items]
     check_places(cases, items)
@@ -109,13 +113,18 @@ def targets_of(items: Sequence[Item], request: Request) -> dict[str, Path]:
     """Where each scan's label map goes.
 
     Raises:
-        BadInput: several scans for one file.
+        BadInput: several scans for one file, or a file of another format than is asked for.
     """
     if targets_file(request):
         if len(items) != 1:
             raise BadInput(
                 f"{len(items)} scans cannot all be written to {request.output}.",
                 hint="Give a folder with -o.",
+            )
+        if request.suffix and not request.output.name.lower().endswith(as_suffix(request.suffix)):
+            raise BadInput(
+                f"{request.output} has not the format {as_suffix(request.suffix)}.",
+                hint="Leave out --format, or give a folder with -o.",
             )
         return {items[0].id: request.output}
     if request.output.suffix and not request.output.exists():
@@ -138,9 +147,7 @@ def check_places(cases: Sequence[CaseJob], items: Sequence[Item]) -> None:
 def suffix_for(item: Item, request: Request) -> str:
     """The suffix asked for, or that of the input's format; NIfTI where that cannot be written."""
     if request.suffix:
-        suffix = request.suffix if request.suffix.startswith(".") else f".{request.suffix}"
-        writer_format(Path(f"x{suffix}"))
-        return suffix
+        return as_suffix(request.suffix)
     spec = format_of(item.path)
     writable = spec is not None and spec.writer is not None and spec.suffixes
     return spec.suffixes[0] if spec is not None and writable else ".nii.gz"

@@ -10,7 +10,7 @@ from pathlib import Path
 from ctseg import plugins
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import fold_cases
-from ctseg.engine.pairs import stem_of
+from ctseg.engine.pairs import file_name, stem_of
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, frozen
 from ctseg.volume.io import format_of
@@ -88,7 +88,9 @@ class _Finder:
 
     def is_set(self, path: Path) -> bool:
         """Whether the cases of a data set are asked for."""
-        return self._fold is not None or (path.is_dir() and self._recognised(path))
+        if self._fold is not None:
+            return True
+        return (path.is_dir() or format_of(path) is None) and self._recognised(path)
 
     def _recognised(self, path: Path) -> bool:
         return "dataset" not in self._options and any(s.recognise(path) for s in plugins.readers())
@@ -102,7 +104,7 @@ class _Finder:
             if self._fold is not None:
                 wanted = set(fold_cases(found, self._fold)[1])
                 cases = [case for case in cases if case.id in wanted]
-            return [Item(case.id, case.images) for case in cases]
+            return [Item(file_name(case.id), case.images) for case in cases]
         spec = format_of(path)
         if spec is not None:
             if inside := self._scans_inside(path, spec):

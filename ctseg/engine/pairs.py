@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,10 @@ def _ids(
         short = name.removesuffix("_0000")
         if name not in expected and short in expected and short not in predicted:
             predicted[short] = predicted.pop(name)
+    for name in expected:
+        file = file_name(name)
+        if name not in predicted and file in predicted and file not in expected:
+            predicted[name] = predicted.pop(file)
     wanted = sorted(set(predicted) | set(expected)) if cases is None else list(dict.fromkeys(cases))
     for maps, place, what in (
         (predicted, prediction, "prediction"),
@@ -123,6 +128,15 @@ def _ids(
                 hint="Evaluate a part of the cases with --fold N or --cases ID,ID.",
             )
     return wanted
+
+
+def file_name(case_id: str) -> str:
+    """The name of a case's files, which stay in the folder that they belong to; that is the id itself where it can be.
+
+    Ids come from files of a data set, where they may be `p1/first` or `../first`.
+    """
+    name = re.sub(r"[/\\\x00-\x1f]", "_", case_id)
+    return re.sub(r"^\.|^$", "_", name)
 
 
 def stem_of(path: Path) -> str:

@@ -91,11 +91,14 @@ class Outcomes:
             return
         try:
             self._record.write()
-        except FileProblem as error:
+        except (FileProblem, OSError) as error:
             self.full = self.full or isinstance(error, DiskFull)
-            if error.message != self._unwritten and self._on_say:
-                self._on_say(f"{error.message} Finished scans are in place all the same.")
-            self._unwritten = error.message
+            told = f"The record cannot be written: {error}."
+            if isinstance(error, FileProblem):
+                told = error.message
+            if told != self._unwritten and self._on_say:
+                self._on_say(f"{told} Finished scans are in place all the same.")
+            self._unwritten = told
 
     def hear(self, *, rest: bool = False) -> None:
         """Learn what other processes did; with `rest`, wait until they are done."""

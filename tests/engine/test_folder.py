@@ -25,6 +25,7 @@ from ctseg.engine.case import Fit
 from ctseg.engine.folder import predict_folder
 from ctseg.engine.inputs import find_items
 from ctseg.engine.leftovers import remove_leftovers
+from ctseg.engine.pairs import file_name
 from ctseg.engine.request import Request
 from ctseg.engine.stages import Stage, Staged
 from ctseg.engine.work import Summary
@@ -242,14 +243,18 @@ def test_room_for_one_scan_that_is_not_there_costs_that_scan(folder, monkeypatch
     assert len(summary.done) == 3
 
 
-def test_a_record_that_cannot_be_written_is_said_once(folder, monkeypatch):
+@pytest.mark.parametrize("error", [
+    FileProblem("predictions.json cannot be written: Read-only file system."),
+    OSError(errno.EIO, "Read-only or broken"),
+])  # fmt: skip
+def test_a_record_that_cannot_be_written_is_said_once(folder, monkeypatch, error):
     def refuse(*_: object) -> None:
-        raise FileProblem("predictions.json cannot be written: Read-only file system.")
+        raise error
 
     monkeypatch.setattr("ctseg.engine.record.write_text", refuse)
     told: list[str] = []
     assert len(predict(folder, on_say=told.append).done) == 4
-    assert sum("Read-only" in line for line in told) == 1
+    assert sum("Read-only" in line and "in place all the same" in line for line in told) == 1
 
 
 def test_the_record_of_another_model_is_told_apart(folder):
@@ -434,6 +439,53 @@ def test_options_go_to_the_formats_that_have_them(tmp_path):
     assert [dict(item.images[0].options) for item in found] == [{"spacing": "1 1 2"}, {}]
     with pytest.raises(BadInput, match="option 'serie'"):
         find_items([str(tmp_path)], channels=1, options={"serie": "1"})
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that nobody may write")
+def test_a_folder_that_cannot_be_written_is_known_before_a_scan_is_read(folder, monkeypatch):
+    def read(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("ctseg.engine.scan.OnDisk", read)
+    with pytest.raises(FileProblem, match="/sys/kernel cannot be written"):
+        predict(folder, out="/sys/kernel")
+
+
+def test_a_file_of_another_format_than_asked_for_is_refused(folder):
+    items = find_items([str(folder / "in" / "scan0.nii.gz")], channels=1)
+    with pytest.raises(BadInput, match=r"has not the format \.nrrd"):
+        predict_folder(small.small_model(), items, Request(folder / "a.nii.gz", suffix="nrrd"))
+    assert predict_folder(
+        small.small_model(), items, Request(folder / "a.nrrd", suffix="nrrd")
+    ).done
+
+
+def test_ids_of_a_data_set_lead_into_no_other_folder(folder):
+    """They come from a file that somebody else may have written; evaluation finds their files all the same."""
+    ids = ["p1/first", "p2/first", ".hidden", "with space"]
+    names_ = ["p1_first", "p2_first", "_hidden", "with space"]
+    rows = ["id,image,label,fold"]
+    for number, case in enumerate(ids):
+        rows.append(f"{case},in/scan{number}.nii.gz,in/truth{number}.nii.gz,{number % 2}")
+        volume = small.small_model().predict(ctseg.read(folder / "in" / f"scan{number}.nii.gz"))
+        ctseg.write(volume, folder / "in" / f"truth{number}.nii.gz")
+    (folder / "cases.csv").write_text("\n".join(rows))
+    before = {p for p in folder.rglob("*") if p.is_file()}
+    items = find_items([str(folder / "cases.csv")], channels=1)
+    request = Request(folder / "deep" / "out", masks=True)
+    summary = predict_folder(small.small_model(), items, request)
+    assert not summary.failed
+    made = {p for p in folder.rglob("*") if p.is_file()} - before
+    assert made and all(path.is_relative_to(request.output) for path in made)
+    assert {p.name for p in request.output.glob("*.nii.gz")} == {f"{n}.nii.gz" for n in names_}
+    report = ctseg.evaluate(request.output, folder / "cases.csv")
+    assert {case.case for case in report.cases} == set(ids) and report.mean_dice == 1
+    assert [file_name(name) for name in ("../up", "..", "", "c:\\x")] == [
+        "_._up",
+        "_.",
+        "_",
+        "c:_x",
+    ]
 
 
 def test_a_gzip_of_no_scan(folder):
