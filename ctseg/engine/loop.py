@@ -18,6 +18,7 @@ from ctseg.data.steps.target import target_scale
 from ctseg.engine import checkpoint
 from ctseg.engine.allocator import kept_buffers
 from ctseg.engine.checkpoint import State
+from ctseg.engine.forward import out_of_memory
 from ctseg.engine.job import Interrupt, Job, RunResult
 from ctseg.engine.models import create_loss
 from ctseg.engine.runtime import repeatable
@@ -26,7 +27,8 @@ from ctseg.engine.step import Loss, Stepper, loader_of
 from ctseg.engine.timm_bridge import Schedule, make_optimizer, timm
 from ctseg.engine.tracking import RunLog
 from ctseg.engine.validate import WORST, merit, scores_of, validate
-from ctseg.engine.weights import save_weights, tensors_sha256
+from ctseg.engine.weights import load_strictly, save_weights, tensors_sha256
+from ctseg.errors import RunFailed
 from ctseg.files import write_text
 from ctseg.losses.deep import DeepSupervision
 from ctseg.metrics.catalogue import METRICS
@@ -51,11 +53,25 @@ def train(job: Job, *, resume: bool = False) -> RunResult:
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, with a resume point written.
-        RunFailed: the loss is not finite.
+        RunFailed: the loss is not finite, or the memory does not suffice.
     """
     device = job.runtime.device
     with kept_buffers(device.type == "cpu"), repeatable(device), loader_of(job) as loader:
-        return _train(job, resume, loader)
+        try:
+            return _train(job, resume, loader)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise _no_room(job) from error
+
+
+def _no_room(job: Job) -> RunFailed:
+    train = job.config.train
+    patch = " x ".join(map(str, train.patch_zyx or ()))
+    return RunFailed(
+        f"The memory of {job.runtime.device} does not suffice for {train.batch_size} patches of {patch} voxels.",
+        hint="Train anew with fewer or smaller ones: --batch-size 1, --patch Z,Y,X",
+    )
 
 
 def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
@@ -70,9 +86,9 @@ def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
 
     if resuming:
         state, tensors, plain = checkpoint.load(last)
-        net.load_state_dict(tensors["model"])
+        load_strictly(net, tensors.get("model", {}), last)
         if average is not None:
-            average.module.load_state_dict(tensors["ema"])
+            load_strictly(average.module, tensors.get("ema", {}), last)
         checkpoint.restore_optimizer(optimizer, tensors.get("optimizer", {}), plain)
         job.reporter.say(f"Resuming at step {state.step} of {state.steps}.")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -104,7 +105,7 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         result = float(value.detach())
-        if not result < float("inf"):
+        if not math.isfinite(result):
             raise RunFailed(
                 f"The loss became {result} at step {step}.",
                 hint="Lower the learning rate (--lr) or train in fp32 (--precision fp32).",

@@ -59,8 +59,10 @@ class Schedule:
                 warmup_lr=1e-2 * (config.lr or 1e-2),
                 warmup_prefix=True,
                 min_lr=0.0,
-                decay_rate=0.9,
+                # of poly it is the power; else what is left of the rate after a quarter, or after a half and 3/4
+                decay_rate=0.9 if config.schedule == "poly" else 0.1,
                 decay_epochs=max(1, steps // 4),
+                decay_milestones=[steps // 2, 3 * steps // 4],
             )
         except (TypeError, ValueError) as error:
             raise ConfigError(

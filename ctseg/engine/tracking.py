@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ctseg.files import disk_errors
+
 
 class RunLog:
     """Appends lines to `log.jsonl` and scalars to TensorBoard.
@@ -24,9 +26,13 @@ class RunLog:
         self._board = _tensorboard(folder / "tensorboard")
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append one line; NaN and infinity become null."""
+        """Append one line; NaN and infinity become null.
+
+        Raises:
+            FileProblem: the disk is full, or the place cannot be written any more.
+        """
         line = json.dumps({"kind": kind, **_plain(fields)}, ensure_ascii=False, allow_nan=False)
-        with self.path.open("a", encoding="utf-8") as file:
+        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self._board is not None and kind == "epoch":
             self._scalars(fields)

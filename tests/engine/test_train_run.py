@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +22,11 @@ from ctseg.cli.app import app
 from ctseg.config import RunConfig, load_config, parse_config
 from ctseg.engine import checkpoint
 from ctseg.engine.loop import at_epoch_end, finished
-from ctseg.engine.step import loss_target
+from ctseg.engine.step import Stepper, loss_target
+from ctseg.engine.timm_bridge import SCHEDULES, Schedule
+from ctseg.engine.tracking import RunLog
 from ctseg.engine.weights import read_weights
-from ctseg.errors import BadInput, CorruptWeights
+from ctseg.errors import BadInput, CorruptWeights, DiskFull
 
 LONG = ["--steps", "40", "--set", "train.checkpoint_every=0", "--set", "train.ema=0.9"]
 
@@ -237,3 +241,86 @@ def test_targets_and_masks():
 def test_a_run_without_data_is_refused():
     with pytest.raises(BadInput, match="No data set"):
         ctseg.train(RunConfig())
+
+
+def test_a_resume_point_of_another_network_is_refused(mini_run, tmp_path):
+    """As after an update of the package that provides it."""
+    run = shutil.copytree(mini_run, tmp_path / "run")
+    text = (run / "config.toml").read_text()
+    other = re.sub(r"(features = \[\s*4,\s*)8,", r"\g<1>12,", text)
+    assert other != text
+    (run / "config.toml").write_text(other)
+    result = CliRunner().invoke(app, ["train", "--resume", "-o", str(run)])
+    assert result.exit_code == 2
+    assert "do not fit the network" in result.stderr
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_too_little_memory_says_what_to_make_smaller(
+    mini_set, mini_options, tmp_path, monkeypatch, error
+):
+    def step(self, number):
+        raise error
+
+    monkeypatch.setattr(Stepper, "__call__", step)
+    arguments = ["train", str(mini_set), "-o", str(tmp_path / "run"), "--steps", "2", *mini_options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "does not suffice for 2 patches of 8 x 16 x 16 voxels" in result.stderr
+    assert "--batch-size" in result.stderr
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_ends_a_run(mini_set, mini_options, tmp_path, monkeypatch, value):
+    def loss(logits, target, *, weight=None, mask=None):
+        return logits.sum() * 0 + value
+
+    monkeypatch.setattr("ctseg.engine.loop.create_loss", lambda *_, **__: loss)
+    arguments = ["train", str(mini_set), "-o", str(tmp_path / "run"), "--steps", "2", *mini_options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"The loss became {value} at step 0" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_says_so(tmp_path):
+    log = RunLog(tmp_path)
+    log.path.symlink_to("/dev/full")
+    with pytest.raises(DiskFull, match="disk is full"):
+        log.write("epoch", step=1)
+    log.close()
+
+
+def rates(schedule, steps):
+    """The learning rate at each step, of a base rate of 1."""
+    net = torch.nn.Conv3d(1, 1, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    train = RunConfig().train.model_copy(update={"schedule": schedule, "warmup": 0.0, "lr": 1.0})
+    made, found = Schedule(optimizer, train, steps), []
+    for step in range(steps):
+        made.set(step)
+        found.append(made.lr)
+    return found
+
+
+@pytest.mark.parametrize("steps", [40, 1000])
+def test_schedules_are_those_of_torch_over_the_whole_run(steps):
+    parts = torch.optim.lr_scheduler
+    expected = {
+        "poly": lambda o: parts.PolynomialLR(o, steps, 0.9),
+        "cosine": lambda o: parts.CosineAnnealingLR(o, steps),
+        "step": lambda o: parts.StepLR(o, steps // 4, 0.1),
+        # timm's milestones come a step early
+        "multistep": lambda o: parts.MultiStepLR(o, [steps // 2 - 1, 3 * steps // 4 - 1], 0.1),
+        "constant": lambda o: parts.ConstantLR(o, 1.0),
+    }
+    assert {*expected, "tanh"} == set(SCHEDULES)
+    for name, of in expected.items():
+        optimizer = torch.optim.SGD(torch.nn.Conv3d(1, 1, 1).parameters(), lr=1.0)
+        schedule, told = of(optimizer), []
+        for _ in range(steps):
+            told.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        assert rates(name, steps) == pytest.approx(told, abs=1e-6), name
+    assert rates("tanh", steps)[0] > 0.95 and rates("tanh", steps)[-1] < 0.05
