@@ -163,13 +163,25 @@ def test_channels_on_two_grids_are_refused(tmp_path):
 def test_dtypes_and_byte_orders_of_scans(turning, tmp_path):
     scan = small.scan()
     expected = turning.predict(scan).array
-    for dtype in ("int16", ">i2", "int32", "float32", "float64"):
-        image = sitk.GetImageFromArray(scan.array.astype(np.dtype(dtype).newbyteorder("=")))
+    for dtype in ("int16", "int32", "float32", "float64"):
+        image = sitk.GetImageFromArray(scan.array.astype(dtype))
         image.SetSpacing(SPACING)
-        path = tmp_path / f"{np.dtype(dtype).name}.nrrd"
+        path = tmp_path / f"{dtype}.nrrd"
         sitk.WriteImage(image, str(path), useCompression=dtype == "int32")
         turning.predict_file(path, tmp_path / "mask.nii")
         np.testing.assert_array_equal(ctseg.read(tmp_path / "mask.nii").array, expected)
+    for dtype, suffix in itertools.product((">i2", ">f4"), (".nii", ".nii.gz")):
+        header = nibabel.Nifti1Header(endianness=">")
+        header.set_data_dtype(dtype)
+        image = nibabel.Nifti1Image(scan.array.T, np.diag([-0.9, -1.3, 2.1, 1.0]), header)
+        path = tmp_path / f"big{suffix}"
+        nibabel.save(image, path)
+        assert nibabel.load(path).header.endianness == ">"
+        turning.predict_file(path, tmp_path / "mask.nii")
+        np.testing.assert_array_equal(ctseg.read(tmp_path / "mask.nii").array, expected)
+    for dtype in (">i2", ">f8"):
+        volume = ctseg.Volume(scan.array.astype(dtype), scan.geometry)
+        np.testing.assert_array_equal(turning.predict(volume).array, expected)
 
 
 def test_dicom_series_one_by_one_and_in_a_folder(tmp_path):
