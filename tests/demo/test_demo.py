@@ -109,6 +109,14 @@ def test_refusals_come_before_anything_is_written(tmp_path: Path) -> None:
     assert "20m" in bad.stderr
     assert not (tmp_path / "new").exists()
 
+    spoilt = tmp_path / "spoilt"
+    spoilt.mkdir()
+    for content in ("{", "3"):
+        (spoilt / "demo.json").write_text(content)
+        result = demo("-o", spoilt)
+        assert result.exit_code == 2
+        assert "is damaged" in result.stderr
+
     missing = demo("-o", tmp_path / "new", "--data", tmp_path / "nowhere")
     assert missing.exit_code == 2
     assert "nowhere" in missing.stderr
