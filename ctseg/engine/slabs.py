@@ -7,7 +7,7 @@ a tile it lies, if only its neighbours are there; so its tiles overlap along z b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -39,8 +39,8 @@ def slabs(
     background: torch.Tensor | None = None,
     on_tiles: OnTiles | None = None,
     on_note: Callable[[str], None] | None = None,
-) -> Generator[Slab]:
-    """Blended logits in slabs along z, each as soon as its last tile is in. To be closed before the scan is.
+) -> Iterator[Slab]:
+    """Blended logits in slabs along z, each as soon as its last tile is in.
 
     Args:
         networks: in eval mode, on the runtime's device; each gets the same tiles.
@@ -90,7 +90,7 @@ class _Slabs:
         self.on_tiles, self.on_note = on_tiles, on_note
         self.done, self.total = 0, len(self.rows) * len(self.grid.columns)
 
-    def run(self) -> Generator[Slab]:
+    def run(self) -> Iterator[Slab]:
         depth, starts = self.grid.tile_zyx[0], self.grid.starts[0]
         with _Rows(self.stream, self.grid, self.rows, self.settings, self.device) as blocks:
             for row in self.rows:

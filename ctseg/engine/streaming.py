@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,20 +77,16 @@ class Engine:
             back.start_at(pieces[0])
             stop = pieces[1]
         air, background = self._air(stream)
-        made_of = slabs(
+        for start, outs in slabs(
             self.networks, stream, self.settings, runtime=self.runtime, span=span,
             air=air, background=background, on_tiles=on_tiles, on_note=self.on_note,
-        )  # fmt: skip
-        with closing(
-            made_of
-        ):  # what is being read ahead uses the scan, which is closed after a failure
-            for start, outs in made_of:
-                for piece in back.feed(start, combine(self.task, outs), stop):
-                    for product, sink in wanted:
-                        slices = max(1, PIECE_BYTES // (product.working * back.plane))
-                        for part in piece.split(slices):
-                            made = product.make(part.low_czyx, part.positions)
-                            sink.put(back.axis, part.start, back.placed(part, made))
+        ):  # fmt: skip
+            for piece in back.feed(start, combine(self.task, outs), stop):
+                for product, sink in wanted:
+                    slices = max(1, PIECE_BYTES // (product.working * back.plane))
+                    for part in piece.split(slices):
+                        made = product.make(part.low_czyx, part.positions)
+                        sink.put(back.axis, part.start, back.placed(part, made))
 
     def seams(self, stream: Stream, back: Back) -> list[int]:
         """Where a scan may be cut into parts for `run`: where slabs end, so that parts are cut into the same pieces."""

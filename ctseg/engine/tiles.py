@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -99,13 +98,11 @@ def predict_tiles(
     net = runtime.place(net.eval())
     out: NDArray[Any] | None = None
     try:
-        made_of = slabs([net], stream, settings, runtime=runtime, on_tiles=on_tiles)
-        with closing(made_of):
-            for start, (logits,) in made_of:
-                made = _made(logits, output, activation)
-                if out is None:
-                    out = np.empty((*made.shape[:-3], z, y, x), made.dtype)
-                out[..., start : start + made.shape[-3], :, :] = made
+        for start, (logits,) in slabs([net], stream, settings, runtime=runtime, on_tiles=on_tiles):
+            made = _made(logits, output, activation)
+            if out is None:
+                out = np.empty((*made.shape[:-3], z, y, x), made.dtype)
+            out[..., start : start + made.shape[-3], :, :] = made
     finally:
         net.train(was_training)
     assert out is not None
