@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,10 @@ class Segmenter:
         if batch_size is not None:
             settings = dataclasses.replace(settings, batch_size=batch_size)
         if skip_air is not None:
+            if not math.isfinite(skip_air):
+                raise BadInput(
+                    f"The value of air cannot be {skip_air}.", hint="For CT: --skip-air -900"
+                )
             if self.task.kind == "regression":
                 raise BadInput(
                     "A regression has no background that air could be.",
@@ -301,7 +306,12 @@ def build(card: Card, options: Mapping[str, Any] | None = None) -> torch.nn.Modu
 
 
 def fitting_tile(card: Card, tile_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The smallest tile that the card's network accepts and that is no smaller than asked."""
+    """The smallest tile that the card's network accepts and that is no smaller than asked.
+
+    Raises:
+        BadInput: a size that is no size.
+    """
+    tiling.check(tile_zyx, 0.0)
     demands = constraints_of(card)
     return tiling.fit_tile(
         tile_zyx, demands.stride_zyx, demands.min_tile_zyx, demands.fixed_tile_zyx

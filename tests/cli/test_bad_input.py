@@ -188,6 +188,8 @@ def test_predict_refuses(mini_set, mini_run, tmp_path):
     refuse("predict", scan, "-m", mini_run, "-o", out, "--tta", says="without mirroring")
     for option, value in (("--margin", "5"), ("--coarse-labels", "box")):
         refuse("predict", scan, "-m", mini_run, "-o", out, option, value, says="--coarse NAME")
+    refuse("predict", scan, "-m", mini_run, "-o", out, "--tile", "0,8,8", says="positive")
+    refuse("predict", scan, "-m", mini_run, "-o", out, "--skip-air", "nan", says="air cannot")
     refuse("predict", scan, "-m", mini_run, "-o", out, "--labels", ",", says="names no label")
     refuse("predict", scan, "-m", mini_run, "-o", out, "--zoo", tmp_path / "z", says="not exist")
     refuse("predict", scan, "-m", mini_run, "-o", scan, says="would replace the scan")

@@ -38,6 +38,23 @@ def quiet() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
+def name_of(path: Path) -> str:
+    """The path as SimpleITK takes it; a name that is no UTF-8 would end the process there.
+
+    Raises:
+        FileProblem: it is no UTF-8.
+    """
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise FileProblem(
+            f"The name of {path} is no UTF-8, so that SimpleITK cannot open it.",
+            hint="Rename the file, or the folder that it lies in.",
+        ) from error
+    return name
+
+
 def read_header(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     """A reader that has read the header of a file.
 
@@ -47,7 +64,7 @@ def read_header(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     if image_io:
         reader.SetImageIO(image_io)
-    reader.SetFileName(str(path))
+    reader.SetFileName(name_of(path))
     with quiet():
         reader.ReadImageInformation()
     return reader
@@ -128,7 +145,9 @@ def rows(matrix: NDArray[np.float64]) -> tuple[Any, Any, Any]:
 def read_whole(path: Path, image_io: str, *, vector: bool) -> NDArray[Any]:
     """A three-dimensional file as [C, Z, Y, X]."""
     with quiet():
-        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=image_io))
+        array: NDArray[Any] = sitk.GetArrayFromImage(
+            sitk.ReadImage(name_of(path), imageIO=image_io)
+        )
     return np.moveaxis(array, -1, 0) if vector else array[None]
 
 
