@@ -143,7 +143,7 @@ class TrainConfig(Section):
         batch_size: patches a step; planned.
         patch_zyx: voxels; planned.
         momentum: of sgd.
-        clip_grad: largest norm of all gradients together; none for no limit.
+        clip_grad: largest norm of all gradients together; inf for no limit.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: of the network; auto is bf16 where the device multiplies it.
     """
