@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from ctseg.checking import parse_json, validate
 from ctseg.config import (
@@ -157,6 +157,17 @@ class Card(Section):
         if not value.labels:
             raise ValueError("a model needs labels")
         return value
+
+    @model_validator(mode="after")
+    def _counts(self) -> Card:
+        outputs = self.task.task().out_channels
+        if outputs != self.out_channels:
+            raise ValueError(f"out_channels is {self.out_channels}, and the task has {outputs}")
+        if len(self.channels) != self.in_channels:
+            raise ValueError(
+                f"in_channels is {self.in_channels}, and {len(self.channels)} channels are named"
+            )
+        return self
 
     def to_json(self) -> str:
         return json.dumps(

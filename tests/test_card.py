@@ -88,3 +88,15 @@ def test_numbers_from_python_are_checked_as_well(value: float) -> None:
         return
     with pytest.raises(BadInput, match="mean_dice"):
         validate(Metrics, {"mean_dice": value}, where="the card")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"out_channels": 3}, "out_channels is 3, and the task has 2"),
+        ({"in_channels": 2}, "in_channels is 2, and 1 channels are named"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(changes: dict[str, int], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_card(json.dumps({**CARD, **changes}), where="card.json")

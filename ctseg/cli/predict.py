@@ -73,14 +73,14 @@ def predict(
         ),
     ] = False,
     probabilities_format: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--probabilities-format",
             metavar="SUFFIX",
-            help="Of the probabilities, e.g. .zarr.",
+            help="Of the probabilities, e.g. .zarr; .h5 when left out.",
             rich_help_panel=RESULTS,
         ),
-    ] = ".h5",
+    ] = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -312,6 +312,11 @@ def predict(
     ui.check_zoo(zoo)
     if dtype not in ("float16", "float32", "float64"):
         raise BadInput(f"'{dtype}' is no type of --dtype.", hint="float16, float32 or float64")
+    if probabilities_format is not None and not probabilities:
+        raise BadInput(
+            "--probabilities-format says how to write probabilities, and none are asked for.",
+            hint="Add --probabilities, or leave it out.",
+        )
     with open_team() as team:
         leads = team is None or team.leads
         segmenter = load(
@@ -328,7 +333,7 @@ def predict(
         )  # fmt: skip
         request = Request(
             output, probabilities, _names(labels), skip_existing, suffix, cast(Any, dtype),
-            probabilities_format, masks, confidence, instances,
+            probabilities_format or ".h5", masks, confidence, instances,
             rules=_rules(segmenter, keep_largest, min_size, fill_holes, no=no_postprocess),
         )  # fmt: skip
         fit = Fit(None if memory is None else parse_size(memory), batch_size is not None)

@@ -53,7 +53,8 @@ _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 def cache_folder() -> Path:
     """Where prepared data lie: `CTSEG_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("CTSEG_CACHE") or platformdirs.user_cache_dir("ctseg"))
+    asked = os.environ.get("CTSEG_CACHE")
+    return Path(asked or platformdirs.user_cache_dir("ctseg")).expanduser()
 
 
 def default_workers() -> int:

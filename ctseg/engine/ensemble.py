@@ -55,6 +55,12 @@ class Ensemble(Segmenter):
                     f"{_name(first)} takes {first.card.in_channels} channel(s), {_name(other)} "
                     f"{other.card.in_channels}."
                 )
+            ours, theirs = ([c.casefold() for c in m.card.channels] for m in (first, other))
+            if ours != theirs and sorted(ours) == sorted(theirs):
+                raise BadInput(
+                    f"{_name(first)} takes the channels {', '.join(first.card.channels)}, {_name(other)} takes "
+                    f"{', '.join(other.card.channels)}: not in the same order."
+                )
         members = tuple(member for model in models for member in model.card.members)
         name = " + ".join(_name(model) for model in models)
         card = first.card.model_copy(update={"name": name, "members": members, "temperature": 1.0})

@@ -98,7 +98,7 @@ def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
     if state.scaler:
         stepper.scaler.load_state_dict(state.scaler)
     schedule = Schedule(optimizer, config.train, state.steps)
-    log = RunLog(job.folder, state.log_bytes)
+    log = RunLog(job.folder, state.log_bytes, state.step)
     begun, before = time.monotonic(), state.seconds
 
     def save() -> None:

@@ -13,7 +13,8 @@ from ctseg.data.pipeline import background_fill
 from ctseg.data.steps.target import Scale
 from ctseg.data.steps.track import Positions
 from ctseg.engine.interpolation import above_zero_last, confidence, interpolate, strongest
-from ctseg.errors import BadInput
+from ctseg.engine.interpolation_blocks import check_finite
+from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Label, Task
 from ctseg.task import activate, label_dtype, values_of
 
@@ -145,6 +146,13 @@ class Values:
 
     def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         found = values_of(interpolate(low_czyx, positions), self._scale)[self._chosen]
+        most = float(found.abs().amax())
+        if not most <= float(np.finfo(self.dtype).max):
+            check_finite(most)
+            raise RunFailed(
+                f"The network gave values up to {most:.3g}, which {self.dtype} does not hold.",
+                hint="Write them as --dtype float32.",
+            )
         return found[0] if self.channels is None else found
 
 

@@ -17,13 +17,14 @@ class RunLog:
     Args:
         folder: of the run.
         keep_bytes: length of the log to keep; what a killed run wrote after its resume point is cut off.
+        step: of the resume point; TensorBoard shows nothing that was written for later ones.
     """
 
-    def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
+    def __init__(self, folder: Path, keep_bytes: int = 0, step: int = 0) -> None:
         self.path = folder / "log.jsonl"
         if self.path.exists():
             os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
-        self._board = _tensorboard(folder / "tensorboard")
+        self._board = _tensorboard(folder / "tensorboard", step)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one line; NaN and infinity become null.
@@ -57,12 +58,12 @@ class RunLog:
             self._board.close()
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def _plain(value: Any) -> Any:

@@ -90,6 +90,16 @@ def test_models_of_other_labels_are_refused():
         Ensemble([model(), model(labels=other)])
 
 
+def test_models_that_take_channels_in_another_order_are_refused():
+    one, two = model(), model()
+    for each, names in ((one, ("T1", "T2")), (two, ("t1", "T2"))):
+        each.card = each.card.model_copy(update={"in_channels": 2, "channels": names})
+    Ensemble([one, two])
+    two.card = two.card.model_copy(update={"channels": ("T2", "T1")})
+    with pytest.raises(BadInput, match="not in the same order"):
+        Ensemble([one, two])
+
+
 def test_a_region_is_predicted_and_nothing_else(tmp_path):
     volume = scan()
     whole = model().predict(volume)

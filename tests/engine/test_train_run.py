@@ -324,3 +324,23 @@ def test_schedules_are_those_of_torch_over_the_whole_run(steps):
             schedule.step()
         assert rates(name, steps) == pytest.approx(told, abs=1e-6), name
     assert rates("tanh", steps)[0] > 0.95 and rates("tanh", steps)[-1] < 0.05
+
+
+def test_tensorboard_shows_nothing_of_what_a_resumed_run_does_again(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = RunLog(tmp_path)
+    for step in (4, 8, 12):
+        first.write("epoch", step=step, loss=1.0)
+    first.close()
+    time.sleep(1.1)  # its files are named by the second
+    second = RunLog(tmp_path, first.size, 8)
+    second.write("epoch", step=12, loss=2.0)
+    second.close()
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in seen.Scalars("loss")] == [
+        (4, 1),
+        (8, 1),
+        (12, 2),
+    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +48,22 @@ class ForeignNetwork:
     def slicewise(self) -> bool:
         """Whether the network works slice by slice."""
         return self.architecture in ("unet2d", "residual_unet2d")
+
+
+@contextlib.contextmanager
+def keys_of(settings: str) -> Iterator[None]:
+    """Say which key is missing in settings of another project.
+
+    Raises:
+        BadInput: instead of KeyError.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise BadInput(
+            f"There is no '{error.args[0]}' in {settings}.",
+            hint="Is the file whole, and written by the project itself?",
+        ) from error
 
 
 def rename(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctseg.errors import BadInput, ConfigError
 from ctseg.nets.config import ResidualUNet3DConfig, UNet3DConfig
-from ctseg.nets.foreign.network import ForeignNetwork, Rule, rename
+from ctseg.nets.foreign.network import ForeignNetwork, Rule, keys_of, rename
 from ctseg.nets.layer_order import (
     ACTIVATION_LETTERS,
     DROPOUT_LETTERS,
@@ -37,6 +37,7 @@ KNOWN = {
 }  # fmt: skip
 
 
+@keys_of("the plans")
 def read_plans(
     plans: Mapping[str, Any], configuration: str = "3d_fullres", *, deep_supervision: bool = True
 ) -> ForeignNetwork:
@@ -66,6 +67,7 @@ def read_plans(
     return read_architecture(name, kwargs, axes=axes, deep_supervision=deep_supervision)
 
 
+@keys_of("the arguments of the network")
 def read_architecture(
     name: str,
     kwargs: Mapping[str, Any],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ctseg.errors import BadInput
 from ctseg.nets.config import ResidualUNet3DConfig, ResidualUNetSE3DConfig, UNet3DConfig
-from ctseg.nets.foreign.network import ForeignNetwork, Rule, rename
+from ctseg.nets.foreign.network import ForeignNetwork, Rule, keys_of, rename
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ BLOCK_DROPOUT = 0.1
 """What its residual blocks drop: they never see `dropout_prob`."""
 
 
+@keys_of("the section `model` of the configuration")
 def read_config(model: Mapping[str, Any]) -> ForeignNetwork:
     """The network that the section `model` of its configuration describes.
 
