@@ -169,7 +169,7 @@ class TrainConfig(Section):
     lr: float | None = Field(None, gt=0, description="0.01 for sgd, 0.002 for others")
     weight_decay: float | None = Field(None, ge=0, description="3e-5 for sgd, 0.01 for others")
     momentum: float = Field(0.99, ge=0, lt=1)
-    schedule: str = Field("poly", description="any timm scheduler, or 'constant'")
+    schedule: str = Field("poly", description="poly, cosine, tanh, step, multistep or constant")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps that warms up")
     clip_grad: float | None = Field(12.0, gt=0)
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")

@@ -48,21 +48,23 @@ class Schedule:
         if config.schedule == "constant":
             return
         check_names(config)
+        warmup = int(config.warmup * steps)
+        rest = max(1, steps - warmup)  # in which the rate comes down, all the way
         try:
             self.scheduler, _ = timm().scheduler.create_scheduler_v2(
                 optimizer,
                 sched=config.schedule,
-                num_epochs=steps,
+                num_epochs=rest,
                 updates_per_epoch=1,
                 step_on_epochs=False,
-                warmup_epochs=int(config.warmup * steps),
+                warmup_epochs=warmup,
                 warmup_lr=1e-2 * (config.lr or 1e-2),
                 warmup_prefix=True,
                 min_lr=0.0,
                 # of poly it is the power; else what is left of the rate after a quarter, or after a half and 3/4
                 decay_rate=0.9 if config.schedule == "poly" else 0.1,
-                decay_epochs=max(1, steps // 4),
-                decay_milestones=[steps // 2, 3 * steps // 4],
+                decay_epochs=max(1, rest // 4),
+                decay_milestones=[rest // 2, 3 * rest // 4],
             )
         except (TypeError, ValueError) as error:
             raise ConfigError(

@@ -291,11 +291,11 @@ def test_a_log_on_a_full_disk_says_so(tmp_path):
     log.close()
 
 
-def rates(schedule, steps):
+def rates(schedule, steps, warmup=0.0):
     """The learning rate at each step, of a base rate of 1."""
     net = torch.nn.Conv3d(1, 1, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-    train = RunConfig().train.model_copy(update={"schedule": schedule, "warmup": 0.0, "lr": 1.0})
+    train = RunConfig().train.model_copy(update={"schedule": schedule, "warmup": warmup, "lr": 1.0})
     made, found = Schedule(optimizer, train, steps), []
     for step in range(steps):
         made.set(step)
@@ -324,6 +324,14 @@ def test_schedules_are_those_of_torch_over_the_whole_run(steps):
             schedule.step()
         assert rates(name, steps) == pytest.approx(told, abs=1e-6), name
     assert rates("tanh", steps)[0] > 0.95 and rates("tanh", steps)[-1] < 0.05
+
+
+@pytest.mark.parametrize("schedule", ["poly", "cosine"])
+def test_what_follows_a_warm_up_comes_down_all_the_way(schedule):
+    """After the warm-up the rates are those of a shorter run without one."""
+    found = rates(schedule, 100, 0.2)
+    assert found[:20] == sorted(found[:20])
+    assert found[20:] == pytest.approx(rates(schedule, 80))
 
 
 def test_tensorboard_shows_nothing_of_what_a_resumed_run_does_again(tmp_path):
