@@ -6,8 +6,8 @@ bfloat16 at least 2.5 times as fast as their defaults.
 
 What `ctseg train` arranges by itself belongs to ours as it comes: on a CPU it has the C library keep freed buffers for
 the next operation, so our default steps run so. No peer does that as it comes; by hand all of them get it, and in
-float32 and forward nobody does. Before each timed repetition there is one that is not, so that nobody pays for what
-the network before it left behind.
+float32 and forward nobody does. Before timed repetitions there are some that are not, so that nobody pays for what
+the network before it left behind, and buffers are what they are after the first steps of a training.
 
     python -m benchmarks networks
     python -m benchmarks.networks --plan tiny --repeats 2
@@ -35,11 +35,12 @@ from torch import nn
 
 import ctseg
 from ctseg.engine.allocator import kept_buffers
-from ctseg.engine.runtime import choose
+from ctseg.engine.runtime import Precision, Runtime, choose
 
 CLASSES = 3
-REPEATS = 5
-WARM = 1
+REPEATS = 3
+SETTLE, TIMED = 2, 2
+"""Repetitions of a network in its turn; the third is the first that finds the buffers of the one before it."""
 Mode = Literal["fp32", "default", "by_hand"]
 
 
@@ -120,7 +121,7 @@ class Way:
         kept_buffers: whether the C library keeps freed buffers during training, as `ctseg train` has it on a CPU.
     """
 
-    precision: str
+    precision: Precision
     channels_last: bool
     tf32: bool = False
     kept_buffers: bool = False
@@ -151,7 +152,14 @@ class Entry:
         torch.manual_seed(0)
         self.net = NETWORKS[network](plan).to(device)
         layout = torch.channels_last_3d if self.way.channels_last else torch.contiguous_format
-        if self.way.channels_last:
+        if (
+            network == "ctseg"
+        ):  # the engine's arrangements, which come with `ctseg train` and `ctseg predict`
+            runtime = Runtime(
+                torch.device(device), self.way.precision, self.way.channels_last, mode
+            )
+            self.net = runtime.place(self.net)
+        elif self.way.channels_last:
             self.net = self.net.to(memory_format=layout)
         shape = (plan.batch, 1, *plan.patch_zyx)
         self.image = torch.randn(shape, device=device).contiguous(memory_format=layout)
@@ -185,17 +193,18 @@ class Entry:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def seconds(self, what: str) -> float:
-        """Of one repetition that follows another."""
+    def seconds(self, what: str) -> list[float]:
+        """Of repetitions that follow each other."""
         self.set_tf32()
-        run = getattr(self, what)
+        run, found = getattr(self, what), []
         with self.buffers(what):
-            run()
-            self.wait()
-            begun = time.perf_counter()
-            run()
-            self.wait()
-            return time.perf_counter() - begun
+            for _ in range(SETTLE + TIMED):
+                self.wait()
+                begun = time.perf_counter()
+                run()
+                self.wait()
+                found.append(time.perf_counter() - begun)
+        return found[SETTLE:]
 
     def buffers(self, what: str) -> contextlib.AbstractContextManager[None]:
         return kept_buffers(self.way.kept_buffers and what == "step")
@@ -212,8 +221,9 @@ def measure(plans: Sequence[str] = (), repeats: int = REPEATS) -> dict[str, Any]
     """All devices, plans, networks and ways."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return {
-        "what": "median seconds and peak MiB over weights of one batch; repetitions interleaved",
-        "repeats": repeats,
+        "what": "median seconds and peak MiB over weights of one batch; networks take turns",
+        "turns": repeats,
+        "untimed_and_timed_in_a_turn": [SETTLE, TIMED],
         "devices": {
             device: {
                 "name": torch.cuda.get_device_name() if device == "cuda" else _processor(),
@@ -239,13 +249,10 @@ def measure_plan(name: str, device: str, repeats: int) -> dict[str, Any]:
         key: {"forward": [], "step": []} for key in entries
     }
     for what in ("forward", "step"):
-        for entry in entries.values():
-            for _ in range(WARM):
-                entry.seconds(what)
         order = list(entries)
         for _ in range(repeats):
             for key in order:
-                times[key][what].append(entries[key].seconds(what))
+                times[key][what] += entries[key].seconds(what)
             order = order[1:] + order[:1]  # nobody always follows the same neighbour
     entries.clear()
     gc.collect()

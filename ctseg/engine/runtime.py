@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from ctseg.engine.small_conv import guard
+from ctseg.engine.cpu_conv import equip
 from ctseg.errors import BadInput
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,7 +44,7 @@ class Runtime:
         """The module on the device and in the memory layout."""
         module = module.to(self.device)
         if self.device.type == "cpu" and self.precision != "fp32":
-            guard(module)
+            equip(module)
         if self.channels_last:
             for parameter in module.parameters():  # 2D kernels have a layout of their own
                 layout = _CHANNELS_LAST.get(parameter.ndim)

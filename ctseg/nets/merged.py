@@ -19,6 +19,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from ctseg.nets import mixed, winograd
 from ctseg.nets.blocks import ConvNormAct, Upsample, hooked
 
 GAIN = 0.7
@@ -38,9 +39,7 @@ def pays(upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.
     block = level[0] if isinstance(level, nn.Sequential) else None
     up = upsample.conv
     if (
-        below.device.type != "cpu"
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        not mixed.plain_cpu(below)
         or upsample.mode != "transposed"
         or not isinstance(up, nn.ConvTranspose3d)
         or not isinstance(block, ConvNormAct)
@@ -49,13 +48,13 @@ def pays(upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.
         or any(map(hooked, (upsample, up, level, block, block.conv)))
     ):
         return False
-    kind = _kind(below)
-    if kind not in (torch.float32, torch.float64) and (kind != torch.bfloat16 or _has_amx()):
+    kind = mixed.kind_of(below)
+    if kind not in (torch.float32, torch.float64) and (kind != torch.bfloat16 or mixed.has_amx()):
         return False  # with the tiles of AMX it is not products that take the time
     kernel, stride, sizes = block.conv.kernel_size, up.stride, skip.shape[2:]
     if tuple(sizes) != tuple(n * s for n, s in zip(below.shape[2:], stride, strict=True)):
         return False
-    # below this the kernels of CPUs have had faults (see ctseg.engine.small_conv)
+    # below this the kernels of CPUs have had faults (see ctseg.engine.cpu_conv)
     if any(
         size < s + k - 1 or (s > 1 and size <= 2 * s)
         for size, s, k in zip(sizes, stride, kernel, strict=True)
@@ -143,7 +142,10 @@ def convolve(
             border = table - middle
             bias = middle if bias is None else bias + middle
     padding = [k // 2 for k in conv.kernel_size]
-    y: torch.Tensor = functional.conv3d(skip_bczyx, of_skip, bias, padding=padding)
+    if winograd.pays(skip_bczyx, of_skip, padding=padding):
+        y = winograd.convolve(skip_bczyx, of_skip, bias)
+    else:
+        y = functional.conv3d(skip_bczyx, of_skip, bias, padding=padding)
     y += functional.conv_transpose3d(below_bczyx, kernel, None, up.stride, padding)
     return y if border is None else _add_at_border(y, border)
 
@@ -222,12 +224,3 @@ def _faces(
 
 
 _add_at_border: Callable[..., torch.Tensor] = _AddAtBorder.apply
-
-
-def _kind(x: torch.Tensor) -> torch.dtype:
-    """The type in which convolutions of x are computed."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-
-
-def _has_amx() -> bool:
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())

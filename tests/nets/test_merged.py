@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import ctseg
-from ctseg.nets import merged
+from ctseg.nets import merged, mixed
 from ctseg.nets.blocks import ConvNormAct, Upsample
 from ctseg.nets.config import UNet3DConfig
 from ctseg.nets.options import Skip
@@ -95,7 +95,7 @@ def test_bfloat16_is_as_near_to_float32_as_without(monkeypatch):
     torch.manual_seed(3)
     net = ctseg.create_model("unet3d", in_channels=1, out_channels=2, features=(16, 32))
     x = torch.randn(1, 1, 24, 24, 24).contiguous(memory_format=torch.channels_last_3d)
-    monkeypatch.setattr(merged, "_has_amx", lambda: False)
+    monkeypatch.setattr(mixed, "has_amx", lambda: False)
     errors = []
     with torch.no_grad():
         for way in (merged.pays, never):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from ctseg.engine.cpu_conv import CpuConv3d
 from ctseg.engine.runtime import Runtime
-from ctseg.engine.small_conv import SmallConv3d
+from ctseg.nets import mixed, winograd
 
 BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
 
@@ -49,9 +50,9 @@ def test_only_mixed_precision_and_plain_convolutions_are_guarded():
     fp32 = Runtime(torch.device("cpu"), "fp32", False, "test")
     assert type(fp32.place(net)[0]) is nn.Conv3d
     placed = BF16.place(net)
-    assert type(placed[0]) is SmallConv3d
+    assert type(placed[0]) is CpuConv3d
     assert type(placed[1]) is Own
-    assert type(copy.deepcopy(placed)[0]) is SmallConv3d
+    assert type(copy.deepcopy(placed)[0]) is CpuConv3d
 
 
 def test_the_result_keeps_the_type_of_mixed_precision():
@@ -60,3 +61,27 @@ def test_the_result_keeps_the_type_of_mixed_precision():
         assert net(torch.zeros(1, 1, 2, 4, 4)).dtype == torch.bfloat16
         assert net(torch.zeros(1, 1, 8, 8, 8)).dtype == torch.bfloat16
     assert net(torch.zeros(1, 1, 2, 4, 4)).dtype == torch.float32
+
+
+def test_large_convolutions_take_fewer_products(monkeypatch):
+    """In mixed precision only, values near those of float32; the plain ones are exactly PyTorch's."""
+    monkeypatch.setattr(mixed, "has_amx", lambda: False)
+    taken = []
+    real = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *a: taken.append(1) or real(*a))
+    torch.manual_seed(1)
+    plain = nn.Sequential(
+        nn.Conv3d(1, 32, 3, padding=1),
+        nn.Conv3d(32, 32, 3, padding=1),
+        nn.Conv3d(32, 32, 3, padding=1, padding_mode="reflect"),
+        nn.Conv3d(32, 32, 3, 2, 1),
+    )
+    placed = BF16.place(copy.deepcopy(plain))
+    x = torch.randn(2, 1, 12, 16, 12)
+    exact = plain(x).detach()
+    with BF16.autocast():
+        y = placed(BF16.tensor(x)).detach()
+    assert len(taken) == 1
+    assert float((y.float() - exact).norm()) < 0.02 * float(exact.norm())
+    torch.testing.assert_close(placed(x).detach(), exact, atol=1e-5, rtol=1e-5)
+    assert len(taken) == 1
