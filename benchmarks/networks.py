@@ -10,7 +10,7 @@ float32 and forward nobody does. Before timed repetitions there are some that ar
 the network before it left behind, and buffers are what they are after the first steps of a training.
 
     python -m benchmarks networks
-    python -m benchmarks.networks --plan tiny --repeats 2
+    python -m benchmarks.networks --plan tiny --turns 2
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,6 @@ from ctseg.engine.allocator import kept_buffers
 from ctseg.engine.runtime import Precision, Runtime, choose
 
 CLASSES = 3
-REPEATS = 3
 SETTLE, TIMED = 2, 2
 """Repetitions of a network in its turn; the third is the first that finds the buffers of the one before it."""
 Mode = Literal["fp32", "default", "by_hand"]
@@ -46,11 +45,16 @@ Mode = Literal["fp32", "default", "by_hand"]
 
 @dataclass(frozen=True)
 class Plan:
-    """A network and its patch, as nnU-Net plans them: two convolutions a level, kernels of 3."""
+    """A network and its patch, as nnU-Net plans them: two convolutions a level, kernels of 3.
+
+    Attributes:
+        turns: of each network and way; short ones need more of them.
+    """
 
     patch_zyx: tuple[int, int, int]
     features: tuple[int, ...]
     batch: int = 2
+    turns: int = 3
 
     @property
     def strides(self) -> list[int]:
@@ -59,10 +63,10 @@ class Plan:
 
 PLANS = {
     "tiny": Plan((16, 16, 16), (8, 16, 24)),
-    "hippocampus": Plan((40, 56, 40), (32, 64, 128, 256)),
+    "hippocampus": Plan((40, 56, 40), (32, 64, 128, 256), turns=8),
     "cube_64": Plan((64, 64, 64), (32, 64, 128, 256, 320)),
-    "cube_96": Plan((96, 96, 96), (32, 64, 128, 256, 320)),
-    "cube_128": Plan((128, 128, 128), (32, 64, 128, 256, 320, 320)),
+    "cube_96": Plan((96, 96, 96), (32, 64, 128, 256, 320), turns=2),
+    "cube_128": Plan((128, 128, 128), (32, 64, 128, 256, 320, 320), turns=2),
 }
 USUAL = {
     "cpu": ("hippocampus", "cube_64", "cube_96"),
@@ -217,18 +221,17 @@ class Entry:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(plans: Sequence[str] = (), repeats: int = REPEATS) -> dict[str, Any]:
+def measure(plans: Sequence[str] = (), turns: int | None = None) -> dict[str, Any]:
     """All devices, plans, networks and ways."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     return {
         "what": "median seconds and peak MiB over weights of one batch; networks take turns",
-        "turns": repeats,
         "untimed_and_timed_in_a_turn": [SETTLE, TIMED],
         "devices": {
             device: {
                 "name": torch.cuda.get_device_name() if device == "cuda" else _processor(),
                 "plans": {
-                    name: measure_plan(name, device, repeats) for name in plans or USUAL[device]
+                    name: measure_plan(name, device, turns) for name in plans or USUAL[device]
                 },
             }
             for device in devices
@@ -236,9 +239,11 @@ def measure(plans: Sequence[str] = (), repeats: int = REPEATS) -> dict[str, Any]
     }
 
 
-def measure_plan(name: str, device: str, repeats: int) -> dict[str, Any]:
+def measure_plan(name: str, device: str, turns: int | None = None) -> dict[str, Any]:
     """Every network and way for one plan; ways that are the same are measured once."""
     plan = PLANS[name]
+    if turns is not None:
+        plan = replace(plan, turns=turns)
     entries: dict[tuple[str, Way], Entry] = {}
     for network in NETWORKS:
         for mode in ("fp32", "default", "by_hand"):
@@ -250,7 +255,7 @@ def measure_plan(name: str, device: str, repeats: int) -> dict[str, Any]:
     }
     for what in ("forward", "step"):
         order = list(entries)
-        for _ in range(repeats):
+        for _ in range(plan.turns):
             for key in order:
                 times[key][what] += entries[key].seconds(what)
             order = order[1:] + order[:1]  # nobody always follows the same neighbour
@@ -342,7 +347,7 @@ def _processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__)
     parser.add_argument("--plan", action="append", choices=list(PLANS), default=[])
-    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--turns", type=int, help="of each network, instead of what its plan says")
     parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -350,7 +355,7 @@ def main() -> None:
         network, mode, plan, device, what = args.memory
         print(math.ceil(_own_memory(network, mode, plan, device, what)))
         return
-    print(json.dumps(measure(args.plan, args.repeats), indent=2))
+    print(json.dumps(measure(args.plan, args.turns), indent=2))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def pays(
         and all(k % 2 for k in weight.shape[2:])
         and tuple(padding) == tuple(k // 2 for k in weight.shape[2:])
         and weight.shape[0] * weight.shape[1] >= CHANNELS * (weight.shape[0] + weight.shape[1])
-        and min(x.shape[2:]) >= 4  # below this the kernels of CPUs have had faults
+        # below this the kernels of CPUs have had faults (see ctseg.engine.cpu_conv)
+        and all(size >= max(k, 4) for size, k in zip(x.shape[2:], weight.shape[2:], strict=True))
         and math.prod(x.shape[2:]) >= VOXELS
         and x.is_contiguous(memory_format=layout)
         and _axis(x, weight) is not None
@@ -96,32 +97,27 @@ class _Convolve(torch.autograd.Function):
     ) -> torch.Tensor:
         x, taps = x.to(kind), _combined_taps(weight, axis, kind)
         padding = [0 if a == axis else weight.shape[a] // 2 for a in range(2, x.ndim)]
-        biases = [
-            None,
-            None if bias is None else bias.to(kind),
-            None,
-            None,
-        ]  # m1 is in both results
+        shift = None if bias is None else bias.to(kind)
         y = _empty((x.shape[0], weight.shape[0], *x.shape[2:]), x)
         pairs, results = _Pairs(x, axis), _Pairs(y, axis)
+
+        def product(k: int, lo: int, hi: int, room: torch.Tensor) -> torch.Tensor:
+            mixture = pairs.mix(k, lo, hi, out=room)
+            part = torch.convolution(
+                mixture, taps[k], shift if k == 1 else None,  # m1 is in both results
+                [1], padding, [1], False, [0], 1,
+            )  # fmt: skip
+            return part.movedim(axis, 0)
+
         for lo, hi in _slabs(x, y, axis):
             room = pairs.room(lo, hi)
-
-            def product(
-                k: int, lo: int = lo, hi: int = hi, room: torch.Tensor = room
-            ) -> torch.Tensor:
-                mixed_x = pairs.mix(k, lo, hi, out=room)
-                return torch.convolution(
-                    mixed_x, taps[k], biases[k], [1], padding, [1], False, [0], 1
-                ).movedim(axis, 0)
-
             first, second = results.first[lo:hi], results.second[lo:hi]
-            m1, m2 = product(1), product(2)
+            m1, m2 = product(1, lo, hi, room), product(2, lo, hi, room)
             torch.add(m1, m2, out=first)
             torch.sub(m1, m2, out=second)
-            del m1, m2  # so that the next ones take their memory, which is in the cache
-            first += product(0)
-            second += product(3)
+            del m1, m2  # the next ones take their memory, which is in the cache
+            first += product(0, lo, hi, room)
+            second += product(3, lo, hi, room)
         ctx.save_for_backward(x, *taps)
         ctx.axis, ctx.padding = axis, padding
         ctx.of_weight, ctx.of_bias = weight.dtype, None if bias is None else bias.dtype
