@@ -226,8 +226,8 @@ class PredictConfig(Section):
     tile_zyx: Zyx | None = None
     overlap: float = Field(0.5, ge=0, lt=1)
     blend: Literal["gaussian", "constant"] = "gaussian"
-    mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field(
-        (), description="axes that --tta mirrors"
+    mirror_axes: tuple[Literal["z", "y", "x"], ...] | None = Field(
+        None, description="axes that --tta mirrors; unless given those of the augmentation"
     )
     postprocess: tuple[PostprocessRule, ...] = ()
 

@@ -66,7 +66,8 @@ def glance(case: Case, task: Task, samples: int) -> Glance:
     target, image = TargetReader(case, task), ImageReader(case, ())
     voxels = np.zeros(len(task.foreground), np.int64)
     collector = Collector(task, BOXES)
-    blank = task.kind == "classes" and task.ignore != 0
+    # slabs of zeros hold nothing where 0 is the background
+    blank = task.kind == "classes" and 0 in task.labels[0].values and task.ignore != 0
     try:
         for start, label in slabs_of(target.label):
             for part in slabs(label.shape[1:]):

@@ -175,9 +175,10 @@ def make_plan(
             augment = augment.model_copy(update={"rotation_degrees": (z, y, x)})
             plan.note("rotation_degrees", [z, y, x], "half turns would put left where right is")
     # a mirrored view of left and right labels has them the wrong way round
-    mirror = config.predict.mirror_axes or tuple(
-        axis for axis in augment.mirror_axes or () if not (task.mirror_pairs and axis == "x")
-    )
+    mirror = config.predict.mirror_axes
+    if mirror is None:
+        mirrored = augment.mirror_axes or ()
+        mirror = tuple(axis for axis in mirrored if not (task.mirror_pairs and axis == "x"))
     resolved = config.model_copy(
         update={
             "task": TaskConfig.of(task),

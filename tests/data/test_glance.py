@@ -67,6 +67,15 @@ def test_a_glance_sees_what_a_look_at_all_sees(volume, monkeypatch):
         assert part.foreground[0][key] == pytest.approx(value, abs=30), key
 
 
+def test_a_label_of_value_0_is_counted(volume, monkeypatch):
+    """As where the pores of a binary scan are asked for, and the rest is the background."""
+    rest, pores = Label("rest", (1, 2), 1), Label("pores", (0,), 0)
+    task = Task("classes", (rest, pores), ignore=9)
+    whole = fingerprint([case_of(volume)], task)
+    no_loading(monkeypatch)
+    assert fingerprint([case_of(volume)], task).volumes_ml == whole.volumes_ml
+
+
 def test_overlapping_regions_are_counted(volume, monkeypatch):
     task = Task("channels", (Label("all", (1, 2), 1), Label("pore", (2,), 2)), ignore=9)
     whole = fingerprint([case_of(volume)], task)

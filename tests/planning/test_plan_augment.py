@@ -46,6 +46,8 @@ def test_models_with_sides_are_not_averaged_over_them():
         AugmentConfig(preset="nnunet"), SIDED, predict=PredictConfig(mirror_axes=("x",))
     )
     assert asked.predict.mirror_axes == ("x",)
+    off, _ = plan(AugmentConfig(preset="nnunet"), predict=PredictConfig(mirror_axes=()))
+    assert off.predict.mirror_axes == ()
 
 
 def test_flat_patches_with_sides_make_no_half_turns():
