@@ -30,7 +30,9 @@ CHANNELS = 16
 VOXELS = 1000
 """Of one sample, at least; the taps are combined anew each time, which costs as much as this many voxels."""
 SLAB = 4 * 2**20
-"""Bytes of one input of the four that are worked on at a time, for each thread, so that they stay in its cache."""
+"""Bytes of one of the four mixtures that are worked on at a time, for each thread, so that they stay in the cache."""
+THREADS = 4
+"""For which slabs grow: three or four of them are held besides, which the estimate of memory has room for."""
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -267,7 +269,7 @@ def _slabs(x: torch.Tensor, y: torch.Tensor, axis: int) -> Iterator[tuple[int, i
     """The pairs in ranges of about equal length, whose mixtures stay in the cache."""
     pairs = x.shape[axis] // 2
     largest = max(x.numel(), y.numel()) * x.element_size() // (2 * pairs)
-    slabs = math.ceil(pairs * largest / (SLAB * torch.get_num_threads()))
+    slabs = math.ceil(pairs * largest / (SLAB * min(torch.get_num_threads(), THREADS)))
     slabs = min(slabs, pairs)
     for i in range(slabs):
         yield pairs * i // slabs, pairs * (i + 1) // slabs
