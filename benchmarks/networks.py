@@ -156,13 +156,10 @@ class Entry:
         torch.manual_seed(0)
         self.net = NETWORKS[network](plan).to(device)
         layout = torch.channels_last_3d if self.way.channels_last else torch.contiguous_format
-        if (
-            network == "ctseg"
-        ):  # the engine's arrangements, which come with `ctseg train` and `ctseg predict`
-            runtime = Runtime(
-                torch.device(device), self.way.precision, self.way.channels_last, mode
-            )
-            self.net = runtime.place(self.net)
+        if network == "ctseg":
+            # the engine's arrangements, which come with `ctseg train` and `ctseg predict`
+            own = Runtime(torch.device(device), self.way.precision, self.way.channels_last, mode)
+            self.net = own.place(self.net)
         elif self.way.channels_last:
             self.net = self.net.to(memory_format=layout)
         shape = (plan.batch, 1, *plan.patch_zyx)

@@ -12,9 +12,9 @@ import torch
 
 from ctseg.engine.cpu_conv import equip
 from ctseg.errors import BadInput
+from ctseg.nets.mixed import CHANNELS_LAST
 
 Precision = Literal["fp32", "bf16", "fp16"]
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,7 +47,7 @@ class Runtime:
             equip(module)
         if self.channels_last:
             for parameter in module.parameters():  # 2D kernels have a layout of their own
-                layout = _CHANNELS_LAST.get(parameter.ndim)
+                layout = CHANNELS_LAST.get(parameter.ndim)
                 if layout is not None:
                     parameter.data = parameter.data.to(memory_format=layout)
         return module

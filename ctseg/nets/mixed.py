@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""The memory layouts in which a voxel's channels are neighbours, by the number of axes."""
+
 
 def kind_of(x: torch.Tensor) -> torch.dtype:
     """The type in which convolutions of x are computed on a CPU."""

@@ -8,10 +8,8 @@ Along one axis, two neighbouring results of the taps (g0, g1, g2) over the value
 four products where the sums themselves take six. This is F(2, 3) of Winograd (Arithmetic Complexity of Computations,
 1980), which Lavin and Gray brought to networks (arXiv:1509.09308). Each of the four is a convolution over the other
 axes; gradients go the same way back. Differences and sums of values are rounded to bfloat16 once more, so a result
-is 1.8 times as far from the exact one as that of the usual kernel, which is near the rounding of the result itself.
-
-Measured on two cores with AVX512-BF16, [2, 32, 40, 56, 40] to as many channels: 0.86 of the time forward and 0.88 with
-both gradients; [2, 64, 20, 28, 20]: 0.83 and 0.83.
+is about twice as far from the exact one as that of the usual kernel, both near the rounding of the result itself
+(`tests/nets/test_winograd.py`). What it saves: `python -m benchmarks networks`.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ SLAB = 4 * 2**20
 """Bytes of one of the four mixtures that are worked on at a time, for each thread, so that they stay in the cache."""
 THREADS = 4
 """For which slabs grow: three or four of them are held besides, which the estimate of memory has room for."""
-_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def pays(
@@ -48,7 +45,7 @@ def pays(
         x: [B, C, Z, Y, X] or [B, C, Y, X].
         weight: [out, C, kz, ky, kx] or [out, C, ky, kx].
     """
-    layout = _LAYOUTS.get(x.ndim)
+    layout = mixed.CHANNELS_LAST.get(x.ndim)
     return (
         layout is not None
         and mixed.plain_cpu(x)
@@ -131,25 +128,34 @@ class _Convolve(torch.autograd.Function):
         x, *taps = ctx.saved_tensors
         axis = ctx.axis
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
-        grad = grad.contiguous(memory_format=_LAYOUTS[x.ndim])
+        grad = grad.contiguous(memory_format=mixed.CHANNELS_LAST[x.ndim])
         pairs, grads = _Pairs(x, axis), _Pairs(grad, axis)
         dx = torch.empty_like(x) if for_x else None
         of_pairs = None if dx is None else _Pairs(dx, axis)
         sums: list[torch.Tensor | None] = [None] * 5  # of the four taps and the bias
+
+        def back(k: int, lo: int, hi: int, rooms: tuple[torch.Tensor, torch.Tensor]) -> Any:
+            """The gradient of the k-th mixture, None if x needs none; those of taps and bias are added up."""
+            of_x, of_taps, of_bias = torch.ops.aten.convolution_backward(
+                grads.share(k, lo, hi, out=rooms[0]), pairs.mix(k, lo, hi, out=rooms[1]), taps[k],
+                [len(taps[k])], [1], ctx.padding, [1], False, [0], 1,
+                [for_x, for_weight, for_bias and k == 1],
+            )  # fmt: skip
+            sums[k] = _sum(sums[k], of_taps)
+            sums[4] = _sum(sums[4], of_bias)
+            return of_x.movedim(axis, 0) if for_x else None
+
         for lo, hi in _slabs(x, grad, axis):
             rooms = grads.room(lo, hi), pairs.room(lo, hi)
-            kept: dict[int, torch.Tensor] = {}
-            for k in (1, 2, 0, 3):
-                of_x, of_taps, of_bias = torch.ops.aten.convolution_backward(
-                    grads.share(k, lo, hi, out=rooms[0]), pairs.mix(k, lo, hi, out=rooms[1]), taps[k],
-                    [len(taps[k])], [1], ctx.padding, [1], False, [0], 1,
-                    [for_x, for_weight, for_bias and k == 1],
-                )  # fmt: skip
-                sums[k] = _sum(sums[k], of_taps)
-                sums[4] = _sum(sums[4], of_bias)
+            one, two = back(1, lo, hi, rooms), back(2, lo, hi, rooms)
+            if of_pairs is not None:
+                torch.sub(one, two, out=of_pairs.first[lo:hi])
+                torch.add(one, two, out=of_pairs.second[lo:hi])
+            del one, two
+            for k in (0, 3):
+                part = back(k, lo, hi, rooms)
                 if of_pairs is not None:
-                    kept[k] = of_x.movedim(axis, 0)
-                    of_pairs.unmix(k, lo, hi, kept)
+                    of_pairs.unmix(k, lo, hi, part)
         if of_pairs is not None:
             of_pairs.unmix_ends()
         return (
@@ -199,21 +205,10 @@ class _Pairs:
             to[end:] = b[end:]
         return out
 
-    def unmix(self, k: int, lo: int, hi: int, grads: dict[int, torch.Tensor]) -> None:
-        """Add the gradient of what `mix` gave, k = 1 and 2 before the others and slabs from low to high.
-
-        Args:
-            grads: of 1 until 2 is there, and of k; what is used up is taken out.
-        """
+    def unmix(self, k: int, lo: int, hi: int, grad: torch.Tensor) -> None:
+        """Add the gradient of what `mix` gave for k = 0 or 3, to slabs that are written from low to high."""
         b, c = self.first[lo:hi], self.second[lo:hi]
-        if k == 1:
-            return
-        grad = grads.pop(k)
-        if k == 2:
-            one = grads.pop(1)
-            torch.sub(one, grad, out=b)
-            torch.add(one, grad, out=c)
-        elif k == 0:
+        if k == 0:
             begin = int(lo == 0)
             c -= grad
             self.second[lo + begin - 1 : hi - 1] += grad[begin:]
@@ -245,7 +240,7 @@ def _combined_taps(weight: torch.Tensor, axis: int, kind: torch.dtype) -> list[t
     exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
     g0, g1, g2 = (exact.narrow(axis, tap, 1) for tap in range(3))
     ends, middle = (g0 + g2) / 2, g1 / 2
-    layout = _LAYOUTS[weight.ndim]
+    layout = mixed.CHANNELS_LAST[weight.ndim]
     return [g.to(kind, memory_format=layout) for g in (g0, ends + middle, ends - middle, -g2)]
 
 
@@ -277,5 +272,5 @@ def _slabs(x: torch.Tensor, y: torch.Tensor, axis: int) -> Iterator[tuple[int, i
 
 def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     return torch.empty(
-        shape, dtype=like.dtype, device=like.device, memory_format=_LAYOUTS[like.ndim]
+        shape, dtype=like.dtype, device=like.device, memory_format=mixed.CHANNELS_LAST[like.ndim]
     )
