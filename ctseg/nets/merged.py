@@ -133,7 +133,7 @@ def convolve(
     if skip_first:
         rest = conv.in_channels - width
         of_skip, of_below = conv.weight[:, :rest], conv.weight[:, rest:]
-    kernel = functional.conv_transpose3d(up.weight, of_below.flip(2, 3, 4).transpose(0, 1))
+    kernel = _merged_kernel(up.weight, of_below)
     bias, border = conv.bias, None
     if up.bias is not None:
         with torch.autocast("cpu", enabled=False):
@@ -148,6 +148,22 @@ def convolve(
         y = functional.conv3d(skip_bczyx, of_skip, bias, padding=padding)
     y += functional.conv_transpose3d(below_bczyx, kernel, None, up.stride, padding)
     return y if border is None else _add_at_border(y, border)
+
+
+def _merged_kernel(first: torch.Tensor, then: torch.Tensor) -> torch.Tensor:
+    """Of the transposed convolution that does the work of a transposed one and the convolution behind it.
+
+    Args:
+        first: [C, width, sz, sy, sx].
+        then: [out, width, kz, ky, kx].
+
+    Returns:
+        [C, out, sz + kz - 1, sy + ky - 1, sx + kx - 1].
+    """
+    # the usual one with the smaller kernel: its gradients take less time than those of a transposed convolution
+    reach = [s - 1 for s in first.shape[2:]]
+    turned = (then.flip(2, 3, 4), first.flip(2, 3, 4))
+    return functional.conv3d(*turned, padding=reach).transpose(0, 1)
 
 
 def _bias_table(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ is about twice as far from the exact one as that of the usual kernel, both near 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -81,7 +81,8 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -
     Returns:
         [B, out, Z, Y, X] or [B, out, Y, X], channels-last.
     """
-    return _convolve(x, weight, bias, _axis(x, weight), mixed.kind_of(x))
+    trained = torch.is_grad_enabled() and weight.requires_grad
+    return _convolve(x, weight, bias, _axis(x, weight), mixed.kind_of(x), trained)
 
 
 class _Convolve(torch.autograd.Function):
@@ -93,23 +94,29 @@ class _Convolve(torch.autograd.Function):
         bias: torch.Tensor | None,
         axis: int,
         kind: torch.dtype,
+        trained: bool,
     ) -> torch.Tensor:
         x, taps = x.to(kind), _combined_taps(weight, axis, kind)
         padding = [0 if a == axis else weight.shape[a] // 2 for a in range(2, x.ndim)]
         shift = None if bias is None else bias.to(kind)
         y = _empty((x.shape[0], weight.shape[0], *x.shape[2:]), x)
-        pairs, results = _Pairs(x, axis), _Pairs(y, axis)
+        pairs, results, slabs = _Pairs(x, axis), _Pairs(y, axis), _slabs(x, y, axis)
+        # for the gradient of the taps; of several slabs they would be much, and are mixed anew
+        keep = trained and len(slabs) == 1
+        mixtures: dict[int, torch.Tensor] = {}
 
-        def product(k: int, lo: int, hi: int, room: torch.Tensor) -> torch.Tensor:
+        def product(k: int, lo: int, hi: int, room: torch.Tensor | None) -> torch.Tensor:
             mixture = pairs.mix(k, lo, hi, out=room)
+            if keep:
+                mixtures[k] = mixture
             part = torch.convolution(
                 mixture, taps[k], shift if k == 1 else None,  # m1 is in both results
                 [1], padding, [1], False, [0], 1,
             )  # fmt: skip
             return part.movedim(axis, 0)
 
-        for lo, hi in _slabs(x, y, axis):
-            room = pairs.room(lo, hi)
+        for lo, hi in slabs:
+            room = None if keep else pairs.room(lo, hi)
             first, second = results.first[lo:hi], results.second[lo:hi]
             m1, m2 = product(1, lo, hi, room), product(2, lo, hi, room)
             torch.add(m1, m2, out=first)
@@ -117,43 +124,42 @@ class _Convolve(torch.autograd.Function):
             del m1, m2  # the next ones take their memory, which is in the cache
             first += product(0, lo, hi, room)
             second += product(3, lo, hi, room)
-        ctx.save_for_backward(x, *taps)
-        ctx.axis, ctx.padding = axis, padding
+        ctx.save_for_backward(*taps, *([mixtures[k] for k in range(4)] if keep else [x]))
+        ctx.axis, ctx.padding, ctx.slabs, ctx.shape = axis, padding, slabs, x.shape
         ctx.of_weight, ctx.of_bias = weight.dtype, None if bias is None else bias.dtype
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, *taps = ctx.saved_tensors
-        axis = ctx.axis
+        axis, taps, saved = ctx.axis, ctx.saved_tensors[:4], ctx.saved_tensors[4:]
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
-        grad = grad.contiguous(memory_format=mixed.CHANNELS_LAST[x.ndim])
-        pairs, grads = _Pairs(x, axis), _Pairs(grad, axis)
-        dx = torch.empty_like(x) if for_x else None
+        grad = grad.contiguous(memory_format=mixed.CHANNELS_LAST[grad.ndim])
+        grads, pairs = _Pairs(grad, axis), _Pairs(saved[0], axis) if len(saved) == 1 else None
+        dx = _empty(ctx.shape, grad) if for_x else None
         of_pairs = None if dx is None else _Pairs(dx, axis)
         sums: list[torch.Tensor | None] = [None] * 5  # of the four taps and the bias
 
-        def back(k: int, lo: int, hi: int, rooms: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        def back(k: int, lo: int, hi: int, share: torch.Tensor, room: torch.Tensor | None) -> Any:
             """The gradient of the k-th mixture, None if x needs none; those of taps and bias are added up."""
-            of_x, of_taps, of_bias = torch.ops.aten.convolution_backward(
-                grads.share(k, lo, hi, out=rooms[0]), pairs.mix(k, lo, hi, out=rooms[1]), taps[k],
-                [len(taps[k])], [1], ctx.padding, [1], False, [0], 1,
-                [for_x, for_weight, for_bias and k == 1],
+            mixture = saved[k] if pairs is None else pairs.mix(k, lo, hi, out=room)
+            of_mixture, of_taps, of_bias = _gradients(
+                grads.share(k, lo, hi, out=share), mixture, taps[k],
+                padding=ctx.padding, wanted=[for_x, for_weight, for_bias and k == 1],
             )  # fmt: skip
             sums[k] = _sum(sums[k], of_taps)
             sums[4] = _sum(sums[4], of_bias)
-            return of_x.movedim(axis, 0) if for_x else None
+            return of_mixture.movedim(axis, 0) if for_x else None
 
-        for lo, hi in _slabs(x, grad, axis):
-            rooms = grads.room(lo, hi), pairs.room(lo, hi)
-            one, two = back(1, lo, hi, rooms), back(2, lo, hi, rooms)
+        for lo, hi in ctx.slabs:
+            rooms = grads.room(lo, hi), None if pairs is None else pairs.room(lo, hi)
+            one, two = back(1, lo, hi, *rooms), back(2, lo, hi, *rooms)
             if of_pairs is not None:
                 torch.sub(one, two, out=of_pairs.first[lo:hi])
                 torch.add(one, two, out=of_pairs.second[lo:hi])
             del one, two
             for k in (0, 3):
-                part = back(k, lo, hi, rooms)
+                part = back(k, lo, hi, *rooms)
                 if of_pairs is not None:
                     of_pairs.unmix(k, lo, hi, part)
         if of_pairs is not None:
@@ -164,10 +170,33 @@ class _Convolve(torch.autograd.Function):
             None if sums[4] is None else sums[4].to(ctx.of_bias),
             None,
             None,
+            None,
         )
 
 
 _convolve: Callable[..., torch.Tensor] = _Convolve.apply
+
+
+def _gradients(
+    grad: torch.Tensor, x: torch.Tensor, taps: torch.Tensor,
+    *, padding: Sequence[int], wanted: list[bool],
+) -> Sequence[Any]:  # fmt: skip
+    """Of x, the taps and the bias of a convolution; None where not wanted.
+
+    Slices that share no taps are taken for samples: oneDNN's gradients of taps along two axes are the sooner ones.
+    """
+    sliced, batch = x.ndim == 5 and taps.shape[2] == 1, len(x)
+    if sliced:
+        grad, x = (t.transpose(1, 2).flatten(0, 1) for t in (grad, x))
+        taps, padding = taps.squeeze(2), padding[1:]
+    of_x, of_taps, of_bias = torch.ops.aten.convolution_backward(
+        grad, x, taps, [len(taps)], [1], padding, [1], False, [0], 1, wanted
+    )
+    if sliced and of_x is not None:
+        of_x = of_x.view(batch, -1, *of_x.shape[1:]).transpose(1, 2)
+    if sliced and of_taps is not None:
+        of_taps = of_taps.unsqueeze(2)
+    return of_x, of_taps, of_bias
 
 
 class _Pairs:
@@ -188,8 +217,9 @@ class _Pairs:
         shape[self._axis] = hi - lo
         return _empty(shape, self._tensor)
 
-    def mix(self, k: int, lo: int, hi: int, *, out: torch.Tensor) -> torch.Tensor:
-        """What the k-th product takes of the pairs lo to hi; beyond the ends is zero."""
+    def mix(self, k: int, lo: int, hi: int, *, out: torch.Tensor | None) -> torch.Tensor:
+        """What the k-th product takes of the pairs lo to hi; beyond the ends is zero. Without `out` in a new room."""
+        out = self.room(lo, hi) if out is None else out
         to, b, c = out.movedim(self._axis, 0), self.first[lo:hi], self.second[lo:hi]
         if k == 1:
             torch.add(b, c, out=to)
@@ -260,14 +290,13 @@ def _sum(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor 
     return total.add_(part)
 
 
-def _slabs(x: torch.Tensor, y: torch.Tensor, axis: int) -> Iterator[tuple[int, int]]:
+def _slabs(x: torch.Tensor, y: torch.Tensor, axis: int) -> list[tuple[int, int]]:
     """The pairs in ranges of about equal length, whose mixtures stay in the cache."""
     pairs = x.shape[axis] // 2
     largest = max(x.numel(), y.numel()) * x.element_size() // (2 * pairs)
     slabs = math.ceil(pairs * largest / (SLAB * min(torch.get_num_threads(), THREADS)))
     slabs = min(slabs, pairs)
-    for i in range(slabs):
-        yield pairs * i // slabs, pairs * (i + 1) // slabs
+    return [(pairs * i // slabs, pairs * (i + 1) // slabs) for i in range(slabs)]
 
 
 def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
