@@ -1,6 +1,7 @@
 """The convolutions of mixed precision on a CPU: sooner where they can be, in float32 where they must be.
 
-Large ones need two thirds of the products (`ctseg.nets.winograd`). Those of volumes too small for the bfloat16
+Large ones need two thirds of the products (`ctseg.nets.winograd`); the kernels of small ones get their gradient as a
+product of matrices (`ctseg.nets.columns`). Those of volumes too small for the bfloat16
 kernels are computed in float32: with oneDNN 3.12 (PyTorch 2.13) on a processor with AMX, the weight gradient of a
 bfloat16 `Conv3d` is garbage, often NaN, where an axis is shorter than the kernel, as at the deepest level of a thin
 patch: relative errors near 1 for 2 slices under a kernel of 3, whatever the other sizes, channels and memory layout.
@@ -15,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ctseg.nets import winograd
+from ctseg.nets import columns, winograd
 
 
 class CpuConv3d(nn.Conv3d):
@@ -32,12 +33,16 @@ class CpuConv3d(nn.Conv3d):
                 exact = None if bias is None else bias.float()
                 y = forward(x_bczyx.float(), weight.float(), exact)
             return y.to(torch.get_autocast_dtype("cpu"))
-        if self.padding_mode == "zeros" and winograd.pays(
-            x_bczyx, weight, padding=self.padding, stride=self.stride,
-            dilation=self.dilation, groups=self.groups,
-        ):  # fmt: skip
-            return winograd.convolve(x_bczyx, weight, bias)
+        if isinstance(self.padding, tuple) and self._is_usual():
+            how = {"stride": self.stride, "padding": self.padding}
+            if winograd.pays(x_bczyx, weight, **how):
+                return winograd.convolve(x_bczyx, weight, bias)
+            if columns.pays(x_bczyx, weight, **how):
+                return columns.convolve(x_bczyx, weight, bias, **how)
         return forward(x_bczyx, weight, bias)
+
+    def _is_usual(self) -> bool:
+        return self.padding_mode == "zeros" and self.groups == 1 and set(self.dilation) == {1}
 
     def _too_small(self, x_bczyx: torch.Tensor) -> bool:
         sizes = x_bczyx.shape[-3:]

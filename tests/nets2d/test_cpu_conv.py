@@ -11,7 +11,7 @@ from torch import nn
 
 from ctseg.engine.cpu_conv import CpuConv3d
 from ctseg.engine.runtime import Runtime
-from ctseg.nets import mixed, winograd
+from ctseg.nets import columns, mixed, winograd
 
 BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
 
@@ -85,3 +85,50 @@ def test_large_convolutions_take_fewer_products(monkeypatch):
     assert float((y.float() - exact).norm()) < 0.02 * float(exact.norm())
     torch.testing.assert_close(placed(x).detach(), exact, atol=1e-5, rtol=1e-5)
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"groups": 2},
+        {"dilation": 2},
+        {"padding": "same"},
+        {"padding_mode": "circular"},
+        {"kernel_size": 2},
+    ],
+)
+def test_unusual_convolutions_are_pytorchs(monkeypatch, options):
+    def never(*_: object, **__: object) -> torch.Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(mixed, "has_amx", lambda: False)
+    monkeypatch.setattr(winograd, "convolve", never)
+    monkeypatch.setattr(columns, "convolve", never)
+    torch.manual_seed(2)
+    plain = nn.Conv3d(64, 64, **({"kernel_size": 3, "padding": 2} | options))
+    x = torch.randn(1, 64, 12, 12, 12)
+    with BF16.autocast():
+        y = BF16.place(copy.deepcopy(plain))(BF16.tensor(x)).detach()
+    exact = plain(x).detach()
+    assert float((y.float() - exact).norm()) < 0.01 * float(exact.norm())
+
+
+def test_the_kernels_of_small_volumes_get_their_gradient_as_a_product(monkeypatch):
+    """In training only; near float32, with whatever stride."""
+    monkeypatch.setattr(mixed, "has_amx", lambda: False)
+    taken = []
+    real = columns.convolve
+    monkeypatch.setattr(columns, "convolve", lambda *a, **k: taken.append(1) or real(*a, **k))
+    torch.manual_seed(3)
+    plain = nn.Sequential(nn.Conv3d(128, 256, 3, (1, 2, 2), 1), nn.Conv3d(256, 128, 3, padding=1))
+    placed = BF16.place(copy.deepcopy(plain))
+    x = torch.randn(2, 128, 5, 14, 10)
+    exact = gradients(plain, x, half=False)
+    found = gradients(placed, BF16.tensor(x), half=True)
+    assert len(taken) == 2
+    for one, two in zip(exact, found, strict=True):
+        assert two.dtype == torch.float32
+        assert float((one - two).norm()) < 0.02 * float(one.norm())
+    with torch.inference_mode(), BF16.autocast():
+        placed(BF16.tensor(x))
+    assert len(taken) == 2
