@@ -96,7 +96,7 @@ class _Convolve(torch.autograd.Function):
             )  # fmt: skip
             of_x = of_x.to(ctx.of_x)
         if for_weight:
-            columns = _columns(x, taps.shape[2:], ctx.stride, ctx.padding)
+            columns = laid_out(x, taps.shape[2:], ctx.stride, ctx.padding)
             product = grad.movedim(1, -1).flatten(0, 3).t() @ columns
             of_weight = product.view(len(taps), *taps.shape[2:], -1).movedim(-1, 1)
             of_weight = of_weight.to(ctx.of_weight)
@@ -108,10 +108,17 @@ class _Convolve(torch.autograd.Function):
 _convolve: Callable[..., torch.Tensor] = _Convolve.apply
 
 
-def _columns(
+def laid_out(
     x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> torch.Tensor:
-    """What each result is computed from: [results of all samples, kz * ky * kx * C]."""
+    """What each result of a convolution is computed from.
+
+    Args:
+        x: [B, C, Z, Y, X].
+
+    Returns:
+        [results of all samples, kz * ky * kx * C].
+    """
     z, y, x_ = padding
     seen = functional.pad(x.movedim(1, -1), (0, 0, x_, x_, y, y, z, z))
     for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), 1):

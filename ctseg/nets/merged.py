@@ -19,7 +19,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ctseg.nets import mixed, winograd
+from ctseg.nets import columns, mixed, winograd
 from ctseg.nets.blocks import ConvNormAct, Upsample, hooked
 
 GAIN = 0.7
@@ -129,11 +129,12 @@ def convolve(
         skip_first: whether the skip's channels come before those from below.
     """
     width = up.out_channels
-    of_skip, of_below = conv.weight[:, width:], conv.weight[:, :width]
+    rest = conv.in_channels - width
     if skip_first:
-        rest = conv.in_channels - width
-        of_skip, of_below = conv.weight[:, :rest], conv.weight[:, rest:]
-    kernel = _merged_kernel(up.weight, of_below)
+        of_skip, of_below = torch.split(conv.weight, [rest, width], 1)
+    else:
+        of_below, of_skip = torch.split(conv.weight, [width, rest], 1)
+    kernel = _merge(up.weight, of_below, mixed.kind_of(below_bczyx))
     bias, border = conv.bias, None
     if up.bias is not None:
         with torch.autocast("cpu", enabled=False):
@@ -150,20 +151,45 @@ def convolve(
     return y if border is None else _add_at_border(y, border)
 
 
-def _merged_kernel(first: torch.Tensor, then: torch.Tensor) -> torch.Tensor:
-    """Of the transposed convolution that does the work of a transposed one and the convolution behind it.
+class _Merge(torch.autograd.Function):
+    """The kernel of the transposed convolution that does the work of one and of the convolution behind it.
 
-    Args:
-        first: [C, width, sz, sy, sx].
-        then: [out, width, kz, ky, kx].
-
-    Returns:
-        [C, out, sz + kz - 1, sy + ky - 1, sx + kx - 1].
+    From the kernels [C, width, sz, sy, sx] and [out, width, kz, ky, kx], [C, out, sz + kz - 1, sy + ky - 1,
+    sx + kx - 1]: the sum over the width of every tap of the one times every tap of the other. Both gradients are
+    products of matrices, which take less time than those of the convolution that gives the result.
     """
-    # the usual one with the smaller kernel: its gradients take less time than those of a transposed convolution
-    reach = [s - 1 for s in first.shape[2:]]
-    turned = (then.flip(2, 3, 4), first.flip(2, 3, 4))
-    return functional.conv3d(*turned, padding=reach).transpose(0, 1)
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: torch.Tensor, then: torch.Tensor, kind: torch.dtype
+    ) -> torch.Tensor:
+        ctx.kinds = first.dtype, then.dtype
+        first, then = first.to(kind), then.to(kind).flip(2, 3, 4)
+        ctx.save_for_backward(first, then)
+        padding = [s - 1 for s in first.shape[2:]]
+        return functional.conv3d(then, first.flip(2, 3, 4), padding=padding).transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        first, then = ctx.saved_tensors
+        taps = then.shape[2:]
+        met = columns.laid_out(
+            grad, taps, [1] * 3, [0] * 3
+        )  # [C * taps of first, taps of then * out]
+        of_first = of_then = None
+        if ctx.needs_input_grad[0]:
+            of_first = met @ then.permute(2, 3, 4, 0, 1).flatten(0, 3)
+            of_first = of_first.view(len(first), *first.shape[2:], -1).movedim(-1, 1)
+            of_first = of_first.to(ctx.kinds[0])
+        if ctx.needs_input_grad[1]:
+            of_then = first.movedim(1, -1).flatten(0, 3).t() @ met
+            of_then = of_then.view(-1, *taps, len(then)).movedim(-1, 0).flip(2, 3, 4)
+            of_then = of_then.to(ctx.kinds[1])
+        return of_first, of_then, None
+
+
+_merge: Callable[..., torch.Tensor] = _Merge.apply
 
 
 def _bias_table(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

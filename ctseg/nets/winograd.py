@@ -267,16 +267,23 @@ def _combined_taps(weight: torch.Tensor, axis: int, kind: torch.dtype) -> list[t
     """The four kernels, each with one tap along the axis; summed in float32 before they are rounded."""
     exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
     g0, g1, g2 = (exact.narrow(axis, tap, 1) for tap in range(3))
-    ends, middle = (g0 + g2) / 2, g1 / 2
-    layout = mixed.CHANNELS_LAST[weight.ndim]
-    return [g.to(kind, memory_format=layout) for g in (g0, ends + middle, ends - middle, -g2)]
+    ends = (g0 + g2).div_(2)
+    four = (g0, torch.add(ends, g1, alpha=0.5), torch.sub(ends, g1, alpha=0.5), -g2)
+    return [g.to(kind, memory_format=mixed.CHANNELS_LAST[weight.ndim]) for g in four]
 
 
 def _of_taps(grads: Sequence[torch.Tensor | None], axis: int) -> torch.Tensor:
     """The gradient of the kernel, of those of the four kernels."""
     g0, g1, g2, g3 = (grad for grad in grads if grad is not None)
-    half = (g1 + g2) / 2
-    return torch.cat([g0 + half, (g1 - g2) / 2, half - g3], axis)
+    shape = list(g0.shape)
+    shape[axis] = 3
+    result = _empty(shape, g0)
+    first, second, third = (result.narrow(axis, tap, 1) for tap in range(3))
+    half = (g1 + g2).div_(2)
+    torch.add(g0, half, out=first)
+    torch.sub(g1, g2, out=second).div_(2)
+    torch.sub(half, g3, out=third)
+    return result
 
 
 def _sum(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor | None:
