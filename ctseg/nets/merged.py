@@ -174,9 +174,8 @@ class _Merge(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         first, then = ctx.saved_tensors
         taps = then.shape[2:]
-        met = columns.laid_out(
-            grad, taps, [1] * 3, [0] * 3
-        )  # [C * taps of first, taps of then * out]
+        # [C * taps of the first, taps of the second * out]
+        met = columns.laid_out(grad, taps, [1] * 3, [0] * 3)
         of_first = of_then = None
         if ctx.needs_input_grad[0]:
             of_first = met @ then.permute(2, 3, 4, 0, 1).flatten(0, 3)

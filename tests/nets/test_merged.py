@@ -68,6 +68,29 @@ def test_values_and_gradients_are_those_of_the_layers(stride, kernel, bias, skip
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
 
 
+def test_the_merged_kernels_gradients_in_bfloat16_are_as_near_as_the_usual_ones():
+    torch.manual_seed(4)
+    kernels = torch.randn(24, 16, 2, 2, 2), torch.randn(20, 16, 3, 3, 3)
+    grad = torch.randn(24, 20, 4, 4, 4).bfloat16()
+
+    def usual(first, then, kind):
+        return functional.conv_transpose3d(
+            first.to(kind), then.to(kind).flip(2, 3, 4).transpose(0, 1)
+        )
+
+    found = []
+    for way, kind in (
+        (usual, torch.float64), (usual, torch.bfloat16), (merged._merge, torch.bfloat16)
+    ):  # fmt: skip
+        leaves = [kernel.clone().requires_grad_() for kernel in kernels]
+        y = way(*leaves, kind)
+        assert (y.dtype, y.shape) == (kind, grad.shape)
+        found.append([y.detach(), *torch.autograd.grad(y, leaves, grad.to(kind))])
+    for exact, *two in zip(*found, strict=True):
+        errors = [float((t.double() - exact).norm() / exact.norm()) for t in two]
+        assert errors[1] <= 1.1 * errors[0] < 0.01
+
+
 def test_values_at_the_border_have_right_gradients():
     torch.manual_seed(1)
     y = torch.randn(2, 2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
