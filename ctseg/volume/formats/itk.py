@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +29,30 @@ _COMPONENTS = {
 }  # fmt: skip
 
 
+_ONE_THREAD = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a process forked meanwhile must not find it taken for ever
+    os.register_at_fork(
+        before=_ONE_THREAD.acquire,
+        after_in_parent=_ONE_THREAD.release,
+        after_in_child=_ONE_THREAD.release,
+    )
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """SimpleITK's warnings go to stderr from C++; what matters of them is raised as an error here."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+    """SimpleITK for one thread, without warnings.
+
+    Two threads that read headers at once have, rarely, ended the process with a double free (SimpleITK 2.5). And the
+    warnings, which go to stderr from C++, are switched for all threads; what matters of them is raised as an error
+    here.
+    """
+    with _ONE_THREAD:
+        before = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def name_of(path: Path) -> str:
@@ -61,11 +78,11 @@ def read_header(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     Raises:
         RuntimeError: what SimpleITK says; for use within `reading`.
     """
-    reader = sitk.ImageFileReader()
-    if image_io:
-        reader.SetImageIO(image_io)
-    reader.SetFileName(name_of(path))
     with quiet():
+        reader = sitk.ImageFileReader()
+        if image_io:
+            reader.SetImageIO(image_io)
+        reader.SetFileName(name_of(path))
         reader.ReadImageInformation()
     return reader
 
