@@ -26,7 +26,7 @@ from benchmarks import (
     predict,
     startup,
 )
-from ctseg.engine.runtime import choose
+from ctseg.engine.model.runtime import choose
 from ctseg.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ctseg.config import AugmentConfig
-from ctseg.config_augment import PROBABILITIES
+from ctseg.config.augment import PROBABILITIES
 from ctseg.data.augment import augment
 
 SHAPES = {"128^3": (128, 128, 128), "hippocampus": (40, 56, 40)}

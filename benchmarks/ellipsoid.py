@@ -18,7 +18,7 @@ import numpy as np
 import ctseg
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import fold_cases
-from ctseg.engine.evaluate import read_map
+from ctseg.engine.evaluation.evaluate import read_map
 
 MARGIN_MM = 50.0
 

@@ -27,14 +27,14 @@ import torch
 
 import ctseg
 from ctseg.config import AugmentConfig, RunConfig, parse_config
-from ctseg.config_augment import PROBABILITIES
+from ctseg.config.augment import PROBABILITIES
 from ctseg.data.loading import Batch, Loader, Recipe, in_memory
-from ctseg.data.prepared import Prepared
-from ctseg.engine.job import Job
-from ctseg.engine.models import create_loss
-from ctseg.engine.segmenter import build
-from ctseg.engine.step import Stepper, loader_of
-from ctseg.engine.timm_bridge import make_optimizer
+from ctseg.data.prepared_case import Prepared
+from ctseg.engine.inference.model import build
+from ctseg.engine.model.create import create_loss
+from ctseg.engine.training.job import Job
+from ctseg.engine.training.optim import make_optimizer
+from ctseg.engine.training.step import Stepper, loader_of
 from ctseg.losses.deep import DeepSupervision
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -115,7 +115,7 @@ def _job(data: Path, folder: Path) -> Job:
         return SimpleNamespace()
 
     config: RunConfig = parse_config({"data": {"path": str(data)}, "train": {"epochs": 1}})
-    with mock.patch("ctseg.engine.loop.train", catch):
+    with mock.patch("ctseg.engine.training.loop.train", catch):
         ctseg.train(config, output=folder)
     return caught[0]
 

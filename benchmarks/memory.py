@@ -42,7 +42,7 @@ import torch
 import ctseg
 from benchmarks.sliding import PEERS, ByHand, Setting, quiet
 from ctseg.card import Card
-from ctseg.engine.weights import save_weights
+from ctseg.engine.model.weights import save_weights
 
 GIB = 2**30
 IDLE_SECONDS = 60

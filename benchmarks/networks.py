@@ -34,8 +34,8 @@ import torch
 from torch import nn
 
 import ctseg
-from ctseg.engine.allocator import kept_buffers
-from ctseg.engine.runtime import Precision, Runtime, choose
+from ctseg.engine.model.runtime import Precision, Runtime, choose
+from ctseg.engine.training.malloc import kept_buffers
 
 CLASSES = 3
 SETTLE, TIMED = 2, 2

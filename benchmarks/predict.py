@@ -40,7 +40,7 @@ from torch import nn
 import ctseg
 from benchmarks.nnunet_model import as_theirs
 from benchmarks.sliding import PEERS, ByHand, Run, Setting, quiet
-from ctseg.engine.runtime import choose
+from ctseg.engine.model.runtime import choose
 from ctseg.machine import cores
 
 FEATURES = (32, 64, 128)

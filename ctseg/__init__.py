@@ -9,16 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ctseg.hookspecs import hookimpl
+from ctseg.version import __version__
 
 if TYPE_CHECKING:
     from ctseg.config import RunConfig
-    from ctseg.engine.evaluate import evaluate
-    from ctseg.engine.models import create_loss, create_model, list_architectures, list_losses
-    from ctseg.engine.segmenter import Segmenter
-    from ctseg.engine.tiles import predict_tiles
-    from ctseg.engine.windows import pad_to_windows, window_coordinates
+    from ctseg.engine.evaluation.evaluate import evaluate
+    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.predict_tiles import predict_tiles
+    from ctseg.engine.inference.windows import pad_to_windows, window_coordinates
+    from ctseg.engine.model.create import create_loss, create_model, list_architectures, list_losses
+    from ctseg.engine.training.run import train
     from ctseg.metrics.report import Report
-    from ctseg.planning.train import train
     from ctseg.volume.geometry import Geometry
     from ctseg.volume.io import open_volume as open  # noqa: A004
     from ctseg.volume.io import read, write
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from ctseg.zoo.publish import publish
     from ctseg.zoo.resolve import list_weights
 
-__version__ = "0.1.0"
-
 _LAZY = {
     "RunConfig": "ctseg.config:RunConfig",
     "Volume": "ctseg.volume.volume:Volume",
@@ -36,17 +35,17 @@ _LAZY = {
     "read": "ctseg.volume.io:read",
     "open": "ctseg.volume.io:open_volume",
     "write": "ctseg.volume.io:write",
-    "create_model": "ctseg.engine.models:create_model",
-    "create_loss": "ctseg.engine.models:create_loss",
-    "list_architectures": "ctseg.engine.models:list_architectures",
-    "list_losses": "ctseg.engine.models:list_losses",
-    "predict_tiles": "ctseg.engine.tiles:predict_tiles",
-    "pad_to_windows": "ctseg.engine.windows:pad_to_windows",
-    "window_coordinates": "ctseg.engine.windows:window_coordinates",
-    "Segmenter": "ctseg.engine.segmenter:Segmenter",
-    "evaluate": "ctseg.engine.evaluate:evaluate",
+    "create_model": "ctseg.engine.model.create:create_model",
+    "create_loss": "ctseg.engine.model.create:create_loss",
+    "list_architectures": "ctseg.engine.model.create:list_architectures",
+    "list_losses": "ctseg.engine.model.create:list_losses",
+    "predict_tiles": "ctseg.engine.inference.predict_tiles:predict_tiles",
+    "pad_to_windows": "ctseg.engine.inference.windows:pad_to_windows",
+    "window_coordinates": "ctseg.engine.inference.windows:window_coordinates",
+    "Segmenter": "ctseg.engine.inference.model:Segmenter",
+    "evaluate": "ctseg.engine.evaluation.evaluate:evaluate",
     "Report": "ctseg.metrics.report:Report",
-    "train": "ctseg.planning.train:train",
+    "train": "ctseg.engine.training.run:train",
     "load": "ctseg.zoo.load:load",
     "publish": "ctseg.zoo.publish:publish",
     "list_weights": "ctseg.zoo.resolve:list_weights",

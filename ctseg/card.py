@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from ctseg.checking import parse_json, validate
 from ctseg.config import (
     LossConfig,
     PredictConfig,
@@ -18,6 +17,7 @@ from ctseg.config import (
     Section,
     TaskConfig,
 )
+from ctseg.config.checking import parse_json, validate
 from ctseg.errors import CorruptWeights
 
 CARD_VERSION = 1

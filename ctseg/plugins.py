@@ -267,7 +267,7 @@ def make_config(spec: ArchitectureSpec | LossSpec, options: Mapping[str, Any]) -
     Raises:
         ConfigError: an option that does not exist (with the nearest one), or a value of the wrong type.
     """
-    from ctseg.checking import fill_dataclass
+    from ctseg.config.checking import fill_dataclass
 
     return fill_dataclass(spec.config, options, owner=spec.name)
 

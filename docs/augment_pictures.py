@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ctseg.config import AugmentConfig
-from ctseg.config_augment import PROBABILITIES
+from ctseg.config.augment import PROBABILITIES
 from ctseg.data.augment import augment, centre
 from ctseg.data.phantom import make_phantom
 

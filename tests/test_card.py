@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ctseg.card import CoarseStage, Metrics, parse_card
-from ctseg.checking import validate
+from ctseg.config.checking import validate
 from ctseg.errors import BadInput, ConfigError, CorruptWeights
 
 CARD = {

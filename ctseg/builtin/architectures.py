@@ -15,7 +15,7 @@ from ctseg.nets.config import (
     unet_constraints,
     unet_from_plan,
 )
-from ctseg.nets.flat_config import (
+from ctseg.nets.slicewise_config import (
     ResidualUNet2DConfig,
     TimmUNetConfig,
     UNet2DConfig,

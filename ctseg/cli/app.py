@@ -12,7 +12,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ctseg import __version__
 from ctseg.cli import (
     architectures,
     data,
@@ -34,6 +33,7 @@ from ctseg.errors import (
     FileProblem,
     RunFailed,
 )
+from ctseg.version import __version__
 
 DEBUG = "--debug"
 

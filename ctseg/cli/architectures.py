@@ -138,7 +138,7 @@ def _cost(
 ) -> dict[str, Any]:
     """Operations and bytes for one patch, which the network must accept."""
     from ctseg.cli.train import numbers
-    from ctseg.engine.tiling import check, fit_tile
+    from ctseg.engine.inference.tiling import check, fit_tile
     from ctseg.nets.cost import measure
 
     z, y, x = numbers(patch, int)

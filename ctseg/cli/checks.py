@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import ctseg
 from ctseg import machine
+from ctseg.version import __version__
 
 State = Literal["ok", "warning", "failed"]
 ESSENTIAL = (
@@ -49,7 +49,7 @@ def examine() -> list[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    yield Finding("software", "ctseg", "ok", ctseg.__version__)
+    yield Finding("software", "ctseg", "ok", __version__)
     yield Finding(
         "software", "python", "ok", f"{platform.python_version()} on {platform.platform()}"
     )
@@ -66,7 +66,7 @@ def packages() -> Iterator[Finding]:
 
 
 def timm() -> Iterator[Finding]:
-    from ctseg.engine.timm_bridge import timm as load
+    from ctseg.engine.training.optim import timm as load
 
     count = len(load().optim.list_optimizers())
     yield Finding("software", "timm", "ok", f"{_version('timm')}, {count} optimizers")
@@ -82,7 +82,7 @@ def _version(package: str) -> str:
 def devices() -> Iterator[Finding]:
     import torch
 
-    from ctseg.engine.runtime import choose, cpu_bf16
+    from ctseg.engine.model.runtime import choose, cpu_bf16
 
     yield Finding("device", "chosen", "ok", choose().describe())
     for index in range(torch.cuda.device_count()):
@@ -147,7 +147,7 @@ def prediction() -> Iterator[Finding]:
     """A tiny scan written, read, predicted with the first network in the box, written and read back."""
     import numpy as np
 
-    from ctseg.engine.tiles import predict_tiles
+    from ctseg.engine.inference.predict_tiles import predict_tiles
     from ctseg.plugins import registry
     from ctseg.volume.io import read, write
     from ctseg.volume.volume import Volume

@@ -65,7 +65,7 @@ def prepare(
         raise BadInput("What is to be prepared?", hint="ctseg data prepare DATA | RUN.toml")
     config = _config(source, fold, reader, parse_options(option or []), settings or [])
     from ctseg.cli.train import BarReporter
-    from ctseg.planning.prepare import prepare as run
+    from ctseg.engine.training.prepare import prepare as run
 
     with ui.progress("Preparing") as bar:
         store, cases = run(config, workers=workers, reporter=BarReporter(bar))
@@ -126,7 +126,7 @@ def _config(
 def _list(*, as_json: bool) -> None:
     import time
 
-    from ctseg.data.stored import entries
+    from ctseg.data.store_entries import entries
 
     found = entries()
     if as_json:
@@ -152,7 +152,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _clear(source: Path | None, *, yes: bool) -> None:
-    from ctseg.data.stored import clear, entries
+    from ctseg.data.store_entries import clear, entries
 
     keys = [] if source is None else [str(source)]
     if not keys:

@@ -178,7 +178,7 @@ def _inspect(stage: Stage) -> None:
 def _train(stage: Stage, budget: str, seed: int, device: str) -> None:
     from ctseg.cli.train import BarReporter
     from ctseg.config import DataConfig, RunConfig, TrainConfig
-    from ctseg.planning.train import train
+    from ctseg.engine.training.run import train
 
     _step(
         2, "Train: what nobody decided is planned, whole scans validate, the best weights are kept"
@@ -200,7 +200,7 @@ def _train(stage: Stage, budget: str, seed: int, device: str) -> None:
 
 
 def _publish(stage: Stage, *, own_data: bool) -> str:
-    from ctseg.engine.header import read_card
+    from ctseg.engine.model.weights_header import read_card
     from ctseg.zoo.publish import publish
 
     _step(
@@ -222,7 +222,7 @@ def _unseen(stage: Stage, *, own_data: bool) -> tuple[Case, ...]:
     """The scans that took no part in training, with their labels."""
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.splits import fold_cases
-    from ctseg.engine.pairs import find_pairs
+    from ctseg.engine.evaluation.matching import find_pairs
     from ctseg.specs import Case
 
     if own_data:
@@ -235,9 +235,9 @@ def _unseen(stage: Stage, *, own_data: bool) -> tuple[Case, ...]:
 
 def _predict(stage: Stage, model: str, device: str, *, own_data: bool) -> dict[str, Path]:
     """The predicted files by case."""
-    from ctseg.engine.folder import predict_folder
-    from ctseg.engine.inputs import find_items
-    from ctseg.engine.request import Request
+    from ctseg.engine.prediction.folder import predict_folder
+    from ctseg.engine.prediction.inputs import find_items
+    from ctseg.engine.prediction.request import Request
     from ctseg.zoo.load import load
 
     _step(4, "Predict scans that it never saw, by name")
@@ -262,7 +262,7 @@ def _predict(stage: Stage, model: str, device: str, *, own_data: bool) -> dict[s
 
 
 def _evaluate(stage: Stage, *, own_data: bool) -> Report:
-    from ctseg.engine.evaluate import evaluate
+    from ctseg.engine.evaluation.evaluate import evaluate
 
     _step(5, "Evaluate: each scan and label, in the geometry of the source")
     reference = stage.data if own_data else stage.data / "labelsTs"
@@ -277,7 +277,7 @@ def _evaluate(stage: Stage, *, own_data: bool) -> Report:
 
 def _draw(stage: Stage, predicted: dict[str, Path], *, own_data: bool) -> list[Path]:
     from ctseg.data.load import load_image, load_label
-    from ctseg.engine.header import read_card
+    from ctseg.engine.model.weights_header import read_card
     from ctseg.report.overlay import Panel, draw_montage, draw_overlay
     from ctseg.volume.io import read
 
@@ -317,7 +317,7 @@ def _thresholds(stage: Stage, cases: Sequence[Case]) -> dict[str, Any]:
     from ctseg.data.load import load_image, load_label
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.splits import depths, split
-    from ctseg.data.threshold import threshold_baseline
+    from ctseg.data.threshold_baseline import threshold_baseline
     from ctseg.volume.volume import Volume
 
     found = open_dataset(stage.data)

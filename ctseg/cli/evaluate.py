@@ -246,7 +246,7 @@ def _measured(
 ) -> Report:
     if reference is None:
         return _of_run(predictions)
-    from ctseg.engine.evaluate import evaluate as compare
+    from ctseg.engine.evaluation.evaluate import evaluate as compare
 
     with ui.progress(f"Evaluating {predictions.name}") as bar:
         return compare(

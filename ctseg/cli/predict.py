@@ -14,8 +14,8 @@ from ctseg.cli.train import numbers
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
-    from ctseg.config_postprocess import PostprocessRule
-    from ctseg.engine.segmenter import Segmenter
+    from ctseg.config.postprocess import PostprocessRule
+    from ctseg.engine.inference.model import Segmenter
 
 EXAMPLES = (
     "ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",
@@ -300,13 +300,13 @@ def predict(
     Several processes share the work: torchrun --nproc-per-node 2 -m ctseg predict ...
     """
     from ctseg.data.steps.region import parse_region
-    from ctseg.engine.case import Fit
-    from ctseg.engine.distributed import open_team
-    from ctseg.engine.folder import predict_folder
-    from ctseg.engine.inputs import find_items
-    from ctseg.engine.memory import parse_size
-    from ctseg.engine.request import Request
-    from ctseg.engine.work import Summary
+    from ctseg.engine.inference.memory.fit import parse_size
+    from ctseg.engine.prediction.case_job import Fit
+    from ctseg.engine.prediction.folder import predict_folder
+    from ctseg.engine.prediction.inputs import find_items
+    from ctseg.engine.prediction.multiprocess.team import open_team
+    from ctseg.engine.prediction.queue import Summary
+    from ctseg.engine.prediction.request import Request
     from ctseg.zoo.load import load
 
     ui.check_zoo(zoo)

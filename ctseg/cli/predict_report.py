@@ -11,9 +11,9 @@ from ctseg.cli import ui
 from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED
 
 if TYPE_CHECKING:
-    from ctseg.engine.request import Request
-    from ctseg.engine.segmenter import Segmenter
-    from ctseg.engine.work import Summary
+    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.prediction.queue import Summary
+    from ctseg.engine.prediction.request import Request
 
 SHOWN_LABELS = 6
 """A table with more labels than this would not fit a page; all are in predictions.json."""

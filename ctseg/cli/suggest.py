@@ -23,7 +23,7 @@ def suggest(
     as_json: bool,
 ) -> None:
     """Print the rules that raise the mean Dice, in the form of a run file, and what they change."""
-    from ctseg.engine.pairs import find_pairs
+    from ctseg.engine.evaluation.matching import find_pairs
     from ctseg.engine.postprocess import suggest_for
 
     found = find_pairs(

@@ -15,7 +15,7 @@ from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
     from ctseg.config import RunConfig
-    from ctseg.engine.job import RunResult
+    from ctseg.engine.training.job import RunResult
 
 Number = TypeVar("Number", int, float)
 
@@ -88,7 +88,7 @@ def train(
     What is not given is planned from the data and the device. Ctrl-C leaves a run that can be resumed.
     """
     _check_alone()
-    from ctseg.planning.train import train as run
+    from ctseg.engine.training.run import train as run
 
     given: dict[str, Any] = {
         "train.epochs": epochs, "train.steps": steps, "train.time": time,

@@ -197,7 +197,7 @@ def publish(
 ) -> None:
     """Publish the best weights of a run under a name, with their card and figures."""
     from ctseg.card import CoarseStage
-    from ctseg.checking import validate
+    from ctseg.config.checking import validate
     from ctseg.zoo.publish import publish as put
     from ctseg.zoo.readme import usage
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.load import as_label
 from ctseg.data.pipeline import Passage, Trail
-from ctseg.data.prepared import Prepared
+from ctseg.data.prepared_case import Prepared
 from ctseg.data.steps import OnValues
 from ctseg.errors import BadInput
 from ctseg.specs import Case, ImageRef, Task, VolumeSource

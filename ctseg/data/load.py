@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from ctseg.errors import BadInput
 from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import check_values, labelled_channels
+from ctseg.volume.distinct_values import distinct_values, whole_numbers
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import open_ref, read_images
-from ctseg.volume.values import distinct_values, whole_numbers
 from ctseg.volume.volume import Volume
 
 

@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ctseg.config_augment import AugmentConfig
-from ctseg.data import keyed, sampling
+from ctseg.config.augment import AugmentConfig
+from ctseg.data import sampling
 from ctseg.data.augment import transform
-from ctseg.data.augment.draws import Draw, draw
-from ctseg.data.augment.placing import Way, take, way
+from ctseg.data.augment.parameters import Draw, draw
+from ctseg.data.augment.patch_transform import Way, take, way
 from ctseg.data.augment.sides import Sides, lateral_axis
-from ctseg.data.prepared import Prepared
+from ctseg.data.prepared_case import Prepared
+from ctseg.data.rng import AUGMENT, SAMPLE, generator
 from ctseg.errors import BadInput, CtsegError, RunFailed
 from ctseg.machine import free_memory
 
@@ -189,9 +190,9 @@ class Loader:
 
     def _piece(self, step: int, index: int) -> Piece:
         recipe, number = self.recipe, self.recipe.first_index + index
-        rng = keyed.generator(recipe.seed, step, number, keyed.SAMPLE)
+        rng = generator(recipe.seed, step, number, SAMPLE)
         place = sampling.draw(self.cases, recipe.patch_zyx, recipe.rule, rng)
-        rng = keyed.generator(recipe.seed, step, number, keyed.AUGMENT)
+        rng = generator(recipe.seed, step, number, AUGMENT)
         drawn = draw(recipe.augment, rng, spacing_zyx=recipe.spacing_zyx)
         path = way(
             drawn, recipe.patch_zyx, recipe.spacing_zyx, in_plane=bool(recipe.augment.in_plane)

@@ -19,7 +19,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ctseg.data.phantom_anatomy import LABELS, Canvas, draw
-from ctseg.data.threshold import Threshold, threshold_baseline
+from ctseg.data.threshold_baseline import Threshold, threshold_baseline
 from ctseg.errors import BadInput, FileProblem
 from ctseg.files import disk_errors
 from ctseg.volume.formats.itk import rows

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data import keyed
 from ctseg.data.borders import reflect
-from ctseg.data.places import BACKGROUND, VALID
-from ctseg.data.prepared import Prepared
-from ctseg.data.rules import Rule, check_rule, rule_of
+from ctseg.data.patch_centres import BACKGROUND, VALID
+from ctseg.data.prepared_case import Prepared
+from ctseg.data.rng import SAMPLE, generator
+from ctseg.data.sampling_rules import Rule, check_rule, rule_of
 from ctseg.errors import CtsegError, RunFailed
 
 __all__ = ["Place", "Rule", "batch", "check_rule", "cut", "draw", "patch", "reflect", "rule_of"]
@@ -216,7 +216,7 @@ def batch(
     images, targets, weights = [], [], []
     weighted = any(case.weight is not None for case in cases)
     for index in range(size):
-        place = draw(cases, patch_zyx, rule, keyed.generator(seed, step, index, keyed.SAMPLE))
+        place = draw(cases, patch_zyx, rule, generator(seed, step, index, SAMPLE))
         first = tuple(s - m for s, m in zip(place.start_zyx, margin_zyx, strict=True))
         image, target, weight = patch(cases[place.case], (first[0], first[1], first[2]), (z, y, x))
         images.append(image)

@@ -13,7 +13,7 @@ from ctseg.machine import cores
 from ctseg.metrics.overlap import label_mask
 from ctseg.metrics.surface import box_around
 from ctseg.specs import Task
-from ctseg.volume.values import TABLE
+from ctseg.volume.distinct_values import TABLE
 
 Box = tuple[slice, slice, slice]
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from ctseg.metrics.report import LabelResult, State
 from ctseg.metrics.surface import surface_distances
 from ctseg.specs import Task
 from ctseg.task import select
-from ctseg.volume.values import whole_numbers
+from ctseg.volume.distinct_values import whole_numbers
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.specs import Task
-from ctseg.volume.values import TABLE, slabs, whole_numbers
+from ctseg.volume.distinct_values import TABLE, slabs, whole_numbers
 
 MOST_VALUES = 4096
 """Maps of more values hold no labels: every pair of them would be counted, in gigabytes."""

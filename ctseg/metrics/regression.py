@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
-from ctseg.volume.values import slabs
+from ctseg.volume.distinct_values import slabs
 
 
 @dataclass(frozen=True)

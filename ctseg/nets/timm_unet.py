@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from ctseg.errors import ConfigError
 from ctseg.nets.blocks import make_activation
-from ctseg.nets.flat import fold, unfold, with_neighbours
-from ctseg.nets.flat_config import TimmUNetConfig
 from ctseg.nets.norm import InstanceNorm
+from ctseg.nets.slicewise import fold, unfold, with_neighbours
+from ctseg.nets.slicewise_config import TimmUNetConfig
 from ctseg.nets.timm_encoder import describe, make_encoder, weights_path
 from ctseg.nets.unet import init_weights
 from ctseg.specs import Constraints

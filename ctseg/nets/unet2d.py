@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ctseg.nets.flat import fold, unfold
-from ctseg.nets.flat_config import ResidualUNet2DConfig, UNet2DConfig
+from ctseg.nets.slicewise import fold, unfold
+from ctseg.nets.slicewise_config import ResidualUNet2DConfig, UNet2DConfig
 from ctseg.nets.unet import residual_unet3d, unet3d
 
 

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.config import TaskConfig
-from ctseg.data.glance import glance, is_large, label_values
+from ctseg.data.large_scans import glance, is_large, label_values
 from ctseg.data.load import as_label, load_extra, load_image, load_label
 from ctseg.data.steps import Orient
 from ctseg.errors import BadInput, ConfigError
-from ctseg.planning.values import values_task
+from ctseg.planning.regression import values_task
 from ctseg.specs import Case, DataSet, Task
 from ctseg.task import classes_task
+from ctseg.volume.distinct_values import distinct_values
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import open_ref
-from ctseg.volume.values import distinct_values
 from ctseg.volume.volume import Volume
 
 SAMPLES = 10_000

@@ -17,14 +17,14 @@ from ctseg import plugins
 from ctseg.config import PreprocessConfig, RunConfig, TaskConfig
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Orient, Resample, Step, step_to_dict
-from ctseg.engine.runtime import Runtime
-from ctseg.engine.tiling import fit_tile
+from ctseg.engine.inference.tiling import fit_tile
+from ctseg.engine.model.runtime import Runtime
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import Fingerprint
-from ctseg.planning.flat import slices_patch, slices_tile, spacing_in_plane
 from ctseg.planning.intensities import normalisation
+from ctseg.planning.regression import augmented, keep_grid, planned_steps, unnormalised
+from ctseg.planning.slicewise import slices_patch, slices_tile, spacing_in_plane
 from ctseg.planning.spacing import spacing_in_space
-from ctseg.planning.values import augmented, keep_grid, planned_steps, unnormalised
 from ctseg.specs import Constraints, NetworkPlan, Task
 from ctseg.volume.geometry import Geometry
 

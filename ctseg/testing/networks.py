@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from ctseg.engine.runtime import Runtime, repeatable
+from ctseg.engine.model.runtime import Runtime, repeatable
 from ctseg.specs import ArchitectureSpec, Constraints, NetworkPlan, Zyx
 from ctseg.testing.options import check_options, require
 from ctseg.testing.overfit import check_overfits

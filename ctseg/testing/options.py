@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from ctseg.checking import fill_dataclass
+from ctseg.config.checking import fill_dataclass
 
 
 def require(condition: object, message: str) -> None:

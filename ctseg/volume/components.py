@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.volume.joining import Joining, Parts, Slab, parts_within
-from ctseg.volume.mapped import let_go
-from ctseg.volume.runs import Connectivity, Groups, Ints, Runs, TooManyRuns, find_runs, paint
+from ctseg.volume.memory_map import let_go
+from ctseg.volume.run_lengths import Connectivity, Groups, Ints, Runs, TooManyRuns, find_runs, paint
 
 SLAB_BYTES = 64 * 2**20
 RUN_BYTES = 160

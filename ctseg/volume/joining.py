@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
-from ctseg.volume.runs import Connectivity, Groups, Ints, Runs, connected, touching
+from ctseg.volume.run_lengths import Connectivity, Groups, Ints, Runs, connected, touching
 
 MOST_PARTS = 2**31 - 1
 KEPT_RUN_BYTES = 28

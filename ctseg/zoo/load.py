@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ctseg.card import CoarseStage
 from ctseg.data.steps.base import Box
-from ctseg.engine.ensemble import Ensemble
-from ctseg.engine.segmenter import Segmenter
-from ctseg.engine.stages import MARGIN_MM, Stage, Staged
+from ctseg.engine.inference.cascade import MARGIN_MM, Stage, Staged
+from ctseg.engine.inference.ensemble import Ensemble
+from ctseg.engine.inference.model import Segmenter
 from ctseg.errors import BadInput
 from ctseg.zoo.resolve import Resolved, check_stages, find_entry, resolve_model
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-import ctseg
 from ctseg.card import Card, CoarseStage, Member, Metrics
 from ctseg.config import DataConfig, load_config
-from ctseg.engine.weights import cast, read_weights, save_weights, tensors_sha256
+from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.files import disk_errors, write_text
+from ctseg.version import __version__
 from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
 from ctseg.zoo.store import (
@@ -35,7 +35,7 @@ from ctseg.zoo.store import (
 )
 
 if TYPE_CHECKING:
-    from ctseg.engine.segmenter import Segmenter
+    from ctseg.engine.inference.model import Segmenter
 
 OnCase = Callable[[int, int, str], None]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -181,7 +181,7 @@ def _completed(cards: Sequence[Card], members: tuple[Member, ...], name: str) ->
     update: dict[str, Any] = {
         "name": name,
         "members": members,
-        "ctseg_version": ctseg.__version__,
+        "ctseg_version": __version__,
     }
     if len(cards) > 1:
         data = card.training_data.model_copy(
@@ -210,7 +210,7 @@ def _measured(
     on_case: OnCase | None,
     zoo: Path | str | None,
 ) -> Metrics:
-    from ctseg.engine.validate import measure
+    from ctseg.engine.training.validate import measure
     from ctseg.zoo.load import with_stages
 
     def staged(segmenter: Segmenter) -> Segmenter:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctseg.card import Card, CoarseStage
-from ctseg.engine.header import MEND, read_card
+from ctseg.engine.model.weights_header import MEND, read_card
 from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, NameClash, UnknownName
 from ctseg.zoo.store import CARD, Entry, entries_in, search_path
 

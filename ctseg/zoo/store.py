@@ -20,7 +20,7 @@ from typing import Any
 
 from ctseg import plugins
 from ctseg.card import Card, parse_card
-from ctseg.checking import parse_json
+from ctseg.config.checking import parse_json
 from ctseg.errors import CorruptWeights, FileProblem
 from ctseg.files import disk_errors, write_text
 

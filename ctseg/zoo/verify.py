@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctseg.card import Card
-from ctseg.engine.header import read_card
+from ctseg.engine.model.weights_header import read_card
 from ctseg.errors import CtsegError
 from ctseg.zoo.resolve import find_entry
 from ctseg.zoo.store import CARD, Entry, entries_in, file_record, read_index, search_path
@@ -106,8 +106,8 @@ def _against_index(entry: Entry, recorded: Mapping[str, Mapping[str, Any]]) -> l
 
 
 def _weights_problems(file: Path, card: Card) -> list[str]:
-    from ctseg.engine.segmenter import build
-    from ctseg.engine.weights import load_strictly, read_weights
+    from ctseg.engine.inference.model import build
+    from ctseg.engine.model.weights import load_strictly, read_weights
 
     if not file.is_file():
         return [f"{file.name} is missing"]

@@ -11,7 +11,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ctseg.engine.interpolation import above_zero_last, confidence, interpolate, strongest
+from ctseg.engine.inference.resample_logits import (
+    above_zero_last,
+    confidence,
+    interpolate,
+    strongest,
+)
 from ctseg.volume.resample import centres
 
 pytestmark = pytest.mark.filterwarnings("ignore")

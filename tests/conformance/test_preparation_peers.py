@@ -303,9 +303,9 @@ def test_transposing_is_numpys(undo, order):
 def test_the_foreground_filter_is_pytorch_3dunets():
     """The same patches pass: those with more than the threshold of labelled voxels."""
     utils, h5py = peer("pytorch3dunet.datasets.utils"), peer("h5py")
+    from ctseg.data.patch_centres import places
     from ctseg.data.pipeline import Trail
-    from ctseg.data.places import places
-    from ctseg.data.prepared import Prepared
+    from ctseg.data.prepared_case import Prepared
     from ctseg.task import classes_task
 
     label = np.zeros((24, 72, 72), np.int16)

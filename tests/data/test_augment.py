@@ -11,10 +11,10 @@ import torch
 from scipy import stats
 
 from ctseg.config import AugmentConfig, RunConfig, dump_config, override, parse_config
-from ctseg.config_augment import PRESETS, PROBABILITIES
+from ctseg.config.augment import PRESETS, PROBABILITIES
 from ctseg.data.augment import augment, centre, draw, margin
 from ctseg.data.augment.sides import Sides, lateral_axis
-from ctseg.data.keyed import AUGMENT, generator
+from ctseg.data.rng import AUGMENT, generator
 from ctseg.errors import ConfigError
 from ctseg.specs import Label, Task
 

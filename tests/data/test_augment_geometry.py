@@ -8,12 +8,12 @@ import torch
 from scipy import ndimage, stats
 
 from ctseg.data.augment import rotation
-from ctseg.data.augment.coarsening import low_resolution
-from ctseg.data.augment.draws import STAYS, Draw, quarter
 from ctseg.data.augment.elastic import FOLD, basis, field, limits
 from ctseg.data.augment.erasing import cut_out
 from ctseg.data.augment.intensity import add_noise, gamma, scale_contrast
-from ctseg.data.augment.placing import take, way
+from ctseg.data.augment.low_resolution import low_resolution
+from ctseg.data.augment.parameters import STAYS, Draw, quarter
+from ctseg.data.augment.patch_transform import take, way
 from ctseg.data.augment.smoothing import blur
 from ctseg.data.augment.spatial import _linear, _linear_by_planes, move
 

@@ -45,7 +45,7 @@ def test_the_body_is_the_same_slab_by_slab(shape, seed, share, opening, planes, 
 
 def test_a_large_scan_in_memory_is_looked_at_in_slabs(monkeypatch):
     """A body of two halves that only one slab joins."""
-    monkeypatch.setattr("ctseg.volume.values.SLAB_VOXELS", 3 * 20 * 20)
+    monkeypatch.setattr("ctseg.volume.distinct_values.SLAB_VOXELS", 3 * 20 * 20)
     scan = np.full((1, 20, 20, 20), -1000, np.float32)
     scan[0, 2:18, 3:6, 4:9] = scan[0, 5:19, 12:15, 4:9] = 0
     scan[0, 10, 3:15, 5] = 0

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 import ctseg
-from ctseg.data import keyed
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.prepare import Store
+from ctseg.data.rng import SAMPLE, generator
 from ctseg.data.sampling import Rule, batch, draw
 from ctseg.data.steps import (
     Clip,
@@ -29,6 +28,7 @@ from ctseg.data.steps import (
     Rescale,
     RescaleCase,
 )
+from ctseg.data.store import Store
 from ctseg.errors import BadInput, ConfigError, CtsegError, GeometryMismatch
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
@@ -94,7 +94,7 @@ def test_lazy_equals_copied(case, tmp_path):
 def test_the_survey_is_kept_until_the_file_changes(case, tmp_path, monkeypatch):
     store(tmp_path, "lazy").case(case)
     calls = []
-    monkeypatch.setattr("ctseg.data.survey.survey", lambda *a: calls.append(a))
+    monkeypatch.setattr("ctseg.data.lazy_survey.survey", lambda *a: calls.append(a))
     store(tmp_path, "lazy").case(case)
     assert not calls
     monkeypatch.undo()
@@ -129,7 +129,7 @@ def test_files_that_cannot_be_read_by_region_are_refused(tmp_path):
 
 def test_auto_goes_by_size(case, tmp_path, monkeypatch):
     assert not store(tmp_path, "auto").case(case).lazy
-    monkeypatch.setattr("ctseg.data.prepare.LARGE_BYTES", 1000)
+    monkeypatch.setattr("ctseg.data.store.LARGE_BYTES", 1000)
     assert not store(tmp_path, "auto").case(case).lazy  # it is in the store already
     changed = [*STEPS, Rescale(-1, 1, 0, 1)]
     assert store(tmp_path, "auto", changed).case(case).lazy
@@ -143,7 +143,7 @@ def test_lazy_is_lazy_even_where_a_copy_lies(case, tmp_path):
 
 def test_no_room_on_the_disk_makes_it_lazy(case, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("ctseg.data.prepare.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("ctseg.data.store.shutil.disk_usage", lambda path: usage)
     assert store(tmp_path, "auto").case(case).lazy
 
 
@@ -185,8 +185,8 @@ def test_statistics_of_large_scans_rest_on_even_samples(case, tmp_path, monkeypa
     exact = store(tmp_path, "store", steps).case(case).trail.passages[0].record
     whole = store(tmp_path, "lazy", steps).case(case).trail.passages[0].record
     assert whole == exact
-    monkeypatch.setattr("ctseg.data.survey.SAMPLES", 4000)
-    monkeypatch.setattr("ctseg.data.survey.READ_BYTES", 10_000)  # several slabs
+    monkeypatch.setattr("ctseg.data.lazy_survey.SAMPLES", 4000)
+    monkeypatch.setattr("ctseg.data.lazy_survey.READ_BYTES", 10_000)  # several slabs
     near = store(tmp_path / "again", "lazy", steps).case(case).trail.passages[0].record
     assert near != exact
     np.testing.assert_allclose(near["low"], exact["low"], atol=0.25)
@@ -206,7 +206,7 @@ import json, sys, time
 from pathlib import Path
 from ctseg.data import keyed
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.prepare import Store
+from ctseg.data.store import Store
 from ctseg.data.sampling import Rule, batch
 from ctseg.data.steps import Orient, Normalise
 from ctseg.specs import Case, ImageRef
@@ -262,5 +262,5 @@ def test_a_volume_of_20_gb_is_opened_and_drawn_from_in_little_memory(tmp_path):
 def test_draws_do_not_look_through_all_places(case, tmp_path):
     ready = store(tmp_path, "lazy").case(case)
     assert ready.groups is ready.groups  # found once
-    place = draw([ready], (4, 4, 4), 1.0, keyed.generator(0, 0, 0, keyed.SAMPLE))
+    place = draw([ready], (4, 4, 4), 1.0, generator(0, 0, 0, SAMPLE))
     assert place.group in (1, 2)

@@ -11,19 +11,20 @@ import pytest
 import torch
 
 from ctseg.config import AugmentConfig, PreprocessConfig
-from ctseg.data import keyed, loading, sampling
-from ctseg.data.augment.draws import draw
+from ctseg.data import loading, sampling
+from ctseg.data.augment.parameters import draw
 from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.units import hounsfield
 from ctseg.data.lazy import LazyArray
 from ctseg.data.loading import Loader, Recipe
+from ctseg.data.patch_centres import places
 from ctseg.data.pipeline import Pipeline, Trail
-from ctseg.data.places import places
-from ctseg.data.prepare import Store
-from ctseg.data.prepared import Prepared
+from ctseg.data.prepared_case import Prepared
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.rng import AUGMENT, generator
 from ctseg.data.steps import step_to_dict
-from ctseg.data.steps.values import Normalise, Rescale
+from ctseg.data.steps.intensity import Normalise, Rescale
+from ctseg.data.store import Store
 from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task
@@ -141,7 +142,7 @@ def test_left_and_right_swap_along_the_scans_own_axis(axis):
     seen = set()
     for step, (one, two) in enumerate(zip(plain, swapped, strict=True)):
         for index in range(3):
-            flipped = axis in draw(flips, keyed.generator(7, step, index, keyed.AUGMENT)).mirror
+            flipped = axis in draw(flips, generator(7, step, index, AUGMENT)).mirror
             seen.add(flipped)
             before = one.target[index]
             table = {0: 0, 1: 2, 2: 1} if flipped else {0: 0, 1: 1, 2: 2}

@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from ctseg.config import parse_config
-from ctseg.data import keyed
+from ctseg.data.patch_centres import BACKGROUND, PLACES, VALID, Collector, places
 from ctseg.data.pipeline import Trail
-from ctseg.data.places import BACKGROUND, PLACES, VALID, Collector, places
-from ctseg.data.prepared import Prepared
+from ctseg.data.prepared_case import Prepared
+from ctseg.data.rng import SAMPLE, generator, seed_for
 from ctseg.data.sampling import Rule, batch, check_rule, cut, draw, patch, reflect, rule_of
 from ctseg.errors import BadInput, ConfigError, FileProblem, RunFailed, UnknownName
 from ctseg.specs import Label, Task
@@ -44,8 +44,7 @@ def case(shape=(20, 24, 28), seed=0) -> Prepared:
 
 def drawn(cases, patch_zyx, rule, count, seed=0):
     return [
-        draw(cases, patch_zyx, rule, keyed.generator(seed, 0, index, keyed.SAMPLE))
-        for index in range(count)
+        draw(cases, patch_zyx, rule, generator(seed, 0, index, SAMPLE)) for index in range(count)
     ]
 
 
@@ -210,7 +209,7 @@ def test_a_small_label_is_kept_whole():
 
 
 def test_populations_beyond_the_hypergeometric_limit_are_drawn_too(monkeypatch):
-    monkeypatch.setattr("ctseg.data.places._EXACT", 100)
+    monkeypatch.setattr("ctseg.data.patch_centres._EXACT", 100)
     collector = Collector(TASK, limit=50)
     for start in range(0, 40, 4):
         collector.add(np.zeros((1, 4, 8, 8), np.int16), start)
@@ -262,7 +261,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 def test_keys_do_not_meet():
     seen = {
-        keyed.seed_for(seed, step, index, purpose)
+        seed_for(seed, step, index, purpose)
         for seed in range(3)
         for step in range(3)
         for index in range(3)

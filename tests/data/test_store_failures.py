@@ -19,13 +19,13 @@ import SimpleITK as sitk
 
 import ctseg
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.prepare import STALE_SECONDS, Store
 from ctseg.data.sampling import batch
 from ctseg.data.steps import NormaliseCase, Orient, Resample
+from ctseg.data.store import STALE_SECONDS, Store
 from ctseg.errors import BadInput, CtsegError, FileProblem, RunFailed
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
-from ctseg.volume.formats.detached import files_of
+from ctseg.volume.formats.companion_files import files_of
 from ctseg.volume.volume import Volume
 
 TASK = classes_task({"organ": 1})
@@ -79,7 +79,7 @@ from ctseg.errors import CtsegError
 sys.path.insert(0, sys.argv[1])
 from test_store_failures import STEPS, TASK
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.prepare import Store
+from ctseg.data.store import Store
 from ctseg.specs import Case, ImageRef
 folder = Path(sys.argv[2])
 cases = [Case(f"scan_{i}", (ImageRef(folder / f"image_{i}.nii"),), ImageRef(folder / f"label_{i}.nii"))
@@ -124,7 +124,7 @@ def test_a_full_disk_is_named_as_such(cases, tmp_path, monkeypatch, number):
                 raise OSError(number, os.strerror(number))
             return self.file.write(data)
 
-    monkeypatch.setattr("ctseg.data.prepare._Stream", Full)
+    monkeypatch.setattr("ctseg.data.store._Stream", Full)
     with pytest.raises(FileProblem, match="Case scan_0: The disk is full") as raised:
         store(tmp_path).prepare(cases, workers=1)
     assert os.strerror(number) in str(raised.value)
@@ -205,7 +205,7 @@ def test_what_a_killed_run_left_is_removed_in_time(cases, tmp_path):
 
 
 def test_a_changed_slice_of_a_folder_is_noticed(tmp_path):
-    from ctseg.data.prepare import fingerprint
+    from ctseg.data.store import fingerprint
 
     folder = tmp_path / "slices"
     folder.mkdir()
@@ -253,9 +253,9 @@ def test_a_whole_store_may_be_read_only(cases, tmp_path, monkeypatch):
 
 def test_what_another_process_made_meanwhile_stays(cases, tmp_path, monkeypatch):
     """Two folds trained at once prepare the same cases; what one has opened must not go."""
-    from ctseg.data import prepare
+    from ctseg.data import store
 
-    save = prepare.save_array
+    save = store.save_array
     others: list[int] = []
 
     def slower(path: Path, array: np.ndarray) -> None:
@@ -266,7 +266,7 @@ def test_what_another_process_made_meanwhile_stays(cases, tmp_path, monkeypatch)
             assert made.folder is not None
             others.append((made.folder / "image.npy").stat().st_ino)
 
-    monkeypatch.setattr(prepare, "save_array", slower)
+    monkeypatch.setattr(store, "save_array", slower)
     mine = store(tmp_path).case(cases[0])
     assert mine.folder is not None
     assert (mine.folder / "image.npy").stat().st_ino == others[1]
@@ -280,7 +280,7 @@ from ctseg.errors import CtsegError
 sys.path.insert(0, sys.argv[1])
 from test_store_failures import STEPS, TASK
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.prepare import Store
+from ctseg.data.store import Store
 from ctseg.specs import Case, ImageRef
 folder = Path(sys.argv[2])
 refs = ImageRef(folder / "image_0.nii"), ImageRef(folder / "label_0.nii")

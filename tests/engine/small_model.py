@@ -11,9 +11,9 @@ import torch
 import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
-from ctseg.engine.runtime import choose
-from ctseg.engine.segmenter import Segmenter
-from ctseg.engine.weights import save_weights
+from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.model.runtime import choose
+from ctseg.engine.model.weights import save_weights
 
 LABELS = [
     {"name": "background", "values": [0], "value": 0},

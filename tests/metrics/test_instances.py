@@ -44,7 +44,7 @@ def test_what_does_not_count_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     rng = np.random.default_rng(1)
     one, two = rng.integers(0, 40, (2, 9, 8, 7))
     whole = contingency(one, two).shared.toarray()
-    monkeypatch.setattr("ctseg.volume.values.SLAB_VOXELS", 100)
+    monkeypatch.setattr("ctseg.volume.distinct_values.SLAB_VOXELS", 100)
     assert np.array_equal(contingency(one, two).shared.toarray(), whole)
     assert whole.sum() == one.size
     with pytest.raises(BadInput, match="shapes"):

@@ -10,7 +10,7 @@ from ctseg.errors import BadInput
 from ctseg.metrics.overlap import dice, iou, joint_histogram, label_counts
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task
-from ctseg.volume.values import distinct_values
+from ctseg.volume.distinct_values import distinct_values
 
 RNG = np.random.default_rng(3)
 
@@ -49,7 +49,7 @@ def test_large_and_negative_values_are_counted_alike() -> None:
 def test_slabs_do_not_change_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = _maps(4)
     _, whole = joint_histogram(one, two)
-    monkeypatch.setattr("ctseg.volume.values.SLAB_VOXELS", 2 * 7 * 9)
+    monkeypatch.setattr("ctseg.volume.distinct_values.SLAB_VOXELS", 2 * 7 * 9)
     assert np.array_equal(joint_histogram(one, two)[1], whole)
     assert whole.sum() == one.size
 

@@ -43,7 +43,7 @@ def test_slabs_do_not_change_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     one, two = rng.normal(size=(2, 3, 7, 5, 6))
     whole = errors(one, two)
-    monkeypatch.setattr("ctseg.volume.values.SLAB_VOXELS", 50)
+    monkeypatch.setattr("ctseg.volume.distinct_values.SLAB_VOXELS", 50)
     parts = errors(one, two)
     assert parts.mse == pytest.approx(np.mean((one - two) ** 2)) == pytest.approx(whole.mse)
     assert (parts.low, parts.high) == (two.min(), two.max())

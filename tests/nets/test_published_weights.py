@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ctseg.checking import fill_dataclass
+from ctseg.config.checking import fill_dataclass
 from ctseg.nets.config import ResidualUNet3DConfig, UNet3DConfig
 from ctseg.nets.unet import residual_unet3d, unet3d
 

@@ -12,7 +12,7 @@ import torch
 from ctseg import plugins
 from ctseg.config import RunConfig, override
 from ctseg.data.pipeline import Pipeline
-from ctseg.engine.runtime import Runtime
+from ctseg.engine.model.runtime import Runtime
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.plan import BUDGETS, make_plan
 from ctseg.task import classes_task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ctseg.config import parse_config
-from ctseg.engine.runtime import Runtime
+from ctseg.engine.model.runtime import Runtime
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task

@@ -10,7 +10,7 @@ import torch
 
 import ctseg
 from ctseg.config import RunConfig, override, parse_config
-from ctseg.engine.runtime import Runtime
+from ctseg.engine.model.runtime import Runtime
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import Fingerprint, find_task, fingerprint
 from ctseg.planning.plan import BUDGETS, make_plan

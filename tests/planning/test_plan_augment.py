@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ctseg.config import AugmentConfig, PredictConfig, RunConfig, TrainConfig
-from ctseg.engine.runtime import Runtime
+from ctseg.engine.model.runtime import Runtime
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task

@@ -130,7 +130,7 @@ def test_impossible_targets_are_refused(fields, tmp_path, spoil, complaint):
 
 
 def test_the_best_validation_is_the_one_of_the_lowest_error():
-    from ctseg.engine.validate import WORST, merit
+    from ctseg.engine.training.validate import WORST, merit
     from ctseg.metrics.report import CaseResult, LabelResult, Report
 
     def report(**errors: float | None) -> Report:
@@ -147,9 +147,9 @@ def test_the_best_validation_is_the_one_of_the_lowest_error():
 
 def test_what_a_step_pads_is_ignored_and_targets_move_linearly(fields, tmp_path):
     from ctseg.data.pipeline import Pipeline
-    from ctseg.data.prepare import Store
     from ctseg.data.readers.hdf5 import cases
     from ctseg.data.steps import CropOrPad, Resample
+    from ctseg.data.store import Store
 
     found = cases(fields)
     case = next(c for c in found.cases if c.id == "field_1")
@@ -172,7 +172,7 @@ def test_what_a_step_pads_is_ignored_and_targets_move_linearly(fields, tmp_path)
 def test_losses_see_scaled_targets_and_a_mask_where_they_are_nan():
     import torch
 
-    from ctseg.engine.step import loss_target
+    from ctseg.engine.training.step import loss_target
 
     target = torch.tensor([[[3.0, float("nan")]], [[10.0, 10.0]]]).reshape(1, 2, 1, 1, 2)
     scaled, mask = loss_target(target, "regression", ((1.0, 10.0), (2.0, 5.0)))

@@ -11,7 +11,7 @@ from scipy import ndimage
 from ctseg.volume import components
 from ctseg.volume.components import find_parts, largest_part, paint_parts, planes_at_once
 from ctseg.volume.joining import Joining
-from ctseg.volume.runs import find_runs
+from ctseg.volume.run_lengths import find_runs
 
 RANK = {6: 1, 18: 2, 26: 3}
 

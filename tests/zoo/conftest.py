@@ -21,8 +21,8 @@ from ctseg.config import (
     TrainConfig,
     dump_config,
 )
-from ctseg.engine.models import create_model
-from ctseg.engine.weights import save_weights
+from ctseg.engine.model.create import create_model
+from ctseg.engine.model.weights import save_weights
 from ctseg.task import classes_task
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume

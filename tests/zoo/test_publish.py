@@ -13,8 +13,8 @@ import pytest
 
 import ctseg
 from ctseg.card import TrainingData, parse_card
-from ctseg.engine.evaluate import evaluate
-from ctseg.engine.weights import read_card, read_weights
+from ctseg.engine.evaluation.evaluate import evaluate
+from ctseg.engine.model.weights import read_card, read_weights
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.zoo.publish import publish
 from ctseg.zoo.remove import remove

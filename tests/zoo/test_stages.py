@@ -9,8 +9,8 @@ import pytest
 
 import ctseg
 from ctseg.card import CoarseStage
-from ctseg.engine.evaluate import evaluate
-from ctseg.engine.stages import Staged
+from ctseg.engine.evaluation.evaluate import evaluate
+from ctseg.engine.inference.cascade import Staged
 from ctseg.errors import BadInput, ConfigError, UnknownName
 from ctseg.zoo.publish import publish
 
@@ -51,7 +51,7 @@ def test_another_stage_or_margin_than_the_cards(make_run) -> None:
 
 
 def test_the_name_of_a_stage_is_a_zoo_name() -> None:
-    from ctseg.checking import validate
+    from ctseg.config.checking import validate
 
     with pytest.raises(ConfigError, match="model"):
         validate(CoarseStage, {"model": "../../weights"}, where="the card")

@@ -12,10 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ctseg.config_augment import AugmentConfig
-from ctseg.data import keyed
-from ctseg.data.augment.coarsening import low_resolution
-from ctseg.data.augment.draws import Draw, draw, rotation
+from ctseg.config.augment import AugmentConfig
 from ctseg.data.augment.erasing import cut_out
 from ctseg.data.augment.intensity import (
     add_noise,
@@ -24,10 +21,13 @@ from ctseg.data.augment.intensity import (
     scale_brightness,
     scale_contrast,
 )
-from ctseg.data.augment.placing import Way, take, way
+from ctseg.data.augment.low_resolution import low_resolution
+from ctseg.data.augment.parameters import Draw, draw, rotation
+from ctseg.data.augment.patch_transform import Way, take, way
 from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.smoothing import blur
 from ctseg.data.augment.spatial import move
+from ctseg.data.rng import AUGMENT, generator
 
 __all__ = ["Draw", "augment", "centre", "change_values", "draw", "margin", "rotation", "transform"]
 
@@ -90,7 +90,7 @@ def augment(
     offset = [(w - p) // 2 for w, p in zip(image.shape[2:], patch_zyx, strict=True)]
     outside = float("nan") if target.is_floating_point() else -1
     for i in range(count):
-        rng = keyed.generator(seed, step, first_index + i, keyed.AUGMENT)
+        rng = generator(seed, step, first_index + i, AUGMENT)
         drawn = draw(config, rng, spacing_zyx=spacing_zyx)
         path = way(drawn, patch_zyx, spacing_zyx, in_plane=bool(config.in_plane))
         start = [o + s for o, s in zip(offset, path.start, strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctseg.data.augment.draws import Draw
+from ctseg.data.augment.parameters import Draw
 from ctseg.specs import Task
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ctseg.data.augment.elastic import field
-from ctseg.data.augment.placing import Way
+from ctseg.data.augment.patch_transform import Way
 
 Zyx = tuple[int, int, int]
 CHUNK_VOXELS = 2**17

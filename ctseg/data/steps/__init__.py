@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ctseg.checking import fill_dataclass
+from ctseg.config.checking import fill_dataclass
 from ctseg.data.steps.axes import Orient, Transpose
 from ctseg.data.steps.base import OnValues, Record, Step, keeps_grid, per_channel
-from ctseg.data.steps.case_values import NormaliseCase, RescaleCase
+from ctseg.data.steps.case_intensity import NormaliseCase, RescaleCase
 from ctseg.data.steps.crop import Crop, CropToBody
+from ctseg.data.steps.intensity import Clip, Normalise, Rescale
 from ctseg.data.steps.pad import CropOrPad, PadToMultiple
 from ctseg.data.steps.resample import Downscale, Resample, Resampling
 from ctseg.data.steps.target import NormaliseTarget
-from ctseg.data.steps.values import Clip, Normalise, Rescale
 from ctseg.errors import ConfigError, UnknownName
 
 __all__ = [

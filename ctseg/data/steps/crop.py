@@ -13,8 +13,8 @@ from ctseg.data.steps.base import Array, Box, Parts, Record, Zyx, holding
 from ctseg.data.steps.track import Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.components import largest_part
+from ctseg.volume.distinct_values import slabs
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.values import slabs
 
 Masks = Iterable[tuple[int, Array]]
 """The first plane of each slab, and the mask there, bool [Z, Y, X]."""

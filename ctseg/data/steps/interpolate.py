@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ctseg.volume.distinct_values import distinct_values
 from ctseg.volume.resample import resample_at
-from ctseg.volume.values import distinct_values
 
 SPLINE_PAD = 12
 """Voxels by which SciPy continues an axis before it finds spline coefficients, for mode 'nearest'."""

@@ -14,9 +14,9 @@ from ctseg.data.steps.base import Array, Box, NoLook, Record, Zyx
 from ctseg.data.steps.interpolate import is_identity, labels_at, values_at
 from ctseg.data.steps.track import Positions, Track, Tracks, each
 from ctseg.errors import ConfigError
+from ctseg.volume.distinct_values import distinct_values
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.resample import centres, resampled_geometry
-from ctseg.volume.values import distinct_values
 
 Order = Literal[0, 1, 3]
 SPLINE_REACH = 26

@@ -1,11 +1,11 @@
 """What is done to label maps after the network: parts removed, holes filled, objects numbered; streamed."""
 
-from ctseg.config_postprocess import PostprocessRule
+from ctseg.config.postprocess import PostprocessRule
+from ctseg.engine.evaluation.suggest_cleanup import Suggestion, suggest_for, suggest_rules
+from ctseg.engine.postprocess.apply import postprocess
 from ctseg.engine.postprocess.instances import Instances, find_instances, instances
+from ctseg.engine.postprocess.parse_rules import rules_from_text
 from ctseg.engine.postprocess.rules import check_rules
-from ctseg.engine.postprocess.run import postprocess
-from ctseg.engine.postprocess.suggest import Suggestion, suggest_for, suggest_rules
-from ctseg.engine.postprocess.texts import rules_from_text
 
 __all__ = [
     "Instances",

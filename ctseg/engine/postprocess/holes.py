@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.engine.postprocess.label_values import grouping
 from ctseg.engine.postprocess.rules import Target
-from ctseg.engine.postprocess.values import grouping
 from ctseg.volume.components import (
     Planes,
     Progress,
@@ -22,7 +22,7 @@ from ctseg.volume.components import (
     runs_by_slab,
     write_runs,
 )
-from ctseg.volume.runs import Groups, Ints, connected, touching
+from ctseg.volume.run_lengths import Groups, Ints, connected, touching
 
 BACKGROUND = 1
 """The group of the background; those of the targets follow, then that of all other labels."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.engine.postprocess.values import check_map, grouping
+from ctseg.engine.postprocess.label_values import check_map, grouping
 from ctseg.errors import BadInput
 from ctseg.volume.components import SLAB_BYTES, Planes, Progress, again, find_parts
 from ctseg.volume.joining import Parts
-from ctseg.volume.mapped import let_go_of
-from ctseg.volume.runs import Connectivity, Ints, drawn
+from ctseg.volume.memory_map import let_go_of
+from ctseg.volume.run_lengths import Connectivity, Ints, drawn
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.engine.postprocess.label_values import grouping
 from ctseg.engine.postprocess.rules import Target
-from ctseg.engine.postprocess.values import grouping
 from ctseg.volume.components import Planes, Progress, find_parts, paint_parts
 from ctseg.volume.joining import Parts
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ctseg.config_postprocess import EVERY_LABEL, PostprocessRule
+from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
 from ctseg.errors import BadInput, UnknownName
 from ctseg.specs import Label, Task
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.runs import Connectivity
+from ctseg.volume.run_lengths import Connectivity
 
 Labels = Task | Mapping[str, int]
 """A task, or the value of each foreground label by name."""

@@ -278,7 +278,7 @@ def _layers(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _slicewise(
     architecture: str, options: dict[str, Any], axes: Zyx, channels: dict[str, Any]
 ) -> ForeignNetwork:
-    from ctseg.nets.flat_config import ResidualUNet2DConfig, UNet2DConfig
+    from ctseg.nets.slicewise_config import ResidualUNet2DConfig, UNet2DConfig
 
     if axes[0] != 0:
         raise BadInput(

@@ -64,7 +64,7 @@ def read_config(model: Mapping[str, Any]) -> ForeignNetwork:
         return ForeignNetwork(ARCHITECTURES[name], config, **_ends(model))
     common |= _plain(model, features, in_channels)
     if name == "UNet2D":
-        from ctseg.nets.flat_config import UNet2DConfig
+        from ctseg.nets.slicewise_config import UNet2DConfig
 
         return ForeignNetwork("unet2d", UNet2DConfig(**common), **_ends(model))
     return ForeignNetwork("unet3d", UNet3DConfig(**common), **_ends(model))
@@ -183,7 +183,7 @@ def _residual(
         "skip": "sum" if upsample == "default" else "concat_skip_first",
     }
     if name == "ResidualUNet2D":
-        from ctseg.nets.flat_config import ResidualUNet2DConfig
+        from ctseg.nets.slicewise_config import ResidualUNet2DConfig
 
         return ResidualUNet2DConfig(**options)
     if "SE" not in name:

@@ -79,7 +79,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _study_of(file: Path) -> str:
-    from ctseg.volume.formats.dicom_header import read_dicom_header
+    from ctseg.volume.formats.dicom.header import read_dicom_header
 
     try:
         return read_dicom_header(file).text(0x0020000D)

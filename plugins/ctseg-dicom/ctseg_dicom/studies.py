@@ -10,7 +10,7 @@ from pathlib import Path
 from ctseg.data.readers import layout
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, frozen
-from ctseg.volume.formats.dicom_series import Series, list_series, read_headers
+from ctseg.volume.formats.dicom.series import Series, list_series, read_headers
 from ctseg_dicom.sniff import SEGMENTATION, STRUCTURE_SET, object_in
 
 KINDS = {"RTSTRUCT": ("rtstruct", "roi"), "SEG": ("dicom_seg", "segments")}

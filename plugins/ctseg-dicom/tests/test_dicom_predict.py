@@ -9,11 +9,11 @@ import torch
 import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
-from ctseg.engine.outputs import Outputs
-from ctseg.engine.request import Request
-from ctseg.engine.runtime import choose
-from ctseg.engine.scan import predict_scan
-from ctseg.engine.segmenter import Segmenter
+from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.model.runtime import choose
+from ctseg.engine.prediction.outputs import Outputs
+from ctseg.engine.prediction.request import Request
+from ctseg.engine.prediction.scan_job import predict_scan
 from ctseg.specs import ImageRef
 
 LABELS = [

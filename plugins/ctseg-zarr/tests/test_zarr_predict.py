@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
-from ctseg.engine.outputs import Outputs
-from ctseg.engine.request import Request
-from ctseg.engine.scan import predict_scan
+from ctseg.engine.prediction.outputs import Outputs
+from ctseg.engine.prediction.request import Request
+from ctseg.engine.prediction.scan_job import predict_scan
 from ctseg.specs import ImageRef, Label
 from ctseg.volume.geometry import Geometry
 from ctseg_zarr.pyramid import chunk_of

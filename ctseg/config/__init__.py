@@ -1,0 +1,43 @@
+"""The run file: its sections, the checks of its keys, and how it is read and written."""
+
+from ctseg.config.augment import AugmentConfig
+from ctseg.config.postprocess import PostprocessRule
+from ctseg.config.run import (
+    LENGTHS,
+    DataConfig,
+    LabelConfig,
+    LossConfig,
+    ModelConfig,
+    PredictConfig,
+    PreprocessConfig,
+    RunConfig,
+    Section,
+    TaskConfig,
+    TrainConfig,
+    dump_config,
+    load_config,
+    override,
+    parse_config,
+    parse_duration,
+)
+
+__all__ = [
+    "LENGTHS",
+    "AugmentConfig",
+    "DataConfig",
+    "LabelConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PostprocessRule",
+    "PredictConfig",
+    "PreprocessConfig",
+    "RunConfig",
+    "Section",
+    "TaskConfig",
+    "TrainConfig",
+    "dump_config",
+    "load_config",
+    "override",
+    "parse_config",
+    "parse_duration",
+]

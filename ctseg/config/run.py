@@ -1,0 +1,362 @@
+"""RunConfig: what a run is made of. TOML in, resolved TOML out, every key checked.
+
+What is left out is chosen by the planner; the resolved file written to the run folder leaves nothing out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ctseg.config.augment import AugmentConfig
+from ctseg.config.checking import validate
+from ctseg.config.postprocess import PostprocessRule
+from ctseg.errors import ConfigError, FileProblem
+from ctseg.specs import Label, Task, TaskKind
+
+Zyx = tuple[int, int, int]
+LENGTHS = ("steps", "epochs", "time")
+"""The fields of `[train]` that say how long it takes; one of them counts."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class LabelConfig(Section):
+    """One label of a task.
+
+    Attributes:
+        name: e.g. `liver`.
+        values: values in label files that belong to it.
+        value: written for it in predictions.
+        colour: red, green, blue in 0..255.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    value: int
+    colour: tuple[int, int, int] | None = None
+
+
+class TaskConfig(Section):
+    """`[task]`: what is to be predicted; found in the data set where it is missing.
+
+    Attributes:
+        kind: exclusive classes (softmax), channels that may overlap (a sigmoid each) or regression.
+        labels: for classes with the background first; none leaves them to the data set.
+        ignore: value in label files that counts in neither loss nor metrics.
+        mirror_pairs: names that change places when left and right do.
+        stacked: label files hold one binary map a channel.
+    """
+
+    kind: TaskKind = "classes"
+    labels: tuple[LabelConfig, ...] = ()
+    ignore: int | None = None
+    mirror_pairs: tuple[tuple[str, str], ...] = ()
+    stacked: bool = False
+
+    @classmethod
+    def of(cls, task: Task) -> TaskConfig:
+        return cls.model_validate(dataclasses.asdict(task))
+
+    def task(self) -> Task:
+        labels = tuple(Label(i.name, i.values, i.value, i.colour) for i in self.labels)
+        return Task(self.kind, labels, self.ignore, self.mirror_pairs, self.stacked)
+
+
+class DataConfig(Section):
+    """`[data]`: where the cases are and which of them train."""
+
+    path: str = Field("", description="data set folder or file")
+    reader: str | None = Field(None, description="layout; recognised where it is not given")
+    options: dict[str, Any] = Field({}, description="options of the reader, e.g. raw = '/volume'")
+    fold: int = Field(0, ge=0, description="which fold validates")
+    folds: int = Field(5, ge=2, description="number of folds where the data set brings no splits")
+    train: tuple[str, ...] = Field((), description="case ids that train; overrides the fold")
+    val: tuple[str, ...] = Field((), description="case ids that validate; overrides the fold")
+    val_slices: str = Field(
+        "", description="START:STOP along z that validates where the data set is one volume"
+    )
+
+    prepare: Literal["auto", "store", "lazy"] = Field(
+        "auto",
+        description="store: preprocess to disk once; lazy: read patches from the files as they are; "
+        "auto: lazy where that is possible and the store would be large",
+    )
+
+    @field_validator("val_slices")
+    @classmethod
+    def _slices(cls, value: str) -> str:
+        if value and not re.fullmatch(r"\d*:\d*", value):
+            raise ValueError("must be START:STOP, e.g. '100:' or '0:50'")
+        return value
+
+
+class PreprocessConfig(Section):
+    """`[preprocess]`: the ordered, typed steps from source grid to network grid; planned where there are none."""
+
+    version: Literal[1] = 1
+    steps: tuple[dict[str, Any], ...] = ()
+    spacing_xyz: tuple[float, float, float] | None = Field(
+        None, description="target spacing in mm for the planned steps; 0 keeps an axis"
+    )
+
+
+class ModelConfig(Section):
+    """`[model]`: the network and its options.
+
+    Attributes:
+        architecture: see `ctseg architectures list`.
+        options: of the network, see `ctseg architectures show NAME`.
+    """
+
+    architecture: str = "unet3d"
+    options: dict[str, Any] = {}
+
+
+class LossConfig(Section):
+    """`[loss]`: the loss and its options.
+
+    Attributes:
+        options: of the loss.
+    """
+
+    name: str = Field(
+        "",
+        description="empty: dice_ce for classes, bce_dice for channels, smooth_l1 for regression",
+    )
+    options: dict[str, Any] = {}
+
+
+class TrainConfig(Section):
+    """`[train]`: how long, how fast and on what.
+
+    Attributes:
+        batch_size: patches a step; planned.
+        patch_zyx: voxels; planned.
+        momentum: of sgd.
+        clip_grad: largest norm of all gradients together; inf for no limit.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        precision: of the network; auto is bf16 where the device multiplies it.
+    """
+
+    steps: int | None = Field(None, ge=1, description="optimizer steps; set by epochs or time")
+    epochs: int | None = Field(None, ge=1, description="epochs of steps_per_epoch")
+    time: str | None = Field(None, description="budget, e.g. '20m', '1h30m': fixes the steps")
+    steps_per_epoch: int | None = Field(None, ge=1, description="steps between validations")
+    batch_size: int | None = Field(None, ge=1)
+    patch_zyx: Zyx | None = None
+    foreground: float = Field(0.5, ge=0, le=1, description="share of patches centred on a label")
+    positive_negative: tuple[float, float] | None = Field(
+        None, description="weights of patches centred on a label and on background; for foreground"
+    )
+    label_probabilities: dict[str, float] = Field(
+        {}, description="of the centre's label, by name or value: {'0' = 0.2, 'tumour' = 0.8}"
+    )
+    min_foreground: float = Field(
+        0.0, ge=0, lt=1, description="patches with no larger share of labelled voxels are redrawn"
+    )
+    slack: float = Field(0.01, ge=0, le=1, description="share of such patches that are kept")
+    optimizer: str = Field("adamw", description="any timm optimizer")
+    lr: float | None = Field(None, gt=0, description="0.01 for sgd, 0.002 for others")
+    weight_decay: float | None = Field(None, ge=0, description="3e-5 for sgd, 0.01 for others")
+    momentum: float = Field(0.99, ge=0, lt=1)
+    schedule: str = Field("poly", description="poly, cosine, tanh, step, multistep or constant")
+    warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps that warms up")
+    clip_grad: float | None = Field(12.0, gt=0)
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
+    patience: int | None = Field(None, ge=1, description="epochs without improvement before a stop")
+    checkpoint_every: float = Field(120.0, ge=0, description="seconds between resume points")
+    workers: int | None = Field(
+        None, ge=0, le=256,
+        description="threads that read the patches of coming steps; left out: none where the CPU trains or "
+        "the prepared scans lie on the device, else 2",
+    )  # fmt: skip
+    cache: Literal["auto", "device", "ram", "disk"] = Field(
+        "auto", description="where the prepared scans lie; auto: the fastest place that holds them"
+    )
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @field_validator("clip_grad")
+    @classmethod
+    def _limit(cls, value: float | None) -> float | None:
+        return None if value == math.inf else value
+
+    @field_validator("positive_negative")
+    @classmethod
+    def _weights(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and (min(value) < 0 or sum(value) <= 0):
+            raise ValueError("the weights must not be negative, and not both 0")
+        return value
+
+    @field_validator("label_probabilities")
+    @classmethod
+    def _probabilities(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and (min(value.values()) < 0 or sum(value.values()) <= 0):
+            raise ValueError("probabilities must not be negative, and not all 0")
+        return value
+
+    @field_validator("time")
+    @classmethod
+    def _time(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration(value)
+        return value
+
+
+class PredictConfig(Section):
+    """`[predict]`: the tiles.
+
+    Attributes:
+        tile_zyx: voxels of the network's grid; the patch.
+        overlap: share of a tile that neighbours share.
+        blend: weights where tiles overlap.
+        postprocess: rules that clean the label maps up, in their order; none leaves them as they are.
+    """
+
+    tile_zyx: Zyx | None = None
+    overlap: float = Field(0.5, ge=0, lt=1)
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    mirror_axes: tuple[Literal["z", "y", "x"], ...] | None = Field(
+        None, description="axes that --tta mirrors; unless given those of the augmentation"
+    )
+    postprocess: tuple[PostprocessRule, ...] = ()
+
+
+class RunConfig(Section):
+    """A whole run.
+
+    Attributes:
+        version: of the run file.
+        seed: of weights, patches and augmentation.
+    """
+
+    version: Literal[1] = 1
+    seed: int = Field(0, ge=0, lt=2**63)
+    task: TaskConfig | None = None
+    data: DataConfig = DataConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    augment: AugmentConfig = AugmentConfig()
+    predict: PredictConfig = PredictConfig()
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `20m`, `1h30m` or a plain number of seconds."""
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
+    )
+    if not text.strip() or not match:
+        raise ValueError(f"'{text}' is no duration; write 90s, 20m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise ValueError(f"'{text}' is no time at all")
+    return total
+
+
+# ---------------------------------------------------------------- reading and writing
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a run file.
+
+    Raises:
+        FileProblem: the file is missing or no TOML.
+        ConfigError: an unknown key (with the nearest valid one) or an impossible value.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows marks UTF-8 so
+    except OSError as error:
+        raise FileProblem(f"The run file {path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, or absurdly nested
+        raise FileProblem(f"The run file {path} is not valid TOML: {error}.") from error
+    return parse_config(data, where=str(path))
+
+
+def parse_config(data: Mapping[str, Any], *, where: str = "the run file") -> RunConfig:
+    """Check plain data against the schema."""
+    return validate(RunConfig, data, where=where)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as TOML; what is None is left out, since TOML has no null.
+
+    Raises:
+        ConfigError: a text that is no UTF-8, such as the name of a file in another encoding.
+    """
+    import tomli_w
+
+    data = config.model_dump(mode="json")
+    if config.train.clip_grad is None:  # left out it would be the default again
+        data["train"]["clip_grad"] = math.inf
+    text = tomli_w.dumps(_without_none(data))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"A run file cannot hold {error.object[max(error.start - 40, 0) : error.end]!r}: it is no UTF-8.",
+            hint="Is it the name of a folder or file? Rename it.",
+        ) from error
+    return text
+
+
+def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
+    """Apply `section.key=value` settings; values are TOML, bare words are strings, `null` unsets.
+
+    A length of the training (`train.steps`, `train.epochs`, `train.time`) takes the place of the one that was there.
+
+    Raises:
+        ConfigError: a setting without `=`, an unknown key, or an impossible value.
+    """
+    data, settings = config.model_dump(mode="json"), list(settings)
+    named = {k.strip(): v.strip() for k, _, v in (setting.partition("=") for setting in settings)}
+    if "augment.preset" in named:
+        data["augment"] = {}  # another preset starts the section anew
+    if any(named.get(f"train.{name}", "null").lower() != "null" for name in LENGTHS):
+        data["train"] |= dict.fromkeys(LENGTHS)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"'--set {setting}' is not KEY=VALUE.", hint="For example: --set train.epochs=50"
+            )
+        _place(data, key.strip().split("."), _toml_value(text.strip()))
+    return parse_config(data, where="--set")
+
+
+def _place(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = data.get(key)
+        if inner is None:
+            inner = data[key] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{'.'.join(keys)}' is no setting: '{key}' holds a value.")
+        data = inner
+    data[keys[-1]] = value
+
+
+def _toml_value(text: str) -> Any:
+    if text.lower() == "null":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {k: _without_none(v) for k, v in data.items() if v is not None}
+    return [_without_none(v) for v in data] if isinstance(data, list) else data

@@ -1,0 +1,78 @@
+"""A case ready to be drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.data.pipeline import Trail
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One prepared case; its arrays are memory maps, or read parts of the source's files (`ctseg.data.lazy`).
+
+    Sent to another process, it opens its files there anew.
+
+    Attributes:
+        image: float32 [C, Z, Y, X].
+        target: class indices [1, Z, Y, X], or one map a channel [C, Z, Y, X]; -1 (NaN) where ignored.
+        places: int32 [N, 4] of (group, z, y, x), ordered by group (see `ctseg.data.patch_centres`).
+        weight: float32 [1, Z, Y, X] where the case has a weight map, else None.
+        trail: how it came from the source grid.
+        folder: where its arrays lie, None where they are not files of the store.
+        lazy: whether image and target are read from the source as they are asked for.
+    """
+
+    id: str
+    image: Any
+    target: Any
+    places: NDArray[np.int32]
+    trail: Trail
+    weight: Any = None
+    folder: Path | None = None
+    lazy: bool = False
+
+    @cached_property
+    def groups(self) -> dict[int, NDArray[np.int32]]:
+        """The places [n, 3] (z, y, x) of each group that has any."""
+        if not len(self.places):
+            return {}
+        found, first = np.unique(self.places[:, 0], return_index=True)
+        parts = np.split(self.places[:, 1:], first[1:])
+        return {int(group): part for group, part in zip(found, parts, strict=True)}
+
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """The groups of the labels that the case holds, in ascending order."""
+        return tuple(group for group in self.groups if group > 0)
+
+    def close(self) -> None:
+        """Close the files of a case that is read lazily; they are opened again when something is read."""
+        if self.lazy:
+            for array in (self.image, self.target, self.weight):
+                if array is not None:
+                    array.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.folder is not None and not self.lazy:
+            return open_prepared, (self.id, self.folder, self.trail)
+        fields = (self.image, self.target, self.places, self.trail, self.weight)
+        return Prepared, (self.id, *fields, self.folder, self.lazy)
+
+
+def open_prepared(name: str, folder: Path, trail: Trail) -> Prepared:
+    """A case of the store."""
+
+    def array(part: str) -> NDArray[Any]:
+        loaded: NDArray[Any] = np.load(folder / f"{part}.npy", mmap_mode="r")
+        return loaded
+
+    weight = array("weight") if (folder / "weight.npy").is_file() else None
+    places = np.load(folder / "places.npy")
+    return Prepared(name, array("image"), array("target"), places, trail, weight, folder)

@@ -1,0 +1,219 @@
+"""Which predicted map belongs to which reference: two files, two folders, or a folder and a data set."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctseg import plugins
+from ctseg.config import TaskConfig
+from ctseg.config.checking import validate
+from ctseg.errors import BadInput, FileProblem
+from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
+from ctseg.volume.io import format_of
+from ctseg.volume.volume import Volume
+
+PREDICTIONS = "predictions.json"
+"""Beside predicted maps: what predicted them; its `task` says what the values mean."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case to evaluate.
+
+    Attributes:
+        mask: where the reference counts; None for everywhere.
+        group: the patient or specimen of the case.
+    """
+
+    case: str
+    prediction: ImageRef
+    reference: ImageRef
+    mask: ImageRef | Volume | Path | str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The cases to evaluate.
+
+    Attributes:
+        task: what the values mean, where some file says it.
+        labels: the only labels that were asked of the prediction; None for all.
+    """
+
+    pairs: tuple[Pair, ...]
+    task: Task | None = None
+    labels: tuple[str, ...] | None = None
+
+
+def find_pairs(
+    prediction: Path,
+    reference: Path | DataSet,
+    *,
+    cases: Sequence[str] | None = None,
+    prediction_options: Mapping[str, Any] | None = None,
+    reference_options: Mapping[str, Any] | None = None,
+) -> Pairs:
+    """Pair predicted maps with references by case id.
+
+    Args:
+        prediction: a file or a folder of files.
+        reference: a file, a folder of files, a data set's path, or a data set.
+        cases: the only ids to pair; without it every map on either side must have its fellow.
+        prediction_options, reference_options: for the formats' `open`, e.g. `{"dataset": "/label"}`.
+
+    Raises:
+        FileProblem: nothing is there.
+        BadInput: a map without its fellow.
+    """
+    for path in (prediction, *([reference] if isinstance(reference, Path) else [])):
+        if not path.exists():
+            raise FileProblem(f"{path} does not exist.", hint="Check the path.")
+    predicted = _maps(prediction, prediction_options)
+    dataset = _dataset(reference, reference_options)
+    known_cases: dict[str, Case] = {}
+    if dataset is None:
+        assert isinstance(reference, Path)
+        expected, where = _maps(reference, reference_options), str(reference)
+        known = _task_above(reference)
+    else:
+        expected = {case.id: case.label for case in dataset.cases if case.label is not None}
+        known_cases = {case.id: case for case in dataset.cases}
+        known, where = dataset.task, str(dataset.path)
+    said, labels = _said_beside(prediction)
+    task = said or known
+    if _is_volume(prediction) and len(expected) == 1 and not cases:
+        (case, ref), (made,) = *expected.items(), tuple(predicted.values())
+        return Pairs((_pair(case, made, ref, known_cases.get(case)),), task, labels)
+    ids = _ids(predicted, expected, cases, prediction, where)
+    pairs = tuple(_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids)
+    return Pairs(pairs, task, labels)
+
+
+def _pair(case_id: str, made: ImageRef, expected: ImageRef, case: Case | None) -> Pair:
+    if case is None:
+        return Pair(case_id, made, expected)
+    return Pair(case_id, made, expected, case.mask, case.group)
+
+
+def _ids(
+    predicted: dict[str, ImageRef],
+    expected: Mapping[str, ImageRef],
+    cases: Sequence[str] | None,
+    prediction: Path,
+    where: str,
+) -> list[str]:
+    for name in list(predicted):  # the first channel's name stands for the case
+        short = name.removesuffix("_0000")
+        if name not in expected and short in expected and short not in predicted:
+            predicted[short] = predicted.pop(name)
+    for name in expected:
+        file = file_name(name)
+        if name not in predicted and file in predicted and file not in expected:
+            predicted[name] = predicted.pop(file)
+    wanted = sorted(set(predicted) | set(expected)) if cases is None else list(dict.fromkeys(cases))
+    for maps, place, what in (
+        (predicted, prediction, "prediction"),
+        (expected, where, "reference"),
+    ):
+        missing = [name for name in wanted if name not in maps]
+        if missing:
+            raise BadInput(
+                f"{len(missing)} of {len(wanted)} cases have no {what} in {place}: {_some(missing)}.",
+                hint="Evaluate a part of the cases with --fold N or --cases ID,ID.",
+            )
+    return wanted
+
+
+def file_name(case_id: str) -> str:
+    """The name of a case's files, which stay in the folder that they belong to; that is the id itself where it can be.
+
+    Ids come from files of a data set, where they may be `p1/first` or `../first`.
+    """
+    name = re.sub(r"[/\\\x00-\x1f]", "_", case_id)
+    return re.sub(r"^\.|^$", "_", name)
+
+
+def stem_of(path: Path) -> str:
+    """The name of a volume file without the suffix of its format, e.g. `a_01` of `a_01.nii.gz`."""
+    suffix = _volume_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def _volume_suffix(path: Path) -> str:
+    fitting = [s for f in plugins.formats() for s in f.suffixes if path.name.lower().endswith(s)]
+    return max(fitting, key=len, default="")
+
+
+def _is_volume(path: Path) -> bool:
+    """Whether a path is one volume: a file, or a store that is a folder and has the name of one."""
+    return path.is_file() or bool(_volume_suffix(path) and format_of(path))
+
+
+def _maps(path: Path, options: Mapping[str, Any] | None) -> dict[str, ImageRef]:
+    if _is_volume(path):
+        return {stem_of(path): ImageRef(path, frozen(options))}
+    files = sorted(f for f in path.iterdir() if _is_volume(f) and not f.name.startswith("."))
+    maps: dict[str, ImageRef] = {}
+    for file in files:
+        if not _volume_suffix(file):
+            continue
+        name = stem_of(file)
+        if name in maps:
+            raise BadInput(
+                f"{path} holds two maps of the case '{name}': {maps[name].path.name} and {file.name}.",
+                hint="Remove one of them.",
+            )
+        maps[name] = ImageRef(file, frozen(options))
+    if not maps:
+        raise BadInput(
+            f"{path} holds no label maps.",
+            hint="Give a folder of volume files, a volume file or a data set.",
+        )
+    return maps
+
+
+def _dataset(reference: Path | DataSet, options: Mapping[str, Any] | None) -> DataSet | None:
+    if isinstance(reference, DataSet):
+        return reference
+    if options or not any(spec.recognise(reference) for spec in plugins.readers()):
+        return None
+    from ctseg.data.readers.find import open_dataset
+
+    return open_dataset(reference)
+
+
+def _task_above(reference: Path) -> Task | None:
+    """The task of the data set whose folder of labels, or a file in it, was given."""
+    folder = (reference if reference.is_dir() else reference.parent).resolve()
+    if not folder.name.startswith("labels"):
+        return None
+    found = _dataset(folder.parent, None)
+    return found.task if found else None
+
+
+def _said_beside(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]:
+    """Task and labels that `predictions.json` in a folder of predictions names."""
+    file = prediction / PREDICTIONS
+    if not file.is_file():
+        return None, None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileProblem(f"{file} cannot be read: {error}.") from error
+    if not isinstance(data, dict) or "task" not in data:
+        return None, None
+    settings = data.get("settings")
+    labels = settings.get("labels") if isinstance(settings, dict) else None
+    task = validate(TaskConfig, data["task"], where=str(file)).task()
+    return task, tuple(map(str, labels)) if isinstance(labels, list) else None
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")

@@ -1,0 +1,157 @@
+"""Which labels are better with only their largest part: decided by the Dice of validation cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
+from ctseg.engine.evaluation.evaluate import as_stored, read_map
+from ctseg.engine.evaluation.matching import Pairs
+from ctseg.engine.postprocess.apply import postprocess
+from ctseg.engine.postprocess.rules import rounds_of, targets_of
+from ctseg.errors import BadInput
+from ctseg.metrics.overlap import label_counts
+from ctseg.specs import Task
+from ctseg.task import in_one_map
+from ctseg.volume.geometry import Geometry, check_same
+
+Means = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What validation cases say of post-processing.
+
+    Attributes:
+        rules: to put into `[predict] postprocess`; empty where nothing helps.
+        before: mean Dice of each label over the cases that have it, as predicted.
+        after: the same with the rules.
+        cases: the number of cases behind it.
+    """
+
+    rules: tuple[PostprocessRule, ...]
+    before: Means
+    after: Means
+    cases: int
+
+
+class _Scores:
+    """Dice of each label, case by case."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[float]] = {}
+
+    def add(
+        self, task: Task, predicted: NDArray[Any], reference: NDArray[Any], names: Iterable[str]
+    ) -> None:
+        counts = label_counts(task, as_stored(task, predicted), reference)
+        for name in names:
+            dice = counts[name].dice
+            if dice is not None:  # in neither map: it says nothing
+                self.found.setdefault(name, []).append(dice)
+
+    def means(self) -> Means:
+        return {name: float(np.mean(values)) for name, values in self.found.items()}
+
+
+def suggest_rules(
+    task: Task, pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], *, connectivity: int = 26
+) -> Suggestion:
+    """Whether only the largest part should be kept: of the whole foreground as one, then of each label.
+
+    As in nnU-Net (Isensee et al., Nature Methods 18, 2021): the foreground's largest part is kept if the mean Dice
+    rises and no label's falls; then that of each label whose own Dice rises. Nothing is done that does not help.
+
+    Args:
+        task: with labels.
+        pairs: predicted and reference maps [Z, Y, X], one case at a time, from cases that did not train.
+        connectivity: of parts.
+
+    Raises:
+        BadInput: a regression, or not a single case.
+    """
+    names = [label.name for label in task.foreground]
+    if not names:
+        raise BadInput("The task has no label that could be cleaned up.")
+    whole = _rule(names if len(names) > 1 else names[0], connectivity)
+    targets = targets_of(task, [_rule(EVERY_LABEL, connectivity)])
+    together = [[target.name for target in one] for one in rounds_of(targets)]
+    plain, joined = _Scores(), _Scores()  # as predicted, and with the foreground's largest part
+    each, both = _Scores(), _Scores()  # with each label's largest part, alone and after that
+    cases = 0
+    for predicted, reference in pairs:
+        cases += 1
+        alone = _applied(task, predicted, [whole])
+        plain.add(task, predicted, reference, names)
+        joined.add(task, alone, reference, names)
+        for some in together:
+            rules = [_rule(name, connectivity) for name in some]
+            each.add(task, _applied(task, predicted, rules), reference, some)
+            both.add(task, _applied(task, alone, rules), reference, some)
+    if not cases:
+        raise BadInput("There is no validation case to decide by.")
+    before, with_whole = plain.means(), joined.means()
+    rules, base, trial = [], before, each.means()
+    if len(names) > 1 and _helps(before, with_whole):
+        rules, base, trial = [whole], with_whole, both.means()
+    better = [name for name in names if name in base and trial[name] > base[name]]
+    rules += [_rule(name, connectivity) for name in better]
+    after = {name: trial[name] if name in better else value for name, value in base.items()}
+    return Suggestion(tuple(rules), before, after, cases)
+
+
+def suggest_for(found: Pairs, on_case: Callable[[int, int, str], None] | None = None) -> Suggestion:
+    """The same for files: predictions and their references.
+
+    Args:
+        on_case: called with the number done, the total and the case's id.
+
+    Raises:
+        BadInput: nothing says what the values mean, or a label with one channel each.
+        GeometryMismatch: a prediction on another grid than its reference.
+    """
+    if found.task is None:
+        raise BadInput(
+            "Nothing says what the labels are.",
+            hint="Give the data set as reference, or keep predictions.json beside the predictions.",
+        )
+    task = in_one_map(found.task)
+
+    def maps() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        for done, pair in enumerate(found.pairs, start=1):
+            predicted, reference = read_map(pair.prediction), read_map(pair.reference)
+            names = (str(pair.prediction.path), str(pair.reference.path))
+            check_same(predicted.geometry, reference.geometry, names=names)
+            for name, volume in zip(names, (predicted, reference), strict=True):
+                if volume.array.ndim != 3:
+                    raise BadInput(f"{name} has one channel a label; one map of labels is needed.")
+            yield predicted.array, reference.array
+            if on_case:
+                on_case(done, len(found.pairs), pair.case)
+
+    return suggest_rules(task, maps())
+
+
+def _helps(before: Means, after: Means) -> bool:
+    if not before or any(after[name] < value for name, value in before.items()):
+        return False
+    return sum(after.values()) > sum(before.values())
+
+
+def _rule(label: str | Sequence[str], connectivity: int) -> PostprocessRule:
+    plain = label if isinstance(label, str) else tuple(label)
+    return PostprocessRule.model_validate(
+        {"label": plain, "keep_largest": 1, "connectivity": connectivity}
+    )
+
+
+def _applied(task: Task, predicted: NDArray[Any], rules: Sequence[PostprocessRule]) -> NDArray[Any]:
+    depth, height, width = predicted.shape
+    out: NDArray[Any] = np.array(predicted, order="C")
+    postprocess(out, task, rules, geometry=Geometry((depth, height, width)))
+    return out

@@ -1,0 +1,175 @@
+"""Coarse to fine: a first model finds where to look, a second one looks there alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.data.steps.base import Box, Step
+from ctseg.data.steps.region import Nowhere, Region
+from ctseg.data.stream import Scan, Stream
+from ctseg.engine.inference.decoders import LabelMap
+from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.predictor import Engine
+from ctseg.engine.inference.sliding_window import OnTiles
+from ctseg.engine.inference.source_grid import Back
+from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.errors import BadInput
+from ctseg.task import select
+
+MARGIN_MM = 10.0
+"""Kept around what a first stage finds."""
+
+
+class Extent:
+    """Takes pieces of a label map and keeps only the box around what is not background."""
+
+    def __init__(self, back: Back) -> None:
+        self._back = back
+        self._hits = [np.zeros(b - a, bool) for a, b in back.box]
+
+    def put(self, axis: int, start: int, part: NDArray[Any]) -> None:
+        found = part != 0
+        for own, hit in enumerate(self._hits):
+            along = found.any(tuple(a for a in range(3) if a != own))
+            first = start if own == axis else 0
+            hit[first : first + len(along)] |= along
+
+    def box(self, margin_zyx: tuple[int, int, int]) -> Box | None:
+        """With a margin in voxels, cut at the scan's faces; None where there is nothing."""
+        spans = []
+        for hit, (low, _), size, margin in zip(
+            self._hits, self._back.box, self._back.source, margin_zyx, strict=True
+        ):
+            at = np.flatnonzero(hit)
+            if not len(at):
+                return None
+            first, last = low + int(at[0]), low + int(at[-1]) + 1
+            spans.append((max(first - margin, 0), min(last + margin, size)))
+        return spans[0], spans[1], spans[2]
+
+
+def find_region(
+    coarse: Segmenter,
+    scan: Scan,
+    *,
+    labels: Iterable[str] | None = None,
+    margin_mm: float = MARGIN_MM,
+    folder: Path | None = None,
+    on_tiles: OnTiles | None = None,
+) -> Box | None:
+    """Where a first model sees any of its labels.
+
+    Args:
+        coarse: the first model.
+        labels: the only ones of its labels that count; all by default.
+        margin_mm: kept around them.
+        folder: where temporary files go.
+
+    Returns:
+        first voxel and the one past the last along z, y, x of the scan as it is stored; None where it sees nothing.
+
+    Raises:
+        BadInput: a negative margin, or a model that predicts no labels.
+    """
+    if margin_mm < 0:
+        raise BadInput(f"The margin around what the first stage finds is {margin_mm} mm.")
+    kept = None if labels is None else select(coarse.task, labels)
+    product = LabelMap(coarse.task, kept)
+    stream = coarse.stream_of(scan, folder)
+    back = Back(stream.trail)
+    extent = Extent(back)
+    coarse.engine.run(stream, [(product, extent)], back=back, on_tiles=on_tiles)
+    z, y, x = (int(np.ceil(margin_mm / s)) for s in scan.geometry.spacing_zyx)
+    return extent.box((z, y, x))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model that says where to look.
+
+    Attributes:
+        labels: the only ones of its labels that count; all where it is None.
+        margin_mm: kept around them.
+    """
+
+    model: Segmenter
+    labels: tuple[str, ...] | None = None
+    margin_mm: float = MARGIN_MM
+
+
+class Staged(Segmenter):
+    """A model that looks only where it is told to, or where stages before it found something.
+
+    Attributes:
+        region: the box of each scan to look at, as it is stored; all of it where it is None.
+        stages: from coarse to fine, each looks where the one before it found something.
+    """
+
+    inner: Segmenter
+    region: Box | None
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def of(
+        cls, model: Segmenter, stages: Sequence[Stage] = (), region: Box | None = None
+    ) -> Staged:
+        """The model behind these stages, within this region.
+
+        Raises:
+            BadInput: a stage that takes other channels than the model, or predicts no labels.
+        """
+        for stage in stages:
+            if stage.model.card.in_channels != model.card.in_channels:
+                raise BadInput(
+                    f"The stage {stage.model.card.name} takes {stage.model.card.in_channels} channel(s), the model "
+                    f"{model.card.name} {model.card.in_channels}."
+                )
+            LabelMap(stage.model.task)  # a regression has none
+            if stage.labels is not None:
+                select(stage.model.task, stage.labels)
+        out = cls.__new__(cls)
+        out.__dict__.update(vars(model))
+        out.inner, out.stages, out.region = model, tuple(stages), region
+        return out
+
+    def with_settings(self, **changes: Any) -> Segmenter:
+        """The same with another tiling; that of the stages before it stays."""
+        return Staged.of(self.inner.with_settings(**changes), self.stages, self.region)
+
+    def tiled(self, settings: Settings) -> Segmenter:
+        return Staged.of(self.inner.tiled(settings), self.stages, self.region)
+
+    @property
+    def engine(self) -> Engine:
+        self.inner.on_note = self.on_note
+        return self.inner.engine
+
+    def stream_of(
+        self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()
+    ) -> Stream:
+        self.check_channels(scan)
+        region = self.region
+        for stage in self.stages:
+            within = stage.model if region is None else Staged.of(stage.model, region=region)
+            found = find_region(
+                within, scan, labels=stage.labels, margin_mm=stage.margin_mm, folder=folder
+            )
+            name = stage.model.card.name or stage.model.card.architecture
+            if found is None:
+                self._say(f"The first stage {name} found nothing; all is background.")
+                return self.inner.stream_of(scan, folder, (Nowhere(), *first))
+            region = found
+            spans = ", ".join(f"{a}:{b}" for a, b in region)
+            self._say(f"The first stage {name} found something in {spans} (z, y, x).")
+        steps = first if region is None else (Region(region), *first)
+        return self.inner.stream_of(scan, folder, steps)
+
+    def _say(self, text: str) -> None:
+        if self.on_note:
+            self.on_note(text)

@@ -1,0 +1,208 @@
+"""Several models as one: the mean of their probabilities, each with its own preprocessing and tiles.
+
+Folds of one run share all of that and go through the engine together (see `Engine.networks`). Here each model predicts
+the scan by itself; the sum of probabilities on the scan's grid lies in a temporary file where it is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctseg.data.pipeline import Trail
+from ctseg.data.steps.base import Array, Box, Step
+from ctseg.data.stream import Scan, Stream
+from ctseg.engine.inference.decoders import Probabilities, Product, Values
+from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.predictor import PIECE_BYTES, Engine
+from ctseg.engine.inference.sinks import Sink
+from ctseg.engine.inference.sliding_window import OnTiles
+from ctseg.engine.inference.source_grid import Back
+from ctseg.errors import BadInput
+from ctseg.task import to_dict
+from ctseg.volume.scratch import scratch
+
+LEAST = 1e-7
+"""Shares are kept this far from 0 and 1 before their logarithm is taken."""
+
+
+class Ensemble(Segmenter):
+    """The mean of several models.
+
+    Args:
+        models: of one task, for scans of the same channels.
+
+    Raises:
+        BadInput: models that predict different things.
+    """
+
+    def __init__(self, models: Sequence[Segmenter]) -> None:
+        first, *others = models
+        for other in others:
+            one, two = ({**to_dict(m.task), "ignore": None} for m in (first, other))
+            if one != two:
+                raise BadInput(
+                    f"{_name(first)} and {_name(other)} do not predict the same labels.",
+                    hint="Average models of one task only.",
+                )
+            if first.card.in_channels != other.card.in_channels:
+                raise BadInput(
+                    f"{_name(first)} takes {first.card.in_channels} channel(s), {_name(other)} "
+                    f"{other.card.in_channels}."
+                )
+            ours, theirs = ([c.casefold() for c in m.card.channels] for m in (first, other))
+            if ours != theirs and sorted(ours) == sorted(theirs):
+                raise BadInput(
+                    f"{_name(first)} takes the channels {', '.join(first.card.channels)}, {_name(other)} takes "
+                    f"{', '.join(other.card.channels)}: not in the same order."
+                )
+        members = tuple(member for model in models for member in model.card.members)
+        name = " + ".join(_name(model) for model in models)
+        card = first.card.model_copy(update={"name": name, "members": members, "temperature": 1.0})
+        super().__init__(card, [net for model in models for net in model.networks], first.runtime)
+        self.scale = None  # values come in their own unit already
+        self.models = tuple(models)
+        self.settings = first.settings
+
+    def with_settings(self, **changes: Any) -> Segmenter:
+        """The same with another tiling of every model; arguments as for `Segmenter.with_settings`."""
+        return Ensemble([model.with_settings(**changes) for model in self.models])
+
+    def stream_of(
+        self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()
+    ) -> Stream:
+        streams = [model.stream_of(scan, folder, first) for model in self.models]
+        return _Streams(scan, streams, folder)
+
+    @property
+    def engine(self) -> Engine:
+        return _Mean(
+            self.networks, self.task, self.settings, self.runtime, self.on_note, models=self.models
+        )
+
+
+class _Streams(Stream):
+    """A scan as each of the models sees it; by itself it is the scan as it is stored."""
+
+    def __init__(self, scan: Scan, streams: Sequence[Stream], folder: Path | None) -> None:
+        super().__init__(scan, Trail((), scan.geometry, scan.geometry))
+        self.streams, self.folder = tuple(streams), folder
+
+
+class _Mean(Engine):
+    """Runs model after model, and makes results of the mean of what they say."""
+
+    def __init__(self, *engine: Any, models: Sequence[Segmenter]) -> None:
+        super().__init__(*engine)
+        object.__setattr__(self, "models", tuple(models))
+
+    models: tuple[Segmenter, ...]
+
+    def run(
+        self,
+        stream: Stream,
+        wanted: Sequence[tuple[Product, Sink]],
+        *,
+        back: Back | None = None,
+        pieces: tuple[int, int] | None = None,
+        on_tiles: OnTiles | None = None,
+    ) -> None:
+        assert isinstance(stream, _Streams)
+        back = back or Back(stream.trail)
+        total = scratch((self.task.out_channels, *back.source), np.float32, stream.folder)
+        count = len(self.models)
+        for number, (model, own) in enumerate(zip(self.models, stream.streams, strict=True)):
+
+            def report(done: int, tiles: int, before: int = number) -> None:
+                if on_tiles:
+                    on_tiles(before * tiles + done, count * tiles)
+
+            product = shares(model)
+            way = Back(own.trail)
+            sink = _Adding(total, way.box, product.fill, 1 / count)
+            part = _part(model, own, way, pieces)
+            if part is None or part[1] > part[0]:
+                model.engine.run(own, [(product, sink)], back=way, pieces=part, on_tiles=report)
+        self._make(total, wanted, back, pieces or (0, back.slices))
+
+    def seams(self, stream: Stream, back: Back) -> list[int]:
+        """Where a part of the sum ends that is made into results at a time."""
+        return [*range(0, back.slices, self._slices(back)), back.slices]
+
+    def tiles(self, stream: Stream, back: Back, pieces: tuple[int, int]) -> int:
+        assert isinstance(stream, _Streams)
+        count = 0
+        for model, own in zip(self.models, stream.streams, strict=True):
+            way = Back(own.trail)
+            a, b = _part(model, own, way, pieces) or (0, way.slices)
+            count += model.engine.tiles(own, way, (a, b)) if b > a else 0
+        return count
+
+    def _slices(self, back: Back) -> int:
+        """Slices of the sum that are made into results at a time."""
+        return max(1, PIECE_BYTES // (4 * self.task.out_channels * back.plane))
+
+    def _make(
+        self,
+        total: NDArray[np.float32],
+        wanted: Sequence[tuple[Product, Sink]],
+        back: Back,
+        pieces: tuple[int, int],
+    ) -> None:
+        slices = self._slices(back)
+        for start in range(*pieces, slices):
+            part = np.array(total[:, start : min(start + slices, pieces[1])])
+            low = torch.from_numpy(part)
+            if self.task.kind == "classes":
+                low = low.clamp_(LEAST, 1).log_()
+            elif self.task.kind == "channels":
+                low = low.clamp_(LEAST, 1 - LEAST).logit_()
+            z, y, x = (np.arange(n, dtype=np.float64) for n in low.shape[1:])
+            for product, sink in wanted:
+                made = product.make(low, (z, y, x))
+                sink.put(0, start, made.cpu().numpy())
+
+
+def _part(
+    model: Segmenter, stream: Stream, way: Back, pieces: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """What a model makes for these slices of the scan, cut at its own seams; None for all of it."""
+    if pieces is None or way.axis != 0 or way.empty:
+        return None
+    a, b = way.pieces_of(*pieces)
+    seams = model.engine.seams(stream, way)
+    return max(s for s in seams if s <= a), min(s for s in seams if s >= b)
+
+
+def shares(model: Segmenter) -> Product:
+    """What is averaged: probabilities, or the values of a regression."""
+    if model.task.kind == "regression":
+        return Values(model.task, model.scale, flat=False)
+    return Probabilities(model.task, temperature=model.card.temperature)
+
+
+class _Adding:
+    """Adds a share of each piece to an array; outside of what a model saw it adds the fill."""
+
+    def __init__(self, total: NDArray[np.float32], box: Box, fill: Array, share: float) -> None:
+        self._total, self._box, self._share = total, box, np.float32(share)
+        self._fill = fill.astype(np.float32)[:, None, None, None]
+        for z in range(total.shape[1]):
+            total[:, z : z + 1] += self._fill * self._share
+
+    def put(self, axis: int, start: int, part: Array) -> None:
+        spans: list[Any] = [
+            slice(a, a + n) for (a, _), n in zip(self._box, part.shape[-3:], strict=True)
+        ]
+        first = self._box[axis][0] + start
+        spans[axis] = slice(first, first + part.shape[axis + 1])
+        self._total[(slice(None), *spans)] += (part - self._fill) * self._share
+
+
+def _name(model: Segmenter) -> str:
+    return model.card.name or model.card.architecture

@@ -1,0 +1,1 @@
+"""How much memory prediction takes, and settings that fit what there is."""

@@ -1,0 +1,122 @@
+"""Tiled prediction with any network: `ctseg.predict_tiles`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctseg.data.pipeline import Trail
+from ctseg.data.stream import ready
+from ctseg.engine.inference import tiling
+from ctseg.engine.inference.sliding_window import slabs
+from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.model.runtime import choose
+from ctseg.errors import BadInput
+from ctseg.specs import Constraints, Zyx
+from ctseg.volume.geometry import Geometry
+
+Output = Literal["logits", "probabilities", "labels"]
+Activation = Literal["softmax", "sigmoid", "none"]
+
+
+def predict_tiles(
+    net: torch.nn.Module,
+    image_czyx: NDArray[Any],
+    tile_zyx: Zyx,
+    overlap: float = 0.5,
+    blend: tiling.Blend = "gaussian",
+    output: Output = "logits",
+    *,
+    activation: Activation | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 1,
+    mirror_axes: tuple[int, ...] = (),
+    constraints: Constraints = Constraints(),  # noqa: B008 - frozen
+    on_tiles: Callable[[int, int], None] | None = None,
+) -> NDArray[Any]:
+    """Run any network over a scan tile by tile.
+
+    Tiles are spread evenly, the last one flush with the end; scans smaller than a tile are padded by reflection.
+    Where tiles overlap, logits are averaged with the weights of `blend`, in fp32.
+
+    Args:
+        net: takes [B, C, Z, Y, X] and returns logits [B, K, Z, Y, X]; put in eval mode for the call.
+        image_czyx: the scan as the network expects it, [C, Z, Y, X].
+        tile_zyx: size of a tile in voxels.
+        overlap: share of a tile that neighbours share, 0 to under 1.
+        blend: `gaussian` or `constant`.
+        output: `logits`, `probabilities` (needs `activation`) or `labels`.
+        activation: `softmax` for exclusive classes, `sigmoid` for channels, `none` for values.
+        device, precision: `auto`, or as on the command line.
+        mirror_axes: spatial axes (0 z, 1 y, 2 x) whose mirrored views are averaged.
+        constraints: of the network (`ArchitectureSpec.constraints_for`); slice-wise ones overlap along z by
+            no more than the slices they look at, so that every slice is seen once with its neighbours.
+
+    Returns:
+        float32 [K, Z, Y, X]; for `labels` int64 [Z, Y, X] of class indices (softmax), or, with
+        `activation="sigmoid"`, uint8 [K, Z, Y, X].
+
+    Raises:
+        BadInput: a wrong shape or setting.
+    """
+    if image_czyx.ndim != 4:
+        raise BadInput(
+            f"predict_tiles needs [C, Z, Y, X], not {image_czyx.ndim} axes.",
+            hint="Add the channel axis: image[None]",
+        )
+    if output == "probabilities" and activation is None:
+        raise BadInput(
+            "Probabilities need an activation.", hint="activation='softmax' or 'sigmoid'"
+        )
+    for what, given, known in (
+        ("output", output, get_args(Output)),
+        ("activation", activation, (None, *get_args(Activation))),
+        ("blend", blend, get_args(tiling.Blend)),
+    ):
+        if given not in known:
+            raise BadInput(f"'{given}' is no {what}.", hint=", ".join(filter(None, known)))
+    tile = cast(Zyx, tuple(int(n) for n in tile_zyx))
+    tiling.check(tile, overlap, constraints.context_slices)
+    if batch_size < 1 or not set(mirror_axes) <= {0, 1, 2}:
+        raise BadInput(
+            f"A batch of {batch_size} tiles and views mirrored along {tuple(mirror_axes)} cannot be.",
+            hint="batch_size is 1 or more, and mirror_axes are some of 0 (z), 1 (y) and 2 (x)",
+        )
+    if min(image_czyx.shape) < 1:
+        raise BadInput(f"The scan {image_czyx.shape} (c, z, y, x) is empty.")
+    runtime = choose(device, precision)
+    _, z, y, x = image_czyx.shape
+    grid = Geometry((z, y, x))
+    stream = ready(image_czyx, Trail((), grid, grid))
+    settings = Settings(tile, overlap, blend, tuple(mirror_axes), batch_size, constraints)
+    was_training = net.training
+    net = runtime.place(net.eval())
+    out: NDArray[Any] | None = None
+    try:
+        for start, (logits,) in slabs([net], stream, settings, runtime=runtime, on_tiles=on_tiles):
+            made = _made(logits, output, activation)
+            if out is None:
+                out = np.empty((*made.shape[:-3], z, y, x), made.dtype)
+            out[..., start : start + made.shape[-3], :, :] = made
+    finally:
+        net.train(was_training)
+    assert out is not None
+    return out
+
+
+def _made(logits: torch.Tensor, output: Output, activation: Activation | None) -> NDArray[Any]:
+    if output == "labels":
+        made = (logits > 0).to(torch.uint8) if activation == "sigmoid" else logits.argmax(0)
+    elif output == "probabilities" and activation == "softmax":
+        made = logits.softmax(0)
+    elif output == "probabilities" and activation == "sigmoid":
+        made = logits.sigmoid()
+    else:
+        made = logits
+    result: NDArray[Any] = made.cpu().numpy()
+    return result

@@ -1,0 +1,278 @@
+"""A network over a scan of any length: tile by tile, blended slab by slab.
+
+Rows of tiles run along z. Sums are kept for the depth of one tile only, in a ring of slices: those that no later tile
+touches are handed on, and their place is used again. A slice-wise network gives a slice the same logits wherever in
+a tile it lies, if only its neighbours are there; so its tiles overlap along z by the context it looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctseg.data.stream import Stream
+from ctseg.engine.inference import tiling
+from ctseg.engine.inference.forward import Forward, TileTooLarge, out_of_memory, release
+from ctseg.engine.inference.tiling_settings import Grid, Settings
+from ctseg.engine.model.runtime import Runtime
+from ctseg.specs import Zyx
+
+COMBINED_BYTES = 2**26
+"""The logits of several networks are handed on in slabs of about this size, since combining them takes copies."""
+
+OnTiles = Callable[[int, int], None]
+Slab = tuple[int, list[torch.Tensor]]
+
+
+def slabs(
+    networks: Sequence[torch.nn.Module],
+    stream: Stream,
+    settings: Settings,
+    *,
+    runtime: Runtime,
+    span: tuple[int, int] | None = None,
+    air: torch.Tensor | None = None,
+    background: torch.Tensor | None = None,
+    on_tiles: OnTiles | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Iterator[Slab]:
+    """Blended logits in slabs along z, each as soon as its last tile is in.
+
+    Args:
+        networks: in eval mode, on the runtime's device; each gets the same tiles.
+        span: only these slices, start and stop; the rows of tiles are those of the whole scan all the same, so that
+            parts predicted apart equal the whole bit for bit.
+        air: [C], a tile with no voxel above these (preprocessed) values gets the logits `background` [K].
+        on_tiles: called with (tiles done, tiles in all).
+        on_note: told of what was changed on the way, such as a smaller batch.
+
+    Yields:
+        (first slice, fp32 logits [K, slices, Y, X] of each network) where the sums are held, valid until the next is
+        asked for.
+
+    Raises:
+        TileTooLarge: one tile, or the sums, do not fit the memory.
+    """
+    return _Slabs(
+        networks, stream, settings, runtime, span, air, background, on_tiles, on_note
+    ).run()
+
+
+class _Slabs:
+    def __init__(
+        self,
+        networks: Sequence[torch.nn.Module],
+        stream: Stream,
+        settings: Settings,
+        runtime: Runtime,
+        span: tuple[int, int] | None,
+        air: torch.Tensor | None,
+        background: torch.Tensor | None,
+        on_tiles: OnTiles | None,
+        on_note: Callable[[str], None] | None,
+    ) -> None:
+        _, z, y, x = stream.shape_czyx
+        self.shape: Zyx = (z, y, x)
+        self.stream, self.settings = stream, settings
+        self.device = runtime.device
+        self.grid = Grid(self.shape, settings)
+        self.span = span or (0, z)
+        self.rows = self.grid.rows(*self.span)
+        self.air, self.background = air, background
+        self.forwards = [Forward(net, runtime, settings, on_note) for net in networks]
+        self.rings: list[torch.Tensor] = []
+        self.place = torch.device("cpu") if settings.sums_on_host else self.device
+        self.weights = self._weights()
+        self.on_tiles, self.on_note = on_tiles, on_note
+        self.done, self.total = 0, len(self.rows) * len(self.grid.columns)
+
+    def run(self) -> Iterator[Slab]:
+        depth, starts = self.grid.tile_zyx[0], self.grid.starts[0]
+        with _Rows(self.stream, self.grid, self.rows, self.settings, self.device) as blocks:
+            for row in self.rows:
+                self._add(row, blocks.next())
+                last = row + 1 == len(starts)
+                end = self.grid.shape_zyx[0] if last else starts[row + 1]
+                z = starts[row]
+                while z < end:
+                    stop = min(end, (z // depth + 1) * depth)  # the ring begins anew there
+                    ring = slice(z % depth, z % depth + stop - z)
+                    yield from self._cut(z, stop, ring)
+                    for sums in self.rings:
+                        sums[:, ring] = 0
+                    z = stop
+
+    def _add(self, row: int, block: torch.Tensor) -> None:
+        """Put all tiles of a row through the networks and add them to the rings."""
+        ys, xs = self.grid.starts[1:]
+        _, ty, tx = self.grid.tile_zyx
+        group: list[tuple[int, int]] = []
+        for yi, xi in self.grid.columns:
+            tile = block[:, :, ys[yi] : ys[yi] + ty, xs[xi] : xs[xi] + tx]
+            if self.air is not None and self._is_air(tile):
+                self._blend(row, (yi, xi), None)
+            else:
+                group.append((yi, xi))
+            if len(group) == self.settings.batch_size:
+                self._predict(row, block, group)
+                group = []
+        if group:
+            self._predict(row, block, group)
+
+    def _is_air(self, tile: torch.Tensor) -> bool:
+        assert self.air is not None
+        return bool((tile.amax((1, 2, 3)) <= self.air).all())
+
+    def _predict(self, row: int, block: torch.Tensor, group: list[tuple[int, int]]) -> None:
+        ys, xs = self.grid.starts[1:]
+        _, ty, tx = self.grid.tile_zyx
+        tiles = torch.stack([block[:, :, ys[j] : ys[j] + ty, xs[i] : xs[i] + tx] for j, i in group])
+        outs = [forward(tiles) for forward in self.forwards]
+        for number, column in enumerate(group):
+            self._blend(row, column, [out[number] for out in outs])
+
+    def _blend(self, row: int, column: tuple[int, int], outs: list[torch.Tensor] | None) -> None:
+        z = self.grid.starts[0][row]
+        depth, ty, tx = self.grid.tile_zyx
+        (yi, xi) = column
+        y, x = self.grid.starts[1][yi], self.grid.starts[2][xi]
+        if outs is None:
+            assert self.background is not None
+            filled = self.background[:, None, None, None].expand(-1, depth, ty, tx)
+            outs = [filled] * len(self.forwards)
+        if not self.rings:
+            self._hold([len(out) for out in outs])
+        outs = [out.to(self.place) for out in outs]
+        wz, wy, wx = self.weights[0][row], self.weights[1][yi], self.weights[2][xi]
+        plane = wy[:, None] * wx
+        turn = z % depth  # where the tile's first slice lies in the ring
+        for out, sums in zip(outs, self.rings, strict=True):
+            for tile, ring in (
+                (slice(0, depth - turn), slice(turn, depth)),
+                (slice(depth - turn, depth), slice(0, turn)),
+            ):
+                if tile.stop > tile.start:
+                    weight = wz[tile, None, None] * plane
+                    sums[:, ring, y : y + ty, x : x + tx].addcmul_(out[:, tile], weight)
+        self.done += 1
+        if self.on_tiles:
+            self.on_tiles(self.done, self.total)
+
+    def _weights(self) -> list[list[torch.Tensor]]:
+        return [[torch.from_numpy(w).to(self.place) for w in axis] for axis in self.grid.weights]
+
+    def _hold(self, classes: Sequence[int]) -> None:
+        """Make room for the sums; in main memory where the device has none."""
+        depth, _, _ = self.grid.tile_zyx
+        plane = self.grid.shape_zyx[1:]
+        try:
+            self.rings = [torch.zeros((k, depth, *plane), device=self.place) for k in classes]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if self.place.type == "cpu":
+                raise TileTooLarge(
+                    f"The sums of {sum(classes)} logits of {depth} x {plane[0]} x {plane[1]} voxels do not fit "
+                    "the memory.",
+                    hint="Use thinner tiles: --tile Z,Y,X",
+                ) from None
+            release(self.place)
+            self.place = torch.device("cpu")
+            self.weights = self._weights()
+            self._hold(classes)
+            if self.on_note:
+                self.on_note("Device memory was short: sums of logits are held in main memory.")
+
+    def _cut(self, start: int, stop: int, ring: slice) -> Iterator[Slab]:
+        """Finished slices without what was padded, and no more than asked for."""
+        (z0, _), (y0, _), (x0, _) = self.grid.margins
+        low = max(start - z0, self.span[0])
+        high = min(stop - z0, self.span[1])
+        step = stop - start
+        if len(self.rings) > 1:  # cut where it lies the same whatever is asked for
+            slice_bytes = 4 * len(self.rings[0]) * self.shape[1] * self.shape[2]
+            step = max(COMBINED_BYTES // slice_bytes, 1)
+        for first in range(start, stop, step):
+            at, end = max(first - z0, low), min(first + step - z0, high)
+            if end <= at:
+                continue
+            begin = ring.start + at + z0 - start
+            box = (slice(None), slice(begin, begin + end - at),
+                   slice(y0, y0 + self.shape[1]), slice(x0, x0 + self.shape[2]))  # fmt: skip
+            yield at, [sums[box] for sums in self.rings]
+
+
+class _Rows:
+    """The scan row by row, each [C, tile, Y, X] padded on the device; only new slices are read.
+
+    Off the CPU the next row is read while the network works on this one. On the CPU both want the same cores.
+    """
+
+    def __init__(
+        self, stream: Stream, grid: Grid, rows: range, settings: Settings, device: torch.device
+    ) -> None:
+        self._stream, self._grid, self._device = stream, grid, device
+        self._flat = settings.constraints.dims == 2
+        self._rows = iter(rows)
+        self._last = rows[-1]
+        self._held: torch.Tensor | None = None
+        self._stop = 0  # slices of the padded scan up to here are held
+        self._pool = None if device.type == "cpu" else ThreadPoolExecutor(1)
+        self._coming: Future[NDArray[np.float32]] | None = None
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def next(self) -> torch.Tensor:
+        row = next(self._rows)
+        z, depth = self._grid.starts[0][row], self._grid.tile_zyx[0]
+        kept = 0
+        if self._held is None:
+            shape = (self._stream.shape_czyx[0], depth, *self._grid.shape_zyx[1:])
+            held = self._held = torch.empty(shape, device=self._device)
+        else:
+            held, kept = self._held, max(self._stop - z, 0)
+            for i in range(kept):  # slice by slice, since source and target overlap
+                held[:, i] = held[:, i + depth - kept]
+        if self._pool is None:
+            self._read(z + kept, held[:, kept:].numpy())
+        else:
+            fresh = self._fresh(z + kept) if self._coming is None else self._coming.result()
+            held[:, kept:] = torch.from_numpy(fresh).to(self._device)
+        self._stop = z + depth
+        if self._pool is not None and row != self._last:
+            following = self._grid.starts[0][row + 1]
+            self._coming = self._pool.submit(self._fresh, max(following, self._stop), following)
+        return held
+
+    def _fresh(self, start: int, row: int | None = None) -> NDArray[np.float32]:
+        """Slices from `start` to the end of the row of tiles that begins at `row`, or at `start`."""
+        stop = (start if row is None else row) + self._grid.tile_zyx[0]
+        shape = (self._stream.shape_czyx[0], stop - start, *self._grid.shape_zyx[1:])
+        out = np.empty(shape, np.float32)
+        self._read(start, out)
+        return out
+
+    def _read(self, start: int, out_czyx: NDArray[np.float32]) -> None:
+        """Fill slices of the padded scan from `start` on.
+
+        Along z it is padded only where it is smaller than a tile, and read at once then.
+        """
+        stop, depth = start + out_czyx.shape[1], self._stream.shape_czyx[1]
+        tile = self._grid.tile_zyx
+        if depth < tile[0]:
+            part = self._stream.read(0, depth)
+            out_czyx[:] = tiling.pad(part, tile, repeat_slices=self._flat)
+        elif out_czyx.shape[2:] == self._stream.shape_czyx[2:]:
+            self._stream.read(start, stop, out_czyx)
+        else:
+            part = self._stream.read(start, stop)
+            out_czyx[:] = tiling.pad(part, (stop - start, *tile[1:]))

@@ -1,0 +1,1 @@
+"""A network with its card on a device."""

@@ -1,0 +1,153 @@
+"""Where and how networks run: device, precision, memory layout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+
+from ctseg.errors import BadInput
+from ctseg.nets.cpu.autocast import CHANNELS_LAST
+from ctseg.nets.cpu.conv import equip
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One answer for the whole run.
+
+    Attributes:
+        device: where tensors live.
+        precision: of the network's multiplications; sums and losses are fp32 always.
+        channels_last: whether activations lie channels-last in memory.
+        reason: why these were chosen, for the log.
+    """
+
+    device: torch.device
+    precision: Precision
+    channels_last: bool
+    reason: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which the network computes in the chosen precision."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, _TYPES[self.precision])
+
+    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module on the device and in the memory layout."""
+        module = module.to(self.device)
+        if self.device.type == "cpu" and self.precision != "fp32":
+            equip(module)
+        if self.channels_last:
+            for parameter in module.parameters():  # 2D kernels have a layout of their own
+                layout = CHANNELS_LAST.get(parameter.ndim)
+                if layout is not None:
+                    parameter.data = parameter.data.to(memory_format=layout)
+        return module
+
+    def tensor(self, x_bczyx: torch.Tensor) -> torch.Tensor:
+        """A batch on the device and in the memory layout."""
+        x_bczyx = x_bczyx.to(self.device, non_blocking=True)
+        if self.channels_last and x_bczyx.ndim == 5:
+            return x_bczyx.contiguous(memory_format=torch.channels_last_3d)
+        return x_bczyx
+
+    def describe(self) -> str:
+        layout = "channels-last" if self.channels_last else "contiguous"
+        return f"{self.device}, {self.precision}, {layout} ({self.reason})"
+
+
+def choose(device: str = "auto", precision: str = "auto") -> Runtime:
+    """Choose device and precision.
+
+    On a CPU bf16 with channels-last where the processor has AVX512-BF16 or AMX, else fp32; on CUDA bf16, or fp16
+    where bf16 is only emulated; on MPS fp32.
+
+    Raises:
+        BadInput: the device does not exist here.
+    """
+    chosen = _device(device)
+    if chosen.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        auto, why = ("bf16", "bf16 is native") if native else ("fp16", "bf16 is emulated here")
+    elif chosen.type == "cpu":
+        auto, why = ("bf16", "the processor multiplies bf16") if cpu_bf16() else ("fp32", "no bf16")
+    else:
+        auto, why = "fp32", f"{chosen.type} runs fp32"
+    if precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise BadInput(f"'{precision}' is no precision.", hint="auto, fp32, bf16 or fp16")
+    final = cast(Precision, auto if precision == "auto" else precision)
+    reason = why if precision == "auto" else "as asked"
+    layout = chosen.type == "cuda" or (chosen.type == "cpu" and final == "bf16")
+    return Runtime(chosen, final, layout, reason)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device("cuda" if name == "auto" else name)
+    except RuntimeError as error:
+        raise BadInput(f"'{name}' is no device.", hint="cpu, cuda, cuda:1 or mps") from error
+    # torchrun's: each of its processes has a device of its own
+    local = os.environ.get("LOCAL_RANK")
+    if device.type == "cuda" and ":" not in name and (local or name == "auto"):
+        device = torch.device("cuda", int(local or 0))
+    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or device.type not in ("cpu", "cuda", "mps"):
+        raise BadInput(
+            f"The device '{name}' is not available here.", hint="See what is: ctseg doctor"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(
+            f"There are {torch.cuda.device_count()} CUDA devices; '{device}' is none.",
+            hint="Start no more processes than there are devices: torchrun --nproc-per-node",
+        )
+    return device
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a CPU, have every operation add up in the same order each time, as an exact resume needs.
+
+    Threads add to a table that is indexed (a transformer's relative positions) in any order otherwise. What does not
+    index costs nothing. On other devices nothing is changed.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    fills = cast(Any, torch.utils.deterministic)
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        fills.fill_uninitialized_memory,
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    fills.fill_uninitialized_memory = False  # nothing reads it, and it takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        fills.fill_uninitialized_memory = before[2]
+
+
+def processes_here() -> int:
+    """How many processes torchrun started on this machine; one without it."""
+    return max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def cpu_bf16() -> bool:
+    """Whether the processor multiplies bf16 in hardware (AVX512-BF16 or AMX)."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

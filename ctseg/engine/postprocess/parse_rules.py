@@ -1,0 +1,139 @@
+"""Rules of post-processing from what is typed after `--keep-largest`, `--min-size` and `--fill-holes`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from ctseg.config.checking import validate
+from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
+from ctseg.errors import ConfigError
+
+PER_ML = {"ml": 1.0, "cm3": 1.0, "mm3": 1e-3, "um3": 1e-12, "l": 1000.0}
+HOLES = ("3d", "slices")
+
+
+def rules_from_text(
+    *,
+    keep_largest: str | None = None,
+    min_size: str | None = None,
+    fill_holes: str | None = None,
+    names: Collection[str] = (),
+) -> tuple[PostprocessRule, ...]:
+    """The rules that three options ask for; what they say of one label becomes one rule.
+
+    Args:
+        keep_largest: `all`, `liver,spleen`, `kidneys=2` (the two largest parts), `liver+tumour` (as one mask).
+        min_size: `0.5ml`, `30vox` for every label, or `liver=0.5ml,lesion=30vox`.
+        fill_holes: `all`, `liver`, `vessel=slices`.
+        names: of the labels, where they are known: such a name is taken as it is, whatever signs it holds.
+
+    Raises:
+        ConfigError: a text that does not say what is to be done to which label.
+    """
+    rules: dict[tuple[str, ...], dict[str, Any]] = {}
+    for label, value in _items("--keep-largest", keep_largest, names):
+        rules.setdefault(label, {})["keep_largest"] = _number(value)
+    for label, value in _items("--min-size", min_size, names, bare=True):
+        rules.setdefault(label, {}).update(_size(value))
+    for label, value in _items("--fill-holes", fill_holes, names):
+        rules.setdefault(label, {})["fill_holes"] = _holes(value)
+    return tuple(
+        validate(
+            PostprocessRule,
+            {"label": label[0] if len(label) == 1 else label, **what},
+            where=f"the rule for {'+'.join(label)}",
+        )
+        for label, what in rules.items()
+    )
+
+
+def _items(
+    option: str, text: str | None, names: Collection[str], *, bare: bool = False
+) -> list[tuple[tuple[str, ...], str]]:
+    """Labels and what is said of them, e.g. `a=2,b` -> `a`: 2, `b`: "".
+
+    Args:
+        bare: a word without `=` is what is said of every label.
+    """
+    if text is None:
+        return []
+    out: list[tuple[tuple[str, ...], str]] = []
+    for item in _words(text, names):
+        label, equals, value = ("", "", item) if bare else (item, "", "")
+        if item not in names and "=" in item:
+            label, equals, value = (part.strip() for part in item.rpartition("="))
+        if equals and not (label and value):
+            raise ConfigError(f"'{option} {text}': '{item}' is not LABEL=VALUE.")
+        found = _label(label or "all", names)
+        if found in (one for one, _ in out):
+            raise ConfigError(f"'{option} {text}' names {'+'.join(found)} twice.")
+        out.append((found, value))
+    if not out:
+        raise ConfigError(
+            f"'{option}' names no label.", hint=f"For example: {option} {_example(option)}"
+        )
+    return out
+
+
+def _words(text: str, names: Collection[str]) -> list[str]:
+    """The parts between commas; a known name that holds a comma stays whole."""
+    out: list[str] = []
+    parts = [part.strip() for part in text.split(",")]
+    while parts:
+        for many in range(len(parts), 0, -1):
+            whole = ",".join(parts[:many])
+            spaced = ", ".join(parts[:many])
+            if many == 1 or whole in names or spaced in names:
+                out.append(spaced if spaced in names else whole)
+                del parts[:many]
+                break
+    return [word for word in out if word]
+
+
+def _label(text: str, names: Collection[str]) -> tuple[str, ...]:
+    if text in names:
+        return (text,)
+    if text.lower() == "all" or text == EVERY_LABEL:
+        return (EVERY_LABEL,)
+    return tuple(part.strip() for part in text.split("+"))
+
+
+def _number(text: str) -> int:
+    if not text:
+        return 1
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ConfigError(
+            f"'--keep-largest' cannot keep '{text}' parts.",
+            hint="Give a whole number from 1, e.g. --keep-largest kidneys=2",
+        )
+    return int(text)
+
+
+def _size(text: str) -> dict[str, Any]:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Zµμ]+3?)", text)
+    unit = match[2].lower().replace("µ", "u").replace("μ", "u") if match else ""
+    if match and unit in ("vox", "voxel", "voxels") and match[1].isdigit() and int(match[1]):
+        return {"min_size_voxels": int(match[1])}
+    if match and unit in PER_ML and float(match[1]) > 0:
+        return {"min_size_ml": float(match[1]) * PER_ML[unit]}
+    raise ConfigError(
+        f"'--min-size' cannot be '{text}'.",
+        hint=f"Give a number and a unit ({', '.join(PER_ML)} or vox), e.g. --min-size 0.5ml or "
+        "--min-size liver=0.5ml,lesion=30vox",
+    )
+
+
+def _holes(text: str) -> str:
+    mode = text.lower() or "3d"
+    if mode not in HOLES:
+        raise ConfigError(
+            f"'--fill-holes' knows no '{text}'.",
+            hint="Holes are filled in the whole scan (liver=3d, the default) or slice by slice (liver=slices).",
+        )
+    return mode
+
+
+def _example(option: str) -> str:
+    return {"--min-size": "liver=0.5ml"}.get(option, "liver,spleen")

@@ -1,0 +1,1 @@
+"""From files to files of results, one scan or many."""

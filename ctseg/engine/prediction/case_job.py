@@ -1,0 +1,218 @@
+"""One scan of many: read, predicted, written, and what is told of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctseg.engine.inference.memory.fit import fit_segmenter, restarting
+from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.tiling_settings import Grid
+from ctseg.engine.prediction.inputs import Item
+from ctseg.engine.prediction.multiprocess.slab_sharing import Share
+from ctseg.engine.prediction.output_paths import places_of
+from ctseg.engine.prediction.outputs import Outputs
+from ctseg.engine.prediction.request import Request
+from ctseg.engine.prediction.scan_job import ScanJob
+from ctseg.errors import CtsegError, RunFailed
+from ctseg.files import disk_errors
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a tiling is made to fit the memory.
+
+    Attributes:
+        memory: bytes that may be held on the device; what is free by default.
+        keep_batch: leave the batch as it is as far as it fits, since somebody asked for it.
+    """
+
+    memory: int | None = None
+    keep_batch: bool = False
+
+
+class CaseJob:
+    """A scan from its files to its results; steps may run in threads of their own, one after the other.
+
+    Args:
+        target: file of the label map; other results lie beside it.
+        fit: how the tiling is made to fit the memory.
+
+    Attributes:
+        id: of the scan.
+        places: of its results.
+        notes: what was changed on the way, such as a smaller batch.
+        share: how several processes make it together; None where this one does alone.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, item: Item, target: Path, request: Request, fit: Fit | None = None
+    ) -> None:  # fmt: skip
+        self.id, self._item, self._request, self._fit = item.id, item, request, fit or Fit()
+        self.places = places_of(segmenter.task, request, target)
+        self._segmenter = copy.copy(segmenter)  # for notes of its own
+        self._segmenter.on_note = self._note
+        self._asked = segmenter.settings
+        self.notes: list[str] = []
+        self.share: Share | None = None
+        self._on_say: Callable[[str], None] | None = None
+        self._on_share: Callable[[float, str], None] | None = None
+        self._job: ScanJob | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._tiles = 0
+
+    @property
+    def there(self) -> bool:
+        """Whether all of its results exist."""
+        return self.places.there
+
+    @property
+    def may_be_read_ahead(self) -> bool:
+        """Whether opening it leaves the network and the other processes alone."""
+        return self.share is None and not getattr(self._segmenter, "stages", ())
+
+    def open(self, writer: ThreadPoolExecutor | None = None) -> None:
+        """Read what must be known of the whole scan, and open the files of the results.
+
+        Args:
+            writer: the thread that writes while the network works.
+        """
+        self._writer = writer
+        self._outputs = Outputs(self._segmenter, self._request, self.places.main)
+        self._job = ScanJob(
+            self._segmenter, self._item.images, self._outputs.wanted, behind=writer, share=self.share
+        )  # fmt: skip
+        self._job.open()
+
+    def run(
+        self,
+        on_share: Callable[[float, str], None] | None = None,
+        on_say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take the scan through the network; opened anew with smaller tiles where the device has no room for it.
+
+        Args:
+            on_share: called with the share that is done, and what to say about it.
+            on_say: called with the size of the scan and the memory it takes, and with notes.
+        """
+        self._on_share, self._on_say = on_share, on_say
+        for note in self.notes:  # of the time before
+            self._say(note)
+        _, self._segmenter = restarting(self._segmenter, self._attempt)
+
+    def _attempt(self, segmenter: Segmenter) -> None:
+        self._segmenter = segmenter
+        with self.share or nullcontext():
+            try:
+                if self._job is None:
+                    self.open(self._writer)
+                assert self._job is not None
+                self._fitted(self._job)
+                self._job.run(self._on_tiles)
+            except BaseException:
+                self.close()
+                raise
+
+    def _fitted(self, job: ScanJob) -> None:
+        """Make batch and tile fit the memory, and say what comes."""
+        products = [one.product for one in self._outputs.wanted]
+        finished = [one.product for one in self._outputs.wanted if one.finish is not None]
+        self._segmenter, notes, estimate = fit_segmenter(
+            self._segmenter, job.stream, self._fit.memory, products,
+            finished=finished, keep_batch=self._fit.keep_batch,
+        )  # fmt: skip
+        for note in notes:
+            self._note(note)
+        job.segmenter = self._segmenter
+        told = f", {estimate}"
+        if self.share is not None:
+            told += f", shared by {self.share.team.size} processes"
+        size = " x ".join(map(str, job.geometry.shape_zyx))
+        tiles = Grid(job.stream.shape_czyx[1:], self._segmenter.settings).tiles
+        self._say(f"{size} voxels (z, y, x), {tiles} tile{'s'[: tiles > 1]}{told}")
+
+    def _on_tiles(self, done: int, total: int) -> None:
+        self._tiles = total
+        if self._on_share:
+            self._on_share(done / total, f"{self.id}, tile {done} of {total}")
+
+    def finish(self) -> dict[str, Any]:
+        """Complete the files and give them their names.
+
+        Returns:
+            what `predictions.json` says of the scan.
+        """
+        assert self._job is not None
+        with disk_errors(self.places.main):
+            geometry = self._job.finish()
+        seconds = self._job.seconds
+        self._job = None  # what a finished scan holds is not needed any more
+        return {
+            "case": self.id,
+            "input": [str(ref.path) for ref in self._item.images],
+            "seconds": round(sum(seconds.values()), 3),
+            "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
+            "tiles": self._tiles,
+            **self._outputs.record(geometry),
+            "notes": self.notes,
+            **self._changed(),
+        }
+
+    def _changed(self) -> dict[str, Any]:
+        """Settings of this scan that are not those of the record as a whole."""
+        names = ("tile_zyx", "batch_size", "sums_on_host")
+        found = {name: getattr(self._segmenter.settings, name) for name in names}
+        other = {n: value for n, value in found.items() if value != getattr(self._asked, n)}
+        return {"settings": other} if other else {}
+
+    def close(self) -> None:
+        """Release the scan; of results without a name nothing stays."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.close()
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        if self.share is not None and not self.share.leads:
+            self.share.notes.append(text)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._on_say:
+            self._on_say(f"{self.id}: {text}")
+
+
+def as_error(error: Exception, folder: Path) -> CtsegError:
+    """What went wrong with a scan, told in one way; what nobody foresaw keeps its name.
+
+    Args:
+        folder: of the results, for errors of the disk.
+    """
+    if isinstance(error, CtsegError):
+        return error
+    told: CtsegError
+    try:
+        with disk_errors(folder):
+            raise error
+    except CtsegError as of_the_disk:
+        return of_the_disk
+    except (MemoryError, torch.OutOfMemoryError):
+        told = RunFailed(
+            "The memory did not suffice.",
+            hint="Give fewer or smaller tiles at a time: --batch-size 1, --tile Z,Y,X",
+        )
+    except Exception:
+        text = " ".join(str(error).split())
+        told = RunFailed(
+            f"{type(error).__name__}: {text}" if text else type(error).__name__,
+            hint="This was not foreseen; run again with --debug for the traceback.",
+        )
+    told.__cause__ = error
+    return told

@@ -1,0 +1,178 @@
+"""What is done to whole label maps before they are written: rules of post-processing, objects numbered.
+
+Arrays may lie on disk; they are walked through slab by slab.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
+from ctseg.engine.postprocess import find_instances, postprocess
+from ctseg.engine.prediction.result_files import Files, slabs_of
+from ctseg.specs import Label, VolumeWriter
+from ctseg.volume.components import Planes
+from ctseg.volume.geometry import Geometry
+from ctseg.volume.memory_map import let_go
+from ctseg.volume.scratch import scratch
+
+Report = dict[str, dict[str, float]]
+
+
+def keep_values(map_zyx: NDArray[Any], values: Sequence[int]) -> None:
+    """Make background of every other value, in place."""
+    for slab in _walk(map_zyx):
+        slab[~np.isin(slab, values)] = 0
+
+
+def decode_masks(masks_kzyx: NDArray[Any], labels: Sequence[Label], dtype: str) -> NDArray[Any]:
+    """The label map of masks that may overlap: the later label counts, as in `ctseg.task.decode`."""
+    out = np.zeros(masks_kzyx.shape[1:], dtype)
+    for mask, label in zip(masks_kzyx, labels, strict=True):
+        out[mask > 0] = label.value
+    return out
+
+
+def follow(
+    masks_kzyx: NDArray[Any],
+    map_zyx: NDArray[Any],
+    labels: Sequence[Label],
+    members: Mapping[int, Sequence[bool]],
+) -> None:
+    """Change masks in place where the map that was made of them was changed since.
+
+    Args:
+        members: the masks that hold a voxel of each value of the map.
+    """
+    table = np.zeros((max([0, *members]) + 1, len(labels)), np.uint8)
+    for value, inside in members.items():
+        table[value] = inside
+    for start, stop in slabs_of(masks_kzyx):
+        masks, new = masks_kzyx[:, start:stop], map_zyx[start:stop]
+        changed = decode_masks(masks, labels, str(map_zyx.dtype)) != new
+        if changed.any():
+            masks[:, changed] = table[new[changed]].T
+        for plane in (*masks, new):
+            let_go(plane)
+
+
+def postprocess_masks(
+    masks_kzyx: NDArray[Any],
+    labels: Sequence[Label],
+    rules: Sequence[PostprocessRule],
+    *,
+    geometry: Geometry,
+    folder: Path | None,
+) -> Report:
+    """Apply rules to masks that may overlap, each on its own, in place; as `postprocess` for one map.
+
+    Args:
+        masks_kzyx: one of 0 and 1 a label.
+        folder: where temporary files go; the system's by default.
+    """
+    number = {label.name: index for index, label in enumerate(labels)}
+    report: Report = {}
+    for rule in rules:
+        groups = [(n,) for n in number] if rule.names == (EVERY_LABEL,) else [rule.names]
+        for names in groups:
+            chosen = [number[name] for name in names]
+            title = "+".join(names)
+            one = rule.model_copy(update={"label": title})
+            if len(chosen) == 1:
+                mask = masks_kzyx[chosen[0]]
+                found = postprocess(mask, {title: 1}, [one], geometry=geometry)
+            else:
+                mask = scratch(masks_kzyx.shape[1:], np.uint8, folder)
+                for start, stop in slabs_of(mask):
+                    mask[start:stop] = masks_kzyx[chosen, start:stop].any(0)
+                found = postprocess(mask, {title: 1}, [one], geometry=geometry)
+                _apply(mask, masks_kzyx, chosen)
+            _merge(report, found)
+    return report
+
+
+def _apply(joined_zyx: NDArray[Any], masks_kzyx: NDArray[Any], chosen: Sequence[int]) -> None:
+    """What was removed from several masks as one goes from each; what was filled belongs to the first."""
+    for start, stop in slabs_of(joined_zyx):
+        after = joined_zyx[start:stop] > 0
+        before = masks_kzyx[chosen, start:stop].any(0)
+        for index in chosen:
+            masks_kzyx[index, start:stop][before & ~after] = 0
+        masks_kzyx[chosen[0], start:stop][after & ~before] = 1
+
+
+def _merge(report: Report, found: Report) -> None:
+    for name, counts in found.items():
+        entry = report.setdefault(name, {})
+        for what, number in counts.items():
+            entry[what] = (
+                entry.get(what, number) if what == "parts" else entry.get(what, 0) + number
+            )
+
+
+def number_objects(
+    map_zyx: NDArray[Any],
+    labels: Sequence[Label],
+    geometry: Geometry,
+    files: Files,
+    path: Path,
+    table: Path,
+    options: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+    """Write the number of each voxel's object, and a table of the objects.
+
+    Returns:
+        By label: how many there are, and `ml` of all, of the largest and of the middle one.
+    """
+    found = find_instances(map_zyx)
+    writer = files.open(path, found.dtype, options=options)
+    found.write(cast(Planes, _IntoFile(writer, map_zyx.shape, found.dtype)))
+    ml = found.voxels * geometry.voxel_volume_mm3 / 1000
+    name = {label.value: label.name for label in labels}
+    text = io.StringIO()
+    text.write("id,label,voxels,ml\n")
+    for number, (value, voxels, size) in enumerate(
+        zip(found.values.tolist(), found.voxels.tolist(), ml.tolist(), strict=True), start=1
+    ):
+        quoted = name.get(value, str(value)).replace('"', '""')
+        text.write(f'{number},"{quoted}",{voxels},{size:.6g}\n')
+    files.text(table, text.getvalue())
+    report = {}
+    for label in labels:
+        own = ml[found.values == label.value]
+        report[label.name] = {
+            "count": len(own),
+            "ml": float(own.sum()),
+            "largest_ml": float(own.max(initial=0.0)),
+            "median_ml": float(np.median(own)) if len(own) else 0.0,
+        }
+    return report
+
+
+class _IntoFile:
+    """Planes that are written in their order, as `Instances.write` does."""
+
+    def __init__(self, writer: VolumeWriter, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        self._writer, self.shape, self.dtype = writer, tuple(shape), dtype
+
+    def __getitem__(self, planes: slice) -> NDArray[Any]:
+        empty: NDArray[Any] = np.broadcast_to(
+            np.zeros((), self.dtype), (planes.stop - planes.start, *self.shape[1:])
+        )
+        return empty
+
+    def __setitem__(self, planes: slice, block: NDArray[Any]) -> None:
+        self._writer.write(planes.start, block)
+
+
+def _walk(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for start, stop in slabs_of(array):
+        slab = array[start:stop]
+        yield slab
+        let_go(slab)

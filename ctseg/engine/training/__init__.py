@@ -1,0 +1,1 @@
+"""A run: preparation, the training loop, validation, checkpoints."""

@@ -1,0 +1,121 @@
+"""What the training loop is given, and what it gives back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from ctseg.card import Card
+from ctseg.config import RunConfig
+from ctseg.data.store import Prepared
+from ctseg.engine.model.runtime import Runtime
+from ctseg.metrics.report import Report
+from ctseg.specs import Case
+
+
+class Reporter(Protocol):
+    """Who is told how far a run has come."""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        ...
+
+    def update(self, done: float, total: float, text: str) -> None:
+        """So much of the work under way is done."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def update(self, done: float, total: float, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run ready to go.
+
+    Attributes:
+        config: resolved; batch size, patch and learning rate are set.
+        card: of the model to be, without members and figures.
+        folder: the run folder; it exists.
+        train: prepared cases to draw from.
+        val, val_prepared: cases to validate on, with their sources and prepared.
+        runtime: device, precision and memory layout.
+        spacing_zyx: of the network's grid, mm, so that rotations turn millimetres.
+        deadline: monotonic time at which a time budget ends, None without one.
+        started: monotonic time at which the budget began.
+        on_epoch: called with the run folder after each line in the log.
+    """
+
+    config: RunConfig
+    card: Card
+    folder: Path
+    train: Sequence[Prepared]
+    val: Sequence[Case]
+    val_prepared: Sequence[Prepared]
+    runtime: Runtime
+    spacing_zyx: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    deadline: float | None = None
+    reporter: Reporter = field(default_factory=Silent)
+    on_epoch: Callable[[Path], None] | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        folder: of the run.
+        report: of the best validation.
+        mean_dice: mean foreground Dice of it, None where nothing could be scored.
+        dice: by label.
+        scores: means over the channels of a regression's metrics, e.g. `psnr`; empty for other tasks.
+        steps: optimizer steps done.
+        seconds: all sessions together.
+    """
+
+    folder: Path
+    report: Report
+    mean_dice: float | None
+    dice: dict[str, float]
+    steps: int
+    seconds: float
+    scores: dict[str, float | None] = field(default_factory=dict)
+
+
+class Interrupt:
+    """Ctrl-C (and SIGTERM) as a request that the loop meets between steps; a second one is not held back."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where a stop was asked for."""
+        if self.asked:
+            raise KeyboardInterrupt

@@ -1,0 +1,313 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ctseg.card import Member
+from ctseg.data.loading import Loader
+from ctseg.data.rng import INITIAL, seed_for
+from ctseg.data.steps.target import target_scale
+from ctseg.engine.inference.forward import out_of_memory
+from ctseg.engine.inference.model import Segmenter, build
+from ctseg.engine.model.create import create_loss
+from ctseg.engine.model.runtime import repeatable
+from ctseg.engine.model.weights import load_strictly, save_weights, tensors_sha256
+from ctseg.engine.training import checkpoint
+from ctseg.engine.training.checkpoint import State
+from ctseg.engine.training.job import Interrupt, Job, RunResult
+from ctseg.engine.training.malloc import kept_buffers
+from ctseg.engine.training.optim import Schedule, make_optimizer, timm
+from ctseg.engine.training.run_log import RunLog
+from ctseg.engine.training.step import Loss, Stepper, loader_of
+from ctseg.engine.training.validate import WORST, merit, scores_of, validate
+from ctseg.errors import RunFailed
+from ctseg.files import write_text
+from ctseg.losses.deep import DeepSupervision
+from ctseg.metrics.catalogue import METRICS
+from ctseg.metrics.report import Report
+
+VALIDATION_SHARE = 0.1
+"""About this share of a time budget goes into validation."""
+SAFETY = 0.93
+"""Share of a time budget that is planned with: a machine is rarely as quiet as when it was measured."""
+LARGEST_SHARE = 0.35
+"""The same where the fewest validations take longer."""
+FEW_STEPS = 100
+"""A budget that allows fewer steps than this is worth a warning."""
+EPOCHS = (4, 40)
+"""Fewest and most validations of a run under a time budget."""
+
+
+def train(job: Job, *, resume: bool = False) -> RunResult:
+    """Train to the end, or on from the last resume point.
+
+    The run folder gets `log.jsonl`, `best.safetensors`, `validation/report.json` and `last/`.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, with a resume point written.
+        RunFailed: the loss is not finite, or the memory does not suffice.
+    """
+    device = job.runtime.device
+    with kept_buffers(device.type == "cpu"), repeatable(device), loader_of(job) as loader:
+        try:
+            return _train(job, resume, loader)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise _no_room(job) from error
+
+
+def _no_room(job: Job) -> RunFailed:
+    train = job.config.train
+    patch = " x ".join(map(str, train.patch_zyx or ()))
+    return RunFailed(
+        f"The memory of {job.runtime.device} does not suffice for {train.batch_size} patches of {patch} voxels.",
+        hint="Train anew with fewer or smaller ones: --batch-size 1, --patch Z,Y,X",
+    )
+
+
+def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
+    config, last = job.config, job.folder / "last"
+    torch.manual_seed(seed_for(config.seed, 0, 0, INITIAL))
+    resuming = resume and checkpoint.exists(last)
+    # pretrained weights are read once: a resumed run has better ones
+    net = job.runtime.place(build(job.card, None if resuming else config.model.options)).train()
+    loss = DeepSupervision(create_loss(config.loss.name, **config.loss.options))
+    optimizer = make_optimizer(net, config.train)
+    average = timm().utils.ModelEmaV3(net, decay=config.train.ema) if config.train.ema else None
+
+    if resuming:
+        state, tensors, plain = checkpoint.load(last)
+        load_strictly(net, tensors.get("model", {}), last)
+        if average is not None:
+            load_strictly(average.module, tensors.get("ema", {}), last)
+        checkpoint.restore_optimizer(optimizer, tensors.get("optimizer", {}), plain)
+        job.reporter.say(f"Resuming at step {state.step} of {state.steps}.")
+    else:
+        state = plan_steps(job, net, loss, loader)
+    loader.last = state.steps  # nothing is read beyond
+    stepper = Stepper(job, net, loss, optimizer, loader)
+    if state.scaler:
+        stepper.scaler.load_state_dict(state.scaler)
+    schedule = Schedule(optimizer, config.train, state.steps)
+    log = RunLog(job.folder, state.log_bytes, state.step)
+    begun, before = time.monotonic(), state.seconds
+
+    def save() -> None:
+        state.seconds, state.log_bytes = before + time.monotonic() - begun, log.size
+        state.scaler = stepper.scaler.state_dict()
+        parts: dict[str, Mapping[str, torch.Tensor]] = {"model": net.state_dict()}
+        if average is not None:
+            parts["ema"] = average.module.state_dict()
+        checkpoint.save(last, state, parts, optimizer)
+
+    saved = time.monotonic()
+    if not state.step:
+        save()  # what a time budget fixed is kept from the start
+    with Interrupt() as interrupt:
+        try:
+            while not finished(state, config.train.patience):
+                if state.validated < state.step and at_epoch_end(state):
+                    judged = (average.module if average is not None else net).eval()
+                    report = _validate(job, judged, interrupt)
+                    net.train()
+                    keep_if_best(job, state, judged, report)
+                    _log_epoch(log, state, schedule.lr, report, before + time.monotonic() - begun)
+                    _tell(job, state, report)
+                    save()
+                    saved = time.monotonic()
+                    if job.on_epoch:
+                        job.on_epoch(job.folder)
+                    continue
+                schedule.set(state.step)
+                state.loss_sum += stepper(state.step)
+                state.loss_count += 1
+                state.step += 1
+                if average is not None:
+                    average.update(net, step=state.step)
+                text = f"loss {state.loss_sum / state.loss_count:.3f}"
+                text += best_text(state, job.card.task.kind)
+                job.reporter.update(state.step, state.steps, text)
+                interrupt.check()
+                if time.monotonic() - saved > config.train.checkpoint_every:
+                    save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            save()
+            raise
+        finally:
+            log.close()
+    report = Report.from_json((job.folder / "validation" / "report.json").read_text("utf-8"))
+    return RunResult(
+        job.folder, report, report.mean_dice, report.dice, state.step,
+        before + time.monotonic() - begun, {name: report.mean(name) for name in scores_of(report)},
+    )  # fmt: skip
+
+
+def at_epoch_end(state: State) -> bool:
+    """Whether whole volumes are due to be validated at this step."""
+    return state.step == state.steps or state.step % state.steps_per_epoch == 0
+
+
+def finished(state: State, patience: int | None) -> bool:
+    """Whether all steps are done and validated, or nothing improved for `patience` epochs."""
+    if patience is not None and state.without_gain >= patience:
+        return True
+    return state.step >= state.steps and state.validated >= state.step
+
+
+def keep_if_best(job: Job, state: State, net: torch.nn.Module, report: Report) -> None:
+    """Keep the weights and their report where the validation is the best so far; see `merit`."""
+    state.validated = state.step
+    score = merit(report, target_scale(job.card.preprocess.steps, job.card.out_channels))
+    if score <= state.best and state.best_step:
+        state.without_gain += 1
+        return
+    state.best, state.best_step, state.without_gain = score, state.step, 0
+    tensors = {k: v.detach().cpu() for k, v in net.state_dict().items()}
+    member = Member(
+        file="best.safetensors",
+        tensors_sha256=tensors_sha256(tensors),
+        fold=job.card.training_data.fold,
+    )
+    metrics = job.card.metrics.model_copy(
+        update={
+            "dice": report.dice,
+            "mean_dice": report.mean_dice,
+            "scores": scores_of(report),
+            "cases": len(report.cases),
+            "command": f"ctseg evaluate {job.folder}",
+        }
+    )
+    card = job.card.model_copy(
+        update={"members": (member,), "metrics": metrics, "steps": state.step}
+    )
+    (job.folder / "validation").mkdir(exist_ok=True)
+    write_text(job.folder / "validation" / "report.json", report.to_json())
+    save_weights(job.folder / "best.safetensors", tensors, card)
+
+
+def _validate(job: Job, net: torch.nn.Module, interrupt: Interrupt) -> Report:
+    def on_case(done: int, total: int, name: str) -> None:
+        job.reporter.update(done, total, f"validating {name}")
+        interrupt.check()
+
+    segmenter = Segmenter(job.card, [net], job.runtime)
+    return validate(segmenter, job.val, job.val_prepared, on_case)
+
+
+def _log_epoch(log: RunLog, state: State, lr: float, report: Report, seconds: float) -> None:
+    loss = state.loss_sum / max(state.loss_count, 1)
+    log.write(
+        "epoch",
+        epoch=math.ceil(state.step / state.steps_per_epoch),
+        step=state.step,
+        loss=loss,
+        lr=lr,
+        mean_dice=report.mean_dice,
+        dice=report.dice,
+        **({"scores": found} if (found := scores_of(report)) else {}),
+        seconds=round(seconds, 3),
+    )
+
+
+def _tell(job: Job, state: State, report: Report) -> None:
+    job.reporter.say(
+        f"step {state.step}/{state.steps}  loss {state.loss_sum / max(state.loss_count, 1):.4f}  "
+        f"{_validated(report)}{'  best' if state.best_step == state.step else ''}"
+    )
+    state.loss_sum, state.loss_count = 0.0, 0
+
+
+def _validated(report: Report) -> str:
+    """What a validation found, in one line."""
+    found = scores_of(report)
+    if found:
+        means = {name: report.mean(name) for name in found}
+        return ", ".join(
+            f"{METRICS[name].title} {'-' if value is None else f'{value:.5g}'}"
+            for name, value in means.items()
+        )
+    parts = ", ".join(f"{label} {value:.4f}" for label, value in report.dice.items())
+    mean = report.mean_dice
+    return f"mean Dice {'-' if mean is None else f'{mean:.4f}'} ({parts})"
+
+
+def best_text(state: State, kind: str) -> str:
+    """The best validation so far: a Dice, or a regression's error as `merit` counts it; empty without one."""
+    if not state.best_step or state.best == WORST:
+        return ""
+    if kind == "regression":
+        return f", best error {-state.best:.4g}"
+    return f", best Dice {state.best:.4f}" if state.best >= 0 else ""
+
+
+# ---------------------------------------------------------------- how many steps
+
+
+def plan_steps(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> State:
+    """The number of steps and of those between validations, from steps, epochs or the time budget."""
+    config = job.config.train
+    if job.deadline is None:
+        per_epoch = config.steps_per_epoch or 250
+        steps = config.steps or (config.epochs or 1) * per_epoch
+        return State(steps, min(per_epoch, steps))
+    step_seconds, validation_seconds = measure(job, net, loss, loader)
+    left = max(job.deadline - time.monotonic(), 0.0)
+    epochs = int(VALIDATION_SHARE * left / max(validation_seconds, 1e-6))
+    epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
+    affordable = int(LARGEST_SHARE * left / max(validation_seconds, 1e-6))
+    epochs = max(1, min(epochs, affordable))  # slow validations must leave time to train
+    steps = max(1, int((SAFETY * left - epochs * validation_seconds) / step_seconds))
+    per_epoch = config.steps_per_epoch or math.ceil(steps / epochs)
+    job.reporter.say(
+        f"A step takes {step_seconds:.3f} s and a validation {validation_seconds:.1f} s: "
+        f"{steps} steps, {math.ceil(steps / per_epoch)} validations."
+    )
+    if steps < FEW_STEPS:
+        job.reporter.say(
+            f"Warning: {steps} steps teach a network little. Is the machine busy with something else? "
+            "Otherwise give more --time or a smaller --patch."
+        )
+    return State(steps, min(per_epoch, steps))
+
+
+def measure(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> tuple[float, float]:
+    """Seconds of a training step and of a validation, measured on a copy of the network."""
+    trial = copy.deepcopy(net)
+    optimizer = make_optimizer(trial, job.config.train)
+    stepper = Stepper(job, trial, loss, optimizer, loader)
+    times = timed(stepper, warm=2, least=6, seconds=0.02 * budget(job))
+    segmenter = Segmenter(job.card, [trial.eval()], job.runtime)
+    few = min(3, len(job.val))
+    validate(segmenter, job.val[:1], job.val_prepared[:1])
+    begun = time.monotonic()
+    validate(segmenter, job.val[:few], job.val_prepared[:few])
+    return statistics.median(times), (time.monotonic() - begun) / few * len(job.val)
+
+
+def budget(job: Job) -> float:
+    """Seconds left."""
+    assert job.deadline is not None
+    return max(job.deadline - time.monotonic(), 1.0)
+
+
+def timed(call: Callable[[int], Any], *, warm: int, least: int, seconds: float) -> list[float]:
+    """Seconds of each call, after some that do not count, until enough calls or seconds are through."""
+    times: list[float] = []
+    for step in range(warm + 60):
+        begun = time.monotonic()
+        call(step)
+        if step >= warm:
+            times.append(time.monotonic() - begun)
+        if len(times) >= least and sum(times) > seconds:
+            break
+    return times

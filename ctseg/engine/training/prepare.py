@@ -1,0 +1,60 @@
+"""Preparation on its own: what training would prepare, made beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctseg.config import RunConfig
+from ctseg.data.pipeline import Pipeline
+from ctseg.data.prepared_case import Prepared
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.splits import depths, split
+from ctseg.data.store import Store
+from ctseg.engine.model.runtime import choose
+from ctseg.engine.training.job import Reporter, Silent
+from ctseg.errors import BadInput
+from ctseg.planning.fingerprint import fingerprint, task_of
+from ctseg.planning.plan import make_plan
+
+
+def prepare(
+    config: RunConfig, *, workers: int | None = None, reporter: Reporter | None = None
+) -> tuple[Store, list[Prepared]]:
+    """Prepare the training and validation cases of a run; `train` with the same settings finds them ready.
+
+    Args:
+        config: what is left out is planned; `data.path` must be set.
+        workers: cases prepared at a time.
+        reporter: told how far it has come.
+
+    Returns:
+        the store, and its cases.
+
+    Raises:
+        BadInput: data that cannot be trained with.
+    """
+    reporter = reporter or Silent()
+    if not config.data.path:
+        raise BadInput("No data set is named.", hint="ctseg data prepare FOLDER")
+    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    training, validation = split(dataset, config.data, depths(dataset))
+    task = task_of(config.task, dataset)
+    done, total = 0, 2 * len(training) + len(validation)
+
+    def on_case(name: str, what: str = "looking at") -> None:
+        nonlocal done
+        done += 1
+        reporter.update(done, total, f"{what} {name}")
+
+    if not config.preprocess.steps:
+        runtime = choose(config.train.device, config.train.precision)
+        found = fingerprint(training, task, on_case)
+        config, _ = make_plan(
+            config, task, dataset.channels, found, runtime, one_volume=len(dataset.cases) == 1
+        )
+    store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)
+    done = len(training)
+    made = store.prepare(
+        [*training, *validation], lambda name: on_case(name, "prepared"), workers=workers
+    )
+    return store, made

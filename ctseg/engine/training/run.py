@@ -1,0 +1,239 @@
+"""A run from a configuration: read, plan, prepare, train."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+from ctseg import plugins
+from ctseg.card import Card, Provider, TrainingData
+from ctseg.config import RunConfig, dump_config, load_config, parse_duration
+from ctseg.data.large_scans import is_large
+from ctseg.data.load import load_image, load_label
+from ctseg.data.pipeline import Pipeline
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.sampling import check_rule, rule_of
+from ctseg.data.splits import depths, split
+from ctseg.data.store import Prepared, Store
+from ctseg.engine.model.runtime import Runtime, choose
+from ctseg.engine.postprocess.rules import check_rules
+from ctseg.engine.training import checkpoint, loop, optim
+from ctseg.engine.training.job import Job, Reporter, RunResult, Silent
+from ctseg.errors import BadInput
+from ctseg.files import disk_errors, write_text
+from ctseg.planning.fingerprint import fingerprint, task_of
+from ctseg.planning.plan import RESHAPING, make_plan
+from ctseg.report.curves import draw_curves
+from ctseg.specs import Case, DataSet, Task, training_only
+from ctseg.version import __version__
+
+
+def train(
+    config: RunConfig,
+    *,
+    output: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Train a model.
+
+    Args:
+        config: what is left out is planned; `data.path` must be set.
+        output: the run folder; `runs/<data set>-<architecture>-fold<n>` by default.
+        resume: go on with the run in `output`; its own `config.toml` counts.
+        overwrite: delete what is in `output` first.
+        reporter: told how far it has come.
+
+    Raises:
+        BadInput: data, names or settings that cannot be trained with; nothing is written then.
+        KeyboardInterrupt: after Ctrl-C; the run can be resumed.
+    """
+    begun = time.monotonic()
+    reporter = reporter or Silent()
+    if resume:
+        if output is None:
+            raise BadInput("Which run is to be resumed?", hint="ctseg train --resume -o runs/NAME")
+        folder = Path(output)
+        if not (folder / "config.toml").is_file():
+            raise BadInput(f"{folder} is no run folder: it has no config.toml.")
+        config = load_config(folder / "config.toml")
+    if not config.data.path:
+        raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
+    check_names(config, fresh=not resume)
+    runtime = choose(config.train.device, config.train.precision)
+    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    training, validation = split(dataset, config.data, depths(dataset))
+    folder = Path(output) if output is not None else default_folder(dataset, config)
+    if not resume:
+        check_free(folder, overwrite)
+    reporter.say(
+        f"{dataset.name}: {len(training)} cases train, {len(validation)} validate "
+        f"({dataset.reader}); {runtime.describe()}"
+    )
+    if resume:
+        assert config.task is not None
+        task = config.task.task()
+    else:
+        task = task_of(config.task, dataset)
+        rule_of(config.train, task)  # unknown labels are refused before anything is written
+        check_rules(task, config.predict.postprocess)
+        config = _plan(
+            config, dataset, task, training, validation, runtime, folder, reporter, overwrite
+        )
+    card = card_of(config, dataset, task, len(training))
+    count = len(training)
+    try:
+        prepared = _prepare(config, task, [*training, *validation], reporter)
+        check_rule(rule_of(config.train, task), prepared[:count], task)
+    except BadInput:
+        if not resume:  # so that the same command, once it is mended, finds its place free
+            _take_back(folder)
+        raise
+    limited = config.train.time is not None and config.train.steps is None
+    deadline = begun + parse_duration(config.train.time or "0") if limited else None
+    resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
+    spacing = prepared[0].trail.target.spacing_zyx
+    reshaped = any(s["kind"] in RESHAPING for s in card.preprocess.steps)
+    if resample is not None and all(resample["spacing_xyz"]) and not reshaped:
+        x, y, z = resample["spacing_xyz"]
+        spacing = (z, y, x)
+    job = Job(
+        config=config, card=card, folder=folder, train=prepared[:count], val=validation,
+        val_prepared=prepared[count:], runtime=runtime, spacing_zyx=spacing, deadline=deadline,
+        reporter=reporter, on_epoch=lambda run: draw_curves(run / "log.jsonl", run / "curves.png"),
+    )  # fmt: skip
+    return loop.train(job, resume=resume)
+
+
+def check_names(config: RunConfig, *, fresh: bool = True) -> None:
+    """Refuse unknown names, and options that nothing has, before anything is read.
+
+    Args:
+        fresh: whether training starts; a resumed run needs no file of pretrained weights any more.
+    """
+    optim.check_names(config.train)
+    Pipeline.of(config.preprocess)
+    spec = plugins.architecture(config.model.architecture)
+    dropped = frozenset() if fresh else training_only(spec.config)
+    options = {k: v for k, v in config.model.options.items() if k not in dropped}
+    spec.constraints_for(plugins.make_config(spec, options))
+    if config.loss.name:
+        plugins.make_config(plugins.loss(config.loss.name), config.loss.options)
+
+
+def default_folder(dataset: DataSet, config: RunConfig) -> Path:
+    name = "".join(c if c.isalnum() else "_" for c in dataset.name.lower()).strip("_")
+    return Path("runs") / f"{name}-{config.model.architecture}-fold{config.data.fold}"
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, unless it is a run to be overwritten."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    is_run = (folder / "config.toml").is_file()
+    if overwrite and is_run:
+        return
+    if is_run:
+        done = " that can be resumed" if checkpoint.exists(folder / "last") else ""
+        raise BadInput(
+            f"{folder} holds a run{done} already.",
+            hint=f"Go on with it: ctseg train --resume -o {folder}   or replace it: --overwrite",
+        )
+    raise BadInput(f"{folder} is not empty and no run.", hint="Choose another place with -o.")
+
+
+def _plan(
+    config: RunConfig, dataset: DataSet, task: Task, training: tuple[Case, ...],
+    validation: tuple[Case, ...], runtime: Runtime, folder: Path, reporter: Reporter, overwrite: bool,
+) -> RunConfig:  # fmt: skip
+    """Complete the configuration and write it with its reasons; the run folder is made here."""
+    done = 0
+
+    def on_case(name: str) -> None:
+        nonlocal done
+        done += 1
+        reporter.update(done, len(training) + len(validation), f"looking at {name}")
+
+    found = fingerprint(training, task, on_case)
+    for case in validation:  # what is wrong with them is said before anything is written
+        if not is_large(case):  # the label of a large one is checked when it is prepared
+            load_label(case, task, load_image(case))
+        on_case(case.id)
+    config, plan = make_plan(
+        config, task, dataset.channels, found, runtime, one_volume=len(dataset.cases) == 1
+    )
+    path = str(Path(config.data.path).resolve())
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
+    with disk_errors(folder):
+        if overwrite and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.toml", dump_config(config))
+    document = {
+        "fingerprint": found.to_dict(),
+        "choices": plan.choices,
+        "runtime": runtime.describe(),
+    }
+    write_text(folder / "plan.json", json.dumps(document, indent=2))
+    train = config.train
+    reporter.say(
+        f"Plan: patch {'x'.join(map(str, train.patch_zyx or ()))}, batch {train.batch_size}, "
+        f"{config.model.architecture} {config.model.options.get('features', '')}, {config.loss.name} "
+        f"(reasons in {folder / 'plan.json'})"
+    )
+    return config
+
+
+def _take_back(folder: Path) -> None:
+    """Remove what `_plan` wrote."""
+    for name in ("config.toml", "plan.json"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _prepare(
+    config: RunConfig, task: Task, cases: list[Case], reporter: Reporter
+) -> list[Prepared]:
+    store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)
+    done = 0
+
+    def on_case(name: str) -> None:
+        nonlocal done
+        done += 1
+        reporter.update(done, len(cases), f"preparing {name}")
+
+    return store.prepare(cases, on_case)
+
+
+def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card:
+    """The card of the model to be; members and figures come with the weights."""
+    assert config.task is not None
+    entry = plugins.registry().get("architecture", config.model.architecture)
+    provider, dropped = entry.plugin, training_only(entry.spec.config)
+    return Card(
+        architecture=config.model.architecture,
+        options={k: v for k, v in config.model.options.items() if k not in dropped},
+        provider=Provider(package=provider.package, version=provider.version),
+        in_channels=len(dataset.channels),
+        out_channels=task.out_channels,
+        channels=dataset.channels,
+        task=config.task,
+        preprocess=config.preprocess,
+        predict=config.predict,
+        loss=config.loss,
+        licence=dataset.licence,
+        training_data=TrainingData(
+            name=dataset.name,
+            licence=dataset.licence,
+            reference=dataset.reference or dataset.description,
+            cases=count,
+            fold=config.data.fold if len(dataset.cases) > 1 else None,
+        ),
+        seed=config.seed,
+        ctseg_version=__version__,
+    )

@@ -1,0 +1,135 @@
+"""Validation on whole volumes in the geometry of the source, by the same way as prediction."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ctseg.card import Metrics
+from ctseg.config import load_config
+from ctseg.data.load import load_extra, load_image, load_label
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.splits import depths, split
+from ctseg.data.steps.target import Scale
+from ctseg.data.store import Prepared, about
+from ctseg.engine.evaluation.evaluate import evaluate_case
+from ctseg.engine.inference.model import Segmenter
+from ctseg.errors import BadInput, CtsegError
+from ctseg.metrics.catalogue import in_group
+from ctseg.metrics.report import CaseResult, Report
+from ctseg.specs import Case
+from ctseg.volume.volume import Volume
+
+OnCase = Callable[[int, int, str], None]
+WORST = -sys.float_info.max
+
+
+def validate(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    prepared: Sequence[Prepared],
+    on_case: OnCase | None = None,
+) -> Report:
+    """Predict prepared cases and score them against their labels as stored.
+
+    Args:
+        on_case: called with the number done, the total and the case's id; what it raises ends the validation.
+
+    Raises:
+        CtsegError: a file that is gone or damaged by now; the message names the case.
+    """
+    results = []
+    for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
+        try:
+            labels = segmenter.segment(np.asarray(ready.image), ready.trail)
+            ready.close()
+            results.append(score(segmenter, case, Volume(labels, ready.trail.source)))
+        except CtsegError as error:
+            if case.id not in error.message.split():
+                error.message = f"Case {case.id}: {error.message}"
+            raise
+        if on_case:
+            on_case(done, len(cases), case.id)
+    return Report(tuple(results))
+
+
+def measure(
+    weights: Path | Sequence[Path],
+    run_folder: Path,
+    on_case: OnCase | None = None,
+    prepared: Callable[[Segmenter], Segmenter] | None = None,
+) -> Metrics:
+    """Score weights on the validation cases of a run, from the files of the data set.
+
+    Args:
+        prepared: what is done with the model first, such as putting a coarse stage before it.
+
+    Returns:
+        the figures for a card, with the command that prints them.
+
+    Raises:
+        BadInput: the run has no data set.
+    """
+    config = load_config(run_folder / "config.toml")
+    if not config.data.path:
+        raise BadInput(f"The run {run_folder} names no data set to measure on.")
+    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    _, cases = split(dataset, config.data, depths(dataset))
+    files = [weights] if isinstance(weights, Path) else list(weights)
+    segmenter = Segmenter.from_files(
+        files, device=config.train.device, precision=config.train.precision
+    )
+    segmenter = segmenter if prepared is None else prepared(segmenter)
+    results = []
+    for done, case in enumerate(cases, start=1):
+        results.append(score(segmenter, case, segmenter.predict(load_image(case))))
+        if on_case:
+            on_case(done, len(cases), case.id)
+    return metrics_of(Report(tuple(results)), command="")
+
+
+def score(segmenter: Segmenter, case: Case, prediction: Volume) -> CaseResult:
+    """One prediction against the case's label as stored."""
+    source = prediction.geometry
+    with about(case, "scored"):  # its files may be gone by now
+        reference = load_label(case, segmenter.task, Volume(prediction.array, source))
+        mask = load_extra(case, case.mask, reference)
+    return evaluate_case(
+        segmenter.task, prediction, reference, case.id, mask=mask, group=case.group
+    )
+
+
+def metrics_of(report: Report, *, command: str) -> Metrics:
+    """A report as the figures of a card."""
+    return Metrics(
+        dice=report.dice,
+        mean_dice=report.mean_dice,
+        scores=scores_of(report),
+        cases=len(report.cases),
+        command=command,
+    )
+
+
+def scores_of(report: Report) -> dict[str, dict[str, float]]:
+    """The means of a regression's metrics by channel; empty for other tasks."""
+    return {name: report.by_label(name) for name in in_group(report.metrics, "regression")}
+
+
+def merit(report: Report, scale: Scale | None = None) -> float:
+    """The number by which the best validation is kept; higher is better.
+
+    The mean foreground Dice, -1 where nothing could be scored. For a regression minus the mean squared error, in
+    squares of each channel's deviation where it is known, so that no channel counts more for its unit.
+    """
+    if "mse" not in report.metrics:
+        return -1.0 if report.mean_dice is None else report.mean_dice
+    errors = report.by_label("mse")
+    if not errors:
+        return WORST
+    parts = list(errors.values())
+    if scale is not None and len(scale[1]) == len(parts):
+        parts = [mse / std**2 for mse, std in zip(parts, scale[1], strict=True)]
+    return -sum(parts) / len(parts)

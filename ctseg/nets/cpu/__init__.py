@@ -1,0 +1,1 @@
+"""Convolutions made for CPUs."""

@@ -1,0 +1,113 @@
+"""The frames of DICOM files and where each lies: one to a file, or many in enhanced CT and MR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.errors import FileProblem
+from ctseg.volume.formats.dicom.header import Element, Header, numbers
+
+_POSITION, _COSINES, _SPACING = 0x00200032, 0x00200037, 0x00280030
+_SLOPE, _INTERCEPT = 0x00281053, 0x00281052
+_SHARED, _EACH = 0x52009229, 0x52009230
+_HOLDERS = {_POSITION: 0x00209113, _COSINES: 0x00209116, _SPACING: 0x00289110,
+            _SLOPE: 0x00289145, _INTERCEPT: 0x00289145}  # fmt: skip
+"""The functional group that holds each value (PS3.3, C.7.6.16.2)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One plane of voxels.
+
+    Attributes:
+        header: of its file.
+        index: which frame of the file it is.
+        position, cosines, spacing_yx: its place; empty where the file does not say.
+        slope, intercept: stored values times slope plus intercept are the real ones.
+    """
+
+    header: Header
+    index: int
+    position: tuple[float, ...]
+    cosines: tuple[float, ...]
+    spacing_yx: tuple[float, ...]
+    slope: float
+    intercept: float
+
+    @property
+    def size_yx(self) -> tuple[int, int]:
+        return self.header.integer(0x00280010), self.header.integer(0x00280011)
+
+    @property
+    def name(self) -> str:
+        """The file, and which frame of it where it has several."""
+        many = self.header.integer(0x00280008, 1) > 1
+        return f"{self.header.path.name}" + (f", frame {self.index + 1}" if many else "")
+
+    def vector(self, what: str) -> NDArray[np.float64]:
+        """Position (3), cosines (6) or pixel spacing (2).
+
+        Raises:
+            FileProblem: the file does not say.
+        """
+        tag, values, count = {
+            "position": ("0020,0032", self.position, 3),
+            "cosines": ("0020,0037", self.cosines, 6),
+            "spacing_yx": ("0028,0030", self.spacing_yx, 2),
+        }[what]
+        if len(values) != count or not np.isfinite(values).all():
+            raise FileProblem(
+                f"{self.header.path} lacks the DICOM tag ({tag}), without which its place is unknown.",
+                hint="Export the series again, as CT or MR image storage.",
+            )
+        return np.asarray(values)
+
+
+def frames_of(header: Header) -> Iterator[Frame]:
+    """The frames of a file, in its order.
+
+    Raises:
+        EOFError: the file has fewer bytes than its frames need.
+    """
+    count = max(header.integer(0x00280008, 1), 1)
+    bits = header.integer(0x00280010) * header.integer(0x00280011) * header.integer(0x00280100, 16)
+    there = header.pixel_bytes
+    needed = (
+        count * bits // 8 if there is not None else count * 8
+    )  # each piece has a head of 8 bytes
+    if header.pixel_tag == 0x7FE00010 and needed > (header.file_bytes if there is None else there):
+        raise EOFError(f"{header.path.name} is too short for {count} frames")
+    shared = _first(header.elements, _SHARED)
+    each = header.elements.get(_EACH)
+    groups = each.items if each is not None else ()
+    for index in range(count):
+        own = groups[index] if index < len(groups) else {}
+
+        def find(tag: int, own: Mapping[int, Element] = own) -> tuple[float, ...]:
+            for place in (own, shared):
+                if found := numbers(_first(place, _HOLDERS[tag]), tag):
+                    return tuple(found)
+            # a file of many frames without functional groups has one place for all: none is known
+            known = count == 1 or tag not in (_POSITION,)
+            return tuple(header.numbers(tag)) if known else ()
+
+        slope, intercept = find(_SLOPE), find(_INTERCEPT)
+        yield Frame(
+            header,
+            index,
+            find(_POSITION),
+            find(_COSINES),
+            find(_SPACING),
+            slope[0] if slope else 1.0,
+            intercept[0] if intercept else 0.0,
+        )
+
+
+def _first(elements: Mapping[int, Element], tag: int) -> Mapping[int, Element]:
+    """The first item of a sequence, empty where there is none."""
+    element = elements.get(tag)
+    return element.items[0] if element is not None and element.items else {}

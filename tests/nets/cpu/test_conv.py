@@ -1,0 +1,134 @@
+"""bfloat16 convolutions of tiny volumes against float32, which oneDNN's kernels get wrong by themselves."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from ctseg.engine.model.runtime import Runtime
+from ctseg.nets.cpu import autocast, im2col, winograd
+from ctseg.nets.cpu.conv import CpuConv3d
+
+BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
+
+
+def gradients(net: nn.Module, x: torch.Tensor, half: bool) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        y = net(x)
+    y.float().square().mean().backward()
+    assert x.grad is not None
+    return [y.detach().float(), x.grad, *(p.grad for p in net.parameters())]
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, (1, 3, 3), (3, 1, 1)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_in_bfloat16_are_those_of_float32(kernel, stride):
+    torch.manual_seed(0)
+    padding = tuple(k // 2 for k in kernel) if isinstance(kernel, tuple) else kernel // 2
+    plain = nn.Conv3d(8, 16, kernel, stride, padding)
+    placed = BF16.place(copy.deepcopy(plain))
+    assert list(placed.state_dict()) == list(plain.state_dict())
+    for size in itertools.product((1, 2, 3, 4), (2, 5), (1, 2, 4)):
+        x = torch.randn(2, 8, *size)
+        plain.zero_grad()
+        placed.zero_grad()
+        exact = gradients(plain, x, half=False)
+        for one, two in zip(exact, gradients(placed, BF16.tensor(x), half=True), strict=True):
+            assert float((one - two).norm()) <= 0.03 * float(one.norm()) + 1e-6, (size, kernel)
+
+
+def test_only_mixed_precision_and_plain_convolutions_are_guarded():
+    class Own(nn.Conv3d):
+        pass
+
+    net = nn.Sequential(nn.Conv3d(1, 2, 3), Own(2, 2, 3), nn.Conv2d(1, 1, 1))
+    fp32 = Runtime(torch.device("cpu"), "fp32", False, "test")
+    assert type(fp32.place(net)[0]) is nn.Conv3d
+    placed = BF16.place(net)
+    assert type(placed[0]) is CpuConv3d
+    assert type(placed[1]) is Own
+    assert type(copy.deepcopy(placed)[0]) is CpuConv3d
+
+
+def test_the_result_keeps_the_type_of_mixed_precision():
+    net = BF16.place(nn.Conv3d(1, 2, 3, padding=1))
+    with BF16.autocast():
+        assert net(torch.zeros(1, 1, 2, 4, 4)).dtype == torch.bfloat16
+        assert net(torch.zeros(1, 1, 8, 8, 8)).dtype == torch.bfloat16
+    assert net(torch.zeros(1, 1, 2, 4, 4)).dtype == torch.float32
+
+
+def test_large_convolutions_take_fewer_products(monkeypatch):
+    """In mixed precision only, values near those of float32; the plain ones are exactly PyTorch's."""
+    monkeypatch.setattr(autocast, "has_amx", lambda: False)
+    taken = []
+    real = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *a: taken.append(1) or real(*a))
+    torch.manual_seed(1)
+    plain = nn.Sequential(
+        nn.Conv3d(1, 32, 3, padding=1),
+        nn.Conv3d(32, 32, 3, padding=1),
+        nn.Conv3d(32, 32, 3, padding=1, padding_mode="reflect"),
+        nn.Conv3d(32, 32, 3, 2, 1),
+    )
+    placed = BF16.place(copy.deepcopy(plain))
+    x = torch.randn(2, 1, 12, 16, 12)
+    exact = plain(x).detach()
+    with BF16.autocast():
+        y = placed(BF16.tensor(x)).detach()
+    assert len(taken) == 1
+    assert float((y.float() - exact).norm()) < 0.02 * float(exact.norm())
+    torch.testing.assert_close(placed(x).detach(), exact, atol=1e-5, rtol=1e-5)
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"groups": 2},
+        {"dilation": 2},
+        {"padding": "same"},
+        {"padding_mode": "circular"},
+        {"kernel_size": 2},
+    ],
+)
+def test_unusual_convolutions_are_pytorchs(monkeypatch, options):
+    def never(*_: object, **__: object) -> torch.Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(autocast, "has_amx", lambda: False)
+    monkeypatch.setattr(winograd, "convolve", never)
+    monkeypatch.setattr(im2col, "convolve", never)
+    torch.manual_seed(2)
+    plain = nn.Conv3d(64, 64, **({"kernel_size": 3, "padding": 2} | options))
+    x = torch.randn(1, 64, 12, 12, 12)
+    with BF16.autocast():
+        y = BF16.place(copy.deepcopy(plain))(BF16.tensor(x)).detach()
+    exact = plain(x).detach()
+    assert float((y.float() - exact).norm()) < 0.01 * float(exact.norm())
+
+
+def test_the_kernels_of_small_volumes_get_their_gradient_as_a_product(monkeypatch):
+    """In training only; near float32, with whatever stride."""
+    monkeypatch.setattr(autocast, "has_amx", lambda: False)
+    taken = []
+    real = im2col.convolve
+    monkeypatch.setattr(im2col, "convolve", lambda *a, **k: taken.append(1) or real(*a, **k))
+    torch.manual_seed(3)
+    plain = nn.Sequential(nn.Conv3d(128, 256, 3, (1, 2, 2), 1), nn.Conv3d(256, 128, 3, padding=1))
+    placed = BF16.place(copy.deepcopy(plain))
+    x = torch.randn(2, 128, 5, 14, 10)
+    exact = gradients(plain, x, half=False)
+    found = gradients(placed, BF16.tensor(x), half=True)
+    assert len(taken) == 2
+    for one, two in zip(exact, found, strict=True):
+        assert two.dtype == torch.float32
+        assert float((one - two).norm()) < 0.02 * float(one.norm())
+    with torch.inference_mode(), BF16.autocast():
+        placed(BF16.tensor(x))
+    assert len(taken) == 2

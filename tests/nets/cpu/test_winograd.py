@@ -1,0 +1,171 @@
+"""Convolutions with fewer products against PyTorch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ctseg.nets.cpu import autocast, winograd
+
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+USUAL = {4: functional.conv2d, 5: functional.conv3d}
+
+
+@pytest.fixture(autouse=True)
+def bf16_processor(monkeypatch):
+    monkeypatch.setattr(autocast, "has_amx", lambda: False)
+
+
+def tensor(*shape: int, kind: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape).to(kind).contiguous(memory_format=LAYOUTS[len(shape)])
+
+
+def usual(x, weight, bias):
+    return USUAL[x.ndim](x, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
+
+
+def relative(one: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((one.detach().double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("slab", [1, 2000, 1 << 30])
+@pytest.mark.parametrize(
+    ("size", "kernel"),
+    [
+        ((8, 5, 6), (3, 3, 3)),
+        ((5, 8, 7), (3, 3, 3)),  # the first axis is odd
+        ((6, 8, 4), (1, 3, 3)),
+        ((4, 6, 5), (3, 5, 1)),
+        ((10, 9), (3, 3)),
+    ],
+)
+def test_values_and_gradients_are_those_of_the_usual_way(monkeypatch, size, kernel, slab):
+    torch.manual_seed(0)
+    monkeypatch.setattr(winograd, "SLAB", slab)
+    leaves = [tensor(2, 4, *size), torch.randn(3, 4, *kernel).double(), torch.randn(3).double()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    results = []
+    for way in (usual, winograd.convolve):
+        y = way(*leaves)
+        weight = torch.arange(y.numel(), dtype=torch.float64).view_as(y).sin()
+        results.append((y, *torch.autograd.grad((y * weight).sum(), leaves)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_only_what_is_asked_for_gets_a_gradient(wanted, bias):
+    x, weight, b = tensor(1, 2, 4, 4, 4), torch.randn(2, 2, 3, 3, 3).double(), None
+    if bias:
+        b = torch.randn(2, dtype=torch.float64)
+    leaves = [t for t in (x, weight, b) if t is not None]
+    for leaf, on in zip(leaves, wanted, strict=False):
+        leaf.requires_grad_(bool(on))
+    chosen = [leaf for leaf in leaves if leaf.requires_grad]
+    if not chosen:
+        assert not winograd.convolve(x, weight, b).requires_grad
+        return
+    found = torch.autograd.grad(winograd.convolve(x, weight, b).square().sum(), chosen)
+    exact = torch.autograd.grad(usual(x, weight, b).square().sum(), chosen)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_in_bfloat16_errors_are_at_most_2_5_times_those_of_the_usual_way(smooth):
+    """Of values, of what comes in and of the kernel; smooth volumes with a mean of their own, as scans have, too."""
+    torch.manual_seed(1)
+    x, grad = torch.randn(1, 32, 16, 24, 16), torch.randn(1, 32, 16, 24, 16)
+    if smooth:
+        x = 8 * functional.avg_pool3d(x, 5, 1, 2) + 3
+        grad = functional.avg_pool3d(grad, 3, 1, 1)
+    x, grad = (
+        t.bfloat16().contiguous(memory_format=torch.channels_last_3d)
+        for t in (functional.leaky_relu(x, 0.01), grad)
+    )
+    weight = 0.05 * torch.randn(32, 32, 3, 3, 3)
+    errors = {}
+    exact = []
+    for name, way in (("exact", usual), ("usual", usual), ("ours", winograd.convolve)):
+        kind = torch.float64 if name == "exact" else torch.bfloat16
+        a = x.to(kind).requires_grad_()
+        b = (weight.double() if name == "exact" else weight.clone()).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=name != "exact"):
+            y = way(a, b, None)
+        assert y.dtype == kind
+        found = [y.detach(), *torch.autograd.grad(y, (a, b), grad.to(kind))]
+        if name == "exact":
+            exact = found
+        else:
+            errors[name] = [relative(one, true) for one, true in zip(found, exact, strict=True)]
+    for ours, theirs in zip(errors["ours"], errors["usual"], strict=True):
+        assert ours < 2.5 * theirs
+        assert ours < 0.006  # 2^-8 is the distance of neighbouring numbers
+
+
+def test_a_sample_gives_the_same_whatever_its_neighbours():
+    torch.manual_seed(2)
+    x = tensor(3, 32, 12, 10, 10, kind=torch.bfloat16)
+    weight = 0.05 * torch.randn(32, 32, 3, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        together = winograd.convolve(x, weight, None)
+        alone = winograd.convolve(x[1:2].contiguous(memory_format=LAYOUTS[5]), weight, None)
+    assert torch.equal(together[1:2], alone)
+
+
+def test_what_is_mixed_is_kept_for_the_kernels_gradient_only_and_where_it_is_little(monkeypatch):
+    x, weight = tensor(1, 2, 8, 6, 6), torch.randn(3, 2, 3, 3, 3).double().requires_grad_()
+
+    def kept() -> list[tuple[int, ...]]:
+        found = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t) or t, lambda t: t):
+            winograd.convolve(x.requires_grad_(), weight, None)
+        return [tuple(t.shape) for t in found if t.shape[1:] != (2, 1, 3, 3)]
+
+    assert kept() == [(1, 2, 4, 6, 6)] * 4
+    monkeypatch.setattr(winograd, "SLAB", 1)
+    assert kept() == [(1, 2, 8, 6, 6)]
+    monkeypatch.setattr(winograd, "SLAB", 1 << 30)
+    weight.requires_grad_(False)
+    assert kept() == [(1, 2, 8, 6, 6)]
+    with torch.no_grad():
+        assert kept() == []
+
+
+def test_weights_in_bfloat16_need_no_mixed_precision():
+    x = tensor(1, 32, 8, 12, 12, kind=torch.bfloat16)
+    weight = (0.05 * torch.randn(32, 32, 3, 3, 3)).bfloat16().requires_grad_()
+    assert winograd.pays(x, weight, padding=(1, 1, 1))
+    y = winograd.convolve(x, weight, None)
+    (grad,) = torch.autograd.grad(y.float().sum(), weight)
+    assert (y.dtype, grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert relative(y, usual(x.double(), weight.detach().double(), None)) < 0.006
+
+
+def test_it_is_left_where_it_does_not_pay_or_would_not_be_the_same(monkeypatch):
+    x, weight = tensor(1, 32, 12, 12, 12, kind=torch.bfloat16), torch.randn(32, 32, 3, 3, 3)
+    weight = weight.bfloat16()
+
+    def pays(x=x, weight=weight, padding=(1, 1, 1), **options):
+        return winograd.pays(x, weight, padding=padding, **options)
+
+    assert pays()
+    assert pays(tensor(1, 32, 13, 12, 12, kind=torch.bfloat16))  # along y
+    assert pays(tensor(1, 32, 40, 40, kind=torch.bfloat16), weight[:, :, 0], padding=(1, 1))
+    assert not pays(tensor(1, 32, 13, 13, 12, kind=torch.bfloat16))  # only x is even
+    assert not pays(tensor(1, 32, 8, 8, 8, kind=torch.bfloat16))  # small
+    assert not pays(x.contiguous())
+    assert not pays(x.float())
+    assert not pays(x.to("meta"))
+    assert not pays(padding=(0, 1, 1))
+    assert not pays(stride=(2, 1, 1))
+    assert not pays(tensor(1, 4, 12, 12, 12, kind=torch.bfloat16), weight[:, :4])  # few channels
+    assert not pays(weight=weight[..., :2])  # even kernels
+    assert not pays(weight=weight[:, :, :1, :1, :1], padding=(0, 0, 0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pays(x.float())
+    monkeypatch.setattr(autocast, "has_amx", lambda: True)
+    assert not pays()

@@ -1,0 +1,150 @@
+"""Headers of DICOM files that are odd, old or damaged: read without warnings, or refused with a reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import tracemalloc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from ctseg.errors import FileProblem
+from ctseg.volume.formats.dicom.header import read_dicom_header
+from ctseg.volume.formats.dicom.series import list_series
+from ctseg.volume.io import read
+
+_spec = importlib.util.spec_from_file_location(
+    "dicom_files", Path(__file__).with_name("dicom_files.py")
+)
+assert _spec is not None and _spec.loader is not None
+files = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(files)
+BASE = files.BASE
+
+
+@pytest.fixture
+def plane() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 4096, (9, 10)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("syntax", [BASE, f"{BASE}.1"])
+def test_a_file_without_preamble(tmp_path: Path, plane: np.ndarray, syntax: str) -> None:
+    path = files.save(files.dataset(plane, rescale=(1, -1024)), tmp_path / "a.dcm", plane, syntax)
+    content = path.read_bytes()
+    path.write_bytes(content[content.index(b"\x08\0\x16\0") :])
+    with pytest.raises(
+        FileProblem, match=r"a\.dcm is no DICOM file"
+    ):  # it starts with no known mark
+        read(path)
+    path.write_bytes(b"\x08\0\x05\0" + (b"" if syntax == BASE else b"CS") + bytes(2 + 2 * (syntax == BASE))
+                     + content[content.index(b"\x08\0\x16\0") :])  # fmt: skip
+    np.testing.assert_array_equal(read(path).array[0], plane.astype(int) - 1024)
+    assert read_dicom_header(path).syntax == syntax
+
+
+def test_odd_values_do_not_warn(tmp_path: Path, plane: np.ndarray) -> None:
+    path = files.save(files.dataset(plane), tmp_path / "a.dcm", plane)
+    data = pydicom.dcmread(path)
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore")
+        patch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+        data.SpecificCharacterSet = "ISO_IR 999"
+        data.PatientID = "more than the sixty-four letters that an identifier may have: " * 2
+        data.add_new("SliceThickness", "DS", "2.50000000000000000000000000")
+        data.SeriesInstanceUID = "1.2.no.uid"
+        data.save_as(path)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:  # warnings are errors in these tests
+        headers = list(pool.map(read_dicom_header, [path] * 40))
+    assert list(warnings.filters) == before
+    assert headers[0].numbers(0x00180050) == [2.5]
+    assert headers[0].text(0x0020000E) == "1.2.no.uid"
+    assert headers[0].text(0x00100020).startswith("more than")
+    np.testing.assert_array_equal(read(path).array[0], plane)
+
+
+def test_implicit_elements_in_a_file_that_says_explicit(tmp_path: Path, plane: np.ndarray) -> None:
+    path = files.save(files.dataset(plane), tmp_path / "a.dcm", plane, BASE)
+    old, new = f"UI\x12\0{BASE}\0".encode(), f"UI\x14\0{BASE}.1\0".encode()
+    assert path.read_bytes().count(old) == 1
+    path.write_bytes(path.read_bytes().replace(old, new))
+    np.testing.assert_array_equal(read(path).array[0], plane)
+
+
+def test_names_in_other_alphabets(tmp_path: Path, plane: np.ndarray) -> None:
+    out = files.dataset(plane, SpecificCharacterSet="ISO_IR 144", SeriesDescription="Лёгкие")
+    path = files.save(out, tmp_path / "a.dcm", plane)
+    assert list_series(path)[0].description == "Лёгкие"
+
+
+def test_damaged_values(tmp_path: Path, plane: np.ndarray) -> None:
+    path = files.save(files.dataset(plane, rescale=(1, -1024)), tmp_path / "a.dcm", plane)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"7.5 ", b"7,5 "))
+    assert read(path).spacing_xyz[2] == 1.0  # no thickness
+    path.write_bytes(content.replace(b"-1024", b"-1O24"))
+    with pytest.raises(FileProblem, match="00281052"):  # else the voxels were no Hounsfield units
+        read(path)
+    path.write_bytes(content)
+    header = read_dicom_header(path)
+    with pytest.raises(KeyError, match="00101030"):
+        header.text(0x00101030)
+
+
+def test_a_damaged_length_claims_no_memory(tmp_path: Path, plane: np.ndarray) -> None:
+    item = pydicom.Dataset()
+    item.add_new(0x00091010, "OB", b"0123456789")
+    out = files.dataset(plane)
+    out.add_new(0x00090010, "LO", "SOMEONE")
+    out.add_new(0x00091011, "SQ", [item])
+    out[0x00091011].is_undefined_length = True
+    path = files.save(out, tmp_path / "a.dcm", plane)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"OB\0\0\x0a\0\0\0", b"OB\0\0\xf0\xff\xff\x7f"))
+    assert path.read_bytes() != content
+    tracemalloc.start()
+    with pytest.raises(FileProblem, match="truncated"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
+
+
+def test_damaged_run_lengths_are_told(tmp_path: Path, plane: np.ndarray) -> None:
+    path = files.save(files.dataset(plane), tmp_path / "a.dcm", plane, f"{BASE}.5")
+    content = path.read_bytes()
+    start = read_dicom_header(path).pixel_start
+    told = 0
+    for at in range(start, len(content), 3):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x83]) + content[at + 1 :])
+        try:
+            read(path)
+        except FileProblem:
+            told += 1
+    assert told > 5
+
+
+@pytest.mark.parametrize("lost", [1, 8, 9, 60])
+def test_compressed_voxels_that_end_too_early(tmp_path: Path, plane: np.ndarray, lost: int) -> None:
+    path = files.save(files.dataset(plane), tmp_path / "a.dcm", plane, f"{BASE}.4.80")
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(FileProblem, match="truncated: its compressed voxels end too early"):
+        read(path)
+
+
+def test_pieces_that_belong_to_no_frame(tmp_path: Path, plane: np.ndarray) -> None:
+    planes = np.stack([plane, plane + 1, plane + 2])
+    out = files.enhanced(planes, np.arange(3))
+    path = files.save(out, tmp_path / "a.dcm", planes, f"{BASE}.4.80", 2)
+    content = path.read_bytes()
+    start = read_dicom_header(path).pixel_start
+    path.write_bytes(content[:start] + b"\xfe\xff\0\xe0" + bytes(4) + content[start + 20 :])
+    with pytest.raises(FileProblem, match="3 frames in 6 compressed pieces"):
+        read(path)
+    path.write_bytes(content[: start + 12] + b"\x02" + content[start + 13 :])
+    with pytest.raises(FileProblem, match="table of compressed frames is damaged"):
+        read(path)
