@@ -6,6 +6,7 @@ Nothing here imports torch or NumPy, so that listing what exists costs nothing. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -71,6 +72,18 @@ class Constraints:
     fixed_tile_zyx: Zyx | None = None
     context_slices: int = 0
     dims: Literal[2, 3] = 3
+
+    def fit(self, size_zyx: Zyx) -> Zyx:
+        """The smallest patch or tile at least as large as asked that the network accepts."""
+        if self.fixed_tile_zyx is not None:
+            return self.fixed_tile_zyx
+        z, y, x = (
+            math.ceil(max(size, least) / stride) * stride
+            for size, stride, least in zip(
+                size_zyx, self.stride_zyx, self.min_tile_zyx, strict=True
+            )
+        )
+        return z, y, x
 
 
 class BuildNetwork(Protocol):

@@ -138,12 +138,12 @@ def _cost(
 ) -> dict[str, Any]:
     """Operations and bytes for one patch, which the network must accept."""
     from ctseg.cli.train import numbers
-    from ctseg.engine.inference.tiling import check, fit_tile
+    from ctseg.engine.inference.tiling import check
     from ctseg.nets.cost import measure
 
     z, y, x = numbers(patch, int)
     check((z, y, x), 0.0)
-    fitted = fit_tile((z, y, x), demands.stride_zyx, demands.min_tile_zyx, demands.fixed_tile_zyx)
+    fitted = demands.fit((z, y, x))
     if fitted != (z, y, x):
         raise BadInput(
             f"The patch {(z, y, x)} does not suit {name}: sizes must be multiples of {demands.stride_zyx} "

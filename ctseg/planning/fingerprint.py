@@ -10,17 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.config import TaskConfig
-from ctseg.data.large_scans import glance, is_large, label_values
-from ctseg.data.load import as_label, load_extra, load_image, load_label
+from ctseg.data.large_scans import glance, is_large
+from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.steps import Orient
-from ctseg.errors import BadInput, ConfigError
-from ctseg.planning.regression import values_task
-from ctseg.specs import Case, DataSet, Task
-from ctseg.task import classes_task
-from ctseg.volume.distinct_values import distinct_values
+from ctseg.errors import BadInput
+from ctseg.specs import Case, Task
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.io import open_ref
 from ctseg.volume.volume import Volume
 
 SAMPLES = 10_000
@@ -63,105 +58,6 @@ class Fingerprint:
         out["median_spacing_zyx"] = self.median_spacing_zyx
         out["median_shape_zyx"] = self.median_shape_at(self.median_spacing_zyx)
         return out
-
-
-def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
-    """The task of a run: as the run file says, else as the data set says, else every value found is a class.
-
-    A run file may leave the labels to the data set and name an ignore value or mirror pairs only.
-
-    Raises:
-        ConfigError: labels that cannot be learnt as they are named.
-    """
-    if config is not None and config.labels:
-        return checked(config.task())
-    declared = dataset.task is not None and dataset.task.kind == "regression"
-    if declared or (config is not None and config.kind == "regression"):
-        return values_task(config, dataset)
-    task = dataset.task
-    if config is not None and config.kind == "channels" and (not task or task.kind != "channels"):
-        raise ConfigError(
-            "task.kind is 'channels', and neither [task] nor the data set names the channels.",
-            hint='Name them in the run file: labels = [{name = "pore", values = [1], value = 1}, ...]',
-        )
-    ignore = config.ignore if config is not None else None
-    if ignore is None and task is not None:
-        ignore = task.ignore
-    if task is None or not task.labels:
-        task = find_task(dataset, dataset.cases, ignore=ignore)
-    pairs = config.mirror_pairs if config is not None else ()
-    return dataclasses.replace(task, ignore=ignore, mirror_pairs=pairs or task.mirror_pairs)
-
-
-def checked(task: Task) -> Task:
-    """The task of a run file, as it is.
-
-    Raises:
-        ConfigError: two labels of one name, or classes of which none is the background, or that share a value.
-    """
-    names = [label.name for label in task.labels]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"[task] has two labels of the name '{twice}'.", hint="Rename one.")
-    if task.kind != "classes":
-        return task
-    values = [value for label in task.labels for value in label.values]
-    shared = next((value for value in values if values.count(value) > 1), None)
-    if shared is not None:
-        raise ConfigError(
-            f"The value {shared} belongs to two labels of [task], and a voxel has one class.",
-            hint='Labels that share values are channels: kind = "channels"',
-        )
-    if task.ignore != 0 and 0 not in values:
-        raise ConfigError(
-            f"No label of [task] has the value 0; '{task.labels[0].name}', the first of them, would be taken for "
-            "the background.",
-            hint='Begin with {name = "background", values = [0], value = 0}',
-        )
-    return task
-
-
-def find_task(dataset: DataSet, cases: Sequence[Case], *, ignore: int | None = None) -> Task:
-    """The task of a data set whose files do not declare one: every value found in the labels is a class.
-
-    Args:
-        ignore: the value that marks voxels nobody labelled, and is no class.
-    """
-    values: set[int] = set()
-    for case in cases:
-        if case.label is None:
-            continue
-        seen = label_values(case)
-        if seen is not None:
-            values.update(seen)
-            continue
-        source = open_ref(case.label)
-        try:
-            if source.channels != 1:
-                raise BadInput(
-                    f"The labels of {dataset.name} have {source.channels} channels and nothing names them.",
-                    hint="Name them in [task] of a run file with kind = 'channels' and stacked = true.",
-                )
-            label = as_label(source.read(), classes_task({}), where=str(case.label.path))
-        finally:
-            source.close()
-        values.update(distinct_values(label))
-    values -= set() if ignore is None else {ignore}
-    if not values - {0}:
-        raise BadInput(
-            f"No label value other than 0 was found in {dataset.path}.",
-            hint="Look at what the reader sees: ctseg data inspect " + str(dataset.path),
-        )
-    if len(values) > 256 or min(values) < 0:
-        raise BadInput(
-            f"The labels of {dataset.name} hold {len(values)} values from {min(values)} to {max(values)}; "
-            "are they label maps?",
-            hint=f"Where {min(values)} marks what nobody labelled: --set task.ignore={min(values)}"
-            if min(values) < 0
-            else None,
-        )
-    names = {f"class_{v}" if v else "background": v for v in sorted(values)}
-    return classes_task(names, ignore=ignore)
 
 
 def fingerprint(

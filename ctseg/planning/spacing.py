@@ -1,4 +1,4 @@
-"""The target spacing of a volumetric network."""
+"""The target spacing of a run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,40 @@ from typing import Any
 
 import numpy as np
 
+from ctseg.planning.choices import Budget
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.slicewise import spacing_in_plane
 
 Spacing = tuple[float, float, float]
 ANISOTROPY = 3.0
+CONTEXT = 0.25
+"""A patch should see at least this share of a median scan; else the spacing is made coarser, as far as allowed."""
+
+
+def choose_spacing(
+    found: Fingerprint, asked_xyz: Spacing | None, budget: Budget, *, slicewise: bool
+) -> tuple[Spacing, str]:
+    """nnU-Net's target spacing z, y, x, made coarser evenly where a patch would see too little of a scan.
+
+    Args:
+        asked_xyz: what the user set; 0 keeps the spacing of each scan along that axis.
+        slicewise: for a slice-wise network; it counts what a slice holds, and slices stay where they are.
+    """
+    if asked_xyz is None:
+        find = spacing_in_plane if slicewise else spacing_in_space
+        return find(
+            found, patch_voxels=budget.patch_voxels, coarsest=budget.coarsest, share=CONTEXT
+        )
+    own = found.median_spacing_zyx
+    z, y, x = (asked or median for asked, median in zip(asked_xyz[::-1], own, strict=True))
+    if not any(asked_xyz):
+        return (z, y, x), "the median of the data; no scan is resampled"
+    return (z, y, x), "as asked"
+
+
+def rounded_mm(length: float, digits: int) -> float:
+    """A length with so many decimals, or digits where it is small: voxels may measure nanometres."""
+    return round(length, digits) if length >= 0.1 else float(f"{length:.{digits}g}")
 
 
 def spacing_in_space(

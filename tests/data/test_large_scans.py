@@ -14,7 +14,8 @@ from ctseg.data.load import load_image
 from ctseg.engine.training.prepare import prepare
 from ctseg.engine.training.validate import score
 from ctseg.errors import BadInput, CtsegError
-from ctseg.planning.fingerprint import find_task, fingerprint
+from ctseg.planning.fingerprint import fingerprint
+from ctseg.planning.task import find_task
 from ctseg.specs import Case, DataSet, ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.volume import Volume
@@ -51,7 +52,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (
         "planning.fingerprint.load_image",
         "planning.fingerprint.load_label",
-        "data.prepare.load_image",
+        "data.store.load_image",
     ):
         monkeypatch.setattr(f"ctseg.{place}", refuse)
 

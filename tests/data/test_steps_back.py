@@ -389,7 +389,7 @@ def test_the_table_goes_and_labels_come_back_on_real_scans(take_back, real_data)
     """A soft-tissue sarcoma CT whose table lies below the patient; tumours survive halving in the plane."""
     from ctseg.data.load import load_image, load_label
     from ctseg.data.readers.find import open_dataset
-    from ctseg.planning.fingerprint import task_of
+    from ctseg.planning.task import task_of
 
     dataset = open_dataset(real_data / "sts_ct", None)
     task = task_of(None, dataset)

@@ -13,14 +13,13 @@ from typer.testing import CliRunner
 import ctseg
 from ctseg.cli.app import app
 from ctseg.config import load_config, parse_config
-from ctseg.engine.model.runtime import Runtime
 from ctseg.engine.model.weights_header import read_card
 from ctseg.nets.timm_import import timm
+from ctseg.planning.choices import BUDGETS
 from ctseg.planning.fingerprint import Fingerprint
-from ctseg.planning.plan import BUDGETS, make_plan
+from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
 
-CPU = Runtime(torch.device("cpu"), "fp32", False, "test")
 STATISTICS = {
     "percentile_00_5": -80.0, "median": 40.0, "percentile_99_5": 200.0, "mean": 45.0, "std": 30.0,
 }  # fmt: skip
@@ -33,7 +32,7 @@ def plan(shape, spacing, architecture="unet2d", options=None, vary=0.0, **more):
     config = parse_config(
         {"model": {"architecture": architecture, "options": options or {}}} | more
     )
-    return make_plan(config, classes_task({"organ": 1}), ("CT",), found, CPU)
+    return make_plan(config, classes_task({"organ": 1}), ("CT",), found, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
 from ctseg import plugins
 from ctseg.config import RunConfig, override
 from ctseg.data.pipeline import Pipeline
-from ctseg.engine.model.runtime import Runtime
+from ctseg.planning.choices import BUDGETS
 from ctseg.planning.fingerprint import Fingerprint
-from ctseg.planning.plan import BUDGETS, make_plan
+from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
 
-CPU = Runtime(torch.device("cpu"), "fp32", False, "test")
 TASK = classes_task({"organ": 1})
 
 
@@ -37,7 +35,7 @@ NOISE = np.random.default_rng(0).normal(40, 30, 10_000)
 
 def plan(found: Fingerprint, *settings: str, channels=("CT",), one_volume=False) -> RunConfig:
     config = override(RunConfig(), settings)
-    return make_plan(config, TASK, channels, found, CPU, one_volume=one_volume)[0]
+    return make_plan(config, TASK, channels, found, "cpu", one_volume=one_volume)[0]
 
 
 # ---------------------------------------------------------------- grids
@@ -72,7 +70,7 @@ def test_an_axis_that_is_kept_is_kept_in_every_scan():
 def test_voxels_of_nanometres_are_resampled_to_the_median():
     nanometres = [(z * 1e-6,) * 3 for z in (3.0, 4.5, 4.5)]
     found = looked(NOISE, spacings=tuple(nanometres))
-    config, why = make_plan(RunConfig(), TASK, ("CT",), found, CPU)
+    config, why = make_plan(RunConfig(), TASK, ("CT",), found, "cpu")
     assert config.preprocess.steps[1]["spacing_xyz"] == pytest.approx([4.5e-6] * 3, rel=1e-5)
     assert why.choices["target_spacing_zyx"]["value"] == pytest.approx([4.5e-6] * 3, rel=1e-3)
 

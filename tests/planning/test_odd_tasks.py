@@ -8,7 +8,8 @@ import pytest
 
 from ctseg.config import TaskConfig
 from ctseg.errors import BadInput, ConfigError
-from ctseg.planning.fingerprint import find_task, fingerprint, task_of
+from ctseg.planning.fingerprint import fingerprint
+from ctseg.planning.task import find_task, task_of
 from ctseg.specs import Case, DataSet, ImageRef, Label, Task
 from ctseg.task import classes_task
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from ctseg.config import parse_config
-from ctseg.engine.model.runtime import Runtime
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
 
-CPU = Runtime(torch.device("cpu"), "fp32", False, "test")
 STATISTICS = {
     "percentile_00_5": -80.0, "median": 40.0, "percentile_99_5": 200.0, "mean": 45.0, "std": 30.0,
 }  # fmt: skip
@@ -19,7 +15,7 @@ STATISTICS = {
 def patch_of(*steps: dict, shape=(40, 400, 400), spacing=(5.0, 0.8, 0.8)) -> tuple[int, ...]:
     found = Fingerprint((shape,) * 3, (spacing,) * 3, (STATISTICS,), {"organ": 10.0}, 3)
     config = parse_config({"preprocess": {"steps": [{"kind": "orient"}, *steps]}})
-    made, _ = make_plan(config, classes_task({"organ": 1}), ("CT",), found, CPU)
+    made, _ = make_plan(config, classes_task({"organ": 1}), ("CT",), found, "cpu")
     assert made.train.patch_zyx is not None
     assert made.preprocess == config.preprocess
     return made.train.patch_zyx

@@ -10,15 +10,15 @@ import torch
 
 import ctseg
 from ctseg.config import RunConfig, override, parse_config
-from ctseg.engine.model.runtime import Runtime
 from ctseg.errors import BadInput
-from ctseg.planning.fingerprint import Fingerprint, find_task, fingerprint
-from ctseg.planning.plan import BUDGETS, make_plan
+from ctseg.planning.choices import BUDGETS
+from ctseg.planning.fingerprint import Fingerprint, fingerprint
+from ctseg.planning.plan import make_plan
+from ctseg.planning.task import find_task
 from ctseg.specs import Case, DataSet, ImageRef
 from ctseg.task import classes_task
 from ctseg.volume.volume import Volume
 
-CPU = Runtime(torch.device("cpu"), "fp32", False, "test")
 TASK = classes_task({"organ": 1})
 
 
@@ -35,7 +35,7 @@ def found(shape=(40, 50, 45), spacing=(1.0, 1.0, 1.0), cases=10, vary=0.0) -> Fi
 
 
 def plan(config=None, fingerprint=None, channels=("CT",), task=TASK):
-    return make_plan(config or RunConfig(), task, channels, fingerprint or found(), CPU)
+    return make_plan(config or RunConfig(), task, channels, fingerprint or found(), "cpu")
 
 
 def kinds(config: RunConfig) -> list[str]:

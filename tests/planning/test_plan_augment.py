@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from ctseg.config import AugmentConfig, PredictConfig, RunConfig, TrainConfig
-from ctseg.engine.model.runtime import Runtime
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
@@ -22,8 +19,7 @@ STATISTICS = {
 def plan(augment=None, task=TASK, device="cpu", **sections):
     config = RunConfig(augment=augment or AugmentConfig(), **sections)
     looked = Fingerprint(((40, 50, 45),) * 10, ((1.0, 1.0, 1.0),) * 10, (STATISTICS,), {}, 10)
-    runtime = Runtime(torch.device(device), "fp32", False, "test")
-    return make_plan(config, task, ("CT",), looked, runtime)
+    return make_plan(config, task, ("CT",), looked, device)
 
 
 def test_the_preset_depends_on_the_device_and_nothing_is_left_out():

@@ -312,10 +312,7 @@ def fitting_tile(card: Card, tile_zyx: tuple[int, int, int]) -> tuple[int, int, 
         BadInput: a size that is no size.
     """
     tiling.check(tile_zyx, 0.0)
-    demands = constraints_of(card)
-    return tiling.fit_tile(
-        tile_zyx, demands.stride_zyx, demands.min_tile_zyx, demands.fixed_tile_zyx
-    )
+    return constraints_of(card).fit(tile_zyx)
 
 
 def constraints_of(card: Card) -> Constraints:

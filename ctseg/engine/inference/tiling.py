@@ -123,16 +123,3 @@ def slices_of(depth: int, tile_zyx: Zyx, demands: Constraints) -> Zyx:
     least = max(depth, demands.min_tile_zyx[0], 2 * demands.context_slices + 1)
     stride = demands.stride_zyx[0]
     return min(math.ceil(least / stride) * stride, tile_zyx[0]), tile_zyx[1], tile_zyx[2]
-
-
-def fit_tile(
-    tile_zyx: Zyx, stride_zyx: Zyx, minimum_zyx: Zyx = (1, 1, 1), fixed_zyx: Zyx | None = None
-) -> Zyx:
-    """The smallest tile at least as large as asked that the network accepts."""
-    if fixed_zyx is not None:
-        return fixed_zyx
-    z, y, x = (
-        math.ceil(max(t, m) / s) * s
-        for t, s, m in zip(tile_zyx, stride_zyx, minimum_zyx, strict=True)
-    )
-    return z, y, x

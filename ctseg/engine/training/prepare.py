@@ -13,8 +13,9 @@ from ctseg.data.store import Store
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.training.job import Reporter, Silent
 from ctseg.errors import BadInput
-from ctseg.planning.fingerprint import fingerprint, task_of
+from ctseg.planning.fingerprint import fingerprint
 from ctseg.planning.plan import make_plan
+from ctseg.planning.task import task_of
 
 
 def prepare(
@@ -50,7 +51,12 @@ def prepare(
         runtime = choose(config.train.device, config.train.precision)
         found = fingerprint(training, task, on_case)
         config, _ = make_plan(
-            config, task, dataset.channels, found, runtime, one_volume=len(dataset.cases) == 1
+            config,
+            task,
+            dataset.channels,
+            found,
+            runtime.device.type,
+            one_volume=len(dataset.cases) == 1,
         )
     store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)
     done = len(training)

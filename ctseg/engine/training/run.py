@@ -24,8 +24,10 @@ from ctseg.engine.training import checkpoint, loop, optim
 from ctseg.engine.training.job import Job, Reporter, RunResult, Silent
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
-from ctseg.planning.fingerprint import fingerprint, task_of
-from ctseg.planning.plan import RESHAPING, make_plan
+from ctseg.planning.fingerprint import fingerprint
+from ctseg.planning.plan import make_plan
+from ctseg.planning.preprocessing import RESHAPING
+from ctseg.planning.task import task_of
 from ctseg.report.curves import draw_curves
 from ctseg.specs import Case, DataSet, Task, training_only
 from ctseg.version import __version__
@@ -164,7 +166,12 @@ def _plan(
             load_label(case, task, load_image(case))
         on_case(case.id)
     config, plan = make_plan(
-        config, task, dataset.channels, found, runtime, one_volume=len(dataset.cases) == 1
+        config,
+        task,
+        dataset.channels,
+        found,
+        runtime.device.type,
+        one_volume=len(dataset.cases) == 1,
     )
     path = str(Path(config.data.path).resolve())
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})

@@ -13,7 +13,7 @@ from ctseg.config import RunConfig, TaskConfig, override, parse_config
 from ctseg.data.inspect import inspect_dataset
 from ctseg.data.readers.find import open_dataset
 from ctseg.errors import BadInput, FileProblem
-from ctseg.planning.fingerprint import task_of
+from ctseg.planning.task import task_of
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
 

@@ -14,6 +14,7 @@ import ctseg
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.predict_tiles import predict_tiles
 from ctseg.errors import BadInput
+from ctseg.specs import Constraints
 
 
 class Toy(torch.nn.Module):
@@ -165,6 +166,6 @@ def test_bad_input(arguments, message):
 
 
 def test_fit_tile():
-    assert tiling.fit_tile((30, 33, 8), (8, 8, 4)) == (32, 40, 8)
-    assert tiling.fit_tile((3, 3, 3), (1, 1, 1), (8, 8, 8)) == (8, 8, 8)
-    assert tiling.fit_tile((3, 3, 3), (1, 1, 1), fixed_zyx=(96, 96, 96)) == (96, 96, 96)
+    assert Constraints((8, 8, 4)).fit((30, 33, 8)) == (32, 40, 8)
+    assert Constraints(min_tile_zyx=(8, 8, 8)).fit((3, 3, 3)) == (8, 8, 8)
+    assert Constraints(fixed_tile_zyx=(96, 96, 96)).fit((3, 3, 3)) == (96, 96, 96)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.multiprocessing import reductions
 
-from ctseg.engine.inference import tiling
 from ctseg.engine.model.runtime import Runtime
 from ctseg.specs import Constraints, Zyx
 
@@ -74,10 +73,7 @@ def _a_voxel(
     fixed = constraints.fixed_tile_zyx is not None
     for part in (1,) if fixed else (PROBE, 2, 1):
         z, y, x = (min(max(math.ceil(n / part), 8), n) for n in tile)
-        probe = tiling.fit_tile(
-            (max(z, min(tile[0], 2 * constraints.context_slices + 1)), y, x),
-            constraints.stride_zyx, constraints.min_tile_zyx, constraints.fixed_tile_zyx,
-        )  # fmt: skip
+        probe = constraints.fit((max(z, min(tile[0], 2 * constraints.context_slices + 1)), y, x))
         try:
             live = _Live(network)
             with live:

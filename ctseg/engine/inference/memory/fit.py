@@ -17,7 +17,6 @@ import torch
 
 from ctseg import machine
 from ctseg.data.stream import Stream
-from ctseg.engine.inference import tiling
 from ctseg.engine.inference.cascade import Staged
 from ctseg.engine.inference.decoders import Product
 from ctseg.engine.inference.ensemble import Ensemble, shares
@@ -297,7 +296,7 @@ def _least(settings: Settings, asked_zyx: Zyx) -> Zyx:
     if demands.dims == 2:  # slices are independent of how many of them there are
         z = 1
     z = max(z, 2 * demands.context_slices + 1)
-    found = tiling.fit_tile((z, y, x), demands.stride_zyx, demands.min_tile_zyx)
+    found = demands.fit((z, y, x))
     z, y, x = (min(a, b) for a, b in zip(found, settings.tile_zyx, strict=True))
     return z, y, x
 

@@ -1,0 +1,110 @@
+"""The planned preprocessing: resampling, and how the values of scans are brought to one scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ctseg.config import PreprocessConfig
+from ctseg.data.pipeline import Pipeline
+from ctseg.data.steps import Clip, Normalise, NormaliseCase, Resample, Step
+from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.spacing import Spacing, rounded_mm
+from ctseg.specs import Zyx
+from ctseg.volume.geometry import Geometry
+
+RESHAPING = ("downscale", "transpose", "crop_or_pad", "pad_to_multiple")
+"""Steps beside `resample` that decide how large a scan and its voxels are for the network."""
+RARE = 0.01
+"""A label that fills a smaller share of the scans may lie beyond any percentile of theirs."""
+
+
+def choose_resampling(
+    found: Fingerprint, spacing_zyx: Spacing, kept_zyx: Sequence[bool]
+) -> tuple[Resample | None, str]:
+    """The step that resamples to the target spacing; None where every scan has it already.
+
+    Args:
+        kept_zyx: along which axes every scan keeps its own spacing.
+    """
+    own = np.asarray(found.spacings_zyx)
+    if np.allclose(own, np.where(kept_zyx, own, spacing_zyx), rtol=1e-3):
+        return None, "every scan has the target spacing already"
+    z, y, x = (
+        0.0 if kept else rounded_mm(s, 6) for s, kept in zip(spacing_zyx, kept_zyx, strict=True)
+    )
+    return Resample((x, y, z)), "the scans differ from the target spacing"
+
+
+def network_grid(steps: PreprocessConfig, found: Fingerprint) -> tuple[Spacing, Zyx]:
+    """Spacing and shape of a median scan as the network sees it."""
+    spacing = found.median_spacing_zyx
+    resample = next((s for s in steps.steps if s.get("kind") == "resample"), None)
+    if resample is not None:
+        x, y, z = resample["spacing_xyz"]
+        spacing = (z or spacing[0], y or spacing[1], x or spacing[2])
+    if not any(s.get("kind") in RESHAPING for s in steps.steps):
+        return spacing, found.median_shape_at(spacing)
+    own = found.median_spacing_zyx
+    grid = Pipeline.of(steps).typical_grid(Geometry(found.median_shape_at(own), own[::-1]))
+    return grid.spacing_zyx, grid.shape_zyx
+
+
+def choose_normalisation(
+    found: Fingerprint, channels: tuple[str, ...], *, one_volume: bool
+) -> tuple[list[Step], str]:
+    """The steps that clip and scale.
+
+    Args:
+        channels: `CT` and `CBCT` hold Hounsfield units.
+        one_volume: whether all cases are parts of one scan, and so have one scale.
+    """
+    statistics = found.foreground
+    if not (one_volume or all(name.upper() in ("CT", "CBCT") for name in channels)):
+        reason = f"the channels ({', '.join(channels)}) are not CT: each scan has its own scale"
+        if not _some_label_is_rare(found):
+            return [NormaliseCase(percentiles=(0.5, 99.5))], reason
+        reason += "; not clipped, since a rare label might be all that lies beyond a percentile"
+        return [NormaliseCase()], reason
+    if any(s["percentile_99_5"] <= s["percentile_00_5"] for s in statistics):
+        reason = "the foreground has one value: clipped to it, or divided by its deviation, a scan would show nothing"
+        return [NormaliseCase()], reason
+    fixed = Normalise(
+        tuple(_short(s["mean"], s) for s in statistics),
+        tuple(_short(s["std"], s) for s in statistics),
+    )
+    if one_volume:
+        reason = (
+            "the cases are parts of one scan: the mean and deviation of its training part's foreground "
+            "serve them all, whatever a part holds"
+        )
+        return [fixed], reason
+    low = tuple(_short(s["percentile_00_5"], s) for s in statistics)
+    high = tuple(_short(s["percentile_99_5"], s) for s in statistics)
+    reason = (
+        "Hounsfield units mean the same in every scan: clipped to the 0.5 and 99.5 percentiles "
+        "of the foreground, then its mean and deviation"
+    )
+    return [Clip(low, high), fixed], reason
+
+
+def scheme_of(steps: Sequence[Step]) -> str:
+    """The name of a normalisation in `plan.json`."""
+    if isinstance(steps[0], NormaliseCase):
+        return "per case"
+    return "foreground" if isinstance(steps[0], Clip) else "fixed"
+
+
+def _some_label_is_rare(found: Fingerprint) -> bool:
+    """Whether a label is there and fills next to nothing of the scans: grains of metal, calcifications."""
+    mm3 = np.prod(found.shapes_zyx, 1) * np.prod(found.spacings_zyx, 1)
+    least = RARE * float(mm3.mean()) / 1000
+    return any(0 < volume < least for volume in found.volumes_ml.values())
+
+
+def _short(value: float, statistics: Mapping[str, float]) -> float:
+    """A value with three decimals, or as many as give a small deviation three digits."""
+    deviation = statistics["std"]
+    return round(value, 3 if deviation >= 0.1 else 2 - math.floor(math.log10(deviation)))
