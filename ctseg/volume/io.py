@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, VolumeWriter, Zyx, frozen
-from ctseg.volume.formats.source import Source, check_box, check_file, check_slices, what_is
+from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, VolumeWriter, Zyx
+from ctseg.volume.formats.source import check_box, check_file, check_slices, open_as, what_is
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
 
@@ -77,15 +77,7 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
             f"The format {spec.name} has no option '{strange[0]}' (for {path}).",
             hint=f"Its options: {known}",
         )
-    source = spec.open(path, **options)
-    if isinstance(source, Source):
-        source.opened_with = (spec.name, frozen(options))
-    return source
-
-
-def reopen(path: Path, format: str, options: Mapping[str, Any]) -> VolumeSource:  # noqa: A002
-    """Open a pickled source again, in a worker."""
-    return open_volume(path, format=format, **options)
+    return open_as(spec, path, options)
 
 
 def read(path: str | Path, *, format: str | None = None, **options: Any) -> Volume:  # noqa: A002

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ctseg.config import TaskConfig
 from ctseg.config.checking import validate
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
+from ctseg.volume.file_names import file_name, stem_of, volume_suffix
 from ctseg.volume.io import format_of
 from ctseg.volume.volume import Volume
 
@@ -130,29 +130,9 @@ def _ids(
     return wanted
 
 
-def file_name(case_id: str) -> str:
-    """The name of a case's files, which stay in the folder that they belong to; that is the id itself where it can be.
-
-    Ids come from files of a data set, where they may be `p1/first` or `../first`.
-    """
-    name = re.sub(r"[/\\\x00-\x1f]", "_", case_id)
-    return re.sub(r"^\.|^$", "_", name)
-
-
-def stem_of(path: Path) -> str:
-    """The name of a volume file without the suffix of its format, e.g. `a_01` of `a_01.nii.gz`."""
-    suffix = _volume_suffix(path)
-    return path.name[: -len(suffix)] if suffix else path.stem
-
-
-def _volume_suffix(path: Path) -> str:
-    fitting = [s for f in plugins.formats() for s in f.suffixes if path.name.lower().endswith(s)]
-    return max(fitting, key=len, default="")
-
-
 def _is_volume(path: Path) -> bool:
     """Whether a path is one volume: a file, or a store that is a folder and has the name of one."""
-    return path.is_file() or bool(_volume_suffix(path) and format_of(path))
+    return path.is_file() or bool(volume_suffix(path) and format_of(path))
 
 
 def _maps(path: Path, options: Mapping[str, Any] | None) -> dict[str, ImageRef]:
@@ -161,7 +141,7 @@ def _maps(path: Path, options: Mapping[str, Any] | None) -> dict[str, ImageRef]:
     files = sorted(f for f in path.iterdir() if _is_volume(f) and not f.name.startswith("."))
     maps: dict[str, ImageRef] = {}
     for file in files:
-        if not _volume_suffix(file):
+        if not volume_suffix(file):
             continue
         name = stem_of(file)
         if name in maps:

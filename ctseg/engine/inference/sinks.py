@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +13,9 @@ from numpy.typing import NDArray
 from ctseg.data.steps.base import Box
 from ctseg.specs import VolumeWriter, Zyx
 from ctseg.volume.memory_map import let_go
+
+PIECES = 4
+"""So many pieces may wait to be written; they bound the memory where the disk is slower than the network."""
 
 
 class Sink(Protocol):
@@ -95,3 +101,58 @@ class ToWriter:
         out = np.empty((self._channels, *plane), self._dtype)
         out[:] = self._fill[:, None, None, None]
         return out
+
+
+class TimedSink:
+    """A sink whose time is taken.
+
+    Attributes:
+        seconds: spent writing by now.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.seconds = 0.0
+
+    def put(self, axis: int, start: int, part: NDArray[Any]) -> None:
+        begun = time.monotonic()
+        self._sink.put(axis, start, part)
+        self.seconds += time.monotonic() - begun
+
+    def join(self) -> None:
+        """Wait until all is written."""
+
+    def drop(self) -> None:
+        """Forget what was not written yet."""
+
+
+class BackgroundSink(TimedSink):
+    """The same in another thread, piece by piece in their order.
+
+    Args:
+        pool: of one thread.
+    """
+
+    def __init__(self, sink: Sink, pool: ThreadPoolExecutor) -> None:
+        super().__init__(sink)
+        self._pool = pool
+        self._waiting: deque[Future[None]] = deque()
+
+    def put(self, axis: int, start: int, part: NDArray[Any]) -> None:
+        """Leave a piece to be written; what went wrong with an earlier one is raised here or by `join`."""
+        while len(self._waiting) >= PIECES:
+            self._waiting.popleft().result()
+        own = np.array(
+            part, order="C"
+        )  # a piece may be a view of what the network writes over next
+        self._waiting.append(self._pool.submit(super().put, axis, start, own))
+
+    def join(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def drop(self) -> None:
+        for piece in self._waiting:
+            piece.cancel()
+        wait(self._waiting)  # the one under way still uses the file
+        self._waiting.clear()

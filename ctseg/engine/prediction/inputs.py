@@ -10,9 +10,9 @@ from pathlib import Path
 from ctseg import plugins
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import fold_cases
-from ctseg.engine.evaluation.matching import file_name, stem_of
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, frozen
+from ctseg.volume.file_names import file_name, stem_of
 from ctseg.volume.io import format_of
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")

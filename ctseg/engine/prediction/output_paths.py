@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ctseg.engine.evaluation.matching import stem_of
 from ctseg.engine.prediction.request import Request
 from ctseg.specs import Label, Task, frozen
 from ctseg.task import select
+from ctseg.volume.file_names import stem_of
 from ctseg.volume.io import writer_format
 
 PLAIN = ".nii.gz"

@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ctseg.data.stream import OnDisk
-from ctseg.engine.inference.background_sink import Behind, Inline
-from ctseg.engine.inference.sinks import Sink
+from ctseg.engine.inference.sinks import BackgroundSink, Sink, TimedSink
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import Back
 from ctseg.engine.prediction.multiprocess.slab_sharing import Share
@@ -75,7 +74,7 @@ class ScanJob:
         self.segmenter, self._behind, self._share = segmenter, behind, share
         self._stack = ExitStack()
         self._outlets: list[Outlet] = []
-        self._sinks: list[Inline | Behind] = []
+        self._sinks: list[TimedSink | BackgroundSink] = []
         self.seconds = {"reading": 0.0, "network": 0.0, "writing": 0.0}
 
     def __enter__(self) -> ScanJob:
@@ -113,7 +112,7 @@ class ScanJob:
         begun = time.monotonic()
         sinks = [outlet.sink for outlet in self._outlets]
         self._sinks = [
-            Inline(s) if self._behind is None else Behind(s, self._behind) for s in sinks
+            TimedSink(s) if self._behind is None else BackgroundSink(s, self._behind) for s in sinks
         ]
         products = [one.product for one in self.wanted]
         engine = self.segmenter.engine

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ctseg import plugins
 from ctseg.errors import BadInput, CtsegError, FileProblem, nearest
-from ctseg.specs import Zyx
+from ctseg.specs import FormatSpec, VolumeSource, Zyx, frozen
 from ctseg.volume.formats.raw import Target
 from ctseg.volume.geometry import Geometry
 
@@ -115,8 +116,6 @@ class Source:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.opened_with is None:
             raise TypeError(f"{self.path} was opened by hand and cannot be sent to another process")
-        from ctseg.volume.io import reopen
-
         name, options = self.opened_with
         return reopen, (self.path, name, dict(options))
 
@@ -135,6 +134,19 @@ class Source:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def reopen(path: Path, format: str, options: Mapping[str, Any]) -> VolumeSource:  # noqa: A002
+    """Open a pickled source again, in a worker."""
+    return open_as(plugins.format_named(format), path, options)
+
+
+def open_as(spec: FormatSpec, path: Path, options: Mapping[str, Any]) -> VolumeSource:
+    """Open a scan in a format, so that the source can be sent to another process."""
+    source = spec.open(path, **options)
+    if isinstance(source, Source):
+        source.opened_with = (spec.name, frozen(options))
+    return source
 
 
 def check_slices(slices: tuple[int, int] | None, depth: int, path: Path) -> tuple[int, int]:

@@ -12,11 +12,12 @@ import pytest
 
 from ctseg.data.readers.find import open_dataset
 from ctseg.engine.evaluation.evaluate import evaluate, evaluate_case
-from ctseg.engine.evaluation.matching import PREDICTIONS, find_pairs, stem_of
+from ctseg.engine.evaluation.matching import PREDICTIONS, find_pairs
 from ctseg.engine.training.validate import score
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch, UnknownName
 from ctseg.specs import ImageRef, Label, Task
 from ctseg.task import classes_task
+from ctseg.volume.file_names import stem_of
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
 

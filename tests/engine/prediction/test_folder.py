@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
-from ctseg.engine.evaluation.matching import file_name
 from ctseg.engine.inference.cascade import Stage, Staged
 from ctseg.engine.prediction.case_job import Fit
 from ctseg.engine.prediction.folder import predict_folder
@@ -30,6 +29,7 @@ from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.engine.prediction.queue import Summary
 from ctseg.engine.prediction.request import Request
 from ctseg.errors import BadInput, DiskFull, FileProblem, RunFailed
+from ctseg.volume.file_names import file_name
 
 _spec = importlib.util.spec_from_file_location(
     "small_model", Path(__file__).parents[1] / "small_model.py"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ctseg.config import TrainConfig
-from ctseg.engine.training import loop
+from ctseg.engine.training import time_budget
 from ctseg.engine.training.job import Silent
 
 
@@ -29,7 +29,7 @@ def test_steps_and_validations_fill_the_budget(
         reporter=Silent(),
     )
     loader: Any = None
-    state = loop.plan_steps(job, torch.nn.Identity(), lambda *_, **__: torch.zeros(()), loader)
+    state = time_budget.plan_steps(job, torch.nn.Identity(), lambda *_, **__: torch.zeros(()), loader)
     validations = math.ceil(state.steps / state.steps_per_epoch)
     spent = state.steps * step + validations * validation
     if validation < 0.35 * budget:

@@ -1,0 +1,29 @@
+"""The names of volume files: without the suffix of their format, and made of the id of a case."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ctseg import plugins
+
+
+def file_name(case_id: str) -> str:
+    """The name of a case's files, which stay in the folder that they belong to; that is the id itself where it can be.
+
+    Ids come from files of a data set, where they may be `p1/first` or `../first`.
+    """
+    name = re.sub(r"[/\\\x00-\x1f]", "_", case_id)
+    return re.sub(r"^\.|^$", "_", name)
+
+
+def stem_of(path: Path) -> str:
+    """The name of a volume file without the suffix of its format, e.g. `a_01` of `a_01.nii.gz`."""
+    suffix = volume_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def volume_suffix(path: Path) -> str:
+    """The suffix of the name that belongs to a format of volumes, empty where it has none."""
+    fitting = [s for f in plugins.formats() for s in f.suffixes if path.name.lower().endswith(s)]
+    return max(fitting, key=len, default="")
