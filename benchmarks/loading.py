@@ -30,7 +30,7 @@ from ctseg.config import AugmentConfig, RunConfig, parse_config
 from ctseg.config.augment import PROBABILITIES
 from ctseg.data.loading import Batch, Loader, Recipe, in_memory
 from ctseg.data.prepared_case import Prepared
-from ctseg.engine.inference.model import build
+from ctseg.engine.model.build import build
 from ctseg.engine.model.create import create_loss
 from ctseg.engine.training.job import Job
 from ctseg.engine.training.optim import make_optimizer

@@ -14,10 +14,10 @@ from ctseg.version import __version__
 if TYPE_CHECKING:
     from ctseg.config import RunConfig
     from ctseg.engine.evaluation.evaluate import evaluate
-    from ctseg.engine.inference.model import Segmenter
     from ctseg.engine.inference.predict_tiles import predict_tiles
     from ctseg.engine.inference.windows import pad_to_windows, window_coordinates
     from ctseg.engine.model.create import create_loss, create_model, list_architectures, list_losses
+    from ctseg.engine.prediction.api import Segmenter
     from ctseg.engine.training.run import train
     from ctseg.metrics.report import Report
     from ctseg.volume.geometry import Geometry
@@ -42,7 +42,7 @@ _LAZY = {
     "predict_tiles": "ctseg.engine.inference.predict_tiles:predict_tiles",
     "pad_to_windows": "ctseg.engine.inference.windows:pad_to_windows",
     "window_coordinates": "ctseg.engine.inference.windows:window_coordinates",
-    "Segmenter": "ctseg.engine.inference.model:Segmenter",
+    "Segmenter": "ctseg.engine.prediction.api:Segmenter",
     "evaluate": "ctseg.engine.evaluation.evaluate:evaluate",
     "Report": "ctseg.metrics.report:Report",
     "train": "ctseg.engine.training.run:train",

@@ -238,18 +238,18 @@ def _predict(stage: Stage, model: str, device: str, *, own_data: bool) -> dict[s
     from ctseg.engine.prediction.folder import predict_folder
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.request import Request
-    from ctseg.zoo.load import load
+    from ctseg.zoo.load import load_model
 
     _step(4, "Predict scans that it never saw, by name")
     scans = [stage.data, "--fold", 0] if own_data else [stage.data / "imagesTs"]
     _command("predict", *scans, "-m", model, "--zoo", stage.zoo, "-o", stage.predictions)
-    segmenter = load(model, device, zoo=stage.zoo)
+    loaded = load_model(model, device, zoo=stage.zoo)
     items = find_items(
-        [str(scans[0])], channels=segmenter.card.in_channels, fold=0 if own_data else None
+        [str(scans[0])], channels=loaded.card.in_channels, fold=0 if own_data else None
     )
     with ui.progress("Predicting", total=len(items)) as bar:
         summary = predict_folder(
-            segmenter,
+            loaded,
             items,
             Request(stage.predictions),
             on_progress=lambda done, total, name: bar.update(round(done, 1), total, name),

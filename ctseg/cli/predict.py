@@ -15,7 +15,7 @@ from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
     from ctseg.config.postprocess import PostprocessRule
-    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.model import Model
 
 EXAMPLES = (
     "ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",
@@ -307,7 +307,7 @@ def predict(
     from ctseg.engine.prediction.multiprocess.team import open_team
     from ctseg.engine.prediction.queue import Summary
     from ctseg.engine.prediction.request import Request
-    from ctseg.zoo.load import load
+    from ctseg.zoo.load import load_model
 
     ui.check_zoo(zoo)
     if dtype not in ("float16", "float32", "float64"):
@@ -319,7 +319,7 @@ def predict(
         )
     with open_team() as team:
         leads = team is None or team.leads
-        segmenter = load(
+        loaded = load_model(
             model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
             region=None if region is None else parse_region(region), coarse=coarse,
             coarse_labels=_names(coarse_labels), margin_mm=margin,
@@ -328,24 +328,24 @@ def predict(
             overlap=overlap, tta=tta, batch_size=batch_size, skip_air=skip_air,
         )  # fmt: skip
         items = find_items(
-            inputs, channels=segmenter.card.in_channels, dataset=dataset, fold=fold,
+            inputs, channels=loaded.card.in_channels, dataset=dataset, fold=fold,
             options=parse_options(option or []),
         )  # fmt: skip
         request = Request(
             output, probabilities, _names(labels), skip_existing, suffix, cast(Any, dtype),
             probabilities_format or ".h5", masks, confidence, instances,
-            rules=_rules(segmenter, keep_largest, min_size, fill_holes, no=no_postprocess),
+            rules=_rules(loaded, keep_largest, min_size, fill_holes, no=no_postprocess),
         )  # fmt: skip
         fit = Fit(None if memory is None else parse_size(memory), batch_size is not None)
         summary = Summary()
         if leads:
             together = f" in {team.size} processes" if team is not None else ""
-            name, runtime = segmenter.card.name or model[0], segmenter.runtime.describe()
+            name, runtime = loaded.card.name or model[0], loaded.runtime.describe()
             ui.say(f"{name} on {runtime}{together}; {len(items)} scan(s)")
         try:
             with ui.progress("Predicting", len(items), shown=leads) as bar:
                 predict_folder(
-                    segmenter, items, request, fit=fit, on_progress=bar.update,
+                    loaded, items, request, fit=fit, on_progress=bar.update,
                     on_say=bar.say if leads else None, summary=summary, team=team,
                 )  # fmt: skip
         except KeyboardInterrupt:
@@ -354,7 +354,7 @@ def predict(
             raise
     if leads:
         debug = bool(context.find_root().params.get("debug"))
-        tell(summary, segmenter, request, scans=len(items), as_json=as_json, debug=debug)
+        tell(summary, loaded, request, scans=len(items), as_json=as_json, debug=debug)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -367,7 +367,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _rules(
-    segmenter: Segmenter, keep_largest: str | None, min_size: str | None, fill_holes: str | None,
+    loaded: Model, keep_largest: str | None, min_size: str | None, fill_holes: str | None,
     *, no: bool,
 ) -> tuple[PostprocessRule, ...] | None:  # fmt: skip
     """The rules asked for; None leaves it to the model's card."""
@@ -379,5 +379,5 @@ def _rules(
         raise BadInput(f"--no-postprocess and {given[0]} contradict each other.")
     if no:
         return ()
-    names = [label.name for label in segmenter.task.labels]
+    names = [label.name for label in loaded.task.labels]
     return rules_from_text(**asked, names=names) if given else None

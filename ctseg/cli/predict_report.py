@@ -11,7 +11,7 @@ from ctseg.cli import ui
 from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED
 
 if TYPE_CHECKING:
-    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.model import Model
     from ctseg.engine.prediction.queue import Summary
     from ctseg.engine.prediction.request import Request
 
@@ -21,7 +21,7 @@ SHOWN_NAMES = 8
 
 
 def tell(
-    summary: Summary, segmenter: Segmenter, request: Request, *, scans: int, as_json: bool, debug: bool
+    summary: Summary, model: Model, request: Request, *, scans: int, as_json: bool, debug: bool
 ) -> None:  # fmt: skip
     """Results on stdout, failures on stderr.
 
@@ -31,7 +31,7 @@ def tell(
     if as_json:
         ui.print_json(_data(summary))
     else:
-        _table(summary, segmenter, request)
+        _table(summary, model, request)
     if summary.failed:
         _failures(summary, scans, debug=debug)
         raise typer.Exit(_exit_code(summary, scans))
@@ -44,9 +44,11 @@ def _data(summary: Summary) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _table(summary: Summary, segmenter: Segmenter, request: Request) -> None:
+def _table(summary: Summary, model: Model, request: Request) -> None:
     """A row for each scan: how it went, how long it took, and the volumes where they fit."""
-    kept = [label.name for label in segmenter.written_labels(request.labels)]
+    from ctseg.engine.prediction.outputs import written_labels
+
+    kept = [label.name for label in written_labels(model.task, request.labels)]
     shown = kept if len(kept) <= SHOWN_LABELS else []
     rows: list[list[object]] = [
         ["done", r["case"], r["seconds"], *(r["volumes_ml"].get(name) for name in shown)]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ctseg.card import CoarseStage
 from ctseg.data.steps.base import Box
-from ctseg.engine.inference.cascade import MARGIN_MM, Stage, Staged
+from ctseg.engine.inference.cascade import MARGIN_MM, Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.model import Model, NetworkModel
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.errors import BadInput
 from ctseg.zoo.resolve import Resolved, check_stages, find_entry, resolve_model
 
@@ -46,6 +47,26 @@ def load(
         >>> segmenter = load("unet3d.hippocampus_v1")
         >>> mask = segmenter.predict(volume)
     """
+    return Segmenter.of(
+        load_model(
+            name, device, precision, zoo=zoo, region=region, coarse=coarse,
+            coarse_labels=coarse_labels, margin_mm=margin_mm,
+        )
+    )  # fmt: skip
+
+
+def load_model(
+    name: str | Path | Sequence[str | Path],
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    zoo: Path | str | None = None,
+    region: Box | None = None,
+    coarse: str | Path | None = None,
+    coarse_labels: Sequence[str] | None = None,
+    margin_mm: float | None = None,
+) -> Model:
+    """The model behind the `Segmenter` that `load` gives; arguments and errors as there."""
     names = [name] if isinstance(name, str | Path) else list(name)
     if not names:
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
@@ -53,13 +74,15 @@ def load(
     stages = () if coarse is not None else _stages_of(found)
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)
-    models = [Segmenter.from_files(one.files, device=device, precision=precision) for one in found]
-    model = models[0] if len(models) == 1 else Ensemble(models)
+    models = [
+        NetworkModel.from_files(one.files, device=device, precision=precision) for one in found
+    ]
+    model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
-        first = load(coarse, device, precision, zoo=zoo)
-        stage = Stage(first, labels, MARGIN_MM if margin_mm is None else margin_mm)
-        return Staged.of(model, [stage], region)
+        first = load_model(coarse, device, precision, zoo=zoo)
+        stage = CoarseModel(first, labels, MARGIN_MM if margin_mm is None else margin_mm)
+        return Cascade(model, [stage], region)
     if margin_mm is not None:
         stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
     return with_stages(model, stages, zoo, region=region)
@@ -103,22 +126,22 @@ def _check_options(
 
 
 def with_stages(
-    model: Segmenter,
+    model: Model,
     stages: Sequence[CoarseStage],
     zoo: Path | str | None = None,
     *,
     region: Box | None = None,
-) -> Segmenter:
+) -> Model:
     """The model behind the stages that a card names, on the same device; the model itself where there are none."""
     if not stages and region is None:
         return model
     device, precision = str(model.runtime.device), model.runtime.precision
     found = [
-        Stage(
-            load(find_entry(s.model, zoo).folder, device, precision, zoo=zoo),
+        CoarseModel(
+            load_model(find_entry(s.model, zoo).folder, device, precision, zoo=zoo),
             s.labels or None,
             s.margin_mm,
         )
         for s in stages
     ]
-    return Staged.of(model, found, region)
+    return Cascade(model, found, region)

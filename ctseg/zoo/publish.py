@@ -35,7 +35,7 @@ from ctseg.zoo.store import (
 )
 
 if TYPE_CHECKING:
-    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.model import Model
 
 OnCase = Callable[[int, int, str], None]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -213,8 +213,8 @@ def _measured(
     from ctseg.engine.training.validate import measure
     from ctseg.zoo.load import with_stages
 
-    def staged(segmenter: Segmenter) -> Segmenter:
-        return with_stages(segmenter, card.stages, zoo)
+    def staged(model: Model) -> Model:
+        return with_stages(model, card.stages, zoo)
 
     found = [measure(file, run, on_case, staged) for file, run in zip(files, folders, strict=True)]
     if len(found) > 1:

@@ -106,7 +106,7 @@ def _against_index(entry: Entry, recorded: Mapping[str, Mapping[str, Any]]) -> l
 
 
 def _weights_problems(file: Path, card: Card) -> list[str]:
-    from ctseg.engine.inference.model import build
+    from ctseg.engine.model.build import build
     from ctseg.engine.model.weights import load_strictly, read_weights
 
     if not file.is_file():

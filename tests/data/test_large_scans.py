@@ -117,6 +117,5 @@ def test_a_label_deleted_during_training_is_named_at_validation(volume, tmp_path
     case = Case("patient_7", (ImageRef(tmp_path / "scan.nii"),), ImageRef(tmp_path / "label.nii"))
     prediction = load_image(case)
     (tmp_path / "label.nii").unlink()
-    segmenter = type("Segmenter", (), {"task": TASK})()
     with pytest.raises(CtsegError, match=r"Case patient_7: .*label\.nii does not exist"):
-        score(segmenter, case, Volume(prediction.array[0], prediction.geometry))
+        score(TASK, case, Volume(prediction.array[0], prediction.geometry))

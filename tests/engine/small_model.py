@@ -11,9 +11,9 @@ import torch
 import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
-from ctseg.engine.inference.model import Segmenter
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights import save_weights
+from ctseg.engine.prediction.api import Segmenter
 
 LABELS = [
     {"name": "background", "values": [0], "value": 0},

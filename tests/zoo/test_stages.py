@@ -10,7 +10,7 @@ import pytest
 import ctseg
 from ctseg.card import CoarseStage
 from ctseg.engine.evaluation.evaluate import evaluate
-from ctseg.engine.inference.cascade import Staged
+from ctseg.engine.inference.cascade import Cascade
 from ctseg.errors import BadInput, ConfigError, UnknownName
 from ctseg.zoo.publish import publish
 
@@ -22,8 +22,8 @@ def test_a_published_model_brings_its_first_stage(make_run, dataset: Path, tmp_p
     entry = publish(run, tag="what_v1", stages=[stage])
     assert entry.card().stages == (stage,)
     model = ctseg.load("unet3d.what_v1", device="cpu", precision="fp32")
-    assert isinstance(model, Staged)
-    assert model.stages[0].margin_mm == 6.0
+    assert isinstance(model.model, Cascade)
+    assert model.model.stages[0].margin_mm == 6.0
     for name in ("ball_0", "ball_1"):
         model.predict_file(dataset / "imagesTr" / f"{name}.nii.gz", tmp_path / f"{name}.nii.gz")
     report = evaluate(tmp_path, dataset, cases=["ball_0", "ball_1"])
@@ -41,13 +41,13 @@ def test_another_stage_or_margin_than_the_cards(make_run) -> None:
     publish(run, tag="where_v1", measure=False)
     publish(run, tag="what_v1", stages=[CoarseStage(model="unet3d.where_v1")], measure=False)
     wider = ctseg.load("unet3d.what_v1", device="cpu", margin_mm=33.0)
-    assert isinstance(wider, Staged)
-    assert wider.stages[0].margin_mm == 33.0
+    assert isinstance(wider.model, Cascade)
+    assert wider.model.stages[0].margin_mm == 33.0
     other = ctseg.load(
         "unet3d.what_v1", device="cpu", coarse="unet3d.where_v1", coarse_labels=["ball"]
     )
-    assert isinstance(other, Staged)
-    assert other.stages[0].labels == ("ball",)
+    assert isinstance(other.model, Cascade)
+    assert other.model.stages[0].labels == ("ball",)
 
 
 def test_the_name_of_a_stage_is_a_zoo_name() -> None:
@@ -67,7 +67,7 @@ def test_stages_that_lead_in_a_circle_are_refused(make_run) -> None:
     ):  # itself, and the one that looks where it finds something
         with pytest.raises(BadInput, match="circle"):
             publish(run, tag="a", stages=[CoarseStage(model=stage)], measure=False, overwrite=True)
-    assert isinstance(ctseg.load("unet3d.b", device="cpu"), Staged)
+    assert isinstance(ctseg.load("unet3d.b", device="cpu").model, Cascade)
 
 
 def test_a_circle_that_was_made_by_hand_is_refused_when_it_is_loaded(
@@ -93,12 +93,12 @@ def test_models_that_look_in_one_place_are_averaged_there(make_run) -> None:
     for tag in ("a", "b"):
         publish(make_run(tag, seed=3), tag=tag, stages=[stage], measure=False)
     both = ctseg.load(["unet3d.a", "unet3d.b"], device="cpu")
-    assert isinstance(both, Staged)
-    assert both.stages[0].margin_mm == 6.0
+    assert isinstance(both.model, Cascade)
+    assert both.model.stages[0].margin_mm == 6.0
     with pytest.raises(BadInput, match="different first stages"):
         ctseg.load(["unet3d.a", "unet3d.whole"], device="cpu")
     named = ctseg.load(["unet3d.a", "unet3d.whole"], device="cpu", coarse="unet3d.where")
-    assert isinstance(named, Staged)
+    assert isinstance(named.model, Cascade)
 
 
 def test_what_would_have_no_effect_is_refused(make_run) -> None:
@@ -123,5 +123,5 @@ def test_a_folder_at_hand_does_not_stand_in_for_a_published_stage(
     make_run("unet3d.where", seed=9)  # a run of that name
     monkeypatch.chdir(tmp_path)
     model = ctseg.load("unet3d.what", device="cpu")
-    assert isinstance(model, Staged)
-    assert model.stages[0].model.card.name == "unet3d.where"
+    assert isinstance(model.model, Cascade)
+    assert model.model.stages[0].model.card.name == "unet3d.where"

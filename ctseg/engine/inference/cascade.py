@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from ctseg.data.steps.base import Box, Step
 from ctseg.data.steps.region import Nowhere, Region
 from ctseg.data.stream import Scan, Stream
 from ctseg.engine.inference.decoders import LabelMap
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.memory.fit import FitRequest, Fitted
+from ctseg.engine.inference.model import Model, check_channels, name_of
 from ctseg.engine.inference.predictor import Engine
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import Back
-from ctseg.engine.inference.tiling_settings import Settings
 from ctseg.errors import BadInput
 from ctseg.task import select
+from ctseg.volume.geometry import Geometry
 
 MARGIN_MM = 10.0
 """Kept around what a first stage finds."""
@@ -55,7 +56,7 @@ class Extent:
 
 
 def find_region(
-    coarse: Segmenter,
+    coarse: Model,
     scan: Scan,
     *,
     labels: Iterable[str] | None = None,
@@ -81,16 +82,16 @@ def find_region(
         raise BadInput(f"The margin around what the first stage finds is {margin_mm} mm.")
     kept = None if labels is None else select(coarse.task, labels)
     product = LabelMap(coarse.task, kept)
-    stream = coarse.stream_of(scan, folder)
+    stream = coarse.open(scan, folder)
     back = Back(stream.trail)
     extent = Extent(back)
-    coarse.engine.run(stream, [(product, extent)], back=back, on_tiles=on_tiles)
+    coarse.predictor.run(stream, [(product, extent)], back=back, on_tiles=on_tiles)
     z, y, x = (int(np.ceil(margin_mm / s)) for s in scan.geometry.spacing_zyx)
     return extent.box((z, y, x))
 
 
 @dataclass(frozen=True)
-class Stage:
+class CoarseModel:
     """A model that says where to look.
 
     Attributes:
@@ -98,32 +99,28 @@ class Stage:
         margin_mm: kept around them.
     """
 
-    model: Segmenter
+    model: Model
     labels: tuple[str, ...] | None = None
     margin_mm: float = MARGIN_MM
 
 
-class Staged(Segmenter):
-    """A model that looks only where it is told to, or where stages before it found something.
+class Cascade:
+    """A model that looks only where it is told to, or where coarser models before it found something.
 
-    Attributes:
-        region: the box of each scan to look at, as it is stored; all of it where it is None.
+    See `ctseg.engine.inference.model.Model`.
+
+    Args:
+        model: the last one, which predicts.
         stages: from coarse to fine, each looks where the one before it found something.
+        region: the box of each scan to look at, as it is stored; all of it where it is None.
+
+    Raises:
+        BadInput: a stage that takes other channels than the model, or predicts no labels.
     """
 
-    inner: Segmenter
-    region: Box | None
-    stages: tuple[Stage, ...]
-
-    @classmethod
-    def of(
-        cls, model: Segmenter, stages: Sequence[Stage] = (), region: Box | None = None
-    ) -> Staged:
-        """The model behind these stages, within this region.
-
-        Raises:
-            BadInput: a stage that takes other channels than the model, or predicts no labels.
-        """
+    def __init__(
+        self, model: Model, stages: Sequence[CoarseModel] = (), region: Box | None = None
+    ) -> None:
         for stage in stages:
             if stage.model.card.in_channels != model.card.in_channels:
                 raise BadInput(
@@ -133,42 +130,55 @@ class Staged(Segmenter):
             LabelMap(stage.model.task)  # a regression has none
             if stage.labels is not None:
                 select(stage.model.task, stage.labels)
-        out = cls.__new__(cls)
-        out.__dict__.update(vars(model))
-        out.inner, out.stages, out.region = model, tuple(stages), region
-        return out
-
-    def with_settings(self, **changes: Any) -> Segmenter:
-        """The same with another tiling; that of the stages before it stays."""
-        return Staged.of(self.inner.with_settings(**changes), self.stages, self.region)
-
-    def tiled(self, settings: Settings) -> Segmenter:
-        return Staged.of(self.inner.tiled(settings), self.stages, self.region)
+        self.model, self.stages, self.region = model, tuple(stages), region
+        self.card, self.networks, self.runtime = model.card, model.networks, model.runtime
+        self.task, self.scale, self.settings = model.task, model.scale, model.settings
+        self.on_note: Callable[[str], None] | None = model.on_note
 
     @property
-    def engine(self) -> Engine:
-        self.inner.on_note = self.on_note
-        return self.inner.engine
+    def predictor(self) -> Engine:
+        self.model.on_note = self.on_note
+        return self.model.predictor
 
-    def stream_of(
-        self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()
-    ) -> Stream:
-        self.check_channels(scan)
+    @property
+    def reads_ahead(self) -> bool:
+        """A stage runs its networks when a scan is opened."""
+        return not self.stages and self.model.reads_ahead
+
+    def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
+        check_channels(self.card, scan)
         region = self.region
         for stage in self.stages:
-            within = stage.model if region is None else Staged.of(stage.model, region=region)
+            within = stage.model if region is None else Cascade(stage.model, region=region)
             found = find_region(
                 within, scan, labels=stage.labels, margin_mm=stage.margin_mm, folder=folder
             )
-            name = stage.model.card.name or stage.model.card.architecture
+            name = name_of(stage.model)
             if found is None:
                 self._say(f"The first stage {name} found nothing; all is background.")
-                return self.inner.stream_of(scan, folder, (Nowhere(), *first))
+                return self.model.open(scan, folder, (Nowhere(), *first))
             region = found
             spans = ", ".join(f"{a}:{b}" for a, b in region)
             self._say(f"The first stage {name} found something in {spans} (z, y, x).")
         steps = first if region is None else (Region(region), *first)
-        return self.inner.stream_of(scan, folder, steps)
+        return self.model.open(scan, folder, steps)
+
+    def with_settings(self, **changes: Any) -> Cascade:
+        """The tiling of the stages before the last model stays."""
+        return self._of(self.model.with_settings(**changes))
+
+    def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Cascade, Fitted]:
+        model, fitted = self.model.fit(scan, request)
+        return self._of(model), fitted
+
+    def shrink(self, asked: Cascade) -> Cascade | None:
+        smaller = self.model.shrink(asked.model)
+        return None if smaller is None else self._of(smaller)
+
+    def _of(self, model: Model) -> Cascade:
+        out = Cascade(model, self.stages, self.region)
+        out.on_note = self.on_note
+        return out
 
     def _say(self, text: str) -> None:
         if self.on_note:

@@ -6,7 +6,9 @@ the scan by itself; the sum of probabilities on the scan's grid lies in a tempor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,27 @@ from numpy.typing import NDArray
 
 from ctseg.data.pipeline import Trail
 from ctseg.data.steps.base import Array, Box, Step
+from ctseg.data.steps.target import Scale
 from ctseg.data.stream import Scan, Stream
 from ctseg.engine.inference.decoders import Probabilities, Product, Values
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.memory.estimate import waiting_bytes
+from ctseg.engine.inference.memory.fit import FitRequest, Fitted
+from ctseg.engine.inference.model import Model, name_of
 from ctseg.engine.inference.predictor import PIECE_BYTES, Engine
 from ctseg.engine.inference.sinks import Sink
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import Back
 from ctseg.errors import BadInput
 from ctseg.task import to_dict
+from ctseg.volume.geometry import Geometry
 from ctseg.volume.scratch import scratch
 
 LEAST = 1e-7
 """Shares are kept this far from 0 and 1 before their logarithm is taken."""
 
 
-class Ensemble(Segmenter):
-    """The mean of several models.
+class Ensemble:
+    """The mean of several models; see `ctseg.engine.inference.model.Model`.
 
     Args:
         models: of one task, for scans of the same channels.
@@ -41,48 +47,90 @@ class Ensemble(Segmenter):
         BadInput: models that predict different things.
     """
 
-    def __init__(self, models: Sequence[Segmenter]) -> None:
+    def __init__(self, models: Sequence[Model]) -> None:
         first, *others = models
         for other in others:
-            one, two = ({**to_dict(m.task), "ignore": None} for m in (first, other))
-            if one != two:
-                raise BadInput(
-                    f"{_name(first)} and {_name(other)} do not predict the same labels.",
-                    hint="Average models of one task only.",
-                )
-            if first.card.in_channels != other.card.in_channels:
-                raise BadInput(
-                    f"{_name(first)} takes {first.card.in_channels} channel(s), {_name(other)} "
-                    f"{other.card.in_channels}."
-                )
-            ours, theirs = ([c.casefold() for c in m.card.channels] for m in (first, other))
-            if ours != theirs and sorted(ours) == sorted(theirs):
-                raise BadInput(
-                    f"{_name(first)} takes the channels {', '.join(first.card.channels)}, {_name(other)} takes "
-                    f"{', '.join(other.card.channels)}: not in the same order."
-                )
-        members = tuple(member for model in models for member in model.card.members)
-        name = " + ".join(_name(model) for model in models)
-        card = first.card.model_copy(update={"name": name, "members": members, "temperature": 1.0})
-        super().__init__(card, [net for model in models for net in model.networks], first.runtime)
-        self.scale = None  # values come in their own unit already
+            _check_same(first, other)
         self.models = tuple(models)
-        self.settings = first.settings
-
-    def with_settings(self, **changes: Any) -> Segmenter:
-        """The same with another tiling of every model; arguments as for `Segmenter.with_settings`."""
-        return Ensemble([model.with_settings(**changes) for model in self.models])
-
-    def stream_of(
-        self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()
-    ) -> Stream:
-        streams = [model.stream_of(scan, folder, first) for model in self.models]
-        return _Streams(scan, streams, folder)
+        self.card = first.card.model_copy(
+            update={
+                "name": " + ".join(name_of(model) for model in models),
+                "members": tuple(member for model in models for member in model.card.members),
+                "temperature": 1.0,
+            }
+        )
+        self.networks = tuple(net for model in models for net in model.networks)
+        self.runtime, self.task, self.settings = first.runtime, first.task, first.settings
+        self.scale: Scale | None = None  # values come in their own unit already
+        self.on_note: Callable[[str], None] | None = None
 
     @property
-    def engine(self) -> Engine:
+    def predictor(self) -> Engine:
         return _Mean(
             self.networks, self.task, self.settings, self.runtime, self.on_note, models=self.models
+        )
+
+    @property
+    def reads_ahead(self) -> bool:
+        return all(model.reads_ahead for model in self.models)
+
+    def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
+        streams = [model.open(scan, folder, first) for model in self.models]
+        return _Streams(scan, streams, folder)
+
+    def with_settings(self, **changes: Any) -> Ensemble:
+        return Ensemble([model.with_settings(**changes) for model in self.models])
+
+    def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Ensemble, Fitted]:
+        """Each model gets a tiling of its own, since they take turns."""
+        streams = scan.streams if isinstance(scan, _Streams) else [scan] * len(self.models)
+        source = scan.trail.source if isinstance(scan, Stream) else scan
+        held = waiting_bytes(source, (shares(self.models[0]), *request.finished))
+        fits = [
+            model.fit(
+                own, dataclasses.replace(request, products=(shares(model),), finished=(), held=held)
+            )
+            for model, own in zip(self.models, streams, strict=True)
+        ]
+        most = max((fitted for _, fitted in fits), key=lambda fitted: fitted.estimate.total)
+        notes = tuple(dict.fromkeys(note for _, fitted in fits for note in fitted.notes))
+        out = self._of([model for model, _ in fits])
+        return out, dataclasses.replace(most, settings=out.settings, notes=notes)
+
+    def shrink(self, asked: Ensemble) -> Ensemble | None:
+        pairs = list(zip(self.models, asked.models, strict=True))
+        smaller = [model.shrink(first) for model, first in pairs]
+        if all(model is None for model in smaller):
+            return None
+        return self._of([new or old for new, (old, _) in zip(smaller, pairs, strict=True)])
+
+    def _of(self, models: Sequence[Model]) -> Ensemble:
+        """The same ensemble with its models tiled otherwise."""
+        own = [copy.copy(model) for model in models]
+        for model in own:
+            model.on_note = self.on_note
+        out = Ensemble(own)
+        out.card, out.on_note = self.card, self.on_note
+        return out
+
+
+def _check_same(first: Model, other: Model) -> None:
+    one, two = ({**to_dict(model.task), "ignore": None} for model in (first, other))
+    if one != two:
+        raise BadInput(
+            f"{name_of(first)} and {name_of(other)} do not predict the same labels.",
+            hint="Average models of one task only.",
+        )
+    if first.card.in_channels != other.card.in_channels:
+        raise BadInput(
+            f"{name_of(first)} takes {first.card.in_channels} channel(s), {name_of(other)} "
+            f"{other.card.in_channels}."
+        )
+    ours, theirs = ([c.casefold() for c in model.card.channels] for model in (first, other))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise BadInput(
+            f"{name_of(first)} takes the channels {', '.join(first.card.channels)}, {name_of(other)} takes "
+            f"{', '.join(other.card.channels)}: not in the same order."
         )
 
 
@@ -97,11 +145,11 @@ class _Streams(Stream):
 class _Mean(Engine):
     """Runs model after model, and makes results of the mean of what they say."""
 
-    def __init__(self, *engine: Any, models: Sequence[Segmenter]) -> None:
+    def __init__(self, *engine: Any, models: Sequence[Model]) -> None:
         super().__init__(*engine)
         object.__setattr__(self, "models", tuple(models))
 
-    models: tuple[Segmenter, ...]
+    models: tuple[Model, ...]
 
     def run(
         self,
@@ -127,7 +175,7 @@ class _Mean(Engine):
             sink = _Adding(total, way.box, product.fill, 1 / count)
             part = _part(model, own, way, pieces)
             if part is None or part[1] > part[0]:
-                model.engine.run(own, [(product, sink)], back=way, pieces=part, on_tiles=report)
+                model.predictor.run(own, [(product, sink)], back=way, pieces=part, on_tiles=report)
         self._make(total, wanted, back, pieces or (0, back.slices))
 
     def seams(self, stream: Stream, back: Back) -> list[int]:
@@ -140,7 +188,7 @@ class _Mean(Engine):
         for model, own in zip(self.models, stream.streams, strict=True):
             way = Back(own.trail)
             a, b = _part(model, own, way, pieces) or (0, way.slices)
-            count += model.engine.tiles(own, way, (a, b)) if b > a else 0
+            count += model.predictor.tiles(own, way, (a, b)) if b > a else 0
         return count
 
     def _slices(self, back: Back) -> int:
@@ -169,17 +217,17 @@ class _Mean(Engine):
 
 
 def _part(
-    model: Segmenter, stream: Stream, way: Back, pieces: tuple[int, int] | None
+    model: Model, stream: Stream, way: Back, pieces: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     """What a model makes for these slices of the scan, cut at its own seams; None for all of it."""
     if pieces is None or way.axis != 0 or way.empty:
         return None
     a, b = way.pieces_of(*pieces)
-    seams = model.engine.seams(stream, way)
+    seams = model.predictor.seams(stream, way)
     return max(s for s in seams if s <= a), min(s for s in seams if s >= b)
 
 
-def shares(model: Segmenter) -> Product:
+def shares(model: Model) -> Product:
     """What is averaged: probabilities, or the values of a regression."""
     if model.task.kind == "regression":
         return Values(model.task, model.scale, flat=False)
@@ -202,7 +250,3 @@ class _Adding:
         first = self._box[axis][0] + start
         spans[axis] = slice(first, first + part.shape[axis + 1])
         self._total[(slice(None), *spans)] += (part - self._fill) * self._share
-
-
-def _name(model: Segmenter) -> str:
-    return model.card.name or model.card.architecture

@@ -1,51 +1,118 @@
-"""A model ready to use: networks, card and runtime in one object."""
+"""A model in memory that predicts scans: networks with their card on a device.
+
+`Model` is what the rest of the engine asks of it. `NetworkModel` has the networks of one card,
+`ctseg.engine.inference.ensemble.Ensemble` averages several models, and `ctseg.engine.inference.cascade.Cascade` looks
+only where a coarser model found something. None of them knows files of results.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg import plugins
 from ctseg.card import Card
-from ctseg.config.postprocess import PostprocessRule
-from ctseg.data.pipeline import Pipeline, Trail
+from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps.base import Step
-from ctseg.data.steps.target import target_scale
-from ctseg.data.stream import InMemory, Scan, Stream, open_stream, ready
+from ctseg.data.steps.target import Scale, target_scale
+from ctseg.data.stream import Scan, Stream, open_stream
 from ctseg.engine.inference import tiling
-from ctseg.engine.inference.decoders import FloatType, LabelMap, Probabilities, Product, Values
+from ctseg.engine.inference.decoders import LabelMap, Probabilities, Product, Values
+from ctseg.engine.inference.memory.estimate import job_of
+from ctseg.engine.inference.memory.fit import FitRequest, Fitted, fit, halved
 from ctseg.engine.inference.predictor import Engine
 from ctseg.engine.inference.sinks import ToArray
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import Back
 from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.model.build import build, constraints_of
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.model.weights import load_strictly, read_weights
-from ctseg.engine.prediction.outputs import Outputs
-from ctseg.engine.prediction.request import Request
-from ctseg.engine.prediction.scan_job import predict_scan
-from ctseg.errors import BadInput, CtsegError, UnknownName
-from ctseg.specs import Constraints, ImageRef, Label, Task
+from ctseg.errors import BadInput, CtsegError
+from ctseg.specs import Task
 from ctseg.task import select
-from ctseg.volume.io import writer_format
-from ctseg.volume.volume import Volume
+from ctseg.volume.geometry import Geometry
 
 
-class Segmenter:
-    """Predicts scans with one model or an ensemble.
+class Model(Protocol):
+    """What predicts scans.
+
+    Attributes:
+        card: what the model is.
+        networks: those that share one tiling, in eval mode on the runtime's device.
+        runtime: device, precision and memory layout.
+        task: what the logits mean.
+        scale: of a regression's targets; None where values come in their own unit.
+        settings: how a scan is tiled.
+        on_note: told of what was changed on the way.
+    """
+
+    card: Card
+    networks: tuple[torch.nn.Module, ...]
+    runtime: Runtime
+    task: Task
+    scale: Scale | None
+    settings: Settings
+    on_note: Callable[[str], None] | None
+
+    @property
+    def predictor(self) -> Engine:
+        """The networks as they run."""
+        ...
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether `open` leaves the networks alone, so that the next scan can be opened while one is predicted."""
+        ...
+
+    def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
+        """The scan as the networks see it.
+
+        Args:
+            folder: where temporary files go.
+            first: steps before those of the card, such as a region.
+
+        Raises:
+            BadInput: another number of channels than the model was trained with, or NaN in the scan.
+        """
+        ...
+
+    def with_settings(self, **changes: Any) -> Model:
+        """The same model with another tiling; arguments as for `retile`."""
+        ...
+
+    def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Model, Fitted]:
+        """The same model with a tiling that fits the memory.
+
+        Args:
+            scan: as the networks see it; or its geometry, which is taken for uncropped.
+
+        Raises:
+            BadInput: not even the smallest tile fits.
+        """
+        ...
+
+    def shrink(self, asked: Self) -> Model | None:
+        """The same model with tiles of half the voxels; None where the networks take no smaller ones.
+
+        Args:
+            asked: the model as it was in the beginning, a quarter of whose tile an axis keeps.
+        """
+        ...
+
+
+class NetworkModel:
+    """One card with its network, or with those of the members of an ensemble of folds; see `Model`.
 
     Args:
-        card: what the model is.
         networks: one a member, with their weights, in eval mode on the runtime's device.
-        runtime: device, precision and memory layout.
     """
 
     def __init__(self, card: Card, networks: Sequence[torch.nn.Module], runtime: Runtime) -> None:
@@ -61,7 +128,7 @@ class Segmenter:
     @classmethod
     def from_files(
         cls, files: Sequence[Path], *, device: str = "auto", precision: str = "auto"
-    ) -> Segmenter:
+    ) -> NetworkModel:
         """A model from its weight files, checksums checked.
 
         Raises:
@@ -79,230 +146,83 @@ class Segmenter:
             raise BadInput("A model needs at least one weight file.")
         return cls(card, networks, runtime)
 
-    def with_settings(
-        self,
-        *,
-        tile_zyx: tuple[int, int, int] | None = None,
-        overlap: float | None = None,
-        tta: bool = False,
-        batch_size: int | None = None,
-        skip_air: float | None = None,
-    ) -> Segmenter:
-        """The same model with another tiling; see `ctseg.engine.inference.tiling_settings.Settings`.
+    @property
+    def predictor(self) -> Engine:
+        return Engine(self.networks, self.task, self.settings, self.runtime, self.on_note)
 
-        Raises:
-            BadInput: a tile that the network does not accept, or no axis that may be mirrored.
-        """
-        settings = self.settings
-        if tile_zyx is not None:
-            settings = dataclasses.replace(settings, tile_zyx=fitting_tile(self.card, tile_zyx))
-        if overlap is not None:
-            settings = dataclasses.replace(settings, overlap=overlap)
-        if batch_size is not None:
-            settings = dataclasses.replace(settings, batch_size=batch_size)
-        if skip_air is not None:
-            if not math.isfinite(skip_air):
-                raise BadInput(
-                    f"The value of air cannot be {skip_air}.", hint="For CT: --skip-air -900"
-                )
-            if self.task.kind == "regression":
-                raise BadInput(
-                    "A regression has no background that air could be.",
-                    hint="Leave out --skip-air.",
-                )
-            settings = dataclasses.replace(settings, skip_air=skip_air)
-        if tta:
-            if not self.card.predict.mirror_axes:
-                raise BadInput(
-                    "This model was trained without mirroring; averaging mirrored views would harm it.",
-                    hint="Leave out --tta, or train with augment.mirror_axes.",
-                )
-            axes = tuple("zyx".index(a) for a in self.card.predict.mirror_axes)
-            settings = dataclasses.replace(settings, mirror_axes=axes)
-        tiling.check(settings.tile_zyx, settings.overlap, settings.constraints.context_slices)
-        return self.tiled(settings)
+    @property
+    def reads_ahead(self) -> bool:
+        return True
 
-    def tiled(self, settings: Settings) -> Segmenter:
+    def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
+        check_channels(self.card, scan)
+        pipeline = Pipeline((*first, *self.pipeline.steps)) if first else self.pipeline
+        return open_stream(pipeline, scan, folder=folder)
+
+    def with_settings(self, **changes: Any) -> NetworkModel:
+        return self.tiled(retile(self, **changes))
+
+    def tiled(self, settings: Settings) -> NetworkModel:
         """The same model with these settings."""
         out = copy.copy(self)
         out.settings = settings
         return out
 
-    @property
-    def engine(self) -> Engine:
-        """The networks as they run."""
-        return Engine(self.networks, self.task, self.settings, self.runtime, self.on_note)
+    def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[NetworkModel, Fitted]:
+        products = request.products or (decoder_of(self),)
+        job = job_of(self, scan, products, finished=request.finished, held=request.held)
+        fitted = fit(job, self.settings, limit=request.limit, keep_batch=request.keep_batch)
+        return (self if fitted.settings == self.settings else self.tiled(fitted.settings)), fitted
 
-    def predict(
-        self,
-        volume: Volume,
-        *,
-        labels: Iterable[str] | None = None,
-        rules: Iterable[PostprocessRule] | None = None,
-        on_tiles: OnTiles | None = None,
-    ) -> Volume:
-        """Segment a scan.
-
-        Args:
-            volume: [Z, Y, X], or [C, Z, Y, X] with the channels of the card in their order.
-            labels: names of those to keep; all by default.
-            rules: of post-processing; those of the card by default, none where it is empty.
-
-        Returns:
-            Label values [Z, Y, X] on the grid of the input; for a regression what it predicts, float32, with a
-            channel axis where there are several.
-
-        Raises:
-            BadInput: another number of channels than the model was trained with, or NaN in the scan.
-        """
-        request = Request(
-            Path("map.nii.gz"),
-            labels=None if labels is None else tuple(labels),
-            rules=None if rules is None else tuple(rules),
-        )
-        outputs = Outputs(self, request, request.output)
-        stream = self.stream(volume)
-        return Volume(
-            outputs.in_memory(lambda p: self._made(stream, p, on_tiles), volume.geometry),
-            volume.geometry,
-        )
-
-    def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
-        """The probability of each label (for `classes` with the background first), float32 [C, Z, Y, X]."""
-        product = self.product(probabilities=True)
-        return Volume(self._made(self.stream(volume), product, on_tiles), volume.geometry)
-
-    def segment(
-        self,
-        image_czyx: NDArray[np.float32],
-        trail: Trail,
-        *,
-        labels: Iterable[str] | None = None,
-        on_tiles: OnTiles | None = None,
-    ) -> NDArray[Any]:
-        """Label values [Z, Y, X] on the source grid from a preprocessed scan; validation uses this.
-
-        A regression gives its float32 values [C, Z, Y, X], or [Z, Y, X] where one channel is predicted or asked for.
-        """
-        return self._made(ready(image_czyx, trail), self.product(labels=labels), on_tiles)
-
-    def product(
-        self, *, probabilities: bool = False, labels: Iterable[str] | None = None
-    ) -> Product:
-        """What a prediction writes: labels, or values of a regression; or the probability of each label."""
-        kept = None if labels is None else select(self.task, labels)
-        if self.task.kind == "regression":
-            return Values(self.task, self.scale, kept=kept, flat=not probabilities)
-        if probabilities:
-            return Probabilities(self.task, temperature=self.card.temperature, kept=kept)
-        return LabelMap(self.task, kept)
-
-    def stream(self, volume: Volume) -> Stream:
-        """The scan as the network sees it.
-
-        Raises:
-            BadInput: another number of channels than the model was trained with, or NaN in the scan.
-        """
-        return self.stream_of(InMemory(volume.czyx, volume.geometry))
-
-    def stream_of(
-        self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()
-    ) -> Stream:
-        """The same for a scan on disk.
-
-        Args:
-            folder: where temporary files go.
-            first: steps before those of the card, such as a region.
-        """
-        self.check_channels(scan)
-        pipeline = Pipeline((*first, *self.pipeline.steps)) if first else self.pipeline
-        return open_stream(pipeline, scan, folder=folder)
-
-    def check_channels(self, scan: Scan) -> None:
-        """Refuse a scan of another number of channels than the model was trained with."""
-        if scan.channels != self.card.in_channels:
-            raise BadInput(
-                f"The model takes {self.card.in_channels} channel(s) ({', '.join(self.card.channels)}), "
-                f"the scan has {scan.channels}.",
-                hint="Give one file a channel, separated by commas: ctseg predict a.nii.gz,b.nii.gz",
-            )
-
-    def _made(self, stream: Stream, product: Product, on_tiles: OnTiles | None) -> NDArray[Any]:
-        back = Back(stream.trail)
-        front = () if product.channels is None else (product.channels,)
-        out = np.zeros((*front, *back.source), product.dtype)
-        sink = ToArray(out, back.box, product.fill)
-        self.engine.run(stream, [(product, sink)], back=back, on_tiles=on_tiles)
-        return out
-
-    def predict_file(
-        self,
-        src: Path | str,
-        dst: Path | str,
-        *,
-        labels: Iterable[str] | None = None,
-        probabilities: bool = False,
-        confidence: bool = False,
-        masks: bool = False,
-        instances: bool = False,
-        rules: Iterable[PostprocessRule] | None = None,
-        dtype: FloatType = "float32",
-        on_tiles: OnTiles | None = None,
-    ) -> dict[str, Any]:
-        """Segment a file into another one, and into more beside it; they appear under their names when all are whole.
-
-        Scan and results go through memory in slabs; none is held as a whole.
-
-        Args:
-            dst: the label map, or the values of a regression. For `mask.nii.gz` the others are
-                `mask_probabilities.h5`, `mask_confidence.nii.gz`, `mask_masks/LABEL.nii.gz`, `mask_instances.nii.gz`.
-            labels: names of those to keep; all by default.
-            probabilities, confidence, masks, instances: what is written beside it.
-            rules: of post-processing; those of the card by default, none where it is empty.
-            dtype: of probabilities, confidence, and the values of a regression.
-
-        Returns:
-            The files, volumes in ml, and what post-processing changed, as in `predictions.json`.
-        """
-        request = Request(
-            Path(dst), probabilities, None if labels is None else tuple(labels), dtype=dtype, masks=masks,
-            confidence=confidence, instances=instances, rules=None if rules is None else tuple(rules),
-        )  # fmt: skip
-        outputs = Outputs(self, request, request.output)
-        geometry = predict_scan(self, [ImageRef(Path(src))], outputs.wanted, on_tiles=on_tiles)
-        return outputs.record(geometry)
-
-    def writer_options(self, dst: Path) -> dict[str, str]:
-        """What the writer of a file is told about the model, where its format has a place for it."""
-        told = {"algorithm": self.card.name or self.card.architecture}
-        known = writer_format(dst).writer_options
-        return {name: value for name, value in told.items() if name in known}
-
-    def written_labels(self, labels: Iterable[str] | None = None) -> tuple[Label, ...]:
-        """The labels that a prediction may hold, for the formats that store their names; a regression has none."""
-        if self.task.kind == "regression":
-            if labels is not None:
-                select(self.task, labels)  # an unknown name is refused all the same
-            return ()
-        return self.task.foreground if labels is None else select(self.task, labels)
+    def shrink(self, asked: NetworkModel) -> NetworkModel | None:
+        tile = halved(self.settings, asked.settings.tile_zyx)
+        if tile is None:
+            return None
+        return self.tiled(dataclasses.replace(self.settings, tile_zyx=tile, batch_size=1))
 
 
-def build(card: Card, options: Mapping[str, Any] | None = None) -> torch.nn.Module:
-    """The network that a card describes, with fresh weights.
+def retile(
+    model: Model,
+    *,
+    tile_zyx: tuple[int, int, int] | None = None,
+    overlap: float | None = None,
+    tta: bool = False,
+    batch_size: int | None = None,
+    skip_air: float | None = None,
+) -> Settings:
+    """The model's settings with these changes; see `ctseg.engine.inference.tiling_settings.Settings`.
 
-    Args:
-        options: of the network, on top of the card's; those that matter only where training starts.
+    Raises:
+        BadInput: a tile that the network does not accept, or no axis that may be mirrored.
     """
-    try:
-        spec = plugins.architecture(card.architecture)
-    except UnknownName as error:
-        error.hint = (
-            f"The model needs the plugin package {card.provider.package} {card.provider.version}. "
-            f"Install it: pip install {card.provider.package}\n  {error.hint}"
-        )
-        raise
-    config = plugins.make_config(spec, {**card.options, **(options or {})})
-    return spec.build(config, in_channels=card.in_channels, out_channels=card.out_channels)
+    changes: dict[str, Any] = {}
+    if tile_zyx is not None:
+        changes["tile_zyx"] = fitting_tile(model.card, tile_zyx)
+    if overlap is not None:
+        changes["overlap"] = overlap
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    if skip_air is not None:
+        if not math.isfinite(skip_air):
+            raise BadInput(
+                f"The value of air cannot be {skip_air}.", hint="For CT: --skip-air -900"
+            )
+        if model.task.kind == "regression":
+            raise BadInput(
+                "A regression has no background that air could be.", hint="Leave out --skip-air."
+            )
+        changes["skip_air"] = skip_air
+    if tta:
+        axes = model.card.predict.mirror_axes
+        if not axes:
+            raise BadInput(
+                "This model was trained without mirroring; averaging mirrored views would harm it.",
+                hint="Leave out --tta, or train with augment.mirror_axes.",
+            )
+        changes["mirror_axes"] = tuple("zyx".index(axis) for axis in axes)
+    settings = dataclasses.replace(model.settings, **changes)
+    tiling.check(settings.tile_zyx, settings.overlap, settings.constraints.context_slices)
+    return settings
 
 
 def fitting_tile(card: Card, tile_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -315,12 +235,6 @@ def fitting_tile(card: Card, tile_zyx: tuple[int, int, int]) -> tuple[int, int, 
     return constraints_of(card).fit(tile_zyx)
 
 
-def constraints_of(card: Card) -> Constraints:
-    """What the card's network demands of tiles."""
-    spec = plugins.architecture(card.architecture)
-    return spec.constraints_for(plugins.make_config(spec, card.options))
-
-
 def settings_of(card: Card) -> Settings:
     """The tiling that the card proposes."""
     predict = card.predict
@@ -329,3 +243,42 @@ def settings_of(card: Card) -> Settings:
     return Settings(
         predict.tile_zyx, predict.overlap, predict.blend, constraints=constraints_of(card)
     )
+
+
+def check_channels(card: Card, scan: Scan) -> None:
+    """Refuse a scan of another number of channels than the model was trained with."""
+    if scan.channels != card.in_channels:
+        raise BadInput(
+            f"The model takes {card.in_channels} channel(s) ({', '.join(card.channels)}), "
+            f"the scan has {scan.channels}.",
+            hint="Give one file a channel, separated by commas: ctseg predict a.nii.gz,b.nii.gz",
+        )
+
+
+def decoder_of(
+    model: Model, *, probabilities: bool = False, labels: Iterable[str] | None = None
+) -> Product:
+    """What a prediction writes: labels, or the values of a regression; or the probability of each label."""
+    kept = None if labels is None else select(model.task, labels)
+    if model.task.kind == "regression":
+        return Values(model.task, model.scale, kept=kept, flat=not probabilities)
+    if probabilities:
+        return Probabilities(model.task, temperature=model.card.temperature, kept=kept)
+    return LabelMap(model.task, kept)
+
+
+def predict_array(
+    model: Model, stream: Stream, product: Product, on_tiles: OnTiles | None = None
+) -> NDArray[Any]:
+    """A whole result [.., Z, Y, X] on the scan's own grid, in memory."""
+    back = Back(stream.trail)
+    front = () if product.channels is None else (product.channels,)
+    out = np.zeros((*front, *back.source), product.dtype)
+    sink = ToArray(out, back.box, product.fill)
+    model.predictor.run(stream, [(product, sink)], back=back, on_tiles=on_tiles)
+    return out
+
+
+def name_of(model: Model) -> str:
+    """How a model is called in messages and records."""
+    return model.card.name or model.card.architecture

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ctseg.engine.inference.memory.fit import fit_segmenter, restarting
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.memory.fit import FitRequest, restarting
+from ctseg.engine.inference.model import Model
 from ctseg.engine.inference.tiling_settings import Grid
 from ctseg.engine.prediction.inputs import Item
 from ctseg.engine.prediction.multiprocess.slab_sharing import Share
@@ -53,13 +53,13 @@ class CaseJob:
     """
 
     def __init__(
-        self, segmenter: Segmenter, item: Item, target: Path, request: Request, fit: Fit | None = None
+        self, model: Model, item: Item, target: Path, request: Request, fit: Fit | None = None
     ) -> None:  # fmt: skip
         self.id, self._item, self._request, self._fit = item.id, item, request, fit or Fit()
-        self.places = places_of(segmenter.task, request, target)
-        self._segmenter = copy.copy(segmenter)  # for notes of its own
-        self._segmenter.on_note = self._note
-        self._asked = segmenter.settings
+        self.places = places_of(model.task, request, target)
+        self._model = copy.copy(model)  # for notes of its own
+        self._model.on_note = self._note
+        self._asked = model.settings
         self.notes: list[str] = []
         self.share: Share | None = None
         self._on_say: Callable[[str], None] | None = None
@@ -76,7 +76,7 @@ class CaseJob:
     @property
     def may_be_read_ahead(self) -> bool:
         """Whether opening it leaves the network and the other processes alone."""
-        return self.share is None and not getattr(self._segmenter, "stages", ())
+        return self.share is None and self._model.reads_ahead
 
     def open(self, writer: ThreadPoolExecutor | None = None) -> None:
         """Read what must be known of the whole scan, and open the files of the results.
@@ -85,9 +85,9 @@ class CaseJob:
             writer: the thread that writes while the network works.
         """
         self._writer = writer
-        self._outputs = Outputs(self._segmenter, self._request, self.places.main)
+        self._outputs = Outputs(self._model, self._request, self.places.main)
         self._job = ScanJob(
-            self._segmenter, self._item.images, self._outputs.wanted, behind=writer, share=self.share
+            self._model, self._item.images, self._outputs.wanted, behind=writer, share=self.share
         )  # fmt: skip
         self._job.open()
 
@@ -105,10 +105,10 @@ class CaseJob:
         self._on_share, self._on_say = on_share, on_say
         for note in self.notes:  # of the time before
             self._say(note)
-        _, self._segmenter = restarting(self._segmenter, self._attempt)
+        _, self._model = restarting(self._model, self._attempt)
 
-    def _attempt(self, segmenter: Segmenter) -> None:
-        self._segmenter = segmenter
+    def _attempt(self, model: Model) -> None:
+        self._model = model
         with self.share or nullcontext():
             try:
                 if self._job is None:
@@ -124,18 +124,16 @@ class CaseJob:
         """Make batch and tile fit the memory, and say what comes."""
         products = [one.product for one in self._outputs.wanted]
         finished = [one.product for one in self._outputs.wanted if one.finish is not None]
-        self._segmenter, notes, estimate = fit_segmenter(
-            self._segmenter, job.stream, self._fit.memory, products,
-            finished=finished, keep_batch=self._fit.keep_batch,
-        )  # fmt: skip
-        for note in notes:
+        wanted = FitRequest(self._fit.memory, products, finished, keep_batch=self._fit.keep_batch)
+        self._model, fitted = self._model.fit(job.stream, wanted)
+        for note in fitted.notes:
             self._note(note)
-        job.segmenter = self._segmenter
-        told = f", {estimate}"
+        job.model = self._model
+        told = f", {fitted.estimate}"
         if self.share is not None:
             told += f", shared by {self.share.team.size} processes"
         size = " x ".join(map(str, job.geometry.shape_zyx))
-        tiles = Grid(job.stream.shape_czyx[1:], self._segmenter.settings).tiles
+        tiles = Grid(job.stream.shape_czyx[1:], self._model.settings).tiles
         self._say(f"{size} voxels (z, y, x), {tiles} tile{'s'[: tiles > 1]}{told}")
 
     def _on_tiles(self, done: int, total: int) -> None:
@@ -168,7 +166,7 @@ class CaseJob:
     def _changed(self) -> dict[str, Any]:
         """Settings of this scan that are not those of the record as a whole."""
         names = ("tile_zyx", "batch_size", "sums_on_host")
-        found = {name: getattr(self._segmenter.settings, name) for name in names}
+        found = {name: getattr(self._model.settings, name) for name in names}
         other = {n: value for n, value in found.items() if value != getattr(self._asked, n)}
         return {"settings": other} if other else {}
 

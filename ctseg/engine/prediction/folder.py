@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.model import Model
 from ctseg.engine.prediction.case_job import CaseJob, Fit
 from ctseg.engine.prediction.inputs import Item
 from ctseg.engine.prediction.leftovers import remove_leftovers
@@ -27,7 +27,7 @@ from ctseg.volume.io import format_of, writer_format
 
 
 def predict_folder(
-    segmenter: Segmenter,
+    model: Model,
     items: Sequence[Item],
     request: Request,
     *,
@@ -56,7 +56,7 @@ def predict_folder(
         FileProblem: the output's place cannot be written.
         KeyboardInterrupt: finished scans are in place and in the record, nothing is half-written.
     """
-    check_request(segmenter, request)
+    check_request(model, request)
     targets = targets_of(items, request)
     single = targets_file(request)
     folder = request.output.parent if single else request.output
@@ -65,7 +65,7 @@ def predict_folder(
         with tempfile.TemporaryFile(dir=folder):  # else each scan would be read to find that out
             pass
     found = summary if summary is not None else Summary()
-    cases = [CaseJob(segmenter, item, targets[item.id], request, fit) for item in items]
+    cases = [CaseJob(model, item, targets[item.id], request, fit) for item in items]
     check_places(cases, items)
     leads = team is None or team.leads
     todo = list(range(len(cases)))
@@ -77,8 +77,8 @@ def predict_folder(
     if overlapped is None:
         # On two cores, with gzip in and out, reading and writing took 1 to 3 % of the time of a U-Net of three levels:
         # side by side with a network that uses every core there is nothing to gain.
-        overlapped = segmenter.runtime.device.type != "cpu"
-    record = Record(folder, segmenter, request) if leads and not single else None
+        overlapped = model.runtime.device.type != "cpu"
+    record = Record(folder, model, request) if leads and not single else None
     if team is None:
         outcomes = Outcomes(found, record, folder, on_say)
         turns: Iterator[CaseJob] = (cases[number] for number in todo)

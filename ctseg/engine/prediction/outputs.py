@@ -8,7 +8,7 @@ they follow it; where every channel stands for itself (`stacked`), rules look at
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.card import Card
 from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
 from ctseg.engine.inference.decoders import (
     Confidence,
@@ -38,14 +39,14 @@ from ctseg.engine.prediction.output_paths import as_suffix, kept, places_of
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.result_files import Files, Made, Wanted, slabs_of
 from ctseg.errors import BadInput
-from ctseg.specs import Label, frozen
-from ctseg.task import label_dtype
+from ctseg.specs import Label, Task, frozen
+from ctseg.task import label_dtype, select
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import writer_format
 from ctseg.volume.scratch import scratch
 
 if TYPE_CHECKING:
-    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.model import Model
 
 DATASETS = {
     "map": "/label", "values": "/raw", "probabilities": "/probabilities", "confidence": "/confidence",
@@ -55,16 +56,16 @@ COUNTED = 2**20
 """Voxels that are counted at a time."""
 
 
-def check_request(segmenter: Segmenter, request: Request) -> None:
+def check_request(model: Model, request: Request) -> None:
     """Refuse what the model cannot give, before anything is done.
 
     Raises:
         UnknownName: a label that the task does not have, of the request or of a rule.
         BadInput: not a single label; what a regression has not; a format that cannot be written.
     """
-    task = segmenter.task
+    task = model.task
     kept(task, request.labels)
-    check_rules(task, _rules(segmenter, request))
+    check_rules(task, _rules(model, request))
     if request.labels is not None and not request.labels:
         raise BadInput(
             "No label is named that could be written.",
@@ -95,9 +96,9 @@ class Outputs:
         BadInput, UnknownName: as `check_request`.
     """
 
-    def __init__(self, segmenter: Segmenter, request: Request, target: Path) -> None:
-        check_request(segmenter, request)
-        self._segmenter, self._request, self._task = segmenter, request, segmenter.task
+    def __init__(self, model: Model, request: Request, target: Path) -> None:
+        check_request(model, request)
+        self._model, self._request, self._task = model, request, model.task
         self.places = places_of(self._task, request, target)
         self._kept = kept(self._task, request.labels)
         self._counts = Counts()
@@ -105,7 +106,7 @@ class Outputs:
         self._cleaned: dict[str, dict[str, float]] = {}
         self._objects: dict[str, dict[str, float]] = {}
         self._folder: Path | None = target.parent
-        self._rules = self._fitting(_rules(segmenter, request))
+        self._rules = self._fitting(_rules(model, request))
         if self._task.kind == "regression":
             self.wanted: tuple[Wanted, ...] = (self._values(),)
         elif self._task.stacked and self._rules:
@@ -167,7 +168,7 @@ class Outputs:
     def _values(self) -> Wanted:
         names = self._request.labels
         product = Values(
-            self._task, self._segmenter.scale, dtype=self._request.dtype,
+            self._task, self._model.scale, dtype=self._request.dtype,
             kept=None if names is None else self._kept,
         )  # fmt: skip
         return Wanted(self.places.main, product, options=_options(self.places.main, "values"))
@@ -205,7 +206,7 @@ class Outputs:
 
     def _beside(self) -> list[Wanted]:
         task, request, places = self._task, self._request, self.places
-        temperature = self._segmenter.card.temperature
+        temperature = self._model.card.temperature
         found = []
         if places.probabilities is not None:
             some = None if request.labels is None else self._kept
@@ -276,6 +277,22 @@ class Outputs:
             )  # fmt: skip
 
 
+def writer_options(card: Card, path: Path) -> dict[str, str]:
+    """What the writer of a file is told about the model, where its format has a place for it."""
+    told = {"algorithm": card.name or card.architecture}
+    known = writer_format(path).writer_options
+    return {name: value for name, value in told.items() if name in known}
+
+
+def written_labels(task: Task, labels: Iterable[str] | None = None) -> tuple[Label, ...]:
+    """The labels that a prediction may hold, for the formats that store their names; a regression has none."""
+    if task.kind == "regression":
+        if labels is not None:
+            select(task, labels)  # an unknown name is refused all the same
+        return ()
+    return task.foreground if labels is None else select(task, labels)
+
+
 class Counts:
     """How many voxels have each value, of a label map that comes slab by slab."""
 
@@ -301,8 +318,8 @@ def _counts(voxels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return values, found[values]
 
 
-def _rules(segmenter: Segmenter, request: Request) -> tuple[PostprocessRule, ...]:
-    return segmenter.card.predict.postprocess if request.rules is None else request.rules
+def _rules(model: Model, request: Request) -> tuple[PostprocessRule, ...]:
+    return model.card.predict.postprocess if request.rules is None else request.rules
 
 
 def _options(path: Path, kind: str) -> Mapping[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ctseg.engine.evaluation.matching import PREDICTIONS
-from ctseg.engine.inference.cascade import Staged
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.cascade import Cascade
+from ctseg.engine.inference.model import Model, name_of
 from ctseg.engine.prediction.request import Request
 from ctseg.files import write_text
 from ctseg.version import __version__
@@ -25,9 +25,9 @@ class Record:
         folder: of the predictions.
     """
 
-    def __init__(self, folder: Path, segmenter: Segmenter, request: Request) -> None:
+    def __init__(self, folder: Path, model: Model, request: Request) -> None:
         self._path = folder / PREDICTIONS
-        self._header = header(segmenter, request)
+        self._header = header(model, request)
         self._cases: dict[str, dict[str, Any]] = {}
         self._failed: dict[str, str] = {}
         self._read()
@@ -65,13 +65,13 @@ class Record:
         self._cases, self._failed = cases, failed
 
 
-def header(segmenter: Segmenter, request: Request) -> dict[str, Any]:
+def header(model: Model, request: Request) -> dict[str, Any]:
     """Model, checksums and settings."""
-    card, settings = segmenter.card, segmenter.settings
+    card, settings = model.card, model.settings
     rules = card.predict.postprocess if request.rules is None else request.rules
     return {
         "ctseg_version": __version__,
-        "model": _name(segmenter),
+        "model": name_of(model),
         "tensors_sha256": [member.tensors_sha256 for member in card.members],
         "task": card.task.model_dump(mode="json"),
         "settings": {
@@ -81,28 +81,24 @@ def header(segmenter: Segmenter, request: Request) -> dict[str, Any]:
             "mirror_axes": ["zyx"[axis] for axis in settings.mirror_axes],
             "batch_size": settings.batch_size,
             "skip_air": settings.skip_air,
-            "precision": segmenter.runtime.precision,
-            "device": str(segmenter.runtime.device),
+            "precision": model.runtime.precision,
+            "device": str(model.runtime.device),
             "labels": None if request.labels is None else list(request.labels),
             "dtype": request.dtype,
-            **_where(segmenter),
+            **_where(model),
             "postprocess": [rule.model_dump(mode="json", exclude_none=True) for rule in rules],
         },
     }
 
 
-def _where(segmenter: Segmenter) -> dict[str, Any]:
+def _where(model: Model) -> dict[str, Any]:
     """The part of scans that is looked at, where it is not all of them."""
-    if not isinstance(segmenter, Staged):
+    if not isinstance(model, Cascade):
         return {}
     stages = [
-        {"model": _name(stage.model), "margin_mm": stage.margin_mm,
+        {"model": name_of(stage.model), "margin_mm": stage.margin_mm,
          "labels": None if stage.labels is None else list(stage.labels)}
-        for stage in segmenter.stages
+        for stage in model.stages
     ]  # fmt: skip
-    region = segmenter.region
+    region = model.region
     return {"region": None if region is None else [list(r) for r in region], "stages": stages}
-
-
-def _name(segmenter: Segmenter) -> str:
-    return segmenter.card.name or segmenter.card.architecture

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ctseg.data.stream import OnDisk
@@ -13,6 +14,7 @@ from ctseg.engine.inference.sinks import BackgroundSink, Sink, TimedSink
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import Back
 from ctseg.engine.prediction.multiprocess.slab_sharing import Share
+from ctseg.engine.prediction.outputs import writer_options
 from ctseg.engine.prediction.result_files import Files, Outlet
 from ctseg.engine.prediction.result_files import Wanted as Wanted
 from ctseg.files import disk_errors
@@ -20,11 +22,11 @@ from ctseg.specs import ImageRef
 from ctseg.volume.geometry import Geometry
 
 if TYPE_CHECKING:
-    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.model import Model
 
 
 def predict_scan(
-    segmenter: Segmenter,
+    model: Model,
     images: Sequence[ImageRef],
     wanted: Sequence[Wanted],
     *,
@@ -38,7 +40,7 @@ def predict_scan(
     Raises:
         CtsegError: whatever is wrong with the scan or the disk; no result has its name then.
     """
-    with ScanJob(segmenter, images, wanted) as job:
+    with ScanJob(model, images, wanted) as job:
         job.open()
         job.run(on_tiles)
         return job.finish()
@@ -56,14 +58,14 @@ class ScanJob:
         share: how several processes make the scan together; the first of them writes the results.
 
     Attributes:
-        segmenter: may be changed between `open` and `run`, for another tiling.
+        model: may be changed between `open` and `run`, for another tiling.
         seconds: spent by now on reading (preprocessing included), the network, and writing; where reading or writing
             happen beside the network, the three overlap.
     """
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        model: Model,
         images: Sequence[ImageRef],
         wanted: Sequence[Wanted],
         *,
@@ -71,7 +73,7 @@ class ScanJob:
         share: Share | None = None,
     ) -> None:
         self.images, self.wanted = images, wanted
-        self.segmenter, self._behind, self._share = segmenter, behind, share
+        self.model, self._behind, self._share = model, behind, share
         self._stack = ExitStack()
         self._outlets: list[Outlet] = []
         self._sinks: list[TimedSink | BackgroundSink] = []
@@ -91,10 +93,10 @@ class ScanJob:
             folder.mkdir(parents=True, exist_ok=True)
         scan = OnDisk(self.images, folder)
         self._stack.callback(scan.close)
-        self.stream = self.segmenter.stream_of(scan, folder)
+        self.stream = self.model.open(scan, folder)
         self.geometry = scan.geometry
         self._back = Back(self.stream.trail)
-        self._files = Files(scan.geometry, scan.reference, self.segmenter.writer_options)
+        self._files = Files(scan.geometry, scan.reference, partial(writer_options, self.model.card))
         self._stack.callback(self._files.abort)
         for one in self.wanted if self._writes else ():
             outlet = Outlet(one, self._back, scan.geometry, self._files)
@@ -115,7 +117,7 @@ class ScanJob:
             TimedSink(s) if self._behind is None else BackgroundSink(s, self._behind) for s in sinks
         ]
         products = [one.product for one in self.wanted]
-        engine = self.segmenter.engine
+        engine = self.model.predictor
         if self._share is None:
             pairs = list(zip(products, self._sinks, strict=True))
             engine.run(self.stream, pairs, back=self._back, on_tiles=on_tiles)
@@ -128,7 +130,7 @@ class ScanJob:
             )  # fmt: skip
         took = time.monotonic() - begun
         writing = sum(sink.seconds for sink in self._sinks)
-        if self.segmenter.runtime.device.type == "cpu":  # elsewhere slabs are read meanwhile
+        if self.model.runtime.device.type == "cpu":  # elsewhere slabs are read meanwhile
             took -= self.stream.seconds
         self.seconds["reading"] += self.stream.seconds
         self.seconds["network"] += took if self._behind else took - writing

@@ -13,7 +13,8 @@ from ctseg.data.loading import Loader
 from ctseg.data.rng import INITIAL, seed_for
 from ctseg.data.steps.target import target_scale
 from ctseg.engine.inference.forward import out_of_memory
-from ctseg.engine.inference.model import Segmenter, build
+from ctseg.engine.inference.model import NetworkModel
+from ctseg.engine.model.build import build
 from ctseg.engine.model.create import create_loss
 from ctseg.engine.model.runtime import repeatable
 from ctseg.engine.model.weights import load_strictly, save_weights, tensors_sha256
@@ -187,8 +188,8 @@ def _validate(job: Job, net: torch.nn.Module, interrupt: Interrupt) -> Report:
         job.reporter.update(done, total, f"validating {name}")
         interrupt.check()
 
-    segmenter = Segmenter(job.card, [net], job.runtime)
-    return validate(segmenter, job.val, job.val_prepared, on_case)
+    model = NetworkModel(job.card, [net], job.runtime)
+    return validate(model, job.val, job.val_prepared, on_case)
 
 
 def _log_epoch(log: RunLog, state: State, lr: float, report: Report, seconds: float) -> None:

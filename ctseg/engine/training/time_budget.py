@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ctseg.data.loading import Loader
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import Job
 from ctseg.engine.training.optim import make_optimizer
@@ -64,11 +64,11 @@ def measure(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> tuple
     optimizer = make_optimizer(trial, job.config.train)
     stepper = Stepper(job, trial, loss, optimizer, loader)
     times = timed(stepper, warm=2, least=6, seconds=0.02 * budget(job))
-    segmenter = Segmenter(job.card, [trial.eval()], job.runtime)
+    model = NetworkModel(job.card, [trial.eval()], job.runtime)
     few = min(3, len(job.val))
-    validate(segmenter, job.val[:1], job.val_prepared[:1])
+    validate(model, job.val[:1], job.val_prepared[:1])
     begun = time.monotonic()
-    validate(segmenter, job.val[:few], job.val_prepared[:few])
+    validate(model, job.val[:few], job.val_prepared[:few])
     return statistics.median(times), (time.monotonic() - begun) / few * len(job.val)
 
 

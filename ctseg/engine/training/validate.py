@@ -15,12 +15,14 @@ from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import depths, split
 from ctseg.data.steps.target import Scale
 from ctseg.data.store import Prepared, about
+from ctseg.data.stream import ready as stream_of
 from ctseg.engine.evaluation.evaluate import evaluate_case
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.errors import BadInput, CtsegError
 from ctseg.metrics.catalogue import in_group
 from ctseg.metrics.report import CaseResult, Report
-from ctseg.specs import Case
+from ctseg.specs import Case, Task
 from ctseg.volume.volume import Volume
 
 OnCase = Callable[[int, int, str], None]
@@ -28,7 +30,7 @@ WORST = -sys.float_info.max
 
 
 def validate(
-    segmenter: Segmenter,
+    model: Model,
     cases: Sequence[Case],
     prepared: Sequence[Prepared],
     on_case: OnCase | None = None,
@@ -44,9 +46,10 @@ def validate(
     results = []
     for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
         try:
-            labels = segmenter.segment(np.asarray(ready.image), ready.trail)
+            stream = stream_of(np.asarray(ready.image), ready.trail)
+            labels = predict_array(model, stream, decoder_of(model))
             ready.close()
-            results.append(score(segmenter, case, Volume(labels, ready.trail.source)))
+            results.append(score(model.task, case, Volume(labels, ready.trail.source)))
         except CtsegError as error:
             if case.id not in error.message.split():
                 error.message = f"Case {case.id}: {error.message}"
@@ -60,7 +63,7 @@ def measure(
     weights: Path | Sequence[Path],
     run_folder: Path,
     on_case: OnCase | None = None,
-    prepared: Callable[[Segmenter], Segmenter] | None = None,
+    prepared: Callable[[Model], Model] | None = None,
 ) -> Metrics:
     """Score weights on the validation cases of a run, from the files of the data set.
 
@@ -79,27 +82,25 @@ def measure(
     dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
     _, cases = split(dataset, config.data, depths(dataset))
     files = [weights] if isinstance(weights, Path) else list(weights)
-    segmenter = Segmenter.from_files(
+    model: Model = NetworkModel.from_files(
         files, device=config.train.device, precision=config.train.precision
     )
-    segmenter = segmenter if prepared is None else prepared(segmenter)
+    segmenter = Segmenter.of(model if prepared is None else prepared(model))
     results = []
     for done, case in enumerate(cases, start=1):
-        results.append(score(segmenter, case, segmenter.predict(load_image(case))))
+        results.append(score(segmenter.task, case, segmenter.predict(load_image(case))))
         if on_case:
             on_case(done, len(cases), case.id)
     return metrics_of(Report(tuple(results)), command="")
 
 
-def score(segmenter: Segmenter, case: Case, prediction: Volume) -> CaseResult:
+def score(task: Task, case: Case, prediction: Volume) -> CaseResult:
     """One prediction against the case's label as stored."""
     source = prediction.geometry
     with about(case, "scored"):  # its files may be gone by now
-        reference = load_label(case, segmenter.task, Volume(prediction.array, source))
+        reference = load_label(case, task, Volume(prediction.array, source))
         mask = load_extra(case, case.mask, reference)
-    return evaluate_case(
-        segmenter.task, prediction, reference, case.id, mask=mask, group=case.group
-    )
+    return evaluate_case(task, prediction, reference, case.id, mask=mask, group=case.group)
 
 
 def metrics_of(report: Report, *, command: str) -> Metrics:

@@ -9,7 +9,7 @@ import torch
 import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.prediction.outputs import Outputs
 from ctseg.engine.prediction.request import Request
@@ -38,7 +38,7 @@ def test_a_series_becomes_a_seg_and_what_no_seg_can_hold_becomes_nifti(tmp_path,
         preprocess=PreprocessConfig(), predict=PredictConfig(tile_zyx=(8, 8, 8)),
         training_data=TrainingData(name="x"),
     )  # fmt: skip
-    segmenter = Segmenter(card, [Slices()], choose("cpu", "fp32"))
+    segmenter = NetworkModel(card, [Slices()], choose("cpu", "fp32"))
     request = Request(
         tmp_path / "out", suffix=".seg.dcm", masks=True, confidence=True, instances=True,
         probabilities=True, probabilities_suffix=".seg.dcm",

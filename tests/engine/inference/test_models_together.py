@@ -10,10 +10,11 @@ import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.data.steps.region import parse_region
-from ctseg.engine.inference.cascade import Stage, Staged
+from ctseg.engine.inference.cascade import Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.model.runtime import choose
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.errors import BadInput, UnknownName
 from ctseg.specs import ImageRef
 from ctseg.volume.volume import Volume
@@ -45,7 +46,15 @@ def model(net=None, *, steps=(), labels=LABELS, tile=(8, 8, 8), name="levels.v1"
         preprocess=PreprocessConfig(steps=tuple(steps)), predict=PredictConfig(tile_zyx=tile),
         training_data=TrainingData(name="x"),
     )  # fmt: skip
-    return Segmenter(card, [net or Levels()], CPU)
+    return NetworkModel(card, [net or Levels()], CPU)
+
+
+def predict(model, volume):
+    return Segmenter.of(model).predict(volume)
+
+
+def probabilities(model, volume):
+    return Segmenter.of(model).probabilities(volume)
 
 
 def scan(shape=(20, 18, 16), seed=0):
@@ -77,11 +86,11 @@ def test_models_with_their_own_preprocessing_are_averaged_as_probabilities():
     scaled = (np.clip(volume.array, -40, 40) + 40) / 80 * 2 - 1
     shares = (softmax(logits_of(one.networks[0], volume.array)) +
               softmax(logits_of(two.networks[0], scaled.astype(np.float32)))) / 2  # fmt: skip
-    np.testing.assert_allclose(both.probabilities(volume).array, shares, atol=2e-5)
+    np.testing.assert_allclose(probabilities(both, volume).array, shares, atol=2e-5)
     clear = np.sort(shares, 0)[-1] - np.sort(shares, 0)[-2] > 1e-4
-    assert (both.predict(volume).array[clear] == shares.argmax(0)[clear]).all()
+    assert (predict(both, volume).array[clear] == shares.argmax(0)[clear]).all()
     assert both.card.name == "levels.v1 + levels.v1"
-    assert both.with_settings(tile_zyx=(4, 4, 4)).predict(volume).array.any()
+    assert predict(both.with_settings(tile_zyx=(4, 4, 4)), volume).array.any()
 
 
 def test_models_of_other_labels_are_refused():
@@ -102,23 +111,23 @@ def test_models_that_take_channels_in_another_order_are_refused():
 
 def test_a_region_is_predicted_and_nothing_else(tmp_path):
     volume = scan()
-    whole = model().predict(volume)
+    whole = predict(model(), volume)
     box = ((5, 12), (0, 18), (6, 16))
-    part = Staged.of(model(), region=box)
-    found = part.predict(volume)
+    part = Cascade(model(), region=box)
+    found = predict(part, volume)
     inside = tuple(slice(a, b) for a, b in box)
     expected = np.zeros_like(whole.array)
     expected[inside] = whole.array[inside]
     assert expected.any()
     np.testing.assert_array_equal(found.array, expected)
-    shares = part.probabilities(volume).array
+    shares = probabilities(part, volume).array
     assert (shares[0][expected == 0] > 0.4).all()
     np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
     ctseg.write(volume, tmp_path / "scan.nii.gz")
-    part.predict_file(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz")
+    Segmenter.of(part).predict_file(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(ctseg.read(tmp_path / "out.nii.gz").array, expected)
     with pytest.raises(BadInput, match="no part of a scan"):
-        Staged.of(model(), region=((0, 99), (0, 1), (0, 1))).predict(volume)
+        predict(Cascade(model(), region=((0, 99), (0, 1), (0, 1))), volume)
 
 
 def test_a_first_stage_says_where_to_look():
@@ -134,13 +143,13 @@ def test_a_first_stage_says_where_to_look():
             return super().forward(x)
 
     fine = model(Counting(), tile=(4, 4, 4))
-    every = fine.predict(volume).array
+    every = predict(fine, volume).array
     all_tiles = len(calls)
     calls.clear()
-    staged = Staged.of(fine, [Stage(coarse, ("bright",), margin_mm=4.0)])
+    staged = Cascade(fine, [CoarseModel(coarse, ("bright",), margin_mm=4.0)])
     notes = []
     staged.on_note = notes.append
-    found = staged.predict(volume).array
+    found = predict(staged, volume).array
     assert len(calls) < all_tiles / 4
     # the bright block with 4 mm around it: 1 slice, 2 rows, 4 columns
     inside = np.zeros(found.shape, bool)
@@ -152,12 +161,12 @@ def test_a_first_stage_says_where_to_look():
 
 def test_a_first_stage_that_finds_nothing_leaves_background():
     volume = Volume.from_array(np.zeros((9, 9, 9), np.float32))
-    staged = Staged.of(model(), [Stage(model(name="coarse.v1"))])
+    staged = Cascade(model(), [CoarseModel(model(name="coarse.v1"))])
     notes = []
     staged.on_note = notes.append
-    assert not staged.predict(volume).array.any()
+    assert not predict(staged, volume).array.any()
     assert "found nothing" in notes[0]
-    shares = staged.probabilities(volume).array
+    shares = probabilities(staged, volume).array
     assert (shares[0] == 1).all()
     assert not shares[1:].any()
 
@@ -165,8 +174,8 @@ def test_a_first_stage_that_finds_nothing_leaves_background():
 def test_stages_and_ensembles_go_together():
     volume = scan()
     both = Ensemble([model(), model(Levels(22.0))])
-    staged = Staged.of(both, [Stage(model(name="coarse.v1"), ("dark",), 0.0)])
-    found = staged.predict(volume).array
+    staged = Cascade(both, [CoarseModel(model(name="coarse.v1"), ("dark",), 0.0)])
+    found = predict(staged, volume).array
     expected = np.zeros_like(found)
     expected[15:17, 2:4, 12:14] = 2
     np.testing.assert_array_equal(found, expected)
@@ -174,12 +183,12 @@ def test_stages_and_ensembles_go_together():
 
 def test_bad_stages_are_refused():
     with pytest.raises(UnknownName, match="liver"):
-        Staged.of(model(), [Stage(model(), ("liver",))])
+        Cascade(model(), [CoarseModel(model(), ("liver",))])
     dose = {"kind": "regression", "labels": [{"name": "dose", "values": [1], "value": 1}]}
     update = {"task": TaskConfig.model_validate(dose), "out_channels": 1}
-    values = Segmenter(model().card.model_copy(update=update), [Levels()], CPU)
+    values = NetworkModel(model().card.model_copy(update=update), [Levels()], CPU)
     with pytest.raises(BadInput, match="no labels"):
-        Staged.of(model(), [Stage(values)])
+        Cascade(model(), [CoarseModel(values)])
     with pytest.raises(BadInput, match="no region"):
         parse_region("1:2,3:4")
     assert parse_region("0:4,10:20,3:9") == ((0, 4), (10, 20), (3, 9))
@@ -192,7 +201,7 @@ def test_an_ensemble_reads_a_scan_on_disk_for_each_model(tmp_path):
     ctseg.write(volume, tmp_path / "scan.nii.gz")
     source = OnDisk([ImageRef(tmp_path / "scan.nii.gz")])
     try:
-        stream = Ensemble([model(), model()]).stream_of(source)
+        stream = Ensemble([model(), model()]).open(source)
         assert len(stream.streams) == 2
     finally:
         source.close()

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
-from ctseg.engine.inference.cascade import Stage, Staged
+from ctseg.engine.inference.cascade import Cascade, CoarseModel
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.case_job import Fit
 from ctseg.engine.prediction.folder import predict_folder
 from ctseg.engine.prediction.inputs import find_items
@@ -52,7 +53,7 @@ def predict(folder: Path, model: Any = None, out: str = "out", **options: Any) -
     given = {name: options.pop(name) for name in list(options) if name not in flow}
     items = find_items([str(folder / "in")], channels=1)
     request = Request(folder / out, **given)
-    return predict_folder(model or small.small_model(), items, request, **options)
+    return predict_folder((model or small.small_model()).model, items, request, **options)
 
 
 def record(folder: Path, out: str = "out") -> dict[str, Any]:
@@ -125,7 +126,7 @@ def test_where_all_are_bad_the_input_is(folder):
 @pytest.mark.parametrize("error", [ZeroDivisionError("odd"), MemoryError(), ValueError("of a library")])  # fmt: skip
 def test_what_nobody_foresaw_fails_one_scan(folder, overlapped, error, monkeypatch):
     model = small.small_model()
-    real, calls = type(model).stream_of, []
+    real, calls = type(model.model).open, []
 
     def stream_of(self, scan, *rest):
         calls.append(scan)
@@ -133,7 +134,7 @@ def test_what_nobody_foresaw_fails_one_scan(folder, overlapped, error, monkeypat
             raise error
         return real(self, scan, *rest)
 
-    monkeypatch.setattr(type(model), "stream_of", stream_of)
+    monkeypatch.setattr(type(model.model), "open", stream_of)
     summary = predict(folder, model, overlapped=overlapped)
     assert [r["case"] for r in summary.done] == ["scan0", "scan2", "scan3"]
     told = summary.failed["scan1"]
@@ -273,8 +274,9 @@ def test_the_record_of_another_model_is_told_apart(folder):
 
 
 def test_the_record_says_where_was_looked(folder):
-    first = Stage(small.small_model(), ("bright",), 5.0)
-    predict(folder, Staged.of(small.small_model(), [first], ((0, 8), (0, 9), (0, 10))))
+    first = CoarseModel(small.small_model().model, ("bright",), 5.0)
+    box = ((0, 8), (0, 9), (0, 10))
+    predict(folder, Segmenter.of(Cascade(small.small_model().model, [first], box)))
     told = record(folder)
     assert told["settings"]["region"] == [[0, 8], [0, 9], [0, 10]]
     assert told["settings"]["stages"] == [
@@ -327,12 +329,13 @@ spec = importlib.util.spec_from_file_location("small_model", sys.argv[1])
 small = importlib.util.module_from_spec(spec); spec.loader.exec_module(small)
 import torch
 from ctseg.engine.prediction.case_job import Fit
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.folder import predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.request import Request
 torch.set_num_threads(1)
 root = Path(sys.argv[2])
-model = small.small_model()
+model = small.small_model().model
 items = find_items([str(root / "in")], channels=1)
 
 def child(work):
@@ -454,9 +457,11 @@ def test_a_folder_that_cannot_be_written_is_known_before_a_scan_is_read(folder, 
 def test_a_file_of_another_format_than_asked_for_is_refused(folder):
     items = find_items([str(folder / "in" / "scan0.nii.gz")], channels=1)
     with pytest.raises(BadInput, match=r"has not the format \.nrrd"):
-        predict_folder(small.small_model(), items, Request(folder / "a.nii.gz", suffix="nrrd"))
+        predict_folder(
+            small.small_model().model, items, Request(folder / "a.nii.gz", suffix="nrrd")
+        )
     assert predict_folder(
-        small.small_model(), items, Request(folder / "a.nrrd", suffix="nrrd")
+        small.small_model().model, items, Request(folder / "a.nrrd", suffix="nrrd")
     ).done
 
 
@@ -473,7 +478,7 @@ def test_ids_of_a_data_set_lead_into_no_other_folder(folder):
     before = {p for p in folder.rglob("*") if p.is_file()}
     items = find_items([str(folder / "cases.csv")], channels=1)
     request = Request(folder / "deep" / "out", masks=True)
-    summary = predict_folder(small.small_model(), items, request)
+    summary = predict_folder(small.small_model().model, items, request)
     assert not summary.failed
     made = {p for p in folder.rglob("*") if p.is_file()} - before
     assert made and all(path.is_relative_to(request.output) for path in made)
@@ -512,7 +517,7 @@ def test_short_memory_is_met_by_smaller_tiles_and_recorded(folder, overlapped, m
         "ctseg.engine.inference.memory.estimate.activation_bytes", lambda *_, **__: 1000
     )
     model = small.small_model()
-    model.networks = (Crowded(8 * 8 * 4),)
+    model.model.networks = (Crowded(8 * 8 * 4),)
     told: list[str] = []
     summary = predict(folder, model, overlapped=overlapped, on_say=told.append)
     assert not summary.failed

@@ -23,8 +23,9 @@ import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.config.postprocess import PostprocessRule
-from ctseg.engine.inference.model import Segmenter
+from ctseg.data.stream import InMemory
 from ctseg.engine.model.runtime import choose
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.engine.prediction.outputs import Outputs, check_request
 from ctseg.engine.prediction.request import Request
@@ -99,7 +100,7 @@ def softmax(x):
 
 def resampled_logits(segmenter, volume):
     """Logits of the preprocessed scan, at the place of each voxel of the scan: SciPy asks where its centre lies."""
-    stream = segmenter.stream(volume)
+    stream = segmenter.model.open(InMemory(volume.czyx, volume.geometry))
     low = stream.read(0, stream.shape_czyx[1])
     logits = np.concatenate([a * low + b for a, b in segmenter.networks[0].lines]).astype(float)
     source, target = volume.geometry, stream.trail.target
@@ -144,7 +145,7 @@ def test_probabilities_in_half_precision_go_into_every_format(scan, tmp_path, su
     request = Request(
         tmp_path / "out", probabilities=True, dtype="float16", probabilities_suffix=suffix
     )
-    outputs = Outputs(segmenter, request, request.output / "scan.nii.gz")
+    outputs = Outputs(segmenter.model, request, request.output / "scan.nii.gz")
     predict(segmenter, scan, outputs)
     path = request.output / "probabilities" / f"scan{suffix}"
     options = {"channels": "last"} if suffix == ".nii.gz" else {}
@@ -157,7 +158,7 @@ def predict(segmenter, scan, outputs):
     from ctseg.engine.prediction.scan_job import predict_scan
     from ctseg.specs import ImageRef
 
-    return outputs.record(predict_scan(segmenter, [ImageRef(scan)], outputs.wanted))
+    return outputs.record(predict_scan(segmenter.model, [ImageRef(scan)], outputs.wanted))
 
 
 RULES = (PostprocessRule(label="bright", keep_largest=1, fill_holes="3d"),)
@@ -297,7 +298,7 @@ def test_slicer_finds_names_and_colours(scan, tmp_path):
         tmp_path / "out", masks=True, confidence=True, instances=True, suffix=".seg.nrrd"
     )
     segmenter = model()
-    outputs = Outputs(segmenter, request, request.output / "scan.seg.nrrd")
+    outputs = Outputs(segmenter.model, request, request.output / "scan.seg.nrrd")
     predict(segmenter, scan, outputs)
     assert outputs.places.there
     assert sorted(str(p.relative_to(request.output)) for p in outputs.places.all) == [
@@ -333,7 +334,7 @@ def test_no_two_masks_have_one_name(tmp_path):
     labels = [LABELS[0], *({"name": n, "values": [i], "value": i} for i, n in enumerate(names, 1))]
     lines = [(0.0, 0.0), *((0.0, -1.0) for _ in names)]
     request = Request(tmp_path / "out", masks=True)
-    outputs = Outputs(model(Levels(*lines), labels), request, request.output / "scan.nrrd")
+    outputs = Outputs(model(Levels(*lines), labels).model, request, request.output / "scan.nrrd")
     assert len(set(outputs.places.masks.values())) == 4
 
 
@@ -341,7 +342,7 @@ def test_no_two_masks_have_one_name(tmp_path):
 def test_nothing_of_the_size_of_a_scan_outlives_it(scan, tmp_path, rules):
     """What is told of each scan of a folder is kept to its end."""
     request = Request(tmp_path / "out", masks=True, instances=True, rules=rules)
-    outputs = Outputs(model(), request, request.output / "scan.nii.gz")
+    outputs = Outputs(model().model, request, request.output / "scan.nii.gz")
     predict(model(), scan, outputs)
     assert not [name for name, kept in vars(outputs).items() if isinstance(kept, np.ndarray)]
 
@@ -391,14 +392,16 @@ def test_a_regression_has_values_alone(scan, tmp_path):
 def test_what_cannot_be_is_refused_beforehand(tmp_path):
     segmenter = model()
     with pytest.raises(UnknownName, match="brigth"):
-        check_request(segmenter, Request(tmp_path, labels=("brigth",)))
+        check_request(segmenter.model, Request(tmp_path, labels=("brigth",)))
     with pytest.raises(BadInput, match="No label is named"):
-        check_request(segmenter, Request(tmp_path, labels=()))
+        check_request(segmenter.model, Request(tmp_path, labels=()))
     rule = PostprocessRule(label="liver", keep_largest=1)
     with pytest.raises(UnknownName, match="liver"):
-        check_request(segmenter, Request(tmp_path, rules=(rule,)))
+        check_request(segmenter.model, Request(tmp_path, rules=(rule,)))
     with pytest.raises(BadInput, match="suffix"):
-        check_request(segmenter, Request(tmp_path, probabilities=True, probabilities_suffix="npz"))
+        check_request(
+            segmenter.model, Request(tmp_path, probabilities=True, probabilities_suffix="npz")
+        )
 
 
 class Breaks(Levels):
@@ -419,7 +422,7 @@ def test_a_failure_in_the_middle_leaves_nothing(scan, tmp_path):
         segmenter.predict_file(scan, folder / "a.nii.gz", **EVERYTHING)
     assert list(folder.iterdir()) == []
     request = Request(folder, **EVERYTHING)
-    outputs = Outputs(segmenter, request, folder / "scan.nii.gz")
+    outputs = Outputs(segmenter.model, request, folder / "scan.nii.gz")
     with pytest.raises(BadInput, match="broke"):
         predict(segmenter, scan, outputs)
     assert list(folder.iterdir()) == []

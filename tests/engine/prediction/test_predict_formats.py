@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import tifffile
 
 import ctseg
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.folder import predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.request import Request
@@ -140,11 +140,13 @@ def test_channels_by_comma_and_by_name_are_the_same(tmp_path):
         "comma": [f"{named / 'head_0000.nii.gz'},{named / 'head_0001.nrrd'}"],
     }
     for way, texts in given.items():
-        summary = predict_folder(model, find_items(texts, channels=2), Request(tmp_path / way))
+        summary = predict_folder(
+            model.model, find_items(texts, channels=2), Request(tmp_path / way)
+        )
         assert [r["case"] for r in summary.done] == ["head"], (way, summary.failed)
         np.testing.assert_array_equal(ctseg.read(tmp_path / way / "head.nii.gz").array, expected)
     turned = [f"{named / 'head_0001.nrrd'},{named / 'head_0000.nii.gz'}"]
-    predict_folder(model, find_items(turned, channels=2), Request(tmp_path / "turned.nii"))
+    predict_folder(model.model, find_items(turned, channels=2), Request(tmp_path / "turned.nii"))
     np.testing.assert_array_equal(ctseg.read(tmp_path / "turned.nii").array, swapped)
     ctseg.write(both, tmp_path / "both.h5")
     model.predict_file(tmp_path / "both.h5", tmp_path / "mask.nii")
@@ -156,7 +158,7 @@ def test_channels_on_two_grids_are_refused(tmp_path):
     ctseg.write(small.scan(1), tmp_path / "a.nii")
     ctseg.write(small.scan(2, spacing_xyz=(0.9, 1.3, 2.2)), tmp_path / "b.nii")
     items = find_items([f"{tmp_path / 'a.nii'},{tmp_path / 'b.nii'}"], channels=2)
-    summary = predict_folder(model, items, Request(tmp_path / "out"))
+    summary = predict_folder(model.model, items, Request(tmp_path / "out"))
     assert "same grid: spacing" in summary.failed["a"].message
 
 
@@ -199,8 +201,10 @@ def test_dicom_series_one_by_one_and_in_a_folder(tmp_path):
         uid = f"1.2.826.0.1.3680043.2.1125.{number + 1}"
         volumes._write_series(study / f"ct{number}", array + number, matrix=matrix, uid=uid)
     single = find_items([str(study / "ct1")], channels=1)
-    predict_folder(model, single, Request(tmp_path / "single.nii"))
-    summary = predict_folder(model, find_items([str(study)], channels=1), Request(tmp_path / "out"))
+    predict_folder(model.model, single, Request(tmp_path / "single.nii"))
+    summary = predict_folder(
+        model.model, find_items([str(study)], channels=1), Request(tmp_path / "out")
+    )
     assert [r["case"] for r in summary.done] == ["ct0", "ct1"], summary.failed
     one, two = ctseg.read(tmp_path / "single.nii"), ctseg.read(tmp_path / "out" / "ct1.nii.gz")
     np.testing.assert_array_equal(one.array, two.array)
@@ -213,5 +217,5 @@ def test_dicom_series_one_by_one_and_in_a_folder(tmp_path):
     )  # fmt: skip
     chosen = find_items([str(study)], channels=1, options={"series": "1125.2"})
     assert [item.id for item in chosen] == ["study"]
-    predict_folder(model, chosen, Request(tmp_path / "chosen.nii"))
+    predict_folder(model.model, chosen, Request(tmp_path / "chosen.nii"))
     np.testing.assert_array_equal(ctseg.read(tmp_path / "chosen.nii").array, one.array)

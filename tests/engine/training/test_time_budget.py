@@ -22,14 +22,16 @@ from ctseg.engine.training.job import Silent
 def test_steps_and_validations_fill_the_budget(
     monkeypatch: pytest.MonkeyPatch, budget: float, step: float, validation: float
 ) -> None:
-    monkeypatch.setattr(loop, "measure", lambda *_: (step, validation))
+    monkeypatch.setattr(time_budget, "measure", lambda *_: (step, validation))
     job: Any = SimpleNamespace(
         config=SimpleNamespace(train=TrainConfig(time=f"{budget}s")),
         deadline=time.monotonic() + budget,
         reporter=Silent(),
     )
     loader: Any = None
-    state = time_budget.plan_steps(job, torch.nn.Identity(), lambda *_, **__: torch.zeros(()), loader)
+    state = time_budget.plan_steps(
+        job, torch.nn.Identity(), lambda *_, **__: torch.zeros(()), loader
+    )
     validations = math.ceil(state.steps / state.steps_per_epoch)
     spent = state.steps * step + validations * validation
     if validation < 0.35 * budget:

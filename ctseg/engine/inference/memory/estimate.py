@@ -24,7 +24,7 @@ from ctseg.volume.geometry import Geometry
 from ctseg.volume.scratch import IN_MEMORY
 
 if TYPE_CHECKING:
-    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.model import NetworkModel
 
 COPIES = 4
 """Arrays of the size of a part that preprocessing holds at one time."""
@@ -175,7 +175,7 @@ def _held(runtime: Runtime) -> int:
 
 
 def job_of(
-    segmenter: Segmenter,
+    model: NetworkModel,
     scan: Stream | Geometry,
     products: Sequence[Product],
     *,
@@ -191,14 +191,14 @@ def job_of(
     if isinstance(scan, Stream):
         trail, part = scan.trail, scan.part_bytes
     else:
-        trail, part = _uncropped(segmenter, scan), PART_BYTES
+        trail, part = _uncropped(model, scan), PART_BYTES
     back = Back(trail)
     along = back.axis == 0 and back.ascending
     waiting = held + waiting_bytes(trail.source, finished if along else products)
     return Job(
-        segmenter.networks, segmenter.runtime,
-        (segmenter.card.in_channels, *trail.target.shape_zyx),
-        segmenter.task.out_channels, back.plane, back.slices, part, products, waiting,
+        model.networks, model.runtime,
+        (model.card.in_channels, *trail.target.shape_zyx),
+        model.task.out_channels, back.plane, back.slices, part, products, waiting,
     )  # fmt: skip
 
 
@@ -209,10 +209,10 @@ def waiting_bytes(source: Geometry, products: Sequence[Product]) -> int:
     return sum(min(size, IN_MEMORY) for size in sizes)
 
 
-def _uncropped(segmenter: Segmenter, source: Geometry) -> Trail:
+def _uncropped(model: NetworkModel, source: Geometry) -> Trail:
     """The way of a scan whose voxels nobody has seen: no crop, which takes the most memory."""
     geometry, passages = source, []
-    for step in segmenter.pipeline.steps:
+    for step in model.pipeline.steps:
         if not step.looks:
             passages.append(Passage(step, geometry, {}))
             geometry = step.grid(geometry, {})

@@ -5,7 +5,6 @@ Everything is decided before a scan starts: on a CPU, running out of memory ends
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import re
@@ -16,27 +15,21 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from ctseg import machine
-from ctseg.data.stream import Stream
-from ctseg.engine.inference.cascade import Staged
 from ctseg.engine.inference.decoders import Product
-from ctseg.engine.inference.ensemble import Ensemble, shares
 from ctseg.engine.inference.forward import TileTooLarge, out_of_memory, release
 from ctseg.engine.inference.memory.estimate import (
     Estimate,
     Job,
     estimate,
-    job_of,
     size_text,
-    waiting_bytes,
 )
 from ctseg.engine.inference.tiling_settings import Grid, Settings
 from ctseg.engine.model.runtime import Runtime, processes_here
 from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Zyx
-from ctseg.volume.geometry import Geometry
 
 if TYPE_CHECKING:
-    from ctseg.engine.inference.model import Segmenter
+    from ctseg.engine.inference.model import Model
 
 T = TypeVar("T")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
@@ -70,6 +63,25 @@ class Fitted:
     settings: Settings
     notes: tuple[str, ...]
     estimate: Estimate
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What a tiling has to fit, besides the scan.
+
+    Attributes:
+        limit: bytes, e.g. `parse_size("8G")`; what is free by default.
+        products: what is made; labels where it is empty.
+        finished: those of them that wait for the end of the scan, as post-processing needs it.
+        held: bytes that are held to the end of the scan besides.
+        keep_batch: leave the batch as it is, as far as it fits: somebody asked for it.
+    """
+
+    limit: int | None = None
+    products: Sequence[Product] = ()
+    finished: Sequence[Product] = ()
+    held: int = 0
+    keep_batch: bool = False
 
 
 def limits(runtime: Runtime, asked: int | None = None) -> tuple[int, int]:
@@ -150,54 +162,7 @@ def fit(
     )  # fmt: skip
 
 
-def fit_segmenter(
-    segmenter: Segmenter,
-    scan: Stream | Geometry,
-    limit: int | None = None,
-    products: Sequence[Product] = (),
-    *,
-    finished: Sequence[Product] = (),
-    keep_batch: bool = False,
-) -> tuple[Segmenter, tuple[str, ...], Estimate]:
-    """The model with settings that fit the memory, what was changed and why, and the memory it takes.
-
-    Args:
-        scan: as the networks see it; or its geometry, which is taken for uncropped.
-        limit: bytes, e.g. `parse_size("8G")`; what is free by default.
-        products: what is made; labels by default.
-        finished: those of them that wait for the end of the scan, as post-processing needs it.
-        keep_batch: leave the batch as it is, as far as it fits: somebody asked for it.
-
-    Raises:
-        BadInput: not even the smallest tile fits.
-    """
-    inner = getattr(segmenter, "inner", segmenter)
-    streams = getattr(scan, "streams", ())
-    if isinstance(inner, Ensemble):  # its models take turns, each with a tiling of its own
-        source = scan.trail.source if isinstance(scan, Stream) else scan
-        held = waiting_bytes(source, (shares(inner.models[0]), *finished))
-        pairs = zip(inner.models, streams or [scan] * len(inner.models), strict=True)
-        fits = [
-            _fit_one(model, job_of(model, own, (shares(model),), held=held), limit, keep_batch)
-            for model, own in pairs
-        ]
-        notes = tuple(dict.fromkeys(note for _, told, _ in fits for note in told))
-        most = max((found for _, _, found in fits), key=lambda found: found.total)
-        return _with_models(segmenter, [model for model, _, _ in fits]), notes, most
-    job = job_of(segmenter, scan, products or (segmenter.product(),), finished=finished)
-    return _fit_one(segmenter, job, limit, keep_batch)
-
-
-def _fit_one(
-    segmenter: Segmenter, job: Job, limit: int | None, keep_batch: bool
-) -> tuple[Segmenter, tuple[str, ...], Estimate]:
-    fitted = fit(job, segmenter.settings, limit=limit, keep_batch=keep_batch)
-    if fitted.settings != segmenter.settings:
-        segmenter = segmenter.tiled(fitted.settings)
-    return segmenter, fitted.notes, fitted.estimate
-
-
-def restarting(segmenter: Segmenter, call: Callable[[Segmenter], T]) -> tuple[T, Segmenter]:
+def restarting(model: Model, call: Callable[[Model], T]) -> tuple[T, Model]:
     """Call with the model; where a tile does not fit the device, say so and start anew with smaller ones.
 
     The tile never changes within a scan, since normalisation layers see it: the call begins from the start.
@@ -211,55 +176,28 @@ def restarting(segmenter: Segmenter, call: Callable[[Segmenter], T]) -> tuple[T,
     Raises:
         RunFailed: not even the smallest tile fits.
     """
-    asked = segmenter
+    asked = model
     while True:
         try:
-            return call(segmenter), segmenter
+            return call(model), model
         except (RunFailed, RuntimeError, MemoryError) as error:
             if not isinstance(error, TileTooLarge) and not out_of_memory(error):
                 raise
-            smaller = _with_smaller_tiles(segmenter, asked)
+            smaller = model.shrink(asked)
             if smaller is None:
                 if isinstance(error, TileTooLarge):
                     raise
                 raise TileTooLarge(
-                    f"The memory of {segmenter.runtime.device} is too small.",
+                    f"The memory of {model.runtime.device} is too small.",
                     hint="Use a smaller tile: --tile Z,Y,X",
                 ) from error
-        release(segmenter.runtime.device)
-        old, new = (" x ".join(map(str, s.settings.tile_zyx)) for s in (segmenter, smaller))
-        segmenter = smaller
-        if segmenter.on_note:
-            segmenter.on_note(
+        release(model.runtime.device)
+        old, new = (" x ".join(map(str, s.settings.tile_zyx)) for s in (model, smaller))
+        model = smaller
+        if model.on_note:
+            model.on_note(
                 f"Memory was short: the scan starts anew with tiles of {new} instead of {old} voxels (z, y, x)."
             )
-
-
-def _with_smaller_tiles(segmenter: Segmenter, asked: Segmenter) -> Segmenter | None:
-    inner, first = (getattr(s, "inner", s) for s in (segmenter, asked))
-    if isinstance(inner, Ensemble) and isinstance(first, Ensemble):
-        pairs = zip(inner.models, first.models, strict=True)
-        models = [_with_smaller_tiles(one, other) for one, other in pairs]
-        if all(model is None for model in models):
-            return None
-        kept = [new or old for new, old in zip(models, inner.models, strict=True)]
-        return _with_models(segmenter, kept)
-    tile = halved(segmenter.settings, asked.settings.tile_zyx)
-    if tile is None:
-        return None
-    return segmenter.tiled(dataclasses.replace(segmenter.settings, tile_zyx=tile, batch_size=1))
-
-
-def _with_models(segmenter: Segmenter, models: Sequence[Segmenter]) -> Segmenter:
-    """The ensemble, staged or not, with its models tiled otherwise."""
-    own = [copy.copy(model) for model in models]
-    for model in own:
-        model.on_note = segmenter.on_note
-    out: Segmenter = Ensemble(own)
-    if isinstance(segmenter, Staged):
-        out = Staged.of(out, segmenter.stages, segmenter.region)
-    out.card, out.on_note = segmenter.card, segmenter.on_note
-    return out
 
 
 def halved(settings: Settings, asked_zyx: Zyx) -> Zyx | None:

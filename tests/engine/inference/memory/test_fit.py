@@ -16,13 +16,14 @@ import torch
 from ctseg.data.pipeline import Trail
 from ctseg.data.stream import ready
 from ctseg.engine.inference import sliding_window
-from ctseg.engine.inference.cascade import Staged
+from ctseg.engine.inference.cascade import Cascade
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.forward import Forward, TileTooLarge, out_of_memory
 from ctseg.engine.inference.memory import estimate as estimates
 from ctseg.engine.inference.memory import fit as fitting
 from ctseg.engine.inference.memory.estimate import Job, estimate
-from ctseg.engine.inference.memory.fit import fit, fit_segmenter, halved, parse_size, restarting
+from ctseg.engine.inference.memory.fit import FitRequest, fit, halved, parse_size, restarting
+from ctseg.engine.inference.model import decoder_of
 from ctseg.engine.inference.tiling_settings import Settings
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.errors import BadInput
@@ -36,7 +37,16 @@ _spec = importlib.util.spec_from_file_location(
 assert _spec is not None and _spec.loader is not None
 small = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(small)
-small_model = small.small_model
+
+
+def small_model():
+    return small.small_model().model
+
+
+def fitted(model, grid, limit, products=(), finished=()):
+    found, fit = model.fit(grid, FitRequest(limit, products, finished))
+    return found, fit.notes, fit.estimate
+
 
 CPU = choose("cpu", "fp32")
 CUDA = Runtime(torch.device("cuda", 0), "bf16", True, "made up")
@@ -299,11 +309,11 @@ def test_short_device_memory_sends_the_sums_to_the_host(cuda):
 def test_a_model_is_fitted_to_a_scan():
     model = small_model().with_settings(tile_zyx=(32, 32, 32))
     grid = Geometry((40, 512, 512), (0.8, 0.8, 3.0))
-    same, notes, found = fit_segmenter(model, grid, 10**10)
+    same, notes, found = fitted(model, grid, 10**10)
     assert same is model
     assert notes == ()
     assert "of memory on cpu" in str(found)
-    less, notes, smaller = fit_segmenter(model, grid, found.total - found.sums // 4)
+    less, notes, smaller = fitted(model, grid, found.total - found.sums // 4)
     assert less.settings.tile_zyx[0] < 32
     assert notes
     assert smaller.total < found.total
@@ -314,11 +324,11 @@ def test_what_waits_for_the_end_of_a_scan_counts():
     """The sum of several models in float32, and the map that post-processing needs; a file where they are large."""
     model = small_model().with_settings(tile_zyx=(32, 32, 32))
     small, large = Geometry((40, 128, 128)), Geometry((4000, 512, 512))
-    labels = [model.product()]
+    labels = [decoder_of(model)]
     for grid, voxels in ((small, 40 * 128 * 128), (large, 4000 * 512 * 512)):
-        plain = fit_segmenter(model, grid, 10**10, labels)[2]
-        cleaned = fit_segmenter(model, grid, 10**10, labels, finished=labels)[2]
-        both = fit_segmenter(Ensemble([model, model]), grid, 10**10, labels, finished=labels)[2]
+        plain = fitted(model, grid, 10**10, labels)[2]
+        cleaned = fitted(model, grid, 10**10, labels, finished=labels)[2]
+        both = fitted(Ensemble([model, model]), grid, 10**10, labels, finished=labels)[2]
         shared = 4 * model.task.out_channels * voxels
         assert plain.waiting == 0
         assert cleaned.waiting == min(voxels, IN_MEMORY)
@@ -331,8 +341,8 @@ def test_models_of_an_ensemble_are_fitted_one_by_one():
     both = Ensemble([one, two])
     both.on_note = print
     grid = Geometry((40, 512, 512), (0.8, 0.8, 3.0))
-    alone = fit_segmenter(both, grid, 10**10)[2]
-    less, notes, found = fit_segmenter(both, grid, alone.total - alone.sums // 4)
+    alone = fitted(both, grid, 10**10)[2]
+    less, notes, found = fitted(both, grid, alone.total - alone.sums // 4)
     assert less.models[0].settings.tile_zyx[0] < 32
     assert less.models[1].settings.tile_zyx == (8, 8, 8)
     assert less.models[0].on_note is print
@@ -344,9 +354,9 @@ def test_models_of_an_ensemble_are_fitted_one_by_one():
             raise TileTooLarge("no")
         return [model.settings.tile_zyx for model in now.models]
 
-    made, used = restarting(Staged.of(both), call)
+    made, used = restarting(Cascade(both), call)
     assert made == [(14, 14, 14), (2, 2, 2)]
-    assert isinstance(used, Staged)
+    assert isinstance(used, Cascade)
 
 
 def test_several_networks_are_handed_on_in_slabs_that_lie_the_same(monkeypatch):

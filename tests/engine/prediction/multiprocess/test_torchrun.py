@@ -116,7 +116,7 @@ def test_where_one_runs_out_of_memory_all_begin_anew_with_smaller_tiles(tmp_path
     ctseg.write(small.scan(shape=(30, 14, 11)), tmp_path / "in" / "scan.nii.gz")
     items = find_items([str(tmp_path / "in")], channels=1)
     store, came = HashStore(), {}
-    models = [small.small_model(), small.small_model()]
+    models = [small.small_model().model, small.small_model().model]
     models[1].networks = tuple(Narrow(network) for network in models[1].networks)
 
     def work(rank: int) -> None:
@@ -132,7 +132,7 @@ def test_where_one_runs_out_of_memory_all_begin_anew_with_smaller_tiles(tmp_path
     (told,) = came[0].done
     assert not came[0].failed and not came[1].done
     assert any("anew with tiles of 6 x 6 x 6 instead of 8 x 8 x 8" in n for n in told["notes"])
-    plain = small.small_model().with_settings(tile_zyx=(6, 6, 6))
+    plain = small.small_model().model.with_settings(tile_zyx=(6, 6, 6))
     predict_folder(plain, items, Request(tmp_path / "one"))
     same(tmp_path / "one", tmp_path / "more")
 
@@ -143,21 +143,21 @@ def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
     path = tmp_path / "in" / "scan.nii.gz"
     ctseg.write(small.scan(shape=(40, 14, 11), direction=np.diag([1.0, 1.0, -1.0])), path)
     scan = OnDisk([ImageRef(path)])
-    other = small.small_model(preprocess=PreprocessConfig(steps=STEPS)).with_settings(
+    other = small.small_model(preprocess=PreprocessConfig(steps=STEPS)).model.with_settings(
         tile_zyx=(6, 8, 8), overlap=0.25
     )
-    segmenter = Ensemble([small.small_model(), other])
+    segmenter = Ensemble([small.small_model().model, other])
     kinds = [LabelMap(segmenter.task), Confidence(segmenter.task)]
 
     def prepared():
-        stream = segmenter.stream_of(scan, tmp_path)
+        stream = segmenter.open(scan, tmp_path)
         back = Back(stream.trail)
         arrays = [np.zeros(back.source, kind.dtype) for kind in kinds]
         sinks = [ToArray(a, back.box, kind.fill) for a, kind in zip(arrays, kinds, strict=True)]
         return stream, back, arrays, list(zip(kinds, sinks, strict=True))
 
     stream, back, whole, pairs = prepared()
-    segmenter.engine.run(stream, pairs, back=back)
+    segmenter.predictor.run(stream, pairs, back=back)
     tiles = []
     stores, shared = HashStore(), [prepared() for _ in range(3)]
 
@@ -165,11 +165,11 @@ def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
         team = Team(stores, rank, 3)
         stream, back, _, pairs = shared[rank]
         with Share(team, "scan") as share:
-            share.run(segmenter.engine, stream, pairs, back=back, folder=tmp_path / "in")
-        tiles.append(segmenter.engine.tiles(stream, back, own[rank]))
+            share.run(segmenter.predictor, stream, pairs, back=back, folder=tmp_path / "in")
+        tiles.append(segmenter.predictor.tiles(stream, back, own[rank]))
         team._parted.set()
 
-    own = ranges(segmenter.engine, stream, back, 3)
+    own = ranges(segmenter.predictor, stream, back, 3)
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
     for thread in threads:
         thread.start()
@@ -177,7 +177,7 @@ def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
         thread.join(60)
     for one, all_of_it in zip(shared[0][2], whole, strict=True):
         np.testing.assert_array_equal(one, all_of_it)
-    assert max(tiles) < 0.6 * segmenter.engine.tiles(stream, back, (0, 40))
+    assert max(tiles) < 0.6 * segmenter.predictor.tiles(stream, back, (0, 40))
     assert len(set(np.unique(whole[0]))) > 1
 
 
