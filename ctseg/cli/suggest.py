@@ -24,7 +24,7 @@ def suggest(
 ) -> None:
     """Print the rules that raise the mean Dice, in the form of a run file, and what they change."""
     from ctseg.engine.evaluation.matching import find_pairs
-    from ctseg.engine.postprocess import suggest_for
+    from ctseg.engine.evaluation.suggest_cleanup import suggest_for
 
     found = find_pairs(
         predictions,

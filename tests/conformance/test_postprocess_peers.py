@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from ctseg.engine.postprocess import PostprocessRule, find_instances, instances, postprocess
-from ctseg.engine.postprocess import suggest_rules as suggest
+from ctseg.engine.evaluation.suggest_cleanup import suggest_rules as suggest
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
 

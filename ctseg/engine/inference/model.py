@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from ctseg.card import Card
-from ctseg.data.pipeline import Pipeline
+from ctseg.data.pipeline import Passage, Pipeline, Trail
 from ctseg.data.steps.base import Step
 from ctseg.data.steps.target import Scale, target_scale
-from ctseg.data.stream import Scan, Stream, open_stream
+from ctseg.data.stream import PART_BYTES, Scan, Stream, open_stream
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.decoders import LabelMap, Probabilities, Product, Values
-from ctseg.engine.inference.memory.estimate import job_of
+from ctseg.engine.inference.memory.estimate import Job, waiting_bytes
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted, fit, halved
 from ctseg.engine.inference.predictor import Engine
 from ctseg.engine.inference.sinks import ToArray
@@ -282,3 +282,41 @@ def predict_array(
 def name_of(model: Model) -> str:
     """How a model is called in messages and records."""
     return model.card.name or model.card.architecture
+
+
+def job_of(
+    model: NetworkModel,
+    scan: Stream | Geometry,
+    products: Sequence[Product],
+    *,
+    finished: Sequence[Product] = (),
+    held: int = 0,
+) -> Job:
+    """What the memory of this model on this scan depends on.
+
+    Args:
+        finished: the products that wait for the end of the scan whatever its direction, as post-processing needs it.
+        held: bytes that are held to the end of the scan besides.
+    """
+    if isinstance(scan, Stream):
+        trail, part = scan.trail, scan.part_bytes
+    else:
+        trail, part = _uncropped(model, scan), PART_BYTES
+    back = Back(trail)
+    along = back.axis == 0 and back.ascending
+    waiting = held + waiting_bytes(trail.source, finished if along else products)
+    return Job(
+        model.networks, model.runtime,
+        (model.card.in_channels, *trail.target.shape_zyx),
+        model.task.out_channels, back.plane, back.slices, part, products, waiting,
+    )  # fmt: skip
+
+
+def _uncropped(model: NetworkModel, source: Geometry) -> Trail:
+    """The way of a scan whose voxels nobody has seen: no crop, which takes the most memory."""
+    geometry, passages = source, []
+    for step in model.pipeline.steps:
+        if not step.looks:
+            passages.append(Passage(step, geometry, {}))
+            geometry = step.grid(geometry, {})
+    return Trail(tuple(passages), source, geometry)

@@ -1,7 +1,6 @@
 """What is done to label maps after the network: parts removed, holes filled, objects numbered; streamed."""
 
 from ctseg.config.postprocess import PostprocessRule
-from ctseg.engine.evaluation.suggest_cleanup import Suggestion, suggest_for, suggest_rules
 from ctseg.engine.postprocess.apply import postprocess
 from ctseg.engine.postprocess.instances import Instances, find_instances, instances
 from ctseg.engine.postprocess.parse_rules import rules_from_text
@@ -10,12 +9,9 @@ from ctseg.engine.postprocess.rules import check_rules
 __all__ = [
     "Instances",
     "PostprocessRule",
-    "Suggestion",
     "check_rules",
     "find_instances",
     "instances",
     "postprocess",
     "rules_from_text",
-    "suggest_for",
-    "suggest_rules",
 ]

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from ctseg.engine.inference.memory.fit import FitRequest, restarting
+from ctseg.engine.inference.memory.fit import FitRequest
 from ctseg.engine.inference.model import Model
+from ctseg.engine.inference.restart import restarting
 from ctseg.engine.inference.tiling_settings import Grid
 from ctseg.engine.prediction.inputs import Item
 from ctseg.engine.prediction.multiprocess.slab_sharing import Share

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctseg.engine.postprocess import PostprocessRule, suggest_rules
+from ctseg.engine.evaluation.suggest_cleanup import suggest_rules
+from ctseg.engine.postprocess import PostprocessRule
 from ctseg.errors import BadInput
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task

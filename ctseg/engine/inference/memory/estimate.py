@@ -11,20 +11,17 @@ import numpy as np
 import torch
 
 from ctseg import machine
-from ctseg.data.pipeline import Passage, Trail
-from ctseg.data.stream import PART_BYTES, Stream
 from ctseg.engine.inference.decoders import Product
 from ctseg.engine.inference.memory.activations import activation_bytes
 from ctseg.engine.inference.predictor import PIECE_BYTES
 from ctseg.engine.inference.sliding_window import COMBINED_BYTES
-from ctseg.engine.inference.source_grid import Back
 from ctseg.engine.inference.tiling_settings import Grid, Settings
 from ctseg.engine.model.runtime import Runtime
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.scratch import IN_MEMORY
 
 if TYPE_CHECKING:
-    from ctseg.engine.inference.model import NetworkModel
+    pass
 
 COPIES = 4
 """Arrays of the size of a part that preprocessing holds at one time."""
@@ -174,46 +171,8 @@ def _held(runtime: Runtime) -> int:
     return machine.own_memory()
 
 
-def job_of(
-    model: NetworkModel,
-    scan: Stream | Geometry,
-    products: Sequence[Product],
-    *,
-    finished: Sequence[Product] = (),
-    held: int = 0,
-) -> Job:
-    """What the memory of this model on this scan depends on.
-
-    Args:
-        finished: the products that wait for the end of the scan whatever its direction, as post-processing needs it.
-        held: bytes that are held to the end of the scan besides.
-    """
-    if isinstance(scan, Stream):
-        trail, part = scan.trail, scan.part_bytes
-    else:
-        trail, part = _uncropped(model, scan), PART_BYTES
-    back = Back(trail)
-    along = back.axis == 0 and back.ascending
-    waiting = held + waiting_bytes(trail.source, finished if along else products)
-    return Job(
-        model.networks, model.runtime,
-        (model.card.in_channels, *trail.target.shape_zyx),
-        model.task.out_channels, back.plane, back.slices, part, products, waiting,
-    )  # fmt: skip
-
-
 def waiting_bytes(source: Geometry, products: Sequence[Product]) -> int:
     """Bytes of these results of a whole scan that lie in memory; large ones lie in a file."""
     voxels = math.prod(source.shape_zyx)
     sizes = [voxels * (p.channels or 1) * np.dtype(p.dtype).itemsize for p in products]
     return sum(min(size, IN_MEMORY) for size in sizes)
-
-
-def _uncropped(model: NetworkModel, source: Geometry) -> Trail:
-    """The way of a scan whose voxels nobody has seen: no crop, which takes the most memory."""
-    geometry, passages = source, []
-    for step in model.pipeline.steps:
-        if not step.looks:
-            passages.append(Passage(step, geometry, {}))
-            geometry = step.grid(geometry, {})
-    return Trail(tuple(passages), source, geometry)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from ctseg import machine
 from ctseg.engine.inference.decoders import Product
-from ctseg.engine.inference.forward import TileTooLarge, out_of_memory, release
+from ctseg.engine.inference.forward import out_of_memory
 from ctseg.engine.inference.memory.estimate import (
     Estimate,
     Job,
@@ -25,13 +24,9 @@ from ctseg.engine.inference.memory.estimate import (
 )
 from ctseg.engine.inference.tiling_settings import Grid, Settings
 from ctseg.engine.model.runtime import Runtime, processes_here
-from ctseg.errors import BadInput, RunFailed
+from ctseg.errors import BadInput
 from ctseg.specs import Zyx
 
-if TYPE_CHECKING:
-    from ctseg.engine.inference.model import Model
-
-T = TypeVar("T")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
 RESERVE, LEAST_RESERVE = 0.1, 2**28
@@ -160,44 +155,6 @@ def fit(
         if limit is None or found is None or short
         else f"Allow more: --memory {math.ceil(found.total / 1e8) / 10:.1f}G",
     )  # fmt: skip
-
-
-def restarting(model: Model, call: Callable[[Model], T]) -> tuple[T, Model]:
-    """Call with the model; where a tile does not fit the device, say so and start anew with smaller ones.
-
-    The tile never changes within a scan, since normalisation layers see it: the call begins from the start.
-
-    Args:
-        call: predicts one scan and leaves nothing behind if it fails.
-
-    Returns:
-        what the call gave, and the model with the settings that it had then, which belong into its record.
-
-    Raises:
-        RunFailed: not even the smallest tile fits.
-    """
-    asked = model
-    while True:
-        try:
-            return call(model), model
-        except (RunFailed, RuntimeError, MemoryError) as error:
-            if not isinstance(error, TileTooLarge) and not out_of_memory(error):
-                raise
-            smaller = model.shrink(asked)
-            if smaller is None:
-                if isinstance(error, TileTooLarge):
-                    raise
-                raise TileTooLarge(
-                    f"The memory of {model.runtime.device} is too small.",
-                    hint="Use a smaller tile: --tile Z,Y,X",
-                ) from error
-        release(model.runtime.device)
-        old, new = (" x ".join(map(str, s.settings.tile_zyx)) for s in (model, smaller))
-        model = smaller
-        if model.on_note:
-            model.on_note(
-                f"Memory was short: the scan starts anew with tiles of {new} instead of {old} voxels (z, y, x)."
-            )
 
 
 def halved(settings: Settings, asked_zyx: Zyx) -> Zyx | None:

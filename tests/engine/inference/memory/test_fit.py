@@ -22,8 +22,9 @@ from ctseg.engine.inference.forward import Forward, TileTooLarge, out_of_memory
 from ctseg.engine.inference.memory import estimate as estimates
 from ctseg.engine.inference.memory import fit as fitting
 from ctseg.engine.inference.memory.estimate import Job, estimate
-from ctseg.engine.inference.memory.fit import FitRequest, fit, halved, parse_size, restarting
+from ctseg.engine.inference.memory.fit import FitRequest, fit, halved, parse_size
 from ctseg.engine.inference.model import decoder_of
+from ctseg.engine.inference.restart import restarting
 from ctseg.engine.inference.tiling_settings import Settings
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.errors import BadInput
