@@ -171,11 +171,11 @@ def _part(what: str, folder: Path, count: int, size: int, classes: int) -> dict[
 def _ours(
     shape: tuple[int, int, int], target: tuple[int, int, int], classes: int
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    from ctseg.engine.inference.resample_logits import strongest
+    from ctseg.engine.inference.resample_logits import argmax_at
     from ctseg.volume.resample import centres
 
     z, y, x = (centres(n, m) for n, m in zip(shape, target, strict=True))
-    return lambda logits: strongest(torch.from_numpy(logits), (z, y, x)).numpy()
+    return lambda logits: argmax_at(torch.from_numpy(logits), (z, y, x)).numpy()
 
 
 def _nnunet(

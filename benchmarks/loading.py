@@ -32,7 +32,7 @@ from ctseg.data.loading import Batch, Loader, Recipe, in_memory
 from ctseg.data.prepared_case import Prepared
 from ctseg.engine.model.build import build
 from ctseg.engine.model.create import create_loss
-from ctseg.engine.training.job import Job
+from ctseg.engine.training.job import TrainingJob
 from ctseg.engine.training.optim import make_optimizer
 from ctseg.engine.training.step import Stepper, loader_of
 from ctseg.losses.deep import DeepSupervision
@@ -66,7 +66,7 @@ def measure(
     return out
 
 
-def _one_set(job: Job, seconds: float, steps: int, cases: int | None) -> dict[str, Any]:
+def _one_set(job: TrainingJob, seconds: float, steps: int, cases: int | None) -> dict[str, Any]:
     patch, batch = job.config.train.patch_zyx, job.config.train.batch_size
     assert patch is not None
     assert batch is not None
@@ -106,11 +106,11 @@ def _rate(make: Callable[[], Iterator[Any]], batch: int, seconds: float) -> floa
 # ---------------------------------------------------------------- the training step
 
 
-def _job(data: Path, folder: Path) -> Job:
+def _job(data: Path, folder: Path) -> TrainingJob:
     """What `ctseg train DATA` would train, prepared."""
-    caught: list[Job] = []
+    caught: list[TrainingJob] = []
 
-    def catch(job: Job, *, resume: bool = False) -> Any:
+    def catch(job: TrainingJob, *, resume: bool = False) -> Any:
         caught.append(job)
         return SimpleNamespace()
 
@@ -120,7 +120,7 @@ def _job(data: Path, folder: Path) -> Job:
     return caught[0]
 
 
-def _share(job: Job, steps: int) -> dict[str, float]:
+def _share(job: TrainingJob, steps: int) -> dict[str, float]:
     """Milliseconds of a step with a batch that is there, and of making a batch of the run's own configuration."""
     net = job.runtime.place(build(job.card)).train()
     loss = DeepSupervision(create_loss(job.config.loss.name, **job.config.loss.options))
@@ -151,7 +151,7 @@ def _seconds(call: Callable[[int], Any], count: int) -> list[float]:
 # ---------------------------------------------------------------- ways to load
 
 
-def _ours(cases: Sequence[Prepared], job: Job) -> dict[str, Callable[[], Iterator[Any]]]:
+def _ours(cases: Sequence[Prepared], job: TrainingJob) -> dict[str, Callable[[], Iterator[Any]]]:
     patch, batch = job.config.train.patch_zyx, job.config.train.batch_size
     assert patch is not None
     assert batch is not None

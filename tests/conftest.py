@@ -109,10 +109,10 @@ def take_back() -> Callable[..., Any]:
     from ctseg.data.pipeline import spans_of, tracks_of
     from ctseg.data.steps.interpolate import labels_at, values_at
 
-    def run(trail: Any, array_czyx: Any, fill: Any) -> Any:
-        tracks = tracks_of(trail)
+    def run(applied: Any, array_czyx: Any, fill: Any) -> Any:
+        tracks = tracks_of(applied)
         box = spans_of(tracks)
-        out = np.empty((len(array_czyx), *trail.source.shape_zyx), array_czyx.dtype)
+        out = np.empty((len(array_czyx), *applied.source.shape_zyx), array_czyx.dtype)
         out[:] = np.asarray(fill).astype(array_czyx.dtype)[:, None, None, None]
         if all(b > a for a, b in box):
             turned = array_czyx.transpose(0, *(1 + track.axis for track in tracks))
@@ -131,10 +131,14 @@ def take_back() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def undo(take_back: Callable[..., Any]) -> Callable[..., Any]:
     """The way back through a single step."""
-    from ctseg.data.pipeline import Passage, Trail
+    from ctseg.data.pipeline import AppliedPipeline, AppliedStep
 
     def run(step: Any, array_czyx: Any, geometry: Any, record: Any, fill: Any) -> Any:
-        passage = Passage(step, geometry, record)
-        return take_back(Trail((passage,), geometry, step.grid(geometry, record)), array_czyx, fill)
+        applied_step = AppliedStep(step, geometry, record)
+        return take_back(
+            AppliedPipeline((applied_step,), geometry, step.grid(geometry, record)),
+            array_czyx,
+            fill,
+        )
 
     return run

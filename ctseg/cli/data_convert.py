@@ -12,7 +12,7 @@ from ctseg.cli.data_options import OptionOption, parse_options
 
 if TYPE_CHECKING:
     from ctseg.specs import Label, VolumeSource
-    from ctseg.volume.convert import Converted, Job
+    from ctseg.volume.convert import Conversion, Converted
 
 EXAMPLES = (
     "ctseg data convert scan.mha scan.nii.gz",
@@ -118,11 +118,11 @@ def convert(
 
 def _jobs(
     source: Path, target: Path, to: str | None, options: dict[str, str]
-) -> tuple[list[Job], bool]:
+) -> tuple[list[Conversion], bool]:
     """What is to be done, and whether it is a folder of scans, in which one may fail without the others."""
     from ctseg.errors import BadInput
     from ctseg.specs import frozen
-    from ctseg.volume.convert import Job, find_jobs
+    from ctseg.volume.convert import Conversion, find_jobs
     from ctseg.volume.formats.source import check_file
     from ctseg.volume.io import format_of, writer_format
 
@@ -149,11 +149,11 @@ def _jobs(
             hint="Say it with --to, for example: --to .nii.gz",
         )
     writer_format(target)
-    return [Job(source, target, frozen(options))], False
+    return [Conversion(source, target, frozen(options))], False
 
 
 def _one(
-    job: Job,
+    job: Conversion,
     bar: ui.Progress,
     spacing: str | None,
     labels: list[Label],

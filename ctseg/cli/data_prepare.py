@@ -73,7 +73,7 @@ def prepare(
         {
             "case": case.id,
             "shape_zyx": list(case.image.shape[1:]),
-            "spacing_xyz": [round(s, 4) for s in case.trail.target.spacing_xyz],
+            "spacing_xyz": [round(s, 4) for s in case.applied.target.spacing_xyz],
             "bytes": case.image.nbytes + case.target.nbytes,
             "lazy": case.lazy,
         }
@@ -88,7 +88,7 @@ def prepare(
             [
                 row["case"],
                 " x ".join(map(str, case.image.shape[1:])),
-                " x ".join(f"{s:.4g}" for s in case.trail.target.spacing_xyz),
+                " x ".join(f"{s:.4g}" for s in case.applied.target.spacing_xyz),
                 round((case.image.nbytes + case.target.nbytes) / 2**20),
                 "the scan's file" if case.lazy else "the store",
             ]

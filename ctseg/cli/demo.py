@@ -33,7 +33,7 @@ SETTINGS = "demo.json"
 
 
 @dataclass(frozen=True)
-class Stage:
+class DemoFolders:
     """The folder of a demonstration and what is where in it."""
 
     folder: Path
@@ -83,7 +83,7 @@ def demo(
     begun = time.monotonic()
     _claim(output, {"data": data, "time": budget, "cases": cases, "seed": seed})
     own = data is not None
-    stage = Stage(output, output / "data" if data is None else data)
+    stage = DemoFolders(output, output / "data" if data is None else data)
     if not own:
         _make_phantoms(stage.data, cases, seed)
     _inspect(stage)
@@ -155,7 +155,7 @@ def _make_phantoms(folder: Path, cases: int, seed: int) -> None:
     ui.say(f"   {cases} to train and validate on, {UNSEEN} that nobody trains on, in {folder}")
 
 
-def _inspect(stage: Stage) -> None:
+def _inspect(stage: DemoFolders) -> None:
     from ctseg.data.readers.find import open_dataset
 
     _step(1, "Look at the data set")
@@ -175,7 +175,7 @@ def _inspect(stage: Stage) -> None:
         )
 
 
-def _train(stage: Stage, budget: str, seed: int, device: str) -> None:
+def _train(stage: DemoFolders, budget: str, seed: int, device: str) -> None:
     from ctseg.cli.train import BarReporter
     from ctseg.config import DataConfig, RunConfig, TrainConfig
     from ctseg.engine.training.run import train
@@ -199,7 +199,7 @@ def _train(stage: Stage, budget: str, seed: int, device: str) -> None:
         ui.say(f"   mean Dice {result.mean_dice:.4f} on the scans that validate")
 
 
-def _publish(stage: Stage, *, own_data: bool) -> str:
+def _publish(stage: DemoFolders, *, own_data: bool) -> str:
     from ctseg.engine.model.weights_header import read_card
     from ctseg.zoo.publish import publish
 
@@ -218,7 +218,7 @@ def _publish(stage: Stage, *, own_data: bool) -> str:
     return entry.name
 
 
-def _unseen(stage: Stage, *, own_data: bool) -> tuple[Case, ...]:
+def _unseen(stage: DemoFolders, *, own_data: bool) -> tuple[Case, ...]:
     """The scans that took no part in training, with their labels."""
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.splits import fold_cases
@@ -233,7 +233,7 @@ def _unseen(stage: Stage, *, own_data: bool) -> tuple[Case, ...]:
     return tuple(Case(p.case, (p.prediction,), p.reference) for p in pairs)
 
 
-def _predict(stage: Stage, model: str, device: str, *, own_data: bool) -> dict[str, Path]:
+def _predict(stage: DemoFolders, model: str, device: str, *, own_data: bool) -> dict[str, Path]:
     """The predicted files by case."""
     from ctseg.engine.prediction.folder import predict_folder
     from ctseg.engine.prediction.inputs import find_items
@@ -261,7 +261,7 @@ def _predict(stage: Stage, model: str, device: str, *, own_data: bool) -> dict[s
     return {record["case"]: Path(record["output"]) for record in summary.done}
 
 
-def _evaluate(stage: Stage, *, own_data: bool) -> Report:
+def _evaluate(stage: DemoFolders, *, own_data: bool) -> Report:
     from ctseg.engine.evaluation.evaluate import evaluate
 
     _step(5, "Evaluate: each scan and label, in the geometry of the source")
@@ -275,7 +275,7 @@ def _evaluate(stage: Stage, *, own_data: bool) -> Report:
     return report
 
 
-def _draw(stage: Stage, predicted: dict[str, Path], *, own_data: bool) -> list[Path]:
+def _draw(stage: DemoFolders, predicted: dict[str, Path], *, own_data: bool) -> list[Path]:
     from ctseg.data.load import load_image, load_label
     from ctseg.engine.model.weights_header import read_card
     from ctseg.report.overlay import Panel, draw_montage, draw_overlay
@@ -294,7 +294,7 @@ def _draw(stage: Stage, predicted: dict[str, Path], *, own_data: bool) -> list[P
     return [*pictures, stage.run / "curves.png"]
 
 
-def _final_table(stage: Stage, report: Report, *, own_data: bool) -> None:
+def _final_table(stage: DemoFolders, report: Report, *, own_data: bool) -> None:
     """Dice of each label beside what the best Hounsfield interval reaches, where there are Hounsfield units."""
     thresholds = _thresholds(stage, _unseen(stage, own_data=own_data))
     rows: list[tuple[object, ...]] = []
@@ -311,7 +311,7 @@ def _final_table(stage: Stage, report: Report, *, own_data: bool) -> None:
         ui.table(("label", "model"), [row[:2] for row in rows], title=title)
 
 
-def _thresholds(stage: Stage, cases: Sequence[Case]) -> dict[str, Any]:
+def _thresholds(stage: DemoFolders, cases: Sequence[Case]) -> dict[str, Any]:
     """The best interval for each label, chosen on the scans that trained; none where it would mean nothing."""
     from ctseg.config import load_config
     from ctseg.data.load import load_image, load_label

@@ -14,7 +14,7 @@ from ctseg.errors import BadInput, FileProblem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ctseg.metrics.bootstrap import Resampling
+    from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import Difference
     from ctseg.metrics.report import Report
     from ctseg.specs import DataSet
@@ -199,7 +199,7 @@ def _give(
     report: Report,
     other: Report | None,
     paths: tuple[Path, Path | None],
-    resampling: Resampling | None,
+    resampling: BootstrapSample | None,
     *,
     csv: Path | None,
     as_json: bool,
@@ -307,15 +307,17 @@ def _fold(
     return found, ids
 
 
-def _resampling(confidence: float, resamples: int, method: str, seed: int) -> Resampling | None:
+def _resampling(
+    confidence: float, resamples: int, method: str, seed: int
+) -> BootstrapSample | None:
     if not resamples:
         return None
-    from ctseg.metrics.bootstrap import Resampling
+    from ctseg.metrics.bootstrap import BootstrapSample
 
     known: dict[str, Literal["bca", "percentile"]] = {"bca": "bca", "percentile": "percentile"}
     if method not in known:
         raise BadInput(f"'{method}' is no bootstrap.", hint="There are: bca, percentile")
-    return Resampling(confidence / 100, resamples, known[method], seed)
+    return BootstrapSample(confidence / 100, resamples, known[method], seed)
 
 
 def _names(text: str | None) -> list[str] | None:

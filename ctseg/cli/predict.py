@@ -301,7 +301,7 @@ def predict(
     """
     from ctseg.data.steps.region import parse_region
     from ctseg.engine.inference.memory.fit import parse_size
-    from ctseg.engine.prediction.case_job import Fit
+    from ctseg.engine.prediction.case_job import MemoryOptions
     from ctseg.engine.prediction.folder import predict_folder
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.multiprocess.team import open_team
@@ -336,7 +336,7 @@ def predict(
             probabilities_format or ".h5", masks, confidence, instances,
             rules=_rules(loaded, keep_largest, min_size, fill_holes, no=no_postprocess),
         )  # fmt: skip
-        fit = Fit(None if memory is None else parse_size(memory), batch_size is not None)
+        fit = MemoryOptions(None if memory is None else parse_size(memory), batch_size is not None)
         summary = Summary()
         if leads:
             together = f" in {team.size} processes" if team is not None else ""

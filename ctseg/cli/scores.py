@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from ctseg.cli import ui
 
 if TYPE_CHECKING:
-    from ctseg.metrics.bootstrap import Resampling
+    from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import Difference
     from ctseg.metrics.report import LabelSummary, Report
 
 
 def print_report(
-    report: Report, *, cases: bool = True, resampling: Resampling | None = None
+    report: Report, *, cases: bool = True, resampling: BootstrapSample | None = None
 ) -> None:
     """The tables of a report, on stdout: every case, the means, and how sure these are."""
     from ctseg.metrics.catalogue import METRICS
@@ -45,7 +45,7 @@ def print_report(
     _print_notes(report)
 
 
-def _print_intervals(report: Report, resampling: Resampling, titles: Sequence[str]) -> None:
+def _print_intervals(report: Report, resampling: BootstrapSample, titles: Sequence[str]) -> None:
     found = [report.intervals(name, resampling) for name in report.metrics]
     rows = [(label, *(_range(each.get(label)) for each, _ in found)) for label in report.labels]
     rows.append(("mean", *(_range(mean) for _, mean in found)))
@@ -108,7 +108,7 @@ def _cases(count: int) -> str:
 
 
 def print_comparison(
-    found: Sequence[Difference], names: tuple[str, str], resampling: Resampling | None
+    found: Sequence[Difference], names: tuple[str, str], resampling: BootstrapSample | None
 ) -> None:
     """The table of the differences, on stdout."""
     from ctseg.metrics.catalogue import METRICS

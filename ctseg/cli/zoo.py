@@ -12,7 +12,7 @@ from ctseg.cli import ui
 from ctseg.errors import BadInput, CtsegError
 
 if TYPE_CHECKING:
-    from ctseg.zoo.store import Entry
+    from ctseg.zoo.store import ZooEntry
     from ctseg.zoo.verify import Check
 
 app = typer.Typer(
@@ -72,7 +72,7 @@ def list_(
     )
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: ZooEntry) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": entry.name, "summary": "", "labels": [], "mean_dice": None, "cases": None,
         "bytes": 0, "licence": "", "zoo": str(entry.zoo), "problem": None,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.lazy import Files, ImageReader, TargetReader
+from ctseg.data.lazy import ImageReader, OpenFiles, TargetReader
 from ctseg.data.lazy_survey import one_grid, slabs_of
 from ctseg.data.load import as_label
-from ctseg.data.patch_centres import Collector
+from ctseg.data.patch_centres import CentreCollector
 from ctseg.specs import Case, Task
 from ctseg.task import check_values
 from ctseg.volume.distinct_values import distinct_values, slabs
@@ -26,7 +26,7 @@ BOXES, BOX = 64, 48
 
 
 @dataclass(frozen=True)
-class Glance:
+class LargeCaseSample:
     """What was seen.
 
     Attributes:
@@ -52,7 +52,7 @@ def is_large(case: Case) -> bool:
     return True
 
 
-def glance(case: Case, task: Task, samples: int) -> Glance:
+def sample_large_case(case: Case, task: Task, samples: int) -> LargeCaseSample:
     """Pass over the label once, then read some boxes of the scan.
 
     Args:
@@ -65,7 +65,7 @@ def glance(case: Case, task: Task, samples: int) -> Glance:
     geometry = one_grid(case)
     target, image = TargetReader(case, task), ImageReader(case, ())
     voxels = np.zeros(len(task.foreground), np.int64)
-    collector = Collector(task, BOXES)
+    collector = CentreCollector(task, BOXES)
     # slabs of zeros hold nothing where 0 is the background
     blank = task.kind == "classes" and 0 in task.labels[0].values and task.ignore != 0
     try:
@@ -89,7 +89,7 @@ def glance(case: Case, task: Task, samples: int) -> Glance:
         target.close()
         image.close()
     empty = np.zeros((len(case.images), 0), np.float32)
-    return Glance(
+    return LargeCaseSample(
         geometry, tuple(int(n) for n in voxels), np.concatenate(parts, 1) if parts else empty
     )
 
@@ -117,7 +117,7 @@ def label_values(case: Case) -> list[int] | None:
     """The distinct values of a large label, found slab by slab; None where it is to be loaded as a whole."""
     if case.label is None or not is_large(case):
         return None
-    files = Files([case.label])
+    files = OpenFiles([case.label])
     values: set[int] = set()
     for _, label in slabs_of(files):
         for part in slabs(label.shape[1:]):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.data.load import as_label
-from ctseg.data.pipeline import Passage, Trail
+from ctseg.data.pipeline import AppliedPipeline, AppliedStep
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.steps import OnValues
 from ctseg.errors import BadInput
@@ -25,7 +25,7 @@ from ctseg.task import encode
 from ctseg.volume.io import open_ref
 
 
-class Files:
+class OpenFiles:
     """Sources opened when they are first read, anew in every process, one thread at a time."""
 
     def __init__(self, refs: Sequence[ImageRef]) -> None:
@@ -123,9 +123,9 @@ class LazyArray:
 class ImageReader:
     """Reads boxes of a scan and preprocesses them."""
 
-    def __init__(self, case: Case, passages: Sequence[Passage]) -> None:
-        self.name, self.files = case.id, Files(case.images)
-        self.passages = [p for p in passages if isinstance(p.step, OnValues)]
+    def __init__(self, case: Case, steps: Sequence[AppliedStep]) -> None:
+        self.name, self.files = case.id, OpenFiles(case.images)
+        self.steps = [p for p in steps if isinstance(p.step, OnValues)]
 
     def __call__(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
         box = self.files.read(start, stop)
@@ -135,8 +135,8 @@ class ImageReader:
                 f"within the voxels {list(start)} to {list(stop)} (z, y, x).",
                 hint="Replace them in the file, by the value of air for example.",
             )
-        for passage in self.passages:
-            box = passage.step.image(box, passage.before, passage.record)
+        for applied_step in self.steps:
+            box = applied_step.step.image(box, applied_step.before, applied_step.record)
         return np.ascontiguousarray(box, np.float32)
 
     def close(self) -> None:
@@ -149,8 +149,8 @@ class TargetReader:
     def __init__(self, case: Case, task: Task) -> None:
         assert case.label is not None
         self.task, self.where = task, str(case.label.path)
-        self.label = Files([case.label])
-        self.mask = None if case.mask is None else Files([case.mask])
+        self.label = OpenFiles([case.label])
+        self.mask = None if case.mask is None else OpenFiles([case.mask])
 
     def __call__(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]:
         label = self.label.read(start, stop)
@@ -172,7 +172,7 @@ class WeightReader:
 
     def __init__(self, case: Case) -> None:
         assert case.weight is not None
-        self.name, self.files = case.id, Files([case.weight])
+        self.name, self.files = case.id, OpenFiles([case.weight])
 
     def __call__(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
         box = self.files.read(start, stop).astype(np.float32)
@@ -200,20 +200,22 @@ def masked(target_czyx: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
     return np.where(valid, target_czyx, ignored).astype(target_czyx.dtype)
 
 
-def open_lazily(task: Task, case: Case, trail: Trail, places: NDArray[np.int32]) -> Prepared:
+def open_lazily(
+    task: Task, case: Case, applied: AppliedPipeline, places: NDArray[np.int32]
+) -> Prepared:
     """A case whose patches are read from its files."""
-    files = Files(case.images)
+    files = OpenFiles(case.images)
     channels = sum(source.channels for source in files.open())
     files.close()
-    shape = trail.source.shape_zyx
+    shape = applied.source.shape_zyx
     outputs = 1 if task.kind == "classes" else task.out_channels
     dtype = {"classes": np.int16, "channels": np.int8, "regression": np.float32}[task.kind]
     return Prepared(
         case.id,
-        LazyArray((channels, *shape), np.float32, ImageReader(case, trail.passages)),
+        LazyArray((channels, *shape), np.float32, ImageReader(case, applied.steps)),
         LazyArray((outputs, *shape), dtype, TargetReader(case, task)),
         places,
-        trail,
+        applied,
         None if case.weight is None else LazyArray((1, *shape), np.float32, WeightReader(case)),
         lazy=True,
     )

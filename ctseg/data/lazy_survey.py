@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.lazy import Files, TargetReader
+from ctseg.data.lazy import OpenFiles, TargetReader
 from ctseg.data.load import as_label
-from ctseg.data.patch_centres import Collector
+from ctseg.data.patch_centres import CentreCollector
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import NormaliseCase, OnValues, keeps_grid
 from ctseg.errors import BadInput
@@ -27,12 +27,12 @@ SAMPLES = 2**23
 """Per-case statistics of larger scans rest on this many voxels, evenly taken."""
 
 
-def why_not(pipeline: Pipeline, case: Case) -> str | None:
+def reason_not_lazy(pipeline: Pipeline, case: Case) -> str | None:
     """Why the patches of a case cannot be read from its files; None where they can."""
     for step in pipeline.steps:
         if isinstance(step, NormaliseCase) and step.filled:
             return "the step 'normalise_case' with filled = true needs the whole scan at once"
-        if step.looks and not isinstance(step, OnValues):
+        if step.fits and not isinstance(step, OnValues):
             return f"the step '{step.kind}' crops"
     refs = [*case.images, *(r for r in (case.label, case.mask, case.weight) if r is not None)]
     for ref in refs:
@@ -73,14 +73,14 @@ def survey(
         BadInput: no label, or values beyond the task's.
         GeometryMismatch: label, mask or weights on another grid.
     """
-    image = Files(case.images)
+    image = OpenFiles(case.images)
     if case.label is None:
         raise BadInput(f"Case {case.id} has no label.")
     target = TargetReader(case, task)
     try:
         geometry = one_grid(case)
         records = _records(pipeline, image, geometry)
-        collector = Collector(task)
+        collector = CentreCollector(task)
         blank = task.kind == "classes" and task.ignore != 0  # zeros are background
         for start, label in slabs_of(target.label):
             mask = None
@@ -120,7 +120,7 @@ def one_grid(case: Case) -> Geometry:
     return first
 
 
-def slabs_of(files: Files) -> Iterator[tuple[int, NDArray[Any]]]:
+def slabs_of(files: OpenFiles) -> Iterator[tuple[int, NDArray[Any]]]:
     """All of some files in slabs along z: (first slice, [C, slices, Y, X])."""
     sources = files.open()
     depth, height, width = sources[0].geometry.shape_zyx
@@ -134,9 +134,9 @@ def slabs_of(files: Files) -> Iterator[tuple[int, NDArray[Any]]]:
         yield start, files.read((start, 0, 0), (min(start + thick, depth), height, width))
 
 
-def _records(pipeline: Pipeline, image: Files, geometry: Geometry) -> list[dict[str, Any]]:
+def _records(pipeline: Pipeline, image: OpenFiles, geometry: Geometry) -> list[dict[str, Any]]:
     """What each step finds; statistics rest on all voxels of small scans and evenly taken ones of large scans."""
-    if not any(step.looks for step in pipeline.steps):
+    if not any(step.fits for step in pipeline.steps):
         return [{} for _ in pipeline.steps]
     every = -(-math.prod(geometry.shape_zyx) // SAMPLES)
     parts = [slab.reshape(slab.shape[0], -1)[:, ::every].copy() for _, slab in slabs_of(image)]
@@ -146,7 +146,7 @@ def _records(pipeline: Pipeline, image: Files, geometry: Geometry) -> list[dict[
     for step in pipeline.steps:
         record: dict[str, Any] = {}
         if isinstance(step, OnValues):
-            record = step.look(values, line)
+            record = step.fit(values, line)
             values = step.image(values, line, record)
         records.append(record)
     return records

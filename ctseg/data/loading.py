@@ -23,8 +23,8 @@ import torch
 from ctseg.config.augment import AugmentConfig
 from ctseg.data import sampling
 from ctseg.data.augment import transform
-from ctseg.data.augment.parameters import Draw, draw
-from ctseg.data.augment.patch_transform import Way, take, way
+from ctseg.data.augment.parameters import AugmentParameters, draw_parameters
+from ctseg.data.augment.patch_transform import PatchTransform, patch_transform, take
 from ctseg.data.augment.sides import Sides, lateral_axis
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.rng import AUGMENT, SAMPLE, generator
@@ -74,8 +74,8 @@ class Piece(NamedTuple):
     """One sample before its transforms: what was drawn, and the box that they reach, on a device or not yet."""
 
     case: int
-    drawn: Draw
-    way: Way
+    drawn: AugmentParameters
+    way: PatchTransform
     image: torch.Tensor
     target: torch.Tensor
     weight: torch.Tensor | None
@@ -116,7 +116,7 @@ class Loader:
         self.place = torch.device("cpu") if self.device.type == "mps" else self.device
         self.cases = list(cases)
         self.weighted = any(case.weight is not None for case in self.cases)
-        self.lateral = [lateral_axis(case.trail.target.direction) for case in self.cases]
+        self.lateral = [lateral_axis(case.applied.target.direction) for case in self.cases]
         self.cache = choose_cache(self.cases, self.place, cache)
         self.resident: list[Resident] = []
         if self.cache == "ram":
@@ -193,8 +193,8 @@ class Loader:
         rng = generator(recipe.seed, step, number, SAMPLE)
         place = sampling.draw(self.cases, recipe.patch_zyx, recipe.rule, rng)
         rng = generator(recipe.seed, step, number, AUGMENT)
-        drawn = draw(recipe.augment, rng, spacing_zyx=recipe.spacing_zyx)
-        path = way(
+        drawn = draw_parameters(recipe.augment, rng, spacing_zyx=recipe.spacing_zyx)
+        path = patch_transform(
             drawn, recipe.patch_zyx, recipe.spacing_zyx, in_plane=bool(recipe.augment.in_plane)
         )
         z, y, x = (a + b for a, b in zip(place.start_zyx, path.start, strict=True))

@@ -22,15 +22,15 @@ _EXACT = 10**9
 """NumPy draws hypergeometric numbers up to this population; beyond it the binomial distribution is the same."""
 
 
-def places(task: Task, target_czyx: NDArray[Any]) -> NDArray[np.int32]:
+def patch_centres(task: Task, target_czyx: NDArray[Any]) -> NDArray[np.int32]:
     """Up to `PLACES` voxels of each group, int32 [N, 4] of (group, z, y, x), ordered by group."""
-    collector = Collector(task)
+    collector = CentreCollector(task)
     for part in slabs(target_czyx.shape[1:]):
         collector.add(target_czyx[:, part], part.start)
     return collector.result()
 
 
-class Collector:
+class CentreCollector:
     """Collects places slab by slab, each voxel of a group with equal probability (reservoir sampling).
 
     Args:

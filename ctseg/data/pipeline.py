@@ -19,7 +19,7 @@ from ctseg.volume.geometry import Geometry
 
 
 @dataclass(frozen=True)
-class Passage:
+class AppliedStep:
     """One step as it was applied to one scan: the grid before it, and what it found by looking."""
 
     step: Step
@@ -28,18 +28,18 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Trail:
+class AppliedPipeline:
     """The way of one scan through all steps."""
 
-    passages: tuple[Passage, ...]
+    steps: tuple[AppliedStep, ...]
     source: Geometry
     target: Geometry
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data from which `Pipeline.trail` makes the trail again."""
+        """Plain data from which `Pipeline.restore` makes the applied pipeline again."""
         return {
             "geometry": dataclasses.asdict(self.source),
-            "records": [passage.record for passage in self.passages],
+            "records": [applied_step.record for applied_step in self.steps],
         }
 
 
@@ -62,56 +62,58 @@ class Pipeline:
 
     def image(
         self, image_czyx: NDArray[Any], geometry: Geometry
-    ) -> tuple[NDArray[np.float32], Trail]:
+    ) -> tuple[NDArray[np.float32], AppliedPipeline]:
         """The scan as the network sees it, float32 and contiguous, and the way it took."""
-        source, passages = geometry, []
+        source, steps = geometry, []
         for step in self.steps:
-            record = step.look(image_czyx, geometry)
-            passages.append(Passage(step, geometry, record))
+            record = step.fit(image_czyx, geometry)
+            steps.append(AppliedStep(step, geometry, record))
             image_czyx = step.image(image_czyx, geometry, record)
             geometry = step.grid(geometry, record)
         array = np.ascontiguousarray(image_czyx, np.float32)
-        return array, Trail(tuple(passages), source, geometry)
+        return array, AppliedPipeline(tuple(steps), source, geometry)
 
     def typical_grid(self, geometry: Geometry) -> Geometry:
         """The grid of a scan after the steps, as far as can be said without its voxels: crops keep all."""
         for step in self.steps:
-            if not step.looks:
+            if not step.fits:
                 geometry = step.grid(geometry, {})
         return geometry
 
-    def trail(self, data: dict[str, Any]) -> Trail:
-        """The trail from `Trail.to_dict`, without the scan."""
-        return self.trail_of(Geometry(**data["geometry"]), data["records"])
+    def restore(self, data: dict[str, Any]) -> AppliedPipeline:
+        """The applied pipeline from `AppliedPipeline.to_dict`, without the scan."""
+        return self.applied_of(Geometry(**data["geometry"]), data["records"])
 
-    def trail_of(self, source: Geometry, records: Sequence[Record]) -> Trail:
-        """The trail of a scan of which the steps' records are known."""
-        geometry, passages = source, []
+    def applied_of(self, source: Geometry, records: Sequence[Record]) -> AppliedPipeline:
+        """The applied pipeline of a scan of which the steps' records are known."""
+        geometry, steps = source, []
         for step, record in zip(self.steps, records, strict=True):
-            passages.append(Passage(step, geometry, record))
+            steps.append(AppliedStep(step, geometry, record))
             geometry = step.grid(geometry, record)
-        return Trail(tuple(passages), source, geometry)
+        return AppliedPipeline(tuple(steps), source, geometry)
 
 
-def follow_label(trail: Trail, label_czyx: NDArray[Any]) -> NDArray[Any]:
+def follow_label(applied: AppliedPipeline, label_czyx: NDArray[Any]) -> NDArray[Any]:
     """An integer map [C, Z, Y, X] on the source grid, taken the way of its scan."""
-    for passage in trail.passages:
-        label_czyx = passage.step.label(label_czyx, passage.before, passage.record)
+    for applied_step in applied.steps:
+        label_czyx = applied_step.step.label(label_czyx, applied_step.before, applied_step.record)
     return np.ascontiguousarray(label_czyx)
 
 
-def follow_values(trail: Trail, values_czyx: NDArray[Any]) -> NDArray[np.float32]:
+def follow_values(applied: AppliedPipeline, values_czyx: NDArray[Any]) -> NDArray[np.float32]:
     """A float map [C, Z, Y, X] (a weight map) on the source grid, moved as its scan was but not normalised."""
-    for passage in trail.passages:
-        values_czyx = passage.step.weight(values_czyx, passage.before, passage.record)
+    for applied_step in applied.steps:
+        values_czyx = applied_step.step.weight(
+            values_czyx, applied_step.before, applied_step.record
+        )
     return np.ascontiguousarray(values_czyx, np.float32)
 
 
-def tracks_of(trail: Trail) -> Tracks:
+def tracks_of(applied: AppliedPipeline) -> Tracks:
     """Where the voxels along each axis of the scan lie on the network's grid."""
-    tracks = straight(trail.source.shape_zyx)
-    for passage in trail.passages:
-        tracks = passage.step.carry(tracks, passage.before, passage.record)
+    tracks = straight(applied.source.shape_zyx)
+    for applied_step in applied.steps:
+        tracks = applied_step.step.track_axes(tracks, applied_step.before, applied_step.record)
     return tracks
 
 

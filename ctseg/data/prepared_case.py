@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.pipeline import Trail
+from ctseg.data.pipeline import AppliedPipeline
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Prepared:
         target: class indices [1, Z, Y, X], or one map a channel [C, Z, Y, X]; -1 (NaN) where ignored.
         places: int32 [N, 4] of (group, z, y, x), ordered by group (see `ctseg.data.patch_centres`).
         weight: float32 [1, Z, Y, X] where the case has a weight map, else None.
-        trail: how it came from the source grid.
+        applied: how it came from the source grid.
         folder: where its arrays lie, None where they are not files of the store.
         lazy: whether image and target are read from the source as they are asked for.
     """
@@ -33,7 +33,7 @@ class Prepared:
     image: Any
     target: Any
     places: NDArray[np.int32]
-    trail: Trail
+    applied: AppliedPipeline
     weight: Any = None
     folder: Path | None = None
     lazy: bool = False
@@ -61,12 +61,12 @@ class Prepared:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is not None and not self.lazy:
-            return open_prepared, (self.id, self.folder, self.trail)
-        fields = (self.image, self.target, self.places, self.trail, self.weight)
+            return open_prepared, (self.id, self.folder, self.applied)
+        fields = (self.image, self.target, self.places, self.applied, self.weight)
         return Prepared, (self.id, *fields, self.folder, self.lazy)
 
 
-def open_prepared(name: str, folder: Path, trail: Trail) -> Prepared:
+def open_prepared(name: str, folder: Path, applied: AppliedPipeline) -> Prepared:
     """A case of the store."""
 
     def array(part: str) -> NDArray[Any]:
@@ -75,4 +75,4 @@ def open_prepared(name: str, folder: Path, trail: Trail) -> Prepared:
 
     weight = array("weight") if (folder / "weight.npy").is_file() else None
     places = np.load(folder / "places.npy")
-    return Prepared(name, array("image"), array("target"), places, trail, weight, folder)
+    return Prepared(name, array("image"), array("target"), places, applied, weight, folder)

@@ -16,7 +16,17 @@ from ctseg.data.rng import SAMPLE, generator
 from ctseg.data.sampling_rules import Rule, check_rule, rule_of
 from ctseg.errors import CtsegError, RunFailed
 
-__all__ = ["Place", "Rule", "batch", "check_rule", "cut", "draw", "patch", "reflect", "rule_of"]
+__all__ = [
+    "PatchPosition",
+    "Rule",
+    "batch",
+    "check_rule",
+    "cut",
+    "draw",
+    "patch",
+    "reflect",
+    "rule_of",
+]
 
 Zyx = tuple[int, int, int]
 TRIES = 100
@@ -24,7 +34,7 @@ TRIES = 100
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchPosition:
     """Where one patch is cut.
 
     Attributes:
@@ -43,7 +53,7 @@ class Place:
 
 def draw(
     cases: Sequence[Prepared], patch_zyx: Zyx, rule: Rule | float, rng: np.random.Generator
-) -> Place:
+) -> PatchPosition:
     """Draw one patch: what its centre is, then a case that has it, then a voxel of it.
 
     Labels are drawn as the rule says, however few voxels they have; a case that lacks the label drawn is passed
@@ -68,7 +78,9 @@ def draw(
     return best
 
 
-def _draw(cases: Sequence[Prepared], patch_zyx: Zyx, rule: Rule, rng: np.random.Generator) -> Place:
+def _draw(
+    cases: Sequence[Prepared], patch_zyx: Zyx, rule: Rule, rng: np.random.Generator
+) -> PatchPosition:
     wanted: int | None
     if rule.labels:
         shares = np.cumsum([share for _, share in rule.labels])
@@ -106,14 +118,14 @@ def _case_with(
 
 def _around(
     index: int, case: Prepared, group: int, patch_zyx: Zyx, rng: np.random.Generator
-) -> Place:
+) -> PatchPosition:
     own = case.groups[group]
     z, y, x = (int(c) for c in own[rng.integers(len(own))])
     start = [c - p // 2 for c, p in zip((z, y, x), patch_zyx, strict=True)]
-    return Place(index, _inside(start, case.image.shape[1:], patch_zyx), group, (z, y, x))
+    return PatchPosition(index, _inside(start, case.image.shape[1:], patch_zyx), group, (z, y, x))
 
 
-def _anywhere(cases: Sequence[Prepared], patch_zyx: Zyx, rng: np.random.Generator) -> Place:
+def _anywhere(cases: Sequence[Prepared], patch_zyx: Zyx, rng: np.random.Generator) -> PatchPosition:
     """A patch anywhere in a case; where some voxels are ignored, centred on one that is not."""
     index = int(rng.integers(len(cases)))
     case = cases[index]
@@ -121,7 +133,7 @@ def _anywhere(cases: Sequence[Prepared], patch_zyx: Zyx, rng: np.random.Generato
         return _around(index, case, VALID, patch_zyx, rng)
     shape = case.image.shape[1:]
     start = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(shape, patch_zyx, strict=True)]
-    return Place(index, _inside(start, shape, patch_zyx))
+    return PatchPosition(index, _inside(start, shape, patch_zyx))
 
 
 def _inside(start: Sequence[int], shape: Sequence[int], patch_zyx: Zyx) -> Zyx:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ctseg.data import lazy, lazy_survey
 from ctseg.data.load import load_extra, load_image, load_label
-from ctseg.data.patch_centres import PLACES, places
+from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_label, follow_values
 from ctseg.data.prepared_case import Prepared, open_prepared
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
@@ -37,9 +37,9 @@ from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import to_dict
 from ctseg.volume.formats.companion_files import files_of
 
-__all__ = ["PLACES", "Prepared", "Store", "cache_folder", "fingerprint", "places"]
+__all__ = ["PLACES", "Prepared", "Store", "cache_folder", "fingerprint", "patch_centres"]
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 LARGE_BYTES = 16 * 2**30
 """A case whose prepared arrays would be larger is read lazily where its steps allow."""
 STALE_SECONDS = 6 * 3600
@@ -156,14 +156,14 @@ class Store:
 
     def _open(self, name: str, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-        return open_prepared(name, folder, self.pipeline.trail(meta["trail"]))
+        return open_prepared(name, folder, self.pipeline.restore(meta["applied"]))
 
     # ------------------------------------------------------------ lazily
 
     def _is_lazy(self, case: Case) -> bool:
         if self.mode == "store":
             return False
-        reason = lazy_survey.why_not(self.pipeline, case)
+        reason = lazy_survey.reason_not_lazy(self.pipeline, case)
         if self.mode == "lazy":
             if reason:
                 raise ConfigError(
@@ -182,8 +182,8 @@ class Store:
         with contextlib.suppress(*_DAMAGED):
             return self._open_lazily(case, folder)
         geometry, records, found = lazy_survey.survey(self.pipeline, self.task, case)
-        trail = self.pipeline.trail_of(geometry, records)
-        meta = {"case": case.id, "trail": trail.to_dict(), "lazy": True}
+        applied = self.pipeline.applied_of(geometry, records)
+        meta = {"case": case.id, "applied": applied.to_dict(), "lazy": True}
         with self._making(folder, lambda: self._open_lazily(case, folder)) as temporary:
             save_array(temporary / "places.npy", found)
             (temporary / "case.json").write_text(json.dumps(meta), encoding="utf-8")
@@ -191,32 +191,32 @@ class Store:
 
     def _open_lazily(self, case: Case, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-        trail = self.pipeline.trail(meta["trail"])
-        return lazy.open_lazily(self.task, case, trail, np.load(folder / "places.npy"))
+        applied = self.pipeline.restore(meta["applied"])
+        return lazy.open_lazily(self.task, case, applied, np.load(folder / "places.npy"))
 
     # ------------------------------------------------------------ copied
 
     def _make(self, case: Case, folder: Path) -> None:
         scan = load_image(case)
         label = load_label(case, self.task, scan)
-        image, trail = self.pipeline.image(scan.czyx, scan.geometry)
+        image, applied = self.pipeline.image(scan.czyx, scan.geometry)
         if self.task.kind == "regression":
-            target: NDArray[Any] = follow_values(trail, lazy.encode_czyx(self.task, label.czyx))
-            inside = follow_label(trail, np.ones((1, *label.geometry.shape_zyx), np.uint8)) > 0
+            target: NDArray[Any] = follow_values(applied, lazy.encode_czyx(self.task, label.czyx))
+            inside = follow_label(applied, np.ones((1, *label.geometry.shape_zyx), np.uint8)) > 0
             target = lazy.masked(target, inside)  # nobody measured what a step pads
         else:
-            target = lazy.encode_czyx(self.task, follow_label(trail, label.czyx))
+            target = lazy.encode_czyx(self.task, follow_label(applied, label.czyx))
         mask = load_extra(case, case.mask, scan)
         if mask is not None:
-            target = lazy.masked(target, follow_label(trail, (mask > 0).astype(np.uint8)) > 0)
+            target = lazy.masked(target, follow_label(applied, (mask > 0).astype(np.uint8)) > 0)
         weight = load_extra(case, case.weight, scan)
-        meta = {"case": case.id, "trail": trail.to_dict()}
+        meta = {"case": case.id, "applied": applied.to_dict()}
         with self._making(folder, lambda: self._open(case.id, folder)) as temporary:
             save_array(temporary / "image.npy", image)
             save_array(temporary / "target.npy", target)
-            save_array(temporary / "places.npy", places(self.task, target))
+            save_array(temporary / "places.npy", patch_centres(self.task, target))
             if weight is not None:
-                save_array(temporary / "weight.npy", follow_values(trail, weight))
+                save_array(temporary / "weight.npy", follow_values(applied, weight))
             (temporary / "case.json").write_text(json.dumps(meta), encoding="utf-8")
 
     @contextlib.contextmanager

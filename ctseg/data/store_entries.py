@@ -14,7 +14,7 @@ from ctseg.files import disk_errors
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoreEntry:
     """The cases prepared by one list of steps for one task.
 
     Attributes:
@@ -36,14 +36,14 @@ class Entry:
     labels: tuple[str, ...] = ()
 
 
-def entries(folder: Path | None = None) -> tuple[Entry, ...]:
+def entries(folder: Path | None = None) -> tuple[StoreEntry, ...]:
     """All entries of the store, the one used last first."""
     root = folder or cache_folder() / "prepared"
     found = [_entry(path) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     return tuple(sorted(found, key=lambda entry: -entry.used))
 
 
-def _entry(folder: Path) -> Entry:
+def _entry(folder: Path) -> StoreEntry:
     steps: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     note = folder / "made_of.json"
@@ -56,10 +56,10 @@ def _entry(folder: Path) -> Entry:
         used = folder.stat().st_mtime
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     cases = sum(1 for _ in folder.glob("[!.]*/case.json"))
-    return Entry(folder.name, folder, cases, size, used, steps, labels)
+    return StoreEntry(folder.name, folder, cases, size, used, steps, labels)
 
 
-def clear(keys: Sequence[str] = (), folder: Path | None = None) -> tuple[Entry, ...]:
+def clear(keys: Sequence[str] = (), folder: Path | None = None) -> tuple[StoreEntry, ...]:
     """Remove entries, all of them by default; the next run makes again what it needs.
 
     Args:

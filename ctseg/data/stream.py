@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.pipeline import Passage, Pipeline, Trail
+from ctseg.data.pipeline import AppliedPipeline, AppliedStep, Pipeline
 from ctseg.data.steps.base import Array, Box
 from ctseg.errors import BadInput
 from ctseg.specs import ImageRef, VolumeSource
@@ -115,16 +115,16 @@ class Stream:
 
     Args:
         scan: the scan as it is, or as it is after the first `done` steps.
-        trail: the way of the scan through all steps.
+        applied: the way of the scan through all steps.
         done: how many steps lie behind the scan already.
 
     Attributes:
         seconds: spent in `read` by now.
     """
 
-    def __init__(self, scan: Scan, trail: Trail, done: int = 0) -> None:
-        self._scan, self.trail, self._done = scan, trail, done
-        self.shape_czyx = (scan.channels, *trail.target.shape_zyx)
+    def __init__(self, scan: Scan, applied: AppliedPipeline, done: int = 0) -> None:
+        self._scan, self.applied, self._done = scan, applied, done
+        self.shape_czyx = (scan.channels, *applied.target.shape_zyx)
         self._last: tuple[int, Array] | None = None
         self.seconds = 0.0
 
@@ -173,25 +173,29 @@ class Stream:
         """A box of the preprocessed scan; it may be a view."""
         boxes = self._way_back(box)
         part = self._scan.box(boxes[0])
-        passages = self.trail.passages[self._done :]
-        for passage, (needed, made) in zip(passages, itertools.pairwise(boxes), strict=True):
-            part = passage.step.part(part, needed, made, passage.before, passage.record)
+        steps = self.applied.steps[self._done :]
+        for applied_step, (needed, made) in zip(steps, itertools.pairwise(boxes), strict=True):
+            part = applied_step.step.part(
+                part, needed, made, applied_step.before, applied_step.record
+            )
         return part
 
     def _way_back(self, box: Box) -> list[Box]:
         """The boxes on each grid from the scan to the network's, where it is the one given."""
         boxes = [box]
-        for passage in reversed(self.trail.passages[self._done :]):
-            boxes.append(passage.step.needed(boxes[-1], passage.before, passage.record))
+        for applied_step in reversed(self.applied.steps[self._done :]):
+            boxes.append(
+                applied_step.step.input_box(boxes[-1], applied_step.before, applied_step.record)
+            )
         return boxes[::-1]
 
     def close(self) -> None:
         self._scan.close()
 
 
-def ready(image_czyx: NDArray[np.float32], trail: Trail) -> Stream:
+def ready(image_czyx: NDArray[np.float32], applied: AppliedPipeline) -> Stream:
     """The stream of a scan that was preprocessed already."""
-    return Stream(InMemory(image_czyx, trail.target), trail, len(trail.passages))
+    return Stream(InMemory(image_czyx, applied.target), applied, len(applied.steps))
 
 
 def open_stream(pipeline: Pipeline, scan: Scan, *, folder: Path | None = None) -> Stream:
@@ -204,22 +208,22 @@ def open_stream(pipeline: Pipeline, scan: Scan, *, folder: Path | None = None) -
         BadInput: NaN or infinite values in the scan.
     """
     source, geometry, done = scan.geometry, scan.geometry, 0
-    passages: list[Passage] = []
+    steps: list[AppliedStep] = []
     now = scan
     for step in pipeline.steps:
-        before = Stream(now, Trail(tuple(passages), source, geometry), done)
-        record = step.look_parts(lambda s=before: _slabs(s), geometry)  # type: ignore[misc]
+        before = Stream(now, AppliedPipeline(tuple(steps), source, geometry), done)
+        record = step.fit_parts(lambda s=before: _slabs(s), geometry)  # type: ignore[misc]
         whole = None
         if record is None or not step.local:
             whole = _whole(before, folder)
-            record = step.look(whole, geometry) if record is None else record
-        passages.append(Passage(step, geometry, record))
+            record = step.fit(whole, geometry) if record is None else record
+        steps.append(AppliedStep(step, geometry, record))
         if not step.local:
             assert whole is not None
             image = step.image(whole, geometry, record)
-            now, done = InMemory(image, step.grid(geometry, record)), len(passages)
+            now, done = InMemory(image, step.grid(geometry, record)), len(steps)
         geometry = step.grid(geometry, record)
-    return Stream(now, Trail(tuple(passages), source, geometry), done)
+    return Stream(now, AppliedPipeline(tuple(steps), source, geometry), done)
 
 
 def _slabs(stream: Stream) -> Iterator[tuple[int, Array]]:

@@ -22,7 +22,7 @@ CHUNK = 2**22
 
 
 @dataclass(frozen=True)
-class Resampling:
+class BootstrapSample:
     """How intervals are made.
 
     Attributes:
@@ -52,7 +52,7 @@ class Resampling:
 def intervals(
     table: Sequence[Sequence[float | None]],
     groups: Sequence[str],
-    resampling: Resampling,
+    resampling: BootstrapSample,
 ) -> list[Interval | None]:
     """The interval of the mean of each column over the rows that have it, and of the mean of these means.
 
@@ -96,7 +96,7 @@ def _by_group(
 
 
 def _draws(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], resampling: Resampling
+    sums: NDArray[np.float64], counts: NDArray[np.float64], resampling: BootstrapSample
 ) -> NDArray[np.float64]:
     """The statistics of each resample, [resamples, columns + 1]; NaN where one drew nothing of a column."""
     rng = np.random.default_rng(resampling.seed)
@@ -127,7 +127,7 @@ def _interval(
     drawn: NDArray[np.float64],
     estimate: float,
     left_out: NDArray[np.float64],
-    resampling: Resampling,
+    resampling: BootstrapSample,
 ) -> Interval:
     drawn = drawn[~np.isnan(drawn)]
     tail = (1 - resampling.confidence) / 2

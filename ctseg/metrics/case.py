@@ -15,7 +15,7 @@ from ctseg.metrics.boxes import Box, in_threads, label_boxes, volume_of
 from ctseg.metrics.catalogue import CHEAP, METRICS, in_group
 from ctseg.metrics.centreline import centreline_dice
 from ctseg.metrics.instances import adapted_rand, average_precision, components, contingency
-from ctseg.metrics.overlap import Counts, Histogram, label_counts, label_mask, label_valid
+from ctseg.metrics.overlap import Histogram, OverlapCounts, label_counts, label_mask, label_valid
 from ctseg.metrics.regression import errors
 from ctseg.metrics.report import LabelResult, State
 from ctseg.metrics.surface import surface_distances
@@ -25,7 +25,7 @@ from ctseg.volume.distinct_values import whole_numbers
 
 
 @dataclass(frozen=True)
-class Settings:
+class MetricSettings:
     """What is measured, and how.
 
     Attributes:
@@ -82,7 +82,7 @@ def score_labels(
     predicted: NDArray[Any],
     reference: NDArray[Any],
     spacing_zyx: Sequence[float],
-    settings: Settings,
+    settings: MetricSettings,
     valid: NDArray[np.bool_] | None = None,
     instances: tuple[NDArray[Any], NDArray[Any]] | None = None,
     histogram: Histogram | None = None,
@@ -127,7 +127,7 @@ def _within_boxes(
     predicted: NDArray[Any],
     reference: NDArray[Any],
     spacing_zyx: Sequence[float],
-    settings: Settings,
+    settings: MetricSettings,
     valid: NDArray[np.bool_] | None,
     instances: tuple[NDArray[Any], NDArray[Any]] | None,
     names: Sequence[str],
@@ -184,7 +184,7 @@ def _surface(
 def _instances(
     one: NDArray[np.bool_],
     two: NDArray[np.bool_],
-    settings: Settings,
+    settings: MetricSettings,
     ids: tuple[NDArray[Any], NDArray[Any]] | None,
 ) -> dict[str, float | None]:
     wanted = in_group(settings.metrics, "instances")
@@ -204,7 +204,7 @@ def score_values(
     task: Task,
     predicted: NDArray[Any],
     reference: NDArray[Any],
-    settings: Settings,
+    settings: MetricSettings,
     valid: NDArray[np.bool_] | None = None,
 ) -> tuple[LabelResult, ...]:
     """Every channel of a regression, in the order of the task.
@@ -245,14 +245,14 @@ def diagonal_mm(shape: Sequence[int], spacing_zyx: Sequence[float]) -> float:
     return math.hypot(*(n * s for n, s in zip(shape[-3:], spacing_zyx, strict=True)))
 
 
-def state_of(counts: Counts) -> State:
+def state_of(counts: OverlapCounts) -> State:
     """Whether a label is in both maps, in one or in neither."""
     if counts.reference:
         return "both" if counts.predicted else "missed"
     return "invented" if counts.predicted else "absent"
 
 
-def _overlap(counts: Counts, ml: float, metrics: Sequence[str]) -> dict[str, float | None]:
+def _overlap(counts: OverlapCounts, ml: float, metrics: Sequence[str]) -> dict[str, float | None]:
     if not counts.predicted and not counts.reference:
         return {}
     more = counts.predicted - counts.reference

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
-from ctseg.metrics.bootstrap import Interval, Resampling, intervals
+from ctseg.metrics.bootstrap import BootstrapSample, Interval, intervals
 from ctseg.metrics.catalogue import METRICS
 from ctseg.metrics.report import Report
 
@@ -59,7 +59,7 @@ class Difference:
 
 
 def compare(
-    report: Report, other: Report, resampling: Resampling | None = None
+    report: Report, other: Report, resampling: BootstrapSample | None = None
 ) -> tuple[Difference, ...]:
     """Compare two reports on the same cases, metric by metric and label by label, the mean over the labels last.
 
@@ -90,7 +90,11 @@ def compare(
         for label in (*report.labels, None):
             pairs = [tuple(_value(table[case], label, metric) for table in tables) for case in ours]
             found = _difference(
-                metric, MEAN if label is None else label, pairs, groups, resampling or Resampling()
+                metric,
+                MEAN if label is None else label,
+                pairs,
+                groups,
+                resampling or BootstrapSample(),
             )
             if found is not None:
                 rows.append(replace(found, overall=label is None))
@@ -113,7 +117,7 @@ def _difference(
     label: str,
     pairs: Sequence[tuple[float | None, ...]],
     groups: Sequence[str],
-    resampling: Resampling,
+    resampling: BootstrapSample,
 ) -> Difference | None:
     """The difference of one label, over the cases where both predictions have a score; None where there is none."""
     kept = [

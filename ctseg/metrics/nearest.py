@@ -45,7 +45,7 @@ class Around:
 
 
 @dataclass(frozen=True)
-class Grid:
+class SearchGrid:
     """A grid with a margin, so that the places around each point lie within it.
 
     Attributes:
@@ -120,13 +120,13 @@ def _places(
 
 
 def nearest(
-    points: Indices, marks: NDArray[np.bool_], places: Indices, grid: Grid
+    points: Indices, marks: NDArray[np.bool_], places: Indices, grid: SearchGrid
 ) -> tuple[Indices, NDArray[np.float64]]:
     """The distance from each point to the nearest marked place.
 
     Args:
         points: flat indices in the padded grid.
-        marks, places: as `Grid.marked` returns them; at least one place.
+        marks, places: as `SearchGrid.marked` returns them; at least one place.
 
     Returns:
         for each point an index into the distances, and the distances in mm, ascending.
@@ -173,7 +173,7 @@ def _look_around(
     return rank, who
 
 
-def _ask_tree(points: Indices, places: Indices, grid: Grid) -> NDArray[np.float64]:
+def _ask_tree(points: Indices, places: Indices, grid: SearchGrid) -> NDArray[np.float64]:
     from scipy.spatial import cKDTree
 
     tree = cKDTree(grid.positions(places), balanced_tree=False, compact_nodes=False)

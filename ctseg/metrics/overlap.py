@@ -19,7 +19,7 @@ Histogram = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Counts:
+class OverlapCounts:
     """Voxels of one label: predicted, in the reference, and both."""
 
     predicted: int
@@ -61,13 +61,13 @@ def iou(one: NDArray[Any], two: NDArray[Any]) -> float | None:
 
 def mask_counts(
     predicted: NDArray[Any], reference: NDArray[Any], valid: NDArray[Any] | None = None
-) -> Counts:
+) -> OverlapCounts:
     """Counts of two boolean maps of one shape, over the valid voxels."""
     _check_shapes(predicted, reference)
     one, two = predicted.astype(bool, copy=False), reference.astype(bool, copy=False)
     if valid is not None:
         one, two = one & valid, two & valid
-    return Counts(int(one.sum()), int(two.sum()), int((one & two).sum()))
+    return OverlapCounts(int(one.sum()), int(two.sum()), int((one & two).sum()))
 
 
 def label_counts(
@@ -76,7 +76,7 @@ def label_counts(
     reference: NDArray[Any],
     valid: NDArray[np.bool_] | None = None,
     histogram: Histogram | None = None,
-) -> dict[str, Counts]:
+) -> dict[str, OverlapCounts]:
     """Counts of each foreground label of a task; voxels where the reference says `ignore` do not count.
 
     Args:
@@ -101,7 +101,7 @@ def label_counts(
     return counts
 
 
-def _from_histogram(task: Task, histogram: Histogram) -> dict[str, Counts]:
+def _from_histogram(task: Task, histogram: Histogram) -> dict[str, OverlapCounts]:
     values, table = histogram
     if task.ignore is not None:
         table = table[:, values != task.ignore]
@@ -109,7 +109,7 @@ def _from_histogram(task: Task, histogram: Histogram) -> dict[str, Counts]:
     out = {}
     for label in task.foreground:
         in_rows, in_columns = np.isin(values, label.values), np.isin(columns, label.values)
-        out[label.name] = Counts(
+        out[label.name] = OverlapCounts(
             predicted=int(table[in_rows].sum()),
             reference=int(table[:, in_columns].sum()),
             both=int(table[in_rows][:, in_columns].sum()),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ctseg.errors import BadInput
-from ctseg.metrics.bootstrap import Interval, Resampling, intervals
+from ctseg.metrics.bootstrap import BootstrapSample, Interval, intervals
 from ctseg.metrics.catalogue import METRICS
 
 State = Literal["both", "missed", "invented", "absent"]
@@ -198,7 +198,7 @@ class Report:
         )
 
     def intervals(
-        self, metric: str, resampling: Resampling | None = None
+        self, metric: str, resampling: BootstrapSample | None = None
     ) -> tuple[dict[str, Interval], Interval | None]:
         """Bootstrap confidence intervals of `by_label` and `mean`, over groups of cases.
 
@@ -207,7 +207,7 @@ class Report:
         """
         table = [[self._value(case, label, metric) for label in self.labels] for case in self.cases]
         groups = [case.group or case.case for case in self.cases]
-        *each, mean = intervals(table, groups, resampling or Resampling())
+        *each, mean = intervals(table, groups, resampling or BootstrapSample())
         named = zip(self.labels, each, strict=True)
         return {label: found for label, found in named if found is not None}, mean
 
@@ -223,7 +223,7 @@ class Report:
             for item in c.labels
         ]
 
-    def to_dict(self, resampling: Resampling | None = None) -> dict[str, Any]:
+    def to_dict(self, resampling: BootstrapSample | None = None) -> dict[str, Any]:
         """Plain data, without NaN: what could not be scored is None.
 
         Args:
@@ -252,7 +252,7 @@ class Report:
             out["intervals"] = self._intervals(resampling)
         return out
 
-    def _intervals(self, resampling: Resampling) -> dict[str, Any]:
+    def _intervals(self, resampling: BootstrapSample) -> dict[str, Any]:
         found = {name: self.intervals(name, resampling) for name in self.metrics}
         return {
             **resampling.to_dict(),
@@ -264,7 +264,7 @@ class Report:
             },
         }
 
-    def to_json(self, resampling: Resampling | None = None) -> str:
+    def to_json(self, resampling: BootstrapSample | None = None) -> str:
         """As `to_dict`. It never holds NaN or Infinity."""
         return json.dumps(self.to_dict(resampling), indent=2, ensure_ascii=False, allow_nan=False)
 

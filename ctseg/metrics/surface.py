@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.metrics.elements import areas
-from ctseg.metrics.nearest import Grid, Indices, nearest
+from ctseg.metrics.nearest import Indices, SearchGrid, nearest
 
 ROUNDING = 1e-12
 """A share of area that is 95 % but for rounding is 95 %."""
@@ -119,7 +119,7 @@ def surface_distances(
     one, two = one[box], two[box]
     open_ends = None if valid is None else _states(~valid[box]) == 0
     (depth, height, width), (z, y, x) = one.shape, spacing_zyx
-    grid = Grid((depth + 1, height + 1, width + 1), (float(z), float(y), float(x)))
+    grid = SearchGrid((depth + 1, height + 1, width + 1), (float(z), float(y), float(x)))
     table = areas(spacing_zyx)
     found = [_elements(mask, grid, open_ends) for mask in (one, two)]
     if not all(len(points) for points, _, _ in found):
@@ -132,7 +132,7 @@ def surface_distances(
 
 
 def _elements(
-    mask: NDArray[np.bool_], grid: Grid, counted: NDArray[np.bool_] | None
+    mask: NDArray[np.bool_], grid: SearchGrid, counted: NDArray[np.bool_] | None
 ) -> tuple[Indices, NDArray[np.bool_], NDArray[np.uint8]]:
     """Where the surface of a structure has elements: as places and marks of the grid, and the state of each cube."""
     states = _states(mask)

@@ -116,7 +116,7 @@ class _Live(TorchDispatchMode):
         if storage._cdata not in self.left_out:
             self.sizes.setdefault(_weak(storage), storage.nbytes())
 
-    def look(self) -> None:
+    def fit(self) -> None:
         self.sizes = {ref: size for ref, size in self.sizes.items() if not ref.expired()}
         self.peak = max(self.peak, sum(self.sizes.values()))
 
@@ -131,7 +131,7 @@ class _Live(TorchDispatchMode):
         for leaf in tree_leaves(output):
             if isinstance(leaf, torch.Tensor):
                 self.add(leaf)
-        self.look()
+        self.fit()
         return output
 
 
@@ -140,6 +140,6 @@ def _peak(run: Callable[[], Any], x: torch.Tensor, own: list[torch.Tensor]) -> i
     live = _Live(own)
     with live:
         live.add(x)
-        live.look()
+        live.fit()
         run()
     return live.peak

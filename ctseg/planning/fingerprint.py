@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.large_scans import glance, is_large
+from ctseg.data.large_scans import is_large, sample_large_case
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.steps import Orient
 from ctseg.errors import BadInput
@@ -74,7 +74,7 @@ def fingerprint(
     volumes: dict[str, list[float]] = {label.name: [] for label in labels}
     for case in cases:
         if task.kind != "regression" and is_large(case):
-            seen = glance(case, task, SAMPLES)
+            seen = sample_large_case(case, task, SAMPLES)
             shapes.append(_oriented(seen.geometry).shape_zyx)
             spacings.append(_oriented(seen.geometry).spacing_zyx)
             for item, count in zip(labels, seen.voxels, strict=True):

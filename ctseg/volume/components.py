@@ -15,8 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.volume.joining import Joining, Parts, Slab, parts_within
-from ctseg.volume.memory_map import let_go
-from ctseg.volume.run_lengths import Connectivity, Groups, Ints, Runs, TooManyRuns, find_runs, paint
+from ctseg.volume.memory_map import drop_pages
+from ctseg.volume.run_lengths import (
+    Connectivity,
+    Groups,
+    Ints,
+    RunLengths,
+    TooManyRuns,
+    find_runs,
+    paint,
+)
 
 SLAB_BYTES = 64 * 2**20
 RUN_BYTES = 160
@@ -46,7 +54,7 @@ def planes_at_once(labels_zyx: Planes, slab_bytes: int) -> int:
 
 def runs_by_slab(
     labels_zyx: Planes, groups: Groups, slab_bytes: int = SLAB_BYTES
-) -> Iterator[tuple[int, Runs]]:
+) -> Iterator[tuple[int, RunLengths]]:
     """The runs of a map, slab by slab; slabs are thinner where the map is ragged."""
     depth, most = labels_zyx.shape[0], max(slab_bytes // RUN_BYTES, FEW_RUNS)
     full = thick = planes_at_once(labels_zyx, slab_bytes)
@@ -60,7 +68,7 @@ def runs_by_slab(
             thick = (stop - start + 1) // 2
             continue
         yield start, runs
-        let_go(slab)
+        drop_pages(slab)
         start, thick = stop, min(2 * thick, full)
 
 
@@ -93,7 +101,7 @@ def find_parts(
     return joining.result()
 
 
-def again(labels_zyx: Planes, parts: Parts, slab: Slab) -> tuple[Runs, Ints]:
+def again(labels_zyx: Planes, parts: Parts, slab: Slab) -> tuple[RunLengths, Ints]:
     """The runs of a slab as `find_parts` found them, and the part of each; read again where they were not kept."""
     runs, part = slab.runs, slab.part
     if runs is None or part is None:
@@ -126,7 +134,11 @@ def paint_parts(
 
 
 def write_runs(
-    labels_zyx: Planes, start: int, runs: Runs, pick: NDArray[np.bool_], values: NDArray[Any] | int
+    labels_zyx: Planes,
+    start: int,
+    runs: RunLengths,
+    pick: NDArray[np.bool_],
+    values: NDArray[Any] | int,
 ) -> None:
     """Write a value (or one a picked run) over the picked runs of the slab that begins at a plane."""
     if not pick.any():
@@ -137,7 +149,7 @@ def write_runs(
     paint(block.reshape(-1), runs, pick, values)
     if not (isinstance(labels_zyx, np.ndarray) and np.may_share_memory(block, planes)):
         labels_zyx[start:stop] = block
-    let_go(planes)
+    drop_pages(planes)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _IN_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True)
-class Job:
+class Conversion:
     """One scan to convert.
 
     Attributes:
@@ -69,7 +69,7 @@ class Converted:
     seconds: float
 
 
-def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -> list[Job]:
+def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -> list[Conversion]:
     """The scans of a folder, each with its place below `target`; folders within are kept.
 
     A file of several volumes, or a study of several series, gives one scan each.
@@ -81,14 +81,14 @@ def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -
         BadInput: no scans, or two that would get one name.
     """
     suffix, name_of_format = _written(to)
-    jobs: list[Job] = []
+    jobs: list[Conversion] = []
     for path, spec in _scans(source):
         inside = path.relative_to(source) if path != source else Path(path.resolve().name)
         parts = _parts(spec, path, options)
         for name, extra in parts.items():
             stem = _stem(inside.name, spec) + (f"_{name}" if len(parts) > 1 and name else "")
             jobs.append(
-                Job(
+                Conversion(
                     path,
                     target / inside.parent / f"{stem}{suffix}",
                     frozen({**options, **extra}),
@@ -178,7 +178,7 @@ def _stem(name: str, spec: FormatSpec) -> str:
 
 
 def convert(
-    job: Job,
+    job: Conversion,
     *,
     spacing: str | None = None,
     labels: Sequence[Label] = (),
@@ -241,7 +241,7 @@ def convert(
         source.close()
 
 
-def _check_apart(job: Job) -> None:
+def _check_apart(job: Conversion) -> None:
     """Input is never written to, nor anything into a folder of slices that is read."""
     one, two = job.source.resolve(), job.target.resolve()
     if one == two or (job.source.is_dir() and one in two.parents):

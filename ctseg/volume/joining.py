@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
-from ctseg.volume.run_lengths import Connectivity, Groups, Ints, Runs, connected, touching
+from ctseg.volume.run_lengths import Connectivity, Groups, Ints, RunLengths, connected, touching
 
 MOST_PARTS = 2**31 - 1
 KEPT_RUN_BYTES = 28
@@ -30,7 +30,7 @@ class Slab:
     stop: int
     offset: int
     count: int
-    runs: Runs | None = None
+    runs: RunLengths | None = None
     part: NDArray[Any] | None = None
 
 
@@ -95,10 +95,10 @@ class Joining:
         self.count = 0
         self.slabs: list[Slab] = []
         self.tables: dict[str, list[NDArray[Any]]] = {}
-        self.before: tuple[Runs, Ints] | None = None
+        self.before: tuple[RunLengths, Ints] | None = None
         """The runs of the last plane so far and the number of each."""
 
-    def add(self, start: int, runs: Runs) -> None:
+    def add(self, start: int, runs: RunLengths) -> None:
         """The next slab, from the plane `start` on.
 
         Raises:
@@ -159,7 +159,7 @@ class Joining:
             out.box_zyx = _over(boxes, number, count)
         return out
 
-    def _at_border(self, start: int, runs: Runs) -> NDArray[np.bool_]:
+    def _at_border(self, start: int, runs: RunLengths) -> NDArray[np.bool_]:
         depth, height, width = self.shape_zyx
         z, y, x = runs.where()
         out: NDArray[np.bool_] = (z == -start) | (z == depth - 1 - start)
@@ -177,7 +177,7 @@ class Joining:
         return np.concatenate(rows)
 
 
-def parts_within(runs: Runs, connectivity: Connectivity) -> Ints:
+def parts_within(runs: RunLengths, connectivity: Connectivity) -> Ints:
     """The part of each run, within its slab alone; as `Joining` numbers them."""
     inner, _, _ = _links(runs, connectivity, 0, neighbours=False)
     return connected(len(runs), *inner)[0]
@@ -187,7 +187,7 @@ Pairs = tuple[Ints, Ints]
 
 
 def _links(
-    runs: Runs, connectivity: Connectivity, behind: int, neighbours: bool
+    runs: RunLengths, connectivity: Connectivity, behind: int, neighbours: bool
 ) -> tuple[Pairs, Pairs, Pairs]:
     """Runs that touch: alike within the slab, alike across its first plane, and unlike, if asked for.
 
@@ -222,7 +222,7 @@ def _distinct(one: Ints, two: Ints, count: int) -> NDArray[np.int32]:
     return np.stack(np.divmod(keys, max(count, 1)), 1).astype(np.int32)
 
 
-def _boxes(start: int, runs: Runs, part: Ints, count: int) -> Ints:
+def _boxes(start: int, runs: RunLengths, part: Ints, count: int) -> Ints:
     """The box of each part of a slab, [count, 6]."""
     z, y, x = runs.where()
     z += start

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 
-def let_go(array: Any) -> None:
+def drop_pages(array: Any) -> None:
     """Take the pages of a memory-mapped array (or of some of its planes) out of this process's memory.
 
     Nothing is lost: changed pages stay in the system's cache of the file and reach the disk as they would otherwise.
@@ -31,7 +31,7 @@ def let_go(array: Any) -> None:
     pages.madvise(mmap.MADV_DONTNEED, start, min(low + array.nbytes, len(pages)) - start)
 
 
-def let_go_of(array: Any, start: int, stop: int) -> None:
+def drop_array_pages(array: Any, start: int, stop: int) -> None:
     """The same for some planes of an array, which is not read if it is no memory-mapped one."""
     if isinstance(array, np.memmap):
-        let_go(array[start:stop])
+        drop_pages(array[start:stop])

@@ -24,7 +24,7 @@ Connectivity = Literal[6, 18, 26]
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunLengths:
     """Runs in the order of their first voxels.
 
     Attributes:
@@ -49,18 +49,18 @@ class Runs:
         z, y = np.divmod(row, height)
         return z, y, x
 
-    def last_plane(self) -> Runs:
+    def last_plane(self) -> RunLengths:
         """The runs of the last plane, as a slab of their own."""
         depth, height, width = self.shape_zyx
         skipped = (depth - 1) * height * width
         first = int(np.searchsorted(self.start, skipped))
         start = self.start[first:] - skipped
-        return Runs(start, self.length[first:], self.group[first:], (1, height, width))
+        return RunLengths(start, self.length[first:], self.group[first:], (1, height, width))
 
-    def behind(self, plane: Runs) -> Runs:
+    def behind(self, plane: RunLengths) -> RunLengths:
         """These runs behind those of the one plane before."""
         depth, height, width = self.shape_zyx
-        return Runs(
+        return RunLengths(
             np.concatenate((plane.start, self.start + height * width)),
             np.concatenate((plane.length, self.length)),
             np.concatenate((plane.group, self.group)),
@@ -72,7 +72,7 @@ class TooManyRuns(Exception):
     """A slab that is too ragged to be held at once."""
 
 
-def find_runs(slab_zyx: NDArray[Any], groups: Groups, most: int | None = None) -> Runs:
+def find_runs(slab_zyx: NDArray[Any], groups: Groups, most: int | None = None) -> RunLengths:
     """The runs of a slab [Z, Y, X] whose group is not 0.
 
     Raises:
@@ -92,11 +92,11 @@ def find_runs(slab_zyx: NDArray[Any], groups: Groups, most: int | None = None) -
     kept = group != 0
     if not kept.all():
         start, length, group = start[kept], length[kept], group[kept]
-    return Runs(start, length, group, (slab_zyx.shape[0], slab_zyx.shape[1], width))
+    return RunLengths(start, length, group, (slab_zyx.shape[0], slab_zyx.shape[1], width))
 
 
 def touching(
-    runs: Runs, connectivity: Connectivity, *, flat: bool = False
+    runs: RunLengths, connectivity: Connectivity, *, flat: bool = False
 ) -> Iterator[tuple[Ints, Ints]]:
     """Pairs of runs that touch, the earlier one first, whatever their groups; a direction at a time.
 
@@ -146,13 +146,13 @@ def connected(count: int, one: Ints, two: Ints) -> tuple[Ints, int]:
     return rank[parts], int(found)
 
 
-def drawn(runs: Runs, values: NDArray[Any]) -> NDArray[Any]:
+def drawn(runs: RunLengths, values: NDArray[Any]) -> NDArray[Any]:
     """A slab [Z, Y, X] that holds a value for each run, and 0 elsewhere."""
     flat = _spread(runs.start, runs.length, values, 0, math.prod(runs.shape_zyx))
     return flat.reshape(runs.shape_zyx)
 
 
-def paint(flat: NDArray[Any], runs: Runs, chosen: NDArray[np.bool_], values: Any) -> None:
+def paint(flat: NDArray[Any], runs: RunLengths, chosen: NDArray[np.bool_], values: Any) -> None:
     """Write a value (or one a chosen run) over the chosen runs of a raveled slab."""
     start, length = runs.start[chosen], runs.length[chosen]
     ends = np.cumsum(length)

@@ -27,7 +27,7 @@ from ctseg.zoo.store import (
     CARD,
     NAME,
     README,
-    Entry,
+    ZooEntry,
     delete_folder,
     locked,
     user_zoo,
@@ -62,7 +62,7 @@ def publish(
     overwrite: bool = False,
     measure: bool = True,
     on_case: OnCase | None = None,
-) -> Entry:
+) -> ZooEntry:
     """Publish the best weights of a run, or of several folds as an ensemble.
 
     Args:
@@ -126,7 +126,7 @@ def publish(
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
         _put_in_place(temporary, target / card.name, overwrite)
-    return Entry(card.name, target / card.name)
+    return ZooEntry(card.name, target / card.name)
 
 
 def _best(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from ctseg.errors import BadInput
 from ctseg.files import disk_errors
 from ctseg.zoo.resolve import find_entry
 from ctseg.zoo.store import (
-    Entry,
+    ZooEntry,
     delete_folder,
     entries_in,
     locked,
@@ -17,7 +17,7 @@ from ctseg.zoo.store import (
 )
 
 
-def removable(name: str, zoo: Path | str | None = None) -> Entry:
+def removable(name: str, zoo: Path | str | None = None) -> ZooEntry:
     """The entry of that full name in the user's zoo (or the given one).
 
     Raises:

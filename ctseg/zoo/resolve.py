@@ -11,7 +11,7 @@ from pathlib import Path
 from ctseg.card import Card, CoarseStage
 from ctseg.engine.model.weights_header import MEND, read_card
 from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, NameClash, UnknownName
-from ctseg.zoo.store import CARD, Entry, entries_in, search_path
+from ctseg.zoo.store import CARD, ZooEntry, entries_in, search_path
 
 BEST = "best.safetensors"
 RUN_FILE = "config.toml"
@@ -58,7 +58,7 @@ def resolve_model(text: str | Path, zoo: Path | str | None = None) -> Resolved:
     return resolve_entry(find_entry(str(text), zoo))
 
 
-def resolve_entry(entry: Entry) -> Resolved:
+def resolve_entry(entry: ZooEntry) -> Resolved:
     """The model of a zoo entry; the card in each header must be the one beside the weights.
 
     Raises:
@@ -110,7 +110,7 @@ def check_stages(
         check_stages(found.name, found.card.stages, zoo, behind=way)
 
 
-def find_entry(name: str, zoo: Path | str | None = None) -> Entry:
+def find_entry(name: str, zoo: Path | str | None = None) -> ZooEntry:
     """The entry of a name; a bare architecture does where one entry fits.
 
     Raises:
@@ -135,9 +135,9 @@ def find_entry(name: str, zoo: Path | str | None = None) -> Entry:
     return first
 
 
-def all_entries(zoo: Path | str | None = None) -> dict[str, list[Entry]]:
+def all_entries(zoo: Path | str | None = None) -> dict[str, list[ZooEntry]]:
     """Every entry on the search path, by name; several where zoos share a name."""
-    found: dict[str, list[Entry]] = {}
+    found: dict[str, list[ZooEntry]] = {}
     for folder in search_path(zoo):
         for entry in entries_in(folder):
             found.setdefault(entry.name, []).append(entry)
@@ -149,7 +149,7 @@ def list_weights(pattern: str = "*", zoo: Path | str | None = None) -> list[str]
     return fnmatch.filter(all_entries(zoo), pattern)
 
 
-def _same(one: Entry, two: Entry) -> bool:
+def _same(one: ZooEntry, two: ZooEntry) -> bool:
     try:
         return one.card() == two.card()
     except CtsegError:
@@ -158,7 +158,7 @@ def _same(one: Entry, two: Entry) -> bool:
 
 def _in_folder(path: Path) -> Resolved | None:
     if (path / CARD).is_file():
-        return resolve_entry(Entry(path.resolve().name, path))
+        return resolve_entry(ZooEntry(path.resolve().name, path))
     if (path / BEST).is_file():
         return Resolved(read_card(path / BEST), (path / BEST,), str(path))
     if (path / RUN_FILE).is_file():

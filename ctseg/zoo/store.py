@@ -34,7 +34,7 @@ LOCK_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZooEntry:
     """One published model.
 
     Attributes:
@@ -94,12 +94,12 @@ def shipped_zoos() -> list[Path]:
     return plugins.registry().zoos()
 
 
-def entries_in(zoo: Path) -> list[Entry]:
+def entries_in(zoo: Path) -> list[ZooEntry]:
     """The entries of one zoo, by name; none where the folder does not exist."""
     if not zoo.is_dir():
         return []
     found = [f for f in zoo.iterdir() if NAME.fullmatch(f.name) and f.is_dir()]
-    return [Entry(f.name, f) for f in sorted(found)]
+    return [ZooEntry(f.name, f) for f in sorted(found)]
 
 
 def delete_folder(folder: Path) -> None:

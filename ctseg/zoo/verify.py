@@ -11,7 +11,7 @@ from ctseg.card import Card
 from ctseg.engine.model.weights_header import read_card
 from ctseg.errors import CtsegError
 from ctseg.zoo.resolve import find_entry
-from ctseg.zoo.store import CARD, Entry, entries_in, file_record, read_index, search_path
+from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index, search_path
 
 NOT_LISTED = "the index of the zoo does not name it"
 
@@ -64,7 +64,7 @@ def _stale(zoo: Path, present: set[str]) -> list[Check]:
     return [Check(name, zoo, ("the index names it, and its folder is missing",)) for name in lost]
 
 
-def _check(entry: Entry) -> Check:
+def _check(entry: ZooEntry) -> Check:
     problems: list[str] = []
     notes: list[str] = []
     try:
@@ -79,7 +79,7 @@ def _check(entry: Entry) -> Check:
     return Check(entry.name, entry.zoo, (*problems, *_problems(entry)), tuple(notes))
 
 
-def _problems(entry: Entry) -> list[str]:
+def _problems(entry: ZooEntry) -> list[str]:
     problems: list[str] = []
     try:
         card = entry.card()
@@ -94,7 +94,7 @@ def _problems(entry: Entry) -> list[str]:
     return problems
 
 
-def _against_index(entry: Entry, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _against_index(entry: ZooEntry, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
     files = [f for f in entry.folder.iterdir() if f.is_file()]
     present = {f.name: f for f in files if not f.name.startswith(".")}  # not those of file managers
     problems = [f"{name} is missing" for name in sorted(set(recorded) - set(present))]

@@ -23,7 +23,7 @@ def test_whatever_one_scan_has_costs_itself_alone(
         ctseg.write(scan, tmp_path / "scans" / f"{name}.nii.gz")
     convert = room.convert
 
-    def broken(job: room.Job, **options: Any) -> room.Converted:
+    def broken(job: room.Conversion, **options: Any) -> room.Converted:
         if job.source.name == "a.nii.gz":
             raise ZeroDivisionError("what nobody foresaw")
         return convert(job, **options)

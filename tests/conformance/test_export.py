@@ -12,10 +12,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ctseg.engine.inference.resample_logits import (
-    above_zero_last,
+    argmax_at,
     confidence,
     interpolate,
-    strongest,
+    last_positive_at,
 )
 from ctseg.volume.resample import centres
 
@@ -70,7 +70,7 @@ def test_labels_and_confidence_are_those_of_nnunet():
     fine = np.sort(interpolate(logits, positions()).numpy(), axis=0)
     clear = fine[-1] - fine[-2] > 2e-5
     assert clear.mean() > 0.999
-    found = strongest(logits, positions())
+    found = argmax_at(logits, positions())
     np.testing.assert_array_equal(found.numpy()[clear], theirs[clear])
     sure = confidence(logits, positions())
     np.testing.assert_allclose(sure.numpy(), probabilities.max(0), rtol=0, atol=1e-5)
@@ -82,7 +82,7 @@ def test_regions_are_those_of_nnunet():
     theirs = nnunet_export(logits, names, [1, 2, 3], False)
     fine = interpolate(logits, positions()).numpy()
     clear = (np.abs(fine) > 2e-5).all(0)
-    found = above_zero_last(logits, positions())
+    found = last_positive_at(logits, positions())
     np.testing.assert_array_equal(found.numpy()[clear], theirs[clear])
     assert set(np.unique(theirs)) == {0, 1, 2, 3}
 

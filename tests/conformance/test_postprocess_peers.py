@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ctseg.engine.postprocess import PostprocessRule, find_instances, instances, postprocess
 from ctseg.engine.evaluation.suggest_cleanup import suggest_rules as suggest
+from ctseg.engine.postprocess import PostprocessRule, find_instances, instances, postprocess
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
 

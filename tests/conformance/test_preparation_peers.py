@@ -200,7 +200,7 @@ def test_crops_and_pads_are_monais():
     scan = np.zeros((1, *grid.shape_zyx), np.float32)
     scan[0, 3:6, 4:9, 6:13] = 5
     step = Crop(margin_zyx=(2, 2, 2))
-    record = step.look(scan, grid)
+    record = step.fit(scan, grid)
     cropped = step.image(scan, grid, record)
     np.testing.assert_array_equal(cropped, monai.CropForeground(margin=2)(scan).numpy())
     padded = monai.SpatialPad((12, 13, 15), value=-3)(scan).numpy()
@@ -303,8 +303,8 @@ def test_transposing_is_numpys(undo, order):
 def test_the_foreground_filter_is_pytorch_3dunets():
     """The same patches pass: those with more than the threshold of labelled voxels."""
     utils, h5py = peer("pytorch3dunet.datasets.utils"), peer("h5py")
-    from ctseg.data.patch_centres import places
-    from ctseg.data.pipeline import Trail
+    from ctseg.data.patch_centres import patch_centres
+    from ctseg.data.pipeline import AppliedPipeline
     from ctseg.data.prepared_case import Prepared
     from ctseg.task import classes_task
 
@@ -320,7 +320,11 @@ def test_the_foreground_filter_is_pytorch_3dunets():
     grid = Geometry(label.shape)
     target = label[None]
     case = Prepared(
-        "a", target.astype(np.float32), target, places(task, target), Trail((), grid, grid)
+        "a",
+        target.astype(np.float32),
+        target,
+        patch_centres(task, target),
+        AppliedPipeline((), grid, grid),
     )
     rule, rng = Rule(foreground=0.3, min_foreground=0.6), np.random.default_rng(0)
     drawn = {draw([case], (8, 64, 64), rule, rng).start_zyx for _ in range(200)}

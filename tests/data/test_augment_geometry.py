@@ -12,19 +12,21 @@ from ctseg.data.augment.elastic import FOLD, basis, field, limits
 from ctseg.data.augment.erasing import cut_out
 from ctseg.data.augment.intensity import add_noise, gamma, scale_contrast
 from ctseg.data.augment.low_resolution import low_resolution
-from ctseg.data.augment.parameters import STAYS, Draw, quarter
-from ctseg.data.augment.patch_transform import take, way
+from ctseg.data.augment.parameters import STAYS, AugmentParameters, quarter
+from ctseg.data.augment.patch_transform import patch_transform, take
 from ctseg.data.augment.smoothing import blur
 from ctseg.data.augment.spatial import _linear, _linear_by_planes, move
 
 WHOLE = (26, 30, 34)
 PATCH = (12, 14, 17)
 AT = (7, 8, 8)
-NOTHING = Draw(None, STAYS, (), 0.0, 6, 0.0, 0.0, 1.0, 1.0, (1.0, 1.0, 1.0), 1.0, 1.0, 0.0, (), 3)
+NOTHING = AugmentParameters(
+    None, STAYS, (), 0.0, 6, 0.0, 0.0, 1.0, 1.0, (1.0, 1.0, 1.0), 1.0, 1.0, 0.0, (), 3
+)
 
 
-def drawn(**changes) -> Draw:
-    return Draw(**{**vars(NOTHING), **changes})
+def drawn(**changes) -> AugmentParameters:
+    return AugmentParameters(**{**vars(NOTHING), **changes})
 
 
 def smooth(seed=0, shape=WHOLE):
@@ -36,7 +38,7 @@ def moved(d, image=None, target=None, spacing=(1.0, 1.0, 1.0)):
     """The patch at `AT` of a scan, and its target."""
     image = smooth() if image is None else image
     target = torch.zeros_like(image).short() if target is None else target
-    path = way(d, PATCH, spacing)
+    path = patch_transform(d, PATCH, spacing)
     start = [a + s for a, s in zip(AT, path.start, strict=True)]
     out = torch.empty(len(image), *PATCH), torch.empty(len(target), *PATCH, dtype=target.dtype)
     move(
@@ -78,7 +80,7 @@ def test_one_plain_rotation_turns_as_scipy_does():
     """In the plane, about the patch's centre, by an angle in degrees with SciPy's own sign."""
     image = smooth(shape=(12, 31, 31))
     patch, at = (12, 15, 15), (0, 8, 8)
-    path = way(drawn(affine=rotation((np.radians(20), 0, 0))), patch)
+    path = patch_transform(drawn(affine=rotation((np.radians(20), 0, 0))), patch)
     out = torch.empty(1, *patch)
     start = [a + s for a, s in zip(at, path.start, strict=True)]
     move(path, patch, linear=[(take(image, start, path.size, None), out)])
@@ -107,7 +109,7 @@ def test_quarter_turns_are_exact(axis, times):
     target = torch.randint(-1, 5, (1, *WHOLE)).short()
     d = drawn(turn=quarter(axis, times))
     got, marks = moved(d, image, target)
-    path = way(d, PATCH)
+    path = patch_transform(d, PATCH)
     box = tuple(slice(a + s, a + s + n) for a, s, n in zip(AT, path.start, path.size, strict=True))
     for out, source in ((got, image), (marks, target)):
         for channel, from_channel in zip(out.numpy(), source.numpy(), strict=True):
@@ -138,7 +140,7 @@ def test_rotations_turn_millimetres():
     shape = (15, 45, 45)
     z, y, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij")
     ball = torch.from_numpy(((z * 3) ** 2 + y**2 + x**2 < 15**2).astype(np.float32))[None]
-    path = way(drawn(affine=rotation([0.3, 0.7, -0.5])), shape, spacing)
+    path = patch_transform(drawn(affine=rotation([0.3, 0.7, -0.5])), shape, spacing)
     out = torch.empty_like(ball)
     move(path, shape, linear=[(take(ball, path.start, path.size, 0.0), out)])
     dice = 2 * ((out > 0.5) & (ball > 0.5)).sum() / ((out > 0.5).sum() + (ball > 0.5).sum())
@@ -151,7 +153,7 @@ def test_a_box_is_never_too_small():
         affine = rotation(rng.uniform(-3.2, 3.2, 3)) / rng.uniform(0.5, 1.5)
         d = drawn(affine=affine, elastic_mm=3.0, seed=seed, mirror=(int(rng.integers(3)),))
         spacing = tuple(rng.uniform(0.5, 3, 3))
-        path = way(d, PATCH, spacing)
+        path = patch_transform(d, PATCH, spacing)
         marks = torch.empty(1, *PATCH)
         move(path, PATCH, linear=[(torch.ones(1, *path.size), marks)])
         torch.testing.assert_close(marks, torch.ones_like(marks))

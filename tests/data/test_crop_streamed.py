@@ -38,9 +38,9 @@ def test_the_body_is_the_same_slab_by_slab(shape, seed, share, opening, planes, 
     grid = Geometry(shape, (1.0, 2.0, 1.5))
     step = CropToBody(margin_mm=margin, opening_zyx=opening)
     expected = whole_box(step, scan, grid)
-    assert step.look(scan, grid)["box_zyx"] == expected
+    assert step.fit(scan, grid)["box_zyx"] == expected
     parts = [(z, scan[:, z : z + planes]) for z in range(0, shape[0], planes)]
-    assert step.look_parts(lambda: iter(parts), grid)["box_zyx"] == expected
+    assert step.fit_parts(lambda: iter(parts), grid)["box_zyx"] == expected
 
 
 def test_a_large_scan_in_memory_is_looked_at_in_slabs(monkeypatch):
@@ -51,8 +51,8 @@ def test_a_large_scan_in_memory_is_looked_at_in_slabs(monkeypatch):
     scan[0, 10, 3:15, 5] = 0
     scan[0, :, 18, 18] = 50  # a table, longer than both
     grid = Geometry((20, 20, 20))
-    assert CropToBody().look(scan, grid)["box_zyx"] == [[2, 19], [3, 15], [4, 9]]
-    assert Crop(-500).look(scan, grid)["box_zyx"] == [[0, 20], [3, 19], [4, 19]]
+    assert CropToBody().fit(scan, grid)["box_zyx"] == [[2, 19], [3, 15], [4, 9]]
+    assert Crop(-500).fit(scan, grid)["box_zyx"] == [[0, 20], [3, 19], [4, 19]]
 
 
 @pytest.mark.real_data
@@ -67,5 +67,5 @@ def test_the_body_of_a_real_scan(real_data):
         step = CropToBody(margin_mm=5, opening_zyx=opening)
         expected = whole_box(step, scan.czyx, scan.geometry)
         parts = [(z, scan.czyx[:, z : z + 7]) for z in range(0, scan.czyx.shape[1], 7)]
-        found = step.look_parts(lambda some=parts: iter(some), scan.geometry)
-        assert found["box_zyx"] == expected == step.look(scan.czyx, scan.geometry)["box_zyx"]
+        found = step.fit_parts(lambda some=parts: iter(some), scan.geometry)
+        assert found["box_zyx"] == expected == step.fit(scan.czyx, scan.geometry)["box_zyx"]

@@ -76,7 +76,7 @@ def test_lazy_equals_copied(case, tmp_path):
     np.testing.assert_allclose(np.asarray(read.image), copied.image, atol=1e-6)
     np.testing.assert_array_equal(np.asarray(read.target), copied.target)
     np.testing.assert_array_equal(read.places, copied.places)
-    assert read.trail.target == copied.trail.target
+    assert read.applied.target == copied.applied.target
     options = {"size": 8, "rule": Rule(labels=((0, 0.2), (2, 0.8))), "seed": 3, "step": 5}
     for one, two in zip(
         batch([read], (6, 30, 8), **options, margin_zyx=(1, 1, 1)),
@@ -182,12 +182,12 @@ def test_only_boxes_can_be_taken(case, tmp_path):
 
 def test_statistics_of_large_scans_rest_on_even_samples(case, tmp_path, monkeypatch):
     steps = [RescaleCase((1, 99), 0, 1)]
-    exact = store(tmp_path, "store", steps).case(case).trail.passages[0].record
-    whole = store(tmp_path, "lazy", steps).case(case).trail.passages[0].record
+    exact = store(tmp_path, "store", steps).case(case).applied.steps[0].record
+    whole = store(tmp_path, "lazy", steps).case(case).applied.steps[0].record
     assert whole == exact
     monkeypatch.setattr("ctseg.data.lazy_survey.SAMPLES", 4000)
     monkeypatch.setattr("ctseg.data.lazy_survey.READ_BYTES", 10_000)  # several slabs
-    near = store(tmp_path / "again", "lazy", steps).case(case).trail.passages[0].record
+    near = store(tmp_path / "again", "lazy", steps).case(case).applied.steps[0].record
     assert near != exact
     np.testing.assert_allclose(near["low"], exact["low"], atol=0.25)
     np.testing.assert_allclose(near["high"], exact["high"], atol=0.25)

@@ -12,13 +12,13 @@ import torch
 
 from ctseg.config import AugmentConfig, PreprocessConfig
 from ctseg.data import loading, sampling
-from ctseg.data.augment.parameters import draw
+from ctseg.data.augment.parameters import draw_parameters
 from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.units import hounsfield
 from ctseg.data.lazy import LazyArray
 from ctseg.data.loading import Loader, Recipe
-from ctseg.data.patch_centres import places
-from ctseg.data.pipeline import Pipeline, Trail
+from ctseg.data.patch_centres import patch_centres
+from ctseg.data.pipeline import AppliedPipeline, Pipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.rng import AUGMENT, generator
@@ -48,13 +48,13 @@ def case(
     target[0, -5, -3:, 20:25] = 2
     geometry = Geometry(shape, direction=direction)
     image = rng.normal(size=(1, *shape)).astype(np.float32)
-    fields = {"target": target, "places": places(TASK, target), **changes}
+    fields = {"target": target, "places": patch_centres(TASK, target), **changes}
     return Prepared(
         name,
         image,
         fields.pop("target"),
         fields.pop("places"),
-        Trail((), geometry, geometry),
+        AppliedPipeline((), geometry, geometry),
         **fields,
     )
 
@@ -142,7 +142,7 @@ def test_left_and_right_swap_along_the_scans_own_axis(axis):
     seen = set()
     for step, (one, two) in enumerate(zip(plain, swapped, strict=True)):
         for index in range(3):
-            flipped = axis in draw(flips, generator(7, step, index, AUGMENT)).mirror
+            flipped = axis in draw_parameters(flips, generator(7, step, index, AUGMENT)).mirror
             seen.add(flipped)
             before = one.target[index]
             table = {0: 0, 1: 2, 2: 1} if flipped else {0: 0, 1: 1, 2: 2}
@@ -309,7 +309,7 @@ def test_a_label_deleted_during_training_is_named(mini_set, mini_options, tmp_pa
 
 
 def test_sides_are_exchanged_by_what_mirroring_and_turns_do_together():
-    base = draw(NONE, np.random.default_rng(0))
+    base = draw_parameters(NONE, np.random.default_rng(0))
     half, quarter = ((0, 1, 2), (1, 2)), ((0, 2, 1), (1,))
 
     def after(mirror, turn=base.turn, lateral=2):

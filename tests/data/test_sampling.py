@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from ctseg.config import parse_config
-from ctseg.data.patch_centres import BACKGROUND, PLACES, VALID, Collector, places
-from ctseg.data.pipeline import Trail
+from ctseg.data.patch_centres import BACKGROUND, PLACES, VALID, CentreCollector, patch_centres
+from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.rng import SAMPLE, generator, seed_for
 from ctseg.data.sampling import Rule, batch, check_rule, cut, draw, patch, reflect, rule_of
@@ -28,7 +28,13 @@ def made(target: np.ndarray, task: Task = TASK, seed: int = 0) -> Prepared:
     shape = target.shape[1:]
     image = np.random.default_rng(seed).normal(size=(1, *shape)).astype(np.float32)
     geometry = Geometry(shape)
-    return Prepared(f"c{seed}", image, target, places(task, target), Trail((), geometry, geometry))
+    return Prepared(
+        f"c{seed}",
+        image,
+        target,
+        patch_centres(task, target),
+        AppliedPipeline((), geometry, geometry),
+    )
 
 
 def labelled(shape=(20, 24, 28)) -> np.ndarray:
@@ -187,7 +193,7 @@ def test_places_are_even_and_the_same_in_slabs_of_any_size():
     target = np.zeros((1, 40, 32, 32), np.int16)
     target[0, :, 8:24] = 1
     for thickness in (40, 7, 1):
-        collector = Collector(TASK, limit=4000)
+        collector = CentreCollector(TASK, limit=4000)
         for start in range(0, 40, thickness):
             collector.add(target[:, start : start + thickness], start)
         found = collector.result()
@@ -201,7 +207,7 @@ def test_places_are_even_and_the_same_in_slabs_of_any_size():
 
 
 def test_a_small_label_is_kept_whole():
-    found = places(TASK, labelled())
+    found = patch_centres(TASK, labelled())
     assert (found[found[:, 0] == 2][:, 1:] == [[15, 23, 25]]).all()
     assert (np.bincount(found[:, 0])[1:] == [10 * 12 * 12, 1]).all()
     assert (found[:, 0] == BACKGROUND).sum() == PLACES
@@ -210,7 +216,7 @@ def test_a_small_label_is_kept_whole():
 
 def test_populations_beyond_the_hypergeometric_limit_are_drawn_too(monkeypatch):
     monkeypatch.setattr("ctseg.data.patch_centres._EXACT", 100)
-    collector = Collector(TASK, limit=50)
+    collector = CentreCollector(TASK, limit=50)
     for start in range(0, 40, 4):
         collector.add(np.zeros((1, 4, 8, 8), np.int16), start)
     found = collector.result()

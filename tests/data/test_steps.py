@@ -107,7 +107,7 @@ def test_crop_keeps_the_box_and_its_place(undo):
     array[0, 3:7, 4:6, 5:13] = 1
     geometry = oblique(1, (10, 12, 14))
     step = Crop(margin_mm=0.0)
-    record = step.look(array, geometry)
+    record = step.fit(array, geometry)
     assert record == {"box_zyx": [[3, 7], [4, 6], [5, 13]]}
     grid = step.grid(geometry, record)
     np.testing.assert_allclose(grid.position((0, 0, 0)), geometry.position((5, 4, 3)))
@@ -119,7 +119,7 @@ def test_crop_keeps_the_box_and_its_place(undo):
 def test_crop_of_an_empty_scan_keeps_all():
     array = np.zeros((1, 3, 4, 5), np.float32)
     step = Crop()
-    assert step.look(array, Geometry((3, 4, 5)))["box_zyx"] == [[0, 3], [0, 4], [0, 5]]
+    assert step.fit(array, Geometry((3, 4, 5)))["box_zyx"] == [[0, 3], [0, 4], [0, 5]]
 
 
 def test_values():
@@ -146,7 +146,7 @@ def test_normalise_case_has_mean_zero_and_deviation_one():
     rng = np.random.default_rng(0)
     array = rng.normal([[[[40]]], [[[900]]]], [[[[7]]], [[[300]]]], (2, 6, 7, 8)).astype(np.float32)
     step = NormaliseCase()
-    record = step.look(array, Geometry((6, 7, 8)))
+    record = step.fit(array, Geometry((6, 7, 8)))
     out = step.image(array, Geometry((6, 7, 8)), record)
     np.testing.assert_allclose(out.mean((1, 2, 3)), 0, atol=1e-4)
     np.testing.assert_allclose(out.std((1, 2, 3)), 1, atol=1e-4)
@@ -156,7 +156,7 @@ def test_normalise_case_over_non_zero_voxels_leaves_zero_alone():
     array = np.zeros((1, 4, 4, 4), np.float32)
     array[0, 1:3, 1:3, 1:3] = np.arange(1, 9).reshape(2, 2, 2)
     step = NormaliseCase(nonzero=True)
-    out = step.image(array, Geometry((4, 4, 4)), step.look(array, Geometry((4, 4, 4))))
+    out = step.image(array, Geometry((4, 4, 4)), step.fit(array, Geometry((4, 4, 4))))
     assert (out[array == 0] == 0).all()
     np.testing.assert_allclose(out[array != 0].mean(), 0, atol=1e-6)
 
@@ -164,7 +164,7 @@ def test_normalise_case_over_non_zero_voxels_leaves_zero_alone():
 def test_a_constant_scan_is_normalised_without_dividing_by_zero():
     array = np.full((1, 3, 3, 3), 7, np.float32)
     step = NormaliseCase()
-    out = step.image(array, Geometry((3, 3, 3)), step.look(array, Geometry((3, 3, 3))))
+    out = step.image(array, Geometry((3, 3, 3)), step.fit(array, Geometry((3, 3, 3))))
     assert np.isfinite(out).all()
 
 
@@ -180,12 +180,14 @@ def test_labels_come_back_from_orientation_and_crop_exactly_and_from_resampling_
     label = np.where(ball, np.where(z < 6, 1, 2), 0).astype(np.uint8)[None]
     scan = label.astype(np.float32)
     exact = Pipeline([Orient(), Crop(margin_mm=1)])
-    _, trail = exact.image(scan, geometry)
-    np.testing.assert_array_equal(take_back(trail, follow_label(trail, label), np.zeros(1)), label)
+    _, applied = exact.image(scan, geometry)
+    np.testing.assert_array_equal(
+        take_back(applied, follow_label(applied, label), np.zeros(1)), label
+    )
     sizes = tuple(spacing * s for s in Orient().grid(geometry, {}).spacing_xyz)
     finer = Pipeline([Orient(), Resample(sizes, order=1, coarse_order=1)])
-    _, trail = finer.image(scan, geometry)
-    returned = take_back(trail, follow_label(trail, label), np.zeros(1))
+    _, applied = finer.image(scan, geometry)
+    returned = take_back(applied, follow_label(applied, label), np.zeros(1))
     for value in (1, 2):
         one, two = returned == value, label == value
         dice = 2 * (one & two).sum() / (one.sum() + two.sum())
@@ -196,8 +198,8 @@ def test_a_trail_survives_json():
     geometry = oblique(2, (9, 8, 7))
     scan = np.random.default_rng(0).normal(size=(1, 9, 8, 7)).astype(np.float32)
     pipeline = Pipeline([Orient(), Crop(above=0.5), Resample((1.0, 1.0, 1.0)), NormaliseCase()])
-    _, trail = pipeline.image(scan, geometry)
-    assert pipeline.trail(trail.to_dict()) == trail
+    _, applied = pipeline.image(scan, geometry)
+    assert pipeline.restore(applied.to_dict()) == applied
 
 
 def test_steps_are_read_from_plain_data_and_refused_where_wrong():

@@ -91,16 +91,16 @@ def test_labels_come_back_exactly_from_steps_that_only_move_voxels(take_back, gr
     """All that a crop kept comes back as it was, and where nothing was kept there is background."""
     label = blocks(grid, seed)
     scan = label.astype(np.float32) * 3
-    _, trail = Pipeline(steps).image(scan, grid)
-    moved = follow_label(trail, label)
-    assert moved.shape[1:] == trail.target.shape_zyx
-    kept = take_back(trail, follow_label(trail, np.ones_like(label)), np.zeros(1)) == 1
+    _, applied = Pipeline(steps).image(scan, grid)
+    moved = follow_label(applied, label)
+    assert moved.shape[1:] == applied.target.shape_zyx
+    kept = take_back(applied, follow_label(applied, np.ones_like(label)), np.zeros(1)) == 1
     if not any(isinstance(step, Crop | CropToBody) for step in steps):
         assert kept.all()
     expected = np.where(kept, label, 0)
-    np.testing.assert_array_equal(take_back(trail, moved, np.zeros(1)), expected)
+    np.testing.assert_array_equal(take_back(applied, moved, np.zeros(1)), expected)
     logits = np.stack([moved[0] == v for v in (0, 1, 2, 7)]).astype(np.float32)
-    shares = take_back(trail, logits, np.array([1.0, 0, 0, 0], np.float32))
+    shares = take_back(applied, logits, np.array([1.0, 0, 0, 0], np.float32))
     np.testing.assert_array_equal(shares.argmax(0), np.searchsorted([0, 1, 2, 7], expected[0]))
 
 
@@ -113,13 +113,13 @@ def test_the_grid_says_where_each_voxel_went(grid, steps):
     steps = [
         step for step in steps if isinstance(step, Orient | Transpose | CropOrPad | PadToMultiple)
     ]
-    _, trail = Pipeline(steps).image(np.zeros((1, *grid.shape_zyx), np.float32), grid)
-    inside = follow_label(trail, np.ones((1, *grid.shape_zyx), np.uint8))[0] > 0
-    moved = follow_values(trail, places)
-    z, y, x = np.meshgrid(*map(np.arange, trail.target.shape_zyx), indexing="ij")
-    stated = np.moveaxis(trail.target.position(np.stack([x, y, z], -1)), -1, 0)
+    _, applied = Pipeline(steps).image(np.zeros((1, *grid.shape_zyx), np.float32), grid)
+    inside = follow_label(applied, np.ones((1, *grid.shape_zyx), np.uint8))[0] > 0
+    moved = follow_values(applied, places)
+    z, y, x = np.meshgrid(*map(np.arange, applied.target.shape_zyx), indexing="ij")
+    stated = np.moveaxis(applied.target.position(np.stack([x, y, z], -1)), -1, 0)
     np.testing.assert_allclose(moved[:, inside], stated[:, inside], atol=1e-3)
-    np.testing.assert_allclose(np.linalg.det(trail.target.matrix) ** 2, 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.det(applied.target.matrix) ** 2, 1, atol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,7 +128,7 @@ def test_steps_that_change_nothing_are_exact(undo, grid, step):
     """Where a step says that it leaves the grid alone, labels stay as they are, and so does where they lie."""
     label = blocks(grid, 1)
     if keeps_grid(step, grid):
-        record = step.look(label.astype(np.float32), grid)
+        record = step.fit(label.astype(np.float32), grid)
         np.testing.assert_array_equal(step.label(label, grid, record), label)
         np.testing.assert_array_equal(undo(step, label, grid, record, np.zeros(1)), label)
         assert step.grid(grid, record).agrees(grid)
@@ -262,11 +262,11 @@ def test_crop_to_body_leaves_the_table(undo):
     scan[0, (y - 18) ** 2 + (x - 16) ** 2 < 9] = -800  # a lung
     scan[0, :, 34:36, 4:36] = 100  # the table
     grid = Geometry((12, 40, 40), (1.0, 1.0, 3.0))
-    assert Crop(-500).look(scan, grid)["box_zyx"] == [[0, 12], [9, 36], [4, 36]]
+    assert Crop(-500).fit(scan, grid)["box_zyx"] == [[0, 12], [9, 36], [4, 36]]
     step = CropToBody()
-    assert step.look(scan, grid)["box_zyx"] == [[0, 12], [9, 28], [11, 30]]
+    assert step.fit(scan, grid)["box_zyx"] == [[0, 12], [9, 28], [11, 30]]
     blank = CropToBody(margin_mm=8, outside=-1024)
-    record = blank.look(scan, grid)
+    record = blank.fit(scan, grid)
     assert record["box_zyx"] == [[0, 12], [1, 36], [3, 38]]
     out = blank.image(scan, grid, record)
     assert set(np.unique(out)) == {-1024, -800, 30}  # the lung stays, the table goes
@@ -274,7 +274,7 @@ def test_crop_to_body_leaves_the_table(undo):
     moved = blank.label(label, grid, record)
     np.testing.assert_array_equal(undo(blank, moved, grid, record, np.zeros(1)), label)
     nothing = np.full((1, 3, 4, 5), -1000, np.float32)
-    assert step.look(nothing, Geometry((3, 4, 5)))["box_zyx"] == [[0, 3], [0, 4], [0, 5]]
+    assert step.fit(nothing, Geometry((3, 4, 5)))["box_zyx"] == [[0, 3], [0, 4], [0, 5]]
 
 
 def test_opening_parts_the_body_from_a_table_that_it_touches():
@@ -282,8 +282,8 @@ def test_opening_parts_the_body_from_a_table_that_it_touches():
     scan[0, :, 5:20, 8:22] = 0
     scan[0, :, 20:21, 2:28] = 0  # a thin table right under it
     grid = Geometry((8, 30, 30))
-    assert CropToBody().look(scan, grid)["box_zyx"][2] == [2, 28]
-    assert CropToBody(opening_zyx=(1, 3, 3)).look(scan, grid)["box_zyx"] == [
+    assert CropToBody().fit(scan, grid)["box_zyx"][2] == [2, 28]
+    assert CropToBody(opening_zyx=(1, 3, 3)).fit(scan, grid)["box_zyx"] == [
         [0, 8],
         [5, 21],
         [8, 22],
@@ -332,31 +332,31 @@ def test_rescale_case():
     scan = np.arange(101, dtype=np.float32).reshape(1, 1, 1, 101)
     grid = Geometry((1, 1, 101))
     step = RescaleCase((10, 90), -1, 1)
-    out = step.image(scan, grid, step.look(scan, grid)).ravel()
+    out = step.image(scan, grid, step.fit(scan, grid)).ravel()
     assert (out[:11] == -1).all()
     assert (out[90:] == 1).all()
     np.testing.assert_allclose(out[50], 0, atol=1e-6)
     free = RescaleCase((10, 90), 0, 1, clip=False)
-    np.testing.assert_allclose(free.image(scan, grid, free.look(scan, grid)).ravel()[100], 1.125)
+    np.testing.assert_allclose(free.image(scan, grid, free.fit(scan, grid)).ravel()[100], 1.125)
     inner = RescaleCase((0, 100), 0, 1, nonzero=True)
-    assert inner.look(scan, grid) == {"low": [1.0], "high": [100.0]}
-    assert inner.image(scan, grid, inner.look(scan, grid)).ravel()[0] == 0
+    assert inner.fit(scan, grid) == {"low": [1.0], "high": [100.0]}
+    assert inner.image(scan, grid, inner.fit(scan, grid)).ravel()[0] == 0
     flat = np.full((1, 2, 2, 2), 5, np.float32)
-    assert (step.image(flat, Geometry((2, 2, 2)), step.look(flat, Geometry((2, 2, 2)))) == -1).all()
+    assert (step.image(flat, Geometry((2, 2, 2)), step.fit(flat, Geometry((2, 2, 2)))) == -1).all()
 
 
 def test_joint_statistics_serve_all_channels():
     scan = np.random.default_rng(0).normal([[[[3]]], [[[9]]]], 2, (2, 4, 5, 6)).astype(np.float32)
     grid = Geometry((4, 5, 6))
     step = NormaliseCase(joint=True)
-    out = step.image(scan, grid, step.look(scan, grid))
+    out = step.image(scan, grid, step.fit(scan, grid))
     np.testing.assert_allclose(out, (scan - scan.mean()) / scan.std(), atol=1e-5)
-    both = RescaleCase(joint=True).look(scan, grid)
+    both = RescaleCase(joint=True).fit(scan, grid)
     np.testing.assert_allclose([both["low"][0], both["high"][0]], [scan.min(), scan.max()])
     masked = NormaliseCase(nonzero=True, joint=True)
     scan[0, :2] = 0
     inside = scan[scan != 0]
-    np.testing.assert_allclose(masked.look(scan, grid)["mean"], inside.mean(), rtol=1e-5)
+    np.testing.assert_allclose(masked.fit(scan, grid)["mean"], inside.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", sorted(STEPS))
@@ -398,14 +398,14 @@ def test_the_table_goes_and_labels_come_back_on_real_scans(take_back, real_data)
     label = load_label(case, task, scan)
     body = CropToBody(margin_mm=5, opening_zyx=(1, 5, 5))
     steps = [Orient(), body, Downscale((1, 2, 2)), Clip((-160.0,), (240.0,)), Rescale(-160, 240)]
-    image, trail = Pipeline(steps).image(scan.czyx, scan.geometry)
+    image, applied = Pipeline(steps).image(scan.czyx, scan.geometry)
     assert -1 <= image.min() < image.max() <= 1
-    above = Crop(-500).look(scan.czyx, scan.geometry)["box_zyx"]
-    kept = trail.passages[1].record["box_zyx"]
+    above = Crop(-500).fit(scan.czyx, scan.geometry)["box_zyx"]
+    kept = applied.steps[1].record["box_zyx"]
     assert above[1] == [0, 143]
     assert kept[1][1] < 120  # the table's slices are gone
-    moved = follow_label(trail, label.czyx)
-    returned = take_back(trail, moved, np.zeros(1))
+    moved = follow_label(applied, label.czyx)
+    returned = take_back(applied, moved, np.zeros(1))
     one, two = returned == 1, label.czyx == 1
     assert 2 * (one & two).sum() / (one.sum() + two.sum()) > 0.95
 
@@ -431,7 +431,7 @@ def test_a_value_that_bytes_cannot_hold_is_kept(dtype):
         assert (out.min(), out.max()) == (-1, 1)
     scan[0, 0] = 0
     body = CropToBody(above=0, margin_mm=1, outside=-1000.0)
-    out = body.image(scan, grid, body.look(scan, grid))
+    out = body.image(scan, grid, body.fit(scan, grid))
     assert (out.min(), out.max()) == (-1000, 1)
     same = CropOrPad((4, 4, 4), value=(-1.0,)).image(scan, grid, {})
     assert same.dtype == dtype

@@ -224,7 +224,7 @@ def test_a_prepared_case_travels_by_name(cases, tmp_path):
     assert len(sent) < 10_000 < made.image.nbytes
     there = pickle.loads(sent)
     np.testing.assert_array_equal(there.image, made.image)
-    assert there.trail == made.trail
+    assert there.applied == made.applied
 
 
 def test_a_store_that_cannot_be_made_is_refused(cases, tmp_path):

@@ -79,10 +79,10 @@ def scan_of(geometry, channels=2, dtype=np.float32):
 
 def check(steps, geometry, dtype=np.float32):
     scan = scan_of(geometry, dtype=dtype)
-    expected, trail = Pipeline(steps).image(scan, geometry)
+    expected, applied = Pipeline(steps).image(scan, geometry)
     stream = open_stream(Pipeline(steps), InMemory(scan, geometry))
     assert stream.shape_czyx == expected.shape
-    assert stream.trail.target.agrees(trail.target)
+    assert stream.applied.target.agrees(applied.target)
     depth = expected.shape[1]
     cuts = sorted({0, 1, depth // 3, depth - 1, depth})
     for a, b in [(0, depth), *itertools.pairwise(cuts)]:
@@ -115,12 +115,14 @@ def test_whole_numbers_stay_until_a_step_needs_more():
 def test_tracks_say_where_voxels_went(take_back, name):
     """An array of indices on the grid after the step, undone, holds at each source voxel what its track says."""
     scan = scan_of(TURNED)
-    _, trail = Pipeline([STEPS[name]]).image(scan, TURNED)
-    passage = trail.passages[0]
-    tracks = passage.step.carry(straight(TURNED.shape_zyx), passage.before, passage.record)
+    _, applied = Pipeline([STEPS[name]]).image(scan, TURNED)
+    applied_step = applied.steps[0]
+    tracks = applied_step.step.track_axes(
+        straight(TURNED.shape_zyx), applied_step.before, applied_step.record
+    )
     for track, axis in zip(tracks, range(3), strict=True):
-        index = np.indices(trail.target.shape_zyx)[track.axis][None].astype(np.float32)
-        undone = take_back(trail, index, np.full(1, -9.0, np.float32))[0]
+        index = np.indices(applied.target.shape_zyx)[track.axis][None].astype(np.float32)
+        undone = take_back(applied, index, np.full(1, -9.0, np.float32))[0]
         inside = np.ix_(*(t.inside for t in tracks))
         shape = [1, 1, 1]
         shape[axis] = -1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctseg.errors import BadInput, UnknownName
-from ctseg.metrics.case import Settings, score_labels, score_values
+from ctseg.metrics.case import MetricSettings, score_labels, score_values
 from ctseg.metrics.catalogue import ALL, CHEAP, DEFAULT, METRICS, REGRESSION, resolve
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.metrics.surface import surface_distances
@@ -18,7 +18,7 @@ from ctseg.task import classes_task
 
 SPACING = (2.0, 1.0, 0.5)
 TASK = classes_task({"organ": 1, "lesion": 2, "vessel": 3, "bone": 4})
-EVERYTHING = Settings(ALL)
+EVERYTHING = MetricSettings(ALL)
 
 
 def _maps() -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ def test_channels_regions_and_strange_values_are_measured_alike() -> None:
     regions = Task("channels", (Label("whole", (1, 2), 1), Label("core", (2,), 2)))
     truth[3, 3, 3] = made[3, 3, 4] = 2
     made[made == 3] = 0
-    settings = Settings((*DEFAULT, "centreline_dice"))
+    settings = MetricSettings((*DEFAULT, "centreline_dice"))
     expected = score_labels(regions, made, truth, SPACING, settings)
     stacks = [np.stack([np.isin(m, (1, 2)), m == 2]).astype(np.uint8) for m in (made, truth)]
     assert score_labels(regions, *stacks, SPACING, settings) == expected
@@ -120,14 +120,14 @@ def test_a_label_may_lie_where_the_maps_are_0() -> None:
 
 def test_only_some_labels_and_tolerances_of_their_own() -> None:
     made, truth = _maps()
-    settings = Settings(("surface_dice",), ("organ",), {"organ": 0.0})
+    settings = MetricSettings(("surface_dice",), ("organ",), {"organ": 0.0})
     (organ,) = score_labels(TASK, made, truth, SPACING, settings)
     (other,) = score_labels(
-        TASK, made, truth, SPACING, Settings(("surface_dice",), ("organ",), 9.0)
+        TASK, made, truth, SPACING, MetricSettings(("surface_dice",), ("organ",), 9.0)
     )
     assert 0 < organ.values["surface_dice"] < other.values["surface_dice"] == 1  # type: ignore[operator]
     with pytest.raises(UnknownName, match="lever"):
-        score_labels(TASK, made, truth, SPACING, Settings(labels=("lever",)))
+        score_labels(TASK, made, truth, SPACING, MetricSettings(labels=("lever",)))
 
 
 def test_a_regression_by_channel() -> None:
@@ -135,17 +135,17 @@ def test_a_regression_by_channel() -> None:
     target = np.arange(16.0).reshape(2, 2, 2, 2)
     target[0, 0, 0, 0], target[1] = -1, -1
     made = target + 2
-    x, y = score_values(task, made, target, Settings(REGRESSION))
+    x, y = score_values(task, made, target, MetricSettings(REGRESSION))
     assert x.values == {"mse": 4, "mae": 2, "psnr": pytest.approx(10 * math.log10(36 / 4))}
     assert y.state == "absent" and set(y.values.values()) == {None}
     mask = np.ones((2, 2, 2), bool)
-    assert score_values(task, made, target, Settings(REGRESSION, data_range=20), mask)[0].values[
-        "psnr"
-    ] == pytest.approx(20.0)
-    (only,) = score_values(task, made, target, Settings(("mae",), labels=("x",)))
+    assert score_values(task, made, target, MetricSettings(REGRESSION, data_range=20), mask)[
+        0
+    ].values["psnr"] == pytest.approx(20.0)
+    (only,) = score_values(task, made, target, MetricSettings(("mae",), labels=("x",)))
     assert only.values == {"mae": 2}
     with pytest.raises(BadInput, match="channels"):
-        score_values(task, made[:1], target, Settings(REGRESSION))
+        score_values(task, made[:1], target, MetricSettings(REGRESSION))
 
 
 def test_names_and_groups_of_metrics() -> None:
@@ -160,7 +160,7 @@ def test_names_and_groups_of_metrics() -> None:
         resolve("")
     for bad in ({"tolerance_mm": -1.0}, {"iou_thresholds": ()}, {"iou_thresholds": (1.5,)}):
         with pytest.raises(BadInput):
-            Settings(**bad)  # type: ignore[arg-type]
+            MetricSettings(**bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", ">i2", "uint32", "int64", "uint64", ">f4"])

@@ -71,7 +71,7 @@ def test_every_way_of_searching_gives_the_distances_of_a_distance_map(
     rng = np.random.default_rng(5)
     spacing = (2.1, 0.7, 1.3) if limit != "AT_ONCE" else (40.0, 0.2, 0.3)
     one, two = gaussian_filter(rng.normal(size=(2, 15, 22, 18)), (0, 2, 2, 2)) > 0.08
-    grid = nearest.Grid(one.shape, spacing)
+    grid = nearest.SearchGrid(one.shape, spacing)
     marks, places = grid.marked(two)
     points = grid.marked(one)[1]
     rank, distances = nearest.nearest(points, marks, places, grid)

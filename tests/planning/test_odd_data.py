@@ -108,7 +108,7 @@ def test_rare_bright_grains_are_not_clipped_away():
         looked(scan[grains], (40, 50, 50), ((1.0,) * 3,) * 2), volumes_ml={"organ": 0.2}
     )
     step = Pipeline.of(plan(found, channels=("raw",)).preprocess).steps[1]
-    made = step.image(scan, geometry, step.look(scan, geometry))
+    made = step.image(scan, geometry, step.fit(scan, geometry))
     assert made[grains].min() > made[~grains].max()
     usual = dataclasses.replace(found, volumes_ml={"organ": 5.0})
     assert plan(usual, channels=("raw",)).preprocess.steps[1]["percentiles"] == [0.5, 99.5]

@@ -18,7 +18,7 @@ from ctseg.data.readers.scans import find_scans
 from ctseg.errors import BadInput
 from ctseg.specs import Label, frozen
 from ctseg.volume import convert as module
-from ctseg.volume.convert import Job, convert, slab_depth
+from ctseg.volume.convert import Conversion, convert, slab_depth
 from ctseg.volume.io import open_volume, read, write
 from ctseg.volume.labels import labels_in
 from ctseg.volume.spool import by_region
@@ -46,7 +46,9 @@ def test_grid_voxels_type_and_unit_stay(
     )  # fmt: skip
     write(micro, tmp_path / f"a{source}")
     shares: list[float] = []
-    done = convert(Job(tmp_path / f"a{source}", tmp_path / f"b{target}"), advance=shares.append)
+    done = convert(
+        Conversion(tmp_path / f"a{source}", tmp_path / f"b{target}"), advance=shares.append
+    )
     back = read(tmp_path / f"b{target}")
     assert back.geometry.difference(micro.geometry) is None
     assert back.geometry.unit == done.unit == "um"
@@ -65,7 +67,7 @@ def test_grid_voxels_type_and_unit_stay(
 def test_channels_and_floats(tmp_path: Path, oblique: Volume, target: str) -> None:
     array = np.random.default_rng(0).normal(size=(3, *oblique.array.shape)).astype(np.float32)
     write(Volume(array, oblique.geometry), tmp_path / "a.nii")
-    convert(Job(tmp_path / "a.nii", tmp_path / f"b{target}", frozen({"channels": "last"})))
+    convert(Conversion(tmp_path / "a.nii", tmp_path / f"b{target}", frozen({"channels": "last"})))
     options = {"channels": "last"} if target.startswith(".nii") else {}
     np.testing.assert_array_equal(read(tmp_path / f"b{target}", **options).array, array)
 
@@ -73,8 +75,8 @@ def test_channels_and_floats(tmp_path: Path, oblique: Volume, target: str) -> No
 def test_label_names_and_colours_travel(tmp_path: Path, oblique: Volume) -> None:
     mask = Volume((np.abs(oblique.array) % 3).astype(np.uint8), oblique.geometry)
     write(mask, tmp_path / "a.nrrd", labels=LABELS)
-    convert(Job(tmp_path / "a.nrrd", tmp_path / "b.h5"))
-    done = convert(Job(tmp_path / "b.h5", tmp_path / "c.nrrd"))
+    convert(Conversion(tmp_path / "a.nrrd", tmp_path / "b.h5"))
+    done = convert(Conversion(tmp_path / "b.h5", tmp_path / "c.nrrd"))
     assert done.labels == ("liver", "lesion")
     with h5py.File(tmp_path / "b.h5") as file:
         assert json.loads(file["label"].attrs["labels"]) == {"liver": 1, "lesion": 2}
@@ -83,7 +85,7 @@ def test_label_names_and_colours_travel(tmp_path: Path, oblique: Volume) -> None
     image = sitk.ReadImage(str(tmp_path / "c.nrrd"))
     assert image.GetMetaData("Segment1_Name") == "lesion"
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), mask.array)
-    assert convert(Job(tmp_path / "c.nrrd", tmp_path / "d.nii.gz")).lost == ("label names",)
+    assert convert(Conversion(tmp_path / "c.nrrd", tmp_path / "d.nii.gz")).lost == ("label names",)
 
 
 def test_names_as_plugins_and_others_give_them() -> None:
@@ -245,7 +247,7 @@ def test_compressed_scans_are_unpacked_once(
     write(mask, tmp_path / f"a{suffix}", labels=LABELS)
     monkeypatch.setattr(module, "_IN_MEMORY", 0)
     monkeypatch.setattr(module, "SLAB_BYTES", 1)
-    convert(Job(tmp_path / f"a{suffix}", tmp_path / "b.nii"))
+    convert(Conversion(tmp_path / f"a{suffix}", tmp_path / "b.nii"))
     np.testing.assert_array_equal(read(tmp_path / "b.nii").array, mask.array)
     assert {p.name for p in tmp_path.iterdir()} == {f"a{suffix}", "b.nii"}
     with open_volume(tmp_path / f"a{suffix}") as source:
@@ -269,7 +271,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, oblique: Volume) -> None:
 def test_input_is_never_written_to(tmp_path: Path, oblique: Volume) -> None:
     write(oblique, tmp_path / "a.nii.gz")
     with pytest.raises(BadInput, match="what is read"):
-        convert(Job(tmp_path / "a.nii.gz", tmp_path / "x" / ".." / "a.nii.gz"))
+        convert(Conversion(tmp_path / "a.nii.gz", tmp_path / "x" / ".." / "a.nii.gz"))
     assert run(tmp_path / "a.nii.gz", tmp_path / "b.xyz")[0] == 2
     assert run(tmp_path / "nothing.nii", tmp_path / "b.nii")[0] == 2
     assert run(tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", "--to", ".nii")[0] == 2

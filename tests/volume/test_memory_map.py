@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctseg.volume.memory_map import let_go
+from ctseg.volume.memory_map import drop_pages
 
 
 def resident() -> int:
@@ -23,8 +23,8 @@ def test_pages_go_and_changes_stay(tmp_path):
     array = np.memmap(path, np.uint8, "w+", shape=(32, 1024, 1024), offset=100)
     array[:] = 7
     before = resident()
-    let_go(array[:16])
-    let_go(array[16:])
+    drop_pages(array[:16])
+    drop_pages(array[16:])
     assert resident() < before - size // 2
     assert (array == 7).all()
     array.flush()
@@ -36,7 +36,7 @@ def test_what_a_private_map_holds_is_not_lost(tmp_path):
     np.zeros((4, 64, 64), np.uint8).tofile(path)
     array = np.memmap(path, np.uint8, "c", shape=(4, 64, 64))
     array[:] = 5
-    let_go(array)
+    drop_pages(array)
     assert (array == 5).all()
     for other in (np.zeros((2, 2, 2)), array[:, ::2], array[:0], [1, 2]):
-        let_go(other)
+        drop_pages(other)

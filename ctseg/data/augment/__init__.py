@@ -22,14 +22,23 @@ from ctseg.data.augment.intensity import (
     scale_contrast,
 )
 from ctseg.data.augment.low_resolution import low_resolution
-from ctseg.data.augment.parameters import Draw, draw, rotation
-from ctseg.data.augment.patch_transform import Way, take, way
+from ctseg.data.augment.parameters import AugmentParameters, draw_parameters, rotation
+from ctseg.data.augment.patch_transform import PatchTransform, patch_transform, take
 from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.smoothing import blur
 from ctseg.data.augment.spatial import move
 from ctseg.data.rng import AUGMENT, generator
 
-__all__ = ["Draw", "augment", "centre", "change_values", "draw", "margin", "rotation", "transform"]
+__all__ = [
+    "AugmentParameters",
+    "augment",
+    "centre",
+    "change_values",
+    "draw",
+    "margin",
+    "rotation",
+    "transform",
+]
 
 Zyx = tuple[int, int, int]
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -91,8 +100,8 @@ def augment(
     outside = float("nan") if target.is_floating_point() else -1
     for i in range(count):
         rng = generator(seed, step, first_index + i, AUGMENT)
-        drawn = draw(config, rng, spacing_zyx=spacing_zyx)
-        path = way(drawn, patch_zyx, spacing_zyx, in_plane=bool(config.in_plane))
+        drawn = draw_parameters(config, rng, spacing_zyx=spacing_zyx)
+        path = patch_transform(drawn, patch_zyx, spacing_zyx, in_plane=bool(config.in_plane))
         start = [o + s for o, s in zip(offset, path.start, strict=True)]
         box, scans = take(image[i], start, path.size, None), channels - maps
         transform(
@@ -105,8 +114,8 @@ def augment(
 
 
 def transform(
-    drawn: Draw,
-    path: Way,
+    drawn: AugmentParameters,
+    path: PatchTransform,
     patch_zyx: Zyx,
     image: Pair,
     target: Pair,
@@ -141,7 +150,9 @@ def centre(x: torch.Tensor, patch_zyx: Zyx) -> torch.Tensor:
     return x
 
 
-def change_values(x: torch.Tensor, drawn: Draw, units: Sequence[float] = (1.0,)) -> None:
+def change_values(
+    x: torch.Tensor, drawn: AugmentParameters, units: Sequence[float] = (1.0,)
+) -> None:
     """Do to one image [C, Z, Y, X], in place, what was drawn for its values.
 
     Args:

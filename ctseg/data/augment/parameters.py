@@ -24,7 +24,7 @@ NUMBERS = 160
 
 
 @dataclass(frozen=True)
-class Draw:
+class AugmentParameters:
     """What was drawn for one sample; what does not happen has the value in brackets.
 
     Attributes:
@@ -64,12 +64,12 @@ class Draw:
 STAYS: Turn = ((0, 1, 2), ())
 
 
-def draw(
+def draw_parameters(
     config: AugmentConfig,
     rng: np.random.Generator,
     *,
     spacing_zyx: Sequence[float] = (1.0, 1.0, 1.0),
-) -> Draw:
+) -> AugmentParameters:
     """The transforms of one sample.
 
     Args:
@@ -91,7 +91,7 @@ def draw(
         matrix = matrix / np.array([1.0 if c.in_plane else zoom, zoom, zoom])[None, :]
     keep = between(u[33], c.low_resolution_range) if u[8] < c.low_resolution else 1.0
     low_resolution = (1.0 if c.in_plane else keep, keep, keep)
-    return Draw(
+    return AugmentParameters(
         affine=matrix if rotate or zooms else None,
         turn=_turn(c, u, spacing_zyx) if u[2] < c.turns else STAYS,
         mirror=tuple(a for a in range(3) if u[24 + a] < 0.5 and AXES[a] in c.mirror_axes),

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from ctseg.data.augment.elastic import limits
-from ctseg.data.augment.parameters import Draw
+from ctseg.data.augment.parameters import AugmentParameters
 from ctseg.data.borders import reflect
 
 Zyx = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Way:
+class PatchTransform:
     """How one patch is taken out of its scan.
 
     Attributes:
@@ -45,13 +45,13 @@ class Way:
         return middle
 
 
-def way(
-    draw: Draw,
+def patch_transform(
+    draw: AugmentParameters,
     patch_zyx: Zyx,
     spacing_zyx: Sequence[float] = (1.0, 1.0, 1.0),
     *,
     in_plane: bool = False,
-) -> Way:
+) -> PatchTransform:
     """The way of one sample.
 
     Args:
@@ -67,7 +67,7 @@ def way(
         turned = np.zeros(3, int)
         turned[list(axes)] = size
         start = np.floor((size - turned) / 2).astype(int)
-        return Way(signed, False, _zyx(start), _zyx(turned))
+        return PatchTransform(signed, False, _zyx(start), _zyx(turned))
     matrix = signed
     if draw.affine is not None:
         matrix = (draw.affine * mm[None, :] / mm[:, None]) @ signed
@@ -79,7 +79,9 @@ def way(
     middle = (size - 1) / 2
     start = np.floor(middle - reach - 1e-3).astype(int)
     stop = np.floor(middle + reach + 1e-3).astype(int) + 2  # the next voxel too
-    return Way(matrix, True, _zyx(start), _zyx(stop - start), elastic, control, draw.seed)
+    return PatchTransform(
+        matrix, True, _zyx(start), _zyx(stop - start), elastic, control, draw.seed
+    )
 
 
 def _zyx(values: NDArray[np.int64]) -> Zyx:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctseg.data.augment.parameters import Draw
+from ctseg.data.augment.parameters import AugmentParameters
 from ctseg.specs import Task
 
 
@@ -47,7 +47,7 @@ class Sides:
         return target
 
 
-def exchanged(drawn: Draw, lateral: int) -> bool:
+def exchanged(drawn: AugmentParameters, lateral: int) -> bool:
     """Whether a sample shows left and right exchanged, its mirroring and turns taken together.
 
     A side is where it lies: it changes where the lateral axis runs backwards. Turned by 90 degrees onto another axis

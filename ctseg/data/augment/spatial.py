@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ctseg.data.augment.elastic import field
-from ctseg.data.augment.patch_transform import Way
+from ctseg.data.augment.patch_transform import PatchTransform
 
 Zyx = tuple[int, int, int]
 CHUNK_VOXELS = 2**17
@@ -22,7 +22,7 @@ CHUNK_VOXELS = 2**17
 
 
 def move(
-    way: Way,
+    way: PatchTransform,
     patch_zyx: Zyx,
     *,
     linear: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
@@ -70,7 +70,7 @@ def move(
             _linear(targets, z, y, x, way.size)
 
 
-def _turned(way: Way, box: torch.Tensor) -> torch.Tensor:
+def _turned(way: PatchTransform, box: torch.Tensor) -> torch.Tensor:
     """The box turned and mirrored by whole voxels."""
     axes = [int(np.flatnonzero(way.matrix[:, axis])[0]) for axis in range(3)]
     back = [1 + axis for axis in range(3) if way.matrix[axes[axis], axis] < 0]
@@ -79,7 +79,7 @@ def _turned(way: Way, box: torch.Tensor) -> torch.Tensor:
 
 
 def positions(
-    way: Way, patch_zyx: Zyx, chunk: int, device: torch.device
+    way: PatchTransform, patch_zyx: Zyx, chunk: int, device: torch.device
 ) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Where the patch's voxels lie in the box.
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, Box, NoLook, Record, Span, Zyx
+from ctseg.data.steps.base import Array, Box, NoFit, Record, Span, Zyx
 from ctseg.data.steps.track import Track, Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry, as_matrix, as_xyz
@@ -18,7 +18,7 @@ _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "
 """The space axis and sign (LPS) that each letter stands for."""
 
 
-class Moved(NoLook):
+class Moved(NoFit):
     """Base of steps that flip and permute axes."""
 
     def _source(self, geometry: Geometry) -> tuple[list[int], list[bool]]:
@@ -39,7 +39,7 @@ class Moved(NoLook):
         new_of = {2 - old: (2 - new, flips[new]) for new, old in enumerate(source)}
         return [new_of[axis] for axis in range(3)]
 
-    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+    def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         z, y, x = (
             _turned(box[new], size) if flip else box[new]
             for (new, flip), size in zip(self._axes(geometry), geometry.shape_zyx, strict=True)
@@ -51,7 +51,7 @@ class Moved(NoLook):
     ) -> Array:
         return _moved(part_czyx, *self._source(geometry))
 
-    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+    def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         axes = self._axes(geometry)
 
         def change(track: Track) -> Track:

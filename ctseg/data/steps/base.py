@@ -33,7 +33,7 @@ class Step(Protocol):
     """
 
     kind: ClassVar[str]
-    looks: ClassVar[bool]
+    fits: ClassVar[bool]
     """Whether `look` finds anything; where not, the step's numbers are the same for every scan."""
 
     @property
@@ -41,11 +41,11 @@ class Step(Protocol):
         """Whether a box of the scan after the step can be had from a box before it (and the record)."""
         ...
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
         """What the step must know about this scan, as plain JSON data."""
         ...
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
         """The same from a scan that comes slab by slab; None where the step must see it whole."""
         ...
 
@@ -65,7 +65,7 @@ class Step(Protocol):
         """An integer map after the step."""
         ...
 
-    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+    def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         """The box before the step from which one after it is made."""
         ...
 
@@ -75,38 +75,38 @@ class Step(Protocol):
         """A box of the scan after the step, from the `needed` box before it."""
         ...
 
-    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+    def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         """Follow voxels of the source through the step."""
         ...
 
 
-class NoLook:
+class NoFit:
     """Base of steps that need not look at a scan."""
 
-    looks: ClassVar[bool] = False
+    fits: ClassVar[bool] = False
     local: ClassVar[bool] = True
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
         return {}
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
-        return None if self.looks else {}
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        return None if self.fits else {}
 
 
 class OnValues:
     """Base of steps that change values and leave the grid alone; an inverse has nothing to do for labels."""
 
-    looks: ClassVar[bool] = False
+    fits: ClassVar[bool] = False
 
     @property
     def local(self) -> bool:
         return True
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
         return {}
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
-        return None if self.looks else {}
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+        return None if self.fits else {}
 
     def grid(self, geometry: Geometry, record: Record) -> Geometry:
         return geometry
@@ -120,7 +120,7 @@ class OnValues:
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         raise NotImplementedError
 
-    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+    def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         return box
 
     def part(
@@ -128,7 +128,7 @@ class OnValues:
     ) -> Array:
         return self.image(part_czyx, geometry, record)
 
-    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+    def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         return tracks
 
 
@@ -180,5 +180,5 @@ def keeps_grid(step: Step, geometry: Geometry) -> bool:
     """Whether the step leaves every voxel of such a scan in its place, whatever the scan holds."""
     if isinstance(step, OnValues):
         return True
-    after = None if step.looks else step.grid(geometry, {})
+    after = None if step.fits else step.grid(geometry, {})
     return after is not None and geometry.agrees(after)

@@ -28,7 +28,7 @@ class NormaliseCase(OnValues):
     """
 
     kind: ClassVar[str] = "normalise_case"
-    looks: ClassVar[bool] = True
+    fits: ClassVar[bool] = True
     nonzero: bool = False
     percentiles: tuple[float, float] = (0.0, 100.0)
     filled: bool = False
@@ -43,7 +43,7 @@ class NormaliseCase(OnValues):
     def local(self) -> bool:
         return not self.filled
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": [], "mean": [], "std": []}
         masks = self._masks(image_czyx)
         if self.joint:
@@ -60,7 +60,7 @@ class NormaliseCase(OnValues):
                 out[key].append(value)
         return out
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
         if self.filled:
             return None
         out: Record = {"low": [], "high": [], "mean": [], "std": []}
@@ -107,7 +107,7 @@ class RescaleCase(OnValues):
     """
 
     kind: ClassVar[str] = "rescale_case"
-    looks: ClassVar[bool] = True
+    fits: ClassVar[bool] = True
     percentiles: tuple[float, float] = (0.0, 100.0)
     to_low: float = -1.0
     to_high: float = 1.0
@@ -118,7 +118,7 @@ class RescaleCase(OnValues):
     def __post_init__(self) -> None:
         _check_percentiles(self.percentiles)
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": []}
         if self.joint:
             image_czyx, _ = _joined(image_czyx, [None])
@@ -129,7 +129,7 @@ class RescaleCase(OnValues):
             out["high"].append(high)
         return out
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
         out: Record = {"low": [], "high": []}
         for values in _channels(parts, nonzero=self.nonzero, joint=self.joint):
             low, high = percentiles_of(values, self.percentiles)

@@ -23,7 +23,7 @@ Masks = Iterable[tuple[int, Array]]
 class ToBox:
     """Base of steps that crop to a box, `box_zyx` in their record."""
 
-    looks: ClassVar[bool] = True
+    fits: ClassVar[bool] = True
 
     @property
     def local(self) -> bool:
@@ -41,10 +41,10 @@ class ToBox:
 
     weight = label
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
         return None
 
-    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+    def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         z, y, x = (
             (a + low, b + low) for (a, b), (low, _) in zip(box, record["box_zyx"], strict=True)
         )
@@ -55,7 +55,7 @@ class ToBox:
     ) -> Array:
         return part_czyx
 
-    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+    def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         box = record["box_zyx"]
         return each(tracks, lambda t: t.shifted(-box[t.axis][0], box[t.axis][1] - box[t.axis][0]))
 
@@ -80,10 +80,10 @@ class Crop(ToBox):
     def __post_init__(self) -> None:
         _check_margin(self.margin_mm, self.margin_zyx)
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
-        return self.look_parts(lambda: [(0, image_czyx)], geometry)
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
+        return self.fit_parts(lambda: [(0, image_czyx)], geometry)
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record:
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record:
         hits = [np.zeros(size, bool) for size in geometry.shape_zyx]
         for start, part in parts():
             inside = np.zeros(part.shape[1:], bool)
@@ -123,10 +123,10 @@ class CropToBody(ToBox):
         if min(self.opening_zyx) < 1 or any(n % 2 == 0 for n in self.opening_zyx):
             raise ConfigError(f"The opening must be odd numbers of voxels: {self.opening_zyx}.")
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
-        return self.look_parts(lambda: _slabs_of(image_czyx), geometry)
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
+        return self.fit_parts(lambda: _slabs_of(image_czyx), geometry)
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record:
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record:
         masks: Masks = ((start, part[0] > self.above) for start, part in parts())
         if max(self.opening_zyx) > 1:
             masks = _eroded(masks, self.opening_zyx)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, Box, NoLook, Record, Zyx, holding, per_channel
+from ctseg.data.steps.base import Array, Box, NoFit, Record, Zyx, holding, per_channel
 from ctseg.data.steps.track import Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
@@ -15,7 +15,7 @@ from ctseg.volume.geometry import Geometry
 Side = Literal["front", "back"]
 
 
-class Placed(NoLook):
+class Placed(NoFit):
     """Base of steps that put the scan into another shape about its centre."""
 
     value: tuple[float, ...]
@@ -66,7 +66,7 @@ class Placed(NoLook):
         out[after] = array_czyx[before]
         return out
 
-    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+    def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         """At least a voxel, where the box lies in the padding altogether."""
         spans = []
         for (a, b), (front, size, _) in zip(box, self._before(geometry), strict=True):
@@ -80,7 +80,7 @@ class Placed(NoLook):
         if self.shape_after(geometry.shape_zyx) != geometry.shape_zyx:
             part_czyx = holding(part_czyx, self.value)
         shape = tuple(b - a for a, b in box)
-        if shape == part_czyx.shape[1:] and self.needed(box, geometry, record) == box:
+        if shape == part_czyx.shape[1:] and self.input_box(box, geometry, record) == box:
             return part_czyx
         out = np.empty((part_czyx.shape[0], *shape), part_czyx.dtype)
         out[:] = per_channel(self.value).astype(part_czyx.dtype)
@@ -96,7 +96,7 @@ class Placed(NoLook):
         out[tuple(after)] = part_czyx[tuple(before)]
         return out
 
-    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+    def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         moves = self._before(geometry)
         return each(tracks, lambda t: t.shifted(moves[t.axis][0], moves[t.axis][2]))
 

@@ -25,10 +25,10 @@ class Region(ToBox):
     kind: ClassVar[str] = "region"
     box_zyx: Box = ((0, 1), (0, 1), (0, 1))
 
-    def look(self, image_czyx: Array, geometry: Geometry) -> Record:
-        return self.look_parts(list, geometry)
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
+        return self.fit_parts(list, geometry)
 
-    def look_parts(self, parts: Parts, geometry: Geometry) -> Record:
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record:
         for (a, b), size in zip(self.box_zyx, geometry.shape_zyx, strict=True):
             if not 0 <= a < b <= size:
                 raise BadInput(
@@ -57,5 +57,5 @@ def parse_region(text: str) -> Box:
 class Nowhere(Region):
     """A region that holds nothing: what a first stage leaves where it finds nothing."""
 
-    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+    def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         return each(tracks, lambda t: replace(t, inside=np.zeros_like(t.inside)))

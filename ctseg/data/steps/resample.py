@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, Box, NoLook, Record, Zyx
+from ctseg.data.steps.base import Array, Box, NoFit, Record, Zyx
 from ctseg.data.steps.interpolate import is_identity, labels_at, values_at
 from ctseg.data.steps.track import Positions, Track, Tracks, each
 from ctseg.errors import ConfigError
@@ -23,7 +23,7 @@ SPLINE_REACH = 26
 """Voxels beyond which a spline's coefficients do not feel a cut: its pole is -0.268, and 0.268^26 is 1e-15."""
 
 
-class Resampling(NoLook):
+class Resampling(NoFit):
     """Base of steps that put the scan on a grid of other voxels along the same axes."""
 
     def grid(self, geometry: Geometry, record: Record) -> Geometry:
@@ -33,7 +33,7 @@ class Resampling(NoLook):
         """Where the voxel centres of the grid before lie on the one after, in its voxels, along z, y, x."""
         raise NotImplementedError
 
-    def carry(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
+    def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         positions = self.back_positions(geometry)
         after = self.grid(geometry, record).shape_zyx
 
@@ -128,7 +128,7 @@ class Resample(Resampling):
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
         return self._values(image_czyx, geometry, self.order)
 
-    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+    def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         positions = self.positions(geometry)
         reach = SPLINE_REACH if self.kernel == "spline" and self.order == 3 else 2
         spans = []
@@ -215,7 +215,7 @@ class Downscale(Resampling):
             out = _block_mean(out, axis, factor)
         return out
 
-    def needed(self, box: Box, geometry: Geometry, record: Record) -> Box:
+    def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         z, y, x = (
             (a * f, min(b * f, size))
             for (a, b), f, size in zip(box, self.factor_zyx, geometry.shape_zyx, strict=True)

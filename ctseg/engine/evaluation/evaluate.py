@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctseg.engine.evaluation.matching import Pairs, find_pairs
 from ctseg.errors import BadInput, UnknownName
-from ctseg.metrics.case import Settings, diagonal_mm, score_labels, score_values
+from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
 from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
 from ctseg.metrics.overlap import Histogram, joint_histogram
 from ctseg.metrics.report import CaseResult, LabelResult, Report
@@ -75,7 +75,7 @@ def evaluate(
         >>> evaluate(mask, reference).dice
         {'1': 0.91}
     """
-    settings = Settings(
+    settings = MetricSettings(
         resolve(metrics),
         None if labels is None else tuple(labels),
         tolerance_mm,
@@ -116,7 +116,7 @@ def _evaluate_pairs(
     found: Pairs,
     task: Task | None,
     slices: Slices | None,
-    settings: Settings,
+    settings: MetricSettings,
     progress: Callable[[int, int, str], None] | None,
 ) -> Report:
     if found.labels is not None:  # what nobody asked the prediction for was not missed
@@ -139,7 +139,7 @@ def _evaluate_pairs(
     return _report(results, settings)
 
 
-def _report(results: Sequence[CaseResult], settings: Settings) -> Report:
+def _report(results: Sequence[CaseResult], settings: MetricSettings) -> Report:
     report = Report(tuple(results), settings.to_dict())
     if isinstance(settings.tolerance_mm, Mapping) and results:
         for name in settings.tolerance_mm:
@@ -158,7 +158,7 @@ def evaluate_case(
     slices: Slices | None = None,
     mask: NDArray[Any] | None = None,
     group: str | None = None,
-    settings: Settings | None = None,
+    settings: MetricSettings | None = None,
 ) -> CaseResult:
     """Score one predicted map, in the geometry that both maps share.
 
@@ -187,7 +187,7 @@ def evaluate_case(
     valid = None if mask is None else np.asarray(_squeezed(mask)[part] > 0)
     spacing = reference.geometry.spacing_zyx
     if task is not None and task.kind == "regression":
-        settings = settings or Settings()
+        settings = settings or MetricSettings()
         wanted = in_group(settings.metrics, "regression") or REGRESSION
         found = score_values(task, made, expected, replace(settings, metrics=wanted), valid)
         return CaseResult(case_id, found, group)
@@ -214,7 +214,7 @@ def evaluate_case(
     for seen, name in zip(values, names, strict=True):
         check_values(task, seen, where=name)
     results = score_labels(
-        task, made, expected, spacing, settings or Settings(), valid, histogram=histogram
+        task, made, expected, spacing, settings or MetricSettings(), valid, histogram=histogram
     )
     return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
 
@@ -255,7 +255,7 @@ def _score_instances(
     made: NDArray[Any],
     expected: NDArray[Any],
     spacing_zyx: Sequence[float],
-    settings: Settings,
+    settings: MetricSettings,
     valid: NDArray[np.bool_] | None,
     names: tuple[str, str],
 ) -> tuple[LabelResult, ...]:

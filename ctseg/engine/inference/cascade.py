@@ -16,9 +16,9 @@ from ctseg.data.stream import Scan, Stream
 from ctseg.engine.inference.decoders import LabelMap
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
 from ctseg.engine.inference.model import Model, check_channels, name_of
-from ctseg.engine.inference.predictor import Engine
+from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sliding_window import OnTiles
-from ctseg.engine.inference.source_grid import Back
+from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.errors import BadInput
 from ctseg.task import select
 from ctseg.volume.geometry import Geometry
@@ -30,7 +30,7 @@ MARGIN_MM = 10.0
 class Extent:
     """Takes pieces of a label map and keeps only the box around what is not background."""
 
-    def __init__(self, back: Back) -> None:
+    def __init__(self, back: SourceGridMapper) -> None:
         self._back = back
         self._hits = [np.zeros(b - a, bool) for a, b in back.box]
 
@@ -83,7 +83,7 @@ def find_region(
     kept = None if labels is None else select(coarse.task, labels)
     product = LabelMap(coarse.task, kept)
     stream = coarse.open(scan, folder)
-    back = Back(stream.trail)
+    back = SourceGridMapper(stream.applied)
     extent = Extent(back)
     coarse.predictor.run(stream, [(product, extent)], back=back, on_tiles=on_tiles)
     z, y, x = (int(np.ceil(margin_mm / s)) for s in scan.geometry.spacing_zyx)
@@ -136,7 +136,7 @@ class Cascade:
         self.on_note: Callable[[str], None] | None = model.on_note
 
     @property
-    def predictor(self) -> Engine:
+    def predictor(self) -> Predictor:
         self.model.on_note = self.on_note
         return self.model.predictor
 

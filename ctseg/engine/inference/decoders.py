@@ -13,10 +13,10 @@ from ctseg.data.pipeline import background_fill
 from ctseg.data.steps.target import Scale
 from ctseg.data.steps.track import Positions
 from ctseg.engine.inference.resample_logits import (
-    above_zero_last,
+    argmax_at,
     confidence,
     interpolate,
-    strongest,
+    last_positive_at,
 )
 from ctseg.engine.inference.resample_logits_cpu import check_finite
 from ctseg.errors import BadInput, RunFailed
@@ -28,7 +28,7 @@ ROWS_BYTES = 2**23
 """Logits of all classes that are made into probabilities at a time."""
 
 
-class Product(Protocol):
+class Decoder(Protocol):
     """A result, piece by piece.
 
     Attributes:
@@ -43,7 +43,7 @@ class Product(Protocol):
     fill: NDArray[np.generic]
     working: int
 
-    def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         """The voxels at these positions (on the network's grid) from fp32 logits around them."""
         ...
 
@@ -74,14 +74,14 @@ class LabelMap:
         plain = numbers == list(range(len(numbers)))
         self._table = None if plain else torch.tensor(numbers, dtype=kind)
 
-    def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         if self._exclusive:
-            found = strongest(low_czyx, positions)
+            found = argmax_at(low_czyx, positions)
         else:
             if self._hidden:  # else a label that nobody asked for would cover those that they did
                 low_czyx = low_czyx.clone()
                 low_czyx[self._hidden] = -1.0
-            found = above_zero_last(low_czyx, positions)
+            found = last_positive_at(low_czyx, positions)
         return found if self._table is None else self._table.to(found.device)[found.int()]
 
 
@@ -110,7 +110,7 @@ class Probabilities:
         own = 0 if dtype == "float32" else np.dtype(dtype).itemsize
         self.working = (4 + own) * len(self._chosen) + 4
 
-    def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         z, y, x = positions
         out = torch.empty((len(self._chosen), len(z), len(y), len(x)), device=low_czyx.device)
         # in rows, so that what all classes take on the way is small beside the result
@@ -149,7 +149,7 @@ class Values:
         self.fill = fill[self._chosen].astype(dtype)
         self.working = 12 * task.out_channels
 
-    def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         found = values_of(interpolate(low_czyx, positions), self._scale)[self._chosen]
         most = float(found.abs().amax())
         if not most <= float(np.finfo(self.dtype).max):
@@ -178,7 +178,7 @@ class Confidence:
         self.fill = np.ones(1, dtype)
         self.working = 16 if self._exclusive else 12 * task.out_channels
 
-    def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         if self._exclusive:
             return confidence(low_czyx, positions, temperature=self._temperature)
         logits = interpolate(low_czyx, positions) / self._temperature
@@ -194,7 +194,7 @@ class Logits:
         self.fill = background_fill(task, probabilities=False)
         self.working = 8 * task.out_channels
 
-    def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         return interpolate(low_czyx, positions)
 
 
@@ -212,9 +212,9 @@ class Masks:
         self.fill: NDArray[np.generic] = np.zeros(len(self._chosen), np.uint8)
         self.working = 12 + len(self._chosen) if self._exclusive else 8 * task.out_channels
 
-    def make(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         if self._exclusive:
-            found = strongest(low_czyx, positions)
+            found = argmax_at(low_czyx, positions)
             return torch.stack([found == index for index in self._chosen]).to(torch.uint8)
         return (interpolate(low_czyx[self._chosen], positions) > 0).to(torch.uint8)
 

@@ -1,7 +1,7 @@
 """Several models as one: the mean of their probabilities, each with its own preprocessing and tiles.
 
-Folds of one run share all of that and go through the engine together (see `Engine.networks`). Here each model predicts
-the scan by itself; the sum of probabilities on the scan's grid lies in a temporary file where it is large.
+Folds of one run share all of that and go through the engine together (see `Predictor.networks`). Here each model
+predicts the scan by itself; the sum of probabilities on the scan's grid lies in a temporary file where it is large.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg.data.pipeline import Trail
+from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.steps.base import Array, Box, Step
 from ctseg.data.steps.target import Scale
 from ctseg.data.stream import Scan, Stream
-from ctseg.engine.inference.decoders import Probabilities, Product, Values
+from ctseg.engine.inference.decoders import Decoder, Probabilities, Values
 from ctseg.engine.inference.memory.estimate import waiting_bytes
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
 from ctseg.engine.inference.model import Model, name_of
-from ctseg.engine.inference.predictor import PIECE_BYTES, Engine
+from ctseg.engine.inference.predictor import PIECE_BYTES, Predictor
 from ctseg.engine.inference.sinks import Sink
 from ctseg.engine.inference.sliding_window import OnTiles
-from ctseg.engine.inference.source_grid import Back
+from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.errors import BadInput
 from ctseg.task import to_dict
 from ctseg.volume.geometry import Geometry
@@ -65,7 +65,7 @@ class Ensemble:
         self.on_note: Callable[[str], None] | None = None
 
     @property
-    def predictor(self) -> Engine:
+    def predictor(self) -> Predictor:
         return _Mean(
             self.networks, self.task, self.settings, self.runtime, self.on_note, models=self.models
         )
@@ -84,7 +84,7 @@ class Ensemble:
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Ensemble, Fitted]:
         """Each model gets a tiling of its own, since they take turns."""
         streams = scan.streams if isinstance(scan, _Streams) else [scan] * len(self.models)
-        source = scan.trail.source if isinstance(scan, Stream) else scan
+        source = scan.applied.source if isinstance(scan, Stream) else scan
         held = waiting_bytes(source, (shares(self.models[0]), *request.finished))
         fits = [
             model.fit(
@@ -138,11 +138,11 @@ class _Streams(Stream):
     """A scan as each of the models sees it; by itself it is the scan as it is stored."""
 
     def __init__(self, scan: Scan, streams: Sequence[Stream], folder: Path | None) -> None:
-        super().__init__(scan, Trail((), scan.geometry, scan.geometry))
+        super().__init__(scan, AppliedPipeline((), scan.geometry, scan.geometry))
         self.streams, self.folder = tuple(streams), folder
 
 
-class _Mean(Engine):
+class _Mean(Predictor):
     """Runs model after model, and makes results of the mean of what they say."""
 
     def __init__(self, *engine: Any, models: Sequence[Model]) -> None:
@@ -154,14 +154,14 @@ class _Mean(Engine):
     def run(
         self,
         stream: Stream,
-        wanted: Sequence[tuple[Product, Sink]],
+        wanted: Sequence[tuple[Decoder, Sink]],
         *,
-        back: Back | None = None,
+        back: SourceGridMapper | None = None,
         pieces: tuple[int, int] | None = None,
         on_tiles: OnTiles | None = None,
     ) -> None:
         assert isinstance(stream, _Streams)
-        back = back or Back(stream.trail)
+        back = back or SourceGridMapper(stream.applied)
         total = scratch((self.task.out_channels, *back.source), np.float32, stream.folder)
         count = len(self.models)
         for number, (model, own) in enumerate(zip(self.models, stream.streams, strict=True)):
@@ -171,35 +171,35 @@ class _Mean(Engine):
                     on_tiles(before * tiles + done, count * tiles)
 
             product = shares(model)
-            way = Back(own.trail)
+            way = SourceGridMapper(own.applied)
             sink = _Adding(total, way.box, product.fill, 1 / count)
             part = _part(model, own, way, pieces)
             if part is None or part[1] > part[0]:
                 model.predictor.run(own, [(product, sink)], back=way, pieces=part, on_tiles=report)
         self._make(total, wanted, back, pieces or (0, back.slices))
 
-    def seams(self, stream: Stream, back: Back) -> list[int]:
+    def seams(self, stream: Stream, back: SourceGridMapper) -> list[int]:
         """Where a part of the sum ends that is made into results at a time."""
         return [*range(0, back.slices, self._slices(back)), back.slices]
 
-    def tiles(self, stream: Stream, back: Back, pieces: tuple[int, int]) -> int:
+    def tiles(self, stream: Stream, back: SourceGridMapper, pieces: tuple[int, int]) -> int:
         assert isinstance(stream, _Streams)
         count = 0
         for model, own in zip(self.models, stream.streams, strict=True):
-            way = Back(own.trail)
+            way = SourceGridMapper(own.applied)
             a, b = _part(model, own, way, pieces) or (0, way.slices)
             count += model.predictor.tiles(own, way, (a, b)) if b > a else 0
         return count
 
-    def _slices(self, back: Back) -> int:
+    def _slices(self, back: SourceGridMapper) -> int:
         """Slices of the sum that are made into results at a time."""
         return max(1, PIECE_BYTES // (4 * self.task.out_channels * back.plane))
 
     def _make(
         self,
         total: NDArray[np.float32],
-        wanted: Sequence[tuple[Product, Sink]],
-        back: Back,
+        wanted: Sequence[tuple[Decoder, Sink]],
+        back: SourceGridMapper,
         pieces: tuple[int, int],
     ) -> None:
         slices = self._slices(back)
@@ -212,12 +212,12 @@ class _Mean(Engine):
                 low = low.clamp_(LEAST, 1 - LEAST).logit_()
             z, y, x = (np.arange(n, dtype=np.float64) for n in low.shape[1:])
             for product, sink in wanted:
-                made = product.make(low, (z, y, x))
+                made = product.decode(low, (z, y, x))
                 sink.put(0, start, made.cpu().numpy())
 
 
 def _part(
-    model: Model, stream: Stream, way: Back, pieces: tuple[int, int] | None
+    model: Model, stream: Stream, way: SourceGridMapper, pieces: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     """What a model makes for these slices of the scan, cut at its own seams; None for all of it."""
     if pieces is None or way.axis != 0 or way.empty:
@@ -227,7 +227,7 @@ def _part(
     return max(s for s in seams if s <= a), min(s for s in seams if s >= b)
 
 
-def shares(model: Model) -> Product:
+def shares(model: Model) -> Decoder:
     """What is averaged: probabilities, or the values of a regression."""
     if model.task.kind == "regression":
         return Values(model.task, model.scale, flat=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import Runtime
 from ctseg.errors import RunFailed
 
@@ -54,7 +54,7 @@ class Forward:
         self,
         network: torch.nn.Module,
         runtime: Runtime,
-        settings: Settings,
+        settings: TilingSettings,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
         self.network, self.runtime, self.views = network, runtime, settings.views

@@ -19,19 +19,19 @@ import torch
 from numpy.typing import NDArray
 
 from ctseg.card import Card
-from ctseg.data.pipeline import Passage, Pipeline, Trail
+from ctseg.data.pipeline import AppliedPipeline, AppliedStep, Pipeline
 from ctseg.data.steps.base import Step
 from ctseg.data.steps.target import Scale, target_scale
 from ctseg.data.stream import PART_BYTES, Scan, Stream, open_stream
 from ctseg.engine.inference import tiling
-from ctseg.engine.inference.decoders import LabelMap, Probabilities, Product, Values
-from ctseg.engine.inference.memory.estimate import Job, waiting_bytes
+from ctseg.engine.inference.decoders import Decoder, LabelMap, Probabilities, Values
+from ctseg.engine.inference.memory.estimate import MemoryRequest, waiting_bytes
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted, fit, halved
-from ctseg.engine.inference.predictor import Engine
+from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sinks import ToArray
 from ctseg.engine.inference.sliding_window import OnTiles
-from ctseg.engine.inference.source_grid import Back
-from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.build import build, constraints_of
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.model.weights import load_strictly, read_weights
@@ -59,11 +59,11 @@ class Model(Protocol):
     runtime: Runtime
     task: Task
     scale: Scale | None
-    settings: Settings
+    settings: TilingSettings
     on_note: Callable[[str], None] | None
 
     @property
-    def predictor(self) -> Engine:
+    def predictor(self) -> Predictor:
         """The networks as they run."""
         ...
 
@@ -147,8 +147,8 @@ class NetworkModel:
         return cls(card, networks, runtime)
 
     @property
-    def predictor(self) -> Engine:
-        return Engine(self.networks, self.task, self.settings, self.runtime, self.on_note)
+    def predictor(self) -> Predictor:
+        return Predictor(self.networks, self.task, self.settings, self.runtime, self.on_note)
 
     @property
     def reads_ahead(self) -> bool:
@@ -162,7 +162,7 @@ class NetworkModel:
     def with_settings(self, **changes: Any) -> NetworkModel:
         return self.tiled(retile(self, **changes))
 
-    def tiled(self, settings: Settings) -> NetworkModel:
+    def tiled(self, settings: TilingSettings) -> NetworkModel:
         """The same model with these settings."""
         out = copy.copy(self)
         out.settings = settings
@@ -170,7 +170,7 @@ class NetworkModel:
 
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[NetworkModel, Fitted]:
         products = request.products or (decoder_of(self),)
-        job = job_of(self, scan, products, finished=request.finished, held=request.held)
+        job = memory_request(self, scan, products, finished=request.finished, held=request.held)
         fitted = fit(job, self.settings, limit=request.limit, keep_batch=request.keep_batch)
         return (self if fitted.settings == self.settings else self.tiled(fitted.settings)), fitted
 
@@ -189,8 +189,8 @@ def retile(
     tta: bool = False,
     batch_size: int | None = None,
     skip_air: float | None = None,
-) -> Settings:
-    """The model's settings with these changes; see `ctseg.engine.inference.tiling_settings.Settings`.
+) -> TilingSettings:
+    """The model's settings with these changes; see `ctseg.engine.inference.tiling_settings.TilingSettings`.
 
     Raises:
         BadInput: a tile that the network does not accept, or no axis that may be mirrored.
@@ -235,12 +235,12 @@ def fitting_tile(card: Card, tile_zyx: tuple[int, int, int]) -> tuple[int, int, 
     return constraints_of(card).fit(tile_zyx)
 
 
-def settings_of(card: Card) -> Settings:
+def settings_of(card: Card) -> TilingSettings:
     """The tiling that the card proposes."""
     predict = card.predict
     if predict.tile_zyx is None:
         raise CtsegError("The card names no tile size.")
-    return Settings(
+    return TilingSettings(
         predict.tile_zyx, predict.overlap, predict.blend, constraints=constraints_of(card)
     )
 
@@ -257,7 +257,7 @@ def check_channels(card: Card, scan: Scan) -> None:
 
 def decoder_of(
     model: Model, *, probabilities: bool = False, labels: Iterable[str] | None = None
-) -> Product:
+) -> Decoder:
     """What a prediction writes: labels, or the values of a regression; or the probability of each label."""
     kept = None if labels is None else select(model.task, labels)
     if model.task.kind == "regression":
@@ -268,10 +268,10 @@ def decoder_of(
 
 
 def predict_array(
-    model: Model, stream: Stream, product: Product, on_tiles: OnTiles | None = None
+    model: Model, stream: Stream, product: Decoder, on_tiles: OnTiles | None = None
 ) -> NDArray[Any]:
     """A whole result [.., Z, Y, X] on the scan's own grid, in memory."""
-    back = Back(stream.trail)
+    back = SourceGridMapper(stream.applied)
     front = () if product.channels is None else (product.channels,)
     out = np.zeros((*front, *back.source), product.dtype)
     sink = ToArray(out, back.box, product.fill)
@@ -284,14 +284,14 @@ def name_of(model: Model) -> str:
     return model.card.name or model.card.architecture
 
 
-def job_of(
+def memory_request(
     model: NetworkModel,
     scan: Stream | Geometry,
-    products: Sequence[Product],
+    products: Sequence[Decoder],
     *,
-    finished: Sequence[Product] = (),
+    finished: Sequence[Decoder] = (),
     held: int = 0,
-) -> Job:
+) -> MemoryRequest:
     """What the memory of this model on this scan depends on.
 
     Args:
@@ -299,24 +299,24 @@ def job_of(
         held: bytes that are held to the end of the scan besides.
     """
     if isinstance(scan, Stream):
-        trail, part = scan.trail, scan.part_bytes
+        applied, part = scan.applied, scan.part_bytes
     else:
-        trail, part = _uncropped(model, scan), PART_BYTES
-    back = Back(trail)
+        applied, part = _uncropped(model, scan), PART_BYTES
+    back = SourceGridMapper(applied)
     along = back.axis == 0 and back.ascending
-    waiting = held + waiting_bytes(trail.source, finished if along else products)
-    return Job(
+    waiting = held + waiting_bytes(applied.source, finished if along else products)
+    return MemoryRequest(
         model.networks, model.runtime,
-        (model.card.in_channels, *trail.target.shape_zyx),
+        (model.card.in_channels, *applied.target.shape_zyx),
         model.task.out_channels, back.plane, back.slices, part, products, waiting,
     )  # fmt: skip
 
 
-def _uncropped(model: NetworkModel, source: Geometry) -> Trail:
+def _uncropped(model: NetworkModel, source: Geometry) -> AppliedPipeline:
     """The way of a scan whose voxels nobody has seen: no crop, which takes the most memory."""
-    geometry, passages = source, []
+    geometry, steps = source, []
     for step in model.pipeline.steps:
-        if not step.looks:
-            passages.append(Passage(step, geometry, {}))
+        if not step.fits:
+            steps.append(AppliedStep(step, geometry, {}))
             geometry = step.grid(geometry, {})
-    return Trail(tuple(passages), source, geometry)
+    return AppliedPipeline(tuple(steps), source, geometry)

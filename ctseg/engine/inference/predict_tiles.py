@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg.data.pipeline import Trail
+from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.stream import ready
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.sliding_window import slabs
-from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import choose
 from ctseg.errors import BadInput
 from ctseg.specs import Constraints, Zyx
@@ -92,8 +92,8 @@ def predict_tiles(
     runtime = choose(device, precision)
     _, z, y, x = image_czyx.shape
     grid = Geometry((z, y, x))
-    stream = ready(image_czyx, Trail((), grid, grid))
-    settings = Settings(tile, overlap, blend, tuple(mirror_axes), batch_size, constraints)
+    stream = ready(image_czyx, AppliedPipeline((), grid, grid))
+    settings = TilingSettings(tile, overlap, blend, tuple(mirror_axes), batch_size, constraints)
     was_training = net.training
     net = runtime.place(net.eval())
     out: NDArray[Any] | None = None

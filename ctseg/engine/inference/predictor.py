@@ -16,11 +16,11 @@ import torch
 from ctseg.data.pipeline import background_fill
 from ctseg.data.steps import OnValues
 from ctseg.data.stream import Stream
-from ctseg.engine.inference.decoders import Product
+from ctseg.engine.inference.decoders import Decoder
 from ctseg.engine.inference.sinks import Sink
 from ctseg.engine.inference.sliding_window import OnTiles, slabs
-from ctseg.engine.inference.source_grid import Back
-from ctseg.engine.inference.tiling_settings import Grid, Settings
+from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime
 from ctseg.errors import BadInput
 from ctseg.specs import Task, Zyx
@@ -31,7 +31,7 @@ PIECE_BYTES = 2**26
 
 
 @dataclass(frozen=True)
-class Engine:
+class Predictor:
     """Networks and how they run.
 
     Attributes:
@@ -42,16 +42,16 @@ class Engine:
 
     networks: Sequence[torch.nn.Module]
     task: Task
-    settings: Settings
+    settings: TilingSettings
     runtime: Runtime
     on_note: Callable[[str], None] | None = None
 
     def run(
         self,
         stream: Stream,
-        wanted: Sequence[tuple[Product, Sink]],
+        wanted: Sequence[tuple[Decoder, Sink]],
         *,
-        back: Back | None = None,
+        back: SourceGridMapper | None = None,
         pieces: tuple[int, int] | None = None,
         on_tiles: OnTiles | None = None,
     ) -> None:
@@ -59,12 +59,12 @@ class Engine:
 
         Args:
             wanted: what is made of the logits, and where it goes.
-            back: the way back of this stream's trail, where it is known already.
-            pieces: start and stop along `Back.axis` of the box's slices to make, counted as the network meets them;
-                all by default. Parts made apart equal the whole bit for bit, if their seams lie where slabs end; a
-                confidence, which leaves out classes that hardly matter, differs by 1e-7 at other seams.
+            back: the map from this stream's grid to the scan's, where it is known already.
+            pieces: start and stop along `SourceGridMapper.axis` of the box's slices to make, counted as the network
+                meets them; all by default. Parts made apart equal the whole bit for bit, if their seams lie where
+                slabs end; a confidence, which leaves out classes that hardly matter, differs by 1e-7 at other seams.
         """
-        back = back or Back(stream.trail)
+        back = back or SourceGridMapper(stream.applied)
         if back.empty:
             return
         span = None
@@ -85,15 +85,15 @@ class Engine:
                 for product, sink in wanted:
                     slices = max(1, PIECE_BYTES // (product.working * back.plane))
                     for part in piece.split(slices):
-                        made = product.make(part.low_czyx, part.positions)
+                        made = product.decode(part.low_czyx, part.positions)
                         sink.put(back.axis, part.start, back.placed(part, made))
 
-    def seams(self, stream: Stream, back: Back) -> list[int]:
+    def seams(self, stream: Stream, back: SourceGridMapper) -> list[int]:
         """Where a scan may be cut into parts for `run`: where slabs end, so that parts are cut into the same pieces."""
         ends = _grid(stream.shape_czyx[1:], self.settings).ends
         return sorted({0, back.slices, *(back.slices_before(end) for end in ends)})
 
-    def tiles(self, stream: Stream, back: Back, pieces: tuple[int, int]) -> int:
+    def tiles(self, stream: Stream, back: SourceGridMapper, pieces: tuple[int, int]) -> int:
         """How many tiles a part takes."""
         grid = _grid(stream.shape_czyx[1:], self.settings)
         return len(grid.rows(*back.network_span(*pieces))) * len(grid.columns)
@@ -105,17 +105,17 @@ class Engine:
         if self.task.kind == "regression":
             raise BadInput("A regression has no background that air could be.")
         level = np.full((stream.shape_czyx[0], 1, 1, 1), self.settings.skip_air, np.float32)
-        for passage in stream.trail.passages:
-            if isinstance(passage.step, OnValues):
-                level = passage.step.image(level, passage.before, passage.record)
+        for applied_step in stream.applied.steps:
+            if isinstance(applied_step.step, OnValues):
+                level = applied_step.step.image(level, applied_step.before, applied_step.record)
         device = self.runtime.device
         background = torch.from_numpy(background_fill(self.task, probabilities=False))
         return torch.from_numpy(level.ravel().astype(np.float32)).to(device), background.to(device)
 
 
 @functools.lru_cache(maxsize=8)
-def _grid(shape_zyx: Zyx, settings: Settings) -> Grid:
-    return Grid(shape_zyx, settings)
+def _grid(shape_zyx: Zyx, settings: TilingSettings) -> TileGrid:
+    return TileGrid(shape_zyx, settings)
 
 
 def combine(task: Task, outs: Sequence[torch.Tensor]) -> torch.Tensor:

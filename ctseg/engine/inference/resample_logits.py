@@ -57,7 +57,7 @@ def interpolate(low_czyx: torch.Tensor, positions_zyx: Positions) -> torch.Tenso
     return out
 
 
-def strongest(
+def argmax_at(
     low_czyx: torch.Tensor, positions_zyx: Positions, *, chunk_bytes: int = CHUNK_BYTES
 ) -> torch.Tensor:
     """The class with the largest interpolated value, the first of those that are equal.
@@ -75,7 +75,7 @@ def strongest(
     """
 
     def make(block: Block, high: Float, low: Float) -> NDArray[np.integer]:
-        first, *others = _possible(block, high, low)
+        first, *others = _argmax_candidates(block, high, low)
         if not others:
             return np.asarray(first, dtype)
         best = block.values(first)
@@ -146,7 +146,7 @@ def confidence(
     scale = np.float32(1 / temperature)
 
     def make(block: Block, high: Float, low: Float) -> Float:
-        first, *others = _weighty(block, high, low, float(scale))
+        first, *others = _softmax_candidates(block, high, low, float(scale))
         if not others:
             return np.ones((), np.float32)
         best = block.values(first) * scale
@@ -174,7 +174,7 @@ def confidence(
     return _make(low_czyx, positions_zyx, np.dtype(np.float32), make, plain, chunk_bytes)
 
 
-def above_zero_last(
+def last_positive_at(
     low_czyx: torch.Tensor, positions_zyx: Positions, *, chunk_bytes: int = CHUNK_BYTES
 ) -> torch.Tensor:
     """One more than the index of the last class whose interpolated value is above 0, or 0 where none is.
@@ -210,29 +210,31 @@ def above_zero_last(
 # ---------------------------------------------------------------- which classes can matter
 
 
-def _possible(block: Block, high: Float, low: Float) -> list[int]:
+def _argmax_candidates(block: Block, high: Float, low: Float) -> list[int]:
     """The classes that may be the strongest somewhere in a block, from their largest and smallest corners [C]."""
     reach = high + _margin(high, low)
-    kept: list[int] = np.flatnonzero(reach >= _floor(block, high, low)).tolist()
+    kept: list[int] = np.flatnonzero(reach >= _best_lower_bound(block, high, low)).tolist()
     return kept
 
 
-def _weighty(block: Block, high: Float, low: Float, scale: float) -> list[int]:
+def _softmax_candidates(block: Block, high: Float, low: Float, scale: float) -> list[int]:
     """The classes of a softmax of scaled logits; those left out have probabilities that sum to less than NEGLIGIBLE."""
-    share = np.exp(np.minimum(scale * (high.astype(np.float64) - _floor(block, high, low)), 0.0))
+    share = np.exp(
+        np.minimum(scale * (high.astype(np.float64) - _best_lower_bound(block, high, low)), 0.0)
+    )
     order = np.argsort(share, kind="stable")
     kept: list[int] = np.sort(order[np.cumsum(share[order]) > NEGLIGIBLE]).tolist()
     return kept
 
 
-def _floor(block: Block, high: Float, low: Float) -> float:
+def _best_lower_bound(block: Block, high: Float, low: Float) -> float:
     """A value that the strongest class is never below."""
     margin = _margin(high, low)
     found = float((low - margin).max())
     kept = np.flatnonzero(high + margin >= found)
     if len(kept) > FEW:
         leading = kept[np.argsort(high[kept], kind="stable")[-LEADING:]]
-        least = blocks.surely(block, leading.tolist()) - 2 * float(margin[leading].max())
+        least = blocks.lower_bound(block, leading.tolist()) - 2 * float(margin[leading].max())
         found = max(found, least)
     return found
 

@@ -153,7 +153,7 @@ def runs(taps: Taps, cells: int, outputs: int) -> list[Run]:
     return found
 
 
-def surely(block: Block, classes: Sequence[int]) -> float:
+def lower_bound(block: Block, classes: Sequence[int]) -> float:
     """A value that the largest of all interpolated classes is never below, anywhere in the block.
 
     The largest of some functions is nowhere below their mean, and the mean of linear interpolations is one itself: it

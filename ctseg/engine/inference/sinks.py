@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.steps.base import Box
 from ctseg.specs import VolumeWriter, Zyx
-from ctseg.volume.memory_map import let_go
+from ctseg.volume.memory_map import drop_pages
 
 PIECES = 4
 """So many pieces may wait to be written; they bound the memory where the disk is slower than the network."""
@@ -54,7 +54,7 @@ class ToArray:
             axis == 0
         ):  # later pieces lie elsewhere; of a mapped file these pages need not stay in memory
             for planes in self.array if self.array.ndim == 4 else [self.array]:
-                let_go(planes[spans[0]])
+                drop_pages(planes[spans[0]])
 
 
 class ToWriter:

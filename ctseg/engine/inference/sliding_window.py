@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ctseg.data.stream import Stream
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.forward import Forward, TileTooLarge, out_of_memory, release
-from ctseg.engine.inference.tiling_settings import Grid, Settings
+from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime
 from ctseg.specs import Zyx
 
@@ -31,7 +31,7 @@ Slab = tuple[int, list[torch.Tensor]]
 def slabs(
     networks: Sequence[torch.nn.Module],
     stream: Stream,
-    settings: Settings,
+    settings: TilingSettings,
     *,
     runtime: Runtime,
     span: tuple[int, int] | None = None,
@@ -67,7 +67,7 @@ class _Slabs:
         self,
         networks: Sequence[torch.nn.Module],
         stream: Stream,
-        settings: Settings,
+        settings: TilingSettings,
         runtime: Runtime,
         span: tuple[int, int] | None,
         air: torch.Tensor | None,
@@ -79,7 +79,7 @@ class _Slabs:
         self.shape: Zyx = (z, y, x)
         self.stream, self.settings = stream, settings
         self.device = runtime.device
-        self.grid = Grid(self.shape, settings)
+        self.grid = TileGrid(self.shape, settings)
         self.span = span or (0, z)
         self.rows = self.grid.rows(*self.span)
         self.air, self.background = air, background
@@ -213,7 +213,12 @@ class _Rows:
     """
 
     def __init__(
-        self, stream: Stream, grid: Grid, rows: range, settings: Settings, device: torch.device
+        self,
+        stream: Stream,
+        grid: TileGrid,
+        rows: range,
+        settings: TilingSettings,
+        device: torch.device,
     ) -> None:
         self._stream, self._grid, self._device = stream, grid, device
         self._flat = settings.constraints.dims == 2

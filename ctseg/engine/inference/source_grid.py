@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctseg.data.pipeline import Trail, spans_of, tracks_of
+from ctseg.data.pipeline import AppliedPipeline, spans_of, tracks_of
 from ctseg.data.steps.track import Positions
 from ctseg.specs import Zyx
 
 
 @dataclass(frozen=True)
-class Piece:
+class GridPiece:
     """A part of the scan for which all logits are there.
 
     Attributes:
-        start: its first slice along `Back.axis`, within `Back.box`.
+        start: its first slice along `SourceGridMapper.axis`, within `SourceGridMapper.box`.
         low_czyx: logits on the network's grid, around it.
         positions: where its voxels lie on them, in their voxels along the network's z, y, x.
         flip: whether slices come in the other order on the scan's grid.
@@ -30,7 +30,7 @@ class Piece:
     positions: Positions
     flip: bool
 
-    def split(self, slices: int) -> Iterator[Piece]:
+    def split(self, slices: int) -> Iterator[GridPiece]:
         """The same in parts of at most so many slices."""
         z, y, x = self.positions
         for first in range(0, len(z), slices):
@@ -39,10 +39,10 @@ class Piece:
             low = int(np.clip(np.floor(at[0]), 0, self.low_czyx.shape[1] - 1))
             high = int(np.clip(np.floor(at[-1]) + 2, low + 1, self.low_czyx.shape[1]))
             start = self.start + (len(z) - first - len(at) if self.flip else first)
-            yield Piece(start, self.low_czyx[:, low:high], (at - low, y, x), self.flip)
+            yield GridPiece(start, self.low_czyx[:, low:high], (at - low, y, x), self.flip)
 
 
-class Back:
+class SourceGridMapper:
     """The way back to the scan's grid, slab by slab.
 
     Attributes:
@@ -51,11 +51,11 @@ class Back:
         ascending: whether pieces come from the first slice of the scan to the last.
     """
 
-    def __init__(self, trail: Trail) -> None:
-        tracks = tracks_of(trail)
+    def __init__(self, applied: AppliedPipeline) -> None:
+        tracks = tracks_of(applied)
         self._order = tuple(track.axis for track in tracks)
         self.box = spans_of(tracks)
-        self.source: Zyx = trail.source.shape_zyx
+        self.source: Zyx = applied.source.shape_zyx
         z, y, x = (self._order.index(axis) for axis in range(3))
         self.axis = z
         # so that they stay the same to the last bit when a whole number is taken off
@@ -67,7 +67,7 @@ class Back:
         self.ascending = not self._flip
         self._at: NDArray[np.float64] = at[z][::-1] if self._flip else at[z]
         self._plane = (at[y], at[x])
-        self._depth = trail.target.shape_zyx[0]
+        self._depth = applied.target.shape_zyx[0]
         self._next = 0
         self._carry: torch.Tensor | None = None
 
@@ -107,7 +107,9 @@ class Back:
         whole = end >= self._depth
         return self.slices if whole else int(np.searchsorted(self._at, end - 1, "right"))
 
-    def feed(self, start: int, low_czyx: torch.Tensor, stop: int | None = None) -> Iterator[Piece]:
+    def feed(
+        self, start: int, low_czyx: torch.Tensor, stop: int | None = None
+    ) -> Iterator[GridPiece]:
         """Take the logits that follow; give what can be made of them.
 
         Args:
@@ -127,13 +129,13 @@ class Back:
         if end < self._depth:
             self._carry = low_czyx[:, -1:].clone()
 
-    def _piece(self, first: int, stop: int, origin: int, low: torch.Tensor) -> Piece:
+    def _piece(self, first: int, stop: int, origin: int, low: torch.Tensor) -> GridPiece:
         self._next = stop
         at = self._at[first:stop] - origin
         begin = len(self._at) - stop if self._flip else first
-        return Piece(begin, low, (at, *self._plane), self._flip)
+        return GridPiece(begin, low, (at, *self._plane), self._flip)
 
-    def placed(self, piece: Piece, result: torch.Tensor) -> NDArray[np.generic]:
+    def placed(self, piece: GridPiece, result: torch.Tensor) -> NDArray[np.generic]:
         """A result [.., z, y, x] along the network's axes in the order of the scan's."""
         front = result.ndim - 3
         if piece.flip:

@@ -13,7 +13,7 @@ from ctseg.specs import Constraints, Zyx
 
 
 @dataclass(frozen=True)
-class Settings:
+class TilingSettings:
     """How a scan is tiled.
 
     Attributes:
@@ -47,7 +47,7 @@ class Settings:
         ]
 
 
-class Grid:
+class TileGrid:
     """The tiles of one scan.
 
     Weights are divided by their sum beforehand, which is a product over the axes since tiles form a grid. So what
@@ -61,7 +61,7 @@ class Grid:
         weights: along each axis, for each start, [tile] float32.
     """
 
-    def __init__(self, shape_zyx: Zyx, settings: Settings) -> None:
+    def __init__(self, shape_zyx: Zyx, settings: TilingSettings) -> None:
         demands = settings.constraints
         self.tile_zyx = tiling.slices_of(shape_zyx[0], settings.tile_zyx, demands)
         self.margins = tiling.padding(shape_zyx, self.tile_zyx)

@@ -11,11 +11,11 @@ from ctseg.config.postprocess import PostprocessRule
 from ctseg.engine.postprocess.holes import fill_holes, fill_holes_in_slices
 from ctseg.engine.postprocess.label_values import check_map
 from ctseg.engine.postprocess.parts import remove_parts
-from ctseg.engine.postprocess.rules import Labels, Target, rounds_of, targets_of
+from ctseg.engine.postprocess.rules import Labels, RuleTarget, rounds_of, targets_of
 from ctseg.errors import BadInput
 from ctseg.volume.components import SLAB_BYTES, Planes, planes_at_once
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.memory_map import let_go_of
+from ctseg.volume.memory_map import drop_array_pages
 
 OnPlanes = Callable[[int, int], None]
 """Told how many planes have been passed, and how many there are to pass in all."""
@@ -84,9 +84,9 @@ def postprocess(
     return report
 
 
-def _steps(targets: Sequence[Target]) -> list[tuple[Pass, list[Target]]]:
+def _steps(targets: Sequence[RuleTarget]) -> list[tuple[Pass, list[RuleTarget]]]:
     """The passes over the map that a round takes."""
-    out: list[tuple[Pass, list[Target]]] = []
+    out: list[tuple[Pass, list[RuleTarget]]] = []
     for connectivity in (26, 18, 6):
         chosen = [t for t in targets if t.filters and t.connectivity == connectivity]
         if chosen:
@@ -121,11 +121,11 @@ def _copy(
         stop = min(start + step, depth)
         out_zyx[start:stop] = source_zyx[start:stop]
         for array in (source_zyx, out_zyx):
-            let_go_of(array, start, stop)
+            drop_array_pages(array, start, stop)
         passed(stop - start)
 
 
-def _check_room(labels_zyx: Planes, targets: Sequence[Target]) -> None:
+def _check_room(labels_zyx: Planes, targets: Sequence[RuleTarget]) -> None:
     """Values that are to be written must fit in."""
     dtype: np.dtype[Any] = np.dtype(labels_zyx.dtype)
     top = 1 if dtype.kind == "b" else np.iinfo(dtype).max

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.engine.postprocess.label_values import grouping
-from ctseg.engine.postprocess.rules import Target
+from ctseg.engine.postprocess.rules import RuleTarget
 from ctseg.volume.components import (
     Planes,
     Progress,
@@ -30,7 +30,7 @@ BACKGROUND = 1
 
 def fill_holes(
     labels_zyx: Planes,
-    targets: Sequence[Target],
+    targets: Sequence[RuleTarget],
     *,
     slab_bytes: int,
     progress: Progress | None = None,
@@ -54,7 +54,7 @@ def fill_holes(
 
 def fill_holes_in_slices(
     labels_zyx: Planes,
-    targets: Sequence[Target],
+    targets: Sequence[RuleTarget],
     *,
     slab_bytes: int,
     progress: Progress | None = None,
@@ -138,15 +138,15 @@ def enclosing(
     return filler
 
 
-def _groups(targets: Sequence[Target]) -> Groups:
+def _groups(targets: Sequence[RuleTarget]) -> Groups:
     return grouping([{0}, *(t.values for t in targets)], other=len(targets) + BACKGROUND + 1)
 
 
-def _written(targets: Sequence[Target]) -> Ints:
+def _written(targets: Sequence[RuleTarget]) -> Ints:
     return np.array([0, *(target.written for target in targets)], np.int64)
 
 
-def _report(targets: Sequence[Target], filler: Ints, size: Ints) -> dict[str, dict[str, int]]:
+def _report(targets: Sequence[RuleTarget], filler: Ints, size: Ints) -> dict[str, dict[str, int]]:
     many = len(targets) + 1
     holes = np.bincount(filler, minlength=many)
     voxels = np.bincount(filler, weights=size, minlength=many)

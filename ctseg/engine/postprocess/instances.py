@@ -13,7 +13,7 @@ from ctseg.engine.postprocess.label_values import check_map, grouping
 from ctseg.errors import BadInput
 from ctseg.volume.components import SLAB_BYTES, Planes, Progress, again, find_parts
 from ctseg.volume.joining import Parts
-from ctseg.volume.memory_map import let_go_of
+from ctseg.volume.memory_map import drop_array_pages
 from ctseg.volume.run_lengths import Connectivity, Ints, drawn
 
 
@@ -65,7 +65,7 @@ class Instances:
             runs, part = again(self.labels_zyx, self.parts, slab)
             out_zyx[slab.start : slab.stop] = drawn(runs, self.numbers[part].astype(dtype))
             for array in (out_zyx, self.labels_zyx):
-                let_go_of(array, slab.start, slab.stop)
+                drop_array_pages(array, slab.start, slab.stop)
             if progress:
                 progress(slab.stop - slab.start)
 

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.engine.postprocess.label_values import grouping
-from ctseg.engine.postprocess.rules import Target
+from ctseg.engine.postprocess.rules import RuleTarget
 from ctseg.volume.components import Planes, Progress, find_parts, paint_parts
 from ctseg.volume.joining import Parts
 
 
 def remove_parts(
     labels_zyx: Planes,
-    targets: Sequence[Target],
+    targets: Sequence[RuleTarget],
     *,
     slab_bytes: int,
     progress: Progress | None = None,
@@ -46,7 +46,7 @@ def remove_parts(
     }
 
 
-def removed(parts: Parts, targets: Sequence[Target]) -> NDArray[np.bool_]:
+def removed(parts: Parts, targets: Sequence[RuleTarget]) -> NDArray[np.bool_]:
     """Which parts go: those under the least size, and those beyond the largest; of equals the first met stays."""
     every = len(parts)
     least = np.array([0, *(target.least for target in targets)])

@@ -18,7 +18,7 @@ Labels = Task | Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Target:
+class RuleTarget:
     """What is to be done to one label, or to several as one.
 
     Attributes:
@@ -58,7 +58,7 @@ def check_rules(labels: Labels, rules: Sequence[PostprocessRule]) -> None:
 
 def targets_of(
     labels: Labels, rules: Sequence[PostprocessRule], geometry: Geometry | None = None
-) -> list[Target]:
+) -> list[RuleTarget]:
     """What the rules ask for, label by label, in their order; `*` stands for each label in the task's order.
 
     Where labels are regions that lie in one another, `*` removes parts from the outermost region inwards, so that what
@@ -77,12 +77,12 @@ def targets_of(
     out = []
     for rule in rules:
         all_of_them = rule.names == (EVERY_LABEL,)
-        some: list[Target] = []
+        some: list[RuleTarget] = []
         for names in [(name,) for name in every] if all_of_them else [rule.names]:
             _check_names(labels, names, known)
             chosen = [known[name] for name in names]
             some.append(
-                Target(
+                RuleTarget(
                     "+".join(names),
                     frozenset().union(*(written_values(known.values(), one) for one in chosen)),
                     chosen[0].value,
@@ -97,16 +97,16 @@ def targets_of(
     return out
 
 
-def _inwards(targets: Sequence[Target]) -> list[Target]:
+def _inwards(targets: Sequence[RuleTarget]) -> list[RuleTarget]:
     """First what removes parts, then what fills holes, the smallest region first."""
     removing = [replace(target, fill=None) for target in targets if target.filters]
     filling = [replace(target, keep=None, least=1) for target in targets if target.fill]
     return removing + sorted(filling, key=lambda target: len(target.values))
 
 
-def rounds_of(targets: Iterable[Target]) -> list[list[Target]]:
+def rounds_of(targets: Iterable[RuleTarget]) -> list[list[RuleTarget]]:
     """Targets that share no value are handled together; one that does starts a new round."""
-    rounds: list[list[Target]] = []
+    rounds: list[list[RuleTarget]] = []
     taken: set[int] = set()
     for target in targets:
         if not rounds or taken & target.values:

@@ -91,7 +91,7 @@ class Segmenter:
         batch_size: int | None = None,
         skip_air: float | None = None,
     ) -> Segmenter:
-        """The same model with another tiling; see `ctseg.engine.inference.tiling_settings.Settings`.
+        """The same model with another tiling; see `ctseg.engine.inference.tiling_settings.TilingSettings`.
 
         Raises:
             BadInput: a tile that the network does not accept, or no axis that may be mirrored.

@@ -15,10 +15,10 @@ import torch
 from ctseg.engine.inference.memory.fit import FitRequest
 from ctseg.engine.inference.model import Model
 from ctseg.engine.inference.restart import restarting
-from ctseg.engine.inference.tiling_settings import Grid
+from ctseg.engine.inference.tiling_settings import TileGrid
 from ctseg.engine.prediction.inputs import Item
-from ctseg.engine.prediction.multiprocess.slab_sharing import Share
-from ctseg.engine.prediction.output_paths import places_of
+from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan
+from ctseg.engine.prediction.output_paths import output_paths_of
 from ctseg.engine.prediction.outputs import Outputs
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.scan_job import ScanJob
@@ -27,7 +27,7 @@ from ctseg.files import disk_errors
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryOptions:
     """How a tiling is made to fit the memory.
 
     Attributes:
@@ -54,15 +54,20 @@ class CaseJob:
     """
 
     def __init__(
-        self, model: Model, item: Item, target: Path, request: Request, fit: Fit | None = None
+        self, model: Model, item: Item, target: Path, request: Request, fit: MemoryOptions | None = None
     ) -> None:  # fmt: skip
-        self.id, self._item, self._request, self._fit = item.id, item, request, fit or Fit()
-        self.places = places_of(model.task, request, target)
+        self.id, self._item, self._request, self._fit = (
+            item.id,
+            item,
+            request,
+            fit or MemoryOptions(),
+        )
+        self.places = output_paths_of(model.task, request, target)
         self._model = copy.copy(model)  # for notes of its own
         self._model.on_note = self._note
         self._asked = model.settings
         self.notes: list[str] = []
-        self.share: Share | None = None
+        self.share: SharedScan | None = None
         self._on_say: Callable[[str], None] | None = None
         self._on_share: Callable[[float, str], None] | None = None
         self._job: ScanJob | None = None
@@ -134,7 +139,7 @@ class CaseJob:
         if self.share is not None:
             told += f", shared by {self.share.team.size} processes"
         size = " x ".join(map(str, job.geometry.shape_zyx))
-        tiles = Grid(job.stream.shape_czyx[1:], self._model.settings).tiles
+        tiles = TileGrid(job.stream.shape_czyx[1:], self._model.settings).tiles
         self._say(f"{size} voxels (z, y, x), {tiles} tile{'s'[: tiles > 1]}{told}")
 
     def _on_tiles(self, done: int, total: int) -> None:

@@ -11,15 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ctseg.engine.inference.model import Model
-from ctseg.engine.prediction.case_job import CaseJob, Fit
+from ctseg.engine.prediction.case_job import CaseJob, MemoryOptions
 from ctseg.engine.prediction.inputs import Item
 from ctseg.engine.prediction.leftovers import remove_leftovers
-from ctseg.engine.prediction.multiprocess.schedule import Dispatch
+from ctseg.engine.prediction.multiprocess.schedule import Schedule
 from ctseg.engine.prediction.multiprocess.team import Team
 from ctseg.engine.prediction.output_paths import as_suffix
 from ctseg.engine.prediction.outputs import check_request
-from ctseg.engine.prediction.queue import Following, Leading, OnProgress, Outcomes, Summary, Work
-from ctseg.engine.prediction.record import Record
+from ctseg.engine.prediction.queue import (
+    CaseLog,
+    CaseQueue,
+    FollowerLog,
+    LeaderLog,
+    OnProgress,
+    Summary,
+)
+from ctseg.engine.prediction.record import PredictionRecord
 from ctseg.engine.prediction.request import Request
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors
@@ -31,7 +38,7 @@ def predict_folder(
     items: Sequence[Item],
     request: Request,
     *,
-    fit: Fit | None = None,
+    fit: MemoryOptions | None = None,
     on_progress: OnProgress | None = None,
     on_say: Callable[[str], None] | None = None,
     overlapped: bool | None = None,
@@ -78,24 +85,26 @@ def predict_folder(
         # On two cores, with gzip in and out, reading and writing took 1 to 3 % of the time of a U-Net of three levels:
         # side by side with a network that uses every core there is nothing to gain.
         overlapped = model.runtime.device.type != "cpu"
-    record = Record(folder, model, request) if leads and not single else None
+    record = PredictionRecord(folder, model, request) if leads and not single else None
     if team is None:
-        outcomes = Outcomes(found, record, folder, on_say)
+        outcomes = CaseLog(found, record, folder, on_say)
         turns: Iterator[CaseJob] = (cases[number] for number in todo)
     else:
-        dispatch = Dispatch(team, items, todo)
+        dispatch = Schedule(team, items, todo)
         turns = _shared(cases, dispatch)
         outcomes = (
-            Leading(found, record, folder, on_say, cases, dispatch) if leads
-            else Following(found, folder, cases, dispatch, team)
+            LeaderLog(found, record, folder, on_say, cases, dispatch) if leads
+            else FollowerLog(found, folder, cases, dispatch, team)
         )  # fmt: skip
-    work = Work(outcomes, len(todo), overlapped=overlapped, on_progress=on_progress, on_say=on_say)
+    work = CaseQueue(
+        outcomes, len(todo), overlapped=overlapped, on_progress=on_progress, on_say=on_say
+    )
     work.run(turns)
     return found
 
 
-def _shared(cases: Sequence[CaseJob], dispatch: Dispatch) -> Iterator[CaseJob]:
-    for number, share in dispatch.mine():
+def _shared(cases: Sequence[CaseJob], dispatch: Schedule) -> Iterator[CaseJob]:
+    for number, share in dispatch.own_cases():
         cases[number].share = share
         yield cases[number]
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
 from ctseg.engine.postprocess import find_instances, postprocess
-from ctseg.engine.prediction.result_files import Files, slabs_of
+from ctseg.engine.prediction.result_files import OutputTransaction, slabs_of
 from ctseg.specs import Label, VolumeWriter
 from ctseg.volume.components import Planes
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.memory_map import let_go
+from ctseg.volume.memory_map import drop_pages
 from ctseg.volume.scratch import scratch
 
 Report = dict[str, dict[str, float]]
@@ -59,7 +59,7 @@ def follow(
         if changed.any():
             masks[:, changed] = table[new[changed]].T
         for plane in (*masks, new):
-            let_go(plane)
+            drop_pages(plane)
 
 
 def postprocess_masks(
@@ -120,7 +120,7 @@ def number_objects(
     map_zyx: NDArray[Any],
     labels: Sequence[Label],
     geometry: Geometry,
-    files: Files,
+    files: OutputTransaction,
     path: Path,
     table: Path,
     options: Mapping[str, Any],
@@ -175,4 +175,4 @@ def _walk(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     for start, stop in slabs_of(array):
         slab = array[start:stop]
         yield slab
-        let_go(slab)
+        drop_pages(slab)

@@ -24,7 +24,7 @@ PLAIN = ".nii.gz"
 
 
 @dataclass(frozen=True)
-class Places:
+class OutputPaths:
     """Where the results of one scan go; None for what nobody asked for.
 
     Attributes:
@@ -61,7 +61,7 @@ class Places:
         return found | ({"masks": {n: str(p) for n, p in self.masks.items()}} if self.masks else {})
 
 
-def places_of(task: Task, request: Request, target: Path) -> Places:
+def output_paths_of(task: Task, request: Request, target: Path) -> OutputPaths:
     """Where the results of one scan go.
 
     Args:
@@ -83,19 +83,19 @@ def places_of(task: Task, request: Request, target: Path) -> Places:
             return target.with_name(f"{stem}_{kind}{ending}")
         return target.parent / kind / f"{stem}{ending}"
 
-    return Places(
+    return OutputPaths(
         target,
         beside("probabilities", probabilities) if request.probabilities else None,
         beside("confidence", plain) if request.confidence else None,
         beside("instances", plain) if request.instances else None,
         beside("instances", ".csv") if request.instances else None,
-        frozen(_masks(beside("masks", ""), suffix, kept(task, request.labels)))
+        frozen(_masks(beside("masks", ""), suffix, requested_labels(task, request.labels)))
         if request.masks
         else frozen(),
     )
 
 
-def kept(task: Task, names: tuple[str, ...] | None) -> tuple[Label, ...]:
+def requested_labels(task: Task, names: tuple[str, ...] | None) -> tuple[Label, ...]:
     """The foreground labels that are asked for."""
     return task.foreground if names is None else select(task, names)
 

@@ -20,10 +20,10 @@ from ctseg.card import Card
 from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
 from ctseg.engine.inference.decoders import (
     Confidence,
+    Decoder,
     LabelMap,
     Masks,
     Probabilities,
-    Product,
     Values,
 )
 from ctseg.engine.postprocess import check_rules, postprocess
@@ -35,9 +35,14 @@ from ctseg.engine.prediction.label_maps import (
     number_objects,
     postprocess_masks,
 )
-from ctseg.engine.prediction.output_paths import as_suffix, kept, places_of
+from ctseg.engine.prediction.output_paths import as_suffix, output_paths_of, requested_labels
 from ctseg.engine.prediction.request import Request
-from ctseg.engine.prediction.result_files import Files, Made, Wanted, slabs_of
+from ctseg.engine.prediction.result_files import (
+    DerivedFile,
+    OutputTransaction,
+    ResultSpec,
+    slabs_of,
+)
 from ctseg.errors import BadInput
 from ctseg.specs import Label, Task, frozen
 from ctseg.task import label_dtype, select
@@ -64,7 +69,7 @@ def check_request(model: Model, request: Request) -> None:
         BadInput: not a single label; what a regression has not; a format that cannot be written.
     """
     task = model.task
-    kept(task, request.labels)
+    requested_labels(task, request.labels)
     check_rules(task, _rules(model, request))
     if request.labels is not None and not request.labels:
         raise BadInput(
@@ -99,22 +104,22 @@ class Outputs:
     def __init__(self, model: Model, request: Request, target: Path) -> None:
         check_request(model, request)
         self._model, self._request, self._task = model, request, model.task
-        self.places = places_of(self._task, request, target)
-        self._kept = kept(self._task, request.labels)
-        self._counts = Counts()
+        self.places = output_paths_of(self._task, request, target)
+        self._kept = requested_labels(self._task, request.labels)
+        self._counts = VoxelCounts()
         self._map: NDArray[Any] | None = None
         self._cleaned: dict[str, dict[str, float]] = {}
         self._objects: dict[str, dict[str, float]] = {}
         self._folder: Path | None = target.parent
         self._rules = self._fitting(_rules(model, request))
         if self._task.kind == "regression":
-            self.wanted: tuple[Wanted, ...] = (self._values(),)
+            self.wanted: tuple[ResultSpec, ...] = (self._values(),)
         elif self._task.stacked and self._rules:
             self.wanted = (self._from_masks(), *self._beside())
         else:
             self.wanted = (*self._from_map(), *self._beside())
 
-    def in_memory(self, run: Callable[[Product], NDArray[Any]], geometry: Geometry) -> NDArray[Any]:
+    def in_memory(self, run: Callable[[Decoder], NDArray[Any]], geometry: Geometry) -> NDArray[Any]:
         """The main result as an array rather than a file.
 
         Args:
@@ -165,15 +170,15 @@ class Outputs:
                 fitting.append(rule.model_copy(update={"label": label}))
         return tuple(fitting)
 
-    def _values(self) -> Wanted:
+    def _values(self) -> ResultSpec:
         names = self._request.labels
         product = Values(
             self._task, self._model.scale, dtype=self._request.dtype,
             kept=None if names is None else self._kept,
         )  # fmt: skip
-        return Wanted(self.places.main, product, options=_options(self.places.main, "values"))
+        return ResultSpec(self.places.main, product, options=_options(self.places.main, "values"))
 
-    def _from_map(self) -> list[Wanted]:
+    def _from_map(self) -> list[ResultSpec]:
         """The label map, and what is cut from it or follows it."""
         exclusive = self._task.kind == "classes"
         names, places = self._request.labels, self.places
@@ -181,7 +186,7 @@ class Outputs:
         product = LabelMap(self._task, None if names is None or late else self._kept)
         change = self._change_map if self._rules or self._request.instances else None
         found = [
-            Wanted(
+            ResultSpec(
                 places.main, product, self._kept, finish=change, on_slab=self._counts.add,
                 options=_options(places.main, "map"),
                 made=self._masks_of(lambda label: partial(_equal, value=label.value)) if exclusive else (),
@@ -190,21 +195,21 @@ class Outputs:
         if places.masks and not exclusive:
             follows = self._follow_map if self._rules else None
             found.append(
-                Wanted(None, Masks(self._task, self._kept), finish=follows, made=self._slices())
+                ResultSpec(None, Masks(self._task, self._kept), finish=follows, made=self._slices())
             )
         return found
 
-    def _from_masks(self) -> Wanted:
+    def _from_masks(self) -> ResultSpec:
         """Masks that stand for themselves, and the label map that is made of them."""
         dtype = label_dtype(self._task)
-        main = Made(
+        main = DerivedFile(
             self.places.main, partial(decode_masks, labels=self._kept, dtype=dtype), dtype, self._kept,
             self._counts.add, _options(self.places.main, "map"),
         )  # fmt: skip
         product = Masks(self._task, self._kept)
-        return Wanted(None, product, finish=self._change_masks, made=(main, *self._slices()))
+        return ResultSpec(None, product, finish=self._change_masks, made=(main, *self._slices()))
 
-    def _beside(self) -> list[Wanted]:
+    def _beside(self) -> list[ResultSpec]:
         task, request, places = self._task, self._request, self.places
         temperature = self._model.card.temperature
         found = []
@@ -213,16 +218,16 @@ class Outputs:
             shares = Probabilities(task, temperature=temperature, dtype=request.dtype, kept=some)
             options = _options(places.probabilities, "probabilities")
             labels = some or task.labels
-            found.append(Wanted(places.probabilities, shares, labels, options=options))
+            found.append(ResultSpec(places.probabilities, shares, labels, options=options))
         if places.confidence is not None:
             sure = Confidence(task, temperature=temperature, dtype=request.dtype)
             options = _options(places.confidence, "confidence")
-            found.append(Wanted(places.confidence, sure, options=options))
+            found.append(ResultSpec(places.confidence, sure, options=options))
         return found
 
-    def _masks_of(self, make: Any) -> tuple[Made, ...]:
+    def _masks_of(self, make: Any) -> tuple[DerivedFile, ...]:
         return tuple(
-            Made(
+            DerivedFile(
                 self.places.masks[label.name], make(label),
                 labels=(Label(label.name, (1,), 1, label.colour),),
                 options=_options(self.places.masks[label.name], "map"),
@@ -230,10 +235,12 @@ class Outputs:
             for label in (self._kept if self.places.masks else ())
         )  # fmt: skip
 
-    def _slices(self) -> tuple[Made, ...]:
+    def _slices(self) -> tuple[DerivedFile, ...]:
         return self._masks_of(lambda label: partial(_channel, index=self._kept.index(label)))
 
-    def _change_map(self, map_zyx: NDArray[Any], geometry: Geometry, files: Files | None) -> None:
+    def _change_map(
+        self, map_zyx: NDArray[Any], geometry: Geometry, files: OutputTransaction | None
+    ) -> None:
         if self._rules:
             exclusive = self._task.kind == "classes"
             task = self._task if exclusive else dataclasses.replace(self._task, labels=self._kept)
@@ -244,7 +251,7 @@ class Outputs:
             self._map = map_zyx if self.places.masks and not exclusive else None
         self._number(map_zyx, geometry, files)
 
-    def _follow_map(self, masks_kzyx: NDArray[Any], _: Geometry, __: Files) -> None:
+    def _follow_map(self, masks_kzyx: NDArray[Any], _: Geometry, __: OutputTransaction) -> None:
         assert self._map is not None  # the map is the first result, and changed first
         inside: dict[int, list[bool]] = {}
         for index, label in enumerate(self._kept):
@@ -256,7 +263,7 @@ class Outputs:
         self._map = None
 
     def _change_masks(
-        self, masks_kzyx: NDArray[Any], geometry: Geometry, files: Files | None
+        self, masks_kzyx: NDArray[Any], geometry: Geometry, files: OutputTransaction | None
     ) -> None:
         self._cleaned = postprocess_masks(
             masks_kzyx, self._kept, self._rules, geometry=geometry, folder=self._folder
@@ -268,7 +275,9 @@ class Outputs:
                 map_zyx[start:stop] = decode_masks(masks_kzyx[:, start:stop], self._kept, dtype)
             self._number(map_zyx, geometry, files)
 
-    def _number(self, map_zyx: NDArray[Any], geometry: Geometry, files: Files | None) -> None:
+    def _number(
+        self, map_zyx: NDArray[Any], geometry: Geometry, files: OutputTransaction | None
+    ) -> None:
         places = self.places
         if files is not None and places.instances is not None and places.table is not None:
             self._objects = number_objects(
@@ -293,7 +302,7 @@ def written_labels(task: Task, labels: Iterable[str] | None = None) -> tuple[Lab
     return task.foreground if labels is None else select(task, labels)
 
 
-class Counts:
+class VoxelCounts:
     """How many voxels have each value, of a label map that comes slab by slab."""
 
     def __init__(self) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ctseg.engine.prediction.case_job import CaseJob, as_error
-from ctseg.engine.prediction.multiprocess.schedule import Dispatch
+from ctseg.engine.prediction.multiprocess.schedule import Schedule
 from ctseg.engine.prediction.multiprocess.team import Team, error_data, error_from
-from ctseg.engine.prediction.record import Record
+from ctseg.engine.prediction.record import PredictionRecord
 from ctseg.errors import CtsegError, DiskFull, FileProblem
 
 FULL_BYTES = 2**26
@@ -40,7 +40,7 @@ class Summary:
     missing: list[str] = field(default_factory=list)
 
 
-class Outcomes:
+class CaseLog:
     """What came of each scan so far: in the summary and in the record, or told to the process that keeps them.
 
     Args:
@@ -52,7 +52,7 @@ class Outcomes:
     """
 
     def __init__(
-        self, summary: Summary, record: Record | None, folder: Path, on_say: OnSay | None
+        self, summary: Summary, record: PredictionRecord | None, folder: Path, on_say: OnSay | None
     ) -> None:
         self._summary, self._record, self._folder, self._on_say = summary, record, folder, on_say
         self._unwritten = ""
@@ -104,7 +104,7 @@ class Outcomes:
         """Learn what other processes did; with `rest`, wait until they are done."""
 
 
-class Leading(Outcomes):
+class LeaderLog(CaseLog):
     """Those of the process that keeps the record of several.
 
     Args:
@@ -112,14 +112,14 @@ class Leading(Outcomes):
     """
 
     def __init__(
-        self, summary: Summary, record: Record | None, folder: Path, on_say: OnSay | None,
-        cases: Sequence[CaseJob], dispatch: Dispatch,
+        self, summary: Summary, record: PredictionRecord | None, folder: Path, on_say: OnSay | None,
+        cases: Sequence[CaseJob], dispatch: Schedule,
     ) -> None:  # fmt: skip
         super().__init__(summary, record, folder, on_say)
         self._cases, self._dispatch = cases, dispatch
 
     def hear(self, *, rest: bool = False) -> None:
-        for number, told in self._dispatch.rest() if rest else self._dispatch.news():
+        for number, told in self._dispatch.drain() if rest else self._dispatch.poll():
             case = self._cases[number]
             if "done" in told:
                 self.done(case, told["done"])
@@ -129,11 +129,11 @@ class Leading(Outcomes):
                 self.missing(case)
 
 
-class Following(Outcomes):
+class FollowerLog(CaseLog):
     """Those of another process, told to the first one; of a scan that all make that one knows by itself."""
 
     def __init__(
-        self, summary: Summary, folder: Path, cases: Sequence[CaseJob], dispatch: Dispatch, team: Team
+        self, summary: Summary, folder: Path, cases: Sequence[CaseJob], dispatch: Schedule, team: Team
     ) -> None:  # fmt: skip
         super().__init__(summary, None, folder, None)
         self._numbers = {case.id: number for number, case in enumerate(cases)}
@@ -154,7 +154,7 @@ class Following(Outcomes):
             self._dispatch.report(self._numbers[case.id], outcome)
 
 
-class Work:
+class CaseQueue:
     """Takes scans one after the other, or side by side.
 
     Args:
@@ -163,7 +163,7 @@ class Work:
     """
 
     def __init__(
-        self, outcomes: Outcomes, total: int, *, overlapped: bool,
+        self, outcomes: CaseLog, total: int, *, overlapped: bool,
         on_progress: OnProgress | None = None, on_say: OnSay | None = None,
     ) -> None:  # fmt: skip
         self._outcomes, self._total, self._overlapped = outcomes, total, overlapped

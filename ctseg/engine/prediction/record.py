@@ -16,7 +16,7 @@ from ctseg.version import __version__
 HEADER = ("ctseg_version", "model", "tensors_sha256", "task", "settings")
 
 
-class Record:
+class PredictionRecord:
     """The record of a folder; what earlier calls left there stays unless a scan is predicted anew.
 
     A scan of an earlier call with another model or other settings keeps them under `made_with`.

@@ -12,30 +12,30 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ctseg.engine.inference.decoders import Product
+from ctseg.engine.inference.decoders import Decoder
 from ctseg.engine.inference.sinks import Sink, ToArray, ToWriter
-from ctseg.engine.inference.source_grid import Back
+from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.files import write_text
 from ctseg.specs import Label, VolumeSource, VolumeWriter, frozen
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import open_writer
-from ctseg.volume.memory_map import let_go
+from ctseg.volume.memory_map import drop_pages
 from ctseg.volume.scratch import scratch
 
 SLAB_BYTES = 2**25
 OnSlab = Callable[[NDArray[Any]], None]
-Finish = Callable[[NDArray[Any], Geometry, "Files"], None]
+Finish = Callable[[NDArray[Any], Geometry, "OutputTransaction"], None]
 
 
 @dataclass(frozen=True)
-class Made:
+class DerivedFile:
     """A file made of another result, slab by slab, when nothing changes that any more.
 
     Attributes:
         path: the file.
         make: from a slab of the result to one of this file.
         dtype: of its voxels, as NumPy writes it.
-        labels, on_slab, options: as those of `Wanted`.
+        labels, on_slab, options: as those of `ResultSpec`.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResultSpec:
     """A result and the file that it goes to.
 
     Attributes:
@@ -62,12 +62,12 @@ class Wanted:
     """
 
     path: Path | None
-    product: Product
+    product: Decoder
     labels: tuple[Label, ...] = ()
     finish: Finish | None = None
     on_slab: OnSlab | None = None
     options: Mapping[str, Any] = field(default_factory=frozen)
-    made: tuple[Made, ...] = ()
+    made: tuple[DerivedFile, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -83,7 +83,7 @@ class Pending(Protocol):
     def abort(self) -> None: ...
 
 
-class Files:
+class OutputTransaction:
     """The files of one scan: all of them get their names, or none does.
 
     Args:
@@ -148,10 +148,16 @@ class Files:
                 self._folders.pop().rmdir()
 
 
-class Outlet:
+class ResultWriter:
     """The way of one result to its file, and to those that are made of it."""
 
-    def __init__(self, wanted: Wanted, back: Back, geometry: Geometry, files: Files) -> None:
+    def __init__(
+        self,
+        wanted: ResultSpec,
+        back: SourceGridMapper,
+        geometry: Geometry,
+        files: OutputTransaction,
+    ) -> None:
         self.wanted, self._back, self._geometry, self._files = wanted, back, geometry, files
         self.sink: Sink
         self._waiting: NDArray[Any] | None = None
@@ -198,7 +204,7 @@ class Outlet:
             part = array[..., start:stop, :, :]
             self._fan.write(start, np.ascontiguousarray(part))
             for plane in part if part.ndim == 4 else [part]:
-                let_go(plane)
+                drop_pages(plane)
         self._waiting = None
 
 

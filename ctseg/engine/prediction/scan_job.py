@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from ctseg.data.stream import OnDisk
 from ctseg.engine.inference.sinks import BackgroundSink, Sink, TimedSink
 from ctseg.engine.inference.sliding_window import OnTiles
-from ctseg.engine.inference.source_grid import Back
-from ctseg.engine.prediction.multiprocess.slab_sharing import Share
+from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan
 from ctseg.engine.prediction.outputs import writer_options
-from ctseg.engine.prediction.result_files import Files, Outlet
-from ctseg.engine.prediction.result_files import Wanted as Wanted
+from ctseg.engine.prediction.result_files import OutputTransaction, ResultWriter
+from ctseg.engine.prediction.result_files import ResultSpec as ResultSpec
 from ctseg.files import disk_errors
 from ctseg.specs import ImageRef
 from ctseg.volume.geometry import Geometry
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def predict_scan(
     model: Model,
     images: Sequence[ImageRef],
-    wanted: Sequence[Wanted],
+    wanted: Sequence[ResultSpec],
     *,
     on_tiles: OnTiles | None = None,
 ) -> Geometry:
@@ -67,15 +67,15 @@ class ScanJob:
         self,
         model: Model,
         images: Sequence[ImageRef],
-        wanted: Sequence[Wanted],
+        wanted: Sequence[ResultSpec],
         *,
         behind: ThreadPoolExecutor | None = None,
-        share: Share | None = None,
+        share: SharedScan | None = None,
     ) -> None:
         self.images, self.wanted = images, wanted
         self.model, self._behind, self._share = model, behind, share
         self._stack = ExitStack()
-        self._outlets: list[Outlet] = []
+        self._outlets: list[ResultWriter] = []
         self._sinks: list[TimedSink | BackgroundSink] = []
         self.seconds = {"reading": 0.0, "network": 0.0, "writing": 0.0}
 
@@ -95,11 +95,13 @@ class ScanJob:
         self._stack.callback(scan.close)
         self.stream = self.model.open(scan, folder)
         self.geometry = scan.geometry
-        self._back = Back(self.stream.trail)
-        self._files = Files(scan.geometry, scan.reference, partial(writer_options, self.model.card))
+        self._back = SourceGridMapper(self.stream.applied)
+        self._files = OutputTransaction(
+            scan.geometry, scan.reference, partial(writer_options, self.model.card)
+        )
         self._stack.callback(self._files.abort)
         for one in self.wanted if self._writes else ():
-            outlet = Outlet(one, self._back, scan.geometry, self._files)
+            outlet = ResultWriter(one, self._back, scan.geometry, self._files)
             outlet.open(folder)
             self._outlets.append(outlet)
         self.seconds["reading"] += time.monotonic() - begun

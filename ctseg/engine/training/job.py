@@ -41,7 +41,7 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A run ready to go.
 
     Attributes:

@@ -20,7 +20,7 @@ from ctseg.engine.model.runtime import repeatable
 from ctseg.engine.model.weights import load_strictly, save_weights, tensors_sha256
 from ctseg.engine.training import checkpoint
 from ctseg.engine.training.checkpoint import State
-from ctseg.engine.training.job import Interrupt, Job, RunResult
+from ctseg.engine.training.job import Interrupt, RunResult, TrainingJob
 from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
@@ -34,7 +34,7 @@ from ctseg.metrics.catalogue import METRICS
 from ctseg.metrics.report import Report
 
 
-def train(job: Job, *, resume: bool = False) -> RunResult:
+def train(job: TrainingJob, *, resume: bool = False) -> RunResult:
     """Train to the end, or on from the last resume point.
 
     The run folder gets `log.jsonl`, `best.safetensors`, `validation/report.json` and `last/`.
@@ -53,7 +53,7 @@ def train(job: Job, *, resume: bool = False) -> RunResult:
             raise _no_room(job) from error
 
 
-def _no_room(job: Job) -> RunFailed:
+def _no_room(job: TrainingJob) -> RunFailed:
     train = job.config.train
     patch = " x ".join(map(str, train.patch_zyx or ()))
     return RunFailed(
@@ -62,7 +62,7 @@ def _no_room(job: Job) -> RunFailed:
     )
 
 
-def _train(job: Job, resume: bool, loader: Loader) -> RunResult:
+def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     config, last = job.config, job.folder / "last"
     torch.manual_seed(seed_for(config.seed, 0, 0, INITIAL))
     resuming = resume and checkpoint.exists(last)
@@ -152,7 +152,7 @@ def finished(state: State, patience: int | None) -> bool:
     return state.step >= state.steps and state.validated >= state.step
 
 
-def keep_if_best(job: Job, state: State, net: torch.nn.Module, report: Report) -> None:
+def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: Report) -> None:
     """Keep the weights and their report where the validation is the best so far; see `merit`."""
     state.validated = state.step
     score = merit(report, target_scale(job.card.preprocess.steps, job.card.out_channels))
@@ -183,7 +183,7 @@ def keep_if_best(job: Job, state: State, net: torch.nn.Module, report: Report) -
     save_weights(job.folder / "best.safetensors", tensors, card)
 
 
-def _validate(job: Job, net: torch.nn.Module, interrupt: Interrupt) -> Report:
+def _validate(job: TrainingJob, net: torch.nn.Module, interrupt: Interrupt) -> Report:
     def on_case(done: int, total: int, name: str) -> None:
         job.reporter.update(done, total, f"validating {name}")
         interrupt.check()
@@ -207,7 +207,7 @@ def _log_epoch(log: RunLog, state: State, lr: float, report: Report, seconds: fl
     )
 
 
-def _tell(job: Job, state: State, report: Report) -> None:
+def _tell(job: TrainingJob, state: State, report: Report) -> None:
     job.reporter.say(
         f"step {state.step}/{state.steps}  loss {state.loss_sum / max(state.loss_count, 1):.4f}  "
         f"{_validated(report)}{'  best' if state.best_step == state.step else ''}"

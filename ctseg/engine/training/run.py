@@ -21,7 +21,7 @@ from ctseg.data.store import Prepared, Store
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.training import checkpoint, loop, optim
-from ctseg.engine.training.job import Job, Reporter, RunResult, Silent
+from ctseg.engine.training.job import Reporter, RunResult, Silent, TrainingJob
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
 from ctseg.planning.fingerprint import fingerprint
@@ -98,12 +98,12 @@ def train(
     limited = config.train.time is not None and config.train.steps is None
     deadline = begun + parse_duration(config.train.time or "0") if limited else None
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
-    spacing = prepared[0].trail.target.spacing_zyx
+    spacing = prepared[0].applied.target.spacing_zyx
     reshaped = any(s["kind"] in RESHAPING for s in card.preprocess.steps)
     if resample is not None and all(resample["spacing_xyz"]) and not reshaped:
         x, y, z = resample["spacing_xyz"]
         spacing = (z, y, x)
-    job = Job(
+    job = TrainingJob(
         config=config, card=card, folder=folder, train=prepared[:count], val=validation,
         val_prepared=prepared[count:], runtime=runtime, spacing_zyx=spacing, deadline=deadline,
         reporter=reporter, on_epoch=lambda run: draw_curves(run / "log.jsonl", run / "curves.png"),

@@ -15,13 +15,13 @@ from ctseg.data.augment.units import hounsfield
 from ctseg.data.loading import Loader, Recipe
 from ctseg.data.rng import NETWORK, seed_for
 from ctseg.data.steps.target import Scale, target_scale
-from ctseg.engine.training.job import Job
+from ctseg.engine.training.job import TrainingJob
 from ctseg.errors import RunFailed
 
 Loss = Callable[..., torch.Tensor]
 
 
-def loader_of(job: Job) -> Loader:
+def loader_of(job: TrainingJob) -> Loader:
     """What makes the batches of a job; to be closed."""
     config, task = job.config, job.card.task.task()
     train, patch = config.train, config.train.patch_zyx
@@ -74,7 +74,7 @@ class Stepper:
     """
 
     def __init__(
-        self, job: Job, net: torch.nn.Module, loss: Loss, optimizer: torch.optim.Optimizer,
+        self, job: TrainingJob, net: torch.nn.Module, loss: Loss, optimizer: torch.optim.Optimizer,
         loader: Loader,
     ) -> None:  # fmt: skip
         self.job, self.net, self.loss, self.optimizer = job, net, loss, optimizer

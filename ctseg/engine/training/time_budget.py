@@ -14,7 +14,7 @@ import torch
 from ctseg.data.loading import Loader
 from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.training.checkpoint import State
-from ctseg.engine.training.job import Job
+from ctseg.engine.training.job import TrainingJob
 from ctseg.engine.training.optim import make_optimizer
 from ctseg.engine.training.step import Loss, Stepper
 from ctseg.engine.training.validate import validate
@@ -31,7 +31,7 @@ EPOCHS = (4, 40)
 """Fewest and most validations of a run under a time budget."""
 
 
-def plan_steps(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> State:
+def plan_steps(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader) -> State:
     """The number of steps and of those between validations, from steps, epochs or the time budget."""
     config = job.config.train
     if job.deadline is None:
@@ -58,7 +58,9 @@ def plan_steps(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> St
     return State(steps, min(per_epoch, steps))
 
 
-def measure(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> tuple[float, float]:
+def measure(
+    job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader
+) -> tuple[float, float]:
     """Seconds of a training step and of a validation, measured on a copy of the network."""
     trial = copy.deepcopy(net)
     optimizer = make_optimizer(trial, job.config.train)
@@ -72,7 +74,7 @@ def measure(job: Job, net: torch.nn.Module, loss: Loss, loader: Loader) -> tuple
     return statistics.median(times), (time.monotonic() - begun) / few * len(job.val)
 
 
-def budget(job: Job) -> float:
+def budget(job: TrainingJob) -> float:
     """Seconds left."""
     assert job.deadline is not None
     return max(job.deadline - time.monotonic(), 1.0)

@@ -46,10 +46,10 @@ def validate(
     results = []
     for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
         try:
-            stream = stream_of(np.asarray(ready.image), ready.trail)
+            stream = stream_of(np.asarray(ready.image), ready.applied)
             labels = predict_array(model, stream, decoder_of(model))
             ready.close()
-            results.append(score(model.task, case, Volume(labels, ready.trail.source)))
+            results.append(score(model.task, case, Volume(labels, ready.applied.source)))
         except CtsegError as error:
             if case.id not in error.message.split():
                 error.message = f"Case {case.id}: {error.message}"

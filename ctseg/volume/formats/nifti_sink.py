@@ -22,7 +22,7 @@ _COMPRESSION = 4
 
 
 class NiftiSink:
-    """Streams voxels behind a header; see `ctseg.volume.formats.writer.Sink`.
+    """Streams voxels behind a header; see `ctseg.volume.formats.writer.FormatSink`.
 
     Channels are the slowest axis of a NIfTI file. Plain files are written at any place; compressed ones of
     several channels wait in an uncompressed temporary file until all is there.

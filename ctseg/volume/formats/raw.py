@@ -31,7 +31,7 @@ _DEFLATED = 1032
 """Bytes that one of a deflated stream can stand for at most: 258 for two bits (RFC 1951; zlib's technical notes)."""
 
 
-class Target(Protocol):
+class UnpackTarget(Protocol):
     """A file that takes unpacked voxels.
 
     Attributes:
@@ -151,7 +151,7 @@ class Raw:
                     pass
         return np.moveaxis(out[0], -1, 0) if self.interleaved else out
 
-    def unpack(self, target: Target) -> Raw:
+    def unpack(self, target: UnpackTarget) -> Raw:
         """Write the voxels uncompressed to a file, a block at a time, and describe them there."""
         target.reserve(self.nbytes)
         with self._stream() as file:
@@ -237,7 +237,7 @@ def fill(file: Any, part: NDArray[Any]) -> None:
 
 
 class RawSink:
-    """Streams voxels behind a header, compressed or not; see `ctseg.volume.formats.writer.Sink`.
+    """Streams voxels behind a header, compressed or not; see `ctseg.volume.formats.writer.FormatSink`.
 
     Args:
         temporary: the file to write.

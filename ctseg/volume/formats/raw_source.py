@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.specs import Zyx
-from ctseg.volume.formats.raw import Raw, Target
+from ctseg.volume.formats.raw import Raw, UnpackTarget
 from ctseg.volume.formats.source import Source
 from ctseg.volume.geometry import Geometry
 
@@ -37,7 +37,7 @@ def raw_source(
         part = raw.box(start, stop)
         return part if convert is None else convert(part)
 
-    def unpack(target: Target) -> Source:
+    def unpack(target: UnpackTarget) -> Source:
         return raw_source(
             raw.unpack(target),
             path,

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg import plugins
 from ctseg.errors import BadInput, CtsegError, FileProblem, nearest
 from ctseg.specs import FormatSpec, VolumeSource, Zyx, frozen
-from ctseg.volume.formats.raw import Target
+from ctseg.volume.formats.raw import UnpackTarget
 from ctseg.volume.geometry import Geometry
 
 LoadBox = Callable[[Zyx, Zyx], NDArray[Any]]
@@ -58,7 +58,7 @@ class Source:
         metadata: Mapping[str, Any] | None = None,
         close: Callable[[], None] | None = None,
         load_box: LoadBox | None = None,
-        unpack: Callable[[Target], Source] | None = None,
+        unpack: Callable[[UnpackTarget], Source] | None = None,
     ) -> None:
         self.path = path
         self.geometry = geometry

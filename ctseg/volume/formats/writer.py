@@ -23,7 +23,7 @@ NO_ROOM = 2**16
 FREE_SOME = "Free some space, or choose another place with -o."
 
 
-class Sink(Protocol):
+class FormatSink(Protocol):
     """What a format must do to be written."""
 
     def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
@@ -62,7 +62,7 @@ class Writer:
         geometry: Geometry,
         dtype: DTypeLike,
         channels: int | None,
-        open_sink: Callable[[Path], Sink],
+        open_sink: Callable[[Path], FormatSink],
         *,
         folder: bool = False,
     ) -> None:
@@ -73,7 +73,7 @@ class Writer:
         self._dtype = np.dtype(dtype)
         self._channels = channels
         self._next = 0
-        self._sink: Sink | None = None
+        self._sink: FormatSink | None = None
         stem = path.name[: len(path.name) - len(suffix)]
         self._temporary = path.with_name(
             f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}"

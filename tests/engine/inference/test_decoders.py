@@ -19,9 +19,9 @@ def test_what_float16_does_not_hold_is_refused_before_it_becomes_infinite(value)
     low = torch.zeros(1, 4, 4, 4)
     low[0, 1, 2, 3] = value
     with pytest.raises(RunFailed, match="float16 does not hold") as failure:
-        Values(TASK, None, dtype="float16").make(low, PLACES)
+        Values(TASK, None, dtype="float16").decode(low, PLACES)
     assert "float32" in str(failure.value.hint)
-    assert Values(TASK, None).make(low, PLACES)[1, 2, 3] == value
+    assert Values(TASK, None).decode(low, PLACES)[1, 2, 3] == value
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -29,4 +29,4 @@ def test_values_that_are_no_numbers_are_refused(value):
     low = torch.zeros(1, 4, 4, 4)
     low[0, 0, 0, 0] = value
     with pytest.raises(RunFailed, match="NaN or infinite"):
-        Values(TASK, None).make(low, PLACES)
+        Values(TASK, None).decode(low, PLACES)

@@ -15,10 +15,10 @@ from scipy.special import softmax
 
 from ctseg.engine.inference import resample_logits, resample_logits_cpu
 from ctseg.engine.inference.resample_logits import (
-    above_zero_last,
+    argmax_at,
     confidence,
     interpolate,
-    strongest,
+    last_positive_at,
 )
 from ctseg.errors import BadInput, RunFailed
 from ctseg.volume.resample import centres, resample_at
@@ -110,13 +110,13 @@ def test_values_are_those_of_a_regular_grid_interpolator():
 def test_labels_confidence_and_regions_are_those_of_all_classes_at_once(case):
     low, positions = case
     values = values_by_scipy(low, positions)
-    found = strongest(low, positions)
+    found = argmax_at(low, positions)
     check_labels(found, values)
     assert torch.equal(found.long(), interpolate(low, positions).argmax(0))  # bit for bit, ties too
     sure = confidence(low, positions, temperature=1.5)
     expected = softmax(values / 1.5, axis=0).max(0)
     np.testing.assert_allclose(sure.numpy(), expected, rtol=0, atol=1e-5)
-    check_regions(above_zero_last(low, positions), values)
+    check_regions(last_positive_at(low, positions), values)
 
 
 def check_regions(found, values):
@@ -131,8 +131,8 @@ def check_regions(found, values):
 def test_many_classes_give_the_labels_of_all_at_once(case):
     low, positions = case
     values = values_by_scipy(low, positions)
-    check_labels(strongest(low, positions), values)
-    check_regions(above_zero_last(low, positions), values)
+    check_labels(argmax_at(low, positions), values)
+    check_regions(last_positive_at(low, positions), values)
 
 
 @pytest.mark.parametrize("make", [random_logits, organ_logits])
@@ -140,15 +140,15 @@ def test_many_classes_give_the_labels_of_all_at_once(case):
 def test_blocks_leave_no_trace(small_blocks, make, out):
     low = make(9, (14, 15, 16))
     positions = evenly((14, 15, 16), out)
-    labels, sure = strongest(low, positions), confidence(low, positions)
-    regions, values = above_zero_last(low, positions), interpolate(low, positions)
+    labels, sure = argmax_at(low, positions), confidence(low, positions)
+    regions, values = last_positive_at(low, positions), interpolate(low, positions)
     check_labels(labels, values_by_scipy(low, positions))
     assert torch.equal(labels.long(), values.argmax(0))
     torch.testing.assert_close(sure, values.softmax(0).amax(0), rtol=0, atol=1e-6)
     for part in (slice(0, 1), slice(3, 8), slice(8, 9)):  # as a slab of a stream asks for them
         piece = (positions[0][part], *positions[1:])
-        assert torch.equal(strongest(low, piece), labels[part])
-        assert torch.equal(above_zero_last(low, piece), regions[part])
+        assert torch.equal(argmax_at(low, piece), labels[part])
+        assert torch.equal(last_positive_at(low, piece), regions[part])
         assert torch.equal(interpolate(low, piece), values[:, part])
         torch.testing.assert_close(confidence(low, piece), sure[part], rtol=0, atol=1e-6)
 
@@ -166,10 +166,10 @@ def test_the_number_of_threads_leaves_no_trace(small_blocks):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append([f(low, positions) for f in (strongest, confidence, interpolate)])
+            found.append([f(low, positions) for f in (argmax_at, confidence, interpolate)])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(resample_logits_cpu.Block, "values", spy)
-            strongest(low, positions)
+            argmax_at(low, positions)
     finally:
         torch.set_num_threads(before)
     assert len(names) <= 3 and threading.current_thread().name not in names
@@ -191,7 +191,8 @@ def by_chunks(low, positions, monkeypatch, chunk_bytes):
     monkeypatch.setattr(resample_logits_cpu, "fill", fill)
     monkeypatch.setattr(resample_logits, "_make", instead)
     return [
-        f(low, positions, chunk_bytes=chunk_bytes) for f in (strongest, confidence, above_zero_last)
+        f(low, positions, chunk_bytes=chunk_bytes)
+        for f in (argmax_at, confidence, last_positive_at)
     ]
 
 
@@ -199,7 +200,7 @@ def by_chunks(low, positions, monkeypatch, chunk_bytes):
 def test_chunks_of_classes_find_what_blocks_find(monkeypatch, chunk_bytes):
     low = organ_logits(11, (9, 10, 8))[[*range(11), 4, 0, 10]]  # some of them tie, chunks apart
     positions = evenly((9, 10, 8), (13, 9, 21))
-    expected = [f(low, positions) for f in (strongest, confidence, above_zero_last)]
+    expected = [f(low, positions) for f in (argmax_at, confidence, last_positive_at)]
     taps = resample_logits._taps(low, positions)
     assert torch.equal(resample_logits._lerp_all(low, taps), interpolate(low, positions))
     labels, sure, regions = by_chunks(low, positions, monkeypatch, chunk_bytes)
@@ -221,7 +222,7 @@ def test_few_classes_are_looked_at_where_most_are_far_below(monkeypatch):
         resample_logits_cpu.Block, "values", lambda b, k: (asked.append(k), original(b, k))[1]
     )
     positions = evenly((24,) * 3, (48,) * 3)
-    found = strongest(low, positions)
+    found = argmax_at(low, positions)
     assert set(asked) <= {0, 7, 19}
     assert torch.equal(found.long(), interpolate(low, positions).argmax(0))
 
@@ -238,8 +239,8 @@ def test_between_two_classes_that_cross_their_mean_holds(axis):
     ramp = ramp.expand([1] + [2 if a == axis else 3 for a in range(1, 4)])
     low = torch.cat([ramp, -ramp, ramp * 0 - 9])
     block = whole_block(low, evenly(low.shape[1:], (6, 6, 6)))
-    assert resample_logits_cpu.surely(block, [0, 1]) == 0.0
-    assert resample_logits_cpu.surely(block, [1, 2]) == -9.0
+    assert resample_logits_cpu.lower_bound(block, [0, 1]) == 0.0
+    assert resample_logits_cpu.lower_bound(block, [1, 2]) == -9.0
 
 
 @settings(max_examples=30, deadline=None)
@@ -247,16 +248,16 @@ def test_between_two_classes_that_cross_their_mean_holds(axis):
 def test_the_strongest_class_is_never_below_what_it_surely_is(case, offset):
     low, positions = case
     block = whole_block(low + offset, positions)
-    least = resample_logits_cpu.surely(block, range(min(4, len(low))))
+    least = resample_logits_cpu.lower_bound(block, range(min(4, len(low))))
     highest = values_by_scipy(low + offset, positions).max(0)
     assert least <= highest.min() + 1e-4
 
 
 def test_ties_go_to_the_first_class():
     low = random_logits(3, (5, 6, 7))[[2, 0, 0, 1, 1, 2]]
-    assert set(strongest(low, evenly((5, 6, 7), (11, 9, 13))).unique().tolist()) <= {0, 1, 3}
+    assert set(argmax_at(low, evenly((5, 6, 7), (11, 9, 13))).unique().tolist()) <= {0, 1, 3}
     constant = torch.full((4, 3, 3, 3), -2.5)
-    assert not strongest(constant, evenly((3, 3, 3), (5, 7, 9))).any()
+    assert not argmax_at(constant, evenly((3, 3, 3), (5, 7, 9))).any()
 
 
 def test_constants_stay_exactly_what_they_are():
@@ -270,7 +271,7 @@ def test_the_identity_copies_nothing():
     low = random_logits(3, (4, 5, 6))
     same = evenly((4, 5, 6), (4, 5, 6))
     assert interpolate(low, same).data_ptr() == low.data_ptr()
-    assert torch.equal(strongest(low, same).long(), low.argmax(0))
+    assert torch.equal(argmax_at(low, same).long(), low.argmax(0))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_labels_take_the_smallest_type(classes, dtype, regions):
     low = torch.zeros((classes, 1, 2, 2))
     low[-1] = 1.0
     positions = evenly((1, 2, 2), (1, 3, 3))
-    found, above = strongest(low, positions), above_zero_last(low, positions)
+    found, above = argmax_at(low, positions), last_positive_at(low, positions)
     assert found.dtype == getattr(torch, dtype) and found.unique().tolist() == [classes - 1]
     assert above.dtype == getattr(torch, regions) and above.unique().tolist() == [classes]
 
@@ -297,7 +298,7 @@ def test_other_precisions_are_computed_in_float32(dtype):
     low = random_logits(4, (5, 6, 7)).to(dtype)
     positions = evenly((5, 6, 7), (8, 11, 7))
     assert torch.equal(interpolate(low, positions), interpolate(low.float(), positions))
-    assert torch.equal(strongest(low, positions), strongest(low.float(), positions))
+    assert torch.equal(argmax_at(low, positions), argmax_at(low.float(), positions))
     assert interpolate(low, evenly((5, 6, 7), (5, 6, 7))).dtype == torch.float32
 
 
@@ -305,11 +306,11 @@ def test_parts_of_larger_arrays_gradients_and_inference_mode_are_taken():
     whole = random_logits(3, (8, 9, 10))
     part = whole[:, 2:6, 1:8, 3:9].requires_grad_()
     positions = evenly((4, 7, 6), (9, 9, 9))
-    expected = strongest(part.detach().clone(), positions)
-    assert torch.equal(strongest(part, positions), expected)
+    expected = argmax_at(part.detach().clone(), positions)
+    assert torch.equal(argmax_at(part, positions), expected)
     assert not interpolate(part, positions).requires_grad
     with torch.inference_mode():
-        assert torch.equal(strongest(part * 1, positions), expected)
+        assert torch.equal(argmax_at(part * 1, positions), expected)
 
 
 def test_a_confidence_is_one_where_nothing_comes_near_and_sharpens_as_it_cools():
@@ -326,7 +327,7 @@ def test_a_confidence_is_one_where_nothing_comes_near_and_sharpens_as_it_cools()
 def test_the_input_stays_as_it_is(small_blocks, out):
     low = organ_logits(9, (6, 7, 8))
     before, positions = low.clone(), evenly((6, 7, 8), out)
-    for find in (interpolate, strongest, confidence, above_zero_last):
+    for find in (interpolate, argmax_at, confidence, last_positive_at):
         find(low, positions)
         assert torch.equal(low, before), find.__name__
 
@@ -335,7 +336,7 @@ def test_nothing_wanted_is_nothing_found():
     none = (np.zeros(0), np.zeros(2), np.zeros(3))
     low = random_logits(2, (3, 3, 3))
     assert interpolate(low, none).shape == (2, 0, 2, 3)
-    assert strongest(low, none).shape == (0, 2, 3)
+    assert argmax_at(low, none).shape == (0, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +345,7 @@ def test_nothing_wanted_is_nothing_found():
 )
 def test_what_are_no_logits_is_refused(low):
     with pytest.raises(BadInput, match=r"floating-point \[C, Z, Y, X\]"):
-        strongest(low, (np.zeros(1),) * 3)
+        argmax_at(low, (np.zeros(1),) * 3)
 
 
 @pytest.mark.parametrize("along_y", [np.array([np.nan]), np.array([np.inf]), np.zeros((2, 2))])
@@ -354,7 +355,7 @@ def test_positions_that_are_none_are_refused(along_y):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("find", [strongest, confidence, above_zero_last])
+@pytest.mark.parametrize("find", [argmax_at, confidence, last_positive_at])
 def test_no_label_is_made_of_what_is_no_number(find, value):
     """As of a network that leaves the range of half precision."""
     low = random_logits(3, (5, 6, 7))
@@ -375,11 +376,11 @@ def test_a_gpu_finds_what_the_cpu_finds():
     low = organ_logits(30, (12, 20, 21))
     positions = evenly((12, 20, 21), (17, 33, 30))
     on_gpu = low.cuda()
-    assert torch.equal(strongest(on_gpu, positions).cpu(), strongest(low, positions))
+    assert torch.equal(argmax_at(on_gpu, positions).cpu(), argmax_at(low, positions))
     assert torch.equal(interpolate(on_gpu, positions).cpu(), interpolate(low, positions))
-    assert torch.equal(above_zero_last(on_gpu, positions).cpu(), above_zero_last(low, positions))
+    assert torch.equal(last_positive_at(on_gpu, positions).cpu(), last_positive_at(low, positions))
     sure = confidence(on_gpu, positions).cpu()
     torch.testing.assert_close(sure, confidence(low, positions), rtol=0, atol=1e-5)
     on_gpu[3, 4, 5, 6] = float("nan")
     with pytest.raises(RunFailed, match="NaN or infinite"):
-        strongest(on_gpu, positions)
+        argmax_at(on_gpu, positions)

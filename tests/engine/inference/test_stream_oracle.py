@@ -30,10 +30,10 @@ from ctseg.data.steps import (
 from ctseg.data.stream import InMemory, open_stream
 from ctseg.engine.inference import predictor, tiling
 from ctseg.engine.inference.decoders import Confidence, LabelMap, Logits, Masks, Probabilities
-from ctseg.engine.inference.predictor import Engine
+from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sinks import ToArray
-from ctseg.engine.inference.source_grid import Back
-from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import choose
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task
@@ -105,9 +105,9 @@ def tiled(net, image, tile, overlap, blend, views=((),)):
     return (total / count)[(slice(None), *crop)]
 
 
-def at_the_scans_voxels(logits, trail, fill):
+def at_the_scans_voxels(logits, applied, fill):
     """Every voxel centre of the scan as a point in space, and as an index of the network's grid."""
-    source, target = trail.source, trail.target
+    source, target = applied.source, applied.target
     index = np.indices(source.shape_zyx).reshape(3, -1)[::-1]  # x, y, z
     points = source.matrix @ (index * np.array(source.spacing_xyz)[:, None])
     points = points + np.array(source.origin_xyz)[:, None] - np.array(target.origin_xyz)[:, None]
@@ -116,7 +116,7 @@ def at_the_scans_voxels(logits, trail, fill):
     size = np.array(target.shape_zyx)[:, None]
     outside = ((found < -0.5 - 1e-6) | (found >= size - 0.5 - 1e-6)).any(0)
     out = np.stack(values)
-    crops = any(isinstance(p.step, Crop) for p in trail.passages)
+    crops = any(isinstance(p.step, Crop) for p in applied.steps)
     if crops:
         out[:, outside] = fill[:, None]
     return out.reshape(-1, *source.shape_zyx)
@@ -130,7 +130,7 @@ def scan_of(shape, direction, channels=1, seed=0):
 
 
 def run(engine, stream, *products, **more):
-    back = Back(stream.trail)
+    back = SourceGridMapper(stream.applied)
     arrays = [
         np.zeros((*(() if p.channels is None else (p.channels,)), *back.source), p.dtype)
         for p in products
@@ -166,14 +166,17 @@ def test_equals_the_plain_implementation(
     scan, array, geometry = scan_of(shape, direction)
     net = Toy(1, classes).eval()
     pipeline = Pipeline(WAYS[way])
-    image, trail = pipeline.image(array, geometry)
-    options = Settings(tile, overlap, blend, mirror, batch)
+    image, applied = pipeline.image(array, geometry)
+    options = TilingSettings(tile, overlap, blend, mirror, batch)
     views = [v for n in range(len(mirror) + 1) for v in itertools.combinations(mirror, n)]
     task = classes_task({f"label_{i}": i for i in range(1, classes)})
     low = tiled(net, image, tile, overlap, blend, views)
-    expected = at_the_scans_voxels(low, trail, Logits(task).fill)
+    expected = at_the_scans_voxels(low, applied, Logits(task).fill)
     logits, labels = run(
-        Engine([net], task, options, CPU), open_stream(pipeline, scan), Logits(task), LabelMap(task)
+        Predictor([net], task, options, CPU),
+        open_stream(pipeline, scan),
+        Logits(task),
+        LabelMap(task),
     )
     scale = max(1.0, float(np.abs(expected).max()))
     np.testing.assert_allclose(logits, expected, atol=1e-5 * scale, rtol=0)
@@ -190,9 +193,9 @@ def test_an_ensemble_averages_probabilities():
     image, _ = pipeline.image(array, geometry)
     lows = [tiled(net, image, (6, 7, 8), 0.5, "gaussian") for net in nets]
     shares = np.mean([np.exp(x) / np.exp(x).sum(0) for x in lows], 0)
-    options = Settings((6, 7, 8))
+    options = TilingSettings((6, 7, 8))
     found, labels, sure = run(
-        Engine(nets, task, options, CPU), open_stream(pipeline, scan),
+        Predictor(nets, task, options, CPU), open_stream(pipeline, scan),
         Probabilities(task), LabelMap(task), Confidence(task),
     )  # fmt: skip
     np.testing.assert_allclose(found, shares, atol=2e-6)
@@ -208,10 +211,10 @@ def test_channels_that_overlap():
     labels = tuple(Label(n, (i,), i) for i, n in enumerate(["whole", "core", "active"], start=1))
     task = Task("channels", labels)
     pipeline = Pipeline(WAYS["resample"])
-    image, trail = pipeline.image(array, geometry)
+    image, applied = pipeline.image(array, geometry)
     low = tiled(net, image, (6, 7, 8), 0.5, "gaussian")
-    logits = at_the_scans_voxels(low, trail, np.full(3, -30.0))
-    engine = Engine([net], task, Settings((6, 7, 8)), CPU)
+    logits = at_the_scans_voxels(low, applied, np.full(3, -30.0))
+    engine = Predictor([net], task, TilingSettings((6, 7, 8)), CPU)
     stream = open_stream(pipeline, scan)
     masks, made, shares = run(engine, stream, Masks(task), LabelMap(task), Probabilities(task))
     clear = (np.abs(logits) > 1e-4).all(0)
@@ -240,13 +243,13 @@ def test_channels_that_overlap():
 def test_parts_made_apart_equal_the_whole_bit_for_bit(depth, overlap, way, direction, parts):
     scan, _, _ = scan_of((depth, 9, 10), direction)
     task = classes_task({"a": 1, "b": 2})
-    engine = Engine([Toy(1, 3).eval()], task, Settings((6, 5, 8), overlap), CPU)
+    engine = Predictor([Toy(1, 3).eval()], task, TilingSettings((6, 5, 8), overlap), CPU)
     stream = open_stream(Pipeline(WAYS[way]), scan)
     (whole,) = run(engine, stream, Logits(task))
-    size = Back(stream.trail).slices
+    size = SourceGridMapper(stream.applied).slices
     cuts = np.linspace(0, size, min(parts, size) + 1).astype(int)
     out = np.zeros_like(whole)
-    back = Back(stream.trail)
+    back = SourceGridMapper(stream.applied)
     sink = ToArray(out, back.box, Logits(task).fill)
     for a, b in itertools.pairwise(cuts):
         engine.run(stream, [(Logits(task), sink)], pieces=(int(a), int(b)))
@@ -267,12 +270,14 @@ def test_air_is_skipped_and_nothing_else_changes():
     task = classes_task({"a": 1, "b": 2})
     pipeline = Pipeline([Clip((-900.0,), (500.0,)), Normalise((0.0,), (100.0,))])
     (every,) = run(
-        Engine([net], task, Settings((6, 6, 6)), CPU), open_stream(pipeline, scan), LabelMap(task)
+        Predictor([net], task, TilingSettings((6, 6, 6)), CPU),
+        open_stream(pipeline, scan),
+        LabelMap(task),
     )
     all_of_them = sum(calls)
     calls.clear()
-    options = Settings((6, 6, 6), skip_air=-950)
-    (most,) = run(Engine([net], task, options, CPU), open_stream(pipeline, scan), LabelMap(task))
+    options = TilingSettings((6, 6, 6), skip_air=-950)
+    (most,) = run(Predictor([net], task, options, CPU), open_stream(pipeline, scan), LabelMap(task))
     assert sum(calls) < all_of_them
     assert not most[:10].any()
     np.testing.assert_array_equal(most[12:], every[12:])

@@ -23,7 +23,7 @@ import ctseg
 from ctseg.cli.app import app
 from ctseg.engine.inference.cascade import Cascade, CoarseModel
 from ctseg.engine.prediction.api import Segmenter
-from ctseg.engine.prediction.case_job import Fit
+from ctseg.engine.prediction.case_job import MemoryOptions
 from ctseg.engine.prediction.folder import predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.leftovers import remove_leftovers
@@ -534,7 +534,7 @@ def test_short_memory_is_met_by_smaller_tiles_and_recorded(folder, overlapped, m
 
 
 def test_a_limit_of_memory_that_holds_nothing_is_said(folder):
-    summary = predict(folder, fit=Fit(memory=1000))
+    summary = predict(folder, fit=MemoryOptions(memory=1000))
     assert len(summary.failed) == 4
     assert "memory" in summary.failed["scan0"].message
     assert names(folder / "out") == ["predictions.json"]

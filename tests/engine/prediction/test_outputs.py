@@ -103,7 +103,7 @@ def resampled_logits(segmenter, volume):
     stream = segmenter.model.open(InMemory(volume.czyx, volume.geometry))
     low = stream.read(0, stream.shape_czyx[1])
     logits = np.concatenate([a * low + b for a, b in segmenter.networks[0].lines]).astype(float)
-    source, target = volume.geometry, stream.trail.target
+    source, target = volume.geometry, stream.applied.target
     index = np.indices(source.shape_zyx).reshape(3, -1)[::-1]
     points = source.matrix @ (index * np.array(source.spacing_xyz)[:, None])
     points += (np.array(source.origin_xyz) - np.array(target.origin_xyz))[:, None]

@@ -12,7 +12,7 @@ import tifffile
 
 from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
-from ctseg.volume.convert import Job, convert, find_jobs
+from ctseg.volume.convert import Conversion, convert, find_jobs
 from ctseg.volume.formats.pictures import is_slices
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import Geometry
@@ -174,7 +174,7 @@ def test_convert_to_slices_and_back(tmp_path: Path) -> None:
     write(Volume.from_array(STACK, spacing_xyz=(0.7, 0.8, 2.5)), tmp_path / "a.nrrd")
     jobs = find_jobs(tmp_path / "a.nrrd", tmp_path / "out", "slices", {})
     convert(jobs[0])
-    convert(Job(tmp_path / "out" / "a", tmp_path / "b.mha"))
+    convert(Conversion(tmp_path / "out" / "a", tmp_path / "b.mha"))
     back = read(tmp_path / "b.mha")
     np.testing.assert_array_equal(back.array, STACK)
     assert back.spacing_xyz == pytest.approx((0.7, 0.8, 2.5), rel=1e-6)

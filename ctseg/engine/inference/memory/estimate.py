@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from ctseg import machine
-from ctseg.engine.inference.decoders import Product
+from ctseg.engine.inference.decoders import Decoder
 from ctseg.engine.inference.memory.activations import activation_bytes
 from ctseg.engine.inference.predictor import PIECE_BYTES
 from ctseg.engine.inference.sliding_window import COMBINED_BYTES
-from ctseg.engine.inference.tiling_settings import Grid, Settings
+from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.scratch import IN_MEMORY
@@ -92,7 +92,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Job:
+class MemoryRequest:
     """What the memory of a prediction depends on besides its settings.
 
     Attributes:
@@ -113,7 +113,7 @@ class Job:
     plane: int
     slices: int
     part: int
-    products: Sequence[Product]
+    products: Sequence[Decoder]
     waiting: int = 0
 
     @property
@@ -123,14 +123,14 @@ class Job:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def estimate(job: Job, settings: Settings) -> Estimate:
+def estimate(job: MemoryRequest, settings: TilingSettings) -> Estimate:
     """The memory that a prediction takes. The length of the scan is no part of it.
 
     Raises:
         torch.OutOfMemoryError: CUDA has no room for one tile.
     """
     channels, depth, y, x = job.shape_czyx
-    grid = Grid((depth, y, x), settings)
+    grid = TileGrid((depth, y, x), settings)
     tile, classes, members = math.prod(grid.tile_zyx), job.classes, len(job.networks)
     cut = math.prod(grid.shape_zyx[1:])
     batch = min(settings.batch_size, len(grid.columns) * len(settings.views))
@@ -171,7 +171,7 @@ def _held(runtime: Runtime) -> int:
     return machine.own_memory()
 
 
-def waiting_bytes(source: Geometry, products: Sequence[Product]) -> int:
+def waiting_bytes(source: Geometry, products: Sequence[Decoder]) -> int:
     """Bytes of these results of a whole scan that lie in memory; large ones lie in a file."""
     voxels = math.prod(source.shape_zyx)
     sizes = [voxels * (p.channels or 1) * np.dtype(p.dtype).itemsize for p in products]

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 
 from ctseg import machine
-from ctseg.engine.inference.decoders import Product
+from ctseg.engine.inference.decoders import Decoder
 from ctseg.engine.inference.forward import out_of_memory
 from ctseg.engine.inference.memory.estimate import (
     Estimate,
-    Job,
+    MemoryRequest,
     estimate,
     size_text,
 )
-from ctseg.engine.inference.tiling_settings import Grid, Settings
+from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime, processes_here
 from ctseg.errors import BadInput
 from ctseg.specs import Zyx
@@ -55,7 +55,7 @@ def parse_size(text: str) -> int:
 class Fitted:
     """Settings that fit, what was changed and why, and the memory they take."""
 
-    settings: Settings
+    settings: TilingSettings
     notes: tuple[str, ...]
     estimate: Estimate
 
@@ -73,8 +73,8 @@ class FitRequest:
     """
 
     limit: int | None = None
-    products: Sequence[Product] = ()
-    finished: Sequence[Product] = ()
+    products: Sequence[Decoder] = ()
+    finished: Sequence[Decoder] = ()
     held: int = 0
     keep_batch: bool = False
 
@@ -99,8 +99,8 @@ def limits(runtime: Runtime, asked: int | None = None) -> tuple[int, int]:
 
 
 def fit(
-    job: Job,
-    settings: Settings,
+    job: MemoryRequest,
+    settings: TilingSettings,
     *,
     limit: int | None = None,
     keep_batch: bool = False,
@@ -116,7 +116,7 @@ def fit(
     """
     room, host = limits(job.runtime, limit)
 
-    def tried(wanted: Settings) -> tuple[Estimate | None, bool]:
+    def tried(wanted: TilingSettings) -> tuple[Estimate | None, bool]:
         try:
             found = estimate(job, wanted)
         except RuntimeError as error:
@@ -157,7 +157,7 @@ def fit(
     )  # fmt: skip
 
 
-def halved(settings: Settings, asked_zyx: Zyx) -> Zyx | None:
+def halved(settings: TilingSettings, asked_zyx: Zyx) -> Zyx | None:
     """A tile of about half the voxels, each axis by the same share; None where the network takes no smaller one.
 
     Args:
@@ -172,17 +172,17 @@ def halved(settings: Settings, asked_zyx: Zyx) -> Zyx | None:
     return None if (z, y, x) == settings.tile_zyx else (z, y, x)
 
 
-def _batch(job: Job, settings: Settings) -> int:
+def _batch(job: MemoryRequest, settings: TilingSettings) -> int:
     """Tiles at a time: one on a CPU, where more gain nothing, and what keeps a CUDA device busy."""
     if job.runtime.device.type != "cuda":
         return 1
     _, z, y, x = job.shape_czyx
-    grid = Grid((z, y, x), settings)
+    grid = TileGrid((z, y, x), settings)
     most = min(max(BATCH_VOXELS // math.prod(grid.tile_zyx), 2), LARGEST_BATCH)
     return min(most, len(grid.columns) * len(settings.views))
 
 
-def _least(settings: Settings, asked_zyx: Zyx) -> Zyx:
+def _least(settings: TilingSettings, asked_zyx: Zyx) -> Zyx:
     """The smallest tile."""
     demands = settings.constraints
     if demands.fixed_tile_zyx is not None:
@@ -196,7 +196,7 @@ def _least(settings: Settings, asked_zyx: Zyx) -> Zyx:
     return z, y, x
 
 
-def _smaller(settings: Settings, asked_zyx: Zyx, found: Estimate | None) -> Zyx | None:
+def _smaller(settings: TilingSettings, asked_zyx: Zyx, found: Estimate | None) -> Zyx | None:
     """One step less along the axis that matters: z where the sums are what is large, else the longest.
 
     Args:
@@ -216,7 +216,7 @@ def _smaller(settings: Settings, asked_zyx: Zyx, found: Estimate | None) -> Zyx 
     return z, y, x
 
 
-def _changes(before: Settings, after: Settings, batch: int) -> tuple[str, ...]:
+def _changes(before: TilingSettings, after: TilingSettings, batch: int) -> tuple[str, ...]:
     """What was changed for want of memory."""
     notes = []
     if after.batch_size < batch:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ctseg.engine.prediction.inputs import Item
-from ctseg.engine.prediction.multiprocess.slab_sharing import Share
+from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan
 from ctseg.engine.prediction.multiprocess.team import Team
 from ctseg.errors import CtsegError
 from ctseg.volume.io import open_ref
@@ -26,7 +26,7 @@ FEW = 16
 """Where there are more scans a process than this, their sizes do not matter."""
 
 
-class Dispatch:
+class Schedule:
     """The scans of this process, and what the others report of theirs.
 
     Args:
@@ -54,10 +54,10 @@ class Dispatch:
         self._single: list[int] = told["single"]
         self._open = set(self._single)
 
-    def mine(self) -> Iterator[tuple[int, Share | None]]:
+    def own_cases(self) -> Iterator[tuple[int, SharedScan | None]]:
         """The number of each scan that this process works on, and how it is shared, if it is."""
         for number in self._together:
-            yield number, Share(self._team, f"{number}-{self._items[number].id}")
+            yield number, SharedScan(self._team, f"{number}-{self._items[number].id}")
         while (turn := self._team.claim("turn")) < len(self._single):
             self._open.discard(self._single[turn])
             yield self._single[turn], None
@@ -66,7 +66,7 @@ class Dispatch:
         """Tell the first process what came of a scan, as JSON; never of one that all work on."""
         self._team.put(f"outcome/{number}", outcome)
 
-    def news(self) -> list[tuple[int, Any]]:
+    def poll(self) -> list[tuple[int, Any]]:
         """What the others reported since the last time; for the first process, which may call it at any time."""
         found = []
         for number in sorted(self._open):
@@ -76,10 +76,10 @@ class Dispatch:
                 found.append((number, outcome))
         return found
 
-    def rest(self) -> Iterator[tuple[int, Any]]:
+    def drain(self) -> Iterator[tuple[int, Any]]:
         """What the others report from now on until nothing is open."""
         while self._open:
-            yield from self.news()
+            yield from self.poll()
             if self._open:
                 self._team.wait(f"outcome/{min(self._open)}")
 

@@ -19,13 +19,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.pipeline import Trail
+from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.stream import Stream
-from ctseg.engine.inference.decoders import Product
-from ctseg.engine.inference.predictor import Engine
+from ctseg.engine.inference.decoders import Decoder
+from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sinks import Sink
 from ctseg.engine.inference.sliding_window import OnTiles
-from ctseg.engine.inference.source_grid import Back
+from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.prediction.multiprocess.team import Team, error_data, error_from
 from ctseg.errors import FileProblem, RunFailed
 from ctseg.files import disk_errors
@@ -35,13 +35,16 @@ LOOK_S = 0.5
 _AGREED = ("tile_zyx", "overlap", "blend", "mirror_axes", "batch_size", "skip_air")
 
 
-def ranges(engine: Engine, stream: Stream, back: Back, count: int) -> list[tuple[int, int]]:
+def ranges(
+    engine: Predictor, stream: Stream, back: SourceGridMapper, count: int
+) -> list[tuple[int, int]]:
     """Slices for each of several processes, so that the one with the most tiles has as few as possible.
 
     Rows of tiles at a seam are computed on both sides.
 
     Returns:
-        start and stop along `Back.axis`, counted as the network meets them; equal where nothing is left to do.
+        start and stop along `SourceGridMapper.axis`, counted as the network meets them; equal where nothing is left
+        to do.
     """
     seams = engine.seams(stream, back)
 
@@ -67,7 +70,7 @@ def ranges(engine: Engine, stream: Stream, back: Back, count: int) -> list[tuple
     return found
 
 
-class Share:
+class SharedScan:
     """One scan that all processes of a team predict together.
 
     Used as a context around the whole work on the scan, so that a process that fails does not keep the others
@@ -92,7 +95,7 @@ class Share:
         """Whether this process writes the results."""
         return self.team.leads
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> SharedScan:
         self._try += 1
         return self
 
@@ -113,15 +116,15 @@ class Share:
 
     def run(
         self,
-        engine: Engine,
+        engine: Predictor,
         stream: Stream,
-        wanted: Sequence[tuple[Product, Sink | None]],
+        wanted: Sequence[tuple[Decoder, Sink | None]],
         *,
-        back: Back,
+        back: SourceGridMapper,
         folder: Path,
         on_tiles: OnTiles | None = None,
     ) -> None:
-        """`Engine.run` by all processes.
+        """`Predictor.run` by all processes.
 
         Args:
             wanted: the same products in all processes; sinks are used by the first one alone.
@@ -131,7 +134,7 @@ class Share:
             RunFailed: the processes do not see the same scan, or one of them is gone.
             CtsegError: whatever went wrong in any of them.
         """
-        engine = self._agree(engine, stream.trail)
+        engine = self._agree(engine, stream.applied)
         if back.empty:
             return
         self.notes.clear()  # what was said before is about a tiling of its own, or is known to the first one
@@ -143,11 +146,11 @@ class Share:
             self._files = [file for own_files in files[1:] for file in own_files]
         else:
             self._files = files[self.team.rank]
-            sinks = [_Part(file) for file in self._files]
+            sinks = [_SharedPart(file) for file in self._files]
         watched = self._watched(on_tiles, engine.tiles(stream, back, (0, back.slices)))
         with contextlib.ExitStack() as stack:
             for sink in sinks:
-                if isinstance(sink, _Part):
+                if isinstance(sink, _SharedPart):
                     stack.enter_context(sink)
             if own[1] > own[0]:
                 pairs = [
@@ -171,7 +174,7 @@ class Share:
 
     @staticmethod
     def _collect(
-        files: Sequence[Path], wanted: Sequence[tuple[Product, Sink | None]], axis: int
+        files: Sequence[Path], wanted: Sequence[tuple[Decoder, Sink | None]], axis: int
     ) -> None:
         """Pass on what another process made, and remove its files."""
         for file, (_, sink) in zip(files, wanted, strict=True):
@@ -179,9 +182,9 @@ class Share:
                 replay(file, sink, axis)
             file.unlink(missing_ok=True)
 
-    def _agree(self, engine: Engine, trail: Trail) -> Engine:
+    def _agree(self, engine: Predictor, applied: AppliedPipeline) -> Predictor:
         """All use the tiling of the first process, whose memory may differ, and must see the same scan."""
-        seen = {"precision": engine.runtime.precision, "scan": _digest(trail)}
+        seen = {"precision": engine.runtime.precision, "scan": _digest(applied)}
         if self.leads:
             settings = {name: getattr(engine.settings, name) for name in _AGREED}
             self.team.put(self._key("plan"), {**seen, "settings": settings})
@@ -237,14 +240,14 @@ class Share:
         return look
 
 
-class _Part:
+class _SharedPart:
     """A sink that keeps pieces in a file, one after the other, as they come: a line of JSON, then the voxels."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO | None = None
 
-    def __enter__(self) -> _Part:
+    def __enter__(self) -> _SharedPart:
         with disk_errors(self._path):
             self._file = self._path.open("wb")
         return self
@@ -286,9 +289,9 @@ def replay(path: Path, sink: Sink, axis: int) -> None:
             sink.put(axis, head["start"], np.frombuffer(data, kind).reshape(head["shape"]))
 
 
-def _digest(trail: Trail) -> str:
+def _digest(applied: AppliedPipeline) -> str:
     """A scan's grid and what its steps found, in brief."""
-    text = json.dumps(trail.to_dict(), sort_keys=True, default=_plain)
+    text = json.dumps(applied.to_dict(), sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctseg.data.pipeline import Trail
+from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.stream import ready
 from ctseg.engine.inference import sliding_window
 from ctseg.engine.inference.cascade import Cascade
@@ -21,11 +21,11 @@ from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.forward import Forward, TileTooLarge, out_of_memory
 from ctseg.engine.inference.memory import estimate as estimates
 from ctseg.engine.inference.memory import fit as fitting
-from ctseg.engine.inference.memory.estimate import Job, estimate
+from ctseg.engine.inference.memory.estimate import MemoryRequest, estimate
 from ctseg.engine.inference.memory.fit import FitRequest, fit, halved, parse_size
 from ctseg.engine.inference.model import decoder_of
 from ctseg.engine.inference.restart import restarting
-from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.errors import BadInput
 from ctseg.specs import Constraints
@@ -80,7 +80,7 @@ ERRORS = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError(CPU_ERROR)
 @pytest.mark.parametrize("axes", [(), (0, 2)], ids=["plain", "mirrored"])
 def test_the_batch_is_halved_and_the_result_is_the_same(error, axes):
     tiles = torch.from_numpy(np.random.default_rng(0).normal(size=(7, 1, 4, 4, 4)))
-    settings = Settings((4, 4, 4), batch_size=6, mirror_axes=axes)
+    settings = TilingSettings((4, 4, 4), batch_size=6, mirror_axes=axes)
     expected = Forward(Short(10**9, error), CPU, settings)(tiles)
     notes: list[str] = []
     network = Short(2 * 64, error)
@@ -101,13 +101,13 @@ def test_an_allocation_that_fails_on_a_cpu_is_recognised():
 
 def test_other_errors_of_a_network_stay_what_they_are():
     with pytest.raises(RuntimeError, match="shapes"):
-        Forward(Short(0, RuntimeError("shapes")), CPU, Settings((4, 4, 4)))(
+        Forward(Short(0, RuntimeError("shapes")), CPU, TilingSettings((4, 4, 4)))(
             torch.zeros(1, 1, 4, 4, 4)
         )
 
 
 def test_one_tile_that_does_not_fit():
-    forward = Forward(Short(10, ERRORS[0]), CPU, Settings((4, 5, 6), batch_size=4))
+    forward = Forward(Short(10, ERRORS[0]), CPU, TilingSettings((4, 5, 6), batch_size=4))
     with pytest.raises(TileTooLarge, match="4 x 5 x 6"):
         forward(torch.zeros(4, 1, 4, 5, 6))
 
@@ -117,11 +117,11 @@ def test_sums_that_do_not_fit(monkeypatch):
         raise RuntimeError(CPU_ERROR)
 
     grid = Geometry((4, 4, 4))
-    stream = ready(np.ones((1, 4, 4, 4), np.float32), Trail((), grid, grid))
+    stream = ready(np.ones((1, 4, 4, 4), np.float32), AppliedPipeline((), grid, grid))
     network = Short(10**9, ERRORS[0])
     monkeypatch.setattr(sliding_window.torch, "zeros", zeros)
     with pytest.raises(TileTooLarge, match="sums of 2 logits of 4 x 4 x 4"):
-        list(sliding_window.slabs([network], stream, Settings((4, 4, 4)), runtime=CPU))
+        list(sliding_window.slabs([network], stream, TilingSettings((4, 4, 4)), runtime=CPU))
 
 
 def test_a_scan_starts_anew_with_smaller_tiles():
@@ -162,13 +162,13 @@ def test_a_scan_starts_anew_with_smaller_tiles():
 
 def test_a_smaller_tile_keeps_what_the_network_demands():
     wide = Constraints(stride_zyx=(1, 16, 16), min_tile_zyx=(1, 32, 32), context_slices=2)
-    settings, seen = Settings((8, 96, 96), constraints=wide), []
+    settings, seen = TilingSettings((8, 96, 96), constraints=wide), []
     while (tile := halved(settings, (8, 96, 96))) is not None:
         settings = dataclasses.replace(settings, tile_zyx=tile)
         seen.append(tile)
     assert seen == [(6, 64, 64), (5, 48, 48), (5, 32, 32)]
     fixed = Constraints(fixed_tile_zyx=(96, 96, 96))
-    assert halved(Settings((96, 96, 96), constraints=fixed), (96, 96, 96)) is None
+    assert halved(TilingSettings((96, 96, 96), constraints=fixed), (96, 96, 96)) is None
 
 
 @pytest.mark.parametrize(
@@ -188,25 +188,29 @@ def test_no_amount_of_memory(text):
 def job(shape=(1, 100, 512, 512), classes=4, runtime=CPU, networks=None, product_bytes=12):
     product = type("Product", (), {"working": product_bytes, "channels": None, "dtype": "uint8"})()
     nets = networks or (torch.nn.Conv3d(1, classes, 1).eval(),)
-    return Job(nets, runtime, shape, classes, shape[2] * shape[3], shape[1], 2**25, (product,))
+    return MemoryRequest(
+        nets, runtime, shape, classes, shape[2] * shape[3], shape[1], 2**25, (product,)
+    )
 
 
 def test_the_length_of_a_scan_costs_nothing():
-    sizes = {estimate(job((1, n, 512, 512)), Settings((32, 64, 64))).total for n in (64, 512, 2048)}
+    sizes = {
+        estimate(job((1, n, 512, 512)), TilingSettings((32, 64, 64))).total for n in (64, 512, 2048)
+    }
     assert len({round(size / 2**24) for size in sizes}) == 1  # the process itself may grow a little
-    found = estimate(job(), Settings((32, 64, 64)))
+    found = estimate(job(), TilingSettings((32, 64, 64)))
     assert found.sums == 4 * 32 * 512 * 512 * 4
     assert found.rows == 32 * 512 * 512 * 4
 
 
 def test_two_networks_hold_two_sums():
     one, two = torch.nn.Conv3d(1, 4, 1).eval(), torch.nn.Conv3d(1, 4, 1).eval()
-    settings = Settings((32, 64, 64))
+    settings = TilingSettings((32, 64, 64))
     assert estimate(job(networks=(one, two)), settings).sums == 2 * estimate(job(), settings).sums
 
 
 def test_on_a_cpu_one_tile_at_a_time_and_the_tile_stays():
-    settings = Settings((64, 64, 64), batch_size=1)
+    settings = TilingSettings((64, 64, 64), batch_size=1)
     fitted = fit(job(), settings, limit=4 * 10**9)
     assert fitted.settings == settings
     assert fitted.notes == ()
@@ -216,7 +220,7 @@ def test_on_a_cpu_one_tile_at_a_time_and_the_tile_stays():
 
 
 def test_batches_go_before_tiles():
-    settings = Settings((64, 64, 64), batch_size=64)
+    settings = TilingSettings((64, 64, 64), batch_size=64)
     one = estimate(job(), dataclasses.replace(settings, batch_size=1)).total
     fitted = fit(job(), settings, limit=one + 2**28, keep_batch=True)
     assert fitted.settings.tile_zyx == (64, 64, 64)
@@ -226,7 +230,7 @@ def test_batches_go_before_tiles():
 
 
 def test_tiles_become_thinner_where_the_sums_are_large():
-    settings = Settings((64, 64, 64), constraints=Constraints(stride_zyx=(8, 8, 8)))
+    settings = TilingSettings((64, 64, 64), constraints=Constraints(stride_zyx=(8, 8, 8)))
     many = job(classes=40)
     need = estimate(many, settings)
     fitted = fit(many, settings, limit=need.total - need.sums // 3)
@@ -239,7 +243,7 @@ def test_tiles_become_smaller_in_plane_where_activations_are_large(monkeypatch):
     monkeypatch.setattr(
         estimates, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 10**4
     )
-    settings = Settings((64, 64, 64), constraints=Constraints(stride_zyx=(8, 8, 8)))
+    settings = TilingSettings((64, 64, 64), constraints=Constraints(stride_zyx=(8, 8, 8)))
     small = job((1, 80, 80, 80))
     need = estimate(small, settings)
     fitted = fit(small, settings, limit=need.total - need.activations // 2)
@@ -251,7 +255,7 @@ def test_slices_of_a_slice_wise_network_go_first(monkeypatch):
         estimates, "activation_bytes", lambda _, tile, **__: int(np.prod(tile)) * 10**4
     )
     flat = Constraints(stride_zyx=(1, 8, 8), dims=2, context_slices=1)
-    settings = Settings((16, 64, 64), constraints=flat)
+    settings = TilingSettings((16, 64, 64), constraints=flat)
     need = estimate(job((1, 80, 80, 80)), settings)
     fitted = fit(job((1, 80, 80, 80)), settings, limit=need.total - need.activations * 3 // 4)
     assert fitted.settings.tile_zyx[1:] == (64, 64)
@@ -259,13 +263,13 @@ def test_slices_of_a_slice_wise_network_go_first(monkeypatch):
 
 
 def test_where_nothing_fits_the_least_is_named():
-    settings = Settings((64, 64, 64), constraints=Constraints(stride_zyx=(8, 8, 8)))
+    settings = TilingSettings((64, 64, 64), constraints=Constraints(stride_zyx=(8, 8, 8)))
     with pytest.raises(BadInput, match="smallest tile, 16 x 16 x 16 voxels") as found:
         fit(job(classes=40), settings, limit=10**8)
     assert found.value.hint is not None
     enough = parse_size(found.value.hint.rsplit(" ", 1)[-1])
     assert fit(job(classes=40), settings, limit=enough + 10**8).settings.tile_zyx[0] == 16
-    fixed = Settings((64, 64, 64), constraints=Constraints(fixed_tile_zyx=(64, 64, 64)))
+    fixed = TilingSettings((64, 64, 64), constraints=Constraints(fixed_tile_zyx=(64, 64, 64)))
     with pytest.raises(BadInput, match="64 x 64 x 64"):
         fit(job(classes=40), fixed, limit=10**8)
 
@@ -285,26 +289,26 @@ def cuda(monkeypatch):
 
 def test_on_cuda_tiles_go_together(cuda):
     for side, batch in ((48, 16), (96, 9), (128, 4)):
-        fitted = fit(job(runtime=CUDA), Settings((side, side, side)))
+        fitted = fit(job(runtime=CUDA), TilingSettings((side, side, side)))
         assert fitted.settings.batch_size == batch
         assert not fitted.settings.sums_on_host
-    one = fit(job((1, 48, 48, 48), runtime=CUDA), Settings((48, 48, 48)))
+    one = fit(job((1, 48, 48, 48), runtime=CUDA), TilingSettings((48, 48, 48)))
     assert one.settings.batch_size == 1  # there is no second tile
 
 
 def test_short_device_memory_sends_the_sums_to_the_host(cuda):
     many = job(classes=117, runtime=CUDA)
-    fitted = fit(many, Settings((96, 96, 96)))
+    fitted = fit(many, TilingSettings((96, 96, 96)))
     assert fitted.settings.sums_on_host
     assert fitted.settings.tile_zyx == (96, 96, 96)
     assert any("main memory" in note for note in fitted.notes)
     assert fitted.estimate.host > fitted.estimate.sums
     cuda[0] = 5 * 10**8
-    fitted = fit(many, Settings((96, 96, 96)))
+    fitted = fit(many, TilingSettings((96, 96, 96)))
     assert fitted.settings.tile_zyx < (96, 96, 96)
     cuda[0] = 10**6
     with pytest.raises(BadInput, match="smallest tile"):
-        fit(many, Settings((96, 96, 96)))
+        fit(many, TilingSettings((96, 96, 96)))
 
 
 def test_a_model_is_fitted_to_a_scan():
@@ -368,8 +372,10 @@ def test_several_networks_are_handed_on_in_slabs_that_lie_the_same(monkeypatch):
     networks = [torch.nn.Conv3d(1, 2, 3, padding=1).eval() for _ in range(2)]
 
     def run(span=None):
-        stream = ready(image, Trail((), grid, grid))
-        made = sliding_window.slabs(networks, stream, Settings((8, 8, 8)), runtime=CPU, span=span)
+        stream = ready(image, AppliedPipeline((), grid, grid))
+        made = sliding_window.slabs(
+            networks, stream, TilingSettings((8, 8, 8)), runtime=CPU, span=span
+        )
         return {start: [out.clone() for out in outs] for start, outs in made}
 
     whole = run()
@@ -421,7 +427,7 @@ for network, classes, shape, tile, overlap in (
     task = Task("classes", tuple(Label(f"l{i}", (i,), i) for i in range(classes)))
     grid = Geometry(shape)
     stream = open_stream(Pipeline([Normalise((3.0,), (11.0,))]), InMemory(np.zeros((1, *shape), np.int16), grid))
-    back, product = Back(stream.trail), LabelMap(task)
+    back, product = Back(stream.applied), LabelMap(task)
     settings = Settings(tile, overlap)
     job = Job(
         [network], runtime, stream.shape_czyx, classes, back.plane, back.slices, stream.part_bytes, [product]

@@ -22,13 +22,13 @@ from ctseg.data.steps import Crop, Normalise, Orient, Resample
 from ctseg.data.stream import InMemory, open_stream
 from ctseg.engine.inference.decoders import Confidence, LabelMap, Probabilities
 from ctseg.engine.inference.forward import TileTooLarge
-from ctseg.engine.inference.predictor import Engine
+from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sinks import ToArray
-from ctseg.engine.inference.source_grid import Back
-from ctseg.engine.inference.tiling_settings import Settings
+from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import choose
-from ctseg.engine.prediction.multiprocess.schedule import Dispatch, plan
-from ctseg.engine.prediction.multiprocess.slab_sharing import Share, ranges, replay
+from ctseg.engine.prediction.multiprocess.schedule import Schedule, plan
+from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan, ranges, replay
 from ctseg.engine.prediction.multiprocess.team import Team, error_data, error_from, open_team
 from ctseg.errors import (
     BadInput,
@@ -82,11 +82,11 @@ def stream_of(depth, way="as it is", direction=STRAIGHT):
 
 def engine_of(net=None, tile=(6, 5, 8), overlap=0.5, precision="fp32", **more):
     runtime = choose("cpu", precision)
-    return Engine([(net or Toy()).eval()], TASK, Settings(tile, overlap, **more), runtime)
+    return Predictor([(net or Toy()).eval()], TASK, TilingSettings(tile, overlap, **more), runtime)
 
 
 def sinks_of(stream):
-    back = Back(stream.trail)
+    back = SourceGridMapper(stream.applied)
     products = [LabelMap(TASK), Probabilities(TASK), Confidence(TASK)]
     arrays = [
         np.zeros((*(() if p.channels is None else (p.channels,)), *back.source), p.dtype)
@@ -124,9 +124,9 @@ def shared(folder, size, engines, streams):
     _, pairs, arrays = sinks_of(streams[0])
 
     def work(team):
-        own = Back(streams[team.rank].trail)
+        own = SourceGridMapper(streams[team.rank].applied)
         mine = pairs if team.leads else [(product, None) for product, _ in pairs]
-        with Share(team, "scan") as share:
+        with SharedScan(team, "scan") as share:
             share.run(engines[team.rank], streams[team.rank], mine, back=own, folder=folder)
 
     return together(size, work), arrays
@@ -172,7 +172,7 @@ def test_processes_make_together_what_one_makes(
 )
 def test_no_other_seams_leave_the_busiest_process_fewer_rows(depth, overlap, way, count):
     stream, engine = stream_of(depth, way), engine_of(overlap=overlap)
-    back = Back(stream.trail)
+    back = SourceGridMapper(stream.applied)
 
     def busiest(cuts):
         return max(engine.tiles(stream, back, (a, b)) for a, b in itertools.pairwise(cuts) if b > a)
@@ -187,7 +187,7 @@ def test_no_other_seams_leave_the_busiest_process_fewer_rows(depth, overlap, way
 
 def test_half_the_tiles_go_to_each_of_two_processes():
     stream, engine = stream_of(40), engine_of(tile=(8, 9, 10))
-    back = Back(stream.trail)
+    back = SourceGridMapper(stream.applied)
     assert engine.tiles(stream, back, (0, 40)) == 9
     found = ranges(engine, stream, back, 2)
     assert [engine.tiles(stream, back, own) for own in found] == [5, 5]  # nine, and one at the seam
@@ -225,7 +225,7 @@ def test_a_part_that_is_gone_because_another_process_failed_is_not_blamed(tmp_pa
 
     def work(team):
         stream = streams[team.rank]
-        with Share(team, "scan") as share:
+        with SharedScan(team, "scan") as share:
             if team.leads:
 
                 def collect(*_):
@@ -233,7 +233,9 @@ def test_a_part_that_is_gone_because_another_process_failed_is_not_blamed(tmp_pa
                     replay(tmp_path / "gone", None, 0)
 
                 share._collect = collect
-            share.run(engine_of(), stream, pairs, back=Back(stream.trail), folder=tmp_path)
+            share.run(
+                engine_of(), stream, pairs, back=SourceGridMapper(stream.applied), folder=tmp_path
+            )
             if not team.leads:
                 team.put_first("share/scan/0/failed", error_data(BadInput("It is broken."), 2))
                 ended.set()
@@ -247,7 +249,7 @@ def test_one_that_tries_no_more_ends_the_tries_of_the_others(tmp_path):
     """The first would begin anew with smaller tiles, the second has none smaller."""
 
     def work(team):
-        share = Share(team, "scan")
+        share = SharedScan(team, "scan")
         if not team.leads:
             share.give_up(TileTooLarge("No smaller tile."))
             return
@@ -281,7 +283,7 @@ def test_a_failure_of_any_kind_is_told(tmp_path):
             raise RuntimeError("no such kernel")
 
     def work(team):
-        with Share(team, "scan") as share:
+        with SharedScan(team, "scan") as share:
             back, pairs, _ = sinks_of(stream_of(30))
             try:
                 share.run(
@@ -308,9 +310,11 @@ def test_an_output_folder_that_is_not_shared_is_found_out(tmp_path):
     def work(team):
         folder = tmp_path / str(team.rank)
         folder.mkdir()
-        with Share(team, "scan") as share:
+        with SharedScan(team, "scan") as share:
             stream = streams[team.rank]
-            share.run(engine_of(), stream, pairs, back=Back(stream.trail), folder=folder)
+            share.run(
+                engine_of(), stream, pairs, back=SourceGridMapper(stream.applied), folder=folder
+            )
 
     error = together(2, work)[0]
     assert isinstance(error, FileProblem) and "shared disk" in error.hint
@@ -420,18 +424,18 @@ def test_scans_go_to_whoever_is_free(monkeypatch):
     items = [One(name) for name in sizes]
 
     def work(team):
-        dispatch = Dispatch(team, items, range(6) if team.leads else [])
+        dispatch = Schedule(team, items, range(6) if team.leads else [])
         mine, heard = [], {}
-        for number, share in dispatch.mine():
+        for number, share in dispatch.own_cases():
             assert share is None
             mine.append(number)
             time.sleep(0.5 if number == 0 else 0.02)
             if not team.leads:
                 dispatch.report(number, {"by": team.rank})
             else:
-                heard |= dict(dispatch.news())
+                heard |= dict(dispatch.poll())
         if team.leads:
-            heard |= dict(dispatch.rest())
+            heard |= dict(dispatch.drain())
         return mine, heard
 
     came = together(2, work)
@@ -469,13 +473,13 @@ def test_a_batch_that_one_halves_is_told_to_the_first(tmp_path):
     heard = []
 
     def work(team):
-        share = Share(team, "scan")
+        share = SharedScan(team, "scan")
         said = share.notes.append if team.rank else heard.append
         engine = engine_of(Narrow() if team.rank else None, batch_size=2)
         engine = dataclasses.replace(engine, on_note=said)
         stream = stream_of(30)
         with share:
-            share.run(engine, stream, pairs, back=Back(stream.trail), folder=tmp_path)
+            share.run(engine, stream, pairs, back=SourceGridMapper(stream.applied), folder=tmp_path)
 
     assert together(2, work) == [None, None]
     assert len(heard) == 1 and heard[0].startswith("Process 1: ") and "1" in heard[0]

@@ -23,11 +23,11 @@ from ctseg.data.stream import OnDisk
 from ctseg.engine.inference.decoders import Confidence, LabelMap
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.sinks import ToArray
-from ctseg.engine.inference.source_grid import Back
+from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.model.weights import save_weights
 from ctseg.engine.prediction.folder import predict_folder
 from ctseg.engine.prediction.inputs import find_items
-from ctseg.engine.prediction.multiprocess.slab_sharing import Share, ranges
+from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan, ranges
 from ctseg.engine.prediction.multiprocess.team import Team
 from ctseg.engine.prediction.request import Request
 from ctseg.specs import ImageRef
@@ -151,7 +151,7 @@ def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
 
     def prepared():
         stream = segmenter.open(scan, tmp_path)
-        back = Back(stream.trail)
+        back = SourceGridMapper(stream.applied)
         arrays = [np.zeros(back.source, kind.dtype) for kind in kinds]
         sinks = [ToArray(a, back.box, kind.fill) for a, kind in zip(arrays, kinds, strict=True)]
         return stream, back, arrays, list(zip(kinds, sinks, strict=True))
@@ -164,7 +164,7 @@ def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
     def work(rank: int) -> None:
         team = Team(stores, rank, 3)
         stream, back, _, pairs = shared[rank]
-        with Share(team, "scan") as share:
+        with SharedScan(team, "scan") as share:
             share.run(segmenter.predictor, stream, pairs, back=back, folder=tmp_path / "in")
         tiles.append(segmenter.predictor.tiles(stream, back, own[rank]))
         team._parted.set()
