@@ -23,12 +23,12 @@ def _named(suffixes: tuple[str, ...]) -> Callable[[Path], bool]:
     return lambda path: paths.suffix_of(path, suffixes) is not None
 
 
-def _open(module: str) -> Callable[..., VolumeSource]:
-    """`open_NAME` of the format's file, which is imported when it is first used."""
+def _open(name: str, module: str | None = None) -> Callable[..., VolumeSource]:
+    """`open_NAME` of the format's module, which is imported on first use and has the format's name by default."""
 
     def open_(path: Path, **options: Any) -> VolumeSource:
-        file = importlib.import_module(f"ctseg.volume.formats.{module}")
-        return cast(VolumeSource, getattr(file, f"open_{module}")(path, **options))
+        file = importlib.import_module(f"ctseg.volume.formats.{module or name}")
+        return cast(VolumeSource, getattr(file, f"open_{name}")(path, **options))
 
     return open_
 
@@ -41,7 +41,7 @@ def _parts(module: str) -> Callable[[Path], Mapping[str, Mapping[str, Any]]]:
     return parts
 
 
-def _writer(module: str) -> OpenWriter:
+def _writer(name: str, module: str | None = None) -> OpenWriter:
     def writer(
         path: Path,
         geometry: Geometry,
@@ -52,8 +52,8 @@ def _writer(module: str) -> OpenWriter:
         reference: VolumeSource | None = None,
         **options: Any,
     ) -> VolumeWriter:
-        file = importlib.import_module(f"ctseg.volume.formats.{module}")
-        write = getattr(file, f"write_{module}")
+        file = importlib.import_module(f"ctseg.volume.formats.{module or name}")
+        write = getattr(file, f"write_{name}")
         made = write(
             path, geometry, dtype, channels=channels, labels=labels, reference=reference, **options
         )
@@ -125,7 +125,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             name="dicom",
             suffixes=paths.DICOM,
             recognise=paths.is_dicom,
-            open=_open("dicom"),
+            open=_open("dicom", "dicom.open"),
             summary="DICOM image series, as a folder or one of its files",
             options=frozen(
                 {
@@ -133,14 +133,14 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                     "straighten": "'yes' resamples uneven slices or a tilted gantry onto an even grid",
                 }
             ),
-            parts=_parts("dicom"),
+            parts=_parts("dicom.open"),
         ),
         FormatSpec(
             name="slices",
             suffixes=(),
             recognise=pictures.is_slices,
-            open=_open("slices"),
-            writer=_writer("slices"),
+            open=_open("slices", "slice_folders"),
+            writer=_writer("slices", "slice_folders"),
             lacks=frozenset({"origin", "direction", "channels", "label names"}),
             summary="a folder of grey TIFF or PNG pictures, one a slice, in the order of their numbers",
             options=frozen(
