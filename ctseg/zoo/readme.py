@@ -26,7 +26,7 @@ def render(card: Card, sizes: Mapping[str, int]) -> str:
         "## Preprocessing\n\n" + _preprocessing(card),
         "## Intended use and limits\n\n" + _limits(card),
         "## Files\n\n" + _files(card, sizes),
-        "This page is written from `card.json` by `ctseg zoo publish`.",
+        "`ctseg zoo publish` wrote this page from `card.json`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -51,9 +51,9 @@ def _facts(card: Card) -> str:
         ("Channels", ", ".join(card.channels)),
         (
             "Tile (z, y, x)",
-            _text(card.predict.tile_zyx) if card.predict.tile_zyx else "as the scan",
+            _text(card.predict.tile_zyx) if card.predict.tile_zyx else "size of the scan",
         ),
-        ("Trained for", f"{card.steps} steps, seed {card.seed}"),
+        ("Training", f"{card.steps} steps, seed {card.seed}"),
     ]
     return _table(("", ""), rows)
 
@@ -72,11 +72,11 @@ def _results(card: Card) -> str:
         text = _table(("label", "Dice"), rows)
     else:
         return "Not measured."
-    text += f"\n\nWhole volumes, source geometry, {metrics.cases} validation cases."
+    text += f"\n\nMeasured on whole volumes in the source geometry, {metrics.cases} validation cases."
     if len(card.members) > 1:
-        text += " Each member was measured on its own fold; the figures are their means."
+        text += " Each member was measured on its own fold; the table shows the means."
     if metrics.command:
-        text += f" The same figures are printed by\n\n```\n{metrics.command}\n```"
+        text += f" To print the same figures:\n\n```\n{metrics.command}\n```"
     return text
 
 
@@ -102,12 +102,12 @@ def _preprocessing(card: Card) -> str:
         name = next((k for k in ("step", "name", "kind", "type") if k in step), "")
         rest = ", ".join(f"{k} {_text(v)}" for k, v in step.items() if k != name)
         rows.append((str(step.get(name, "")), rest))
-    return _table(("step", "with"), rows) if rows else "None."
+    return _table(("step", "options"), rows) if rows else "None."
 
 
 def _limits(card: Card) -> str:
     lines = [line for line in (card.intended_use, card.limits) if line]
-    lines.append("Research only: no medical device, not for diagnosis or treatment.")
+    lines.append("For research only. Not a medical device, and not for diagnosis or treatment.")
     return "\n\n".join(lines)
 
 
