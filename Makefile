@@ -15,7 +15,7 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 .PHONY: help venv demo test lint docs bench clean
 
 help:
-	@echo "make demo    the whole path on made-up scans: train, publish, predict, evaluate (about 6 minutes)"
+	@echo "make demo    train, publish, predict and evaluate on phantoms (about 6 minutes)"
 	@echo "make test    the tests of the package and of the plugins, with their coverage"
 	@echo "make lint    ruff, import-linter and mypy"
 	@echo "make docs    the documentation, into site/"
@@ -60,6 +60,7 @@ lint: $(VENV)/.dev
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/peers.py --check
 	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev
