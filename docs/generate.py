@@ -300,13 +300,19 @@ def in_the_box() -> str:
     for name, entry in builtin.table("architecture").items():
         parts += [f"### `{name}`\n", _sentence(entry.spec.summary, entry.spec.reference)]
         parts.append(_options(entry.spec.config))
-    parts += ["## Losses\n", "Set options under `[loss.options]`, or with `--set loss.options.NAME=VALUE`.\n"]
+    parts += [
+        "## Losses\n",
+        "Set options under `[loss.options]`, or with `--set loss.options.NAME=VALUE`.\n",
+    ]
     for name, entry in builtin.table("loss").items():
         spec = entry.spec
         parts += [f"### `{name}`\n", _sentence(spec.summary, spec.reference)]
         parts.append(f"Tasks: {', '.join(f'`{task}`' for task in sorted(spec.tasks))}.\n")
         parts.append(_options(spec.config))
-    parts += ["## Data set readers\n", "Set options under `[data.options]`, or with `--option NAME=VALUE`.\n"]
+    parts += [
+        "## Data set readers\n",
+        "Set options under `[data.options]`, or with `--option NAME=VALUE`.\n",
+    ]
     for name, entry in builtin.table("reader").items():
         parts += [f"### `{name}`\n", _sentence(entry.spec.summary)]
         if entry.spec.options:

@@ -46,13 +46,13 @@ class Figure:
     tuned: dict[str, float]
 
     def cell(self, who: str) -> str:
-        """`239 s (130 s)`: defaults, and in brackets the best settings by hand; a dash where nothing is measured."""
+        """`239 (130) s`: defaults, and in brackets the best settings by hand; a dash where nothing is measured."""
         if who not in self.values:
             return "–"
-        text = f"{short(self.values[who])} {self.unit}"
+        text = short(self.values[who])
         if who in self.tuned:
-            text += f" ({short(self.tuned[who])} {self.unit})"
-        return text
+            text += f" ({short(self.tuned[who])})"
+        return f"{text} {self.unit}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -163,12 +163,13 @@ def short(value: float) -> str:
 
 
 def table(rows: list[Figure]) -> str:
-    lines = ["| work | ctseg | nnU-Net | MONAI | command |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| work | ctseg | nnU-Net | MONAI | `python -m benchmarks` |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
         cells = [f"**{row.cell('ctseg')}**", row.cell("nnunet"), row.cell("monai")]
-        lines.append(
-            f"| {row.what} | {' | '.join(cells)} | `python -m benchmarks {row.benchmark}` |"
-        )
+        lines.append(f"| {row.what} | {' | '.join(cells)} | `{row.benchmark}` |")
     return "\n".join(lines) + "\n"
 
 
@@ -194,7 +195,9 @@ def plot(panels: list[Figure]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" '
         'font-family="system-ui, sans-serif" font-size="14" fill="#263238" role="img">\n'
         f"<title>{escape(title)}</title>\n"
-        f'<rect width="{WIDTH}" height="{y}" rx="6" fill="#ffffff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+        f'<rect width="{WIDTH}" height="{y}" rx="6" fill="#ffffff"/>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
     )
 
 

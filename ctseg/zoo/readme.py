@@ -72,7 +72,9 @@ def _results(card: Card) -> str:
         text = _table(("label", "Dice"), rows)
     else:
         return "Not measured."
-    text += f"\n\nMeasured on whole volumes in the source geometry, {metrics.cases} validation cases."
+    text += (
+        f"\n\nMeasured on whole volumes in the source geometry, {metrics.cases} validation cases."
+    )
     if len(card.members) > 1:
         text += " Each member was measured on its own fold; the table shows the means."
     if metrics.command:
