@@ -124,7 +124,9 @@ def _parameters(command: Any, words: list[str]) -> str:
         if parameter.param_type_name == "argument":
             rows.append((f"`{_metavar(parameter)}`", help_text, ""))
             continue
-        names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len, reverse=True))
+        first, *others = sorted(parameter.opts, key=len, reverse=True)
+        value = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar or ''}"
+        names = ", ".join(f"`{name}`" for name in (f"{first}{value}".rstrip(), *others))
         if parameter.secondary_opts:
             names += ", " + ", ".join(f"`{name}`" for name in parameter.secondary_opts)
         rows.append((names, help_text, _default(parameter)))
@@ -137,7 +139,9 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "required"
     value = parameter.default
-    if value is None or value is False or callable(value) or value in ((), []):
+    if value is True:
+        return f"`{parameter.opts[0]}`"
+    if value is None or value is False or callable(value) or value in ((), [], ""):
         return ""
     return f"`{value}`" if isinstance(value, int | float | str | Path) else ""
 

@@ -237,3 +237,38 @@ def test_numbers_that_are_none_are_refused(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=np.zeros((2, 3, 4), np.complex64))
     with pytest.raises(FileProblem, match="complex64, which are no real numbers"):
         open_volume(tmp_path / "a.zarr")
+
+
+class Touch:
+    """Its pickle writes a file when somebody loads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        {"compressor": {"id": "pickle"}},
+        {"filters": [{"id": "pickle"}]},
+        {"filters": [{"id": "shuffle", "elementsize": 1}, {"id": "pickle"}]},
+        {"dtype": "|O", "filters": [{"id": "pickle"}]},
+    ],
+)
+def test_a_store_of_pickled_chunks_is_rejected_unread(tmp_path, codecs):
+    store, trap = tmp_path / "scan.zarr", tmp_path / "loaded"
+    store.mkdir()
+    header = {
+        "zarr_format": 2, "shape": [4, 4, 4], "chunks": [4, 4, 4], "dtype": "|u1", "compressor": None,
+        "filters": None, "fill_value": 0, "order": "C", **codecs,
+    }  # fmt: skip
+    (store / ".zarray").write_text(json.dumps(header))
+    (store / "0.0.0").write_bytes(pickle.dumps(Touch(trap)))
+    with pytest.raises(FileProblem, match="cannot be read"):
+        ctseg.read(store)
+    assert not trap.exists()
+    pickle.loads((store / "0.0.0").read_bytes())
+    assert trap.exists()  # the trap works
