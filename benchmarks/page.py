@@ -21,8 +21,8 @@ HEAD = """\
 
 Each table compares ctseg with other tools and names the command that measured it. All tools ran on the same cores, in
 the same process or within the same minutes, because the speed of a machine changes from hour to hour: compare ratios.
-*As it comes* is a tool as its own documentation uses it; *by hand* is the tool with bfloat16 and channels-last
-switched on, which ctseg does by itself.
+*Defaults* is a tool as its own documentation uses it; *tuned* is the tool with bfloat16 and channels-last switched on
+by hand, which ctseg does by default.
 
 All figures are for a CPU. No GPU has been measured yet.
 """
@@ -68,7 +68,7 @@ def _predict(result: Result) -> str:
     columns = [""]
     for index, (side, found) in enumerate(result["volumes"].items(), start=1):
         tile = found["setting"]["tile_zyx"][0]
-        columns += [f"{side}^3, {found['tiles']} tiles of {tile}^3", "of ctseg's time"]
+        columns += [f"{side}³, {found['tiles']} tiles of {tile}³", "of ctseg's time"]
         own = found["runs"]["ctseg logits"]["seconds"]
         alone = found["network_alone"]["seconds"]
         cells = {"the network alone, all tiles": alone}
@@ -82,7 +82,10 @@ def _predict(result: Result) -> str:
 
 def _run_name(name: str) -> str:
     first, _, rest = name.partition(" ")
-    return f"{PEERS.get(first, first)} {rest}".strip()
+    if first == "ctseg":
+        return name
+    rest = rest.replace("as it comes", "defaults").replace("by hand", "tuned")
+    return f"{PEERS[first]}, {rest.replace(' with our network', ', with unet3d')}"
 
 
 def _job(result: Result) -> str:
@@ -150,9 +153,9 @@ def _networks(result: Result) -> str:
             plan, rows = found["plan"], []
             for network, modes in found["networks"].items():
                 for mode, told in (
-                    ("default", "as it comes"),
+                    ("default", "defaults"),
                     ("fp32", "float32"),
-                    ("by_hand", "by hand"),
+                    ("by_hand", "tuned"),
                 ):
                     same = mode != "default" and modes[mode]["way"] == modes["default"]["way"]
                     if same or (network == "ctseg" and mode == "by_hand"):
@@ -246,15 +249,16 @@ class Section:
 
 SECTIONS = {
     "predict": Section(
-        "A scan through the network",
-        """The network is a U-Net with one convolution in each level and 3 classes; overlap 0.5, Gaussian blending,
-        logits; seconds. nnU-Net's predictor, MONAI's `SlidingWindowInferer`, TorchIO's `GridAggregator` and
-        pytorch-3dunet's predictor run the network as nnU-Net builds it; ctseg runs `unet3d` with the same weights.
-        *With our network* is the tool's sliding window around `unet3d`: most of the gain comes from the network.""",
+        "Tiled prediction",
+        """The network is a U-Net with one convolution in each level and 3 classes. Times are seconds for the logits
+        of a scan, with an overlap of 0.5 and Gaussian blending. nnU-Net's predictor, MONAI's `SlidingWindowInferer`,
+        TorchIO's `GridAggregator` and pytorch-3dunet's predictor run the network as nnU-Net builds it; ctseg runs
+        `unet3d` with the same weights. *With unet3d* is the tool's sliding window around ctseg's network: most of the
+        gain comes from the network.""",
         _predict,
     ),
     "job": Section(
-        "A folder, from start to last file",
+        "A folder of scans, from the command line",
         "Prediction of 44 hippocampus scans with the same weights, including the start of the process.",
         _job,
     ),
@@ -264,7 +268,7 @@ SECTIONS = {
         _export,
     ),
     "memory": Section(
-        "Memory from file to file",
+        "Memory of prediction",
         """Peak memory above that of the process after its imports; HDF5 to HDF5, a minimal network, tiles of
         64 x 128 x 128.""",
         _memory,
