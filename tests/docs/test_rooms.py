@@ -20,9 +20,6 @@ def named(page: str) -> set[str]:
     return {name for name in found if not name.startswith(OUTSIDE)}
 
 
-@pytest.mark.xfail(
-    not (CODE / "engine" / "training").is_dir(), reason="the pages show the rooms inside engine/"
-)
 @pytest.mark.parametrize("page", PAGES)
 def test_every_module_that_a_page_names_exists(page: str) -> None:
     modules = {path.relative_to(CODE).as_posix() for path in CODE.rglob("*.py")}
