@@ -204,7 +204,6 @@ def test_a_file_deleted_while_training_is_named(case, tmp_path):
 GIANT = """
 import json, sys, time
 from pathlib import Path
-from ctseg.data import keyed
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.store import Store
 from ctseg.data.sampling import Rule, batch

@@ -253,9 +253,9 @@ def test_a_whole_store_may_be_read_only(cases, tmp_path, monkeypatch):
 
 def test_what_another_process_made_meanwhile_stays(cases, tmp_path, monkeypatch):
     """Two folds trained at once prepare the same cases; what one has opened must not go."""
-    from ctseg.data import store
+    from ctseg.data import store as store_module
 
-    save = store.save_array
+    save = store_module.save_array
     others: list[int] = []
 
     def slower(path: Path, array: np.ndarray) -> None:
@@ -266,7 +266,7 @@ def test_what_another_process_made_meanwhile_stays(cases, tmp_path, monkeypatch)
             assert made.folder is not None
             others.append((made.folder / "image.npy").stat().st_ino)
 
-    monkeypatch.setattr(store, "save_array", slower)
+    monkeypatch.setattr(store_module, "save_array", slower)
     mine = store(tmp_path).case(cases[0])
     assert mine.folder is not None
     assert (mine.folder / "image.npy").stat().st_ino == others[1]
