@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctseg.nets.cpu import autocast, winograd
 
@@ -74,9 +77,25 @@ def test_only_what_is_asked_for_gets_a_gradient(wanted, bias):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-def test_in_bfloat16_errors_are_at_most_2_5_times_those_of_the_usual_way(smooth):
-    """Of values, of what comes in and of the kernel; smooth volumes with a mean of their own, as scans have, too."""
+class RoundedOnce(TorchDispatchMode):
+    """Convolutions in bfloat16 as AVX512-BF16 computes them, on any processor: sums in float32, rounded at the end."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        of_convolutions = (
+            torch.ops.aten.convolution.default,
+            torch.ops.aten.convolution_backward.default,
+        )
+        if func not in of_convolutions or args[0].dtype != torch.bfloat16:
+            return func(*args, **(kwargs or {}))
+        args = [arg.float() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        sums = func(*args, **(kwargs or {}))
+        if isinstance(sums, torch.Tensor):
+            return sums.bfloat16()
+        return tuple(None if each is None else each.bfloat16() for each in sums)
+
+
+def errors_in_bfloat16(smooth: bool, arithmetic) -> dict[str, list[float]]:
+    """Of values, of what comes in and of the kernel, by the usual way and ours; `arithmetic` makes a context."""
     torch.manual_seed(1)
     x, grad = torch.randn(1, 32, 16, 24, 16), torch.randn(1, 32, 16, 24, 16)
     if smooth:
@@ -87,23 +106,34 @@ def test_in_bfloat16_errors_are_at_most_2_5_times_those_of_the_usual_way(smooth)
         for t in (functional.leaky_relu(x, 0.01), grad)
     )
     weight = 0.05 * torch.randn(32, 32, 3, 3, 3)
+    leaves = [x.double().requires_grad_(), weight.double().requires_grad_()]
+    y = usual(*leaves, None)
+    exact = [y.detach(), *torch.autograd.grad(y, leaves, grad.double())]
     errors = {}
-    exact = []
-    for name, way in (("exact", usual), ("usual", usual), ("ours", winograd.convolve)):
-        kind = torch.float64 if name == "exact" else torch.bfloat16
-        a = x.to(kind).requires_grad_()
-        b = (weight.double() if name == "exact" else weight.clone()).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=name != "exact"):
-            y = way(a, b, None)
-        assert y.dtype == kind
-        found = [y.detach(), *torch.autograd.grad(y, (a, b), grad.to(kind))]
-        if name == "exact":
-            exact = found
-        else:
-            errors[name] = [relative(one, true) for one, true in zip(found, exact, strict=True)]
+    for name, way in (("usual", usual), ("ours", winograd.convolve)):
+        leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        with torch.autocast("cpu", torch.bfloat16), arithmetic():
+            y = way(*leaves, None)
+            found = [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+        assert y.dtype == torch.bfloat16
+        errors[name] = [relative(one, true) for one, true in zip(found, exact, strict=True)]
+    return errors
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_in_bfloat16_errors_are_at_most_2_5_times_those_of_the_usual_way(smooth):
+    """Smooth volumes with a mean of their own, as scans have, too."""
+    errors = errors_in_bfloat16(smooth, RoundedOnce)
     for ours, theirs in zip(errors["ours"], errors["usual"], strict=True):
         assert ours < 2.5 * theirs
         assert ours < 0.006  # 2^-8 is the distance of neighbouring numbers
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_on_this_processor_errors_are_of_the_size_of_its_own(smooth):
+    """Some processors round bfloat16 more often on the way, in gradients most of all."""
+    errors = errors_in_bfloat16(smooth, contextlib.nullcontext)
+    assert max(errors["ours"]) < 2.5 * max(errors["usual"])
 
 
 def test_a_sample_gives_the_same_whatever_its_neighbours():
