@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 
@@ -10,15 +11,14 @@ import torch
 from torch import nn
 
 from ctseg.engine.model.runtime import Runtime
-from ctseg.nets.cpu import autocast, im2col, winograd
-from ctseg.nets.cpu.conv import CpuConv3d
+from ctseg.nets.cpu import autocast, conv, im2col, winograd
 
 BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
 
 
 def gradients(net: nn.Module, x: torch.Tensor, half: bool) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with BF16.autocast() if half else contextlib.nullcontext():
         y = net(x)
     y.float().square().mean().backward()
     assert x.grad is not None
@@ -42,17 +42,26 @@ def test_gradients_in_bfloat16_are_those_of_float32(kernel, stride):
             assert float((one - two).norm()) <= 0.03 * float(one.norm()) + 1e-6, (size, kernel)
 
 
-def test_only_mixed_precision_and_plain_convolutions_are_guarded():
+def test_only_mixed_precision_and_plain_convolutions_are_guarded(monkeypatch):
     class Own(nn.Conv3d):
         pass
 
-    net = nn.Sequential(nn.Conv3d(1, 2, 3), Own(2, 2, 3), nn.Conv2d(1, 1, 1))
+    guarded = []
+    monkeypatch.setattr(conv, "_too_small", lambda layer, x: guarded.append(layer) or True)
+    plain, own = nn.Conv3d(1, 2, 3), Own(2, 2, 3)
+    net, x = nn.Sequential(plain, own), torch.randn(1, 1, 8, 8, 8)
     fp32 = Runtime(torch.device("cpu"), "fp32", False, "test")
-    assert type(fp32.place(net)[0]) is nn.Conv3d
-    placed = BF16.place(net)
-    assert type(placed[0]) is CpuConv3d
-    assert type(placed[1]) is Own
-    assert type(copy.deepcopy(placed)[0]) is CpuConv3d
+    with fp32.autocast():
+        fp32.place(net)(x)
+    BF16.place(net)(x)
+    with torch.autocast("cpu", torch.bfloat16):  # somebody else's
+        net(x)
+    assert not guarded
+    with BF16.autocast():
+        net(x)
+        with torch.autocast("cpu", enabled=False):
+            net(x)
+    assert guarded == [plain]
 
 
 def test_the_result_keeps_the_type_of_mixed_precision():

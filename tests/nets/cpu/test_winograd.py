@@ -168,34 +168,36 @@ def test_what_is_mixed_is_kept_for_the_kernels_gradient_only_and_where_it_is_lit
 def test_weights_in_bfloat16_need_no_mixed_precision():
     x = tensor(1, 32, 8, 12, 12, kind=torch.bfloat16)
     weight = (0.05 * torch.randn(32, 32, 3, 3, 3)).bfloat16().requires_grad_()
-    assert winograd.pays(x, weight, padding=(1, 1, 1))
+    assert winograd.is_faster(x, weight, padding=(1, 1, 1))
     y = winograd.convolve(x, weight, None)
     (grad,) = torch.autograd.grad(y.float().sum(), weight)
     assert (y.dtype, grad.dtype) == (torch.bfloat16, torch.bfloat16)
     assert relative(y, usual(x.double(), weight.detach().double(), None)) < 0.006
 
 
-def test_it_is_left_where_it_does_not_pay_or_would_not_be_the_same(monkeypatch):
+def test_it_is_left_where_it_is_not_faster_or_would_not_be_the_same(monkeypatch):
     x, weight = tensor(1, 32, 12, 12, 12, kind=torch.bfloat16), torch.randn(32, 32, 3, 3, 3)
     weight = weight.bfloat16()
 
-    def pays(x=x, weight=weight, padding=(1, 1, 1), **options):
-        return winograd.pays(x, weight, padding=padding, **options)
+    def is_faster(x=x, weight=weight, padding=(1, 1, 1), **options):
+        return winograd.is_faster(x, weight, padding=padding, **options)
 
-    assert pays()
-    assert pays(tensor(1, 32, 13, 12, 12, kind=torch.bfloat16))  # along y
-    assert pays(tensor(1, 32, 40, 40, kind=torch.bfloat16), weight[:, :, 0], padding=(1, 1))
-    assert not pays(tensor(1, 32, 13, 13, 12, kind=torch.bfloat16))  # only x is even
-    assert not pays(tensor(1, 32, 8, 8, 8, kind=torch.bfloat16))  # small
-    assert not pays(x.contiguous())
-    assert not pays(x.float())
-    assert not pays(x.to("meta"))
-    assert not pays(padding=(0, 1, 1))
-    assert not pays(stride=(2, 1, 1))
-    assert not pays(tensor(1, 4, 12, 12, 12, kind=torch.bfloat16), weight[:, :4])  # few channels
-    assert not pays(weight=weight[..., :2])  # even kernels
-    assert not pays(weight=weight[:, :, :1, :1, :1], padding=(0, 0, 0))
+    assert is_faster()
+    assert is_faster(tensor(1, 32, 13, 12, 12, kind=torch.bfloat16))  # along y
+    assert is_faster(tensor(1, 32, 40, 40, kind=torch.bfloat16), weight[:, :, 0], padding=(1, 1))
+    assert not is_faster(tensor(1, 32, 13, 13, 12, kind=torch.bfloat16))  # only x is even
+    assert not is_faster(tensor(1, 32, 8, 8, 8, kind=torch.bfloat16))  # small
+    assert not is_faster(x.contiguous())
+    assert not is_faster(x.float())
+    assert not is_faster(x.to("meta"))
+    assert not is_faster(padding=(0, 1, 1))
+    assert not is_faster(stride=(2, 1, 1))
+    assert not is_faster(
+        tensor(1, 4, 12, 12, 12, kind=torch.bfloat16), weight[:, :4]
+    )  # few channels
+    assert not is_faster(weight=weight[..., :2])  # even kernels
+    assert not is_faster(weight=weight[:, :, :1, :1, :1], padding=(0, 0, 0))
     with torch.autocast("cpu", torch.bfloat16):
-        assert pays(x.float())
+        assert is_faster(x.float())
     monkeypatch.setattr(autocast, "has_amx", lambda: True)
-    assert not pays()
+    assert not is_faster()
