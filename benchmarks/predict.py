@@ -8,7 +8,7 @@ All get one U-Net with the same weights and the same scan, in one process and in
 as nnU-Net builds it (PlainConvUNet; both give the same logits). `as they come` is float32 in PyTorch's layout on a CPU;
 on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and channels-last;
 `with our network` is the same around ours, so that one sees what the network and what the window is worth. The network
-alone is what ours needs in its fastest precision and layout for as many tiles, one at a time, with the engine's kernels.
+alone, with the engine's kernels, is what ours needs in its fastest precision and layout for as many tiles, one by one.
 pytorch-3dunet goes from file to file, since its predictors do nothing else.
 
 Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it comes at least 2.8 x, by hand at least

@@ -135,7 +135,7 @@ def _as_array(image_czyx: Any) -> NDArray[Any]:
 def _made(logits: torch.Tensor, output: Output, activation: Activation | None) -> NDArray[Any]:
     if len(logits) == 1 and _compares(output, activation):
         raise BadInput(
-            "The network gives one logit a voxel, and the largest of one says nothing.",
+            "The network gives one logit a voxel, so there are no classes to compare.",
             hint="activation='sigmoid' takes each channel for a label of its own",
         )
     if output == "labels":
