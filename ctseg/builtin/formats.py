@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ctseg.volume.geometry import Geometry
 
+_LIKE = "scan that lends its grid where the file knows no voxel size and has the same shape"
+_OUTSIDE = "'yes' also reads files outside the folder that this one names"
 _SPACING = "voxel size x y z in mm, or with a unit: '0.7 0.7 2.5', '5um'"
 
 
@@ -100,7 +102,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             open=_open("tiff"),
             writer=_writer("tiff"),
             summary="TIFF stacks with the voxel size of ImageJ or OME; no origin, no direction",
-            options=frozen({"spacing": _SPACING}),
+            options=frozen({"spacing": _SPACING, "like": _LIKE, "outside": _OUTSIDE}),
             lacks=frozenset({"origin", "direction", "label names"}),
         ),
         FormatSpec(
@@ -114,6 +116,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                 {
                     "dataset": "name within the file; /raw, or the only volume, by default",
                     "geometry": "dataset that lends its grid to one without; /raw by default",
+                    "outside": _OUTSIDE,
                 }
             ),
             writer_options=frozen(
@@ -147,6 +150,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                 {
                     "spacing": _SPACING,
                     "gaps": "'yes' takes names whose numbers have gaps as they are",
+                    "like": _LIKE,
                 }
             ),
         ),

@@ -14,20 +14,26 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths, tiff_metadata
+from ctseg.volume.formats.calibration import Calibration, given, grid_of, unknown
 from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
 from ctseg.volume.formats.source import Source, check_file, reading
-from ctseg.volume.formats.units import read_spacing
+from ctseg.volume.formats.tiff import tiff_errors
+from ctseg.volume.formats.tiff_ome import read_ome
+from ctseg.volume.formats.tiff_structure import check_structure
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 
-def open_slices(path: Path, *, spacing: str | None = None, gaps: str = "no") -> Source:
+def open_slices(
+    path: Path, *, spacing: str | None = None, gaps: str = "no", like: str | None = None
+) -> Source:
     """Open a folder of pictures as one scan; any slices are read alone.
 
     Args:
         path: the folder.
         spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`; without it that of the first TIFF, or 1 mm.
         gaps: `yes` takes names whose numbers have gaps as they are; otherwise they are refused.
+        like: a scan that lends its grid where the slices do not know their voxel size and are as many.
 
     Raises:
         FileProblem: no such pictures, missing numbers, colours, or slices that differ in size.
@@ -48,8 +54,8 @@ def open_slices(path: Path, *, spacing: str | None = None, gaps: str = "no") -> 
         _check_numbers(files, path)
     first = _picture(files[0])
     dtype, shape = first.dtype.newbyteorder("="), first.shape
-    size, unit = read_spacing(spacing) if spacing is not None else _calibration(files[0])
-    geometry = itk.make_geometry(path, (len(files), *shape), size, (0.0, 0.0, 0.0), np.eye(3), unit)
+    known = given(spacing) if spacing is not None else _calibration(files[0])
+    geometry, about = grid_of(path, (len(files), *shape), known, like)
 
     def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
         out = np.empty((1, *(b - a for a, b in zip(start, stop, strict=True))), dtype)
@@ -68,7 +74,7 @@ def open_slices(path: Path, *, spacing: str | None = None, gaps: str = "no") -> 
         geometry,
         dtype,
         lambda start, stop: load_box((start, 0, 0), (stop, *shape)),
-        metadata={"files": [str(file) for file in files]},
+        metadata={"files": [str(file) for file in files], **about},
         load_box=load_box,
     )
 
@@ -106,13 +112,15 @@ def _picture(file: Path) -> NDArray[Any]:
             except imagecodecs.PngError as error:
                 raise ValueError(str(error)) from error
         else:
-            with tifffile.TiffFile(file) as tif:
-                if len(tif.pages) != 1:
+            with tiff_errors(file):
+                pages = check_structure(file)
+                if pages != 1:
                     raise FileProblem(
-                        f"{file} has {len(tif.pages)} pages; a slice has one.",
+                        f"{file} has {pages} pages; a slice has one.",
                         hint="Name the file itself: it is a stack.",
                     )
-                plane = np.asarray(tif.pages.first.asarray())
+                with tifffile.TiffFile(file) as tif:
+                    plane = np.asarray(tif.pages.first.asarray())
     if plane.ndim != 2 or plane.dtype.kind not in "biuf":
         raise FileProblem(
             f"{file} is a colour picture of shape {plane.shape}; a scan holds one number a voxel.",
@@ -121,11 +129,12 @@ def _picture(file: Path) -> NDArray[Any]:
     return plane
 
 
-def _calibration(file: Path) -> tuple[tuple[float, float, float], str]:
+def _calibration(file: Path) -> Calibration:
     if paths.suffix_of(file, paths.TIFF) is None:
-        return (1.0, 1.0, 1.0), "mm"
-    with reading(file), tifffile.TiffFile(file) as tif:
-        return tiff_metadata.voxel_size(tif)
+        return unknown("PNG pictures do not say it")
+    with tiff_errors(file), tifffile.TiffFile(file) as tif:
+        ome = read_ome(tif.ome_metadata, file, 1, allowed=False) if tif.ome_metadata else None
+        return tiff_metadata.calibration(tif, None if ome is None else ome.pixels(), file)
 
 
 class _SlicesSink:
