@@ -86,7 +86,8 @@ def look(path: Path) -> None:
             attributes_of(item)
             if isinstance(item, h5py.Dataset) and item.shape and item.size:
                 item.id.get_storage_size()
-                _ = item[(0,) * item.ndim], item[tuple(n - 1 for n in item.shape)]
+                for corner in ((0,) * item.ndim, tuple(n - 1 for n in item.shape)):
+                    item.__getitem__(corner)
 
         file.visititems(visit)
 

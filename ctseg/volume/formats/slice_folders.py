@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from ctseg.volume.formats.tiff_ome import read_ome
 from ctseg.volume.formats.tiff_structure import check_structure
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
+
+_DEFLATED = 1032
+"""Bytes that one deflated byte can stand for at most."""
 
 
 def open_slices(
@@ -80,19 +84,21 @@ def open_slices(
 
 
 def _check_numbers(files: Sequence[Path], path: Path) -> None:
+    """Find slices that are missing or there twice, by each number that runs through the names.
+
+    Where several run, e.g. a number and a position, one without gaps is enough: positions may be uneven.
+    """
     keys = np.array([natural_key(file) for file in files])
-    running = [column for column in keys.T if len(set(column.tolist())) > 1]
-    if len(running) != 1:
-        return
-    steps = np.diff(running[0])
-    step = int(np.median(steps))
-    if steps.min() < 1:
-        at = int(steps.argmin())
+    running = [np.diff(column) for column in keys.T if len(set(column.tolist())) > 1]
+    if len(running) == 1 and running[0].min() < 1:
+        at = int(running[0].argmin())
         raise FileProblem(
             f"{path}: {files[at].name} and {files[at + 1].name} have the same number.",
             hint="Keep one file a slice.",
         )
-    odd = np.flatnonzero(steps != step)
+    rising = [steps for steps in running if steps.min() >= 1]
+    gaps = [np.flatnonzero(steps != int(np.median(steps))) for steps in rising]
+    odd = min(gaps, key=len, default=np.array([], int))
     if odd.size:
         at = int(odd[0])
         raise FileProblem(
@@ -107,6 +113,7 @@ def _picture(file: Path) -> NDArray[Any]:
     check_file(file)
     with reading(file):
         if paths.suffix_of(file, (".png",)):
+            _check_png(file)
             try:
                 plane = np.asarray(imagecodecs.png_decode(file.read_bytes()))
             except imagecodecs.PngError as error:
@@ -127,6 +134,20 @@ def _picture(file: Path) -> NDArray[Any]:
             hint="Convert the slices to grey values first, e.g. in Fiji: Image > Type > 16-bit.",
         )
     return plane
+
+
+def _check_png(file: Path) -> None:
+    """Find a picture that is cut short, or declares more than its bytes can hold (PNG, third edition, 11.2.1)."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(33)
+        opened.seek(max(size - 12, 0))
+        end = opened.read()
+    if len(head) < 33 or head[12:16] != b"IHDR" or end[4:8] != b"IEND":
+        raise EOFError("it is no whole PNG picture")
+    width, height, bits = struct.unpack(">IIB", head[16:25])
+    if width * height * bits > 8 * size * _DEFLATED * 4:  # up to four numbers a pixel
+        raise EOFError(f"it is too small for {width} x {height} pixels")
 
 
 def _calibration(file: Path) -> Calibration:

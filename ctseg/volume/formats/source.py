@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -23,6 +24,8 @@ from ctseg.volume.geometry import Geometry
 LoadBox = Callable[[Zyx, Zyx], NDArray[Any]]
 
 AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
+MOST_VOXELS = 1 << 44
+"""A scan of more is a damaged header: as a cube it would have 26,000 voxels along an edge."""
 _DAMAGE = (
     OSError, RuntimeError, ValueError, KeyError, OverflowError, struct.error, zlib.error,
 )  # fmt: skip
@@ -44,6 +47,9 @@ class Source:
         by_region: whether `load` reads no more than it is asked for.
         metadata: what the file says besides.
         close: releases the file.
+
+    Raises:
+        FileProblem: more voxels than any scan has.
     """
 
     def __init__(
@@ -60,6 +66,12 @@ class Source:
         load_box: LoadBox | None = None,
         unpack: Callable[[UnpackTarget], Source] | None = None,
     ) -> None:
+        voxels = math.prod(geometry.shape_zyx) * channels
+        if voxels > MOST_VOXELS:
+            raise FileProblem(
+                f"{path} declares {geometry.shape_zyx} voxels in {channels} channels, more than any scan has.",
+                hint=AGAIN,
+            )
         self.path = path
         self.geometry = geometry
         self.channels = channels
@@ -237,6 +249,11 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except EOFError as error:
         raise FileProblem(f"{path} is truncated: {_last_line(error)}.", hint=AGAIN) from error
+    except MemoryError as error:
+        raise FileProblem(
+            f"{path} needs more memory than there is: {_last_line(error)}.",
+            hint="Read it in parts, or check that its sizes are what they should be: ctseg data inspect",
+        ) from error
     except _DAMAGE as error:
         raise FileProblem(
             f"{path} cannot be read; it is truncated, damaged or not what its name says: "
