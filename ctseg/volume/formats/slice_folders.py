@@ -218,5 +218,5 @@ def write_slices(
         stored,
         channels,
         lambda temporary: _SlicesSink(temporary, geometry, compress=bool(labels)),
-        folder=True,
+        folder=lambda _: False,
     )

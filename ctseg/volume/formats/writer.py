@@ -1,4 +1,7 @@
-"""The writer that every format returns: slabs in order, checked, and a file that appears only when complete."""
+"""The writer that every format returns: slabs in order, checked, and a file that appears only when complete.
+
+Formats of plugins use it too: a format is a `FormatSink`, and `Writer` does the rest.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,8 @@ class Writer:
         dtype: of the voxels.
         channels: None for [Z, Y, X], a number for [C, Z, Y, X].
         open_sink: makes the format's sink on the temporary file.
-        folder: whether the volume is a folder of files, which the sink makes; an existing one is not replaced.
+        folder: for a volume that is a folder of files, which the sink makes: whether one of that name that holds files
+            already may be replaced. None where it is a file.
 
     Raises:
         FileProblem: the folder is missing or cannot be written.
@@ -64,9 +68,9 @@ class Writer:
         channels: int | None,
         open_sink: Callable[[Path], FormatSink],
         *,
-        folder: bool = False,
+        folder: Callable[[Path], bool] | None = None,
     ) -> None:
-        _check_target(path, folder=folder)
+        _check_target(path, folder)
         self.path = path
         self._depth = geometry.shape_zyx[0]
         self._plane = geometry.shape_zyx[1:]
@@ -154,12 +158,26 @@ class Writer:
             if self._next != self._depth:
                 raise BadInput(f"{self.path} got {self._next} of its {self._depth} slices.")
             self._sink.finish()
-            for file in (
-                self._temporary.iterdir() if self._temporary.is_dir() else [self._temporary]
-            ):
-                _flush(file)
-            self._temporary.replace(self.path)
+            inside = self._temporary.iterdir() if self._temporary.is_dir() else [self._temporary]
+            for file in inside:
+                if file.is_file():
+                    _flush(file)
+            self._rename()
             self._sink = None
+
+    def _rename(self) -> None:
+        """Give the volume its name."""
+        if not (self._temporary.is_dir() and self.path.exists()):
+            self._temporary.replace(self.path)
+            return
+        earlier = self._temporary.with_name(f"{self._temporary.name}.old")
+        self.path.rename(earlier)  # a folder cannot be replaced in one step
+        try:
+            self._temporary.rename(self.path)
+        except OSError:
+            earlier.rename(self.path)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
 
     def abort(self) -> None:
         """Leave nothing behind; does nothing after `commit`."""
@@ -206,13 +224,14 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _check_target(path: Path, *, folder: bool) -> None:
-    if folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
+def _check_target(path: Path, folder: Callable[[Path], bool] | None) -> None:
+    in_the_way = folder is not None and path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if folder is not None and in_the_way and not folder(path):
         raise FileProblem(
             f"{path} is there already; its files are not replaced.",
             hint="Choose another folder, or remove it first.",
         )
-    if path.is_dir() and not folder:
+    if path.is_dir() and folder is None:
         raise FileProblem(f"{path} is a folder; a file of that name cannot be written.")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
