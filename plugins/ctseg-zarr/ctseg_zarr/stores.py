@@ -24,11 +24,24 @@ def zarr_errors(path: Path) -> Iterator[None]:
     try:
         with reading(path):
             yield
+    except FileProblem as error:
+        if error.__cause__ is not None and "codec not available" in str(error.__cause__).lower():
+            raise _no_codec(path, str(error.__cause__)) from error.__cause__
+        raise
     except CtsegError:
         raise
     except Exception as error:  # codecs are libraries of their own, with errors of their own
         said = str(error).strip().splitlines() or [type(error).__name__]
+        if "codec" in f"{type(error).__name__} {said[-1]}".lower():
+            raise _no_codec(path, said[-1]) from error
         raise FileProblem(f"{path} cannot be read: {said[-1]}.", hint=AGAIN) from error
+
+
+def _no_codec(path: Path, said: str) -> FileProblem:
+    return FileProblem(
+        f"{path} is compressed with a codec that is not installed ({said.rstrip('.')}).",
+        hint="Install the package that has it, e.g.: pip install 'numcodecs[zfpy,pcodec]' imagecodecs",
+    )
 
 
 def open_store(path: Path) -> tuple[Node, Callable[[], None]]:
