@@ -21,6 +21,8 @@ _MOST_LINKS = 32
 """Links that one name may lead through."""
 _MOST_GROUPS = 100_000
 _MOST_ATTRIBUTE = 1 << 20
+_TRIED: set[tuple[Path, int, int]] = set()
+"""Odd files that a helper process could open, with their sizes and times."""
 _LOOK = "ctseg.volume.formats.hdf5_links:look"
 
 
@@ -73,8 +75,11 @@ def open_file(path: Path) -> h5py.File:
                 f"{path} is no HDF5 file.",
                 hint="Check what it is (file PATH) and give it the suffix of its format.",
             )
-        if suspicion(path):
+        state = path.stat()
+        seen = (path.resolve(), state.st_size, state.st_mtime_ns)
+        if seen not in _TRIED and suspicion(path):
             try_open(path, _LOOK)
+            _TRIED.add(seen)
         return h5py.File(path, "r")
 
 

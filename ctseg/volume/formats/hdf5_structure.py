@@ -25,7 +25,11 @@ class OddStructureError(Exception):
 
 
 def suspicion(path: Path) -> str:
-    """What is odd in a file; empty where nothing is, or where checksums tell the library."""
+    """What is odd in a file; empty where nothing is, or where checksums tell the library.
+
+    Raises:
+        EOFError: the file was cut short.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = 0
@@ -72,8 +76,8 @@ class _Walk:
         _, _, end, driver = struct.unpack_from("<4Q", head, at)
         if driver != _UNDEFINED:
             raise OddStructureError("it names a driver")
-        if not 0 < end <= self._size:
-            raise OddStructureError("it ends elsewhere than it says")
+        if self._base + end > self._size:
+            raise EOFError(f"it has {self._size} of {self._base + end} bytes")
         (root,) = struct.unpack_from("<Q", head, at + 40)
         self._object(root)
 

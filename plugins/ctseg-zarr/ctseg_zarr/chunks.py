@@ -59,7 +59,7 @@ def check_chunks(array: zarr.Array[Any], store: Path, *, allowed: bool) -> list[
     what = "shards" if sharding is not None else "chunks"
     return [
         f"{missing} of {math.prod(grid)} {what} are not there and count as {array.fill_value}, the fill value: "
-        + "they were never written, or the copy is incomplete."
+        "they were never written, or the copy is incomplete."
     ]
 
 
