@@ -64,8 +64,10 @@ def read_ome(description: str, path: Path, pages: int, *, allowed: bool) -> Ome:
         companion = outside.follow(
             path, binary.get("MetadataFile", ""), allowed=allowed, what="metadata"
         )
-        text = _text(companion, path)
-        root = _parse(text, companion)
+        root = _parse(_text(companion, path), companion)
+        # tifffile takes the identity of the metadata for that of the file that it opens.
+        root.attrib.pop("UUID", None)
+        text = ET.tostring(root, encoding="unicode")
         if next(_named(root, "BinaryOnly"), None) is not None:
             raise FileProblem(f"{companion}, which {path} names, names another file in turn.")
     counts = {"": pages}

@@ -6,13 +6,11 @@ never left, and a few bytes may declare a page of any size.
 
 from __future__ import annotations
 
+import operator
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
 
@@ -21,6 +19,10 @@ _FORMS = {
     13: ("I", 4), 16: ("Q", 8), 17: ("q", 8), 18: ("Q", 8),
 }  # fmt: skip
 """Whole numbers by the type of a tag (TIFF 6.0, section 2; BigTIFF)."""
+_SIZES = {kind: wide for kind, (_, wide) in _FORMS.items()} | {5: 8, 10: 8, 11: 4, 12: 8}
+"""Bytes of a value by the type of a tag, fractions and floats too."""
+_HEADS = {order: struct.Struct(f"{order}HHI") for order in "<>"}
+_BIG_HEADS = {order: struct.Struct(f"{order}HHQ") for order in "<>"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOUR = 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
@@ -34,7 +36,7 @@ _GROWTH_OF_OTHERS = 1 << 16
 _GREY = (0, 1)
 _MOST_TAGS = 4096
 
-Numbers = dict[int, NDArray[np.int64]]
+Numbers = dict[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class _Form:
     @property
     def entry(self) -> int:
         return 20 if self.big else 12
+
+    @property
+    def head(self) -> struct.Struct:
+        return _BIG_HEADS[self.order] if self.big else _HEADS[self.order]
 
     @property
     def inline(self) -> int:
@@ -124,9 +130,13 @@ class _Walk:
         block = self._bytes(at + wide, count * form.entry + width, name)
         numbers: Numbers = {}
         for start in range(0, count * form.entry, form.entry):
-            (tag,) = struct.unpack_from(f"{form.order}H", block, start)
+            tag, kind, length = form.head.unpack_from(block, start)
             if tag in _WANTED:
                 numbers[tag] = self._values(block[start : start + form.entry], name)
+            elif (nbytes := length * _SIZES.get(kind, 0)) > form.inline:
+                (place,) = struct.unpack_from(form.offset, block, start + form.entry - form.inline)
+                if place + nbytes > self.size:
+                    raise EOFError(f"the description of {name} should lie at byte {place}")
         _check_voxels(numbers, self.size, name)
         (following,) = struct.unpack_from(form.offset, block, count * form.entry)
         return int(following)
@@ -140,7 +150,7 @@ class _Walk:
             raise EOFError(f"{name} should lie at byte {at}, where the file ends")
         return found
 
-    def _values(self, entry: bytes, name: str) -> NDArray[np.int64]:
+    def _values(self, entry: bytes, name: str) -> tuple[int, ...]:
         """The whole numbers of a tag."""
         form = self.form
         (kind,) = struct.unpack_from(f"{form.order}H", entry, 2)
@@ -152,39 +162,35 @@ class _Walk:
         if length * wide > form.inline:
             (at,) = struct.unpack_from(form.offset, entry, len(entry) - form.inline)
             data = self._bytes(at, length * wide, f"the list of voxels of {name}")
-        found = np.frombuffer(data, f"{form.order}{letter}")
-        if found.size and found.max() >= 2**62:
-            raise EOFError(f"{name} should lie at byte {found.max()} of {self.size}")
-        return found.astype(np.int64)
+        return struct.unpack(f"{form.order}{length}{letter}", data)
 
 
 def _one(numbers: Numbers, tag: int, default: int) -> int:
     found = numbers.get(tag)
-    return default if found is None or not found.size else int(found[0])
+    return found[0] if found else default
 
 
 def _check_voxels(numbers: Numbers, size: int, name: str) -> None:
     """Find voxels beyond the end of the file, and sizes that the bytes of a page cannot hold."""
     tiled = _TILES in numbers
-    offsets = numbers.get(_TILES if tiled else _STRIPS)
-    counts = numbers.get(_TILE_BYTES if tiled else _STRIP_BYTES)
-    if offsets is None or not offsets.size:
+    offsets = numbers.get(_TILES if tiled else _STRIPS, ())
+    counts = numbers.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
+    if not offsets:
         raise ValueError(f"{name} does not say where its voxels lie")
     parts, needed = _extent(numbers, name)
     compression = _one(numbers, _COMPRESSION, 1)
     if compression == 1 and parts == 1:  # old writers leave the size out, or write a wrong one
-        counts = np.array([needed], np.int64)
-    if counts is None or min(offsets.size, counts.size) < parts:
-        there = 0 if counts is None else min(offsets.size, counts.size)
-        raise EOFError(f"{name} has {there} of {parts} parts")
+        counts = (needed,)
+    if min(len(offsets), len(counts)) < parts:
+        raise EOFError(f"{name} has {min(len(offsets), len(counts))} of {parts} parts")
     offsets, counts = offsets[:parts], counts[:parts]
-    missing = int(((offsets < 1) | (counts < 1)).sum())
-    if missing:
+    if min(offsets) < 1 or min(counts) < 1:
+        missing = sum(a < 1 or b < 1 for a, b in zip(offsets, counts, strict=True))
         raise EOFError(f"{missing} of {parts} parts of {name} are missing")
-    end = int((offsets + counts).max())
+    end = max(map(operator.add, offsets, counts))
     if end > size:
         raise EOFError(f"{name} ends at byte {end} of {size}")
-    most = int(counts.sum()) * _GROWTH.get(compression, _GROWTH_OF_OTHERS)
+    most = sum(counts) * _GROWTH.get(compression, _GROWTH_OF_OTHERS)
     if needed > most and _one(numbers, _COLOUR, 1) in _GREY:
         raise EOFError(f"{name} is too small for {needed} bytes of voxels")
 

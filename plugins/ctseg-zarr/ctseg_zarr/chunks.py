@@ -56,11 +56,9 @@ def check_chunks(array: zarr.Array[Any], store: Path, *, allowed: bool) -> list[
     missing = math.prod(grid) - found
     if missing <= 0:
         return []
-    what = "shards" if sharding is not None else "chunks"
-    return [
-        f"{missing} of {math.prod(grid)} {what} are not there and count as {array.fill_value}, the fill value: "
-        "they were never written, or the copy is incomplete."
-    ]
+    what = f"{missing} of {math.prod(grid)} {'chunks' if sharding is None else 'shards'}"
+    why = "the fill value: they were never written, or the copy is incomplete"
+    return [f"{what} are not there and count as {array.fill_value}, {why}."]
 
 
 def _check_link(target: Path, home: Path, store: Path, *, allowed: bool) -> None:
