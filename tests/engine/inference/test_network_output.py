@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from ctseg.cli.app import app
 from ctseg.engine.inference.memory.activations import activation_bytes
-from ctseg.engine.inference.model import Segmenter
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights import save_weights
 from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Constraints
 
 _spec = importlib.util.spec_from_file_location(
-    "small_model", Path(__file__).with_name("small_model.py")
+    "small_model", Path(__file__).parents[1] / "small_model.py"
 )
 assert _spec is not None and _spec.loader is not None
 small = importlib.util.module_from_spec(_spec)
