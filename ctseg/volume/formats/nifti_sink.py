@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ctseg.volume.formats import itk
-from ctseg.volume.formats.nifti_header import MICROMETRE
+from ctseg.volume.formats.nifti_orientation import MICROMETRE, NiftiOrientation
 from ctseg.volume.geometry import Geometry
 
 _COMPRESSION = 4
@@ -31,13 +31,12 @@ class NiftiSink:
     def __init__(
         self,
         temporary: Path,
-        geometry: Geometry,
+        header: bytes,
         dtype: np.dtype[Any],
-        channels: int | None,
+        geometry: Geometry,
         *,
         gz: bool,
     ) -> None:
-        header = _header(geometry, dtype, channels)
         self._offset = len(header)
         self._plane = geometry.shape_zyx[1] * geometry.shape_zyx[2] * dtype.itemsize
         self._depth = geometry.shape_zyx[0]
@@ -47,7 +46,7 @@ class NiftiSink:
         if gz:
             # No name and no time in the gzip header: the same volume gives the same bytes.
             self._gzip = gzip.GzipFile("", "wb", _COMPRESSION, self._file, mtime=0)
-            if (channels or 1) > 1:
+            if struct.unpack_from("<h", header, 48)[0] > 1:
                 spool = tempfile.TemporaryFile(dir=temporary.parent)  # noqa: SIM115
                 self._spool = cast(IO[bytes], spool)
         self._out: IO[bytes] = self._spool or cast(IO[bytes], self._gzip or self._file)
@@ -79,10 +78,19 @@ class NiftiSink:
                 self._spool.close()
 
 
-def _header(geometry: Geometry, dtype: np.dtype[Any], channels: int | None) -> bytes:
+def make_nifti_header(
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    channels: int | None,
+    orientation: NiftiOrientation | None = None,
+) -> bytes:
     """The bytes in front of the voxels: what SimpleITK writes for one voxel on this grid, the size filled in.
 
     Micrometre volumes keep their unit: their numbers are stored in micrometres and marked so.
+
+    Args:
+        channels: along the fourth axis; None for three axes.
+        orientation: of another file on this grid, which counts instead.
     """
     micro = geometry.unit == "um"
     factor = 1000.0 if micro else 1.0
@@ -102,4 +110,6 @@ def _header(geometry: Geometry, dtype: np.dtype[Any], channels: int | None) -> b
         struct.pack_into("<f", raw, 92, 1.0)  # pixdim[4]: ITK refuses a channel axis of spacing 0
     if micro:
         raw[123] = MICROMETRE
+    if orientation is not None:
+        orientation.write_into(raw)
     return bytes(raw)

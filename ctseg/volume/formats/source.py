@@ -205,6 +205,8 @@ def check_file(path: Path) -> None:
         )
     if not is_file:
         raise FileProblem(f"{path} does not exist.", hint=_near(path))
+    if not path.is_file():  # a pipe or a device, which has no end or waits for ever
+        raise FileProblem(f"{path} is no regular file.", hint="Copy it into a file first.")
     if not os.access(path, os.R_OK):
         raise FileProblem(
             f"{path} may not be read: permission denied.", hint=f"Allow it: chmod u+r {path}"
@@ -247,6 +249,12 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except CtsegError:
         raise
+    except MemoryError as error:
+        raise FileProblem(
+            f"{path} does not fit in the memory: {_last_line(error)}.",
+            hint="If its size is not what its header says, copy or download it again; else convert it to a format "
+            "that is read by region: ctseg data convert",
+        ) from error
     except EOFError as error:
         raise FileProblem(f"{path} is truncated: {_last_line(error)}.", hint=AGAIN) from error
     except MemoryError as error:
