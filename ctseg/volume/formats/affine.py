@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -18,7 +19,12 @@ HINT = (
     "Read it with --option straighten=yes, which resamples the scan onto a grid that is not sheared "
     "(straighten=nearest for a label map)."
 )
+_DAMAGED = "Its header is damaged; export the scan again."
 _ORTHONORMAL = 1e-3
+_LONGEST = 1e9
+"""Millimetres."""
+_GROWTH = 64
+"""How many times as many voxels a straightened scan may have; a tilt of 30 degrees takes about twice as many."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,9 @@ def place(path: Path, affine: Affine, straighten: Straighten) -> Placed:
     Raises:
         FileProblem: numbers that are no grid; a sheared one where it is not to be straightened.
     """
+    _check_lengths(path, affine)
     spacing, columns = directions(affine.matrix)
-    usable = np.isfinite(affine.matrix).all() and abs(np.linalg.det(columns)) > 1e-6
+    usable = abs(np.linalg.det(columns)) > 1e-6
     if not usable or not is_sheared(affine.matrix):
         return Placed(_geometry(path, affine, spacing, columns))
     if straighten == "no":
@@ -97,6 +104,18 @@ def place(path: Path, affine: Affine, straighten: Straighten) -> Placed:
             hint=HINT,
         )
     return _straight(path, affine)
+
+
+def _check_lengths(path: Path, affine: Affine) -> None:
+    """Refuse lengths that no scan has, before anything is computed with them."""
+    numbers = np.column_stack([affine.matrix, affine.origin_xyz])
+    sizes = np.abs(affine.matrix).max(axis=0)
+    if not (np.abs(numbers) <= _LONGEST).all() or sizes.min() < 1 / _LONGEST:
+        raise FileProblem(
+            f"{path}: its header gives voxel sizes of {' x '.join(f'{v:.3g}' for v in sizes)} mm and the origin "
+            f"{' x '.join(f'{v:.3g}' for v in affine.origin_xyz)} mm, which are no grid.",
+            hint=_DAMAGED,
+        )
 
 
 def _straight(path: Path, affine: Affine) -> Placed:
@@ -109,12 +128,14 @@ def _straight(path: Path, affine: Affine) -> Placed:
     z, y, x = affine.shape_zyx
     corners = np.array([(i, j, k) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)])
     reached = corners @ skew.T
+    if np.abs(reached).max() > 1e9:
+        raise FileProblem(f"{path}: the axes of its grid are sheared beyond measure.", hint=_DAMAGED)
     low, high = np.floor(reached.min(0) + 1e-6), np.ceil(reached.max(0) - 1e-6)
     shape = (z, int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1)
-    if shape[1] > 4 * (y + z) or shape[2] > 4 * (x + y + z):
+    if math.prod(shape) > _GROWTH * math.prod(affine.shape_zyx):
         raise FileProblem(
             f"{path}: the axes of the grid are sheared so far that the straightened scan would have {shape} voxels.",
-            hint="Its header is damaged; export the scan again.",
+            hint=_DAMAGED,
         )
     origin = affine.origin_xyz + q @ (spacing * np.array([low[0], low[1], 0.0]))
     straight = Affine(shape, q * spacing, origin, affine.unit)

@@ -14,6 +14,7 @@ from ctseg.errors import FileProblem
 
 MOST_VOXELS = 1 << 46
 """Voxels along one axis, and of a volume: more than any disk holds, and far from what overflows."""
+_LARGEST = 1e12
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
@@ -38,7 +39,7 @@ def integers(text: str, what: str, count: int, low: int) -> list[int]:
 
 
 def floats(text: str, what: str, count: int) -> list[float]:
-    """So many numbers with blanks or commas between them, each finite or NaN.
+    """So many numbers with blanks or commas between them, each of a size that lengths have, or NaN.
 
     Raises:
         ValueError: anything else; for use within `reading`.
@@ -48,7 +49,7 @@ def floats(text: str, what: str, count: int) -> list[float]:
         found = [float(word) for word in words]
     except ValueError:
         found = []
-    if len(found) != count or any(math.isinf(number) for number in found):
+    if len(found) != count or any(abs(number) > _LARGEST for number in found):
         raise ValueError(f"its {what} is '{text[:60]}', not {count} numbers")
     return found
 

@@ -137,7 +137,8 @@ def _channel_count(header: NiftiHeader, path: Path, channels: str | None) -> int
 def _rescale(array: NDArray[Any], header: NiftiHeader, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not header.rescaled:
         return array
-    return (array.astype(np.float64) * header.slope + header.inter).astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite where the file says so
+        return (array.astype(np.float64) * header.slope + header.inter).astype(dtype)
 
 
 def write_nifti(

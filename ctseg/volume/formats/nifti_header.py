@@ -26,6 +26,7 @@ DATATYPES = {
 }  # fmt: skip
 _COLOUR = {128: "RGB", 2304: "RGBA"}
 _FAR = 1 << 46
+_SCALE = 1e30
 _CHECK = "Check what it is (file PATH) and give it the suffix of its format."
 
 
@@ -179,6 +180,8 @@ def _make(
     offset, length, pair = place
     if offset > _FAR:
         raise ValueError(f"its voxels start at byte {offset}")
+    if any(abs(v) > _SCALE for v in scaling if np.isfinite(v)):
+        raise ValueError(f"its scaling is {scaling[0]:g} and {scaling[1]:g}")
     slope, inter = (float(v) if np.isfinite(v) else 0.0 for v in scaling)
     orientation, texts = more
     notes = {key: text.split(b"\0")[0].decode("latin-1").strip() for key, text in texts.items()}

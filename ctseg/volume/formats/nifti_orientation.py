@@ -27,6 +27,8 @@ _FIRST_VOXEL, _CORNERS = 0.02, 0.5
 """Voxels by which qform and sform may differ unsaid, at the first voxel and at the corners: a quaternion of single
 precision turns a scan by up to 6e-4, which is a third of a voxel over 512."""
 _SIZES = 1e-3
+_LONGEST = 1e12
+"""Of lengths in any unit; what lies beyond is no number of a scan."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ class NiftiOrientation:
     def sizes(self) -> NDArray[np.float64]:
         """Voxel sizes in the header's unit: positive, and 1 where there is none."""
         sizes = np.abs(np.array(self.pixdim[1:], np.float64))
-        return np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1.0)
+        return np.where(_are_lengths(sizes), sizes, 1.0)
 
     def affine(self, shape_zyx: tuple[int, int, int]) -> tuple[Affine, tuple[str, ...]]:
         """What counts, in mm and LPS, and what is worth a word."""
         notes = []
         sizes = np.array(self.pixdim[1:])
-        if not (np.isfinite(sizes) & (sizes != 0)).all():
+        if not _are_lengths(np.abs(sizes)).all():
             notes.append(f"the header has no voxel size for all axes: pixdim is {_told(sizes)}")
         elif (sizes < 0).any():
             notes.append(f"the header has negative voxel sizes, {_told(sizes)}; their sign is ignored")
@@ -90,7 +92,7 @@ class NiftiOrientation:
     def _qform(self) -> NDArray[np.float64]:
         """The 3x4 matrix of the quaternion (nifti1.h, method 2)."""
         parts = np.array([*self.quaternion, *self.offset], np.float64)
-        if not np.isfinite(parts).all():
+        if not (np.abs(parts) < _LONGEST).all():
             raise ValueError("its qform holds numbers that are none")
         b, c, d = parts[:3]
         square = 1.0 - (b * b + c * c + d * d)
@@ -156,11 +158,15 @@ class NiftiOrientation:
         struct.pack_into("<12f", header, 280, *self.sform)
 
 
+def _are_lengths(sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray((sizes > 1 / _LONGEST) & (sizes < _LONGEST))
+
+
 def _is_usable(matrix: NDArray[np.float64]) -> bool:
-    if not np.isfinite(matrix).all():
+    if not (np.abs(matrix) < _LONGEST).all():
         return False
     sizes = np.linalg.norm(matrix[:, :3], axis=0)
-    return bool(sizes.min() > 0 and abs(np.linalg.det(matrix[:, :3] / sizes)) > 1e-6)
+    return bool(_are_lengths(sizes).all() and abs(np.linalg.det(matrix[:, :3] / sizes)) > 1e-6)
 
 
 def _told(sizes: NDArray[np.float64]) -> str:
