@@ -21,11 +21,13 @@ NUMBERS = (
     0, 1, 2, 3, -1, -2, 7, 127, 128, 255, 256, 32767, 32768, -32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1,
     2**32, 2**32 + 1, -(2**31), 2**53, 2**63 - 1, 2**63, -(2**63), 2**64 - 1, 2**64, 10**15, 10**30,
 )  # fmt: skip
-REALS = (0.0, -0.0, 1e-45, 1e-30, 1e-3, 1.0, -1.0, 1e9, 3.4e38, -3.4e38, 1e300, float("inf"), float("-inf"), float("nan"))
+REALS = (
+    0.0, -0.0, 1e-45, 1e-30, 1e-3, 1.0, -1.0, 1e9, 3.4e38, -3.4e38, 1e300, float("inf"), float("-inf"), float("nan"),
+)  # fmt: skip
 WORDS = (
-    b"", b" ", b"none", b"nan", b"inf", b"-0", b"1e400", b"0x10", b"(", b")", b"((", b"%", b"%s%s%n", b"%d", b"LIST", b"LOCAL",
-    b"../../etc/passwd", b"/etc/passwd", b"/dev/zero", b".", b"..", b"\0", b"\xff\xfe", b"\xc3\xa9", b"True", b"False", b"gzip",
-    b"raw", b"hex", b"ascii", b"block", b"x" * 300, b"9" * 5000, b"1 " * 2000,
+    b"", b" ", b"none", b"nan", b"inf", b"-0", b"1e400", b"0x10", b"(", b")", b"((", b"%", b"%s%s%n", b"%d", b"LIST",
+    b"LOCAL", b"../../etc/passwd", b"/etc/passwd", b"/dev/zero", b".", b"..", b"\0", b"\xff\xfe", b"\xc3\xa9", b"True",
+    b"False", b"gzip", b"raw", b"hex", b"ascii", b"block", b"x" * 300, b"9" * 5000, b"1 " * 2000,
 )  # fmt: skip
 
 
@@ -49,7 +51,9 @@ class Layout:
 def mutations(content: bytes, layout: Layout, count: int, seed: int = 0) -> Iterator[bytes]:
     """So many damaged copies of a file, each with one to four changes."""
     for number in range(count):
-        draw = random.Random(f"{seed}/{number}")  # a string, so that neighbouring numbers draw unlike
+        draw = random.Random(
+            f"{seed}/{number}"
+        )  # a string, so that neighbouring numbers draw unlike
         data = content
         for _ in range(draw.choice((1, 1, 1, 2, 2, 3, 4))):
             data = _changed(data, layout, draw)
@@ -133,7 +137,8 @@ def _line(data: bytes, header: int, draw: random.Random) -> bytes:
     elif kind == 3:
         lines[at] = lines[at].rstrip(b"\r\n")
     elif kind == 4:
-        lines[at] = lines[at].rstrip(b"\n") + draw.choice((b"x", b"1 ", b"\0")) * draw.choice((100, 5000, 70000)) + b"\n"
+        more = draw.choice((b"x", b"1 ", b"\0")) * draw.choice((100, 5000, 70000))
+        lines[at] = lines[at].rstrip(b"\n") + more + b"\n"
     else:
         lines.insert(at, draw.choice((b"\n", b"#\n", b":\n", b"=\n", b"a:=b\n", b"\r\n")))
     return b"".join(lines) + rest
@@ -149,7 +154,9 @@ def _word(data: bytes, header: int, draw: random.Random) -> bytes:
     match = draw.choice(numbers if numbers and draw.random() < 0.6 else found)
     number = str(draw.choice((*NUMBERS, *REALS))).encode()
     other = draw.choice(found)[0]
-    new = draw.choice((number, number, number, other, draw.choice(WORDS), match[0] + b" " + match[0]))
+    new = draw.choice(
+        (number, number, number, other, draw.choice(WORDS), match[0] + b" " + match[0])
+    )
     return data[: match.start()] + new + data[match.end() :]
 
 
@@ -160,7 +167,10 @@ class TooSlow(BaseException):
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     """End what takes longer with `TooSlow`, on systems with alarms."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 
@@ -190,7 +200,9 @@ def only_ctseg_errors(read: Callable[[], object], *, seconds: float = 20.0) -> C
         with within(seconds):
             read()
     except CtsegError as error:
-        assert error.message
-        assert "\n" not in error.message, error.message
-        return error
-    return None
+        found = error
+    else:
+        return None
+    assert found.message
+    assert "\n" not in found.message, found.message
+    return found

@@ -20,13 +20,14 @@ from ctseg.volume.io import open_volume
 COUNT = int(os.environ.get("CTSEG_FUZZ", "60"))
 ARRAY = np.arange(5 * 6 * 7, dtype="<i2").reshape(5, 6, 7)
 NIFTI_1 = (
-    (0, "<i"), *((40 + 2 * i, "<h") for i in range(8)), (70, "<h"), (72, "<h"), *((76 + 4 * i, "<f") for i in range(8)),
-    (108, "<f"), (112, "<f"), (116, "<f"), (123, "<B"), (252, "<h"), (254, "<h"), *((256 + 4 * i, "<f") for i in range(18)),
-    (344, "<I"),
+    (0, "<i"), *((40 + 2 * i, "<h") for i in range(8)), (70, "<h"), (72, "<h"), (108, "<f"), (112, "<f"), (116, "<f"),
+    *((76 + 4 * i, "<f") for i in range(8)), (123, "<B"), (252, "<h"), (254, "<h"), (344, "<I"),
+    *((256 + 4 * i, "<f") for i in range(18)),
 )  # fmt: skip
 NIFTI_2 = (
-    (0, "<i"), (4, "<q"), (12, "<h"), *((16 + 8 * i, "<q") for i in range(8)), *((104 + 8 * i, "<d") for i in range(8)),
-    (168, "<q"), (176, "<d"), (184, "<d"), (344, "<i"), (348, "<i"), *((352 + 8 * i, "<d") for i in range(18)), (500, "<i"),
+    (0, "<i"), (4, "<q"), (12, "<h"), *((16 + 8 * i, "<q") for i in range(8)), (168, "<q"), (176, "<d"), (184, "<d"),
+    *((104 + 8 * i, "<d") for i in range(8)), (344, "<i"), (348, "<i"), (500, "<i"),
+    *((352 + 8 * i, "<d") for i in range(18)),
 )  # fmt: skip
 NRRD = """NRRD0005
 # a comment
@@ -55,8 +56,20 @@ DimSize = {sizes}
 ElementType = MET_SHORT
 ElementDataFile = {file}
 """
-FLAT = {"dims": 3, "binary": True, "compressed": False, "matrix": "1 0 0 0 1 0 0 0 1", "offset": "0 1 2", "spacing": "1 1 2",
-        "sizes": "7 6 5", "file": "LOCAL"}  # fmt: skip
+FLAT = {"dims": 3, "binary": True, "compressed": False, "matrix": "1 0 0 0 1 0 0 0 1", "offset": "0 1 2",
+        "spacing": "1 1 2", "sizes": "7 6 5", "file": "LOCAL"}  # fmt: skip
+BARE = """NRRD0004
+type: short
+dimension: 3
+sizes: 7 6 5
+spacings: 1 -1 2
+axis mins: 0 1 2
+centers: cell node cell
+endian: big
+encoding: raw
+byte skip: -1
+
+"""
 
 
 def nifti(folder: Path, suffix: str, version: type = nibabel.Nifti1Image) -> bytes:
@@ -75,13 +88,13 @@ def targets(folder: Path) -> dict[str, tuple[str, bytes, Layout, dict[str, str]]
     nibabel.save(nibabel.Nifti1Pair(ARRAY.T.copy(), np.eye(4)), folder / "x.img")
     pair = (folder / "x.hdr").read_bytes()
     segments = "".join(
-        f"Segment{i}_Name:={n}\nSegment{i}_Layer:={i}\nSegment{i}_LabelValue:=1\n" for i, n in enumerate("AB")
+        f"Segment{i}_Name:={n}\nSegment{i}_Layer:={i}\nSegment{i}_LabelValue:=1\n"
+        for i, n in enumerate("AB")
     )
     layered = {**THREE, "type": "uchar", "dims": 4, "sizes": "2 7 6 5", "kinds": "list domain domain domain",
                "directions": "none (1,0,0) (0,1,0) (0,0,2)", "more": f"{segments}\n"}  # fmt: skip
     last = {**THREE, "dims": 4, "sizes": "7 6 5 1", "directions": "(1,0,0) (0,1,.3) (0,0,2) none",
             "kinds": "domain domain domain list"}  # fmt: skip
-    bare = "NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 5\nspacings: 1 -1 2\naxis mins: 0 1 2\ncenters: cell node cell\n"
     meta4 = {**FLAT, "dims": 4, "sizes": "7 6 5 1", "matrix": "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "offset": "0 0 0 0",
              "spacing": "1 1 2 1"}  # fmt: skip
 
@@ -107,7 +120,7 @@ def targets(folder: Path) -> dict[str, tuple[str, bytes, Layout, dict[str, str]]
         "nrrd gzip": (".nrrd", *nrrd({**THREE, "encoding": "gzip"}, gzip.compress(raw)), {}),
         "nrrd text": (".nrrd", *nrrd({**THREE, "encoding": "ascii"}, text), {}),
         "nrrd hex": (".nrrd", *nrrd({**THREE, "encoding": "hex"}, raw.hex().encode()), {}),
-        "nrrd bare": (".nrrd", *_bare(bare, raw), {}),
+        "nrrd bare": (".nrrd", BARE.encode() + raw, Layout(len(BARE), text=True), {}),
         "nrrd layers": (".seg.nrrd", *nrrd(layered, bytes(420)), {}),
         "nhdr": (".nhdr", *nrrd({**THREE, "more": f"data file: LIST\n{names}"}, b""), {}),
         "nhdr numbers": (".nhdr", *nrrd({**THREE, "more": "data file: slice%d.raw 0 4 1\n"}, b""), {}),
@@ -120,15 +133,10 @@ def targets(folder: Path) -> dict[str, tuple[str, bytes, Layout, dict[str, str]]
     }  # fmt: skip
 
 
-def _bare(header: str, raw: bytes) -> tuple[bytes, Layout]:
-    whole = f"{header}endian: big\nencoding: raw\nbyte skip: -1\n\n".encode()
-    return whole + raw, Layout(len(whole), text=True)
-
-
 NAMES = (
     "nii", "nii straight", "nii channels", "nii2", "nii.gz", "hdr", "nrrd", "nrrd straight", "nrrd gzip", "nrrd text",
-    "nrrd hex", "nrrd bare", "nrrd layers", "nhdr", "nhdr numbers", "mha", "mha straight", "mha zlib", "mha text", "mhd",
-    "mhd numbers",
+    "nrrd hex", "nrrd bare", "nrrd layers", "nhdr", "nhdr numbers", "mha", "mha straight", "mha zlib", "mha text",
+    "mhd", "mhd numbers",
 )  # fmt: skip
 
 
@@ -141,9 +149,7 @@ def look(path: Path, options: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_damaged_headers(
-    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_headers(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     suffix, content, layout, options = targets(tmp_path)[name]
     path = tmp_path / f"x{suffix}"
     whole = content if layout.pack is None else layout.pack(content)

@@ -206,8 +206,8 @@ def evaluate_case(
         if expected.ndim == 4 or made.ndim == 4:
             raise BadInput(
                 f"{names[1]} has one channel a label, and nothing says what the labels are.",
-                hint="Evaluate against a data set whose dataset.json names them, or give a .seg.nrrd of 3D Slicer, which "
-                "names its segments.",
+                hint="Evaluate against a data set whose dataset.json names them, or give a .seg.nrrd of 3D Slicer, "
+                "which names its segments.",
             )
         asked = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
         present = {*values[0], *values[1], *asked} - {0}

@@ -129,7 +129,9 @@ def _straight(path: Path, affine: Affine) -> Placed:
     corners = np.array([(i, j, k) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)])
     reached = corners @ skew.T
     if np.abs(reached).max() > 1e9:
-        raise FileProblem(f"{path}: the axes of its grid are sheared beyond measure.", hint=_DAMAGED)
+        raise FileProblem(
+            f"{path}: the axes of its grid are sheared beyond measure.", hint=_DAMAGED
+        )
     low, high = np.floor(reached.min(0) + 1e-6), np.ceil(reached.max(0) - 1e-6)
     shape = (z, int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1)
     if math.prod(shape) > _GROWTH * math.prod(affine.shape_zyx):

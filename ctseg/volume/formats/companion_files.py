@@ -34,7 +34,9 @@ def data_file(header: Path, name: str, data_folder: str | Path | None = None) ->
         if data_folder is not None:
             allowed.append(Path(data_folder).resolve())
     except (OSError, RuntimeError) as error:  # a circle of links, a name that is too long
-        raise FileProblem(f"{header} names a data file that cannot be looked at: {error}.") from error
+        raise FileProblem(
+            f"{header} names a data file that cannot be looked at: {error}."
+        ) from error
     if not any(file.is_relative_to(folder) for folder in allowed):
         raise FileProblem(
             f"{header} keeps its voxels in {file}, which lies neither beside nor below it.",
@@ -72,7 +74,9 @@ def without_companions(files: Iterable[Path]) -> list[Path]:
     """Files without those that hold the voxels of another one among them."""
     files = list(files)
     there = set(files)
-    held = {other for file in files for other in _data_files(file) if other != file and other in there}
+    held = {
+        other for file in files for other in _data_files(file) if other != file and other in there
+    }
     return [file for file in files if file not in held]
 
 

@@ -106,18 +106,25 @@ def _version_1(raw: bytes, order: str, path: Path) -> NiftiHeader:
         return struct.unpack_from(order + code, raw, at)
 
     orientation = NiftiOrientation(
-        pixdim=field("4f", 76),  # type: ignore[arg-type]
+        pixdim=field("4f", 76),
         qform_code=field("h", 252)[0],
         sform_code=field("h", 254)[0],
-        quaternion=field("3f", 256),  # type: ignore[arg-type]
-        offset=field("3f", 268),  # type: ignore[arg-type]
+        quaternion=field("3f", 256),
+        offset=field("3f", 268),
         sform=field("12f", 280),
         unit=raw[123] & 7,
     )
     offset, *scaling = field("3f", 108)
     kind = (field("8h", 40), field("h", 70)[0])
     texts = {"descrip": raw[148:228], "intent_name": raw[328:344]}
-    return _make(path, order, kind, (_whole(offset), 348, raw[344:347] == b"ni1"), scaling, (orientation, texts))
+    return _make(
+        path,
+        order,
+        kind,
+        (_whole(offset), 348, raw[344:347] == b"ni1"),
+        scaling,
+        (orientation, texts),
+    )
 
 
 def _version_2(raw: bytes, order: str, path: Path) -> NiftiHeader:
@@ -126,11 +133,11 @@ def _version_2(raw: bytes, order: str, path: Path) -> NiftiHeader:
 
     unit = field("i", 500)[0] & 7
     orientation = NiftiOrientation(
-        pixdim=field("4d", 104),  # type: ignore[arg-type]
+        pixdim=field("4d", 104),
         qform_code=field("i", 344)[0],
         sform_code=field("i", 348)[0],
-        quaternion=field("3d", 352),  # type: ignore[arg-type]
-        offset=field("3d", 376),  # type: ignore[arg-type]
+        quaternion=field("3d", 352),
+        offset=field("3d", 376),
         sform=field("12d", 400),
         unit=unit,
     )

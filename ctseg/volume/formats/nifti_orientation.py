@@ -1,8 +1,8 @@
 """Where the voxels of a NIfTI file lie: one rule for its sform, its qform and its voxel sizes, which may disagree.
 
-The rule, that of nibabel, FSL and what builds on them: the sform counts where its code is above 0, else the qform where
-its code is above 0, else the voxel sizes alone, along x, y, z of LPS from the origin, as ITK has it. What disagrees with
-what counts is told, and all of it is kept in what is written on the same grid.
+The rule, that of nibabel, FSL and what builds on them: the sform counts where its code is above 0, else the qform
+where its code is above 0, else the voxel sizes alone, along x, y, z of LPS from the origin, as ITK has it. What
+disagrees with what counts is told, and all of it is kept in what is written on the same grid.
 """
 
 from __future__ import annotations
@@ -65,10 +65,14 @@ class NiftiOrientation:
         if not _are_lengths(np.abs(sizes)).all():
             notes.append(f"the header has no voxel size for all axes: pixdim is {_told(sizes)}")
         elif (sizes < 0).any():
-            notes.append(f"the header has negative voxel sizes, {_told(sizes)}; their sign is ignored")
+            notes.append(
+                f"the header has negative voxel sizes, {_told(sizes)}; their sign is ignored"
+            )
         sform = np.array(self.sform, np.float64).reshape(3, 4) if self.sform_code > 0 else None
         if sform is not None and not _is_usable(sform):
-            notes.append("its sform is no matrix that places voxels; the qform or the voxel sizes count")
+            notes.append(
+                "its sform is no matrix that places voxels; the qform or the voxel sizes count"
+            )
             sform = None
         qform = self._qform() if self.qform_code > 0 else None
         if sform is not None:
@@ -127,13 +131,14 @@ class NiftiOrientation:
             if in_voxels[0] > _FIRST_VOXEL or in_voxels.max() > _CORNERS:
                 far = np.linalg.norm(apart, axis=0).max() * factor
                 told.append(
-                    f"its sform (code {self.sform_code}) and qform (code {self.qform_code}) disagree: they place voxels "
-                    f"up to {far:.3g} mm apart; the sform counts"
+                    f"its sform (code {self.sform_code}) and qform (code {self.qform_code}) disagree: they place "
+                    f"voxels up to {far:.3g} mm apart; the sform counts"
                 )
         sizes = np.linalg.norm(sform[:, :3], axis=0)
         if np.abs(self.sizes / sizes - 1).max() > _SIZES:
             told.append(
-                f"its voxel sizes (pixdim {_told(self.sizes)}) and its sform ({_told(sizes)}) disagree; the sform counts"
+                f"its voxel sizes (pixdim {_told(self.sizes)}) and its sform ({_told(sizes)}) disagree; "
+                "the sform counts"
             )
         return told
 
@@ -156,6 +161,44 @@ class NiftiOrientation:
         struct.pack_into("<2h", header, 252, *codes)
         struct.pack_into("<6f", header, 256, *self.quaternion, *self.offset)
         struct.pack_into("<12f", header, 280, *self.sform)
+
+
+def orientation_of(geometry: Geometry) -> NiftiOrientation:
+    """The fields that say where a grid lies, sform and qform alike."""
+    factor = 1000.0 if geometry.unit == "um" else 1.0
+    matrix = geometry.affine[:3] * _RAS_TO_LPS[:, None]
+    matrix = matrix * factor
+    turn = geometry.matrix * _RAS_TO_LPS[:, None]
+    flipped = bool(np.linalg.det(turn) < 0)
+    if flipped:
+        turn = turn * (1.0, 1.0, -1.0)
+    sx, sy, sz = (float(v) * factor for v in geometry.spacing_xyz)
+    x, y, z = (float(v) for v in matrix[:, 3])
+    return NiftiOrientation(
+        pixdim=(-1.0 if flipped else 1.0, sx, sy, sz),
+        qform_code=1,
+        sform_code=1,
+        quaternion=_quaternion(turn),
+        offset=(x, y, z),
+        sform=tuple(float(v) for v in matrix.ravel()),
+        unit=MICROMETRE if geometry.unit == "um" else MILLIMETRE,
+    )
+
+
+def _quaternion(turn: NDArray[np.float64]) -> tuple[float, float, float]:
+    """b, c, d of a rotation whose a is not negative: the eigenvector of Bar-Itzhack (2000, doi 10.2514/2.4654)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = turn
+    k = np.array(
+        [
+            [xx + yy + zz, zy - yz, xz - zx, yx - xy],
+            [zy - yz, xx - yy - zz, yx + xy, zx + xz],
+            [xz - zx, yx + xy, yy - xx - zz, zy + yz],
+            [yx - xy, zx + xz, zy + yz, zz - xx - yy],
+        ]
+    )
+    a, b, c, d = np.linalg.eigh(k)[1][:, -1]
+    sign = -1.0 if a < 0 else 1.0
+    return float(b * sign), float(c * sign), float(d * sign)
 
 
 def _are_lengths(sizes: NDArray[np.float64]) -> NDArray[np.bool_]:

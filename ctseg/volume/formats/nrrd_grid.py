@@ -192,10 +192,12 @@ def _matrix(
     vectors = [axes[i].direction for i in spatial]
     if all(vector is not None for vector in vectors):
         rows = list(range(len(signs)))
-        for axis in axes:  # a dropped axis takes the row with it that it runs along
-            extra = axis.direction is not None and not any(axis is axes[i] for i in spatial)
-            if extra and len(rows) > 3:
-                rows.remove(max(rows, key=lambda row, axis=axis: abs(axis.direction[row])))
+        for index, axis in enumerate(
+            axes
+        ):  # a dropped axis takes the row with it that it runs along
+            if axis.direction is not None and index not in spatial and len(rows) > 3:
+                along = np.abs(np.array(axis.direction)[rows])
+                del rows[int(along.argmax())]
         if len(rows) != 3:
             raise ValueError(f"its space has {len(signs)} dimensions where a volume has three")
         matrix = np.array(vectors, np.float64).T * np.array(signs)[:, None]
@@ -224,7 +226,11 @@ def _origin(
     if text is None:
         return np.zeros(3)
     vector = np.array(_vector(text, "space origin", len(signs))) * np.array(signs)
-    return vector[[row for row in rows if row < len(vector)]] if np.isfinite(vector).all() else np.zeros(3)
+    return (
+        vector[[row for row in rows if row < len(vector)]]
+        if np.isfinite(vector).all()
+        else np.zeros(3)
+    )
 
 
 def _mins(

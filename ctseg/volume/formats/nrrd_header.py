@@ -82,7 +82,7 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
 
 def _lines(file: IO[bytes], path: Path) -> list[str]:
     """The lines up to the empty one, or to the list of files, without comments."""
-    lines = []
+    lines: list[str] = []
     while True:
         if file.tell() > _LIMIT:
             raise FileProblem(

@@ -38,7 +38,7 @@ def nifti_partner(path: Path) -> Path | None:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a path is a NIfTI file by its name, or one of a pair: `.hdr` and `.img` are names of other formats, too."""
+    """Whether a path is a NIfTI file by its name, or one of a pair; other formats have `.hdr` and `.img`, too."""
     if suffix_of(path, NIFTI) is not None:
         return True
     partner = nifti_partner(path)

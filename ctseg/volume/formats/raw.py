@@ -237,7 +237,7 @@ class _Inflated(io.RawIOBase):
 
 
 def read_end(file: IO[bytes]) -> None:
-    """Read what lies behind the voxels of a stream, so that its checksum is checked; a bounded part where it goes on."""
+    """Read what lies behind the voxels of a stream, so that its checksum is checked; no more than a bounded part."""
     left = BEHIND
     while left > 0 and (block := file.read(min(BLOCK, left))):
         left -= len(block)

@@ -1,4 +1,4 @@
-"""Voxels that are written as text (NRRD's `ascii` and `hex`, MetaImage without `BinaryData`), and those in several files."""
+"""Voxels written as text (`ascii` and `hex` of NRRD, MetaImage without `BinaryData`), and those in several files."""
 
 from __future__ import annotations
 
@@ -40,10 +40,7 @@ def text_source(
         with raw.path.open("rb") as file:
             file.seek(raw.start + raw.skip)
             text = file.read()
-        if hexadecimal:
-            array = _from_hex(text, raw)
-        else:
-            array = parse_text(text, count, raw.dtype)
+        array = _from_hex(text, raw) if hexadecimal else parse_text(text, count, raw.dtype)
         array = array.reshape(raw.stored_shape)
         return (np.moveaxis(array, -1, 0) if raw.interleaved else array)[:, start:stop]
 
