@@ -20,7 +20,9 @@ from ctseg.volume.volume import Volume
 
 
 def format_of(path: Path) -> FormatSpec | None:
-    """The format that recognises a path, None where none does."""
+    """The format that recognises a path, None where none does, or where it is neither file nor folder."""
+    if path.exists() and not what_is(path):  # reading the first bytes of a pipe would wait for ever
+        return None
     return next((spec for spec in plugins.formats() if spec.recognise(path)), None)
 
 

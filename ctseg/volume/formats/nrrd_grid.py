@@ -109,6 +109,8 @@ def _signs(fields: Mapping[str, str]) -> tuple[float, ...]:
         return (*_SPACES[short], *([1.0] if short != space else []))
     if "spacedimension" in fields:
         return (1.0,) * integer(fields["spacedimension"], "space dimension", 1, 8)
+    if "spaceorigin" in fields:
+        raise ValueError("it has a space origin but names no space")
     return ()
 
 

@@ -66,8 +66,10 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
                 notes[_plain(key)] = _plain(value[1:])
                 continue
             name = re.sub(r"\s", "", key).lower()
-            if not mark or name in fields:
-                what = f"names '{key[:40]}' twice" if mark else f"is no field: '{line[:40]}'"
+            if not mark or not name or name in fields:
+                what = (
+                    f"names '{key[:40]}' twice" if name in fields else f"is no field: '{line[:40]}'"
+                )
                 raise FileProblem(
                     f"{path}: line {number} of its header {what}.",
                     hint="The header is damaged; export or copy the scan again.",

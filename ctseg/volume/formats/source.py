@@ -216,9 +216,9 @@ def check_file(path: Path) -> None:
 
 
 def what_is(path: Path) -> Literal["file", "folder", ""]:
-    """What lies at a path; nothing where it cannot be looked at, which `check_file` tells."""
+    """What lies at a path; nothing where it cannot be looked at or is no regular file, which `check_file` tells."""
     try:
-        return "folder" if path.is_dir() else "file" if path.exists() else ""
+        return "folder" if path.is_dir() else "file" if path.is_file() else ""
     except OSError:  # a folder that may not be entered, or a name that is too long
         return ""
 
