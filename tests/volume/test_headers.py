@@ -306,3 +306,12 @@ def test_voxel_sizes_that_are_missing_are_told(tmp_path: Path) -> None:
     lines = b"NDims = 3\nDimSize = 11 9 7\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
     (tmp_path / "a.mha").write_bytes(lines + ARRAY.tobytes())
     assert "1 mm are assumed" in ctseg.read(tmp_path / "a.mha").metadata["notes"][0]
+
+
+def test_spacings_against_directions_are_told(tmp_path: Path) -> None:
+    lines = ("space: LPS", "sizes: 11 9 7", f"space directions: {OBLIQUE}", "encoding: raw")
+    volume = ctseg.read(nrrd(tmp_path / "a.nrrd", *lines, "spacings: 0.8 0.9 5"))
+    assert "disagree; the directions count" in volume.metadata["notes"][0]
+    np.testing.assert_allclose(volume.spacing_xyz, (0.8, 0.9, 2.5))
+    volume = ctseg.read(nrrd(tmp_path / "a.nrrd", *lines, "spacings: 0.8 0.9 2.5"))
+    assert volume.metadata["notes"] == []

@@ -15,10 +15,6 @@ from ctseg.volume.formats import itk
 from ctseg.volume.geometry import Geometry
 
 Straighten = Literal["no", "yes", "nearest"]
-HINT = (
-    "Read it with --option straighten=yes, which resamples the scan onto a grid that is not sheared "
-    "(straighten=nearest for a label map)."
-)
 _DAMAGED = "Its header is damaged; export the scan again."
 _ORTHONORMAL = 1e-3
 _LONGEST = 1e9
@@ -101,7 +97,8 @@ def place(path: Path, affine: Affine, straighten: Straighten) -> Placed:
         skewed = np.round(columns, 4).tolist()
         raise FileProblem(
             f"{path}: the axes of the grid are sheared, not orthonormal: {skewed} (rows x, y, z; one column an axis).",
-            hint=HINT,
+            hint="--option straighten=yes resamples it onto a grid that is not sheared (straighten=nearest for a label "
+            f"map), here or once for all: ctseg data convert {path} OUTPUT --option straighten=yes",
         )
     return _straight(path, affine)
 

@@ -8,6 +8,7 @@ disagrees with what counts is told, and all of it is kept in what is written on 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,11 +157,16 @@ class NiftiOrientation:
     def write_into(self, header: bytearray) -> None:
         """Put the fields into a NIfTI-1 header of little-endian numbers."""
         codes = [code if 0 <= code <= 5 else 2 for code in (self.qform_code, self.sform_code)]
-        struct.pack_into("<4f", header, 76, *self.pixdim)
+        struct.pack_into("<4f", header, 76, *_single(self.pixdim))
         header[123] = header[123] & ~7 | self.unit
         struct.pack_into("<2h", header, 252, *codes)
-        struct.pack_into("<6f", header, 256, *self.quaternion, *self.offset)
-        struct.pack_into("<12f", header, 280, *self.sform)
+        struct.pack_into("<6f", header, 256, *_single((*self.quaternion, *self.offset)))
+        struct.pack_into("<12f", header, 280, *_single(self.sform))
+
+
+def _single(numbers: Sequence[float]) -> list[float]:
+    """The numbers that single precision holds, 0 for others: junk in a NIfTI-2 matrix that does not count."""
+    return [0.0 if abs(number) > 3e38 else float(number) for number in numbers]
 
 
 def orientation_of(geometry: Geometry) -> NiftiOrientation:

@@ -203,7 +203,7 @@ def _matrix(
         if len(rows) != 3:
             raise ValueError(f"its space has {len(signs)} dimensions where a volume has three")
         matrix = np.array(vectors, np.float64).T * np.array(signs)[:, None]
-        return matrix[rows], rows, []
+        return matrix[rows], rows, _spacing_notes(fields, axes, spatial, matrix[rows])
     if any(axis.direction is not None for axis in axes):
         raise ValueError("its space directions are missing for an axis of space")
     words = fields.get("spacings")
@@ -219,6 +219,25 @@ def _matrix(
         [0, 1, 2],
         notes,
     )
+
+
+def _spacing_notes(
+    fields: Mapping[str, str],
+    axes: list[_Axis],
+    spatial: list[int],
+    matrix: NDArray[np.float64],
+) -> list[str]:
+    """A word where `spacings` say something else than the directions, which count."""
+    if "spacings" not in fields:
+        return []
+    every = np.array(floats(fields["spacings"], "spacings", len(axes)))[spatial]
+    sizes = np.linalg.norm(matrix, axis=0)
+    if not (np.abs(np.abs(every) - sizes) > 1e-3 * sizes).any():
+        return []
+    told = [" x ".join(f"{v:.4g}" for v in numbers) for numbers in (every, sizes)]
+    return [
+        f"its spacings ({told[0]}) and space directions ({told[1]}) disagree; the directions count"
+    ]
 
 
 def _origin(
