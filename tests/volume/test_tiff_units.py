@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from ctseg.volume.formats.calibration import UNKNOWN
 
 from ctseg.data.inspect_scans import inspect_volume
 from ctseg.errors import FileProblem
 from ctseg.volume.convert import Conversion, convert
+from ctseg.volume.formats.calibration import UNKNOWN
 from ctseg.volume.io import open_volume, read
 
 STACK = np.zeros((6, 9, 11), np.uint16)

@@ -257,11 +257,6 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
     except EOFError as error:
         raise FileProblem(f"{path} is truncated: {_last_line(error)}.", hint=AGAIN) from error
-    except MemoryError as error:
-        raise FileProblem(
-            f"{path} needs more memory than there is: {_last_line(error)}.",
-            hint="Read it in parts, or check that its sizes are what they should be: ctseg data inspect",
-        ) from error
     except _DAMAGE as error:
         raise FileProblem(
             f"{path} cannot be read; it is truncated, damaged or not what its name says: "

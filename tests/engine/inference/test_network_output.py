@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from ctseg.cli.app import app
 from ctseg.engine.inference.memory.activations import activation_bytes
-from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights import save_weights
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Constraints
 
