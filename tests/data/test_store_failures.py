@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from ctseg.temporary import STALE_SECONDS
 
 import ctseg
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.sampling import batch
 from ctseg.data.steps import NormaliseCase, Orient, Resample
-from ctseg.data.store import STALE_SECONDS, Store
+from ctseg.data.store import Store
 from ctseg.errors import BadInput, CtsegError, FileProblem, RunFailed
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task

@@ -5,12 +5,13 @@ Formats of plugins use it too: a format is a `FormatSink`, and `Writer` does the
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, DiskFull, FileProblem
 from ctseg.files import disk_errors
+from ctseg.temporary import clear_abandoned, held
 from ctseg.volume.geometry import Geometry
 
 NO_ROOM = 2**16
@@ -82,8 +84,12 @@ class Writer:
         self._temporary = path.with_name(
             f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}"
         )
+        own = f".{glob.escape(stem)}.*-{'[0-9a-f]' * 8}.tmp{glob.escape(suffix)}"
+        clear_abandoned(path.parent.glob(own))  # of killed processes that wrote the same
+        self._held = ExitStack()
         with self._writing():
             self._sink = open_sink(self._temporary)
+            self._held.enter_context(held(self._temporary))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -164,6 +170,7 @@ class Writer:
                     _flush(file)
             self._rename()
             self._sink = None
+            self._held.close()
 
     def _rename(self) -> None:
         """Give the volume its name."""
@@ -186,6 +193,7 @@ class Writer:
             # The file is deleted in any case, and the first error is the one to tell.
             with suppress(OSError, RuntimeError, ValueError):
                 sink.discard()
+        self._held.close()
         if self._temporary.is_dir():
             shutil.rmtree(self._temporary)
         self._temporary.unlink(missing_ok=True)
