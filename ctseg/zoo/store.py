@@ -100,11 +100,11 @@ def shipped_zoos() -> list[Path]:
 def entries_in(zoo: Path) -> list[ZooEntry]:
     """The entries of one zoo, by name; none where the folder does not exist.
 
-    An entry whose replacement was killed half-way is put right first, where the zoo can be written.
+    What a killed process left half done is put right first, where the zoo can be written.
     """
     if not zoo.is_dir():
         return []
-    if any(zoo.glob(f"{REPLACED}*")):
+    if any(zoo.glob(f"{REPLACED}*")) or any(zoo.glob(f"{REMOVED}*")):
         with contextlib.suppress(FileProblem, CorruptWeights), locked(zoo):
             pass
     found = [f for f in zoo.iterdir() if NAME.fullmatch(f.name) and f.is_dir()]

@@ -294,6 +294,7 @@ except CtsegError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the number of open files")
 @pytest.mark.parametrize(("hard", "says"), [(4096, "60"), (64, "too many files")])
 def test_more_cases_than_files_may_be_open(cases, tmp_path, hard, says):

@@ -383,6 +383,7 @@ print("left", sorted(p.name for p in (root / "limit").iterdir()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills")
 def test_a_killed_prediction_leaves_nothing_half_written_and_can_go_on(tmp_path):
     small.scans(tmp_path / "in", 5)

@@ -442,6 +442,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells peaks")
 def test_the_estimate_is_what_is_held():
     result = subprocess.run(
