@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 CHANGES = frozenset({
     "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink", "os.chmod",
@@ -19,6 +18,8 @@ CHANGES = frozenset({
 })  # fmt: skip
 """What Python tells its audit hooks before it changes files; opening for writing is told as `open`."""
 PATIENCE_S = 300
+PIPE_BYTES = 2**20
+"""Room for all that a command says: nobody reads before it ends."""
 
 
 @dataclass(frozen=True)
@@ -46,45 +47,56 @@ Fault = Callable[[], None]
 """Called in the child before the command."""
 
 
-def run(
-    arguments: Sequence[object], log: Path, fault: Fault | None = None, kill_s: float = 0
-) -> Ended:
+@dataclass(frozen=True)
+class Child:
+    """A command under way, in a session of its own.
+
+    Attributes:
+        output, changes: pipes to read what it says, and a byte for each change of files; limits of files spare them.
+        begun: monotonic time.
+    """
+
+    pid: int
+    output: int
+    changes: int
+    begun: float
+
+
+def run(arguments: Sequence[object], fault: Fault | None = None, kill_s: float = 0) -> Ended:
     """Run a command to its end, or kill it after some seconds.
 
     Raises:
         AssertionError: it hangs, or leaves processes behind.
     """
-    begun = time.monotonic()
-    child = start(arguments, log, fault)
-    if kill_s:
-        status = _wait(child, kill_s)
-        if status is None:
-            os.kill(child, signal.SIGKILL)
-    else:
-        status = _wait(child, PATIENCE_S)
-        if status is None:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise AssertionError(f"{arguments[0]} hangs:\n{log.read_text()}")
-    return finish(child, log, begun, status)
+    child = start(arguments, fault)
+    status = _wait(child.pid, kill_s or PATIENCE_S)
+    if status is None:
+        os.kill(child.pid, signal.SIGKILL)
+    ended = finish(child, status)
+    assert status is not None or kill_s, f"{arguments[0]} hangs:\n{ended.said}"
+    return ended
 
 
-def start(arguments: Sequence[object], log: Path, fault: Fault | None = None) -> int:
-    """Start a command in a session of its own."""
+def start(arguments: Sequence[object], fault: Fault | None = None) -> Child:
+    """Start a command."""
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
+    output, said = _pipe()
+    changes, changed = _pipe()
+    begun = time.monotonic()
+    pid = os.fork()
+    if pid:
+        os.close(said)
+        os.close(changed)
+        return Child(pid, output, changes, begun)
     code = 70
     try:
         os.setsid()
-        out = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
-        _count(log.with_suffix(".changes"))
+        _count(changed)
         if fault is not None:
             fault()
         code = _command(arguments)
@@ -94,20 +106,34 @@ def start(arguments: Sequence[object], log: Path, fault: Fault | None = None) ->
     raise AssertionError
 
 
-def finish(child: int, log: Path, begun: float, status: int | None = None) -> Ended:
+def finish(child: Child, status: int | None = None) -> Ended:
     """Wait for a child, and see that nothing of its session is left."""
     if status is None:
-        _, status = os.waitpid(child, 0)
-    seconds = time.monotonic() - begun
+        _, status = os.waitpid(child.pid, 0)
+    seconds = time.monotonic() - child.begun
     end = time.monotonic() + 20
-    while _session_lives(child):
+    left = False
+    while _session_lives(child.pid):
         if time.monotonic() > end:
-            os.killpg(child, signal.SIGKILL)
-            raise AssertionError("the command left processes behind")
+            os.killpg(child.pid, signal.SIGKILL)
+            left = True
         time.sleep(0.02)
-    changes = log.with_suffix(".changes")
-    count = changes.stat().st_size if changes.exists() else 0
-    return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), count, seconds)
+    said = _drain(child.output).decode(errors="replace")
+    changes = len(_drain(child.changes))
+    assert not left, f"the command left processes behind: {said}"
+    return Ended(os.waitstatus_to_exitcode(status), said, changes, seconds)
+
+
+def _pipe() -> tuple[int, int]:
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return ends
+
+
+def _drain(end: int) -> bytes:
+    """All that was written, once no writer is left."""
+    with open(end, "rb") as file:
+        return file.read()
 
 
 def killed_at(change: int) -> Fault:
@@ -164,15 +190,13 @@ def _changes(event: str, args: tuple[object, ...], kinds: frozenset[str] = CHANG
     return event in kinds
 
 
-def _count(file: Path) -> None:
+def _count(end: int) -> None:
     """Write one byte a change of files; what was counted outlives a kill."""
-    descriptor = os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
     owner = os.getpid()
 
     def hook(event: str, args: tuple[object, ...]) -> None:
         if os.getpid() == owner and _changes(event, args):
-            with contextlib.suppress(OSError):
-                os.write(descriptor, b".")
+            os.write(end, b".")
 
     sys.addaudithook(hook)
 

@@ -109,8 +109,8 @@ SCENARIOS = (
 TIMES = ("seconds", "seconds_by_phase", "log_bytes", "sha256", "bytes")
 """What differs from one run to the next, and what follows from that."""
 RECORD = "predictions.json"
-MAY_CHANGE = ("cache", "log.txt", "log.changes")
-"""What any command may fill: prepared cases, and what the trials write themselves."""
+MAY_CHANGE = ("cache",)
+"""What any command may fill: prepared cases."""
 
 
 def content(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class Trials:
         """Of a run without a fault, made once."""
         if scenario.name not in self._expected:
             place = self._fresh(scenario)
-            ended = child.run(scenario.command(place), place.log)
+            ended = child.run(scenario.command(place))
             assert ended.code == 0, ended.said
             assert not place.leftovers(), place.leftovers()
             results = scenarios.results(place, scenario)
@@ -132,7 +133,7 @@ class _Trial:
             else:
                 seconds = self.expected.seconds * self.randomness.uniform(0.02, 1.0)
                 told.append(f"killed after {seconds:.2f} of {self.expected.seconds:.2f} s")
-            ended = child.run(arguments, self.place.log, fault, seconds)
+            ended = child.run(arguments, fault, seconds)
             self.outcome.fault = ", then ".join(told)
             self.outcome.met |= ended.killed
             if not ended.killed:
@@ -150,7 +151,7 @@ class _Trial:
             change = self.randomness.randint(1, self.expected.changes)
             self.outcome.fault = f"disk full from change {change} of {self.expected.changes}"
             fault = child.full_disk(change)
-        ended = child.run(self.scenario.command(self.place), self.place.log, fault)
+        ended = child.run(self.scenario.command(self.place), fault)
         self.outcome.met = ended.code != 0
         self._ended_plainly(ended)
         self._nothing_lost()
@@ -167,8 +168,7 @@ class _Trial:
 
         locked.chmod(0o500)
         try:
-            log = self.place.data.parent / "log.txt"  # the log lies in the folder that is locked
-            ended = child.run(self.scenario.command(self.place), log, rights.__enter__)
+            ended = child.run(self.scenario.command(self.place), rights.__enter__)
         finally:
             locked.chmod(mode)
         self.outcome.met = ended.code != 0
@@ -178,19 +178,15 @@ class _Trial:
 
     def _second(self) -> None:
         """Two processes do the same at the same moment; one of them may be killed."""
-        logs = [self.place.root / f"log{number}.txt" for number in range(2)]
-        begun = time.monotonic()
         killed = self.randomness.random() < 0.4
         self.outcome.fault = "two at once" + (", one of them killed" if killed else "")
-        first = child.start(self.scenario.command(self.place), logs[0])
+        first = child.start(self.scenario.command(self.place))
         time.sleep(self.randomness.uniform(0, 0.3) * self.expected.seconds)
-        second = child.start(self.scenario.command(self.place), logs[1])
+        second = child.start(self.scenario.command(self.place))
         if killed:
             time.sleep(self.randomness.uniform(0, 0.7) * self.expected.seconds)
-            os.kill(first, 9)
-        ended = [
-            child.finish(pid, log, begun) for pid, log in zip((first, second), logs, strict=True)
-        ]
+            os.kill(first.pid, signal.SIGKILL)
+        ended = [child.finish(one) for one in (first, second)]
         self.outcome.met = True
         for one in ended:
             if not one.killed:
@@ -199,9 +195,6 @@ class _Trial:
         assert killed or 0 in codes, f"both failed {codes}: {[one.said for one in ended]}"
         self._nothing_lost()
         self.place.age_leftovers()
-        for log in logs:
-            log.unlink()
-            log.with_suffix(".changes").unlink()
 
     def _ended_plainly(self, ended: Ended) -> None:
         assert ended.code in (0, 1, 2), f"exit code {ended.code}: {ended.said}"
@@ -222,7 +215,7 @@ class _Trial:
         """The next command works, makes what an untroubled one makes, and clears what was left."""
         arguments = self.scenario.again(self.place)
         if arguments is not None:
-            ended = child.run(arguments, self.place.log)
+            ended = child.run(arguments)
             assert ended.code == 0, f"the next command fails ({ended.code}): {ended.said}"
         if self.scenario.output == "zoo":
             self.place.command("zoo", "verify", "--zoo", self.place.zoo)
@@ -245,9 +238,9 @@ def _unrecorded(path: str, made: dict[str, str]) -> bool:
 def plan(trials: int, seed: int, names: tuple[str, ...] = ()) -> list[tuple[Scenario, str, int]]:
     """So many kills, dealt to the commands in turn; for every ten a full disk and a second process; rights once."""
     chosen = [s for s in SCENARIOS if not names or any(s.name.startswith(n) for n in names)]
-    out = [(chosen[i % len(chosen)], "kill", seed + i) for i in range(trials)]
+    out = [(chosen[(seed + i) % len(chosen)], "kill", seed + i) for i in range(trials)]
     for kind in ("disk", "second"):
-        out += [(chosen[i % len(chosen)], kind, seed + i) for i in range(-(-trials // 10))]
+        out += [(chosen[(seed + i) % len(chosen)], kind, seed + i) for i in range(-(-trials // 10))]
     if trials >= len(chosen):
         out += [(scenario, "rights", seed) for scenario in chosen]
     return out

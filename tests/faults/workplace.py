@@ -36,12 +36,11 @@ class Workplace:
         self.root = root
         self.data, self.scans, self.zoo = root / "data", root / "scans", root / "zoo"
         self.cache, self.half, self.done = root / "cache", root / "half", root / "done"
-        self.log = root / "log.txt"
 
     def command(self, *arguments: object) -> None:
         """Run a command that must succeed."""
         self.enter()
-        ended = run(arguments, self.log)
+        ended = run(arguments)
         assert ended.code == 0, ended.said
 
     def enter(self) -> None:
