@@ -20,8 +20,8 @@ from ctseg.config import DataConfig, load_config
 from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.files import disk_errors, write_text
-from ctseg.version import __version__
 from ctseg.temporary import held
+from ctseg.version import __version__
 from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
 from ctseg.zoo.store import CARD, NAME, NEW, README, ZooEntry, locked, put_entry, user_zoo

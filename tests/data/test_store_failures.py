@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ctseg.temporary import STALE_SECONDS
 
 import ctseg
 from ctseg.data.pipeline import Pipeline
@@ -26,6 +25,7 @@ from ctseg.data.store import Store
 from ctseg.errors import BadInput, CtsegError, FileProblem, RunFailed
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
+from ctseg.temporary import STALE_SECONDS
 from ctseg.volume.formats.companion_files import files_of
 from ctseg.volume.volume import Volume
 
