@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Frame:
         index: which frame of the file it is.
         position, cosines, spacing_yx: its place; empty where the file does not say.
         slope, intercept: stored values times slope plus intercept are the real ones.
+        rescaled: whether the file says so, rather than nothing.
     """
 
     header: Header
@@ -37,6 +39,7 @@ class Frame:
     spacing_yx: tuple[float, ...]
     slope: float
     intercept: float
+    rescaled: bool = True
 
     @property
     def size_yx(self) -> tuple[int, int]:
@@ -84,6 +87,12 @@ def frames_of(header: Header) -> Iterator[Frame]:
     shared = _first(header.elements, _SHARED)
     each = header.elements.get(_EACH)
     groups = each.items if each is not None else ()
+    if groups and len(groups) != count:
+        raise ValueError(f"{header.path.name} says {count} frames and describes {len(groups)}")
+    if there is not None and bits and there * 8 >= (count + 1) * bits:
+        raise ValueError(
+            f"{header.path.name} says {count} frames and has voxels of {there * 8 // bits}"
+        )
     for index in range(count):
         own = groups[index] if index < len(groups) else {}
 
@@ -96,6 +105,10 @@ def frames_of(header: Header) -> Iterator[Frame]:
             return tuple(header.numbers(tag)) if known else ()
 
         slope, intercept = find(_SLOPE), find(_INTERCEPT)
+        if slope and not (math.isfinite(slope[0]) and slope[0]):
+            raise ValueError(f"{header.path.name} has a RescaleSlope of {slope[0]:g}")
+        if intercept and not math.isfinite(intercept[0]):
+            raise ValueError(f"{header.path.name} has a RescaleIntercept of {intercept[0]:g}")
         yield Frame(
             header,
             index,
@@ -104,6 +117,7 @@ def frames_of(header: Header) -> Iterator[Frame]:
             find(_SPACING),
             slope[0] if slope else 1.0,
             intercept[0] if intercept else 0.0,
+            bool(slope or intercept),
         )
 
 

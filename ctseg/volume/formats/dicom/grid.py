@@ -91,6 +91,9 @@ def _check_alike(frames: Sequence[Frame], path: Path) -> None:
         ("size", lambda f: f.size_yx),
         ("pixel spacing", lambda f: tuple(np.round(f.vector("spacing_yx"), 4).tolist())),
         ("orientation", lambda f: tuple((np.round(f.vector("cosines"), 3) + 0.0).tolist())),
+        ("modality", lambda f: f.header.text(0x00080060) or "none"),
+        ("frame of reference", lambda f: f.header.text(0x00200052) or "none"),
+        ("rescaling", lambda f: "a slope or intercept" if f.rescaled else "none"),
     ):
         counts = Counter(map(of, frames))
         if len(counts) == 1:

@@ -18,18 +18,18 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 from ctseg.errors import FileProblem
+from ctseg.volume.formats import paths
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2"))
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 """Pixel Data, Float Pixel Data and Double Float Pixel Data."""
-_NO_PREAMBLE = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
-"""How a file without preamble and mark starts, as old programs write it."""
 _UNDEFINED = 0xFFFFFFFF
+MODALITY_LUT = 0x00283000
 _SEQUENCES = frozenset({
-    0x52009229, 0x52009230, 0x00209113, 0x00209116, 0x00289110, 0x00289145,
+    0x52009229, 0x52009230, 0x00209113, 0x00209116, 0x00289110, 0x00289145, MODALITY_LUT,
 })  # fmt: skip
-"""Sequences with the places of frames."""
+"""Sequences with the places of frames, and with what their values mean."""
 _KEPT = _SEQUENCES | frozenset({
     0x00080008, 0x00080018, 0x00080033, 0x00080060, 0x0008103E,  # what it is
     0x00100020, 0x00180050, 0x00180081, 0x00180088, 0x00181060, 0x00181210,
@@ -196,9 +196,9 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def _check_start(file: BoundedFile, path: Path) -> None:
-    first = file.read(132)
+    first = file.read(paths.DICOM_HEAD)
     file.seek(0)
-    if first[128:] != b"DICM" and first[:4] not in _NO_PREAMBLE:
+    if not paths.is_dicom_start(first):
         raise FileProblem(
             f"{path} is no DICOM file.",
             hint="Check what it is (file PATH) and give it the suffix of its format.",

@@ -26,6 +26,7 @@ from ctseg.volume.formats.dicom.header import (
     DEFLATED,
     EXPLICIT,
     IMPLICIT,
+    MODALITY_LUT,
     PIXELS,
     BoundedFile,
     Header,
@@ -68,6 +69,11 @@ def check_syntax(header: Header) -> None:
     path, syntax = header.path, header.syntax
     if header.integer(0x00280002, 1) != 1 or header.text(0x00280004) in ("RGB", "PALETTE COLOR"):
         raise FileProblem(f"{path} is a colour picture, not a scan.")
+    if MODALITY_LUT in header.elements and header.elements[MODALITY_LUT].items:
+        raise FileProblem(
+            f"{path} holds its values behind a table (Modality LUT Sequence), which ctseg does not apply.",
+            hint="Store it again with a RescaleSlope and RescaleIntercept.",
+        )
     if header.pixel_tag == 0:
         raise FileProblem(f"{path} holds no voxels.", hint="Name the files of an image series.")
     if syntax not in (*_NATIVE, _RLE, *_DECODERS):
@@ -102,7 +108,8 @@ def dtype_of(frames: list[Frame]) -> np.dtype[Any]:
         info = np.iinfo(name)
         if info.min <= low and high <= info.max:
             return np.dtype(name)
-    return np.dtype("int64")
+    inside = low >= -(2.0**63) and high < 2.0**63
+    return np.dtype("int64" if inside else "float64")
 
 
 def _bits(header: Header) -> tuple[int, bool]:
@@ -214,6 +221,8 @@ def _places(path: str, start: int, frames: int) -> tuple[list[int], list[int]]:
         count, pieces = parse_fragments(file)
     if count == 0:
         raise EOFError("its compressed voxels end too early")
+    if len(offsets) not in (0, frames):
+        raise ValueError(f"it says {frames} frames and has a table of {len(offsets)}")
     if frames == 1:
         return [pieces[0]], [count]
     if count == frames:
