@@ -99,10 +99,8 @@ def convert(
                     if not several:
                         raise
                     known = isinstance(error, CtsegError)
-                    failed[str(job.source)] = (
-                        str(error) if known else f"{type(error).__name__}: {error}"
-                    )
-                    bar.say(f"Failed: {job.source}: {failed[str(job.source)]}")
+                    failed[job.name] = str(error) if known else f"{type(error).__name__}: {error}"
+                    bar.say(f"Failed: {job.name}: {failed[job.name]}")
                 bar.update(len(done) + len(failed))
     finally:
         if scan is not None:

@@ -34,12 +34,19 @@ class Conversion:
         target: the file to write.
         options: of the format that is read.
         format: name of the format to write, where the target's name does not tell.
+        part: which of several volumes of the source it is, e.g. a series of a study; empty for the only one.
     """
 
     source: Path
     target: Path
     options: Mapping[str, Any] = field(default_factory=frozen)
     format: str | None = None
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """The source, and which volume of it where it has several; no two scans of a folder share it."""
+        return f"{self.source} ({self.part})" if self.part else str(self.source)
 
     @property
     def spec(self) -> FormatSpec:
@@ -93,6 +100,7 @@ def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -
                     target / inside.parent / f"{stem}{suffix}",
                     frozen({**options, **extra}),
                     name_of_format,
+                    name,
                 )
             )
     if not jobs:
