@@ -256,11 +256,13 @@ class ImageRef:
         options: handed to the format's `open`, e.g. `{"dataset": "/raw"}` for HDF5.
         slices: start and stop along the stored slow axis (z) where only a part of the volume belongs to the
             case; None for all of it. The part's geometry has its origin moved accordingly.
+        grid_tolerance: share of a voxel by which its grid may differ from that of its case's first image.
     """
 
     path: Path
     options: Mapping[str, Any] = field(default_factory=frozen)
     slices: tuple[int, int] | None = None
+    grid_tolerance: float = 1e-3
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ EXAMPLES = (
     "ctseg data convert slices/ scan.h5 --spacing 5um",
     "ctseg data convert scan.h5 pictures --to slices --allow-loss",
     "ctseg data convert volume.h5 scan.tif --option dataset=/volume --allow-loss",
+    "ctseg data convert mask.seg.nrrd mask.nii.gz --like scan.nii.gz",
     "ctseg data convert mask.nii.gz mask.nrrd --label background=0 --label liver=1",
 )
 
@@ -48,6 +50,22 @@ def convert(
             help="Voxel size x y z instead of the file's: '0.7 0.7 2.5' in mm, or 5um.",
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="SCAN",
+            help="Bring it onto the grid of this scan: labels to the nearest voxel, images linearly.",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        str,
+        typer.Option(
+            "--interpolation",
+            metavar="NAME",
+            help="With --like: auto, nearest or linear.",
+        ),
+    ] = "auto",
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,10 +98,17 @@ def convert(
     A folder of scans is converted as it is, with the folders in it. A file of several volumes or a study of several
     series gives one output each. Exits with 1 where a scan of a folder failed.
     """
-    from ctseg.errors import CtsegError
+    from ctseg.errors import BadInput, CtsegError
 
+    if like is None and interpolation != "auto":
+        raise BadInput(
+            "--interpolation has no part without --like.", hint="Name a grid: --like SCAN"
+        )
+    if like is not None and spacing is not None:
+        raise BadInput("--like gives the voxel size; --spacing contradicts it.")
     options = parse_options(option or [])
     jobs, several = _jobs(source, target, to, options)
+    jobs = [replace(job, like=like, interpolation=interpolation) for job in jobs]
     kept = [job for job in jobs if skip_existing and job.target.exists()]
     waiting = [job for job in jobs if job not in kept]
     named = _labels(label or [])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
 
 if TYPE_CHECKING:
     from ctseg.data.inspect import CaseReport, DataReport
@@ -32,6 +32,7 @@ def inspect(
         ),
     ] = None,
     option: OptionOption = None,
+    grid_tolerance: GridToleranceOption = None,
     as_json: ui.JsonOption = False,
 ) -> None:
     """Read every case once: sizes, intensities, labels, and whatever would spoil a training.
@@ -39,7 +40,7 @@ def inspect(
     Exits with 1 where a problem was found.
     """
     options = parse_options(option or [])
-    dataset = _dataset(path, reader, options)
+    dataset = _dataset(path, reader, options, grid_tolerance)
     if isinstance(dataset, list) and dataset == [path]:
         from ctseg.data.inspect_scans import inspect_volume
 
@@ -64,7 +65,9 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _dataset(path: Path, reader: str | None, options: dict[str, Any]) -> DataSet | list[Path]:
+def _dataset(
+    path: Path, reader: str | None, options: dict[str, Any], grid_tolerance: float | None
+) -> DataSet | list[Path]:
     """The data set at a path, or the scans there where no layout binds them together."""
     from ctseg import plugins
     from ctseg.data.readers.find import open_dataset
@@ -81,7 +84,7 @@ def _dataset(path: Path, reader: str | None, options: dict[str, Any]) -> DataSet
             return scans
     elif spec is not None:
         return [path]
-    return open_dataset(path, reader, **options)
+    return open_dataset(path, reader, grid_tolerance=grid_tolerance, **options)
 
 
 def _show(report: DataReport) -> None:

@@ -16,6 +16,19 @@ OptionOption = Annotated[
 ]
 
 
+GridToleranceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--grid-tolerance",
+        metavar="SHARE",
+        min=0.0,
+        max=0.5,
+        help="Share of a voxel by which files of a case may lie apart; 0.001 when left out.",
+        show_default=False,
+    ),
+]
+
+
 def parse_options(pairs: list[str]) -> dict[str, str]:
     """`["series=1.2", ...]` as a dictionary.
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ctseg.config import RunConfig
 
 EXAMPLES = (
@@ -38,6 +40,7 @@ def prepare(
         str | None, typer.Option("--reader", metavar="NAME", help="Layout of the data set.")
     ] = None,
     option: OptionOption = None,
+    grid_tolerance: GridToleranceOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any field of the run file."),
@@ -63,7 +66,8 @@ def prepare(
         return
     if source is None:
         raise BadInput("What is to be prepared?", hint="ctseg data prepare DATA | RUN.toml")
-    config = _config(source, fold, reader, parse_options(option or []), settings or [])
+    given = {"fold": fold, "reader": reader, "grid_tolerance": grid_tolerance}
+    config = _config(source, given, parse_options(option or []), settings or [])
     from ctseg.cli.train import BarReporter
     from ctseg.engine.training.prepare import prepare as run
 
@@ -99,12 +103,9 @@ def prepare(
 
 
 def _config(
-    source: Path,
-    fold: int | None,
-    reader: str | None,
-    options: dict[str, str],
-    settings: list[str],
+    source: Path, given: Mapping[str, object], options: dict[str, str], settings: list[str]
 ) -> RunConfig:
+    """The configuration from a run file or a data set; `given` are fields of its `[data]`."""
     from ctseg.config import load_config, override, parse_config
     from ctseg.errors import FileProblem
 
@@ -117,7 +118,6 @@ def _config(
             raise FileProblem(f"{source} does not exist.", hint="Check the path of the data set.")
         config = parse_config({"data": {"path": str(source)}})
     data = config.model_dump(mode="json")
-    given = {"fold": fold, "reader": reader}
     data["data"] |= {key: value for key, value in given.items() if value is not None}
     data["data"]["options"] |= options
     return override(parse_config(data, where="the options"), settings)

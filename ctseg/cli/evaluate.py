@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ctseg.cli import scores, ui
+from ctseg.cli.data_options import GridToleranceOption
 from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def evaluate(
             "--reference-dataset", metavar="NAME", help="Dataset within reference HDF5 files."
         ),
     ] = None,
+    grid_tolerance: GridToleranceOption = None,
     confidence: Annotated[
         float, typer.Option("--confidence", min=50, max=99.9, help="Of the intervals, per cent.")
     ] = 95,
@@ -158,6 +160,7 @@ def evaluate(
         "data_range": data_range,
         "instances": instances,
         "mask": mask,
+        "grid_tolerance": grid_tolerance,
         "prediction_options": {"dataset": dataset} if dataset else None,
         "reference_options": {"dataset": reference_dataset} if reference_dataset else None,
     }
@@ -165,7 +168,7 @@ def evaluate(
     where: Path | DataSet | None = reference
     given: dict[str, object] = {
         "--metrics": metrics, "--labels": labels, "--mask": mask, "--slices": slices,
-        "--data-range": data_range, "--instances": instances or None,
+        "--data-range": data_range, "--instances": instances or None, "--grid-tolerance": grid_tolerance,
         "--tolerance": None if tolerance == "1" else tolerance, "--iou": None if iou == "0.5" else iou,
     }  # fmt: skip
     named: dict[str, object] = {

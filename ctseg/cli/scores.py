@@ -77,6 +77,7 @@ def _print_notes(report: Report) -> None:
         notes.append(f"AP of instances with an IoU of {', '.join(f'{t:g}' for t in thresholds)}.")
     for s in report.summary():
         notes += _states(s, report)
+    notes += [f"{case.case}: {note}." for case in report.cases for note in case.notes]
     if notes:
         ui.show()
     for note in notes:

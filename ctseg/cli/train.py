@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
 from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def train(
         str | None, typer.Option("--reader", metavar="NAME", help="Layout of the data set.")
     ] = None,
     option: OptionOption = None,
+    grid_tolerance: GridToleranceOption = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")] = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, mps.")
@@ -99,6 +100,7 @@ def train(
         "model.architecture": architecture, "loss.name": loss,
         "data.fold": fold, "data.reader": reader, "seed": seed,
         "data.options": parse_options(option) if option else None,
+        "data.grid_tolerance": grid_tolerance,
     }  # fmt: skip
     if resume:
         others = [k for k, v in given.items() if v is not None] + list(settings or [])

@@ -86,6 +86,12 @@ class DataConfig(Section):
         "", description="START:STOP along z that validates where the data set is one volume"
     )
 
+    grid_tolerance: float = Field(
+        1e-3,
+        gt=0,
+        lt=0.5,
+        description="share of a voxel by which labels and further images may lie beside the first image",
+    )
     prepare: Literal["auto", "store", "lazy"] = Field(
         "auto",
         description="store: preprocess to disk once; lazy: read patches from the files as they are; "

@@ -66,12 +66,14 @@ class CaseResult:
     Attributes:
         group: the patient or specimen that it belongs to; itself where it is None.
         diagonal_mm: of the part of the scan that counted: the distance that a missed or invented label scores.
+        notes: what was odd about its files, and what was done to compare them.
     """
 
     case: str
     labels: tuple[LabelResult, ...]
     group: str | None = None
     diagonal_mm: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -240,6 +242,7 @@ class Report:
                     "case": c.case,
                     **({} if c.group is None else {"group": c.group}),
                     **({} if c.diagonal_mm is None else {"diagonal_mm": c.diagonal_mm}),
+                    **({"notes": list(c.notes)} if c.notes else {}),
                     "mean_dice": c.mean_dice,
                     "labels": {item.label: item.row() for item in c.labels},
                 }
@@ -298,7 +301,13 @@ def csv_text(names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _case(data: Mapping[str, Any]) -> CaseResult:
     labels = tuple(_label(name, values) for name, values in data["labels"].items())
-    return CaseResult(data["case"], labels, data.get("group"), data.get("diagonal_mm"))
+    return CaseResult(
+        data["case"],
+        labels,
+        data.get("group"),
+        data.get("diagonal_mm"),
+        tuple(map(str, data.get("notes", ()))),
+    )
 
 
 def _label(name: str, data: Mapping[str, Any]) -> LabelResult:

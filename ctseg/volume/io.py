@@ -241,7 +241,13 @@ def read_images(images: Sequence[ImageRef]) -> Volume:
     volumes = [read_ref(ref) for ref in images]
     first = volumes[0]
     for ref, volume in zip(images[1:], volumes[1:], strict=True):
-        check_same(first.geometry, volume.geometry, names=(str(images[0].path), str(ref.path)))
+        check_same(
+            volume.geometry,
+            first.geometry,
+            names=(str(ref.path), str(images[0].path)),
+            files=(ref.path, images[0].path),
+            tolerance=ref.grid_tolerance,
+        )
     if len(volumes) == 1:
         return first
     return replace(first, array=np.concatenate([volume.array for volume in volumes]))

@@ -45,11 +45,13 @@ class Pairs:
     Attributes:
         task: what the values mean, where some file says it.
         labels: the only labels that were asked of the prediction; None for all.
+        grid_tolerance: share of a voxel by which the voxels of the two may lie apart; None for the default.
     """
 
     pairs: tuple[Pair, ...]
     task: Task | None = None
     labels: tuple[str, ...] | None = None
+    grid_tolerance: float | None = None
 
 
 def find_pairs(

@@ -17,6 +17,7 @@ from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.readers.grids import tolerated_offsets
 from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.splits import depths, split
 from ctseg.data.store import Prepared, Store
@@ -83,8 +84,15 @@ def _train(
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
     check_names(config, fresh=not resume)
     runtime = choose(config.train.device, config.train.precision)
-    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    dataset = open_dataset(
+        Path(config.data.path),
+        reader=config.data.reader,
+        grid_tolerance=config.data.grid_tolerance,
+        **config.data.options,
+    )
     training, validation = split(dataset, config.data, depths(dataset))
+    if beside := tolerated_offsets([*training, *validation]):
+        reporter.say(f"Warning: {beside}")
     folder = Path(output) if output is not None else default_folder(dataset, config)
     if not resume:
         check_free(folder, overwrite)

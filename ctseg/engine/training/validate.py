@@ -79,7 +79,12 @@ def measure(
     config = load_config(run_folder / "config.toml")
     if not config.data.path:
         raise BadInput(f"The run {run_folder} names no data set to measure on.")
-    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    dataset = open_dataset(
+        Path(config.data.path),
+        reader=config.data.reader,
+        grid_tolerance=config.data.grid_tolerance,
+        **config.data.options,
+    )
     _, cases = split(dataset, config.data, depths(dataset))
     files = [weights] if isinstance(weights, Path) else list(weights)
     model: Model = NetworkModel.from_files(
