@@ -53,13 +53,15 @@ def evaluate(
         str | None, typer.Option("--labels", metavar="NAME,NAME", help="Only these labels.")
     ] = None,
     tolerance: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--tolerance",
             metavar="MM",
-            help="Of the surface Dice, mm; or by label: liver=2,lesion=1.",
+            help="Of the surface Dice, mm; or by label: liver=2,lesion=1.  "
+            "[default: 1, two voxels if these are below 0.1 mm]",
+            show_default=False,
         ),
-    ] = "1",
+    ] = None,
     iou: Annotated[
         str,
         typer.Option(
@@ -155,7 +157,7 @@ def evaluate(
         "slices": parse_slices(slices) if slices else None,
         "metrics": metrics,
         "labels": _names(labels),
-        "tolerance_mm": parse_tolerance(tolerance),
+        "tolerance_mm": None if tolerance is None else parse_tolerance(tolerance),
         "iou_thresholds": _numbers(iou, "--iou"),
         "data_range": data_range,
         "instances": instances,
@@ -169,7 +171,7 @@ def evaluate(
     given: dict[str, object] = {
         "--metrics": metrics, "--labels": labels, "--mask": mask, "--slices": slices,
         "--data-range": data_range, "--instances": instances or None, "--grid-tolerance": grid_tolerance,
-        "--tolerance": None if tolerance == "1" else tolerance, "--iou": None if iou == "0.5" else iou,
+        "--tolerance": tolerance, "--iou": None if iou == "0.5" else iou,
     }  # fmt: skip
     named: dict[str, object] = {
         "--fold": fold, "--cases": cases, "--dataset": dataset, "--reference-dataset": reference_dataset,

@@ -37,7 +37,7 @@ def evaluate(
     slices: Slices | None = None,
     metrics: Sequence[str] | str | None = None,
     labels: Sequence[str] | None = None,
-    tolerance_mm: float | Mapping[str, float] = 1.0,
+    tolerance_mm: float | Mapping[str, float] | None = None,
     iou_thresholds: Sequence[float] = (0.5,),
     data_range: float | None = None,
     instances: bool = False,
@@ -59,7 +59,8 @@ def evaluate(
         metrics: names and groups of `ctseg.metrics.catalogue`, or one string with commas; Dice, IoU and the
             surface metrics where it is None.
         labels: names of the only labels to score.
-        tolerance_mm: of the surface Dice, for all labels or by name.
+        tolerance_mm: of the surface Dice, for all labels or by name; by the voxel size where it is None: 1 mm, or two
+            voxels where these are smaller than 0.1 mm.
         iou_thresholds: at which instances match, for the average precision.
         data_range: to which the PSNR of a regression refers; without it the range of each target.
         instances: the values are ids of instances (grains, cells, fibres) rather than labels; the ids of the two
@@ -104,7 +105,7 @@ def evaluate(
             settings=settings,
         )  # fmt: skip
         result = replace(result, notes=common.notes)
-        return _report([result], settings)
+        return _report([result], settings, {"case": expected.geometry.spacing_zyx})
     found = find_pairs(
         Path(prediction),
         reference if isinstance(reference, DataSet) else Path(reference),
@@ -136,7 +137,7 @@ def _evaluate_pairs(
             if name not in found.labels:
                 raise UnknownName("predicted label", name, found.labels)
         settings = replace(settings, labels=settings.labels or found.labels)
-    results = []
+    results, spacings = [], {}
     for done, pair in enumerate(found.pairs, start=1):
         names = (str(pair.prediction.path), str(pair.reference.path))
         made, expected = read_map(pair.prediction), read_map(pair.reference)
@@ -154,10 +155,11 @@ def _evaluate_pairs(
             for name, volume in zip(names, (made, expected), strict=True)
             for note in volume.metadata.get("notes", ())
         ]
+        spacings[pair.case] = expected.geometry.spacing_zyx
         results.append(replace(result, notes=(*read, *common.notes)))
         if progress is not None:
             progress(done, len(found.pairs), pair.case)
-    return _report(results, settings)
+    return _report(results, settings, spacings)
 
 
 def _common(
@@ -188,8 +190,12 @@ def _moved(slices: Slices | None, common: Common) -> Slices | None:
     return (start or 0) + before, (own if stop is None else min(stop, own)) + before
 
 
-def _report(results: Sequence[CaseResult], settings: MetricSettings) -> Report:
-    report = Report(tuple(results), settings.to_dict())
+def _report(
+    results: Sequence[CaseResult],
+    settings: MetricSettings,
+    spacings_zyx: Mapping[str, Sequence[float]],
+) -> Report:
+    report = Report(tuple(results), settings.to_dict(spacings_zyx))
     if isinstance(settings.tolerance_mm, Mapping) and results:
         for name in settings.tolerance_mm:
             if name not in report.labels:
