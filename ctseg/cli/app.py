@@ -25,13 +25,16 @@ from ctseg.cli import (
     ui,
     zoo,
 )
+from ctseg.cli.signals import terminated_in_order
 from ctseg.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
     CtsegError,
     DiskFull,
     FileProblem,
     RunFailed,
+    Terminated,
 )
 from ctseg.version import __version__
 
@@ -49,9 +52,13 @@ class Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            with terminated_in_order():
+                result = super().invoke(ctx)
+                sys.stdout.flush()
             return result
+        except Terminated:
+            ui.say("Ended by SIGTERM.")
+            raise typer.Exit(EXIT_TERMINATED) from None
         except (KeyboardInterrupt, typer.Abort):  # the latter where a question was asked
             ui.say("Interrupted.")
             raise typer.Exit(EXIT_INTERRUPTED) from None

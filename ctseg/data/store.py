@@ -43,6 +43,7 @@ STORE_VERSION = 3
 LARGE_BYTES = 16 * 2**30
 """A case whose prepared arrays would be larger is read lazily where its steps allow."""
 Mode = Literal["auto", "store", "lazy"]
+_ELSEWHERE = "CTSEG_CACHE=FOLDER in the environment"
 _DAMAGED = (OSError, ValueError, KeyError, EOFError)
 """What opening a folder of the store raises where something in it is missing or damaged."""
 _CROWDED = (errno.EMFILE, errno.ENFILE)
@@ -143,7 +144,7 @@ class Store:
 
     def _open_folder(self) -> None:
         """Say what the store is made of, and remove what killed processes left half made."""
-        with disk_errors(self.folder):
+        with disk_errors(self.folder, option=_ELSEWHERE):
             self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # a store that is whole may be read-only
             (self.folder / "made_of.json").write_text(json.dumps(self._made_of), encoding="utf-8")
@@ -225,7 +226,7 @@ class Store:
         Raises:
             FileProblem: the disk is full.
         """
-        with disk_errors(folder), full_disk(folder):
+        with disk_errors(folder, option=_ELSEWHERE), full_disk(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = folder.parent / f".making-{secrets.token_hex(8)}"
             temporary.mkdir()  # unlike a `tempfile`, others who share the store may read it
