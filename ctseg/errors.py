@@ -112,6 +112,10 @@ class RunFailed(CtsegError):
     """A run that started well and could not be finished."""
 
 
+class OutOfMemory(RunFailed, MemoryError):
+    """Something that the memory did not hold, by name."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None where none is near."""
     matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.55)

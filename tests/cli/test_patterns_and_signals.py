@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ctseg.cli.signals import terminated_in_order
 from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
+from ctseg.cli.signals import terminated_in_order
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.store import Store
 from ctseg.engine.prediction.inputs import find_items

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ctseg.metrics.units import length_text, length_unit, unit_for, volume_unit
 from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
 from ctseg.metrics.case import MetricSettings, default_tolerance
+from ctseg.metrics.units import length_text, length_unit, unit_for, volume_unit
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.volume import Volume
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from ctseg.data.readers.grids import tolerated_offsets
 
 from ctseg.data.lazy_survey import one_grid
 from ctseg.data.load import load_image, load_label
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.readers.grids import tolerated_offsets
 from ctseg.errors import GeometryMismatch
 from ctseg.task import classes_task
 

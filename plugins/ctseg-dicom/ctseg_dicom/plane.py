@@ -19,6 +19,8 @@ _SAME = 0.5
 """Contours nowhere farther apart than this share of a pixel are one: no wall between them could be drawn."""
 _REPEATS = 1e-3
 """The same in pixels for the points of a contour that runs round several times."""
+_MOST_POINTS = 3000
+"""Contours of more points are compared by some of them."""
 
 Polygon = NDArray[np.float64]
 
@@ -40,14 +42,18 @@ class Plane:
     @classmethod
     def of(cls, polygons: Sequence[Polygon], *, cancels: bool = False) -> Plane:
         once = [_one_turn(polygon) for polygon in polygons]
-        if cancels:
-            copies = sum(any(_same(a, b) for b in once[:n]) for n, a in enumerate(once))
-            return cls(tuple(once), True, copies)
-        kept: list[Polygon] = []
-        for polygon in once:
-            if not any(_same(polygon, other) for other in kept):
-                kept.append(polygon)
-        return cls(tuple(kept), False, len(once) - len(kept))
+        boxes = np.array([[*p.min(0), *p.max(0)] for p in once])
+        kept: list[int] = []
+        copies = 0
+        for number, polygon in enumerate(once):
+            near = (
+                np.flatnonzero(np.abs(boxes[kept] - boxes[number]).max(1) <= _SAME) if kept else ()
+            )
+            copy = any(_same(polygon, once[kept[index]]) for index in near)
+            copies += copy
+            if cancels or not copy:
+                kept.append(number)
+        return cls(tuple(once[number] for number in kept), cancels, copies)
 
     def mask(self, shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
         """The pixels [Y, X] inside."""
@@ -55,11 +61,9 @@ class Plane:
 
     def crossings(self, shape_yx: tuple[int, int]) -> int:
         """How many contours cross others and were joined with them."""
-        boxes = [(p.min(0), p.max(0)) for p in self.polygons]
+        low, high = (np.array([end(p, 0) for p in self.polygons]) for end in (np.min, np.max))
         apart = all(
-            (a[1] < b[0]).any() or (b[1] < a[0]).any()
-            for n, a in enumerate(boxes)
-            for b in boxes[:n]
+            ((low[n] > high[:n]) | (high[n] < low[:n])).any(1).all() for n in range(1, len(low))
         )
         return 0 if self.cancels or apart else self._combined(shape_yx)[1]
 
@@ -99,22 +103,17 @@ def _one_turn(polygon: Polygon) -> Polygon:
 
 def _same(one: Polygon, two: Polygon) -> bool:
     """Whether two contours enclose the same, wherever they start and whichever way they run."""
-    if (
-        np.abs(one.min(0) - two.min(0)).max() > _SAME
-        or np.abs(one.max(0) - two.max(0)).max() > _SAME
-    ):
-        return False
+    one, two = (p[:: -(-len(p) // _MOST_POINTS)] for p in (one, two))
     return max(_farthest(one, two), _farthest(two, one)) <= _SAME
 
 
 def _farthest(points: Polygon, outline: Polygon) -> float:
     """The largest distance of the points of one contour from the lines of another one."""
-    start = outline
-    run = np.roll(outline, -1, axis=0) - start
+    run = np.roll(outline, -1, axis=0) - outline
     length = np.maximum((run**2).sum(1), 1e-12)
     worst = 0.0
-    for part in np.array_split(points, max(1, len(points) * len(outline) // 1_000_000)):
-        away = part[:, None, :] - start[None]
+    for part in np.array_split(points, 1 + len(points) * len(outline) // 500_000):
+        away = part[:, None, :] - outline[None]
         share = ((away * run).sum(2) / length).clip(0, 1)
         distance = np.linalg.norm(away - share[..., None] * run, axis=2).min(1)
         worst = max(worst, float(distance.max(initial=0)))

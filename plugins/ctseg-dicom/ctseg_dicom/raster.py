@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+_CROSSINGS = 4_000_000
+"""Crossings of edges and rows that are looked at together."""
+
 
 def fill(contours: Iterable[NDArray[np.float64]], shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels [Y, X] whose centre lies inside an odd number of contours.
@@ -48,11 +51,14 @@ def _toggle(toggles: NDArray[np.uint32], contour: NDArray[np.float64]) -> None:
     first = np.ceil(y0).clip(0, height).astype(np.int64)
     last = np.ceil(y1).clip(0, height).astype(np.int64)
     counts = last - first
-    edge = np.repeat(np.arange(len(contour)), counts)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
-    share = (row - y0[edge]) / (y1[edge] - y0[edge])
-    column = np.ceil(x0[edge] + share * (x1[edge] - x0[edge])).clip(0, width).astype(np.int64)
-    np.add.at(toggles, (row, column), 1)
+    blocks = 1 + int(counts.sum()) // _CROSSINGS
+    for edges in np.array_split(np.flatnonzero(counts), blocks):
+        many = counts[edges]
+        edge = np.repeat(edges, many)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(many) - many, many) + first[edge]
+        share = (row - y0[edge]) / (y1[edge] - y0[edge])
+        column = np.ceil(x0[edge] + share * (x1[edge] - x0[edge])).clip(0, width).astype(np.int64)
+        np.add.at(toggles, (row, column), 1)
 
 
 def _inside(toggles: NDArray[np.uint32]) -> NDArray[np.bool_]:

@@ -18,6 +18,8 @@ _SHARED, _EACH = 0x52009229, 0x52009230
 _HOLDERS = {_POSITION: 0x00209113, _COSINES: 0x00209116, _SPACING: 0x00289110,
             _SLOPE: 0x00289145, _INTERCEPT: 0x00289145}  # fmt: skip
 """The functional group that holds each value (PS3.3, C.7.6.16.2)."""
+LARGE_PLANE, MOST_PACKED = 2**26, 1000
+"""Bytes of a plane from which on it may be no more than so many times as large as its compressed file."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ def frames_of(header: Header) -> Iterator[Frame]:
     )  # each piece has a head of 8 bytes
     if header.pixel_tag == 0x7FE00010 and needed > (header.file_bytes if there is None else there):
         raise EOFError(f"{header.path.name} is too short for {count} frames")
+    if there is None and bits >= 8 * LARGE_PLANE and bits > 8 * MOST_PACKED * header.file_bytes:
+        raise ValueError(
+            f"{header.path.name} says {bits // 8} bytes a plane and has {header.file_bytes} in all"
+        )
     shared = _first(header.elements, _SHARED)
     each = header.elements.get(_EACH)
     groups = each.items if each is not None else ()

@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ _KEPT = _SEQUENCES | frozenset({
     0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00281052, 0x00281053,
 })  # fmt: skip
 """The elements that are read; a study has thousands of files, and private blocks and pictures may be large."""
+_MOST_INFLATED = 2**29
 _WARNINGS = threading.Lock()
 """Python's filters of warnings belong to all threads, and scans are read in several."""
 if hasattr(os, "register_at_fork"):  # a process forked meanwhile must not find it taken for ever
@@ -142,6 +144,7 @@ def read_dicom_header(path: Path) -> Header:
 
     with BoundedFile(path) as file:
         _check_start(file, path)
+        _check_deflated(file)
         with quiet_pydicom():
             data = read_partial(file, at_voxels, force=True, specific_tags=list(_KEPT))
             elements = _elements(data)
@@ -203,6 +206,25 @@ def _check_start(file: BoundedFile, path: Path) -> None:
             f"{path} is no DICOM file.",
             hint="Check what it is (file PATH) and give it the suffix of its format.",
         )
+
+
+def _check_deflated(file: BoundedFile) -> None:
+    """Refuse a deflated file that unpacks to more than any slice has, before pydicom unpacks it whole."""
+    head = file.read(paths.DICOM_HEAD)
+    file.seek(0)
+    syntax = dict(paths.first_elements(head)).get(0x00020010, b"").rstrip(b"\0 ").decode("latin-1")
+    if syntax != DEFLATED:
+        return
+    length = dict(paths.first_elements(head)).get(0x00020000, b"")
+    file.seek(144 + int.from_bytes(length, "little"))
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not inflater.eof and (block := file.read(2**16) or inflater.unconsumed_tail):
+        while block and not inflater.eof:
+            size += len(inflater.decompress(block, 2**20))
+            block = inflater.unconsumed_tail
+            if size > _MOST_INFLATED:
+                raise ValueError(f"it unpacks to more than {_MOST_INFLATED >> 20} MiB")
+    file.seek(0)
 
 
 def _elements(data: Dataset) -> dict[int, Element]:
