@@ -35,6 +35,8 @@ def dicom(path: Path) -> Iterator[None]:
             yield
     except (AttributeError, IndexError, TypeError, InvalidDicomError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, AttributeError) and error.name:
+            said = f"no {error.name}"
         raise FileProblem(
             f"{path} is damaged, or lacks what its kind of object must have: {said}.", hint=AGAIN
         ) from error

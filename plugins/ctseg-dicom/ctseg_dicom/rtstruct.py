@@ -233,14 +233,14 @@ def _combined(name: str, planes: Sequence[Plane], shape_yx: tuple[int, int]) -> 
     notes = []
     if left_out:
         notes.append(
-            f"'{name}': {left_out} contours are there twice and count once (only CLOSEDPLANAR_XOR ones cancel)"
+            f"'{name}': repeated contours count once: {left_out} (only CLOSEDPLANAR_XOR ones cancel)"
         )
     if cancelled:
         notes.append(
-            f"'{name}': {cancelled} CLOSEDPLANAR_XOR contours cancel others that are the same"
+            f"'{name}': CLOSEDPLANAR_XOR contours that cancel others like them: {cancelled}"
         )
     if crossing:
-        notes.append(f"'{name}': contours cross each other on {crossing} slices and were joined")
+        notes.append(f"'{name}': contours that cross were joined; slices: {crossing}")
     return notes
 
 

@@ -8,9 +8,12 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from highdicom.seg import segread
+from typer.testing import CliRunner
 
 import ctseg
+from ctseg.cli.app import app
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.specs import Label
 from ctseg.volume.geometry import Geometry
@@ -261,6 +264,22 @@ def test_a_seg_of_images_without_preamble(tmp_path, scan, label):
         content[144 + int.from_bytes(content[140:144], "little") :]
     )
     np.testing.assert_array_equal(ctseg.read(tmp_path / "study" / "b.dcm").array, label)
+
+
+def test_a_mask_is_brought_onto_its_series_and_written_as_seg(tmp_path, series, label, geometry):
+    """A mask of another program: cropped, and stored the other way round."""
+    crop = sitk.GetImageFromArray(label[1:5, 1:15])
+    crop.SetSpacing(geometry.spacing_xyz)
+    crop.SetOrigin(tuple(geometry.position((0, 1, 1))))
+    crop.SetDirection(geometry.matrix.ravel().tolist())
+    sitk.WriteImage(sitk.Flip(crop, [True, False, True]), str(tmp_path / "mask.nrrd"))
+    out, like = tmp_path / "study" / "a.seg.dcm", tmp_path / "study" / "ct"
+    words = ["data", "convert", tmp_path / "mask.nrrd", out, "--like", like]
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.output
+    array, grid = by_highdicom(out)
+    np.testing.assert_array_equal(array, label[1:5])
+    assert grid.agrees(geometry.sub((1, 0, 0), (4, *geometry.shape_zyx[1:])))
 
 
 def test_highdicom_is_new_enough():

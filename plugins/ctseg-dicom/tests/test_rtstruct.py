@@ -236,7 +236,7 @@ def test_a_contour_that_is_there_several_times_counts_once(write_rtstruct, again
     expected[2, 2:9, 3:12] = True
     np.testing.assert_array_equal(read.array > 0, expected)
     (note,) = read.metadata["notes"]
-    assert f"{times - 1} contours are there twice and count once" in note
+    assert f"repeated contours count once: {times - 1} (" in note
 
 
 def test_a_contour_that_runs_round_several_times_keeps_its_area(write_rtstruct):
@@ -249,16 +249,14 @@ def test_only_xor_contours_cancel_and_a_note_says_so(write_rtstruct):
     twice = write_rtstruct({"Liver": [SQUARE, SQUARE]}, kind="CLOSEDPLANAR_XOR")
     read = ctseg.read(twice)
     assert not read.array.any()
-    assert "1 CLOSEDPLANAR_XOR contours cancel" in read.metadata["notes"][0]
+    assert "contours that cancel others like them: 1" in read.metadata["notes"][0]
     crossing = [SQUARE, box(7.5, 4.5, 15.5, 12.5, 2)]
     xor = ctseg.read(write_rtstruct({"a": crossing}, kind="CLOSEDPLANAR_XOR"))
     joined = ctseg.read(write_rtstruct({"a": crossing}))
     one, two, both = 9 * 7, 8 * 8, 4 * 4
     assert xor.array.sum() == one + two - 2 * both and not xor.metadata["notes"]
     assert joined.array.sum() == one + two - both
-    assert joined.metadata["notes"] == [
-        "'a': contours cross each other on 1 slices and were joined"
-    ]
+    assert joined.metadata["notes"] == ["'a': contours that cross were joined; slices: 1"]
 
 
 def test_holes_and_islands_stay_when_contours_are_there_twice(write_rtstruct):
