@@ -95,9 +95,11 @@ def frames_of(header: Header) -> Iterator[Frame]:
     groups = each.items if each is not None else ()
     if groups and len(groups) != count:
         raise ValueError(f"{header.path.name} says {count} frames and describes {len(groups)}")
-    if there is not None and bits and there * 8 >= (count + 1) * bits:
+    stored = bits * max(header.integer(0x00280002, 1), 1)  # colour pictures have several samples
+    native = header.pixel_tag == 0x7FE00010 and there is not None
+    if native and stored and (there or 0) * 8 >= (count + 1) * stored:
         raise ValueError(
-            f"{header.path.name} says {count} frames and has voxels of {there * 8 // bits}"
+            f"{header.path.name} says {count} frames and has voxels of {(there or 0) * 8 // stored}"
         )
     for index in range(count):
         own = groups[index] if index < len(groups) else {}

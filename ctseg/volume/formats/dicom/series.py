@@ -227,8 +227,11 @@ def _series(uid: str, headers: list[Header]) -> Series:
 
 
 def _orientation(header: Header) -> str:
-    with reading(header.path):
-        cosines = next(frames_of(header)).cosines
+    try:
+        with reading(header.path):
+            cosines = next(frames_of(header)).cosines
+    except FileProblem:  # told where this series is opened; the others can be listed all the same
+        return ""
     if len(cosines) != 6:
         return ""
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))

@@ -233,3 +233,30 @@ def test_frames_that_are_more_than_the_header_says_are_told(tmp_path: Path) -> N
         path = files.save(out, tmp_path / "e.dcm", planes, syntax, pieces=2)
         with pytest.raises(FileProblem, match="says 3 frames and has"):
             read(path)
+
+
+def test_a_study_is_listed_whatever_one_of_its_series_has(
+    tmp_path: Path, plane: np.ndarray
+) -> None:
+    """A colour picture, a map of floating-point values and a damaged slope beside a scan."""
+    files.save(files.dataset(plane), tmp_path / "a" / "0.dcm", plane)
+    colour = np.zeros((3, 9, 10), np.uint8)
+    out = files.dataset(colour[0], uid=f"{files.ROOT}.2", SamplesPerPixel=3, PlanarConfiguration=1)
+    out.PixelData, out.PhotometricInterpretation = colour.tobytes(), "RGB"
+    files.save(out, tmp_path / "b" / "0.dcm", colour[0])
+    out = files.dataset(plane, uid=f"{files.ROOT}.3")
+    del out.PixelData, out.BitsAllocated, out.BitsStored, out.HighBit
+    out.FloatPixelData = plane.astype("<f4").tobytes()
+    out.file_meta = pydicom.dataset.FileMetaDataset()
+    out.file_meta.TransferSyntaxUID = f"{BASE}.1"
+    (tmp_path / "c").mkdir()
+    out.save_as(tmp_path / "c" / "0.dcm", enforce_file_format=True)
+    out = files.dataset(plane, uid=f"{files.ROOT}.4", rescale=(0, 1))
+    files.save(out, tmp_path / "d" / "0.dcm", plane)
+    assert len(list_series(tmp_path)) == 4
+    np.testing.assert_array_equal(read(tmp_path, series=f"{files.ROOT}.1").array[0], plane)
+    np.testing.assert_array_equal(read(tmp_path, series=f"{files.ROOT}.3").array[0], plane)
+    with pytest.raises(FileProblem, match="is a colour picture"):
+        read(tmp_path, series=f"{files.ROOT}.2")
+    with pytest.raises(FileProblem, match="RescaleSlope of 0"):
+        read(tmp_path, series=f"{files.ROOT}.4")
