@@ -34,6 +34,7 @@ SYNTAXES = (
     f"{BASE}.4.70",
 )
 DEPTH = 3
+UIDS = tuple(generate_uid(entropy_srcs=[str(number)]) for number in range(2))
 NUMBERS = (
     0,
     1,
@@ -96,7 +97,7 @@ def make_seg(folder: Path, kind: str = "BINARY") -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = Segmentation(
-            images, values, kind, segments, generate_uid(), 1, generate_uid(), 1, "m", "m", "1", "1"
+            images, values, kind, segments, UIDS[0], 1, UIDS[1], 1, "m", "m", "1", "1"
         )
         folder.mkdir(parents=True, exist_ok=True)
         made.save_as(folder / "a.seg.dcm")
@@ -109,8 +110,8 @@ def make_structures(folder: Path) -> Path:
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.481.3", generate_uid()
-    data.Modality, data.SeriesInstanceUID = "RTSTRUCT", generate_uid()
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.481.3", UIDS[0]
+    data.Modality, data.SeriesInstanceUID = "RTSTRUCT", UIDS[1]
     scan, study, frame = Dataset(), Dataset(), Dataset()
     scan.SeriesInstanceUID = image.SeriesInstanceUID
     study.RTReferencedSeriesSequence = [scan]

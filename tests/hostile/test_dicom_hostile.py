@@ -101,6 +101,18 @@ def test_a_length_beyond_the_file_claims_no_memory(tmp_path: Path, kind: str) ->
     refused(opened, "truncated|damaged|lacks")
 
 
+@pytest.mark.parametrize(
+    ("kind", "keyword"), [("BINARY", b"\x62\0\x04\0US"), ("structures", b"\x06\x30\x22\0IS")]
+)
+def test_numbers_of_half_their_bytes(tmp_path: Path, kind: str, keyword: bytes) -> None:
+    """What pydicom raises for such a value is no error of Python's own."""
+    opened, file = mutate.make_all(tmp_path)[kind]
+    content = file.read_bytes()
+    at = content.index(keyword)
+    file.write_bytes(content[: at + 4] + b"UL\x02\0" + content[at + 8 :])
+    refused(opened, "damaged|truncated|cannot be read")
+
+
 def test_slices_that_lie_kilometres_apart(tmp_path: Path) -> None:
     made = mutate.make_all(tmp_path)
     opened, file = made["BINARY"]

@@ -10,10 +10,9 @@ from typing import Any
 
 import pydicom
 import pydicom.config
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput, CtsegError, FileProblem
 from ctseg.volume.formats.dicom.header import BIG_ENDIAN, EXPLICIT, IMPLICIT, BoundedFile
 from ctseg.volume.formats.source import AGAIN, check_file, reading
 from ctseg_dicom.sniff import object_in
@@ -33,7 +32,9 @@ def dicom(path: Path) -> Iterator[None]:
         with reading(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (AttributeError, IndexError, TypeError, InvalidDicomError) as error:
+    except (CtsegError, MemoryError):
+        raise
+    except Exception as error:  # pydicom lets through whatever a damaged value leads to
         said = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, AttributeError) and error.name:
             said = f"no {error.name}"
