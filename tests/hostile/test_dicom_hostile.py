@@ -15,7 +15,7 @@ import pytest
 
 import ctseg
 from ctseg.errors import CtsegError
-from ctseg.volume.formats.dicom.open import header
+from ctseg.volume.formats.dicom import header
 
 pytest.importorskip("ctseg_dicom")
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.stream import ready
-from ctseg.engine.borrowed import borrowed
 from ctseg.engine.inference import tiling
+from ctseg.engine.inference.borrowed import borrowed
 from ctseg.engine.inference.sliding_window import slabs
 from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import choose

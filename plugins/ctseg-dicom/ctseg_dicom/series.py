@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.specs import VolumeSource
-from ctseg.volume.formats.paths import is_dicom_file
+from ctseg.volume.formats.dicom.first_bytes import is_dicom_file
 from ctseg.volume.io import open_volume
 from ctseg_dicom.files import dicom, read_dataset
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from ctseg.volume.formats.paths import DICOM_HEAD, first_elements, is_dicom_start
+from ctseg.volume.formats.dicom.first_bytes import DICOM_HEAD, first_elements, is_dicom_start
 
 SEGMENTATION = frozenset(
     {

@@ -19,7 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats import paths
+from ctseg.volume.formats.dicom.first_bytes import DICOM_HEAD, first_elements, is_dicom_start
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2"))
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -199,9 +199,9 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def _check_start(file: BoundedFile, path: Path) -> None:
-    first = file.read(paths.DICOM_HEAD)
+    first = file.read(DICOM_HEAD)
     file.seek(0)
-    if not paths.is_dicom_start(first):
+    if not is_dicom_start(first):
         raise FileProblem(
             f"{path} is no DICOM file.",
             hint="Check what it is (file PATH) and give it the suffix of its format.",
@@ -210,12 +210,12 @@ def _check_start(file: BoundedFile, path: Path) -> None:
 
 def _check_deflated(file: BoundedFile) -> None:
     """Refuse a deflated file that unpacks to more than any slice has, before pydicom unpacks it whole."""
-    head = file.read(paths.DICOM_HEAD)
+    head = file.read(DICOM_HEAD)
     file.seek(0)
-    syntax = dict(paths.first_elements(head)).get(0x00020010, b"").rstrip(b"\0 ").decode("latin-1")
+    syntax = dict(first_elements(head)).get(0x00020010, b"").rstrip(b"\0 ").decode("latin-1")
     if syntax != DEFLATED:
         return
-    length = dict(paths.first_elements(head)).get(0x00020000, b"")
+    length = dict(first_elements(head)).get(0x00020000, b"")
     file.seek(144 + int.from_bytes(length, "little"))
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while not inflater.eof and (block := file.read(2**16) or inflater.unconsumed_tail):

@@ -13,9 +13,9 @@ import pydicom
 import pytest
 
 from ctseg.errors import FileProblem
+from ctseg.volume.formats.dicom.first_bytes import is_dicom_file
 from ctseg.volume.formats.dicom.header import read_dicom_header
 from ctseg.volume.formats.dicom.series import list_series
-from ctseg.volume.formats.paths import is_dicom_file
 from ctseg.volume.io import read
 
 _spec = importlib.util.spec_from_file_location(
