@@ -37,6 +37,14 @@ def test_a_card_is_read_and_written() -> None:
     assert parse_card(card.to_json(), where="card.json") == card
 
 
+def test_cards_with_one_overlap_for_all_axes_are_still_read() -> None:
+    old = parse_card(json.dumps({**CARD, "predict": {"overlap": 0.25}}), where="card.json")
+    assert old.predict.overlap == 0.25
+    each = parse_card(json.dumps({**CARD, "predict": {"overlap": [0.5, 0.25, 0]}}), where="c")
+    assert each.predict.overlap == (0.5, 0.25, 0.0)
+    assert parse_card(each.to_json(), where="c") == each
+
+
 @pytest.mark.parametrize(
     "text",
     [

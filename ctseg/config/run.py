@@ -22,6 +22,7 @@ from ctseg.errors import ConfigError, FileProblem
 from ctseg.specs import Label, Task, TaskKind
 
 Zyx = tuple[int, int, int]
+Overlap = float | tuple[float, float, float]
 LENGTHS = ("steps", "epochs", "time")
 """The fields of `[train]` that say how long it takes; one of them counts."""
 
@@ -142,6 +143,17 @@ class LossConfig(Section):
     options: dict[str, Any] = {}
 
 
+def _shares(value: Any) -> Any:
+    """Check an overlap: a share from 0 to under 1, or three of them."""
+    shares = value if isinstance(value, list | tuple) else [value]
+    if len(shares) not in (1, 3) or not all(
+        isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share < 1
+        for share in shares
+    ):
+        raise ValueError("must be a share from 0 to under 1, or three of them [z, y, x]")
+    return tuple(map(float, shares)) if len(shares) == 3 else float(shares[0])
+
+
 class TrainConfig(Section):
     """`[train]`: how long, how fast and on what.
 
@@ -180,6 +192,14 @@ class TrainConfig(Section):
     clip_grad: float | None = Field(12.0, gt=0)
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
     patience: int | None = Field(None, ge=1, description="epochs without improvement before a stop")
+    log_every: int | None = Field(
+        None, ge=1, description="steps between lines of loss and learning rate in log.jsonl; validations alone "
+        "where it is left out",
+    )  # fmt: skip
+    val_overlap: Overlap | None = Field(
+        None,
+        description="overlap of tiles in validations, a share or [z, y, x]; that of [predict] if left out",
+    )
     checkpoint_every: float = Field(120.0, ge=0, description="seconds between resume points")
     workers: int | None = Field(
         None, ge=0, le=256,
@@ -191,6 +211,11 @@ class TrainConfig(Section):
     )
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @field_validator("val_overlap", mode="before")
+    @classmethod
+    def _val_overlap(cls, value: Any) -> Any:
+        return None if value is None else _shares(value)
 
     @field_validator("clip_grad")
     @classmethod
@@ -224,18 +249,23 @@ class PredictConfig(Section):
 
     Attributes:
         tile_zyx: voxels of the network's grid; the patch.
-        overlap: share of a tile that neighbours share.
+        overlap: share of a tile that neighbours share; or one for each axis, [z, y, x].
         blend: weights where tiles overlap.
         postprocess: rules that clean the label maps up, in their order; none leaves them as they are.
     """
 
     tile_zyx: Zyx | None = None
-    overlap: float = Field(0.5, ge=0, lt=1)
+    overlap: Overlap = 0.5
     blend: Literal["gaussian", "constant"] = "gaussian"
     mirror_axes: tuple[Literal["z", "y", "x"], ...] | None = Field(
         None, description="axes that --tta mirrors; unless given those of the augmentation"
     )
     postprocess: tuple[PostprocessRule, ...] = ()
+
+    @field_validator("overlap", mode="before")
+    @classmethod
+    def _overlap(cls, value: Any) -> Any:
+        return _shares(value)
 
 
 class RunConfig(Section):

@@ -185,7 +185,7 @@ def retile(
     model: Model,
     *,
     tile_zyx: tuple[int, int, int] | None = None,
-    overlap: float | None = None,
+    overlap: tiling.Overlap | None = None,
     tta: bool = False,
     batch_size: int | None = None,
     skip_air: float | None = None,

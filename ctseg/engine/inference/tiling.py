@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from ctseg.specs import Constraints
 
 Zyx = tuple[int, int, int]
 Blend = Literal["gaussian", "constant"]
+Overlap = float | tuple[float, float, float]
+"""Share of a tile that neighbours share: one for all axes, or one for each (z, y, x)."""
 
 
 def starts(size: int, tile: int, overlap: float, context: int = 0) -> list[int]:
@@ -102,12 +105,26 @@ def pad(
     return image_czyx
 
 
-def check(tile_zyx: Zyx, overlap: float, context_slices: int = 0) -> None:
+def overlap_zyx(overlap: Overlap) -> tuple[float, float, float]:
+    """The overlap along each axis.
+
+    Example:
+        >>> overlap_zyx(0.5)
+        (0.5, 0.5, 0.5)
+    """
+    z, y, x = overlap if isinstance(overlap, Sequence) else (overlap,) * 3
+    return z, y, x
+
+
+def check(tile_zyx: Zyx, overlap: Overlap, context_slices: int = 0) -> None:
     """Refuse settings that make no tiles."""
     if len(tile_zyx) != 3 or min(tile_zyx) < 1:
         raise BadInput(f"A tile needs three positive sizes (z, y, x), not {tuple(tile_zyx)}.")
-    if not 0 <= overlap < 1:
-        raise BadInput(f"The overlap is a share of a tile from 0 to under 1, not {overlap}.")
+    shares = overlap if isinstance(overlap, Sequence) else (overlap,)
+    if len(shares) not in (1, 3) or not all(0 <= share < 1 for share in shares):
+        raise BadInput(
+            f"The overlap is a share of a tile from 0 to under 1, or three of them (z, y, x), not {overlap}."
+        )
     if tile_zyx[0] <= 2 * context_slices:
         raise BadInput(
             f"A tile of {tile_zyx[0]} slices is too thin: the network looks at {context_slices} slices on "
