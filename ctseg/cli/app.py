@@ -50,6 +50,17 @@ class Root(TyperGroup):
             args = [DEBUG, *(arg for arg in args[:end] if arg != DEBUG), *args[end:]]
         return super().parse_args(ctx, args)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        _hide_types(params)
+        return params
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _walk(command, ctx)
+        return command
+
     def invoke(self, ctx: Any) -> Any:
         try:
             with terminated_in_order():
@@ -71,6 +82,26 @@ class Root(TyperGroup):
             if hasattr(error, "format_message"):  # Typer's own errors of usage
                 raise
             _report(error, debug=bool(ctx.params.get("debug")))
+
+
+def _walk(command: Any, ctx: Any) -> None:
+    """Keep `<bool>` and the like out of the help of a command and of those below it."""
+    _hide_types(command.get_params(ctx))
+    for inner in getattr(command, "commands", {}).values():
+        _walk(inner, ctx)
+
+
+def _hide_types(params: list[Any]) -> None:
+    """A flag has no value, and what an argument is its help says: neither shows a type."""
+    for param in params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = _nothing
+        elif getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+
+
+def _nothing(ctx: Any) -> str:  # noqa: ARG001 - as Typer calls it
+    return ""
 
 
 def _report(error: Exception, *, debug: bool) -> NoReturn:
@@ -144,10 +175,12 @@ def root(
     """Train, publish and run 3D segmentation models for CT: clinical scans and industrial micro-CT."""
 
 
-app.command("demo", epilog=ui.examples(*demo.EXAMPLES))(demo.demo)
+app.command("demo", cls=demo.Command, epilog=ui.examples(*demo.EXAMPLES))(demo.demo)
 app.command("train", epilog=ui.examples(*train.EXAMPLES))(train.train)
-app.command("predict", epilog=ui.examples(*predict.EXAMPLES))(predict.predict)
-app.command("evaluate", epilog=ui.examples(*evaluate.EXAMPLES))(evaluate.evaluate)
+app.command("predict", cls=predict.Command, epilog=ui.examples(*predict.EXAMPLES))(predict.predict)
+app.command("evaluate", cls=evaluate.Command, epilog=ui.examples(*evaluate.EXAMPLES))(
+    evaluate.evaluate
+)
 app.command("doctor", epilog=ui.examples(*doctor.EXAMPLES))(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

@@ -9,6 +9,7 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
+from ctseg.cli.options import completion
 
 if TYPE_CHECKING:
     from ctseg.data.inspect import CaseReport, DataReport
@@ -28,16 +29,19 @@ def inspect(
     reader: Annotated[
         str | None,
         typer.Option(
-            "--reader", metavar="NAME", help="Layout of the data set; recognised if left out."
+            "--reader",
+            metavar="NAME",
+            autocompletion=completion.readers,
+            help="Layout of the data set.",
         ),
     ] = None,
     option: OptionOption = None,
     grid_tolerance: GridToleranceOption = None,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Read every case once: sizes, intensities, labels, and whatever would spoil a training.
+    """Read every case once and list sizes, intensities, labels and problems.
 
-    Exits with 1 where a problem was found.
+    Exit code 1 if a problem is found.
     """
     options = parse_options(option or [])
     dataset = _dataset(path, reader, options, grid_tolerance)
@@ -112,7 +116,7 @@ def _show(report: DataReport) -> None:
         "labels",
     ]
     rows = [row for case in report.cases for row in _rows(case, several=several)]
-    ui.table(columns, rows)
+    ui.table(columns, rows, prose=("labels",))
     _show_labels(report)
     problems = report.all_problems
     ui.show()
@@ -196,7 +200,7 @@ def _show_scan(scan: CaseReport) -> None:
         rows.append([f"{name}min, max", f"{values.low:.6g}, {values.high:.6g}"])
         quantiles = (values.p005, values.median, values.p995)
         rows.append([f"{name}0.5%, median, 99.5%", ", ".join(f"{v:.6g}" for v in quantiles)])
-    ui.table([scan.id, ""], rows)
+    ui.table([scan.id, "values"], rows, prose=("values",))
     if scan.labels:
         ui.show()
         ui.table(["label", "voxels", "ml"], [[s.name, s.voxels, _ml(s.ml)] for s in scan.labels])

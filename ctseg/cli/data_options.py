@@ -11,7 +11,7 @@ OptionOption = Annotated[
     typer.Option(
         "--option",
         metavar="NAME=VALUE",
-        help="Option of the reader or format; can be repeated.",
+        help="Option of the reader or format (repeatable).",
     ),
 ]
 

@@ -9,6 +9,7 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
+from ctseg.cli.options import completion
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,35 +31,40 @@ def prepare(
         typer.Argument(help="Data set, run file (.toml) or run folder.", show_default=False),
     ] = None,
     fold: Annotated[
-        int | None, typer.Option("--fold", min=0, help="The fold that validates.")
+        int | None, typer.Option("--fold", metavar="N", min=0, help="Fold that validates.")
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="Cases at a time; as many as cores, at most 4."),
+        typer.Option(
+            "--workers", metavar="N", min=1, help="Cases at a time (default: cores, at most 4)."
+        ),
     ] = None,
     reader: Annotated[
-        str | None, typer.Option("--reader", metavar="NAME", help="Layout of the data set.")
+        str | None,
+        typer.Option(
+            "--reader",
+            metavar="NAME",
+            help="Layout of the data set.",
+            autocompletion=completion.readers,
+        ),
     ] = None,
     option: OptionOption = None,
     grid_tolerance: GridToleranceOption = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the run file."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run file."),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--list", help="Show what was prepared, its size and last use.")
+        bool, typer.Option("--list", help="List prepared data sets, size and last use.")
     ] = False,
     clear: Annotated[
         bool,
-        typer.Option("--clear", help="Remove what was prepared: all, or the entry named."),
+        typer.Option("--clear", help="Remove prepared data sets: all, or the one named."),
     ] = False,
     yes: ui.YesOption = False,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Preprocess every case once and keep it, as training does on its own when it starts.
-
-    An interrupted preparation goes on where it stopped. A changed plan or file is noticed, and made anew.
-    """
+    """Preprocess every case once and keep it, as training does when it starts."""
     if show or clear:
         if show and clear:
             raise BadInput("--list and --clear exclude each other.")
@@ -146,7 +152,9 @@ def _list(*, as_json: bool) -> None:
         ]
         for entry in found
     ]
-    ui.table(["entry", "cases", "MiB", "last used", "labels", "steps"], rows)
+    ui.table(
+        ["entry", "cases", "MiB", "last used", "labels", "steps"], rows, prose=("labels", "steps")
+    )
     total = sum(entry.bytes for entry in found) / 2**20
     ui.show(f"{total:.0f} MiB in {found[0].folder.parent}")
 

@@ -41,6 +41,7 @@ def list_(as_json: ui.JsonOption = False) -> None:
     ui.table(
         ("name", "package", "version", "provides"),
         [(row["name"], row["package"], row["version"], _provides(row)) for row in rows],
+        prose=("provides",),
     )
     for row in rows:
         if row["error"]:

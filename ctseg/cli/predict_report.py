@@ -60,9 +60,8 @@ def _table(summary: Summary, model: Model, request: Request) -> None:
     for what, ids in (("failed", summary.failed), ("missing", summary.missing)):
         rows += [[what, name, None, *([None] * len(shown))] for name in ids]
     if rows:
-        ui.table(
-            ["", "case", "seconds", *(f"{name} {unit.name}" for name, unit in sizes.items())], rows
-        )
+        heads = (f"{name} {unit.name}" for name, unit in sizes.items())
+        ui.table(["", "case", "seconds", *heads], rows, keys=2)
     if summary.skipped:
         ui.say(f"{len(summary.skipped)} were there already.")
 

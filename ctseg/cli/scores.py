@@ -34,7 +34,7 @@ def print_report(
             rows.append(
                 (row["case"], row["label"], *values, *(sizes if volumes else []), row["state"])
             )
-        ui.table(("case", "label", *titles, *more, ""), rows)
+        ui.table(("case", "label", *titles, *more, ""), rows, keys=2)
         ui.show()
     means: list[tuple[object, ...]] = [
         (
@@ -167,6 +167,7 @@ def print_comparison(
         ),
         rows,
         title=f"{names[0]} against {names[1]}",
+        keys=2,
     )  # fmt: skip
     unpaired = {(d.overall, d.label): d.unpaired for d in found if d.unpaired}
     for (_, label), alone in unpaired.items():

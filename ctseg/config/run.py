@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ctseg.config.augment import AugmentConfig
 from ctseg.config.checking import validate
 from ctseg.config.postprocess import PostprocessRule
-from ctseg.errors import ConfigError, FileProblem
+from ctseg.config_settings import apply_settings, read_toml
+from ctseg.errors import ConfigError
 from ctseg.specs import Label, Task, TaskKind
 
 Zyx = tuple[int, int, int]
@@ -312,12 +312,7 @@ def load_config(path: Path) -> RunConfig:
         FileProblem: the file is missing or no TOML.
         ConfigError: an unknown key (with the nearest valid one) or an impossible value.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows marks UTF-8 so
-    except OSError as error:
-        raise FileProblem(f"The run file {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # TOML, UTF-8, or absurdly nested
-        raise FileProblem(f"The run file {path} is not valid TOML: {error}.") from error
+    data = read_toml(path, "run file")
     return parse_config(data, where=str(path))
 
 
@@ -362,34 +357,8 @@ def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
         data["augment"] = {}  # another preset starts the section anew
     if any(named.get(f"train.{name}", "null").lower() != "null" for name in LENGTHS):
         data["train"] |= dict.fromkeys(LENGTHS)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(
-                f"'--set {setting}' is not KEY=VALUE.", hint="For example: --set train.epochs=50"
-            )
-        _place(data, key.strip().split("."), _toml_value(text.strip()))
+    apply_settings(data, settings, example="train.epochs=50")
     return parse_config(data, where="--set")
-
-
-def _place(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        inner = data.get(key)
-        if inner is None:
-            inner = data[key] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"'{'.'.join(keys)}' is no setting: '{key}' holds a value.")
-        data = inner
-    data[keys[-1]] = value
-
-
-def _toml_value(text: str) -> Any:
-    if text.lower() == "null":
-        return None
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
 
 
 def _without_none(data: Any) -> Any:

@@ -116,7 +116,7 @@ def _check_options(
     if not (math.isfinite(margin_mm) and margin_mm >= 0):
         raise BadInput(
             f"The margin around what a first stage finds cannot be {margin_mm} mm.",
-            hint="Give millimetres, 0 or more: --margin 20",
+            hint="Give millimetres, 0 or more, e.g. 20 (predict: --set margin_mm=20, publish: --margin 20)",
         )
     if coarse is None and not stages:
         raise BadInput(

@@ -22,9 +22,10 @@ from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.files import disk_errors, write_text
 from ctseg.temporary import held
 from ctseg.version import __version__
+from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
-from ctseg.zoo.store import CARD, NAME, NEW, README, ZooEntry, locked, put_entry, user_zoo
+from ctseg.zoo.store import CARD, NEW, README, ZooEntry, locked, put_entry
 
 if TYPE_CHECKING:
     from ctseg.engine.inference.model import Model
@@ -245,7 +246,7 @@ def _command(run: Path, card: Card) -> str:
     dataset = open_dataset(Path(data.path), reader=data.reader, **data.options)
     if data.train or data.val or len(dataset.cases) == 1:
         return ""
-    folds = "" if dataset.splits or data.folds == DEFAULT_FOLDS else f" --folds {data.folds}"
+    folds = "" if dataset.splits or data.folds == DEFAULT_FOLDS else f" --set folds={data.folds}"
     name = shlex.quote(dataset.path.resolve().name)
     return (
         f"ctseg predict {name} -m {card.name} -o predictions\n"

@@ -11,7 +11,8 @@ from pathlib import Path
 from ctseg.card import Card, CoarseStage
 from ctseg.engine.model.weights_header import MEND, read_card
 from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, NameClash, UnknownName
-from ctseg.zoo.store import CARD, ZooEntry, entries_in, search_path
+from ctseg.zoo.folders import search_path
+from ctseg.zoo.store import CARD, ZooEntry, entries_in
 
 BEST = "best.safetensors"
 RUN_FILE = "config.toml"

@@ -10,8 +10,9 @@ from typing import Any
 from ctseg.card import Card
 from ctseg.engine.model.weights_header import read_card
 from ctseg.errors import CtsegError
+from ctseg.zoo.folders import search_path
 from ctseg.zoo.resolve import find_entry
-from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index, search_path
+from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index
 
 NOT_LISTED = "the index of the zoo does not name it"
 

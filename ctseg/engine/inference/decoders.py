@@ -156,7 +156,7 @@ class Values:
             check_finite(most)
             raise RunFailed(
                 f"The network gave values up to {most:.3g}, which {self.dtype} does not hold.",
-                hint="Write them as --dtype float32.",
+                hint="Write them as float32: --set dtype=float32",
             )
         return found[0] if self.channels is None else found
 

@@ -205,11 +205,12 @@ def retile(
     if skip_air is not None:
         if not math.isfinite(skip_air):
             raise BadInput(
-                f"The value of air cannot be {skip_air}.", hint="For CT: --skip-air -900"
+                f"The value of air cannot be {skip_air}.", hint="For CT: --set skip_air=-900"
             )
         if model.task.kind == "regression":
             raise BadInput(
-                "A regression has no background that air could be.", hint="Leave out --skip-air."
+                "A regression has no background that air could be.",
+                hint="Leave out --set skip_air.",
             )
         changes["skip_air"] = skip_air
     if tta:

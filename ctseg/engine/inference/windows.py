@@ -78,8 +78,8 @@ def window_coordinates(
     Args:
         volume: [..., Z, Y, X], or its shape (z, y, x).
         window_zyx: voxels of a window.
-        overlap: share of a window that neighbours share, for all axes or for each (z, y, x); windows are spread evenly, the first and last flush with
-            the ends, as `ctseg.predict_tiles` does.
+        overlap: share of a window that neighbours share, for all axes or for each (z, y, x); windows are spread
+            evenly, the first and last flush with the ends, as `ctseg.predict_tiles` does.
         stride_zyx: voxels from window to window instead; the last one is moved inward where it would not fit.
 
     Raises:
