@@ -27,7 +27,7 @@ def test_the_given_zoo_comes_before_the_environment_and_the_data_folder(
 
 def test_a_zoo_given_twice_is_searched_once(own_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_zoo.mkdir()
-    monkeypatch.setattr(store, "shipped_zoos", lambda: [own_zoo.parent / "x" / ".." / "own"])
+    monkeypatch.setattr(folders, "shipped_zoos", lambda: [own_zoo.parent / "x" / ".." / "own"])
     assert folders.search_path() == [own_zoo]
 
 

@@ -35,7 +35,7 @@ def in_order(text: str, order: Order = "zyx", *, example: str = "64,96,96") -> t
             f"{axis}={value}" for axis, value in zip(order, example.split(","), strict=True)
         )
         raise BadInput(
-            f"'{text}' does not give three values, one for each axis.",
+            f"'{text}' does not give three numbers, one for each axis.",
             hint=f"Write {example} ({', '.join(order)}), or {names} in any order.",
         )
     one, two, three = (found[axis].strip() for axis in order)
