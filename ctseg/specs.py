@@ -7,10 +7,16 @@ Nothing here imports torch or NumPy, so that listing what exists costs nothing. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ctseg.spec_tools import Frozen as Frozen
+from ctseg.spec_tools import check_spec as check_spec
+from ctseg.spec_tools import frozen as frozen
+from ctseg.spec_tools import option_help as option_help
+from ctseg.spec_tools import training_only as training_only
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,35 +27,6 @@ if TYPE_CHECKING:
 
 TaskKind = Literal["classes", "channels", "regression"]
 Zyx = tuple[int, int, int]
-
-
-class Frozen(Mapping[str, Any]):
-    """A read-only mapping that, unlike `types.MappingProxyType`, travels to the workers of a loader."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Mapping[str, Any]) -> None:
-        self._items = dict(items)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __repr__(self) -> str:
-        return repr(self._items)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Frozen, (self._items,)
-
-
-def frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    """A read-only copy of a mapping, for use as a field of a frozen spec."""
-    return Frozen(mapping or {})
 
 
 # ---------------------------------------------------------------- architectures and losses
@@ -169,29 +146,6 @@ class LossSpec:
 
     def __post_init__(self) -> None:
         check_spec(self.name, self.config)
-
-
-def check_spec(name: str, config: type) -> None:
-    """Refuse a spec whose name or config class would break the command line later."""
-    if not name or name != name.lower() or not name.replace("_", "").isalnum():
-        raise ValueError(
-            f"'{name}' is no usable name: lower-case letters, digits and underscores only"
-        )
-    if not is_dataclass(config):
-        raise TypeError(f"the config of '{name}' must be a dataclass, not {config!r}")
-
-
-def option_help(config: type) -> dict[str, str]:
-    """The meaning of each option of a config dataclass, from its fields' metadata."""
-    return {f.name: str(f.metadata.get("help", "")) for f in fields(config)}
-
-
-def training_only(config: type) -> frozenset[str]:
-    """The options that matter only where training starts, such as a file of pretrained weights.
-
-    Their fields say `metadata={"training_only": True}`. A card leaves them out: its own weights count.
-    """
-    return frozenset(f.name for f in fields(config) if f.metadata.get("training_only"))
 
 
 # ---------------------------------------------------------------- the task

@@ -18,7 +18,7 @@ from ctseg.errors import BadInput, FileProblem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ctseg.config_commands import EvaluateOptions
+    from ctseg.config.commands import EvaluateOptions
     from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import Difference
     from ctseg.metrics.report import Report
@@ -142,7 +142,7 @@ def evaluate(
     config: ConfigOption = None,
 ) -> None:
     """Compare predictions with references, case by case and label by label."""
-    from ctseg.config_settings import read_settings
+    from ctseg.config.settings import read_settings
 
     rare: Any = read_settings(model_of("evaluate"), settings or [], config, example="seed=1")
     resampling = _resampling(rare)

@@ -19,8 +19,8 @@ from ctseg.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ctseg.config.commands import PredictOptions
     from ctseg.config.postprocess import PostprocessRule
-    from ctseg.config_commands import PredictOptions
     from ctseg.engine.inference.model import Model
     from ctseg.engine.prediction.case_job import MemoryOptions
     from ctseg.engine.prediction.inputs import Item
@@ -219,7 +219,7 @@ def predict(
     config: ConfigOption = None,
 ) -> None:
     """Segment scans; results lie on the grid of their scan."""
-    from ctseg.config_settings import read_settings
+    from ctseg.config.settings import read_settings
     from ctseg.data.steps.region import parse_region
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.multiprocess.team import open_team

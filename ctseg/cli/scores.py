@@ -36,16 +36,18 @@ def print_report(
             )
         ui.table(("case", "label", *titles, *more, ""), rows, keys=2)
         ui.show()
+    summary = report.summary()
+    states = [n for n in ("missed", "invented", "absent") if any(getattr(s, n) for s in summary)]
     means: list[tuple[object, ...]] = [
         (
             s.label, *(_four(unit.of(s.means[name])) for name, (_, unit) in heads.items()),
-            s.cases, s.missed, s.invented, s.absent,
+            s.cases, *(getattr(s, name) for name in states),
         )
-        for s in report.summary()
+        for s in summary
     ]  # fmt: skip
     overall = [_four(unit.of(report.mean(name))) for name, (_, unit) in heads.items()]
-    means.append(("mean", *overall, len(report.cases), "", "", ""))
-    ui.table(("label", *titles, "cases", "missed", "invented", "absent"), means)
+    means.append(("mean", *overall, len(report.cases), *(None for _ in states)))
+    ui.table(("label", *titles, "cases", *states), means)
     if resampling is not None:
         _print_intervals(report, resampling, heads)
     _print_notes(report)

@@ -82,7 +82,7 @@ def fitted(columns: Sequence[Column], width: int, keys: int) -> list[Line]:
         keys: so many first columns say what a row is about; each part of a table that is split repeats them.
     """
     lines: list[Line] = []
-    for part in _parts(columns, width, keys):
+    for part in _balanced(columns, width, keys):
         widths = _widths(part, width)
         if lines:
             lines.append(Line(""))
@@ -93,11 +93,26 @@ def fitted(columns: Sequence[Column], width: int, keys: int) -> list[Line]:
     return lines
 
 
+def _balanced(columns: Sequence[Column], width: int, keys: int) -> list[list[Column]]:
+    """As few parts as the width allows, and these about as wide as each other."""
+    parts = _parts(columns, width, keys)
+    for narrower in range(width - 1, 0, -1):
+        tried = _parts(columns, narrower, keys)
+        if len(tried) > len(parts) or max(map(_least, tried)) > narrower:
+            break
+        parts = tried
+    return parts
+
+
+def _least(columns: Sequence[Column]) -> int:
+    return sum(column.least for column in columns) + GAP * (len(columns) - 1)
+
+
 def _parts(columns: Sequence[Column], width: int, keys: int) -> list[list[Column]]:
     head, parts = list(columns[:keys]), [list(columns[:keys])]
     for column in columns[keys:]:
         part = parts[-1]
-        full = sum(c.least + GAP for c in part) + column.least > width
+        full = _least([*part, column]) > width
         if full and len(part) > keys:
             parts.append([*head, column])
         else:

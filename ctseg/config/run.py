@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ctseg.config.augment import AugmentConfig
 from ctseg.config.checking import validate
 from ctseg.config.postprocess import PostprocessRule
-from ctseg.config_settings import apply_settings, read_toml
+from ctseg.config.settings import apply_settings, read_toml
 from ctseg.errors import ConfigError
 from ctseg.specs import Label, Task, TaskKind
 

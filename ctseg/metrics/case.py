@@ -109,6 +109,7 @@ def score_labels(
     spacing_zyx: Sequence[float],
     settings: MetricSettings,
     valid: NDArray[np.bool_] | None = None,
+    *,
     instances: tuple[NDArray[Any], NDArray[Any]] | None = None,
     histogram: Histogram | None = None,
 ) -> tuple[LabelResult, ...]:
@@ -130,7 +131,7 @@ def score_labels(
     diagonal = diagonal_mm(reference.shape, spacing_zyx)
     both = [label.name for label in labels if state_of(counts[label.name]) == "both"]
     costly = _within_boxes(
-        task, predicted, reference, spacing_zyx, settings, valid, instances, both
+        task, predicted, reference, spacing_zyx, settings, valid, instances=instances, names=both
     )
     out = []
     for label in labels:
@@ -154,6 +155,7 @@ def _within_boxes(
     spacing_zyx: Sequence[float],
     settings: MetricSettings,
     valid: NDArray[np.bool_] | None,
+    *,
     instances: tuple[NDArray[Any], NDArray[Any]] | None,
     names: Sequence[str],
 ) -> dict[str, dict[str, float | None]]:

@@ -20,13 +20,13 @@ LIST = "list"
 MODELS: Mapping[str, str] = MappingProxyType(
     {"predict": "PredictOptions", "evaluate": "EvaluateOptions"}
 )
-"""The models of `ctseg.config_commands` by command."""
+"""The models of `ctseg.config.commands` by command."""
 
 
 def model_of(command: str) -> type[BaseModel]:
     """The model that checks the settings of a command."""
     found: type[BaseModel] = getattr(
-        importlib.import_module("ctseg.config_commands"), MODELS[command]
+        importlib.import_module("ctseg.config.commands"), MODELS[command]
     )
     return found
 

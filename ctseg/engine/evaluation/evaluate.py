@@ -251,7 +251,7 @@ def evaluate_case(
     if task is not None and expected.ndim == 4:
         expected = labelled_channels(task, expected)
     if settings is not None and settings.instances:
-        results = _score_instances(task, made, expected, spacing, settings, valid, names)
+        results = _score_instances(task, made, expected, spacing, settings, valid, names=names)
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
     if task is not None:
         made = as_stored(task, made)
@@ -315,6 +315,7 @@ def _score_instances(
     spacing_zyx: Sequence[float],
     settings: MetricSettings,
     valid: NDArray[np.bool_] | None,
+    *,
     names: tuple[str, str],
 ) -> tuple[LabelResult, ...]:
     for array, name in zip((made, expected), names, strict=True):
@@ -326,7 +327,7 @@ def _score_instances(
         valid = counted if valid is None else counted & valid
     one, two = ((array != 0).astype(np.uint8) for array in ids)
     alone, settings = classes_task({"instances": 1}), replace(settings, labels=None)
-    return score_labels(alone, one, two, spacing_zyx, settings, valid, (ids[0], ids[1]))
+    return score_labels(alone, one, two, spacing_zyx, settings, valid, instances=(ids[0], ids[1]))
 
 
 def _squeezed(array: NDArray[Any]) -> NDArray[Any]:

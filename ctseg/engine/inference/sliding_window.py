@@ -61,8 +61,9 @@ def slabs(
         RunFailed: logits are NaN or infinite.
     """
     return _Slabs(
-        networks, stream, settings, runtime, span, air, background, on_tiles, on_note
-    ).run()
+        networks, stream, settings, runtime,
+        span=span, air=air, background=background, on_tiles=on_tiles, on_note=on_note,
+    ).run()  # fmt: skip
 
 
 class _Slabs:
@@ -72,6 +73,7 @@ class _Slabs:
         stream: Stream,
         settings: TilingSettings,
         runtime: Runtime,
+        *,
         span: tuple[int, int] | None,
         air: torch.Tensor | None,
         background: torch.Tensor | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator  # noqa: TID253 - as config.py
+from pydantic import ConfigDict, Field, field_validator
 
 from ctseg.config import Section
 

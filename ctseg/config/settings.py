@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel  # noqa: TID253 - as config.py
+from pydantic import BaseModel
 
 from ctseg.config.checking import validate
 from ctseg.errors import ConfigError, FileProblem
