@@ -20,7 +20,7 @@ from ctseg.config import (
 from ctseg.config.checking import parse_json, validate
 from ctseg.errors import CorruptWeights
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 HEADER_KEY = "ctseg_card"
 """The key of the card in the metadata of a safetensors file."""
 
@@ -101,11 +101,30 @@ class CoarseStage(Section):
     margin_mm: float = Field(10.0, ge=0, allow_inf_nan=False)
 
 
+class Source(Section):
+    """Where an imported model comes from.
+
+    Attributes:
+        importer: that read it, as `ctseg zoo import` takes it.
+        name: of the folder or file that was read.
+        details: of the training there, such as trainer, plans, configuration and checkpoint.
+        files_sha256: checksums of the files with the weights.
+        left_out: what could not be taken over.
+    """
+
+    importer: str
+    name: str = ""
+    details: dict[str, str] = {}
+    files_sha256: dict[str, str] = {}
+    left_out: tuple[str, ...] = ()
+
+
 class Card(Section):
     """The model's description.
 
     Attributes:
-        card_version: of this format.
+        card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
+            `predict.padding`, `predict.average`, the blend `nnunet`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -120,12 +139,13 @@ class Card(Section):
         attribution: whom to credit.
         intended_use: what it is for.
         limits: where it fails.
+        source: where an imported model comes from.
         seed: of the run.
         steps: optimizer steps behind the weights.
         ctseg_version: that published it.
     """
 
-    card_version: Literal[1] = 1
+    card_version: Literal[1, 2] = 1
     name: str = ""
     summary: str = ""
     architecture: str
@@ -147,6 +167,7 @@ class Card(Section):
     metrics: Metrics = Metrics()
     intended_use: str = ""
     limits: str = ""
+    source: Source | None = None
     seed: int = 0
     steps: int = 0
     ctseg_version: str = ""
@@ -169,10 +190,34 @@ class Card(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _version(self) -> Card:
+        if self.card_version == 1 and (self.source is not None or needs_version_2(self.predict)):
+            raise ValueError(
+                "the card's source, its padding, average or blend need card_version 2 at least"
+            )
+        return self
+
     def to_json(self) -> str:
-        return json.dumps(
-            self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False
-        )
+        """The card as it is stored; one of version 1 leaves out the keys that came with version 2."""
+        data = self.model_dump(mode="json")
+        if self.card_version == 1:
+            data.pop("source")
+            for key in NEW_IN_2:
+                data["predict"].pop(key)
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+NEW_IN_2 = ("padding", "average")
+"""Keys of the section `predict` that came with version 2."""
+
+
+def needs_version_2(predict: PredictConfig) -> bool:
+    """Whether a card of version 1 cannot say how this model predicts."""
+    usual = PredictConfig()
+    return predict.blend == "nnunet" or any(
+        getattr(predict, key) != getattr(usual, key) for key in NEW_IN_2
+    )
 
 
 def parse_card(text: str, *, where: str) -> Card:

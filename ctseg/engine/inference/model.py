@@ -242,8 +242,9 @@ def settings_of(card: Card) -> TilingSettings:
     if predict.tile_zyx is None:
         raise CtsegError("The card names no tile size.")
     return TilingSettings(
-        predict.tile_zyx, predict.overlap, predict.blend, constraints=constraints_of(card)
-    )
+        predict.tile_zyx, predict.overlap, predict.blend, constraints=constraints_of(card),
+        padding=predict.padding, average=predict.average,
+    )  # fmt: skip
 
 
 def check_channels(card: Card, scan: Scan) -> None:

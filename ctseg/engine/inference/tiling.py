@@ -13,7 +13,8 @@ from ctseg.errors import BadInput
 from ctseg.specs import Constraints
 
 Zyx = tuple[int, int, int]
-Blend = Literal["gaussian", "constant"]
+Blend = Literal["gaussian", "nnunet", "constant"]
+Padding = Literal["reflect", "zeros"]
 Overlap = float | tuple[float, float, float]
 """Share of a tile that neighbours share: one for all axes, or one for each (z, y, x)."""
 
@@ -35,13 +36,15 @@ def window(tile: int, blend: Blend) -> NDArray[np.float32]:
     """The weight of each voxel of a tile along one axis, 1 at most.
 
     `gaussian` is centred with sigma tile / 8, and never under 1e-3, so that no voxel has a vanishing weight in
-    the product over three axes.
+    the product over three axes. `nnunet` is centred on the voxel tile // 2 and has no such limit; nnU-Net makes it by
+    filtering a delta there (Isensee et al., Nature Methods 18, 2021).
     """
     if blend == "constant":
         return np.ones(tile, np.float32)
-    position = np.arange(tile) - (tile - 1) / 2
-    weights = np.exp(-0.5 * (position / (tile / 8)) ** 2)
-    out: NDArray[np.float32] = np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+    centre = tile // 2 if blend == "nnunet" else (tile - 1) / 2
+    weights = np.exp(-0.5 * ((np.arange(tile) - centre) / (tile / 8)) ** 2)
+    floor = 0.0 if blend == "nnunet" else 1e-3
+    out: NDArray[np.float32] = np.maximum(weights / weights.max(), floor).astype(np.float32)
     return out
 
 
@@ -85,11 +88,16 @@ def padding(shape_zyx: Zyx, tile_zyx: Zyx) -> tuple[tuple[int, int], ...]:
 
 
 def pad(
-    image_czyx: NDArray[np.float32], tile_zyx: Zyx, *, repeat_slices: bool = False
+    image_czyx: NDArray[np.float32],
+    tile_zyx: Zyx,
+    *,
+    repeat_slices: bool = False,
+    mode: Padding = "reflect",
 ) -> NDArray[np.float32]:
-    """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge.
+    """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge; or with zeros.
 
     Args:
+        mode: `zeros` pads with zeros.
         repeat_slices: repeat the first and the last slice, as slice-wise networks do at the ends of a scan.
     """
     _, z, y, x = image_czyx.shape
@@ -98,7 +106,10 @@ def pad(
         if before or after:
             widths = [(0, 0)] * 4
             widths[axis] = (before, after)
-            if after < image_czyx.shape[axis] and not (repeat_slices and axis == 1):
+            repeated = repeat_slices and axis == 1
+            if mode == "zeros" and not repeated:
+                image_czyx = np.pad(image_czyx, widths)
+            elif after < image_czyx.shape[axis] and not repeated:
                 image_czyx = np.pad(image_czyx, widths, mode="reflect")
             else:
                 image_czyx = np.pad(image_czyx, widths, mode="edge")

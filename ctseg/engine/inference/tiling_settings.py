@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ class TilingSettings:
         skip_air: a tile whose voxels are all at or below this value of the scan (HU in CT) is taken for background
             without the network; None for never.
         sums_on_host: hold the sums of logits in main memory and not on the device.
+        padding: what lies around a scan smaller than a tile.
+        average: what the networks of an ensemble average.
     """
 
     tile_zyx: Zyx
@@ -36,6 +39,8 @@ class TilingSettings:
     constraints: Constraints = Constraints()  # noqa: RUF009 - frozen
     skip_air: float | None = None
     sums_on_host: bool = False
+    padding: tiling.Padding = "reflect"
+    average: Literal["probabilities", "logits"] = "probabilities"
 
     @property
     def views(self) -> list[tuple[int, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
-from ctseg.card import Card, Provider, TrainingData
+from ctseg.card import Card, Provider, TrainingData, needs_version_2
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
@@ -272,6 +272,7 @@ def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card
     entry = plugins.registry().get("architecture", config.model.architecture)
     provider, dropped = entry.plugin, training_only(entry.spec.config)
     return Card(
+        card_version=2 if needs_version_2(config.predict) else 1,
         architecture=config.model.architecture,
         options={k: v for k, v in config.model.options.items() if k not in dropped},
         provider=Provider(package=provider.package, version=provider.version),
