@@ -15,10 +15,10 @@ import pluggy
 
 from ctseg import hookspecs
 from ctseg.errors import NameClash, UnknownName
-from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
+from ctseg.specs import ArchitectureSpec, FormatSpec, ImporterSpec, LossSpec, ReaderSpec
 
-Kind = Literal["architecture", "loss", "reader", "format"]
-Spec = TypeVar("Spec", ArchitectureSpec, LossSpec, ReaderSpec, FormatSpec)
+Kind = Literal["architecture", "loss", "reader", "format", "importer"]
+Spec = TypeVar("Spec", ArchitectureSpec, LossSpec, ReaderSpec, FormatSpec, ImporterSpec)
 ENTRY_POINT_GROUP = "ctseg"
 BUILTIN = "ctseg.builtin"
 
@@ -27,12 +27,14 @@ _HOOKS: Mapping[Kind, tuple[str, type]] = {
     "loss": ("ctseg_losses", LossSpec),
     "reader": ("ctseg_readers", ReaderSpec),
     "format": ("ctseg_formats", FormatSpec),
+    "importer": ("ctseg_importers", ImporterSpec),
 }
 LISTINGS: Mapping[Kind, str | None] = {
     "architecture": "ctseg architectures list",
     "loss": "ctseg losses list",
     "reader": None,
     "format": None,
+    "importer": None,
 }
 
 
@@ -245,6 +247,14 @@ def format_named(name: str) -> FormatSpec:
     return cast(FormatSpec, registry().get("format", name).spec)
 
 
+def importer(name: str) -> ImporterSpec:
+    return cast(ImporterSpec, registry().get("importer", name).spec)
+
+
+def importers() -> list[ImporterSpec]:
+    return [entry.spec for entry in registry().table("importer").values()]
+
+
 def readers() -> list[ReaderSpec]:
     return [entry.spec for entry in registry().table("reader").values()]
 
@@ -279,6 +289,8 @@ __all__ = [
     "architecture",
     "format_named",
     "formats",
+    "importer",
+    "importers",
     "loss",
     "make_config",
     "names",

@@ -16,6 +16,7 @@ _PLURALS = {
     "loss": "losses",
     "reader": "readers",
     "format": "formats",
+    "importer": "importers",
 }
 
 

@@ -106,8 +106,8 @@ def publish(
     card = _licensed(card.model_copy(update={"stages": tuple(stages)}))
 
     target = user_zoo(zoo)
-    _check_free(target / card.name, overwrite)
-    with _new_folder(target) as temporary:
+    check_free(target / card.name, overwrite)
+    with new_folder(target) as temporary:
         for member, tensors in stored.items():
             save_weights(temporary / member, tensors, card)
         if measure:
@@ -118,7 +118,7 @@ def publish(
         sizes = {m.file: (temporary / m.file).stat().st_size for m in members}
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
-        _put_in_place(temporary, target / card.name, overwrite)
+        put_in_place(temporary, target / card.name, overwrite)
     return ZooEntry(card.name, target / card.name)
 
 
@@ -254,7 +254,7 @@ def _command(run: Path, card: Card) -> str:
     )
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def check_free(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not overwrite:
         raise NameClash(
             f"'{folder.name}' is published already, in {folder.parent}.",
@@ -263,7 +263,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _new_folder(zoo: Path) -> Iterator[Path]:
+def new_folder(zoo: Path) -> Iterator[Path]:
     with disk_errors(zoo, option="--zoo"):
         zoo.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=zoo))
@@ -274,10 +274,10 @@ def _new_folder(zoo: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(temporary: Path, folder: Path, overwrite: bool) -> None:
+def put_in_place(temporary: Path, folder: Path, overwrite: bool) -> None:
     """Rename the finished folder to its name and record it; on failure the zoo is as it was."""
     with locked(folder.parent), disk_errors(folder, option="--zoo"):
-        _check_free(folder, overwrite)
+        check_free(folder, overwrite)
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may read
