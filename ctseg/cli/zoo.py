@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctseg.cli import ui
+from ctseg.cli import ui, zoo_import
 from ctseg.cli.options import completion
 from ctseg.errors import BadInput, CtsegError
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ctseg.zoo.verify import Check
 
 app = typer.Typer(
-    no_args_is_help=True, help="Published weights: list, show, publish, verify, remove."
+    no_args_is_help=True, help="Published weights: list, show, publish, import, verify, remove."
 )
+app.command("import", epilog=ui.examples(*zoo_import.EXAMPLES))(zoo_import.import_)
 
 CARD, WEIGHTS = "Card", "Weights and coarse stage"
 MARGIN = 10.0
@@ -135,6 +136,7 @@ def show(
             ("trained on", f"{data.cases} cases of {data.name}"),
             ("licence", card.licence or data.licence or "-"),
             ("attribution", card.attribution or "-"),
+            ("imported from", _source(card)),
             ("intended use", card.intended_use or "-"),
             ("limits", card.limits or "-"),
             ("files", ", ".join(str(file) for file in found.files)),
@@ -156,6 +158,13 @@ def show(
         ui.show("\nMeasured with:")
         for line in metrics.command.splitlines():
             ui.show(f"  {line}")
+
+
+def _source(card: Any) -> str:
+    if card.source is None:
+        return "-"
+    left_out = "".join(f"; not taken over: {what}" for what in card.source.left_out)
+    return f"{card.source.name} ({card.source.importer}){left_out}"
 
 
 def _stage(stage: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctseg.card import CoarseStage
@@ -26,8 +26,11 @@ def load(
     coarse: str | Path | None = None,
     coarse_labels: Sequence[str] | None = None,
     margin_mm: float | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Segmenter:
     """Load a model by zoo name, run folder or weight file; or several, whose probabilities are averaged.
+
+    A results folder or exported zip of nnU-Net is imported on the way, once.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
@@ -37,6 +40,7 @@ def load(
         coarse: a model that says where to look, in place of the one that the card names, if it does.
         coarse_labels: the only ones of its labels that count.
         margin_mm: kept around what it finds.
+        on_note: told of a model of another project that was imported on the way.
 
     Raises:
         UnknownName, BadInput, CorruptWeights: as `ctseg.zoo.resolve.resolve_model`.
@@ -50,7 +54,7 @@ def load(
     return Segmenter.of(
         load_model(
             name, device, precision, zoo=zoo, region=region, coarse=coarse,
-            coarse_labels=coarse_labels, margin_mm=margin_mm,
+            coarse_labels=coarse_labels, margin_mm=margin_mm, on_note=on_note,
         )
     )  # fmt: skip
 
@@ -65,12 +69,13 @@ def load_model(
     coarse: str | Path | None = None,
     coarse_labels: Sequence[str] | None = None,
     margin_mm: float | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Model:
     """The model behind the `Segmenter` that `load` gives; arguments and errors as there."""
     names = [name] if isinstance(name, str | Path) else list(name)
     if not names:
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
-    found = [resolve_model(one, zoo) for one in names]
+    found = [resolve_model(one, zoo, on_note=on_note) for one in names]
     stages = () if coarse is not None else _stages_of(found)
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)

@@ -179,5 +179,7 @@ def _says(model: TrainedModel) -> bool:
 
 def _choice(path: Path, models: Sequence[TrainedModel]) -> str:
     if len({m.configuration for m in models}) == len(models):
-        return f"Choose one: --configuration {models[-1].configuration}"
+        return (
+            f"Choose one: ctseg zoo import nnunet {path} --configuration {models[-1].configuration}"
+        )
     return f"Name the folder itself, e.g. {path / models[0].folder}"
