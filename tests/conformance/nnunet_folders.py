@@ -18,7 +18,9 @@ from scipy import ndimage
 
 from ctseg.nets.timm_import import timm
 
-timm()  # nnU-Net imports timm, which needs help where torchvision has no operators
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    timm()  # nnU-Net imports timm, which needs help where torchvision has no operators
 for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
     os.environ.setdefault(variable, "nowhere")  # nnU-Net asks for them when it is imported
 
@@ -133,7 +135,8 @@ def results_folder(
     (folder / "dataset.json").write_text(json.dumps(about))
     for fold in folds:
         seed = 100 if fold == "all" else int(fold)
-        content = checkpoint(made, about, configuration, trainer, seed=seed)
+        with _quiet():
+            content = checkpoint(made, about, configuration, trainer, seed=seed)
         content["inference_allowed_mirroring_axes"] = mirror_axes
         (folder / f"fold_{fold}").mkdir()
         torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
@@ -144,15 +147,15 @@ def checkpoint(
     made: dict[str, Any], about: dict[str, Any], configuration: str, trainer: str, *, seed: int
 ) -> dict[str, Any]:
     """What `nnUNetTrainer.save_checkpoint` saves, of an untrained network."""
+    import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-    import nnunetv2
 
     manager = PlansManager(json.loads(json.dumps(made)))
     settings = manager.get_configuration(configuration)
     labels = manager.get_label_manager(about)
-    place = os.path.join(nnunetv2.__path__[0], "training", "nnUNetTrainer")
+    place = str(Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer")
     cls = recursive_find_python_class(place, trainer, "nnunetv2.training.nnUNetTrainer")
     torch.manual_seed(seed)
     net = cls.build_network_architecture(
