@@ -8,7 +8,14 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ctseg.config import (
     LossConfig,
@@ -198,14 +205,19 @@ class Card(Section):
             )
         return self
 
-    def to_json(self) -> str:
-        """The card as it is stored; one of version 1 leaves out the keys that came with version 2."""
-        data = self.model_dump(mode="json")
+    @model_serializer(mode="wrap")
+    def _stored(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A card of version 1 leaves out the keys that came with version 2, which older versions of ctseg refuse."""
+        data: dict[str, Any] = plain(self)
         if self.card_version == 1:
-            data.pop("source")
-            for key in NEW_IN_2:
-                data["predict"].pop(key)
-        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+            data.pop("source", None)
+            data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
+        return data
+
+    def to_json(self) -> str:
+        return json.dumps(
+            self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False
+        )
 
 
 NEW_IN_2 = ("padding", "average")

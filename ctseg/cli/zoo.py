@@ -149,6 +149,8 @@ def show(
         channels = dict.fromkeys(k for values in metrics.scores.values() for k in values)
         lines = [[k, *(values.get(k) for values in metrics.scores.values())] for k in channels]
         ui.table(["channel", *(name.upper() for name in metrics.scores)], lines, title=title)
+    elif not metrics.cases:
+        ui.show("Not measured.")
     else:
         rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
         if metrics.mean_dice is not None:

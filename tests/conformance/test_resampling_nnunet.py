@@ -112,7 +112,8 @@ def test_the_window_is_nnunets(tile):
         (tile,), dtype=torch.float64, device=torch.device("cpu")
     )
     assert np.abs(window(tile, "nnunet") - expected.numpy()).max() < 1e-6
-    assert np.abs(window(tile, "gaussian") - expected.numpy()).max() > 1e-4
+    if tile % 2 == 0:  # the centres of an odd number of voxels are one
+        assert np.abs(window(tile, "gaussian") - expected.numpy()).max() > 1e-4
 
 
 def test_padding_is_nnunets():
