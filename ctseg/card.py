@@ -131,7 +131,7 @@ class Card(Section):
 
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
-            `predict.padding`, `predict.average`, the blend `nnunet`).
+            `parts`, `predict.padding`, `predict.average`, the blend `nnunet`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -147,6 +147,8 @@ class Card(Section):
         intended_use: what it is for.
         limits: where it fails.
         source: where an imported model comes from.
+        parts: models that part the labels among them, each with its own network, preprocessing and members; the
+            later one counts where two of them see something. The card itself has the labels and members of all.
         seed: of the run.
         steps: optimizer steps behind the weights.
         ctseg_version: that published it.
@@ -175,6 +177,7 @@ class Card(Section):
     intended_use: str = ""
     limits: str = ""
     source: Source | None = None
+    parts: tuple[Card, ...] = ()
     seed: int = 0
     steps: int = 0
     ctseg_version: str = ""
@@ -199,10 +202,30 @@ class Card(Section):
 
     @model_validator(mode="after")
     def _version(self) -> Card:
-        if self.card_version == 1 and (self.source is not None or needs_version_2(self.predict)):
+        new = self.source is not None or bool(self.parts) or needs_version_2(self.predict)
+        if self.card_version == 1 and new:
             raise ValueError(
-                "the card's source, its padding, average or blend need card_version 2 at least"
+                "the card's source, parts, padding, average or blend need card_version 2 at least"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _parted(self) -> Card:
+        files = [member.file for part in self.parts for member in part.members]
+        if self.parts and files != [member.file for member in self.members]:
+            raise ValueError("the members of the parts must be those of the card, in their order")
+        names = [label.name for part in self.parts for label in part.task.task().foreground]
+        if self.parts and names != [label.name for label in self.task.task().foreground]:
+            raise ValueError("the labels of the parts must be those of the card, in their order")
+        if any(part.parts or part.stages for part in self.parts):
+            raise ValueError("a part has neither parts nor stages of its own")
+        return self
+
+    def of_file(self, file: str) -> Card:
+        """The card of the network whose weights a file holds: that of its part, where there are parts."""
+        for part in self.parts:
+            if file in [member.file for member in part.members]:
+                return part
         return self
 
     @model_serializer(mode="wrap")
@@ -210,7 +233,8 @@ class Card(Section):
         """A card of version 1 leaves out the keys that came with version 2, which older versions of ctseg refuse."""
         data: dict[str, Any] = plain(self)
         if self.card_version == 1:
-            data.pop("source", None)
+            for key in ("source", "parts"):
+                data.pop(key, None)
             data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
         return data
 

@@ -10,6 +10,10 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.data_options import parse_options
+from ctseg.errors import BadInput
+
+FIRST = "first"
+"""Name of the model that the others are merged with."""
 
 
 class Dtype(StrEnum):
@@ -22,6 +26,7 @@ class Dtype(StrEnum):
 
 EXAMPLES = (
     "ctseg zoo import nnunet nnUNet_results/Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres",
+    "ctseg zoo import nnunet organs --merge vertebrae=FOLDER --merge ribs=FOLDER --tag total_v2",
     "ctseg zoo import nnunet exported.zip --configuration 3d_fullres --folds 0,1 --licence 'CC BY 4.0'",
 )
 
@@ -52,6 +57,14 @@ def import_(
         str | None,
         typer.Option(
             "--checkpoint", metavar="FILE", help="Of each fold; checkpoint_final.pth for nnunet."
+        ),
+    ] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--merge",
+            metavar="NAME=FOLDER",
+            help="A further model with labels of its own; all become one. Can be repeated.",
         ),
     ] = None,
     option: Annotated[
@@ -89,7 +102,7 @@ def import_(
     options = parse_options(option or []) | {k: v for k, v in named.items() if v is not None}
     entry, notes = import_model(
         kind, paths, tag=tag, zoo=zoo, dtype=dtype.value, licence=licence, overwrite=overwrite,
-        options=options,
+        options=options, merge=_parts(merge or []),
     )  # fmt: skip
     card = entry.card()
     if as_json:
@@ -102,3 +115,17 @@ def import_(
         ui.say(note)
     ui.say(f"Use it: {usage(card)}")
     ui.show(entry.name)
+
+
+def _parts(pairs: list[str]) -> dict[str, str]:
+    """`["ribs=FOLDER", ...]` as a dictionary."""
+    parts: dict[str, str] = {}
+    for pair in pairs:
+        name, mark, folder = pair.partition("=")
+        if not mark or not name or not folder or name in parts or name == FIRST:
+            raise BadInput(
+                f"'--merge {pair}' is not NAME=FOLDER with a name of its own.",
+                hint="For example: --merge vertebrae=FOLDER",
+            )
+        parts[name] = folder
+    return parts

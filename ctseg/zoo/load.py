@@ -10,6 +10,7 @@ from ctseg.card import CoarseStage
 from ctseg.data.steps.base import Box
 from ctseg.engine.inference.cascade import MARGIN_MM, Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
+from ctseg.engine.inference.label_merge import Merged
 from ctseg.engine.inference.model import Model, NetworkModel
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.errors import BadInput
@@ -79,9 +80,7 @@ def load_model(
     stages = () if coarse is not None else _stages_of(found)
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)
-    models = [
-        NetworkModel.from_files(one.files, device=device, precision=precision) for one in found
-    ]
+    models = [_opened(one, device, precision) for one in found]
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
@@ -91,6 +90,27 @@ def load_model(
     if margin_mm is not None:
         stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
     return with_stages(model, stages, zoo, region=region)
+
+
+def _opened(found: Resolved, device: str, precision: str) -> Model:
+    """A model; one whose labels are parted among models is laid together."""
+    parts = found.card.parts
+    if not parts:
+        return NetworkModel.from_files(found.files, device=device, precision=precision)
+    place = {file.name: file for file in found.files}
+    if any(member.file not in place for member in found.card.members):
+        raise BadInput(
+            f"{found.name} holds one part of {found.card.name}, whose labels are parted among "
+            f"{len(parts)} models.",
+            hint="Name the model, or the folder of its entry.",
+        )
+    models = [
+        NetworkModel.from_files(
+            [place[member.file] for member in part.members], device=device, precision=precision
+        )
+        for part in parts
+    ]
+    return Merged(found.card, models)
 
 
 def _stages_of(found: Sequence[Resolved]) -> tuple[CoarseStage, ...]:

@@ -117,7 +117,7 @@ def _weights_problems(file: Path, card: Card) -> list[str]:
         if read_card(file) != card:
             problems.append(f"the card in the header of {file.name} differs from {CARD}")
         tensors, _ = read_weights(file)
-        load_strictly(build(card), tensors, file)
+        load_strictly(build(card.of_file(file.name)), tensors, file)
     except CtsegError as error:
         return [error.message]
     except Exception as error:  # one card that describes no network must not hide the others

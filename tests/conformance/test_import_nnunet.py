@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ctseg.zoo.importers.entry import import_model
 from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
 from ctseg.errors import BadInput
+from ctseg.zoo.importers.entry import import_model
 from ctseg.zoo.store import ZooEntry
 
 pytest.importorskip("nnunetv2")
@@ -162,6 +162,63 @@ def test_real_scans_against_nnunet_as_it_comes(tmp_path: Path, real_data: Path) 
         expected, _ = predicted(results, [file], tmp_path / f"theirs{number}", exact=False)
         equal.append(ours(entry, [file])[0] == expected)
     assert np.mean(np.concatenate([e.ravel() for e in equal])) >= LEAST_EQUAL
+
+
+def test_parts_become_one_model_with_all_labels(tmp_path: Path) -> None:
+    """As TotalSegmentator lays its parts: labels numbered through, the later part over the earlier one."""
+    about = [
+        dataset_json({"background": 0, "liver": 1, "spleen": 2}),
+        dataset_json({"background": 0, "vertebra": 1}),
+        dataset_json({"background": 0, "rib": 1, "sternum": 2, "lung": 3}),
+    ]
+    settings: list[dict[str, Any]] = [{}, {"spacing": (1.5, 1.4, 1.4)}, {"residual": True}]
+    folders = [
+        results_folder(
+            tmp_path / str(i), plans(**settings[i]), about[i], folds=(i,), mirror_axes=None
+        )
+        for i in range(3)
+    ]
+    files = scan(tmp_path, "case", (18, 26, 23), (1.0, 1.0, 1.0))
+    expected = np.zeros((18, 26, 23), np.uint8)
+    for folder, values in zip(folders, ({1: 1, 2: 2}, {1: 3}, {1: 4, 2: 5, 3: 6}), strict=True):
+        labels, _ = predicted(folder, files, folder / "theirs")
+        for value, number in values.items():
+            expected[labels == value] = number
+    done = CliRunner().invoke(
+        app,
+        ["zoo", "import", "nnunet", str(folders[0]), "--merge", f"spine={folders[1]}",
+         "--merge", f"chest={folders[2]}", "--tag", "whole"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    target = tmp_path / "mask.nii.gz"
+    done = CliRunner().invoke(
+        app,
+        ["predict", str(files[0]), "-m", "unet3d.whole", "-o", str(target), "--precision", "fp32", "--masks"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = ctseg.read(target).array
+    assert set(np.unique(expected)) >= {4, 5, 6}
+    assert np.mean(found == expected) >= LEAST_EQUAL
+    assert np.array_equal(ctseg.read(tmp_path / "mask_masks" / "rib.nii.gz").array > 0, found == 4)
+    card = ctseg.load("unet3d.whole").card
+    assert [part.name for part in card.parts] == ["first", "spine", "chest"]
+    assert [label.name for label in card.task.labels][1:] == [
+        "liver", "spleen", "vertebra", "rib", "sternum", "lung",
+    ]  # fmt: skip
+    segmenter = ctseg.load("unet3d.whole", precision="fp32")
+    assert np.array_equal(segmenter.predict(ctseg.read(files[0])).array, found)
+    assert CliRunner().invoke(app, ["zoo", "verify", "unet3d.whole"]).exit_code == 0
+    with pytest.raises(BadInput, match="no probabilities"):
+        segmenter.probabilities(ctseg.read(files[0]))
+    entry = ZooEntry("unet3d.whole", tmp_path / "zoo" / "unet3d.whole")
+    with pytest.raises(BadInput, match="one part of"):
+        ctseg.load(entry.weights()[0])
+
+
+def test_parts_that_share_a_label_are_refused(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    with pytest.raises(BadInput, match="'first' and 'again' both have a label 'organ'"):
+        import_model("nnunet", [results], merge={"again": results})
 
 
 # ---------------------------------------------------------------- what the card says

@@ -138,7 +138,8 @@ class NetworkModel:
         runtime = choose(device, precision)
         networks, card = [], None
         for path in files:
-            tensors, card = read_weights(path)
+            tensors, whole = read_weights(path)
+            card = whole.of_file(path.name)
             network = build(card)
             load_strictly(network, tensors, path)
             networks.append(runtime.place(network.eval()))

@@ -11,9 +11,13 @@ from ctseg.engine.model.weights import cast, save_weights, tensors_sha256
 from ctseg.errors import BadInput
 from ctseg.files import write_text
 from ctseg.specs import ImportedModel, ImporterSpec
+from ctseg.zoo.importers.merge import merged
 from ctseg.zoo.publish import TAG, Dtype, check_free, new_folder, put_in_place
 from ctseg.zoo.readme import render
 from ctseg.zoo.store import CARD, NAME, README, ZooEntry, user_zoo
+
+FIRST_PART = "first"
+"""Name of the part that is named before those to merge."""
 
 
 def read_model(
@@ -43,6 +47,7 @@ def import_model(
     licence: str = "",
     overwrite: bool = False,
     options: Mapping[str, str] | None = None,
+    merge: Mapping[str, Path | str] | None = None,
 ) -> tuple[ZooEntry, tuple[str, ...]]:
     """Take a foreign model over into a zoo.
 
@@ -54,6 +59,7 @@ def import_model(
         dtype: how floating tensors are stored.
         licence: of the weights, where the source does not say it.
         options: of the importer.
+        merge: further models by name; with the first one they part the labels of the whole among them.
 
     Returns:
         the entry, and what the user should know about it.
@@ -63,7 +69,13 @@ def import_model(
         NameClash: the name is taken and `overwrite` is not set.
     """
     spec = plugins.importer(kind)
-    model = read_model(spec, [Path(path).expanduser() for path in paths], options or {})
+    given = options or {}
+    model = read_model(spec, [Path(path).expanduser() for path in paths], given)
+    if merge:
+        parts = {FIRST_PART: model}
+        for name, path in merge.items():
+            parts[name] = read_model(spec, [Path(path).expanduser()], given)
+        model = merged(parts)
     return write_entry(
         model, tag=tag, zoo=user_zoo(zoo), dtype=dtype, licence=licence, overwrite=overwrite
     ), model.notes
@@ -113,8 +125,13 @@ def completed(card: Card, name: str, members: tuple[Member, ...], licence: str) 
     """The card with its name, members and licence, checked anew."""
     data = card.training_data
     credit = f"Derived from {data.name}" + (f" ({data.licence})." if data.licence else ".")
+    known = {member.file: member for member in members}
+    parts = tuple(
+        part.model_copy(update={"members": tuple(known[m.file] for m in part.members)})
+        for part in card.parts
+    )
     update = {
-        "name": name, "members": members, "licence": licence,
+        "name": name, "members": members, "licence": licence, "parts": parts,
         "attribution": card.attribution or credit,
     }  # fmt: skip
-    return Card.model_validate({**card.model_dump(), **update})
+    return Card.model_validate(card.model_copy(update=update).model_dump())

@@ -8,16 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ctseg.zoo.importers.archive import Files
-from ctseg.zoo.importers.nnunet_labels import postprocessing, task_of
-from ctseg.zoo.importers.nnunet_results import (
-    CHECKPOINT,
-    Fold,
-    TrainedModel,
-    find_model,
-    trained_models,
-)
-from ctseg.zoo.importers.nnunet_steps import steps_of
 
 import ctseg
 from ctseg import plugins
@@ -30,6 +20,16 @@ from ctseg.errors import BadInput, CtsegError
 from ctseg.nets.foreign import nnunet as networks
 from ctseg.nets.foreign.network import ForeignNetwork, keys_of
 from ctseg.specs import ImportedModel, ImportedWeights, Zyx
+from ctseg.zoo.importers.archive import Files
+from ctseg.zoo.importers.nnunet_labels import postprocessing, task_of
+from ctseg.zoo.importers.nnunet_results import (
+    CHECKPOINT,
+    Fold,
+    TrainedModel,
+    find_model,
+    trained_models,
+)
+from ctseg.zoo.importers.nnunet_steps import steps_of
 
 SLICES = 8
 """Slices of a tile of a 2D configuration; each is computed by itself."""

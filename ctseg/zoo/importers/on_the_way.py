@@ -7,14 +7,13 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ctseg.zoo.importers.archive import Files
-from ctseg.zoo.importers.entry import read_model, write_entry
-
 import ctseg
 from ctseg import plugins
 from ctseg.data.store import cache_folder
 from ctseg.errors import NameClash
 from ctseg.specs import ImporterSpec
+from ctseg.zoo.importers.archive import Files
+from ctseg.zoo.importers.entry import read_model, write_entry
 from ctseg.zoo.store import ZooEntry, entries_in
 
 FOLDER = "imported"
