@@ -29,7 +29,7 @@ def _read(module: str) -> Callable[..., ImportedModel]:
 
 @hookimpl
 def ctseg_importers() -> Sequence[ImporterSpec]:
-    """Results folders of nnU-Net v2."""
+    """Results folders of nnU-Net v2, checkpoints of pytorch-3dunet."""
     return [
         ImporterSpec(
             name="nnunet",
@@ -42,6 +42,19 @@ def ctseg_importers() -> Sequence[ImporterSpec]:
                     "configuration": "e.g. 3d_fullres, where the folder holds several",
                     "folds": "numbers with commas between, or all; every trained fold by default",
                     "checkpoint": "checkpoint_final.pth by default",
+                }
+            ),
+        ),
+        ImporterSpec(
+            name="pytorch3dunet",
+            recognise=_recognise("pytorch3dunet"),
+            read=_read("pytorch3dunet"),
+            summary="pytorch-3dunet: a checkpoint and its configuration",
+            paths=("CHECKPOINT", "CONFIG"),
+            options=frozen(
+                {
+                    "labels": "names of what is predicted, with commas between; the background first for softmax",
+                    "channels": "names of the scan's channels, with commas between",
                 }
             ),
         ),

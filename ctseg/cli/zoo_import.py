@@ -27,6 +27,7 @@ class Dtype(StrEnum):
 EXAMPLES = (
     "ctseg zoo import nnunet nnUNet_results/Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres",
     "ctseg zoo import nnunet organs --merge vertebrae=FOLDER --merge ribs=FOLDER --tag total_v2",
+    "ctseg zoo import pytorch3dunet best_checkpoint.pytorch config.yaml --tag cells_v1 --licence MIT",
     "ctseg zoo import nnunet exported.zip --configuration 3d_fullres --folds 0,1 --licence 'CC BY 4.0'",
 )
 
@@ -35,11 +36,15 @@ def import_(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help="What is imported: nnunet, or the name of a plugin's importer."
+            metavar="KIND", help="nnunet, pytorch3dunet or the name of a plugin's importer."
         ),
     ],
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="For nnunet a results folder or a zip.")
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            help="nnunet: a results folder or a zip; pytorch3dunet: checkpoint and configuration.",
+        ),
     ],
     configuration: Annotated[
         str | None,
@@ -72,7 +77,7 @@ def import_(
         typer.Option(
             "--option",
             metavar="NAME=VALUE",
-            help="Option of a plugin's importer; can be repeated.",
+            help="Option of the importer, e.g. labels=background,cell; can be repeated.",
         ),
     ] = None,
     tag: Annotated[

@@ -11,10 +11,11 @@ from ctseg.engine.model.weights import cast, save_weights, tensors_sha256
 from ctseg.errors import BadInput
 from ctseg.files import write_text
 from ctseg.specs import ImportedModel, ImporterSpec
+from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.importers.merge import merged
 from ctseg.zoo.publish import TAG, Dtype, check_free, new_folder, put_in_place
 from ctseg.zoo.readme import render
-from ctseg.zoo.store import CARD, NAME, README, ZooEntry, user_zoo
+from ctseg.zoo.store import CARD, README, ZooEntry
 
 FIRST_PART = "first"
 """Name of the part that is named before those to merge."""

@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import ctseg
 from ctseg import plugins
 from ctseg.card import Card, Provider, Source, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.config.postprocess import PostprocessRule
 from ctseg.data.steps import step_to_dict
-from ctseg.engine.inference import tiling
 from ctseg.errors import BadInput, CtsegError
 from ctseg.nets.foreign import nnunet as networks
 from ctseg.nets.foreign.network import ForeignNetwork, keys_of
 from ctseg.specs import ImportedModel, ImportedWeights, Zyx
 from ctseg.zoo.importers.archive import Files
+from ctseg.zoo.importers.fitting import check_weights
 from ctseg.zoo.importers.nnunet_labels import postprocessing, task_of
 from ctseg.zoo.importers.nnunet_results import (
     CHECKPOINT,
@@ -184,20 +182,7 @@ def _weights(
             hint="Is dataset.json that of this training?",
         )
     tensors = networks.map_state(fold.state, network)
-    spec = plugins.architecture(network.architecture)
-    with torch.device("meta"):
-        expected = spec.build(network.config, in_channels=due[0], out_channels=due[1]).state_dict()
-    shapes = {key: tuple(value.shape) for key, value in expected.items()}
-    wrong = [
-        k
-        for k in {**shapes, **tensors}
-        if k not in tensors or shapes.get(k) != tuple(tensors[k].shape)
-    ]
-    if wrong:
-        raise BadInput(
-            f"The weights of fold {fold.name} do not fit the network of the plans, at '{wrong[0]}'.",
-            hint=f"Does the trainer {fold.trainer} build another network than the plans say?",
-        )
+    check_weights(network, tensors, due, f"fold {fold.name} (trainer {fold.trainer})")
     return ImportedWeights(f"fold{fold.name}", tensors, _number(fold))
 
 
@@ -219,7 +204,7 @@ def _check_tile(card: Card, network: ForeignNetwork) -> None:
     assert card.predict.tile_zyx is not None
     tile = card.predict.tile_zyx
     demands = plugins.architecture(card.architecture).constraints_for(network.config)
-    if tiling.fit_tile(tile, demands.stride_zyx, demands.min_tile_zyx) != tile:
+    if demands.fit(tile) != tile:
         raise BadInput(
             f"The patch {tile} (z, y, x) is no multiple of the network's strides {demands.stride_zyx}.",
             hint="Are these the plans of this training?",
