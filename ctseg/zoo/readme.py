@@ -24,7 +24,11 @@ def render(card: Card, sizes: Mapping[str, int]) -> str:
         "## Results\n\n" + _results(card),
         "## Licence and data\n\n" + _licence(card),
         _origin(card),
-        "## Preprocessing\n\n" + _preprocessing(card),
+        "## Preprocessing\n\n"
+        + "\n\n".join(
+            (f"`{one.name}`:\n\n" if card.parts else "") + _preprocessing(one)
+            for one in card.parts or (card,)
+        ),
         "## Intended use and limits\n\n" + _limits(card),
         "## Files\n\n" + _files(card, sizes),
         f"`ctseg zoo {'import' if card.source else 'publish'}` wrote this page from `card.json`.",
@@ -55,6 +59,9 @@ def _facts(card: Card) -> str:
             _text(card.predict.tile_zyx) if card.predict.tile_zyx else "size of the scan",
         ),
     ]
+    for part in card.parts:
+        own = ", ".join(label.name for label in part.task.task().foreground)
+        rows.append((f"Part `{part.name}`", f"`{part.architecture}`: {own}"))
     if card.source is None:
         rows.append(("Training", f"{card.steps} steps, seed {card.seed}"))
     return _table(("", ""), rows)

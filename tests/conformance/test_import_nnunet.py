@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import zipfile
@@ -13,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 import ctseg
+from ctseg import plugins
 from ctseg.cli.app import app
-from ctseg.errors import BadInput
-from ctseg.zoo.importers.entry import import_model
+from ctseg.errors import BadInput, CtsegError
+from ctseg.zoo.importers.entry import import_model, read_model
 from ctseg.zoo.store import ZooEntry
 
 pytest.importorskip("nnunetv2")
@@ -394,3 +396,42 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (results / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(BadInput, match=r"1 channels in and 3 out.*1 and 4"):
         import_model("nnunet", [results])
+
+
+@pytest.mark.parametrize("file", ["plans.json", "dataset.json"])
+def test_values_of_other_kinds_are_refused_in_plain_words(file: str, tmp_path: Path) -> None:
+    """Every value in turn is one that nnU-Net never writes."""
+    results = made(tmp_path)
+    content = json.loads((results / file).read_text())
+
+    def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            return [way, *(place for key, inner in items for place in places(inner, (*way, key)))]
+        return [way]
+
+    for place in places(content)[1:]:
+        for wrong in ("x", None, -1, [], {}, float("nan")):
+            changed = json.loads(json.dumps(content))
+            inner = changed
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = wrong
+            (results / file).write_text(json.dumps(changed))
+            with contextlib.suppress(CtsegError):  # anything else fails the test
+                read_model(plugins.importer("nnunet"), [results], {})
+
+
+def test_folds_may_be_named_as_nnunet_does(tmp_path: Path) -> None:
+    results = made(tmp_path, folds=(0, 1))
+    entry, _ = import_model("nnunet", [results], options={"folds": "0 1"})
+    assert len(entry.card().members) == 2
+
+
+def test_a_zip_that_leads_out_is_named_by_predict_too(tmp_path: Path) -> None:
+    packed = tmp_path / "model.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("../plans.json", "{}")
+    done = CliRunner().invoke(app, ["predict", "x.nii.gz", "-m", str(packed), "-o", "y.nii.gz"])
+    assert done.exit_code == 2
+    assert "leads out of it" in done.stderr

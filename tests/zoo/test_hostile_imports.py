@@ -46,6 +46,7 @@ def test_numbers_of_numpy_are_read(tmp_path: Path) -> None:
         "network_weights": WEIGHTS,
         "logging": {"dice": [np.float32(0.5), np.float64(0.25)], "count": np.int64(3)},
         "flag": np.bool_(True),
+        "init_args": {"device": torch.device("cpu"), "unpack": True},
     }
     found = read_checkpoint(saved(tmp_path / "c.pth", content))
     assert found["logging"] == content["logging"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 import stat
 import tempfile
@@ -12,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput, CorruptWeights, FileProblem
 from ctseg.files import disk_errors
 
@@ -44,15 +44,15 @@ class Files:
             raise FileProblem(f"{root} does not exist.", hint="Check the path.")
 
     def json(self, name: str) -> Any:
-        """A JSON file.
+        """A JSON file. NaN, which NumPy's statistics may hold, becomes None.
 
         Raises:
             FileProblem: it is missing, too large or no JSON.
         """
         with self.local(name, largest=LARGEST_JSON) as path:
             try:
-                return parse_json(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+                return json.loads(path.read_text(encoding="utf-8"), parse_constant=_nothing)
+            except (OSError, ValueError, RecursionError) as error:
                 raise FileProblem(f"{self.told(name)} is no valid JSON: {error}.") from error
 
     @contextlib.contextmanager
@@ -95,6 +95,10 @@ class Files:
     def told(self, name: str) -> str:
         """A file in messages."""
         return f"{name} in {self.root}" if self._zip else str(self.root / name)
+
+
+def _nothing(name: str) -> None:  # noqa: ARG001 - NaN, Infinity
+    return None
 
 
 def _within(folder: Path, *, depth: int) -> Iterator[Path]:

@@ -1,14 +1,36 @@
-"""Whether renamed weights are those of the network that a card describes."""
+"""Whether settings of another project can be understood, and renamed weights are those of the network they describe."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
+import pydantic
 import torch
 
 from ctseg import plugins
-from ctseg.errors import BadInput
+from ctseg.errors import BadInput, CtsegError
 from ctseg.nets.foreign.network import ForeignNetwork
+
+
+@contextlib.contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Say so where settings hold values of other kinds than the project itself writes.
+
+    Raises:
+        BadInput: instead of what reading such a value raises.
+    """
+    try:
+        yield
+    except CtsegError:
+        raise
+    except pydantic.ValidationError as error:
+        raise BadInput(f"What {what} say makes no card: {error.errors()[0]['msg']}.") from error
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise BadInput(
+            f"A value in {what} is not what is due there: {type(error).__name__}: {error}.",
+            hint="Are they whole, and written by the project itself?",
+        ) from error
 
 
 def check_weights(

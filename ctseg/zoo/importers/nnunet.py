@@ -13,15 +13,17 @@ from ctseg.card import Card, Provider, Source, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.config.postprocess import PostprocessRule
 from ctseg.data.steps import step_to_dict
-from ctseg.errors import BadInput, CtsegError
+from ctseg.errors import BadInput, CorruptWeights, FileProblem
 from ctseg.nets.foreign import nnunet as networks
 from ctseg.nets.foreign.network import ForeignNetwork, keys_of
 from ctseg.specs import ImportedModel, ImportedWeights, Zyx
 from ctseg.zoo.importers.archive import Files
-from ctseg.zoo.importers.fitting import check_weights
+from ctseg.zoo.importers.fitting import check_weights, understood
 from ctseg.zoo.importers.nnunet_labels import postprocessing, task_of
 from ctseg.zoo.importers.nnunet_results import (
     CHECKPOINT,
+    DATASET,
+    PLANS,
     Fold,
     TrainedModel,
     find_model,
@@ -35,12 +37,16 @@ POSTPROCESSING = "postprocessing.json"
 
 
 def recognise(path: Path) -> bool:
-    """Whether a folder or a zip holds trained models of nnU-Net v2."""
+    """Whether a folder or a zip holds trained models of nnU-Net v2.
+
+    Raises:
+        BadInput: a zip whose members lead out of it.
+    """
     if path.is_file() and path.suffix.lower() != ".zip":
         return False
     try:
         return bool(trained_models(Files(path)))
-    except (CtsegError, OSError):
+    except (FileProblem, CorruptWeights, OSError):
         return False
 
 
@@ -70,7 +76,8 @@ def read(
     model = find_model(paths[0], configuration)
     found = model.folds(folds, checkpoint)
     _check_alike(found)
-    return _described(model, found, checkpoint)
+    with understood(f"{PLANS} and {DATASET} of {model.name}"):
+        return _described(model, found, checkpoint)
 
 
 def _check_alike(folds: Sequence[Fold]) -> None:

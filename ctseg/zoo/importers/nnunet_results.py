@@ -89,7 +89,8 @@ class TrainedModel:
         if wanted is None:
             names = [fold for fold in having if fold != "all"] or having
         else:
-            names = [part.strip().removeprefix("fold_") for part in wanted.split(",")]
+            parts = re.split(r"[,\s]+", wanted.strip())
+            names = [part.removeprefix("fold_") for part in parts]
         missing = [name for name in names if name not in having]
         if missing or not names:
             there = ", ".join(f"fold_{f} ({', '.join(files)})" for f, files in trained.items())

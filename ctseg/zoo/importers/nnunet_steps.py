@@ -112,6 +112,10 @@ def _hounsfield(
     found = [table[str(index)] for index in group]
 
     def numbers(key: str) -> tuple[float, ...]:
+        if any(one[key] is None for one in found):
+            raise BadInput(
+                f"The plans know no '{key}' of the foreground, which CT is normalised by."
+            )
         return tuple(float(one[key]) for one in found)
 
     std = tuple(max(one, SMALLEST_STD) for one in numbers("std"))

@@ -20,7 +20,7 @@ from ctseg.nets.foreign import pytorch3dunet as networks
 from ctseg.nets.foreign.network import ForeignNetwork, keys_of
 from ctseg.specs import ImportedModel, ImportedWeights, TaskKind, Zyx
 from ctseg.zoo.importers.checkpoint import read_checkpoint, state_of
-from ctseg.zoo.importers.fitting import check_weights
+from ctseg.zoo.importers.fitting import check_weights, understood
 from ctseg.zoo.importers.pytorch3dunet_steps import steps_of
 
 LARGEST_CONFIG = 2**22
@@ -57,7 +57,8 @@ def read(
     if not checkpoint.is_file():
         raise FileProblem(f"The checkpoint {checkpoint} does not exist.", hint="Check the path.")
     settings = _settings(config)
-    return _described(checkpoint, config, settings, labels, channels)
+    with understood(f"the configuration {config}"):
+        return _described(checkpoint, config, settings, labels, channels)
 
 
 @keys_of("the configuration")
