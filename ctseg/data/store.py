@@ -28,7 +28,7 @@ from ctseg.data import lazy, lazy_survey
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_label, follow_values
-from ctseg.data.prepared_case import Prepared, open_prepared
+from ctseg.data.prepared_case import Prepared, load_array, open_prepared
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
 from ctseg.files import allow_open_files, disk_errors
 from ctseg.machine import cores
@@ -188,7 +188,7 @@ class Store:
     def _open_lazily(self, case: Case, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         applied = self.pipeline.restore(meta["applied"])
-        return lazy.open_lazily(self.task, case, applied, np.load(folder / "places.npy"))
+        return lazy.open_lazily(self.task, case, applied, load_array(folder / "places.npy"))
 
     # ------------------------------------------------------------ copied
 
