@@ -72,8 +72,8 @@ class Prepared:
 def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     """Read or map a .npy file, in one thread at a time.
 
-    NumPy parses the header with `ast`, which fails at random with a SystemError where two threads parse at once in
-    Python up to 3.11.7 and 3.12.1 (https://github.com/python/cpython/issues/106905).
+    NumPy parses the header with `ast`, which in some releases of Python (seen in 3.11.7) fails at random with a
+    SystemError where two threads parse at once (https://github.com/python/cpython/issues/106905).
     """
     with _PARSING:
         loaded: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)

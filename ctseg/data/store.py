@@ -30,7 +30,7 @@ from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_label, follow_values
 from ctseg.data.prepared_case import Prepared, load_array, open_prepared
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
-from ctseg.files import allow_open_files, disk_errors
+from ctseg.files import allow_open_files, disk_errors, write_text
 from ctseg.machine import cores
 from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import to_dict
@@ -146,8 +146,8 @@ class Store:
         """Say what the store is made of, and remove what killed processes left half made."""
         with disk_errors(self.folder, option=_ELSEWHERE):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # a store that is whole may be read-only
-            (self.folder / "made_of.json").write_text(json.dumps(self._made_of), encoding="utf-8")
+        with contextlib.suppress(OSError, FileProblem):  # a store that is whole may be read-only
+            write_text(self.folder / "made_of.json", json.dumps(self._made_of))
         clear_abandoned(self.folder.glob(".making-*"))
 
     def _open(self, name: str, folder: Path) -> Prepared:

@@ -350,7 +350,7 @@ def test_headers_of_many_files_stand_for_all_in_their_folder(tmp_path):
 
 
 def test_arrays_are_opened_by_several_threads_at_once(tmp_path):
-    """Python up to 3.11.7 and 3.12.1 parses a header wrongly where another thread comes in between."""
+    """Python 3.11.7 fails to parse a header where another thread comes in between."""
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((2, 3, 4, 5), np.float32))
     failed: list[Exception] = []
