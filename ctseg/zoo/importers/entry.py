@@ -13,7 +13,7 @@ from ctseg.files import write_text
 from ctseg.specs import ImportedModel, ImporterSpec
 from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.importers.merge import merged
-from ctseg.zoo.publish import TAG, Dtype, check_free, new_folder, put_in_place
+from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
 from ctseg.zoo.readme import render
 from ctseg.zoo.store import CARD, README, ZooEntry
 
