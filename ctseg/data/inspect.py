@@ -254,6 +254,9 @@ def look_at_label(
             report.problems.append(
                 f"The label {ref.path} is not on the grid of its image: {difference}."
             )
+        if grid is not None:
+            notes = source.metadata.get("notes") or ()
+            report.notes += [f"The label {ref.path}: {note}" for note in notes]
         ignore = task.ignore if task is not None else None
         if task is not None and not task.labels and task.kind == "classes":
             task = None  # the labels are found by looking

@@ -18,6 +18,10 @@ from ctseg.volume.formats.source import check_box, check_file, check_slices, ope
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
 
+_ZARR = (".zarr", ".zarr.zip", ".ozx")
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
+"""Names by which a store is known where its plugin is not installed."""
+
 
 def format_of(path: Path) -> FormatSpec | None:
     """The format that recognises a path, None where none does, or where it is neither file nor folder."""
@@ -74,10 +78,12 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
             if kind == "folder"
             else "has no known suffix"
         )
-        raise FileProblem(
-            f"{path} {what}.",
-            hint=f"Known are: {known}, and folders of DICOM files or of pictures, one a slice.",
-        )
+        hint = f"Known are: {known}, and folders of DICOM files or of pictures, one a slice."
+        if path.name.lower().endswith(_ZARR) or any(
+            (path / mark).is_file() for mark in _ZARR_MARKS
+        ):
+            hint = "Zarr is read by a plugin. Install it: pip install 'ctseg[zarr]'"
+        raise FileProblem(f"{path} {what}.", hint=hint)
     strange = sorted(set(options) - set(spec.options))
     if strange:
         known = ", ".join(spec.options) or "none"
