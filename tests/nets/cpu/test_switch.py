@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import ctseg
-from ctseg.engine.model.runtime import Runtime
+from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.nets.cpu import autocast, use_cpu_kernels, winograd
 
 BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
-FP32 = Runtime(torch.device("cpu"), "fp32", False, "test")
+FP32 = choose("cpu", "fp32")
 PYTORCH = nn.Conv3d._conv_forward
 
 
@@ -233,6 +233,16 @@ def test_the_rest_of_the_package_knows_two_names():
                 continue
             if names:
                 users.setdefault(path.relative_to(package).as_posix(), set()).update(names)
-    assert users == {"engine/runtime.py": {"use_cpu_kernels"}, "nets/unet.py": {"cpu"}}
+    assert users == {"engine/model/runtime.py": {"use_cpu_kernels"}, "nets/unet.py": {"cpu"}}
     text = (package / "nets" / "unet.py").read_text("utf-8")
     assert text.count("cpu.") == text.count("cpu.fused_level(") == 1
+
+
+def test_float32_that_is_chosen_uses_the_kernels(monkeypatch):
+    """Where the processor has no bfloat16; asked for by name it computes as PyTorch does."""
+    monkeypatch.setattr("ctseg.engine.model.runtime.cpu_bf16", lambda: False)
+    chosen, asked = choose("cpu"), choose("cpu", "fp32")
+    assert chosen.precision == asked.precision == "fp32"
+    for runtime, active in ((chosen, True), (asked, False)):
+        with runtime.autocast():
+            assert autocast.is_active() is active
