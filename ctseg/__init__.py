@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctseg.volume.geometry import Geometry
     from ctseg.volume.io import open_volume as open  # noqa: A004
     from ctseg.volume.io import read, write
+    from ctseg.volume.simpleitk import from_sitk, to_sitk
     from ctseg.volume.volume import Volume
     from ctseg.zoo.load import load
     from ctseg.zoo.publish import publish
@@ -32,6 +33,8 @@ _LAZY = {
     "RunConfig": "ctseg.config:RunConfig",
     "Volume": "ctseg.volume.volume:Volume",
     "Geometry": "ctseg.volume.geometry:Geometry",
+    "from_sitk": "ctseg.volume.simpleitk:from_sitk",
+    "to_sitk": "ctseg.volume.simpleitk:to_sitk",
     "read": "ctseg.volume.io:read",
     "open": "ctseg.volume.io:open_volume",
     "write": "ctseg.volume.io:write",
@@ -61,6 +64,7 @@ __all__ = [
     "create_loss",
     "create_model",
     "evaluate",
+    "from_sitk",
     "hookimpl",
     "list_architectures",
     "list_losses",
@@ -71,6 +75,7 @@ __all__ = [
     "predict_tiles",
     "publish",
     "read",
+    "to_sitk",
     "train",
     "window_coordinates",
     "write",
