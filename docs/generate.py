@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ as `card.json` in a zoo entry. `ctseg zoo show NAME --json` prints it; `ctseg zo
 and the weights against their checksums.
 """
 IN_THE_BOX = """\
-Architectures, losses, readers and formats that ctseg includes. `ctseg plugins list` also shows those of installed
-plugins; `ctseg architectures show NAME` and `ctseg losses show NAME` print the options of one.
+Architectures, losses, readers, formats and importers that ctseg includes. `ctseg plugins list` also shows those of
+installed plugins; `ctseg architectures show NAME` and `ctseg losses show NAME` print the options of one.
 """
 CLI = """\
 An option means the same in every command. A value for each axis is read in the order that the option shows (`Z,Y,X`
@@ -210,7 +210,8 @@ def card() -> str:
     for name, model in sections:
         parts += [f"## `{name}`\n", _model(model)]
     parts.append(
-        "`task`, `preprocess`, `predict` and `loss` have the keys of [the run file](config.md).\n"
+        "`task`, `preprocess`, `predict` and `loss` have the keys of [the run file](config.md). Each of\n"
+        "`parts` is a card with the fields of this page.\n"
     )
     return "\n".join(parts)
 
@@ -236,7 +237,8 @@ def _fields(
     for name, field in model.model_fields.items():
         inner = _model_in(field.annotation)
         if inner is not None:
-            sections.append((name, inner))
+            if inner is not model:  # a card may hold cards: their fields are listed once
+                sections.append((name, inner))
             if not _repeated(field.annotation):
                 continue
         default = "required" if field.default is PydanticUndefined else f"`{_toml(field.default)}`"
@@ -356,7 +358,27 @@ def in_the_box() -> str:
         for name, entry in builtin.table("format").items()
     ]
     parts += ["## File formats\n", _table(("name", "description", "suffixes", "written"), formats)]
+    parts.append("Set options of a format with `--option NAME=VALUE`:\n")
+    options = {name: entry.spec.options for name, entry in builtin.table("format").items()}
+    parts.append(_table(("option", "format", "meaning"), _shared(options)))
+    parts += [
+        "## Importers\n",
+        "Kinds of models that [`ctseg zoo import`](../how-to/import.md) reads.\n",
+    ]
+    for name, entry in builtin.table("importer").items():
+        parts += [f"### `{name}`\n", _sentence(entry.spec.summary)]
+        rows = [(f"`{key}`", _cell(text)) for key, text in entry.spec.options.items()]
+        parts.append(_table(("option", "meaning"), rows))
     return "\n".join(part for part in parts if part)
+
+
+def _shared(options: Mapping[str, Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """Rows of option, formats and meaning: one for the formats in which an option means the same."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, found in options.items():
+        for key, text in found.items():
+            names.setdefault((key, text), []).append(f"`{name}`")
+    return [(f"`{key}`", ", ".join(who), _cell(text)) for (key, text), who in sorted(names.items())]
 
 
 def _builtin_entry_point() -> Any:
