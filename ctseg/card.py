@@ -95,17 +95,26 @@ class Member(Section):
 
 
 class CoarseStage(Section):
-    """A model that says where to look, before this one looks there.
+    """A model that says where to look, before this one looks there; or whose labels this one sees.
 
     Attributes:
         model: its zoo name.
         labels: the only ones of its labels that count; all where there are none.
         margin_mm: kept around what it finds.
+        as_channels: its labels, which must be named then, are further channels of this model's network, 0 or 1 each
+            (nnU-Net's cascade); it does not say where to look.
     """
 
     model: str = Field(pattern=r"^[a-z0-9_]+\.[A-Za-z0-9][A-Za-z0-9._-]*$")
     labels: tuple[str, ...] = ()
     margin_mm: float = Field(10.0, ge=0, allow_inf_nan=False)
+    as_channels: bool = False
+
+    @model_validator(mode="after")
+    def _named(self) -> CoarseStage:
+        if self.as_channels and not self.labels:
+            raise ValueError("a stage whose labels are channels names them")
+        return self
 
 
 class Source(Section):
@@ -131,7 +140,7 @@ class Card(Section):
 
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
-            `parts`, `predict.padding`, `predict.average`, the blend `nnunet`).
+            `parts`, `stages.as_channels`, `predict.padding`, `predict.average`, the blend `nnunet`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -202,10 +211,11 @@ class Card(Section):
 
     @model_validator(mode="after")
     def _version(self) -> Card:
-        new = self.source is not None or bool(self.parts) or needs_version_2(self.predict)
+        fed = any(stage.as_channels for stage in self.stages)
+        new = self.source is not None or bool(self.parts) or fed or needs_version_2(self.predict)
         if self.card_version == 1 and new:
             raise ValueError(
-                "the card's source, parts, padding, average or blend need card_version 2 at least"
+                "the card's source, parts, padding, average, blend or label channels need card_version 2 at least"
             )
         return self
 
@@ -221,6 +231,11 @@ class Card(Section):
             raise ValueError("a part has neither parts nor stages of its own")
         return self
 
+    @property
+    def network_channels(self) -> int:
+        """Channels of the network: those of the scan, and one for each label that an earlier stage shows it."""
+        return self.in_channels + sum(len(s.labels) for s in self.stages if s.as_channels)
+
     def of_file(self, file: str) -> Card:
         """The card of the network whose weights a file holds: that of its part, where there are parts."""
         for part in self.parts:
@@ -235,6 +250,9 @@ class Card(Section):
         if self.card_version == 1:
             for key in ("source", "parts"):
                 data.pop(key, None)
+            data["stages"] = [
+                {k: v for k, v in stage.items() if k != "as_channels"} for stage in data["stages"]
+            ]
             data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
         return data
 

@@ -412,12 +412,14 @@ class ImportedModel:
         members: the weights; several make an ensemble.
         tag: proposed second part of the name.
         notes: what the user should know, such as an option that makes predictions equal to those of the source.
+        first: a model whose labels the network takes as further channels, which becomes an entry of its own.
     """
 
     card: Card
     members: Sequence[ImportedWeights]
     tag: str
     notes: tuple[str, ...] = ()
+    first: ImportedModel | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ def test_what_is_no_card_is_corrupt(text: str) -> None:
         (lambda c: c.update(stages=[{"model": "/etc/unet3d.v1"}]), "stages.0.model"),
         (lambda c: c.update(stages=[{"model": "a.b", "margin_mm": "1e999"}]), "margin_mm"),
         (lambda c: c.update(seed="x" * 10**6), "seed"),
+        (lambda c: c.update(stages=[{"model": "a.b", "as_channels": True}]), "stages"),
+        (lambda c: c.update(card_version=2, parts=[CARD, CARD]), "the labels of the parts"),
     ],
 )
 def test_impossible_values_are_refused(change: Callable[[dict[str, Any]], None], key: str) -> None:
@@ -125,6 +127,7 @@ def test_a_card_of_version_1_has_the_keys_of_version_1() -> None:
         {"predict": {"average": "logits"}},
         {"predict": {"blend": "nnunet"}},
         {"source": {"importer": "nnunet", "name": "there"}},
+        {"stages": [{"model": "unet3d.low", "labels": ["organ"], "as_channels": True}]},
     ],
 )
 def test_what_came_with_version_2_needs_it(change: dict[str, Any]) -> None:

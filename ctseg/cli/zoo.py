@@ -171,6 +171,8 @@ def _source(card: Any) -> str:
 
 def _stage(stage: Any) -> str:
     what = ", ".join(stage.labels) or "anything"
+    if stage.as_channels:
+        return f"everywhere, with {what} of {stage.model} as channels"
     return f"{stage.model} finds {what}, {stage.margin_mm:g} mm around it"
 
 

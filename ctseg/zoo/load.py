@@ -77,7 +77,15 @@ def load_model(
     if not names:
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
     found = [resolve_model(one, zoo, on_note=on_note) for one in names]
+    zoo = found[0].zoo or zoo
     stages = () if coarse is not None else _stages_of(found)
+    fed = next((s.model for one in found for s in one.card.stages if s.as_channels), None)
+    if fed is not None and coarse is not None:
+        raise BadInput(
+            f"The network of {found[0].name} takes the labels of {fed} as channels; no other first stage can take its "
+            "place.",
+            hint="Leave out --coarse.",
+        )
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)
     models = [_opened(one, device, precision) for one in found]
@@ -143,7 +151,7 @@ def _check_options(
             f"The margin around what a first stage finds cannot be {margin_mm} mm.",
             hint="Give millimetres, 0 or more, e.g. 20 (predict: --set margin_mm=20, publish: --margin 20)",
         )
-    if coarse is None and not stages:
+    if coarse is None and all(stage.as_channels for stage in stages):
         raise BadInput(
             "A margin is given, but no first stage to keep it around.",
             hint="Name one: --coarse NAME",
@@ -166,6 +174,7 @@ def with_stages(
             load_model(find_entry(s.model, zoo).folder, device, precision, zoo=zoo),
             s.labels or None,
             s.margin_mm,
+            s.as_channels,
         )
         for s in stages
     ]

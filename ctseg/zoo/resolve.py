@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import os
 from collections.abc import Callable, Sequence
@@ -26,11 +27,13 @@ class Resolved:
         card: its description.
         files: the weight files; several for an ensemble.
         name: the zoo name, or the path that was given.
+        zoo: where its stages are looked up, if it was imported on the way.
     """
 
     card: Card
     files: tuple[Path, ...]
     name: str
+    zoo: Path | None = None
 
 
 def resolve_model(
@@ -62,7 +65,7 @@ def resolve_model(
 
         entry = imported(path, on_note)
         if entry is not None:
-            return resolve_entry(entry)
+            return dataclasses.replace(resolve_entry(entry), zoo=entry.zoo)
     if path.is_file():
         return Resolved(read_card(path), (path,), str(text))
     if path.suffix == ".safetensors" or len(path.parts) > 1 or str(text).endswith(os.sep):

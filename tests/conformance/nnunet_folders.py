@@ -7,6 +7,8 @@ import functools
 import io
 import json
 import os
+import queue
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -234,10 +236,12 @@ def predicted(
     mirror: bool = False,
     folds: Sequence[int | str] | None = None,
     exact: bool = True,
+    before: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """nnU-Net's own label map [Z, Y, X] and probabilities of a scan, as its predictor writes them.
 
     Args:
+        before: folder with the label map of the stage before a cascade, under the scan's name.
         exact: sums of logits in float32; nnU-Net takes float16, whose rounding decides near-ties.
     """
     import SimpleITK as sitk
@@ -252,11 +256,34 @@ def predicted(
         )  # fmt: skip
         used = tuple(folds) if folds is not None else None
         predictor.initialize_from_trained_model_folder(str(results), used)
-        predictor.predict_from_files_sequential(
-            [[str(f) for f in files]], [str(target)], save_probabilities=True
-        )
+        if before is None:
+            predictor.predict_from_files_sequential(
+                [[str(f) for f in files]], [str(target)], save_probabilities=True
+            )
+        else:
+            _cascaded(predictor, files, before, target)
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(target) + ".nii.gz"))
     return found, np.load(str(target) + ".npz")["probabilities"]
+
+
+def _cascaded(predictor: Any, files: Sequence[Path], before: Path, target: Path) -> None:
+    """By its own parts, in this process: its sequential method forgets the channels of a cascade."""
+    from nnunetv2.inference.data_iterators import preprocess_fromfiles_save_to_queue
+    from nnunetv2.inference.export_prediction import export_prediction_from_logits
+
+    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    label = before / (files[0].name.removesuffix("_0000.nii.gz") + ".nii.gz")
+    plans, about = predictor.plans_manager, predictor.dataset_json
+    preprocess_fromfiles_save_to_queue(
+        [[str(f) for f in files]], [str(label)], [str(target)], plans, about,
+        predictor.configuration_manager, waiting, threading.Event(), threading.Event(),
+    )  # fmt: skip
+    item = waiting.get()
+    logits = predictor.predict_logits_from_preprocessed_data(item["data"]).cpu()
+    export_prediction_from_logits(
+        logits, item["data_properties"], predictor.configuration_manager, plans, about,
+        str(target), save_probabilities=True,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -217,6 +217,72 @@ def test_parts_become_one_model_with_all_labels(tmp_path: Path) -> None:
         ctseg.load(entry.weights()[0])
 
 
+CASCADES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "classes": ({}, {}, {"shape": (18, 28, 24), "spacing": (1.0, 1.0, 1.0)}),
+    "regions, transposed, resampled": (
+        {"transpose": (2, 0, 1), "spacing": (1, 0.9, 0.8)},
+        {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]},
+        {"shape": (17, 18, 20), "spacing": (1.2, 1, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASCADES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_cascade_sees_the_labels_of_the_stage_before(
+    name: str, packed: bool, tmp_path: Path
+) -> None:
+    settings, about, image = CASCADES[name]
+    low = plans(**{**settings, "spacing": (1.9, 1.8, 1.7)}, configuration="3d_lowres")
+    high = plans(**settings, configuration="3d_cascade_fullres", previous_stage="3d_lowres")
+    low["configurations"] |= high["configurations"]
+    both = {**low, "configurations": dict(reversed(low["configurations"].items()))}
+    described, data = dataset_json(**about), tmp_path / "Dataset900_Made"
+    coarse = results_folder(data, low, described)
+    fine = results_folder(data, both, described)
+    files = scan(tmp_path, "case", image["shape"], image["spacing"], empty=2)
+    seen, _ = predicted(coarse, files, tmp_path / "coarse")
+    assert set(np.unique(seen)) == {0, 1, 2}
+    (tmp_path / "before").mkdir()
+    (tmp_path / "coarse" / "map.nii.gz").rename(tmp_path / "before" / "case.nii.gz")
+    expected, probabilities = predicted(
+        fine, files, tmp_path / "theirs", before=tmp_path / "before"
+    )
+    place, options = fine, {}
+    if packed:
+        place, options = tmp_path / "all.zip", {"configuration": "3d_cascade_fullres"}
+        with zipfile.ZipFile(place, "w") as archive:
+            for file in sorted(data.rglob("*")):
+                archive.write(file, file.relative_to(tmp_path))
+    entry, _ = import_model("nnunet", [place], options=options, tag="both")
+    card = entry.card()
+    assert card.stages[0].model == "unet3d.both_first"
+    assert (card.in_channels, card.network_channels) == (1, 3)
+    labels, shares = ours(entry, files)
+    assert np.mean(labels == expected) >= LEAST_EQUAL
+    assert np.abs(shares - probabilities).max() < CLOSE
+    if not packed:
+        target = tmp_path / "mask.nii.gz"
+        done = CliRunner().invoke(
+            app,
+            ["predict", str(files[0]), "-m", str(fine), "-o", str(target), "--precision", "fp32"],
+        )
+        assert done.exit_code == 0, done.output
+        assert np.array_equal(ctseg.read(target).array, labels)
+        with pytest.raises(BadInput, match="takes the labels of"):
+            ctseg.load(entry.name, coarse="unet3d.both_first")
+        with pytest.raises(BadInput, match="cannot be made of several models"):
+            ctseg.load([entry.name, entry.name])
+    assert CliRunner().invoke(app, ["zoo", "verify", entry.name]).exit_code == 0
+
+
+def test_a_cascade_asks_for_the_stage_before(tmp_path: Path) -> None:
+    made_alone = plans(configuration="3d_cascade_fullres", previous_stage="3d_lowres")
+    results = results_folder(tmp_path, made_alone, dataset_json())
+    with pytest.raises(BadInput, match="no nnUNetTrainer__nnUNetPlans__3d_lowres beside it"):
+        import_model("nnunet", [results])
+
+
 def test_parts_that_share_a_label_are_refused(tmp_path: Path) -> None:
     results = made(tmp_path)
     with pytest.raises(BadInput, match="'first' and 'again' both have a label 'organ'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from ctseg.data.steps.base import Box, Step
 from ctseg.data.steps.region import Nowhere, Region
 from ctseg.data.stream import Scan, Stream
 from ctseg.engine.inference.decoders import LabelMap
+from ctseg.engine.inference.ensemble import Ensemble
+from ctseg.engine.inference.label_channels import WithLabels, label_map
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
 from ctseg.engine.inference.model import Model, check_channels, name_of
 from ctseg.engine.inference.predictor import Predictor
@@ -97,11 +100,13 @@ class CoarseModel:
     Attributes:
         labels: the only ones of its labels that count; all where it is None.
         margin_mm: kept around them.
+        as_channels: its labels are further channels of the network behind it, and it does not say where to look.
     """
 
     model: Model
     labels: tuple[str, ...] | None = None
     margin_mm: float = MARGIN_MM
+    as_channels: bool = False
 
 
 class Cascade:
@@ -127,6 +132,12 @@ class Cascade:
                     f"The stage {stage.model.card.name} takes {stage.model.card.in_channels} channel(s), the model "
                     f"{model.card.name} {model.card.in_channels}."
                 )
+            if stage.as_channels and isinstance(model, Ensemble):
+                raise BadInput(
+                    f"{model.card.name} cannot be made of several models: their networks take the labels of "
+                    f"{stage.model.card.name} as channels.",
+                    hint="Predict with one of them.",
+                )
             LabelMap(stage.model.task)  # a regression has none
             if stage.labels is not None:
                 select(stage.model.task, stage.labels)
@@ -147,9 +158,13 @@ class Cascade:
 
     def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
         check_channels(self.card, scan)
-        region = self.region
+        region, shown = self.region, []
         for stage in self.stages:
             within = stage.model if region is None else Cascade(stage.model, region=region)
+            if stage.as_channels:
+                values = [label.value for label in select(stage.model.task, stage.labels or ())]
+                shown.append((label_map(within, scan, folder), values))
+                continue
             found = find_region(
                 within, scan, labels=stage.labels, margin_mm=stage.margin_mm, folder=folder
             )
@@ -161,22 +176,34 @@ class Cascade:
             spans = ", ".join(f"{a}:{b}" for a, b in region)
             self._say(f"The first stage {name} found something in {spans} (z, y, x).")
         steps = first if region is None else (Region(region), *first)
-        return self.model.open(scan, folder, steps)
+        stream = self.model.open(scan, folder, steps)
+        for labels, values in shown:
+            stream = WithLabels(stream, labels, values)
+        return stream
 
     def with_settings(self, **changes: Any) -> Cascade:
-        """The tiling of the stages before the last model stays."""
-        return self._of(self.model.with_settings(**changes))
+        """The tiling of the stages before the last model stays.
+
+        A stage whose labels are channels averages mirrored views as the model behind it does.
+        """
+        stages = [
+            dataclasses.replace(stage, model=stage.model.with_settings(tta=True))
+            if stage.as_channels and changes.get("tta") and stage.model.card.predict.mirror_axes
+            else stage
+            for stage in self.stages
+        ]
+        return self._of(self.model.with_settings(**changes), stages)
 
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Cascade, Fitted]:
         model, fitted = self.model.fit(scan, request)
-        return self._of(model), fitted
+        return self._of(model, self.stages), fitted
 
     def shrink(self, asked: Cascade) -> Cascade | None:
         smaller = self.model.shrink(asked.model)
-        return None if smaller is None else self._of(smaller)
+        return None if smaller is None else self._of(smaller, self.stages)
 
-    def _of(self, model: Model) -> Cascade:
-        out = Cascade(model, self.stages, self.region)
+    def _of(self, model: Model, stages: Sequence[CoarseModel]) -> Cascade:
+        out = Cascade(model, stages, self.region)
         out.on_note = self.on_note
         return out
 

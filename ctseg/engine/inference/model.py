@@ -310,7 +310,7 @@ def memory_request(
     waiting = held + waiting_bytes(applied.source, finished if along else products)
     return MemoryRequest(
         model.networks, model.runtime,
-        (model.card.in_channels, *applied.target.shape_zyx),
+        (model.card.network_channels, *applied.target.shape_zyx),
         model.task.out_channels, back.plane, back.slices, part, products, waiting,
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ def build(card: Card, options: Mapping[str, Any] | None = None) -> torch.nn.Modu
         )
         raise
     config = plugins.make_config(spec, {**card.options, **(options or {})})
-    return spec.build(config, in_channels=card.in_channels, out_channels=card.out_channels)
+    return spec.build(config, in_channels=card.network_channels, out_channels=card.out_channels)
 
 
 def constraints_of(card: Card) -> Constraints:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ctseg import plugins
-from ctseg.card import Card, Member
+from ctseg.card import Card, CoarseStage, Member
 from ctseg.engine.model.weights import cast, save_weights, tensors_sha256
 from ctseg.errors import BadInput
 from ctseg.files import write_text
@@ -92,6 +93,8 @@ def write_entry(
     overwrite: bool = False,
 ) -> ZooEntry:
     """Write what an importer read; arguments and errors as for `import_model`."""
+    if model.first is not None:
+        model = _behind(model, tag, zoo, dtype, licence, overwrite)
     card = model.card
     licence = licence or card.licence
     if not licence:
@@ -100,11 +103,7 @@ def write_entry(
             hint="Say it: --licence 'CC BY 4.0' (what the licence of the training data allows)",
         )
     name = f"{card.architecture}.{model.tag if tag is None else tag}"
-    if not TAG.fullmatch(name.partition(".")[2]) or not NAME.fullmatch(name):
-        raise BadInput(
-            f"'{name}' cannot be the name of a model.",
-            hint="Use lower-case letters, digits and underscores, e.g. --tag hippocampus_v1",
-        )
+    _check_name(name)
     check_free(zoo / name, overwrite)
     stored = {f"{one.name}.safetensors": cast(one.tensors, dtype) for one in model.members}
     members = tuple(
@@ -120,6 +119,33 @@ def write_entry(
         write_text(temporary / README, render(card, sizes))
         put_in_place(temporary, zoo / name, overwrite)
     return ZooEntry(name, zoo / name)
+
+
+def _behind(
+    model: ImportedModel, tag: str | None, zoo: Path, dtype: Dtype, licence: str, overwrite: bool
+) -> ImportedModel:
+    """The model behind the one whose labels it sees, which is written as an entry of its own."""
+    assert model.first is not None
+    _check_name(f"{model.card.architecture}.{model.tag if tag is None else tag}")
+    check_free(zoo / f"{model.card.architecture}.{model.tag if tag is None else tag}", overwrite)
+    own = model.first.tag if tag is None else f"{tag}_first"
+    entry = write_entry(
+        model.first, tag=own, zoo=zoo, dtype=dtype, licence=licence, overwrite=overwrite
+    )
+    labels = sorted(model.first.card.task.task().foreground, key=lambda label: label.value)
+    stage = CoarseStage(
+        model=entry.name, labels=tuple(label.name for label in labels), as_channels=True
+    )
+    card = model.card.model_copy(update={"stages": (stage,)})
+    return dataclasses.replace(model, card=card, first=None)
+
+
+def _check_name(name: str) -> None:
+    if not TAG.fullmatch(name.partition(".")[2]) or not NAME.fullmatch(name):
+        raise BadInput(
+            f"'{name}' cannot be the name of a model.",
+            hint="Use lower-case letters, digits and underscores, e.g. --tag hippocampus_v1",
+        )
 
 
 def completed(card: Card, name: str, members: tuple[Member, ...], licence: str) -> Card:

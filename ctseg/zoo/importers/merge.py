@@ -30,6 +30,11 @@ def merged(models: Mapping[str, ImportedModel]) -> ImportedModel:
             )
     first = next(iter(models.values()))
     for name, model in models.items():
+        if model.first is not None:
+            raise BadInput(
+                f"The part '{name}' is a cascade, which cannot be merged with others.",
+                hint="Merge another configuration of it.",
+            )
         if model.card.channels != first.card.channels:
             raise BadInput(
                 f"The part '{name}' takes the channels {', '.join(model.card.channels)}; the first one takes "

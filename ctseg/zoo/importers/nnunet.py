@@ -94,16 +94,12 @@ def _check_alike(folds: Sequence[Fold]) -> None:
 def _described(model: TrainedModel, folds: Sequence[Fold], checkpoint: str) -> ImportedModel:
     plans, dataset, first = model.plans, model.dataset, folds[0]
     settings = networks.configuration_of(plans, first.configuration)
-    if settings.get("previous_stage"):
-        raise BadInput(
-            f"{first.configuration} is a cascade: its network takes the labels of {settings['previous_stage']} as "
-            "further channels, which no card can say yet.",
-            hint="Import another configuration: --configuration 3d_fullres",
-        )
+    before = _before(model, settings, folds, checkpoint)
     task = task_of(dataset)
     channels = _channels(dataset)
     network = _network(plans, first)
-    members = [_weights(network, fold, task, channels) for fold in folds]
+    seen = len(channels) + (0 if before is None else len(before.card.task.task().foreground))
+    members = [_weights(network, fold, task, seen) for fold in folds]
     rules, left_out = _postprocessing(model, task)
     if plans.get("image_reader_writer") == "Tiff3DIO":
         left_out.append(
@@ -155,7 +151,24 @@ def _described(model: TrainedModel, folds: Sequence[Fold], checkpoint: str) -> I
     )  # fmt: skip
     _check_tile(card, network)
     tag = re.sub(r"[^a-z0-9]+", "_", f"{name}_{first.configuration}".lower()).strip("_")
-    return ImportedModel(card, members, tag, _notes(card))
+    return ImportedModel(card, members, tag, _notes(card), before)
+
+
+def _before(
+    model: TrainedModel, settings: Mapping[str, Any], folds: Sequence[Fold], checkpoint: str
+) -> ImportedModel | None:
+    """Of a cascade the model whose labels its network takes as channels, with the same folds."""
+    stage = settings.get("previous_stage")
+    if not stage:
+        return None
+    earlier = model.sibling(str(stage))
+    found = earlier.folds(",".join(fold.name for fold in folds), checkpoint)
+    _check_alike(found)
+    if found[0].configuration != stage:
+        raise BadInput(f"{earlier.name} holds {found[0].configuration} where {stage} is due.")
+    if networks.configuration_of(earlier.plans, found[0].configuration).get("previous_stage"):
+        raise BadInput(f"The plans put a cascade behind the cascade {stage}.")
+    return _described(earlier, found, checkpoint)
 
 
 def _notes(card: Card) -> tuple[str, ...]:
@@ -179,13 +192,13 @@ def _network(plans: Mapping[str, Any], fold: Fold) -> ForeignNetwork:
 
 
 def _weights(
-    network: ForeignNetwork, fold: Fold, task: TaskConfig, channels: Sequence[str]
+    network: ForeignNetwork, fold: Fold, task: TaskConfig, channels: int
 ) -> ImportedWeights:
-    found, due = networks.channels(fold.state), (len(channels), len(task.labels))
+    found, due = networks.channels(fold.state), (channels, len(task.labels))
     if found != due:
         raise BadInput(
-            f"The network of fold {fold.name} has {found[0]} channels in and {found[1]} out; dataset.json names "
-            f"{due[0]} and {due[1]}.",
+            f"The network of fold {fold.name} has {found[0]} channels in and {found[1]} out; plans and dataset.json "
+            f"say {due[0]} and {due[1]}.",
             hint="Is dataset.json that of this training?",
         )
     tensors = networks.map_state(fold.state, network)

@@ -74,6 +74,26 @@ class TrainedModel:
             raise BadInput(f"{self.files.told(self.folder + name)} holds no table.")
         return content
 
+    def sibling(self, configuration: str) -> TrainedModel:
+        """The model of another configuration, trained by the same trainer on the same plans.
+
+        Raises:
+            BadInput: it is not there.
+        """
+        name = f"{self.name.removesuffix(self.configuration)}{configuration}"
+        if self.folder:
+            models = trained_models(self.files)
+        else:
+            place = self.files.root.resolve().parent / name
+            models = trained_models(Files(place)) if place.is_dir() else []
+        for model in models:
+            if model.name == name:
+                return model
+        raise BadInput(
+            f"{self.name} is a cascade behind {configuration}, and there is no {name} beside it.",
+            hint="Put it there, or import another configuration: --configuration 3d_fullres",
+        )
+
     def others(self, name: str) -> list[str]:
         """Files of a name at any place in the folder."""
         return [n for n in self.files.names if n.startswith(self.folder) and n.endswith(f"/{name}")]
