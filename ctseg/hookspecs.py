@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pluggy
 
-from ctseg.specs import ArchitectureSpec, FormatSpec, ImporterSpec, LossSpec, ReaderSpec
+from ctseg.importer_specs import ImporterSpec
+from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
 
 PROJECT = "ctseg"
 hookspec = pluggy.HookspecMarker(PROJECT)

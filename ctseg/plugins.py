@@ -15,7 +15,8 @@ import pluggy
 
 from ctseg import hookspecs
 from ctseg.errors import NameClash, UnknownName
-from ctseg.specs import ArchitectureSpec, FormatSpec, ImporterSpec, LossSpec, ReaderSpec
+from ctseg.importer_specs import ImporterSpec
+from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
 
 Kind = Literal["architecture", "loss", "reader", "format", "importer"]
 Spec = TypeVar("Spec", ArchitectureSpec, LossSpec, ReaderSpec, FormatSpec, ImporterSpec)

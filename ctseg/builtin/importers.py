@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ctseg.hookspecs import hookimpl
-from ctseg.specs import ImportedModel, ImporterSpec, frozen
+from ctseg.importer_specs import ImportedModel, ImporterSpec
+from ctseg.specs import frozen
 
 
 def _recognise(module: str) -> Callable[[Path], bool]:

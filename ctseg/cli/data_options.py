@@ -27,6 +27,10 @@ GridToleranceOption = Annotated[
         show_default=False,
     ),
 ]
+HiddenGridTolerance = Annotated[
+    float | None, typer.Option("--grid-tolerance", min=0.0, max=0.5, metavar="SHARE", hidden=True)
+]
+"""The same where the run file has it, as `data.grid_tolerance`."""
 
 
 def parse_options(pairs: list[str]) -> dict[str, str]:

@@ -240,12 +240,12 @@ def _predict(stage: DemoFolders, model: str, device: str, *, own_data: bool) -> 
     from ctseg.engine.prediction.folder import predict_folder
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.request import Request
-    from ctseg.zoo.load import load_model
+    from ctseg.zoo.load import load
 
     _step(4, "Predict scans that it never saw, by name")
     scans = [stage.data, "--fold", 0] if own_data else [stage.data / "imagesTs"]
     _command("predict", *scans, "-m", model, "--zoo", stage.zoo, "-o", stage.predictions)
-    loaded = load_model(model, device, zoo=stage.zoo)
+    loaded = load(model, device, zoo=stage.zoo).model
     items = find_items(
         [str(scans[0])], channels=loaded.card.in_channels, fold=0 if own_data else None
     )

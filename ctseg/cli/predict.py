@@ -224,7 +224,7 @@ def predict(
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.multiprocess.team import open_team
     from ctseg.engine.prediction.request import Request
-    from ctseg.zoo.load import load_model
+    from ctseg.zoo.load import load
 
     ui.check_zoo(zoo)
     rare: Any = read_settings(model_of("predict"), settings or [], config, example="dtype=float16")
@@ -234,7 +234,7 @@ def predict(
             hint="Add --probabilities, or leave the setting out.",
         )
     with open_team() as team:
-        loaded = load_model(
+        loaded = load(
             model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
             region=None if rare.region is None else parse_region(_region(rare.region)),
             coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm,
@@ -243,7 +243,7 @@ def predict(
             tile_zyx=None if tile is None else axes.numbers(tile, int),
             overlap=None if overlap is None else axes.shares(overlap),
             tta=tta, batch_size=rare.batch_size, skip_air=rare.skip_air,
-        )  # fmt: skip
+        ).model  # fmt: skip
         items = find_items(
             inputs, channels=loaded.card.in_channels, dataset=rare.dataset, fold=fold,
             options=parse_options(option or []),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import GridToleranceOption, parse_options
+from ctseg.cli.data_options import HiddenGridTolerance, parse_options
 from ctseg.cli.options import axes, completion
 from ctseg.errors import BadInput, FileProblem
 
@@ -155,7 +155,7 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    grid_tolerance: GridToleranceOption = None,
+    grid_tolerance: HiddenGridTolerance = None,
     device: Annotated[
         str | None,
         typer.Option(

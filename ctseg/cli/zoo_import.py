@@ -17,7 +17,7 @@ FIRST = "first"
 
 
 class Dtype(StrEnum):
-    """How weights are stored."""
+    """Stored type of weights."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -25,51 +25,43 @@ class Dtype(StrEnum):
 
 
 EXAMPLES = (
-    "ctseg zoo import nnunet nnUNet_results/Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres",
-    "ctseg zoo import nnunet organs --merge vertebrae=FOLDER --merge ribs=FOLDER --tag total_v2",
-    "ctseg zoo import pytorch3dunet best_checkpoint.pytorch config.yaml --tag cells_v1 --licence MIT",
-    "ctseg zoo import nnunet exported.zip --configuration 3d_fullres --folds 0,1 --licence 'CC BY 4.0'",
+    "ctseg zoo import nnunet nnUNet_results/Dataset004_Hippocampus --licence MIT",
+    "ctseg zoo import nnunet exported.zip --configuration 3d_fullres --folds 0,1",
+    "ctseg zoo import nnunet organs --merge ribs=FOLDER --tag total_v2",
+    "ctseg zoo import pytorch3dunet best.pytorch config.yaml --tag cells_v1",
 )
 
 
 def import_(
     kind: Annotated[
         str,
-        typer.Argument(
-            metavar="KIND", help="nnunet, pytorch3dunet or the name of a plugin's importer."
-        ),
+        typer.Argument(metavar="KIND", help="nnunet, pytorch3dunet or an importer of a plugin."),
     ],
     paths: Annotated[
         list[Path],
         typer.Argument(
             metavar="PATH",
-            help="nnunet: a results folder or a zip; pytorch3dunet: checkpoint and configuration.",
+            help="Results folder or zip; or checkpoint and configuration.",
         ),
     ],
     configuration: Annotated[
         str | None,
-        typer.Option(
-            "--configuration", metavar="NAME", help="Which, where there are several: 3d_fullres."
-        ),
+        typer.Option("--configuration", metavar="NAME", help="Configuration, e.g. 3d_fullres."),
     ] = None,
     folds: Annotated[
         str | None,
-        typer.Option(
-            "--folds", metavar="N,N", help="Numbers, or all; every trained fold when left out."
-        ),
+        typer.Option("--folds", metavar="N,N", help="Folds (default: all that are trained)."),
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            "--checkpoint", metavar="FILE", help="Of each fold; checkpoint_final.pth for nnunet."
-        ),
+        typer.Option("--checkpoint", metavar="FILE", help="Checkpoint file of each fold."),
     ] = None,
     merge: Annotated[
         list[str] | None,
         typer.Option(
             "--merge",
             metavar="NAME=FOLDER",
-            help="A further model with labels of its own; all become one. Can be repeated.",
+            help="Model with further labels (repeatable).",
         ),
     ] = None,
     option: Annotated[
@@ -77,18 +69,22 @@ def import_(
         typer.Option(
             "--option",
             metavar="NAME=VALUE",
-            help="Option of the importer, e.g. labels=background,cell; can be repeated.",
+            help="Option of the importer (repeatable).",
         ),
     ] = None,
     tag: Annotated[
         str | None,
-        typer.Option("--tag", help="Second part of the name; made from the source when left out."),
+        typer.Option("--tag", metavar="TAG", help="Tag in the name (default: from the source)."),
     ] = None,
     licence: Annotated[
-        str, typer.Option("--licence", help="Of the weights, where the source does not say it.")
+        str,
+        typer.Option(
+            "--licence", metavar="TEXT", help="Licence of the weights; the source's if left out."
+        ),
     ] = "",
     dtype: Annotated[
-        Dtype, typer.Option("--dtype", help="How the weights are stored.")
+        Dtype,
+        typer.Option("--dtype", metavar="TYPE", help="Stored type: fp32, bf16 or fp16."),
     ] = Dtype.fp32,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model of that name.")
@@ -96,7 +92,7 @@ def import_(
     zoo: ui.ZooOption = None,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Take a model of another project over into the zoo; none of its code is run.
+    """Import a model of another project into the zoo; none of its code is run.
 
     Pickles are read as data alone: one that names classes or functions is refused.
     """

@@ -52,27 +52,6 @@ def load(
         >>> segmenter = load("unet3d.hippocampus_v1")
         >>> mask = segmenter.predict(volume)
     """
-    return Segmenter.of(
-        load_model(
-            name, device, precision, zoo=zoo, region=region, coarse=coarse,
-            coarse_labels=coarse_labels, margin_mm=margin_mm, on_note=on_note,
-        )
-    )  # fmt: skip
-
-
-def load_model(
-    name: str | Path | Sequence[str | Path],
-    device: str = "auto",
-    precision: str = "auto",
-    *,
-    zoo: Path | str | None = None,
-    region: Box | None = None,
-    coarse: str | Path | None = None,
-    coarse_labels: Sequence[str] | None = None,
-    margin_mm: float | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> Model:
-    """The model behind the `Segmenter` that `load` gives; arguments and errors as there."""
     names = [name] if isinstance(name, str | Path) else list(name)
     if not names:
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
@@ -92,12 +71,12 @@ def load_model(
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
-        first = load_model(coarse, device, precision, zoo=zoo)
-        stage = CoarseModel(first, labels, MARGIN_MM if margin_mm is None else margin_mm)
-        return Cascade(model, [stage], region)
+        first = load(coarse, device, precision, zoo=zoo)
+        stage = CoarseModel(first.model, labels, MARGIN_MM if margin_mm is None else margin_mm)
+        return Segmenter.of(Cascade(model, [stage], region))
     if margin_mm is not None:
         stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
-    return with_stages(model, stages, zoo, region=region)
+    return Segmenter.of(with_stages(model, stages, zoo, region=region))
 
 
 def _opened(found: Resolved, device: str, precision: str) -> Model:
@@ -171,7 +150,7 @@ def with_stages(
     device, precision = str(model.runtime.device), model.runtime.precision
     found = [
         CoarseModel(
-            load_model(find_entry(s.model, zoo).folder, device, precision, zoo=zoo),
+            load(find_entry(s.model, zoo).folder, device, precision, zoo=zoo).model,
             s.labels or None,
             s.margin_mm,
             s.as_channels,

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 _spec = importlib.util.spec_from_file_location(
-    "dicom_files", Path(__file__).parents[1] / "volume" / "dicom_files.py"
+    "dicom_files", Path(__file__).parents[1] / "volume" / "formats" / "dicom" / "dicom_files.py"
 )
 assert _spec is not None and _spec.loader is not None
 files = importlib.util.module_from_spec(_spec)

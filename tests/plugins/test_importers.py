@@ -21,7 +21,7 @@ import json
 from pathlib import Path
 
 from ctseg.hookspecs import hookimpl
-from ctseg.specs import ImportedModel, ImportedWeights, ImporterSpec
+from ctseg.importer_specs import ImportedModel, ImportedWeights, ImporterSpec
 
 
 def recognise(path):

@@ -69,6 +69,10 @@ def parse_step(data: Mapping[str, Any]) -> Step:
 
 
 def step_to_dict(step: Step) -> dict[str, Any]:
-    """The plain form of a step."""
-    options = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(step).items()}
+    """The plain form of a step; `channels` is left out where the step is for all of them."""
+    options = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(step).items()
+        if not (name == "channels" and not value)
+    }
     return {"kind": step.kind, **options}

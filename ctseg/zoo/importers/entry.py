@@ -11,7 +11,7 @@ from ctseg.card import Card, CoarseStage, Member
 from ctseg.engine.model.weights import cast, save_weights, tensors_sha256
 from ctseg.errors import BadInput
 from ctseg.files import write_text
-from ctseg.specs import ImportedModel, ImporterSpec
+from ctseg.importer_specs import ImportedModel, ImporterSpec
 from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.importers.merge import merged
 from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place

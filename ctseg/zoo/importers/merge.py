@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ctseg.card import Card, Member
 from ctseg.config import LabelConfig, TaskConfig
 from ctseg.errors import BadInput
-from ctseg.specs import ImportedModel, ImportedWeights
+from ctseg.importer_specs import ImportedModel, ImportedWeights
 
 PART = re.compile(r"[a-z0-9][a-z0-9_]*")
 

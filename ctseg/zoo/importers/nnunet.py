@@ -14,9 +14,10 @@ from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.config.postprocess import PostprocessRule
 from ctseg.data.steps import step_to_dict
 from ctseg.errors import BadInput, CorruptWeights, FileProblem
+from ctseg.importer_specs import ImportedModel, ImportedWeights
 from ctseg.nets.foreign import nnunet as networks
 from ctseg.nets.foreign.network import ForeignNetwork, keys_of
-from ctseg.specs import ImportedModel, ImportedWeights, Zyx
+from ctseg.specs import Zyx
 from ctseg.zoo.importers.archive import Files
 from ctseg.zoo.importers.fitting import check_weights, understood
 from ctseg.zoo.importers.nnunet_labels import postprocessing, task_of

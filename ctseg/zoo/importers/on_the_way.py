@@ -11,7 +11,7 @@ import ctseg
 from ctseg import plugins
 from ctseg.data.store import cache_folder
 from ctseg.errors import NameClash
-from ctseg.specs import ImporterSpec
+from ctseg.importer_specs import ImporterSpec
 from ctseg.zoo.importers.archive import Files
 from ctseg.zoo.importers.entry import read_model, write_entry
 from ctseg.zoo.store import ZooEntry, entries_in

@@ -16,9 +16,10 @@ from ctseg.card import Card, Provider, Source, TrainingData
 from ctseg.config import LabelConfig, PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.data.steps import step_to_dict
 from ctseg.errors import BadInput, FileProblem
+from ctseg.importer_specs import ImportedModel, ImportedWeights
 from ctseg.nets.foreign import pytorch3dunet as networks
 from ctseg.nets.foreign.network import ForeignNetwork, keys_of
-from ctseg.specs import ImportedModel, ImportedWeights, TaskKind, Zyx
+from ctseg.specs import TaskKind, Zyx
 from ctseg.zoo.importers.checkpoint import read_checkpoint, state_of
 from ctseg.zoo.importers.fitting import check_weights, understood
 from ctseg.zoo.importers.pytorch3dunet_steps import steps_of

@@ -232,7 +232,7 @@ def test_a_mask_keeps_the_matrices_of_its_scan_and_tells_that_they_disagree(tmp_
     nibabel.save(image, tmp_path / f"scan{suffix}")
     said: list[str] = []
     summary = predict_folder(
-        small.small_model(), find_items([str(tmp_path / f"scan{suffix}")], channels=1),
+        small.small_model().model, find_items([str(tmp_path / f"scan{suffix}")], channels=1),
         Request(tmp_path / f"mask{suffix}", probabilities=True), on_say=said.append,
     )  # fmt: skip
     assert not summary.failed
@@ -252,7 +252,7 @@ def test_a_tilted_scan_is_predicted_straightened(tmp_path):
     nibabel.save(nibabel.Nifti1Image(small.scan().array.T, affine), tmp_path / "scan.nii.gz")
     options = {"straighten": "yes"}
     summary = predict_folder(
-        small.small_model(), find_items([str(tmp_path / "scan.nii.gz")], channels=1, options=options),
+        small.small_model().model, find_items([str(tmp_path / "scan.nii.gz")], channels=1, options=options),
         Request(tmp_path / "mask.nii.gz"),
     )  # fmt: skip
     assert not summary.failed
