@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -29,10 +32,12 @@ from ctseg.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     CtsegError,
+    CtsegWarning,
     DiskFull,
     FileProblem,
     RunFailed,
 )
+from ctseg.plugins import owner_of
 from ctseg.version import __version__
 
 DEBUG = "--debug"
@@ -49,7 +54,8 @@ class Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
+            with _warnings_said():
+                result = super().invoke(ctx)
             sys.stdout.flush()
             return result
         except (KeyboardInterrupt, typer.Abort):  # the latter where a question was asked
@@ -66,6 +72,25 @@ class Root(TyperGroup):
             _report(error, debug=bool(ctx.params.get("debug")))
 
 
+@contextlib.contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Show ctseg's own warnings as messages, each once; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", CtsegWarning)
+        shown = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any
+        ) -> None:
+            if issubclass(category, CtsegWarning):
+                ui.say(f"Warning: {message}")
+            else:
+                shown(message, category, *args, **kwargs)
+
+        warnings.showwarning = show
+        yield
+
+
 def _report(error: Exception, *, debug: bool) -> NoReturn:
     if debug:
         ui.say("".join(traceback.format_exception(error)))
@@ -75,8 +100,13 @@ def _report(error: Exception, *, debug: bool) -> NoReturn:
         if known.hint:
             ui.say(f"  {known.hint}")
         raise typer.Exit(known.exit_code)
-    text = " ".join(str(error).split())
-    ui.say(f"Internal error: {type(error).__name__}: {text}", style="red")
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    owner = owner_of(error)
+    if owner is not None:
+        ui.say(f"Error: The plugin {owner.owner} raised {text}", style="red")
+        ui.say("  Tell its author, or uninstall it.")
+    else:
+        ui.say(f"Internal error: {text}", style="red")
     if not debug:
         ui.say("  Run again with --debug for the traceback.")
     raise typer.Exit(EXIT_FAILED)

@@ -184,9 +184,17 @@ def predict(
             "--option",
             metavar="NAME=VALUE",
             rich_help_panel=INPUT,
-            help="Option of the input's format, e.g. series=1.2.840; can be repeated.",
+            help="Option of the input's format, e.g. series=1.2.840; spacing=0.7,0.7,2.5 (x, y, z in mm) for all.",
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            rich_help_panel=INPUT,
+            help="Warn where a scan or a plugin too far from those of training is refused.",
+        ),
+    ] = False,
     coarse: Annotated[
         str | None,
         typer.Option(
@@ -322,7 +330,7 @@ def predict(
         loaded = load_model(
             model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
             region=None if region is None else parse_region(region), coarse=coarse,
-            coarse_labels=_names(coarse_labels), margin_mm=margin,
+            coarse_labels=_names(coarse_labels), margin_mm=margin, force=force,
         ).with_settings(
             tile_zyx=None if tile is None else numbers(tile, int),
             overlap=overlap, tta=tta, batch_size=batch_size, skip_air=skip_air,

@@ -26,6 +26,7 @@ def load(
     coarse: str | Path | None = None,
     coarse_labels: Sequence[str] | None = None,
     margin_mm: float | None = None,
+    force: bool = False,
 ) -> Segmenter:
     """Load a model by zoo name, run folder or weight file; or several, whose probabilities are averaged.
 
@@ -37,6 +38,7 @@ def load(
         coarse: a model that says where to look, in place of the one that the card names, if it does.
         coarse_labels: the only ones of its labels that count.
         margin_mm: kept around what it finds.
+        force: warn where another major version of a plugin, or a scan far from those of training, would be refused.
 
     Raises:
         UnknownName, BadInput, CorruptWeights: as `ctseg.zoo.resolve.resolve_model`.
@@ -50,7 +52,7 @@ def load(
     return Segmenter.of(
         load_model(
             name, device, precision, zoo=zoo, region=region, coarse=coarse,
-            coarse_labels=coarse_labels, margin_mm=margin_mm,
+            coarse_labels=coarse_labels, margin_mm=margin_mm, force=force,
         )
     )  # fmt: skip
 
@@ -65,6 +67,7 @@ def load_model(
     coarse: str | Path | None = None,
     coarse_labels: Sequence[str] | None = None,
     margin_mm: float | None = None,
+    force: bool = False,
 ) -> Model:
     """The model behind the `Segmenter` that `load` gives; arguments and errors as there."""
     names = [name] if isinstance(name, str | Path) else list(name)
@@ -75,17 +78,18 @@ def load_model(
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)
     models = [
-        NetworkModel.from_files(one.files, device=device, precision=precision) for one in found
+        NetworkModel.from_files(one.files, device=device, precision=precision, force=force)
+        for one in found
     ]
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
-        first = load_model(coarse, device, precision, zoo=zoo)
+        first = load_model(coarse, device, precision, zoo=zoo, force=force)
         stage = CoarseModel(first, labels, MARGIN_MM if margin_mm is None else margin_mm)
         return Cascade(model, [stage], region)
     if margin_mm is not None:
         stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
-    return with_stages(model, stages, zoo, region=region)
+    return with_stages(model, stages, zoo, region=region, force=force)
 
 
 def _stages_of(found: Sequence[Resolved]) -> tuple[CoarseStage, ...]:
@@ -131,6 +135,7 @@ def with_stages(
     zoo: Path | str | None = None,
     *,
     region: Box | None = None,
+    force: bool = False,
 ) -> Model:
     """The model behind the stages that a card names, on the same device; the model itself where there are none."""
     if not stages and region is None:
@@ -138,7 +143,7 @@ def with_stages(
     device, precision = str(model.runtime.device), model.runtime.precision
     found = [
         CoarseModel(
-            load_model(find_entry(s.model, zoo).folder, device, precision, zoo=zoo),
+            load_model(find_entry(s.model, zoo).folder, device, precision, zoo=zoo, force=force),
             s.labels or None,
             s.margin_mm,
         )

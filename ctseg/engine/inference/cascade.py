@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ctseg.data.steps.base import Box, Step
 from ctseg.data.steps.region import Nowhere, Region
 from ctseg.data.stream import Scan, Stream
+from ctseg.engine.inference.check_scan import PlannedGrid
 from ctseg.engine.inference.decoders import LabelMap
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
-from ctseg.engine.inference.model import Model, check_channels, name_of
+from ctseg.engine.inference.model import Model, check_channels, listening, name_of
 from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import SourceGridMapper
@@ -134,6 +135,7 @@ class Cascade:
         self.card, self.networks, self.runtime = model.card, model.networks, model.runtime
         self.task, self.scale, self.settings = model.task, model.scale, model.settings
         self.on_note: Callable[[str], None] | None = model.on_note
+        self.on_plan: Callable[[PlannedGrid], None] | None = model.on_plan
 
     @property
     def predictor(self) -> Predictor:
@@ -149,19 +151,20 @@ class Cascade:
         check_channels(self.card, scan)
         region = self.region
         for stage in self.stages:
-            within = stage.model if region is None else Cascade(stage.model, region=region)
+            coarse = listening(stage.model, self)
+            within = coarse if region is None else Cascade(coarse, region=region)
             found = find_region(
                 within, scan, labels=stage.labels, margin_mm=stage.margin_mm, folder=folder
             )
             name = name_of(stage.model)
             if found is None:
                 self._say(f"The first stage {name} found nothing; all is background.")
-                return self.model.open(scan, folder, (Nowhere(), *first))
+                return listening(self.model, self).open(scan, folder, (Nowhere(), *first))
             region = found
             spans = ", ".join(f"{a}:{b}" for a, b in region)
             self._say(f"The first stage {name} found something in {spans} (z, y, x).")
         steps = first if region is None else (Region(region), *first)
-        return self.model.open(scan, folder, steps)
+        return listening(self.model, self).open(scan, folder, steps)
 
     def with_settings(self, **changes: Any) -> Cascade:
         """The tiling of the stages before the last model stays."""
@@ -177,8 +180,7 @@ class Cascade:
 
     def _of(self, model: Model) -> Cascade:
         out = Cascade(model, self.stages, self.region)
-        out.on_note = self.on_note
-        return out
+        return listening(out, self)
 
     def _say(self, text: str) -> None:
         if self.on_note:

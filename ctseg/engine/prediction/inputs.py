@@ -13,6 +13,7 @@ from ctseg.data.splits import fold_cases
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, frozen
 from ctseg.volume.file_names import file_name, stem_of
+from ctseg.volume.formats.source import options_of
 from ctseg.volume.io import format_of
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -167,7 +168,7 @@ class _Finder:
     def ref(self, path: Path) -> ImageRef:
         """A file with those of the options that its format has."""
         spec = format_of(path)
-        known = set(spec.options) & set(self._options) if spec is not None else set()
+        known = set(options_of(spec)) & set(self._options) if spec is not None else set()
         self._known |= known
         return ImageRef(path, frozen({name: self._options[name] for name in sorted(known)}))
 

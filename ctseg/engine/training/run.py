@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from ctseg import plugins
-from ctseg.card import Card, Provider, TrainingData
+from ctseg.card import Card, Provider, TrainingData, TrainingScans
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration
+from ctseg.config.checking import parse_json
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
@@ -31,6 +32,9 @@ from ctseg.planning.task import task_of
 from ctseg.report.curves import draw_curves
 from ctseg.specs import Case, DataSet, Task, training_only
 from ctseg.version import __version__
+
+PLAN = "plan.json"
+"""The fingerprint of the data, and each choice with its reason."""
 
 
 def train(
@@ -86,7 +90,9 @@ def train(
         config = _plan(
             config, dataset, task, training, validation, runtime, folder, reporter, overwrite
         )
-    card = card_of(config, dataset, task, len(training))
+    card = card_of(config, dataset, task, len(training)).model_copy(
+        update={"training_scans": training_scans_of(folder / PLAN)}
+    )
     count = len(training)
     try:
         prepared = _prepare(config, task, [*training, *validation], reporter)
@@ -185,19 +191,19 @@ def _plan(
         "choices": plan.choices,
         "runtime": runtime.describe(),
     }
-    write_text(folder / "plan.json", json.dumps(document, indent=2))
+    write_text(folder / PLAN, json.dumps(document, indent=2))
     train = config.train
     reporter.say(
         f"Plan: patch {'x'.join(map(str, train.patch_zyx or ()))}, batch {train.batch_size}, "
         f"{config.model.architecture} {config.model.options.get('features', '')}, {config.loss.name} "
-        f"(reasons in {folder / 'plan.json'})"
+        f"(reasons in {folder / PLAN})"
     )
     return config
 
 
 def _take_back(folder: Path) -> None:
     """Remove what `_plan` wrote."""
-    for name in ("config.toml", "plan.json"):
+    for name in ("config.toml", PLAN):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -215,6 +221,24 @@ def _prepare(
         reporter.update(done, len(cases), f"preparing {name}")
 
     return store.prepare(cases, on_case)
+
+
+def training_scans_of(plan: Path) -> TrainingScans | None:
+    """What the training scans were like, as the fingerprint in `plan.json` says; None where it does not."""
+    try:
+        found = parse_json(plan.read_text(encoding="utf-8"))["fingerprint"]
+        spacings = [[float(v) for v in spacing] for spacing in found["spacings_zyx"]]
+        return TrainingScans.model_validate(
+            {
+                "spacing_min_zyx": [min(axis) for axis in zip(*spacings, strict=True)],
+                "spacing_max_zyx": [max(axis) for axis in zip(*spacings, strict=True)],
+                "intensity_low": [low for low, _ in found["intensities"]],
+                "intensity_high": [high for _, high in found["intensities"]],
+                "modalities": found["modalities"],
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or edited
+        return None
 
 
 def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card:
