@@ -19,7 +19,7 @@ from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.errors import BadInput
 from ctseg.volume.geometry import Geometry
 
-FAR, APART = 10.0, 2.0
+FAR, APART = 10.0, 2.5
 """A spacing so many times beyond those of training is refused, or warned about."""
 FAR_OF_TARGET, APART_OF_TARGET = 20.0, 4.0
 """The same where a card only has the spacing that scans are resampled to, around which those of training lay."""
