@@ -5,23 +5,29 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+# Processes that run the tests; a worker of the tests takes about 2 GiB.
+TEST_JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(8, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
 DEMO_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt $(PIP_FLAGS)
+# The tests of a file share what its fixtures make.
+PARALLEL := -n $(TEST_JOBS) --dist loadfile
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: help venv demo test lint docs bench clean
+.PHONY: help venv demo test test-all faults lint docs bench clean
 
 help:
-	@echo "make demo    train, publish, predict and evaluate on phantoms (about 6 minutes)"
-	@echo "make test    the tests of the package and of the plugins, with their coverage"
-	@echo "make lint    ruff, import-linter and mypy"
-	@echo "make docs    the documentation, into site/"
-	@echo "make bench   the benchmarks, results into benchmarks/results/"
-	@echo "make venv    only the environment for all of these"
-	@echo "make clean   remove everything that these targets made"
+	@echo "make demo      train, publish, predict and evaluate on phantoms (about 6 minutes)"
+	@echo "make test      the quick tests of the package and of the plugins (under 4 minutes on two cores)"
+	@echo "make test-all  all tests, the slow ones too, with their coverage"
+	@echo "make faults    commands killed at random moments, full disks, second processes: 200 trials"
+	@echo "make lint      ruff, import-linter and mypy"
+	@echo "make docs      the documentation, into site/"
+	@echo "make bench     the benchmarks, results into benchmarks/results/"
+	@echo "make venv      only the environment for all of these"
+	@echo "make clean     remove everything that these targets made"
 
 # The package alone: what 'make demo' needs. torch comes first and by itself, so that nothing that depends on it
 # can choose another build of it.
@@ -49,7 +55,13 @@ demo: $(VENV)/.base
 	$(BIN)/ctseg demo $(DEMO_FLAGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow' $(PYTEST_FLAGS)
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(PYTEST_FLAGS)
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults --trials 200 --seed 0
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -156,10 +156,12 @@ class Entry:
         torch.manual_seed(0)
         self.net = NETWORKS[network](plan).to(device)
         layout = torch.channels_last_3d if self.way.channels_last else torch.contiguous_format
+        self.autocast = self._plain_autocast
         if network == "ctseg":
             # the engine's arrangements, which come with `ctseg train` and `ctseg predict`
             own = Runtime(torch.device(device), self.way.precision, self.way.channels_last, mode)
             self.net = own.place(self.net)
+            self.autocast = own.autocast
         elif self.way.channels_last:
             self.net = self.net.to(memory_format=layout)
         shape = (plan.batch, 1, *plan.patch_zyx)
@@ -168,7 +170,7 @@ class Entry:
         self.optimizer = torch.optim.SGD(self.net.parameters(), 1e-3, 0.99, nesterov=True)
         self.scaler = torch.amp.GradScaler(device, enabled=self.way.precision == "fp16")
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def _plain_autocast(self) -> contextlib.AbstractContextManager[Any]:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         if self.way.precision == "fp32":
             return contextlib.nullcontext()

@@ -8,7 +8,7 @@ All get one U-Net with the same weights and the same scan, in one process and in
 as nnU-Net builds it (PlainConvUNet; both give the same logits). `as they come` is float32 in PyTorch's layout on a CPU;
 on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and channels-last;
 `with our network` is the same around ours, so that one sees what the network and what the window is worth. The network
-alone is what ours needs in its fastest precision and layout for as many tiles, one at a time.
+alone, with the engine's kernels, is what ours needs in its fastest precision and layout for as many tiles, one by one.
 pytorch-3dunet goes from file to file, since its predictors do nothing else.
 
 Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it comes at least 2.8 x, by hand at least
@@ -18,7 +18,6 @@ Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it c
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import json
 import math
@@ -40,7 +39,7 @@ from torch import nn
 import ctseg
 from benchmarks.nnunet_model import as_theirs
 from benchmarks.sliding import PEERS, ByHand, Run, Setting, quiet
-from ctseg.engine.model.runtime import choose
+from ctseg.engine.model.runtime import Precision, Runtime, choose
 from ctseg.machine import cores
 
 FEATURES = (32, 64, 128)
@@ -66,7 +65,7 @@ REPEATS: dict[str, dict[str, int]] = {
 USUAL = ("160", "256")
 WITH_OURS = "by hand with our network"
 TURNS = ("logits", "labels", "by hand", WITH_OURS, "as it comes")
-WAYS = {
+WAYS: dict[str, tuple[Precision, bool]] = {
     "fp32": ("fp32", False),
     "fp32 channels-last": ("fp32", True),
     "bf16": ("bf16", False),
@@ -178,7 +177,7 @@ class Bare:
 
     def __init__(self, net: nn.Module, setting: Setting) -> None:
         self.device, self.times = setting.device, dict[str, list[float]]()
-        self.ways: dict[str, tuple[nn.Module, torch.Tensor, str]] = {}
+        self.ways: dict[str, tuple[nn.Module, torch.Tensor, Runtime]] = {}
         tile = torch.randn(1, 1, *setting.tile_zyx)
         for name, (precision, last) in WAYS.items():
             if precision == "fp16" and self.device == "cpu":
@@ -186,18 +185,20 @@ class Bare:
             layout = torch.channels_last_3d if last else torch.contiguous_format
             own: nn.Module = copy.deepcopy(net).to(self.device).to(memory_format=layout)
             image = tile.to(self.device).contiguous(memory_format=layout)
-            self.ways[name] = (own, image, precision)
+            self.ways[name] = (
+                own,
+                image,
+                Runtime(torch.device(self.device), precision, last, name),
+            )
             self.forwards(name, 2)
             self.times[name] = self.forwards(name, 3)
         self.fastest = min(self.times, key=lambda name: statistics.median(self.times[name]))
         self.times[self.fastest].clear()  # measured between the others from here on
 
     def forwards(self, name: str, count: int) -> list[float]:
-        net, image, precision = self.ways[name]
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        cast = torch.autocast(self.device, kind) if kind else contextlib.nullcontext()
+        net, image, runtime = self.ways[name]
         out = []
-        with torch.inference_mode(), cast:
+        with torch.inference_mode(), runtime.autocast():
             for _ in range(count):
                 begun = time.perf_counter()
                 net(image)

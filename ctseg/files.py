@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ctseg.errors import DiskFull, FileProblem
+from ctseg.temporary import clear_abandoned, held
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _REFUSED = (
@@ -26,7 +28,7 @@ def whole_file(path: Path, *, option: str = "-o") -> Iterator[Path]:
     """A temporary name beside `path`; on a clean exit it is flushed to disk and renamed to `path`.
 
     The temporary name keeps the suffixes of `path`, since some libraries choose the format by them. On any
-    exception it is removed and `path` stays as it was.
+    exception it is removed and `path` stays as it was. What a killed process left of an earlier try is removed first.
 
     Args:
         option: of the command line that names the place, for messages.
@@ -37,15 +39,16 @@ def whole_file(path: Path, *, option: str = "-o") -> Iterator[Path]:
     check_replaceable(path, option=option)
     with disk_errors(path, option=option):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name.split('.')[0][:64]}-",  # a long name has room for no more
-            suffix="".join(path.suffixes[-2:]),
-            dir=path.parent,
+        prefix = f".{path.name.split('.')[0][:64]}-"  # a long name has room for no more
+        suffix = "".join(path.suffixes[-2:])
+        clear_abandoned(
+            path.parent.glob(f"{glob.escape(prefix)}{'[a-z0-9_]' * 8}{glob.escape(suffix)}")
         )
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(handle)
     temporary = Path(name)
     try:
-        with disk_errors(path, option=option):
+        with disk_errors(path, option=option), held(temporary):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.global_state import unchanged_state
+
+__all__ = ["unchanged_state"]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if (
+    "PYTEST_XDIST_WORKER_COUNT" in os.environ
+):  # set before torch starts, and for the processes that tests start
+    _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    _share = (_cores or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _share)))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from ctseg.volume.geometry import Geometry
 
+_LIKE = "scan that lends its grid where the file knows no voxel size and has the same shape"
+_OUTSIDE = "'yes' also reads files outside the folder that this one names"
 _SPACING = "voxel size x y z in mm, or with a unit: '0.7 0.7 2.5', '5um'"
+
+_HEADER = {
+    "straighten": "'yes' resamples a sheared grid onto one that is not; 'nearest' does so for label maps",
+    "data_folder": "folder in which the data file of a header may lie, besides the folder of the header",
+}
 
 
 def _named(suffixes: tuple[str, ...]) -> Callable[[Path], bool]:
@@ -68,12 +75,12 @@ def ctseg_formats() -> Sequence[FormatSpec]:
     return [
         FormatSpec(
             name="nifti",
-            suffixes=paths.NIFTI,
-            recognise=_named(paths.NIFTI),
+            suffixes=(*paths.NIFTI, *paths.NIFTI_HEADERS, *paths.NIFTI_VOXELS),
+            recognise=paths.is_nifti,
             open=_open("nifti"),
             writer=_writer("nifti"),
-            summary="NIfTI-1 and NIfTI-2, compressed or not",
-            options=frozen({"channels": "'last' reads the fourth axis as channels"}),
+            summary="NIfTI-1 and NIfTI-2, compressed or not; pairs of .hdr and .img for reading",
+            options=frozen({"channels": "'last' reads the fourth axis as channels", **_HEADER}),
             lacks=frozenset({"label names"}),
         ),
         FormatSpec(
@@ -82,6 +89,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             recognise=_named(paths.NRRD),
             open=_open("nrrd"),
             writer=_writer("nrrd"),
+            options=frozen(_HEADER),
             summary="NRRD; label maps open in 3D Slicer with their names and colours",
         ),
         FormatSpec(
@@ -90,6 +98,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             recognise=_named(paths.METAIMAGE),
             open=_open("metaimage"),
             writer=_writer("metaimage"),
+            options=frozen(_HEADER),
             summary="MetaImage (ITK)",
             lacks=frozenset({"label names"}),
         ),
@@ -100,7 +109,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             open=_open("tiff"),
             writer=_writer("tiff"),
             summary="TIFF stacks with the voxel size of ImageJ or OME; no origin, no direction",
-            options=frozen({"spacing": _SPACING}),
+            options=frozen({"spacing": _SPACING, "like": _LIKE, "outside": _OUTSIDE}),
             lacks=frozenset({"origin", "direction", "label names"}),
         ),
         FormatSpec(
@@ -114,6 +123,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                 {
                     "dataset": "name within the file; /raw, or the only volume, by default",
                     "geometry": "dataset that lends its grid to one without; /raw by default",
+                    "outside": _OUTSIDE,
                 }
             ),
             writer_options=frozen(
@@ -147,6 +157,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                 {
                     "spacing": _SPACING,
                     "gaps": "'yes' takes names whose numbers have gaps as they are",
+                    "like": _LIKE,
                 }
             ),
         ),

@@ -58,6 +58,7 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
                     "label": "dataset of the labels, /label by default",
                     "weight": "dataset of voxel weights, none by default",
                     "mask": "dataset that is 0 where labels do not count, none by default",
+                    "outside": "'yes' also reads files outside the folder that a file names",
                     **names,
                 }
             ),

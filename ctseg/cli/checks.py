@@ -18,7 +18,7 @@ from ctseg.version import __version__
 
 State = Literal["ok", "warning", "failed"]
 ESSENTIAL = (
-    "torch", "numpy", "scipy", "SimpleITK", "h5py", "tifffile", "imagecodecs", "pydantic", "safetensors",
+    "torch", "numpy", "scipy", "h5py", "tifffile", "imagecodecs", "pydantic", "safetensors",
     "pluggy", "platformdirs", "matplotlib", "typer", "rich",
 )  # fmt: skip
 OPTIONAL = ("tensorboard", "monai")

@@ -199,7 +199,7 @@ def look(source: VolumeSource, report: CaseReport, names: list[str], digest: Any
         report.shape_zyx, report.spacing_xyz = grid.shape_zyx, grid.spacing_xyz
         report.origin_xyz, report.unit = grid.origin_xyz, grid.unit
         report.orientation, report.dtype = grid.orientation, str(source.dtype)
-    report.notes += [str(note) for note in source.metadata.get("notes") or ()]
+    _take_notes(source, report)
     voxels = int(np.prod(grid.shape_zyx, dtype=np.int64))
     stride = max(1, -(-voxels // _SAMPLE))
     samples: list[list[NDArray[Any]]] = [[] for _ in names]
@@ -234,11 +234,18 @@ def look(source: VolumeSource, report: CaseReport, names: list[str], digest: Any
         report.problems.append(f"{source.path} has {bad} voxels that are NaN or infinite.")
 
 
+def _take_notes(source: VolumeSource, report: CaseReport) -> None:
+    for note in map(str, source.metadata.get("notes") or ()):
+        if note not in report.notes:
+            report.notes.append(note)
+
+
 def look_at_label(
     ref: ImageRef, task: Task | None, grid: Geometry | None, report: CaseReport
 ) -> None:
     source = open_ref(ref)
     try:
+        _take_notes(source, report)
         if grid is not None and (difference := grid.difference(source.geometry)):
             report.problems.append(
                 f"The label {ref.path} is not on the grid of its image: {difference}."

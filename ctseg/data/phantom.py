@@ -6,6 +6,7 @@ by shape and place alone, and the lesion is as dense as many other things.
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from ctseg.data.phantom_anatomy import LABELS, Canvas, draw
 from ctseg.data.threshold_baseline import Threshold, threshold_baseline
 from ctseg.errors import BadInput, FileProblem
 from ctseg.files import disk_errors
+from ctseg.temporary import clear_abandoned, held
 from ctseg.volume.formats.itk import rows
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import write
@@ -155,13 +157,15 @@ def write_phantom_dataset(
                 f"{folder} exists and holds something.", hint="Choose another folder with -o."
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(folder.parent.glob(f".{glob.escape(folder.name)}-{'[a-z0-9_]' * 8}"))
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            temporary.chmod(0o755)
-            _fill(temporary, cases, unseen, seed, make, progress)
-            if folder.exists():
-                folder.rmdir()
-            temporary.replace(folder)
+            with held(temporary):
+                temporary.chmod(0o755)
+                _fill(temporary, cases, unseen, seed, make, progress)
+                if folder.exists():
+                    folder.rmdir()
+                temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -35,6 +34,7 @@ from ctseg.files import allow_open_files, disk_errors
 from ctseg.machine import cores
 from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import to_dict
+from ctseg.temporary import clear_abandoned, held
 from ctseg.volume.formats.companion_files import files_of
 
 __all__ = ["PLACES", "Prepared", "Store", "cache_folder", "fingerprint", "patch_centres"]
@@ -42,8 +42,6 @@ __all__ = ["PLACES", "Prepared", "Store", "cache_folder", "fingerprint", "patch_
 STORE_VERSION = 3
 LARGE_BYTES = 16 * 2**30
 """A case whose prepared arrays would be larger is read lazily where its steps allow."""
-STALE_SECONDS = 6 * 3600
-"""What an interrupted preparation left half made is removed after so long."""
 Mode = Literal["auto", "store", "lazy"]
 _DAMAGED = (OSError, ValueError, KeyError, EOFError)
 """What opening a folder of the store raises where something in it is missing or damaged."""
@@ -144,15 +142,12 @@ class Store:
             return self._open(case.id, folder)
 
     def _open_folder(self) -> None:
-        """Say what the store is made of, and remove what was left half made long ago."""
+        """Say what the store is made of, and remove what killed processes left half made."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # a store that is whole may be read-only
             (self.folder / "made_of.json").write_text(json.dumps(self._made_of), encoding="utf-8")
-        for left in self.folder.glob(".making-*"):
-            with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                    shutil.rmtree(left)
+        clear_abandoned(self.folder.glob(".making-*"))
 
     def _open(self, name: str, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
@@ -235,14 +230,15 @@ class Store:
             temporary = folder.parent / f".making-{secrets.token_hex(8)}"
             temporary.mkdir()  # unlike a `tempfile`, others who share the store may read it
             try:
-                yield temporary
-                if not _works(opened):
-                    shutil.rmtree(folder, ignore_errors=True)  # a broken one
-                    try:
-                        temporary.rename(folder)
-                    except OSError:
-                        if not _works(opened):
-                            raise
+                with held(temporary):
+                    yield temporary
+                    if not _works(opened):
+                        shutil.rmtree(folder, ignore_errors=True)  # a broken one
+                        try:
+                            temporary.rename(folder)
+                        except OSError:
+                            if not _works(opened):
+                                raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 

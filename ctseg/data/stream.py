@@ -22,7 +22,7 @@ from ctseg.data.steps.base import Array, Box
 from ctseg.errors import BadInput
 from ctseg.specs import ImageRef, VolumeSource
 from ctseg.volume.geometry import Geometry, check_same
-from ctseg.volume.io import open_ref
+from ctseg.volume.io import notes_of, open_ref
 from ctseg.volume.scratch import scratch
 from ctseg.volume.spool import by_region
 
@@ -75,6 +75,9 @@ class OnDisk:
         images: one reference with all channels, or one for each.
         folder: where compressed files are unpacked; the system's temporary folder by default.
 
+    Attributes:
+        notes: what reading found odd, e.g. a header that contradicts itself.
+
     Raises:
         FileProblem: missing or damaged.
         GeometryMismatch: the channels do not lie on one grid.
@@ -105,6 +108,7 @@ class OnDisk:
             self.close()
             raise
         self._sources = sources
+        self.notes = notes_of(sources)
         self.geometry = self.reference.geometry
         self.channels = sum(source.channels for source in sources)
         self.dtype = np.result_type(*(source.dtype for source in sources))

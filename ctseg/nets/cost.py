@@ -45,8 +45,8 @@ def measure(build: Callable[[], torch.nn.Module], patch_zyx: Zyx, *, in_channels
 
     Operators run on meta tensors, which have shapes but no data; the network's code does not notice. Networks that
     look at values are run on the CPU for real. Memory is that of tensors: working space inside an operator, such
-    as that of a convolution, comes on top. On a CPU a little less of all may be needed
-    (see `ctseg.nets.cpu.fused_upsample`).
+    as that of a convolution, comes on top. On a CPU a little less of all may be needed in bfloat16 (see
+    `ctseg.nets.cpu.fused_upsample`).
 
     Args:
         build: makes the network.

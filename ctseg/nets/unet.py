@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ctseg.nets import cpu
 from ctseg.nets.blocks import (
     LEAKY_SLOPE,
     NO_STRIDE,
@@ -16,7 +17,6 @@ from ctseg.nets.blocks import (
     with_pooling,
 )
 from ctseg.nets.config import ResidualUNet3DConfig, UNet3DConfig
-from ctseg.nets.cpu import fused_upsample
 from ctseg.nets.options import UNetOptions
 from ctseg.nets.residual import residual_level
 from ctseg.specs import Zyx
@@ -80,8 +80,10 @@ class UNet(nn.Module):
     ) -> torch.Tensor:
         """One level up: what is below enlarged, joined with the skip, and through the level."""
         skip_first = self.skip == "concat_skip_first"
-        if self.skip != "sum" and fused_upsample.pays(upsample, level, y, skip):
-            return fused_upsample.merged_level(upsample, level, y, skip, skip_first=skip_first)
+        if self.skip != "sum":
+            fused = cpu.fused_level(upsample, level, y, skip, skip_first=skip_first)
+            if fused is not None:
+                return fused
         y = upsample(y)
         parts = (skip, y) if skip_first else (y, skip)
         out: torch.Tensor = level(y + skip if self.skip == "sum" else torch.cat(parts, 1))

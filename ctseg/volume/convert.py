@@ -16,7 +16,7 @@ from ctseg.errors import BadInput
 from ctseg.specs import FormatSpec, Label, VolumeSource, frozen
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import IDENTITY, Geometry
-from ctseg.volume.io import format_of, open_volume, writer_format
+from ctseg.volume.io import format_of, notes_of, open_volume, scan_files, writer_format
 from ctseg.volume.labels import labels_in
 from ctseg.volume.spool import by_region
 
@@ -131,7 +131,7 @@ def _scans(folder: Path) -> Iterator[tuple[Path, FormatSpec]]:
     slices = sum(format_of(entry) == spec for entry in _files(folder)) > 1
     if spec is not None and slices:
         yield folder, spec  # with its parts; what lies beside them comes below
-    for entry in sorted(folder.iterdir()):
+    for entry in sorted([*scan_files(_files(folder)), *filter(Path.is_dir, folder.iterdir())]):
         if entry.name.startswith("."):
             continue
         own = None if entry.is_dir() else format_of(entry)
@@ -234,7 +234,7 @@ def convert(
             dtype=str(source.dtype),
             labels=tuple(label.name for label in names),
             lost=lost,
-            notes=tuple(map(str, source.metadata.get("notes", ()))),
+            notes=tuple(notes_of([source])),
             seconds=time.monotonic() - start,
         )
     finally:

@@ -60,7 +60,8 @@ class Geometry:
             raise BadInput(
                 "The direction matrix is not orthonormal (sheared or empty axes): "
                 f"{np.round(matrix, 4).tolist()}.",
-                hint="Resample the scan to an unsheared grid first.",
+                hint="A grid has three axes at right angles; NIfTI, NRRD and MetaImage files that are sheared are read "
+                "with the option straighten=yes.",
             )
 
     @property

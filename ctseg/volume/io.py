@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, VolumeWriter, Zyx
+from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.formats.source import (
     check_box,
     check_file,
@@ -26,8 +27,15 @@ from ctseg.volume.volume import Volume
 
 
 def format_of(path: Path) -> FormatSpec | None:
-    """The format that recognises a path, None where none does."""
+    """The format that recognises a path, None where none does, or where it is neither file nor folder."""
+    if path.exists() and not what_is(path):  # reading the first bytes of a pipe would wait for ever
+        return None
     return next((spec for spec in plugins.formats() if spec.recognise(path)), None)
+
+
+def scan_files(files: Iterable[Path]) -> list[Path]:
+    """The files of known formats among some, without those that hold the voxels of another one's header."""
+    return without_companions(file for file in files if format_of(file) is not None)
 
 
 def writer_format(path: Path) -> FormatSpec:
@@ -197,6 +205,15 @@ class SlicedSource:
 
     def close(self) -> None:
         self._source.close()
+
+
+def notes_of(sources: Sequence[VolumeSource]) -> list[str]:
+    """What opening scans found odd, each once; with the name of its file where there are several."""
+    notes = []
+    for source in sources:
+        where = f"{source.path.name}: " if len(sources) > 1 else ""
+        notes += [f"{where}{note}" for note in source.metadata.get("notes") or ()]
+    return list(dict.fromkeys(notes))
 
 
 def open_ref(ref: ImageRef) -> VolumeSource:

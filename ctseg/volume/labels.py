@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ctseg.specs import Label
@@ -16,23 +17,46 @@ def labels_in(metadata: Mapping[str, Any]) -> tuple[Label, ...]:
     return tuple(sorted(found, key=lambda label: label.value))
 
 
-def _segments(metadata: Mapping[str, Any]) -> list[Label]:
-    """`Segment0_Name`, `Segment0_LabelValue`, `Segment0_Color`; segments of further layers share voxels."""
-    out = []
+@dataclass(frozen=True)
+class Segment:
+    """A segment of 3D Slicer: where its voxels are, by layer and value."""
+
+    name: str
+    layer: int
+    value: int
+    colour: tuple[int, int, int] | None
+
+
+def segments_in(metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
+    """The segments that `Segment0_Name`, `Segment0_Layer`, `Segment0_LabelValue`, `Segment0_Color` ... declare."""
+    found = {}
     for key, value in metadata.items():
-        match = re.fullmatch(r"Segment(\d+)_LabelValue", str(key))
+        match = re.fullmatch(r"Segment(\d{1,6})_LabelValue", str(key))
         if match is None:
             continue
         prefix = f"Segment{match[1]}_"
-        if (
-            str(metadata.get(f"{prefix}Layer", "0")).strip() != "0"
-            or not str(value).strip().isdigit()
-        ):
+        layer = str(metadata.get(f"{prefix}Layer", "0")).strip()
+        if not all(re.fullmatch(r"\d{1,9}", text) for text in (str(value).strip(), layer)):
             continue
         number = int(str(value))
         name = str(metadata.get(f"{prefix}Name") or f"label_{number}")
-        out.append(Label(name, (number,), number, _colour(metadata.get(f"{prefix}Color"))))
-    return out
+        colour = _colour(metadata.get(f"{prefix}Color"))
+        found[int(match[1])] = Segment(name, int(layer), number, colour)
+    return tuple(found[index] for index in sorted(found))
+
+
+def channel_names(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the channels of an opened file are called; empty where it does not say."""
+    return tuple(map(str, metadata.get("channel_names", ())))
+
+
+def _segments(metadata: Mapping[str, Any]) -> list[Label]:
+    """The segments of the first layer as labels; those of further layers share its voxels."""
+    return [
+        Label(one.name, (one.value,), one.value, one.colour)
+        for one in segments_in(metadata)
+        if one.layer == 0
+    ]
 
 
 def _colour(value: Any) -> tuple[int, int, int] | None:

@@ -21,18 +21,10 @@ from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.files import disk_errors, write_text
 from ctseg.version import __version__
+from ctseg.temporary import held
 from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
-from ctseg.zoo.store import (
-    CARD,
-    NAME,
-    README,
-    ZooEntry,
-    delete_folder,
-    locked,
-    user_zoo,
-    write_index_entry,
-)
+from ctseg.zoo.store import CARD, NAME, NEW, README, ZooEntry, locked, put_entry, user_zoo
 
 if TYPE_CHECKING:
     from ctseg.engine.inference.model import Model
@@ -273,33 +265,19 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 def _new_folder(zoo: Path) -> Iterator[Path]:
     with disk_errors(zoo, option="--zoo"):
         zoo.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".publish-", dir=zoo))
+        temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=zoo))
     try:
-        yield temporary
+        with held(temporary):
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _put_in_place(temporary: Path, folder: Path, overwrite: bool) -> None:
     """Rename the finished folder to its name and record it; on failure the zoo is as it was."""
-    zoo = folder.parent
-    old = temporary.with_name(f"{temporary.name}-old")
-    with locked(zoo), disk_errors(folder, option="--zoo"):
+    with locked(folder.parent), disk_errors(folder, option="--zoo"):
         _check_free(folder, overwrite)
-        had_one = folder.exists()
-        if had_one:
-            folder.rename(old)
-        try:
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may read
-            temporary.rename(folder)
-            write_index_entry(zoo, folder.name, folder)
-        except BaseException:
-            if folder.exists():
-                folder.rename(temporary)
-            if had_one:
-                old.rename(folder)
-            raise
-        with contextlib.suppress(OSError):
-            delete_folder(old)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may read
+        put_entry(temporary, folder)

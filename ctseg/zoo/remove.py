@@ -8,6 +8,7 @@ from ctseg.errors import BadInput
 from ctseg.files import disk_errors
 from ctseg.zoo.resolve import find_entry
 from ctseg.zoo.store import (
+    REMOVED,
     ZooEntry,
     delete_folder,
     entries_in,
@@ -47,9 +48,8 @@ def remove(name: str, zoo: Path | str | None = None) -> Path:
         FileProblem: the zoo cannot be written.
     """
     entry = removable(name, zoo)
-    gone = entry.folder.with_name(f".removed-{entry.name}")
+    gone = entry.folder.with_name(f"{REMOVED}{entry.name}")
     with locked(entry.zoo), disk_errors(entry.folder, option="--zoo"):
-        delete_folder(gone)
         entry.folder.rename(gone)
         try:
             write_index_entry(entry.zoo, entry.name, None)

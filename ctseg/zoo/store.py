@@ -23,6 +23,7 @@ from ctseg.card import Card, parse_card
 from ctseg.config.checking import parse_json
 from ctseg.errors import CorruptWeights, FileProblem
 from ctseg.files import disk_errors, write_text
+from ctseg.temporary import clear_abandoned, held
 
 INDEX, CARD, README = "index.json", "card.json", "README.md"
 ENVIRONMENT = "CTSEG_ZOO"
@@ -30,7 +31,9 @@ NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9][a-z0-9_]*")
 LARGEST_CARD = 2**24
 """Bytes; that of any real model has some thousands."""
 LOCK_SECONDS = 15.0
-"""An update of the index takes milliseconds: a lock that is older was left by a process that was killed."""
+"""An update of the index takes milliseconds: an older lock was left by a killed process, where nothing else tells."""
+NEW, REPLACED, REMOVED = ".publish-", ".replaced-", ".removed-"
+"""Beginnings of the names of folders on their way into the zoo or out of it."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,15 @@ def shipped_zoos() -> list[Path]:
 
 
 def entries_in(zoo: Path) -> list[ZooEntry]:
-    """The entries of one zoo, by name; none where the folder does not exist."""
+    """The entries of one zoo, by name; none where the folder does not exist.
+
+    What a killed process left half done is put right first, where the zoo can be written.
+    """
     if not zoo.is_dir():
         return []
+    if any(zoo.glob(f"{REPLACED}*")) or any(zoo.glob(f"{REMOVED}*")):
+        with contextlib.suppress(FileProblem, CorruptWeights), locked(zoo):
+            pass
     found = [f for f in zoo.iterdir() if NAME.fullmatch(f.name) and f.is_dir()]
     return [ZooEntry(f.name, f) for f in sorted(found)]
 
@@ -154,9 +163,54 @@ def write_index_entry(zoo: Path, name: str, folder: Path | None) -> None:
     write_text(zoo / INDEX, json.dumps(data, indent=2) + "\n")
 
 
+def put_entry(new: Path, folder: Path) -> None:
+    """Give a finished folder its place in the zoo and in the index. Call it with the zoo locked.
+
+    The earlier entry, or an empty folder where there is none, keeps the name `.replaced-NAME` until the index is
+    written, so that `_recover` puts right what a kill leaves; on failure the zoo is as it was.
+    """
+    zoo = folder.parent
+    old = zoo / f"{REPLACED}{folder.name}"
+    had_one = os.path.lexists(folder)
+    if had_one:
+        folder.rename(old)
+    else:
+        old.mkdir()
+    try:
+        new.rename(folder)
+        write_index_entry(zoo, folder.name, folder)
+    except BaseException:
+        if os.path.lexists(folder):
+            folder.rename(new)
+        if had_one:
+            old.rename(folder)
+        else:
+            old.rmdir()
+        raise
+    with contextlib.suppress(OSError):
+        delete_folder(old)
+
+
+def _recover(zoo: Path) -> None:
+    """Bring to an end what killed processes left half done. Call it with the zoo locked."""
+    for old in zoo.glob(f"{REPLACED}*"):
+        folder = zoo / old.name.removeprefix(REPLACED)
+        if os.path.lexists(folder):  # what gets the name is whole
+            write_index_entry(zoo, folder.name, folder)
+        elif old.is_symlink() or any(old.iterdir()):
+            old.rename(folder)
+        delete_folder(old)
+    for gone in zoo.glob(f"{REMOVED}*"):
+        name = gone.name.removeprefix(REMOVED)
+        if not os.path.lexists(zoo / name):
+            write_index_entry(zoo, name, None)
+        delete_folder(gone)
+    clear_abandoned(zoo.glob(f"{NEW}*"))
+
+
 @contextlib.contextmanager
 def locked(zoo: Path) -> Iterator[None]:
-    """Keep other processes from changing the zoo meanwhile.
+    """Keep other processes from changing the zoo meanwhile; what killed ones left half done is put right first.
 
     Raises:
         FileProblem: the zoo cannot be written, or another process keeps it.
@@ -170,9 +224,7 @@ def locked(zoo: Path) -> Iterator[None]:
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
         except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - lock.stat().st_mtime > LOCK_SECONDS:
-                    lock.unlink()
+            clear_abandoned([lock], older_s=LOCK_SECONDS)
         except OSError as error:
             raise FileProblem(
                 f"The zoo {zoo} cannot be written: {error.strerror}.",
@@ -183,7 +235,10 @@ def locked(zoo: Path) -> Iterator[None]:
                 f"Another process keeps the zoo {zoo} locked.", hint=f"If none does: remove {lock}"
             )
         time.sleep(0.05)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
+    with held(lock):
+        try:
+            with disk_errors(zoo, option="--zoo"):
+                _recover(zoo)
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

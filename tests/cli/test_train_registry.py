@@ -20,11 +20,14 @@ SMALL = {
     "monai_segresnet": ["init_filters=8"],
     "monai_swinunetr": ["feature_size=12", "depths=[1, 1, 1, 1]"],
 }
-RUNS = [(name, ()) for name in plugins.names("architecture")]
-RUNS.append(("timm_unet", ("encoder=convnext_atto",)))
+SLOW = {"monai_swinunetr"}  # its smallest patch is 64 voxels wide
+RUNS = [
+    pytest.param(name, (), marks=[pytest.mark.slow] if name in SLOW else [])
+    for name in plugins.names("architecture")
+]
+RUNS.append(pytest.param("timm_unet", ("encoder=convnext_atto",)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "more"), RUNS, ids=lambda value: "".join(value) or "default")
 def test_trains_and_predicts(
     name: str, more: tuple[str, ...], mini_set: Path, tmp_path: Path

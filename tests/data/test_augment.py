@@ -12,7 +12,7 @@ from scipy import stats
 
 from ctseg.config import AugmentConfig, RunConfig, dump_config, override, parse_config
 from ctseg.config.augment import PRESETS, PROBABILITIES
-from ctseg.data.augment import augment, centre, draw, margin
+from ctseg.data.augment import augment, centre, draw_parameters, margin
 from ctseg.data.augment.sides import Sides, lateral_axis
 from ctseg.data.rng import AUGMENT, generator
 from ctseg.errors import ConfigError
@@ -104,9 +104,9 @@ def test_the_same_key_gives_the_same_batch_and_each_sample_its_own():
 
 def test_switching_one_off_leaves_the_others_as_they_were():
     full = AugmentConfig(preset="nnunet", **dict.fromkeys(PROBABILITIES, 1.0)).resolved(PATCH)
-    all_on = draw(full, generator(5, 1, 0, AUGMENT))
+    all_on = draw_parameters(full, generator(5, 1, 0, AUGMENT))
     for name in PROBABILITIES:
-        fewer = draw(full.model_copy(update={name: 0.0}), generator(5, 1, 0, AUGMENT))
+        fewer = draw_parameters(full.model_copy(update={name: 0.0}), generator(5, 1, 0, AUGMENT))
         changed = {k for k, v in vars(fewer).items() if repr(v) != repr(getattr(all_on, k))}
         assert len(changed) == 1, (name, changed)
 
@@ -172,7 +172,7 @@ def test_left_and_right_labels_swap_where_the_lateral_axis_flips():
         )
         for i in range(2):
             rng = generator(0, step, i, AUGMENT)
-            if 1 in draw(flip.resolved((8, 8, 8)), rng).mirror:
+            if 1 in draw_parameters(flip.resolved((8, 8, 8)), rng).mirror:
                 expected = plain[i].clone().apply_(table.__getitem__)
                 swapped += 1
             else:
@@ -199,7 +199,7 @@ def test_the_lateral_axis_is_read_from_the_geometry():
 
 def test_probabilities_and_ranges_of_nnunet_hold():
     c = AugmentConfig(preset="nnunet").resolved((64, 64, 64))
-    draws = [draw(c, generator(0, step, 0, AUGMENT)) for step in range(4000)]
+    draws = [draw_parameters(c, generator(0, step, 0, AUGMENT)) for step in range(4000)]
 
     def check(share, hits):
         assert stats.binomtest(sum(hits), len(draws), share).pvalue > 1e-4
@@ -227,7 +227,7 @@ def test_flat_patches_turn_in_their_plane():
     assert c.in_plane
     assert c.rotation_degrees == (180.0, 0.0, 0.0)
     for step in range(200):
-        d = draw(c, generator(0, step, 0, AUGMENT))
+        d = draw_parameters(c, generator(0, step, 0, AUGMENT))
         assert d.low_resolution[0] == 1
         if d.affine is not None:
             np.testing.assert_allclose(d.affine[0], [1, 0, 0], atol=1e-12)
@@ -240,7 +240,9 @@ def test_quarter_turns_need_equal_spacing():
     c = config(turns=1, turn_axes=("z", "y"))
     seen = set()
     for step in range(100):
-        d = draw(c.resolved(PATCH), generator(0, step, 0, AUGMENT), spacing_zyx=(3, 1, 1))
+        d = draw_parameters(
+            c.resolved(PATCH), generator(0, step, 0, AUGMENT), spacing_zyx=(3, 1, 1)
+        )
         axes, back = d.turn
         assert axes in ((0, 1, 2), (0, 2, 1))  # about y only 180 degrees
         seen.add((axes, back))

@@ -204,7 +204,6 @@ def test_a_file_deleted_while_training_is_named(case, tmp_path):
 GIANT = """
 import json, sys, time
 from pathlib import Path
-from ctseg.data import keyed
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.store import Store
 from ctseg.data.sampling import Rule, batch
@@ -234,6 +233,7 @@ print(json.dumps({"lazy": ready.lazy, "peak": memory("VmHWM") - before, "values"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_volume_of_20_gb_is_opened_and_drawn_from_in_little_memory(tmp_path):
     """20 GB of float32, sparse on disk; a bright pore of some voxels in it."""

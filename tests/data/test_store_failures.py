@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from ctseg.temporary import STALE_SECONDS
 
 import ctseg
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.sampling import batch
 from ctseg.data.steps import NormaliseCase, Orient, Resample
-from ctseg.data.store import STALE_SECONDS, Store
+from ctseg.data.store import Store
 from ctseg.errors import BadInput, CtsegError, FileProblem, RunFailed
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
@@ -253,9 +254,9 @@ def test_a_whole_store_may_be_read_only(cases, tmp_path, monkeypatch):
 
 def test_what_another_process_made_meanwhile_stays(cases, tmp_path, monkeypatch):
     """Two folds trained at once prepare the same cases; what one has opened must not go."""
-    from ctseg.data import store
+    from ctseg.data import store as store_module
 
-    save = store.save_array
+    save = store_module.save_array
     others: list[int] = []
 
     def slower(path: Path, array: np.ndarray) -> None:
@@ -266,7 +267,7 @@ def test_what_another_process_made_meanwhile_stays(cases, tmp_path, monkeypatch)
             assert made.folder is not None
             others.append((made.folder / "image.npy").stat().st_ino)
 
-    monkeypatch.setattr(store, "save_array", slower)
+    monkeypatch.setattr(store_module, "save_array", slower)
     mine = store(tmp_path).case(cases[0])
     assert mine.folder is not None
     assert (mine.folder / "image.npy").stat().st_ino == others[1]
@@ -293,6 +294,7 @@ except CtsegError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the number of open files")
 @pytest.mark.parametrize(("hard", "says"), [(4096, "60"), (64, "too many files")])
 def test_more_cases_than_files_may_be_open(cases, tmp_path, hard, says):

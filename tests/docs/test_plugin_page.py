@@ -58,6 +58,7 @@ def test_its_network_and_loss_are_there_by_name(installed: Path) -> None:
     assert "tiny_focal" in {entry["name"] for entry in json.loads(shown.stdout)}
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(installed: Path) -> None:
     done = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
     assert done.returncode == 0, done.stdout + done.stderr

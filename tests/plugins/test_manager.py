@@ -193,6 +193,7 @@ def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_good_and_a_broken_plugin_side_by_side(tmp_path):
     install(tmp_path, "good-net", NETWORK.replace("NAME", "good_net"))
     install(tmp_path, "bad-import", "raise RuntimeError('no such library')")

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from ctseg.volume.volume import Volume
+from tests.global_state import kept_locale
 
 MakeSeries = Callable[..., Path]
 
@@ -76,5 +77,6 @@ def _write_series(
         for tag, value in (tags | extra).items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{prefix}{names[index]:03d}.dcm"))
-        writer.Execute(image)
+        with kept_locale():
+            writer.Execute(image)
     return folder

@@ -11,7 +11,6 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from ctseg.errors import BadInput, GeometryMismatch
-from ctseg.volume.formats.itk import to_image
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
 
@@ -32,7 +31,10 @@ def test_orientation_is_what_itk_says(letters: str, angle: float) -> None:
 
 def test_positions_and_parts_are_those_of_itk(oblique: Volume) -> None:
     grid = oblique.geometry
-    image = to_image(oblique.array, grid)
+    image = sitk.GetImageFromArray(oblique.array)
+    image.SetSpacing(grid.spacing_xyz)
+    image.SetOrigin(grid.origin_xyz)
+    image.SetDirection(grid.matrix.ravel().tolist())
     for index in [(0, 0, 0), (7, 6, 5), (3.5, -2, 9)]:
         there = image.TransformContinuousIndexToPhysicalPoint(index)
         np.testing.assert_allclose(grid.position(index), there)

@@ -119,7 +119,7 @@ def test_a_failure_half_way_leaves_the_zoo_as_it_was(
     def broken(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ctseg.zoo.publish.write_index_entry", broken)
+    monkeypatch.setattr("ctseg.zoo.store.write_index_entry", broken)
     with pytest.raises(FileProblem, match="disk is full"):
         publish(make_run("b", seed=1), tag="v1", measure=False, overwrite=True)
     with pytest.raises(FileProblem):

@@ -34,7 +34,7 @@ __all__ = [
     "augment",
     "centre",
     "change_values",
-    "draw",
+    "draw_parameters",
     "margin",
     "rotation",
     "transform",

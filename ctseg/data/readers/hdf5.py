@@ -15,8 +15,9 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.formats import paths
-from ctseg.volume.formats.hdf5 import DEFAULT_DATASET, DEFAULT_LABEL, volumes_in
-from ctseg.volume.formats.source import check_file, reading
+from ctseg.volume.formats.hdf5 import DEFAULT_DATASET, DEFAULT_LABEL
+from ctseg.volume.formats.hdf5_links import Links, opened
+from ctseg.volume.formats.outside import is_allowed
 
 
 def files_of(path: Path) -> list[Path]:
@@ -41,9 +42,9 @@ def recognise(path: Path) -> bool:
     if not files:
         return False
     try:
-        with h5py.File(files[0], "r") as file:
-            return bool(set(volumes_in(file)) - {DEFAULT_LABEL})
-    except (OSError, RuntimeError, KeyError, ValueError):  # damaged, which `cases` tells
+        with opened(files[0]) as links:
+            return bool((set(links.volumes()) | set(links.broken)) - {DEFAULT_LABEL})
+    except FileProblem:  # damaged, which `cases` tells
         return False
 
 
@@ -56,6 +57,7 @@ def cases(
     mask: str | None = None,
     names: str | None = None,
     ignore: str | int | None = None,
+    outside: str = "no",
 ) -> DataSet:
     """Read which datasets the files have, and no voxels.
 
@@ -67,12 +69,14 @@ def cases(
         mask: dataset that is 0 where labels do not count; none by default.
         names: `liver=1,tumour=2`, where the file does not name them.
         ignore: value of voxels that nobody labelled.
+        outside: `yes` also reads datasets that lie outside the folder of their file.
 
     Raises:
         FileProblem: no files, damaged ones, or no such scan in them.
         BadInput: files that differ in channels or labels.
     """
     raw, label = _absolute(raw), _absolute(label)
+    allowed = is_allowed(outside)
     files = files_of(path)
     if not files:
         raise FileProblem(
@@ -83,30 +87,34 @@ def cases(
     channels: dict[tuple[str, ...], Path] = {}
     tasks: dict[Task | None, Path] = {}
     for file in files:
-        check_file(file)
-        with reading(file), h5py.File(file, "r") as opened:
-            volumes = volumes_in(opened)
+        with opened(file, allowed=allowed) as links:
+            volumes = links.volumes()
             if raw not in volumes:
+                if raw in links.broken:
+                    raise links.broken[raw]
                 raise FileProblem(
                     f"{file} has no volume {raw}.",
                     hint=f"Name the scan's dataset with the option raw. It has: {layout.some(volumes)}",
                 )
-            channels.setdefault(_channel_names(opened[raw]), file)
+            channels.setdefault(_channel_names(_dataset(links, raw)), file)
+            if label in links.broken:
+                raise links.broken[label]
             labelled = label in volumes
             if labelled:
-                tasks.setdefault(_task(opened[label], file), file)
+                tasks.setdefault(_task(_dataset(links, label), file), file)
             for option, name in (("weight", weight), ("mask", mask)):
                 if name is not None and labelled and _absolute(name) not in volumes:
                     raise FileProblem(
                         f"{file} has no volume {name}.", hint=f"Check the option {option}."
                     )
+        more = {"outside": outside} if allowed else {}
         found.append(
             Case(
                 id=layout.stem_of(file.name, paths.HDF5),
-                images=(layout.ref(file, dataset=raw),),
-                label=layout.ref(file, dataset=label, geometry=raw) if labelled else None,
-                weight=_beside(file, weight, raw) if labelled else None,
-                mask=_beside(file, mask, raw) if labelled else None,
+                images=(layout.ref(file, dataset=raw, **more),),
+                label=_beside(file, label, raw, more) if labelled else None,
+                weight=_beside(file, weight, raw, more) if labelled else None,
+                mask=_beside(file, mask, raw, more) if labelled else None,
             )
         )
     _check_alike(channels, "channels")
@@ -130,8 +138,14 @@ def cases(
     )
 
 
-def _beside(file: Path, name: str | None, raw: str) -> ImageRef | None:
-    return None if name is None else layout.ref(file, dataset=_absolute(name), geometry=raw)
+def _beside(file: Path, name: str | None, raw: str, more: dict[str, str]) -> ImageRef | None:
+    if name is None:
+        return None
+    return layout.ref(file, dataset=_absolute(name), geometry=raw, **more)
+
+
+def _dataset(links: Links, name: str) -> h5py.Dataset:
+    return links.find(name)
 
 
 def _asked(found: Task | None, names: str | None, ignore: str | int | None) -> Task | None:

@@ -13,6 +13,7 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, ImageRef, Task, frozen
 from ctseg.task import classes_task
 from ctseg.volume.formats.source import what_is
+from ctseg.volume.io import format_of
 
 SPLIT_FILES = ("splits.json", "splits_final.json")
 Splits = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -117,7 +118,24 @@ def finish_cases(cases: Sequence[Case], *, where: Path) -> tuple[Case, ...]:
             f"{where} has several cases of the same name: {some(twice)}.",
             hint="Rename the files so that each case has a name of its own.",
         )
-    return tuple(sorted(cases, key=lambda case: case.id))
+    return tuple(sorted(map(_lend_grid, cases), key=lambda case: case.id))
+
+
+def _lend_grid(case: Case) -> Case:
+    """The same case; labels of formats that may know no voxel size take the image's grid then."""
+    image = case.images[0] if case.images else None
+    if image is None or image.options or image.slices is not None:
+        return case
+
+    def lent(part: ImageRef | None) -> ImageRef | None:
+        spec = None if part is None else format_of(part.path)
+        if part is None or spec is None or "like" not in spec.options:
+            return part
+        if {"like", "spacing"} & set(part.options) or part.slices is not None:
+            return part
+        return replace(part, options=frozen({**part.options, "like": str(image.path)}))
+
+    return replace(case, label=lent(case.label), weight=lent(case.weight), mask=lent(case.mask))
 
 
 def _leads_out(name: str) -> bool:

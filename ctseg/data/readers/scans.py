@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctseg.volume.io import format_of
+from ctseg.volume.io import format_of, scan_files
 
 
 def find_scans(folder: Path, *, depth: int = 6) -> list[Path]:
@@ -23,8 +23,8 @@ def find_scans(folder: Path, *, depth: int = 6) -> list[Path]:
         if entry.is_dir() and depth:
             below += find_scans(entry, depth=depth - 1)
     kinds: dict[str, list[Path]] = {}
-    for entry in entries:
-        spec = format_of(entry) if entry.is_file() else None
+    for entry in scan_files(entry for entry in entries if entry.is_file()):
+        spec = format_of(entry)
         if spec is not None:
             kinds.setdefault(spec.name, []).append(entry)
     whole = format_of(folder) if len(kinds) == 1 else None

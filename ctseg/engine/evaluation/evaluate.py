@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.engine.channel_names import by_name
 from ctseg.engine.evaluation.matching import Pairs, find_pairs
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
@@ -184,6 +185,8 @@ def evaluate_case(
         raise BadInput(
             f"No slices of {names[1]} lie in {slices}: it has {reference.geometry.shape_zyx[0]}."
         )
+    maps = [(made, prediction.metadata, names[0]), (expected, reference.metadata, names[1])]
+    task, (made, expected) = by_name(task, maps)
     valid = None if mask is None else np.asarray(_squeezed(mask)[part] > 0)
     spacing = reference.geometry.spacing_zyx
     if task is not None and task.kind == "regression":
@@ -203,7 +206,8 @@ def evaluate_case(
         if expected.ndim == 4 or made.ndim == 4:
             raise BadInput(
                 f"{names[1]} has one channel a label, and nothing says what the labels are.",
-                hint="Evaluate against a data set whose dataset.json names them.",
+                hint="Evaluate against a data set whose dataset.json names them, or give a .seg.nrrd of 3D Slicer, "
+                "which names its segments.",
             )
         asked = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
         present = {*values[0], *values[1], *asked} - {0}

@@ -14,6 +14,7 @@ from ctseg.config.checking import validate
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
 from ctseg.volume.file_names import file_name, stem_of, volume_suffix
+from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.io import format_of
 from ctseg.volume.volume import Volume
 
@@ -138,7 +139,9 @@ def _is_volume(path: Path) -> bool:
 def _maps(path: Path, options: Mapping[str, Any] | None) -> dict[str, ImageRef]:
     if _is_volume(path):
         return {stem_of(path): ImageRef(path, frozen(options))}
-    files = sorted(f for f in path.iterdir() if _is_volume(f) and not f.name.startswith("."))
+    files = without_companions(
+        f for f in sorted(path.iterdir()) if _is_volume(f) and not f.name.startswith(".")
+    )
     maps: dict[str, ImageRef] = {}
     for file in files:
         if not volume_suffix(file):

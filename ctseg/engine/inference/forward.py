@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from ctseg.engine.inference.tiling_settings import TilingSettings
-from ctseg.engine.model.runtime import Runtime
-from ctseg.errors import RunFailed
+from ctseg.engine.model.runtime import Precision, Runtime
+from ctseg.errors import BadInput, RunFailed
 
 
 class TileTooLarge(RunFailed):
@@ -42,6 +43,56 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+def logits_of(output: Any, tiles_bczyx: torch.Tensor) -> torch.Tensor:
+    """What a network gave for tiles, as fp32 logits [B, K, Z, Y, X].
+
+    Raises:
+        BadInput: it gave something else.
+    """
+    if not isinstance(output, torch.Tensor):
+        text = f"The network returns a {type(output).__name__}, not a tensor of logits"
+        if isinstance(output, Mapping):
+            text += f" (its keys are {', '.join(map(repr, output))})"
+        elif isinstance(output, (tuple, list)):
+            text += f" (it has {len(output)} elements)"
+        raise BadInput(
+            f"{text}.",
+            hint="Wrap it in a module whose forward returns the logits alone, those at full resolution.",
+        )
+    batch, _, *size = tiles_bczyx.shape
+    shape = list(output.shape)
+    if len(shape) != 5 or shape[:1] + shape[2:] != [batch, *size] or not shape[1]:
+        raise BadInput(
+            f"The network returns a tensor of shape {shape} for tiles of shape {list(tiles_bczyx.shape)}.",
+            hint=f"Logits have a channel for each class and the size of the tile: [{batch}, classes, "
+            f"{', '.join(map(str, size))}]",
+        )
+    if not output.is_floating_point():
+        raise BadInput(
+            f"The network returns {str(output.dtype).removeprefix('torch.')} values, and logits are floating-point.",
+            hint="Return what goes into softmax or sigmoid; labels cannot be averaged where tiles overlap.",
+        )
+    return output.float()
+
+
+def not_finite(network: torch.nn.Module, precision: Precision) -> RunFailed:
+    """The error for a network whose logits are NaN or infinite, with the likely cause."""
+    text = "The network gave NaN or infinite values"
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return RunFailed(
+                f"{text}, and so are some in its weights '{name}'.",
+                hint="They are damaged, or their training failed: get or train them anew.",
+            )
+    hint = "Its weights may be damaged, or the scan is unlike those that it was trained with."
+    if precision != "fp32":
+        hint = (
+            f"Numbers may have become too large for {precision}: predict with --precision fp32 (in Python "
+            "precision='fp32'). If that does not help, the weights may be damaged."
+        )
+    return RunFailed(f"{text}.", hint=hint)
+
+
 class Forward:
     """Fp32 logits of tiles, the mean over mirrored views.
 
@@ -66,6 +117,7 @@ class Forward:
 
         Raises:
             TileTooLarge: a single tile does not fit.
+            BadInput: the network gives something else than logits.
         """
         outs: list[torch.Tensor] = []
         first = 0
@@ -112,8 +164,8 @@ class Forward:
             x = flipped[0] if len(flipped) == 1 else torch.cat(flipped)
             with torch.inference_mode():
                 with self.runtime.autocast():
-                    out = self.network(self.runtime.tensor(x)).float()
-                for axes, part in zip(views, out.split(len(tiles)), strict=True):
+                    out = logits_of(self.network(self.runtime.tensor(x)), x)
+                for axes, part in zip(views, torch.split(out, len(tiles)), strict=True):
                     back = part.flip([2 + a for a in axes]) if axes else part
                     total = back if total is None else total.add_(back)
                 del out, part, back

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.stream import ready
+from ctseg.engine.borrowed import borrowed
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.sliding_window import slabs
 from ctseg.engine.inference.tiling_settings import TilingSettings
@@ -21,11 +22,12 @@ from ctseg.volume.geometry import Geometry
 
 Output = Literal["logits", "probabilities", "labels"]
 Activation = Literal["softmax", "sigmoid", "none"]
+Array = TypeVar("Array", NDArray[Any], torch.Tensor)
 
 
 def predict_tiles(
     net: torch.nn.Module,
-    image_czyx: NDArray[Any],
+    image_czyx: Array,
     tile_zyx: Zyx,
     overlap: float = 0.5,
     blend: tiling.Blend = "gaussian",
@@ -38,15 +40,16 @@ def predict_tiles(
     mirror_axes: tuple[int, ...] = (),
     constraints: Constraints = Constraints(),  # noqa: B008 - frozen
     on_tiles: Callable[[int, int], None] | None = None,
-) -> NDArray[Any]:
+) -> Array:
     """Run any network over a scan tile by tile.
 
     Tiles are spread evenly, the last one flush with the end; scans smaller than a tile are padded by reflection.
     Where tiles overlap, logits are averaged with the weights of `blend`, in fp32.
 
     Args:
-        net: takes [B, C, Z, Y, X] and returns logits [B, K, Z, Y, X]; put in eval mode for the call.
-        image_czyx: the scan as the network expects it, [C, Z, Y, X].
+        net: takes [B, C, Z, Y, X] and returns logits [B, K, Z, Y, X]; put in eval mode for the call, and moved to the
+            device, where it stays. Nothing else of it is changed.
+        image_czyx: the scan as the network expects it, [C, Z, Y, X], a NumPy array or a torch tensor.
         tile_zyx: size of a tile in voxels.
         overlap: share of a tile that neighbours share, 0 to under 1.
         blend: `gaussian` or `constant`.
@@ -59,16 +62,13 @@ def predict_tiles(
 
     Returns:
         float32 [K, Z, Y, X]; for `labels` int64 [Z, Y, X] of class indices (softmax), or, with
-        `activation="sigmoid"`, uint8 [K, Z, Y, X].
+        `activation="sigmoid"`, uint8 [K, Z, Y, X]. For a tensor a tensor, in main memory.
 
     Raises:
-        BadInput: a wrong shape or setting.
+        BadInput: a scan, setting or network that does not fit.
+        RunFailed: the network gives NaN or infinite values.
     """
-    if image_czyx.ndim != 4:
-        raise BadInput(
-            f"predict_tiles needs [C, Z, Y, X], not {image_czyx.ndim} axes.",
-            hint="Add the channel axis: image[None]",
-        )
+    array = _as_array(image_czyx)
     if output == "probabilities" and activation is None:
         raise BadInput(
             "Probabilities need an activation.", hint="activation='softmax' or 'sigmoid'"
@@ -87,29 +87,57 @@ def predict_tiles(
             f"A batch of {batch_size} tiles and views mirrored along {tuple(mirror_axes)} cannot be.",
             hint="batch_size is 1 or more, and mirror_axes are some of 0 (z), 1 (y) and 2 (x)",
         )
-    if min(image_czyx.shape) < 1:
-        raise BadInput(f"The scan {image_czyx.shape} (c, z, y, x) is empty.")
     runtime = choose(device, precision)
-    _, z, y, x = image_czyx.shape
+    _, z, y, x = array.shape
     grid = Geometry((z, y, x))
-    stream = ready(image_czyx, AppliedPipeline((), grid, grid))
+    stream = ready(array, AppliedPipeline((), grid, grid))
     settings = TilingSettings(tile, overlap, blend, tuple(mirror_axes), batch_size, constraints)
-    was_training = net.training
-    net = runtime.place(net.eval())
+    made: NDArray[Any]
     out: NDArray[Any] | None = None
-    try:
-        for start, (logits,) in slabs([net], stream, settings, runtime=runtime, on_tiles=on_tiles):
+    with borrowed(net, runtime) as placed:
+        for start, (logits,) in slabs(
+            [placed], stream, settings, runtime=runtime, on_tiles=on_tiles
+        ):
             made = _made(logits, output, activation)
             if out is None:
                 out = np.empty((*made.shape[:-3], z, y, x), made.dtype)
             out[..., start : start + made.shape[-3], :, :] = made
-    finally:
-        net.train(was_training)
     assert out is not None
-    return out
+    return torch.from_numpy(out) if isinstance(image_czyx, torch.Tensor) else out
+
+
+def _as_array(image_czyx: Any) -> NDArray[Any]:
+    """A scan [C, Z, Y, X] as an array, where it is one."""
+    if not all(hasattr(image_czyx, name) for name in ("ndim", "shape", "dtype")):
+        raise BadInput(
+            f"predict_tiles needs a NumPy array or a torch tensor, not a {type(image_czyx).__name__}.",
+            hint="Make one of it: numpy.asarray(image)",
+        )
+    shape = tuple(image_czyx.shape)
+    if len(shape) != 4:
+        hints = {3: "Add the channel axis: image[None]", 5: "Give one scan at a time: image[0]"}
+        raise BadInput(
+            f"predict_tiles needs [C, Z, Y, X], not {len(shape)} axes.", hint=hints.get(len(shape))
+        )
+    if min(shape) < 1:
+        raise BadInput(f"The scan {shape} (c, z, y, x) is empty.")
+    array: Any = image_czyx
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+    if np.dtype(array.dtype).kind not in "fiub":
+        raise BadInput(
+            f"A scan holds real numbers, not {array.dtype}.", hint="image.astype(numpy.float32)"
+        )
+    return cast(NDArray[Any], array)
 
 
 def _made(logits: torch.Tensor, output: Output, activation: Activation | None) -> NDArray[Any]:
+    if len(logits) == 1 and _compares(output, activation):
+        raise BadInput(
+            "The network gives one logit a voxel, so there are no classes to compare.",
+            hint="activation='sigmoid' takes each channel for a label of its own",
+        )
     if output == "labels":
         made = (logits > 0).to(torch.uint8) if activation == "sigmoid" else logits.argmax(0)
     elif output == "probabilities" and activation == "softmax":
@@ -120,3 +148,10 @@ def _made(logits: torch.Tensor, output: Output, activation: Activation | None) -
         made = logits
     result: NDArray[Any] = made.cpu().numpy()
     return result
+
+
+def _compares(output: Output, activation: Activation | None) -> bool:
+    """Whether classes exclude each other, so that there must be several."""
+    if output == "labels":
+        return activation != "sigmoid"
+    return output == "probabilities" and activation == "softmax"

@@ -7,6 +7,7 @@ a tile it lies, if only its neighbours are there; so its tiles overlap along z b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.stream import Stream
 from ctseg.engine.inference import tiling
-from ctseg.engine.inference.forward import Forward, TileTooLarge, out_of_memory, release
+from ctseg.engine.inference.forward import Forward, TileTooLarge, not_finite, out_of_memory, release
 from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime
 from ctseg.specs import Zyx
@@ -56,6 +57,8 @@ def slabs(
 
     Raises:
         TileTooLarge: one tile, or the sums, do not fit the memory.
+        BadInput: a network gives something else than logits.
+        RunFailed: logits are NaN or infinite.
     """
     return _Slabs(
         networks, stream, settings, runtime, span, air, background, on_tiles, on_note
@@ -203,7 +206,15 @@ class _Slabs:
             begin = ring.start + at + z0 - start
             box = (slice(None), slice(begin, begin + end - at),
                    slice(y0, y0 + self.shape[1]), slice(x0, x0 + self.shape[2]))  # fmt: skip
-            yield at, [sums[box] for sums in self.rings]
+            outs = [sums[box] for sums in self.rings]
+            self._check_finite(outs)
+            yield at, outs
+
+    def _check_finite(self, outs: Sequence[torch.Tensor]) -> None:
+        for out, forward in zip(outs, self.forwards, strict=True):
+            # one pass, without another tensor; a sum of large numbers may be infinite where none of them is
+            if not math.isfinite(out.sum()) and not out.isfinite().all():
+                raise not_finite(forward.network, forward.runtime.precision)
 
 
 class _Rows:

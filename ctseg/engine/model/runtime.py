@@ -11,8 +11,8 @@ from typing import Any, Literal, cast
 import torch
 
 from ctseg.errors import BadInput
-from ctseg.nets.cpu.autocast import CHANNELS_LAST
-from ctseg.nets.cpu.conv import equip
+from ctseg.nets.cpu import use_cpu_kernels
+from ctseg.nets.memory_layout import CHANNELS_LAST
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,17 +34,24 @@ class Runtime:
     channels_last: bool
     reason: str
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which the network computes in the chosen precision."""
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """A context in which the network computes in the chosen precision; `fp32` computes as PyTorch does."""
         if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, _TYPES[self.precision])
+            yield
+            return
+        with self.kernels(), torch.autocast(self.device.type, _TYPES[self.precision]):
+            yield
+
+    def kernels(self) -> contextlib.AbstractContextManager[None]:
+        """A context for the backward pass, in which layers that are checkpointed compute once more."""
+        if self.device.type == "cpu" and self.precision != "fp32":
+            return use_cpu_kernels()
+        return contextlib.nullcontext()
 
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module on the device and in the memory layout."""
         module = module.to(self.device)
-        if self.device.type == "cpu" and self.precision != "fp32":
-            equip(module)
         if self.channels_last:
             for parameter in module.parameters():  # 2D kernels have a layout of their own
                 layout = CHANNELS_LAST.get(parameter.ndim)

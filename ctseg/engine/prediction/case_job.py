@@ -51,7 +51,7 @@ class CaseJob:
     Attributes:
         id: of the scan.
         places: of its results.
-        notes: what was changed on the way, such as a smaller batch.
+        notes: what was changed on the way, such as a smaller batch, and what reading found odd.
         share: how several processes make it together; None where this one does alone.
     """
 
@@ -142,8 +142,9 @@ class CaseJob:
         finished = [one.product for one in self._outputs.wanted if one.finish is not None]
         wanted = FitRequest(self._fit.memory, products, finished, keep_batch=self._fit.keep_batch)
         self._model, fitted = self._model.fit(job.stream, wanted)
-        for note in fitted.notes:
-            self._note(note)
+        for note in [*job.notes, *fitted.notes]:
+            if note not in self.notes:
+                self._note(note)
         job.model = self._model
         told = f", {fitted.estimate}"
         if self.share is not None:

@@ -13,8 +13,9 @@ from ctseg.data.splits import fold_cases
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, frozen
 from ctseg.volume.file_names import file_name, stem_of
+from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.formats.source import options_of
-from ctseg.volume.io import format_of
+from ctseg.volume.io import format_of, scan_files
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -67,7 +68,7 @@ def find_items(
             loose.append(Path(text))
         else:
             items += find.of_path(Path(text))
-    items += find.of_files(loose)
+    items += find.of_files(without_companions(loose))
     find.check_options()
     seen: dict[str, Item] = {}
     for item in items:
@@ -113,7 +114,7 @@ class _Finder:
             name = path.resolve().name
             suffix = next((s for s in spec.suffixes if name.lower().endswith(s)), "")
             return [Item(name[: len(name) - len(suffix)] or name, (self.ref(path),))]
-        files = sorted(p for p in path.iterdir() if not p.name.startswith(".") and format_of(p))
+        files = scan_files(p for p in sorted(path.iterdir()) if not p.name.startswith("."))
         if not files:
             raise BadInput(
                 f"{path} holds no scans.",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
-from contextlib import suppress
 from pathlib import Path
 
-from ctseg.data.store import STALE_SECONDS
+from ctseg.temporary import STALE_SECONDS, clear_abandoned
 
 _TEMPORARY = re.compile(
     r"^\.("
@@ -20,7 +18,7 @@ _TEMPORARY = re.compile(
 
 
 def remove_leftovers(folder: Path, *, older_s: float = STALE_SECONDS) -> None:
-    """Remove temporary files that nobody has touched for hours; younger ones may belong to a process at work.
+    """Remove temporary files of processes that are gone; see `ctseg.temporary.is_abandoned`.
 
     They never have the name of a result, so that leaving them costs nothing but room.
     """
@@ -31,8 +29,8 @@ def remove_leftovers(folder: Path, *, older_s: float = STALE_SECONDS) -> None:
         "instances/",
         "masks/*/",
     )  # ctseg.engine.prediction.output_paths
-    for path in (path for place in inside for path in folder.glob(f"{place}.*")):
-        if _TEMPORARY.match(path.name):
-            with suppress(OSError):  # another process may have been faster
-                if path.is_file() and time.time() - path.stat().st_mtime > older_s:
-                    path.unlink()
+    found = (path for place in inside for path in folder.glob(f"{place}.*"))
+    clear_abandoned(
+        (path for path in found if _TEMPORARY.match(path.name)),
+        older_s=older_s,
+    )

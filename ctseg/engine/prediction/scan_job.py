@@ -58,6 +58,7 @@ class ScanJob:
         share: how several processes make the scan together; the first of them writes the results.
 
     Attributes:
+        notes: what reading the scan found odd; there once it is open.
         model: may be changed between `open` and `run`, for another tiling.
         seconds: spent by now on reading (preprocessing included), the network, and writing; where reading or writing
             happen beside the network, the three overlap.
@@ -94,7 +95,7 @@ class ScanJob:
         scan = OnDisk(self.images, folder)
         self._stack.callback(scan.close)
         self.stream = self.model.open(scan, folder)
-        self.geometry = scan.geometry
+        self.geometry, self.notes = scan.geometry, scan.notes
         self._back = SourceGridMapper(self.stream.applied)
         self._files = OutputTransaction(
             scan.geometry, scan.reference, partial(writer_options, self.model.card)

@@ -86,6 +86,10 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     if state.scaler:
         stepper.scaler.load_state_dict(state.scaler)
     schedule = Schedule(optimizer, config.train, state.steps)
+    if state.step:
+        schedule.set(
+            state.step - 1
+        )  # a run killed before a validation tells the rate of its last step
     log = RunLog(job.folder, state.log_bytes, state.step)
     begun, before = time.monotonic(), state.seconds
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from ctseg import plugins
 from ctseg.card import Card, Provider, TrainingData, TrainingScans
@@ -31,10 +33,14 @@ from ctseg.planning.preprocessing import RESHAPING
 from ctseg.planning.task import task_of
 from ctseg.report.curves import draw_curves
 from ctseg.specs import Case, DataSet, Task, training_only
+from ctseg.temporary import held
 from ctseg.version import __version__
 
+RUN_FILE = "config.toml"
 PLAN = "plan.json"
 """The fingerprint of the data, and each choice with its reason."""
+BEGUN = re.compile(r"plan\.json|\.(plan|config)-[a-z0-9_]{8}\.(json|toml)")
+"""What a process that was killed before its configuration was in place leaves in a run folder."""
 
 
 def train(
@@ -58,15 +64,24 @@ def train(
         BadInput: data, names or settings that cannot be trained with; nothing is written then.
         KeyboardInterrupt: after Ctrl-C; the run can be resumed.
     """
+    with contextlib.ExitStack() as stack:
+        return _train(config, output, resume, overwrite, reporter or Silent(), stack)
+
+
+def _train(
+    config: RunConfig, output: Path | str | None, resume: bool, overwrite: bool, reporter: Reporter,
+    stack: contextlib.ExitStack,
+) -> RunResult:  # fmt: skip
+    """As `train`; the lock of the run folder is released with the stack."""
     begun = time.monotonic()
-    reporter = reporter or Silent()
     if resume:
         if output is None:
             raise BadInput("Which run is to be resumed?", hint="ctseg train --resume -o runs/NAME")
         folder = Path(output)
-        if not (folder / "config.toml").is_file():
+        if not (folder / RUN_FILE).is_file():
             raise BadInput(f"{folder} is no run folder: it has no config.toml.")
-        config = load_config(folder / "config.toml")
+        _lock(folder, stack)
+        config = load_config(folder / RUN_FILE)
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
     check_names(config, fresh=not resume)
@@ -87,9 +102,12 @@ def train(
         task = task_of(config.task, dataset)
         rule_of(config.train, task)  # unknown labels are refused before anything is written
         check_rules(task, config.predict.postprocess)
-        config = _plan(
-            config, dataset, task, training, validation, runtime, folder, reporter, overwrite
-        )
+        config, document = _plan(config, dataset, task, training, validation, runtime, reporter)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        _lock(folder, stack)
+        check_free(folder, overwrite)  # another process may have been faster
+        _write_plan(folder, config, document, reporter)
     card = card_of(config, dataset, task, len(training)).model_copy(
         update={"training_scans": training_scans_of(folder / PLAN)}
     )
@@ -140,9 +158,11 @@ def default_folder(dataset: DataSet, config: RunConfig) -> Path:
 
 def check_free(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that holds something, unless it is a run to be overwritten."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists():
         return
-    is_run = (folder / "config.toml").is_file()
+    if folder.is_dir() and all(BEGUN.fullmatch(path.name) for path in folder.iterdir()):
+        return
+    is_run = (folder / RUN_FILE).is_file()
     if overwrite and is_run:
         return
     if is_run:
@@ -154,11 +174,20 @@ def check_free(folder: Path, overwrite: bool) -> None:
     raise BadInput(f"{folder} is not empty and no run.", hint="Choose another place with -o.")
 
 
+def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Keep other processes out of the run folder until the stack is closed, or this process ends."""
+    if not stack.enter_context(held(folder)):
+        raise BadInput(
+            f"Another process is training in {folder}.",
+            hint="Wait until it has ended, or choose another folder with -o.",
+        )
+
+
 def _plan(
     config: RunConfig, dataset: DataSet, task: Task, training: tuple[Case, ...],
-    validation: tuple[Case, ...], runtime: Runtime, folder: Path, reporter: Reporter, overwrite: bool,
-) -> RunConfig:  # fmt: skip
-    """Complete the configuration and write it with its reasons; the run folder is made here."""
+    validation: tuple[Case, ...], runtime: Runtime, reporter: Reporter,
+) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
+    """The completed configuration, and what it was planned from with the reason of each choice."""
     done = 0
 
     def on_case(name: str) -> None:
@@ -181,29 +210,40 @@ def _plan(
     )
     path = str(Path(config.data.path).resolve())
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
-    with disk_errors(folder):
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.toml", dump_config(config))
     document = {
         "fingerprint": found.to_dict(),
         "choices": plan.choices,
         "runtime": runtime.describe(),
     }
+    return config, document
+
+
+def _write_plan(
+    folder: Path, config: RunConfig, document: dict[str, Any], reporter: Reporter
+) -> None:
+    """Empty the run folder, whose lock stays, and write configuration and plan into it.
+
+    The configuration comes last: a folder without one is no run, and one that is emptied keeps it until then.
+    """
+    with disk_errors(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != RUN_FILE:
+                path.unlink()
     write_text(folder / PLAN, json.dumps(document, indent=2))
+    write_text(folder / RUN_FILE, dump_config(config))
     train = config.train
     reporter.say(
         f"Plan: patch {'x'.join(map(str, train.patch_zyx or ()))}, batch {train.batch_size}, "
         f"{config.model.architecture} {config.model.options.get('features', '')}, {config.loss.name} "
         f"(reasons in {folder / PLAN})"
     )
-    return config
 
 
 def _take_back(folder: Path) -> None:
     """Remove what `_plan` wrote."""
-    for name in ("config.toml", PLAN):
+    for name in (RUN_FILE, PLAN):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

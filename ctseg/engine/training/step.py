@@ -99,7 +99,8 @@ class Stepper:
         indices, mask = loss_target(target, self.job.card.task.kind, self.scale)
         value = self.loss(logits, indices, weight=weight, mask=mask)
         scaled: Any = self.scaler.scale(value)
-        scaled.backward()
+        with self.job.runtime.kernels():
+            scaled.backward()
         self.scaler.unscale_(self.optimizer)
         if config.train.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.train.clip_grad)

@@ -1,11 +1,37 @@
-"""What mixed precision and the processor mean for a convolution."""
+"""When the kernels of this folder are used, and what mixed precision and the processor mean for them."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+
 import torch
 
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""The memory layouts in which a voxel's channels are neighbours, by the number of axes."""
+ENABLED = True
+"""False turns every kernel of this folder off: networks then compute as PyTorch does."""
+
+
+class _Depth(threading.local):
+    value = 0
+
+
+_depth = _Depth()
+
+
+@contextlib.contextmanager
+def activated() -> Iterator[None]:
+    """Use the kernels in this thread; contexts nest."""
+    _depth.value += 1
+    try:
+        yield
+    finally:
+        _depth.value -= 1
+
+
+def is_active() -> bool:
+    """Whether this thread uses the kernels."""
+    return ENABLED and _depth.value > 0
 
 
 def kind_of(x: torch.Tensor) -> torch.dtype:

@@ -1,59 +1,94 @@
-"""The convolutions of mixed precision on a CPU: sooner where they can be, in float32 where they must be.
+"""3D convolutions in mixed precision on a CPU: with fewer products where that is faster, in float32 where it must be.
 
-Large ones need two thirds of the products (`ctseg.nets.cpu.winograd`); the kernels of small ones get their gradient
-as a product of matrices (`ctseg.nets.cpu.im2col`). Those of volumes too small for the bfloat16
-kernels are computed in float32: with oneDNN 3.12 (PyTorch 2.13) on a processor with AMX, the weight gradient of a
-bfloat16 `Conv3d` is garbage, often NaN, where an axis is shorter than the kernel, as at the deepest level of a thin
-patch: relative errors near 1 for 2 slices under a kernel of 3, whatever the other sizes, channels and memory layout.
-Where a strided convolution leaves one voxel along x, the result itself may be wrong, too (PyTorch issue 169688). Such
-volumes are tiny, so float32 costs nothing that could be measured.
+Large convolutions take two thirds of the products (`winograd`); the kernels of small ones get their gradient as a
+product of matrices (`im2col`). Volumes too small for the bfloat16 kernels are computed in float32: with oneDNN 3.12
+(PyTorch 2.13) on a processor with AMX, the weight gradient of a bfloat16 `Conv3d` is garbage, often NaN, where an axis
+is shorter than the kernel, as at the deepest level of a thin patch: relative errors near 1 for 2 slices under a kernel
+of 3, whatever the other sizes, channels and memory layout. Where a strided convolution leaves one voxel along x, the
+result itself may be wrong, too (PyTorch issue 169688). Such volumes are tiny, so float32 costs nothing that could be
+measured.
+
+While a thread is in the context `use_cpu_kernels`, `torch.nn.Conv3d` has another `_conv_forward`, which asks whether
+the calling thread is one of those that want the kernels. No layer is changed, so nothing of this is pickled or left
+behind. A `TorchFunctionMode` would do without replacing the method, but takes 1.5 microseconds for each operation and
+each property of a tensor, 5 % of a forward pass of 20 ms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
-from ctseg.nets.cpu import im2col, winograd
+from ctseg.nets.cpu import autocast, im2col, winograd
+
+_pytorch: Callable[..., torch.Tensor] = nn.Conv3d._conv_forward
+"""What `Conv3d` has where nobody uses the kernels."""
+_users = 0
+"""Contexts that are open, of all threads."""
+_lock = threading.Lock()
 
 
-class CpuConv3d(nn.Conv3d):
-    """A `Conv3d` that looks at the volume before it takes PyTorch's way in mixed precision."""
-
-    def _conv_forward(
-        self, x_bczyx: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        forward: Callable[..., torch.Tensor] = super()._conv_forward
-        if not torch.is_autocast_enabled("cpu"):
-            return forward(x_bczyx, weight, bias)
-        if self._too_small(x_bczyx):
-            with torch.autocast("cpu", enabled=False):
-                exact = None if bias is None else bias.float()
-                y = forward(x_bczyx.float(), weight.float(), exact)
-            return y.to(torch.get_autocast_dtype("cpu"))
-        if isinstance(self.padding, tuple) and self._is_usual():
-            how = {"stride": self.stride, "padding": self.padding}
-            if winograd.pays(x_bczyx, weight, **how):
-                return winograd.convolve(x_bczyx, weight, bias)
-            if im2col.pays(x_bczyx, weight, **how):
-                return im2col.convolve(x_bczyx, weight, bias, **how)
-        return forward(x_bczyx, weight, bias)
-
-    def _is_usual(self) -> bool:
-        return self.padding_mode == "zeros" and self.groups == 1 and set(self.dilation) == {1}
-
-    def _too_small(self, x_bczyx: torch.Tensor) -> bool:
-        sizes = x_bczyx.shape[-3:]
-        return any(
-            size < reach or (stride > 1 and size <= 2 * stride)
-            for size, reach, stride in zip(sizes, self.kernel_size, self.stride, strict=True)
-        )
+@contextlib.contextmanager
+def use_cpu_kernels() -> Iterator[None]:
+    """Compute plain 3D convolutions of this thread by the kernels, where mixed precision is on; contexts nest."""
+    with _installed(), autocast.activated():
+        yield
 
 
-def equip(module: nn.Module) -> None:
-    """Make the module's plain 3D convolutions such ones; parameters and their names stay."""
-    for part in module.modules():
-        if type(part) is nn.Conv3d:
-            part.__class__ = CpuConv3d
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Have `Conv3d` call `_conv_forward`."""
+    global _users, _pytorch
+    with _lock:
+        if not _users:
+            _pytorch = nn.Conv3d._conv_forward
+            nn.Conv3d._conv_forward = _conv_forward  # type: ignore[method-assign,assignment]
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                nn.Conv3d._conv_forward = _pytorch  # type: ignore[method-assign]
+
+
+def _conv_forward(
+    conv: nn.Conv3d, x_bczyx: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    if torch.compiler.is_compiling() or not _is_wanted(conv):
+        return _pytorch(conv, x_bczyx, weight, bias)
+    if _too_small(conv, x_bczyx):
+        with torch.autocast("cpu", enabled=False):
+            exact = None if bias is None else bias.float()
+            y = _pytorch(conv, x_bczyx.float(), weight.float(), exact)
+        return y.to(torch.get_autocast_dtype("cpu"))
+    if isinstance(conv.padding, tuple) and _is_usual(conv) and x_bczyx.ndim == 5:
+        how: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding}
+        if winograd.is_faster(x_bczyx, weight, **how):
+            return winograd.convolve(x_bczyx, weight, bias)
+        if im2col.is_faster(x_bczyx, weight, **how):
+            return im2col.convolve(x_bczyx, weight, bias, **how)
+    return _pytorch(conv, x_bczyx, weight, bias)
+
+
+def _is_wanted(conv: nn.Conv3d) -> bool:
+    """Whether this thread uses the kernels for this layer; classes derived from `Conv3d` are computed as they are."""
+    return type(conv) is nn.Conv3d and autocast.is_active() and torch.is_autocast_enabled("cpu")
+
+
+def _is_usual(conv: nn.Conv3d) -> bool:
+    return conv.padding_mode == "zeros" and conv.groups == 1 and set(conv.dilation) == {1}
+
+
+def _too_small(conv: nn.Conv3d, x_bczyx: torch.Tensor) -> bool:
+    sizes = x_bczyx.shape[-3:]
+    return any(
+        size < reach or (stride > 1 and size <= 2 * stride)
+        for size, reach, stride in zip(sizes, conv.kernel_size, conv.stride, strict=True)
+    )

@@ -23,13 +23,15 @@ from ctseg.nets.blocks import ConvNormAct, Upsample, hooked
 from ctseg.nets.cpu import autocast, im2col, winograd
 
 GAIN = 0.7
-"""Products of the merged way over those of the usual one, at most; there are also sums to do."""
+"""Products of the fused way over those of the usual one, at most; there are also sums to do."""
 BATCH = 2
 """For which products are counted, whatever the batch is: what a sample gives must not depend on its neighbours."""
 
 
-def pays(upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.Tensor) -> bool:
-    """Whether `merged_level` gives what the modules would give, and sooner.
+def is_faster(
+    upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.Tensor
+) -> bool:
+    """Whether the fused way gives what the modules give, up to rounding, and is faster.
 
     Args:
         level: what follows the joining.
@@ -48,10 +50,7 @@ def pays(upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.
         or any(map(hooked, (upsample, up, level, block, block.conv)))
     ):
         return False
-    kind = autocast.kind_of(below)
-    if kind not in (torch.float32, torch.float64) and (
-        kind != torch.bfloat16 or autocast.has_amx()
-    ):
+    if autocast.kind_of(below) != torch.bfloat16 or autocast.has_amx():
         return False  # with the tiles of AMX it is not products that take the time
     kernel, stride, sizes = block.conv.kernel_size, up.stride, skip.shape[2:]
     if tuple(sizes) != tuple(n * s for n, s in zip(below.shape[2:], stride, strict=True)):
@@ -66,7 +65,7 @@ def pays(upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.
 
 
 def _products(up: nn.ConvTranspose3d, conv: nn.Conv3d, skip: torch.Tensor) -> float:
-    """Products of the merged way over those of the usual one, for the channels from below."""
+    """Products of the fused way over those of the usual one, for the channels from below."""
     below, width, out = up.in_channels, up.out_channels, conv.out_channels
     voxels, taps = BATCH * math.prod(skip.shape[2:]), math.prod(conv.kernel_size)
     usual = voxels * width * (out * taps + below)
@@ -97,19 +96,21 @@ def _usual(conv: nn.Conv3d | nn.ConvTranspose3d) -> bool:
     )
 
 
-def merged_level(
+def fused_level(
     upsample: Upsample,
     level: nn.Module,
     below: torch.Tensor,
     skip: torch.Tensor,
     *,
     skip_first: bool = False,
-) -> torch.Tensor:
-    """`level` of what is below, enlarged, and the skip side by side, where that `pays`.
+) -> torch.Tensor | None:
+    """`level` of what is below, enlarged, and the skip side by side; None where the modules should compute it.
 
     Args:
         skip_first: whether the skip's channels come before those from below.
     """
+    if not autocast.is_active() or not is_faster(upsample, level, below, skip):
+        return None
     up = upsample.conv
     assert isinstance(level, nn.Sequential)
     assert isinstance(up, nn.ConvTranspose3d)
@@ -145,7 +146,7 @@ def convolve(
             border = table - middle
             bias = middle if bias is None else bias + middle
     padding = [k // 2 for k in conv.kernel_size]
-    if winograd.pays(skip_bczyx, of_skip, padding=padding):
+    if winograd.is_faster(skip_bczyx, of_skip, padding=padding):
         y = winograd.convolve(skip_bczyx, of_skip, bias)
     else:
         y = functional.conv3d(skip_bczyx, of_skip, bias, padding=padding)

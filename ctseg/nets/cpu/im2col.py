@@ -23,10 +23,10 @@ WEIGHTS = 27 * 128 * 128
 """Of the kernel, at least."""
 
 
-def pays(
+def is_faster(
     x: torch.Tensor, weight: torch.Tensor, *, padding: Sequence[int], stride: Sequence[int]
 ) -> bool:
-    """Whether the gradient of the kernel is wanted, and comes sooner this way.
+    """Whether the gradient of the kernel is wanted, and is computed faster this way.
 
     Args:
         x: [B, C, Z, Y, X].

@@ -22,6 +22,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ctseg.nets.cpu import autocast
+from ctseg.nets.memory_layout import CHANNELS_LAST
 
 CHANNELS = 16
 """in * out / (in + out) at least: sums are done for each channel, products for each pair."""
@@ -33,10 +34,10 @@ THREADS = 4
 """For which slabs grow: three or four of them are held besides, which the estimate of memory has room for."""
 
 
-def pays(
+def is_faster(
     x: torch.Tensor, weight: torch.Tensor, *, padding: Sequence[int], stride: Sequence[int] = (1,)
 ) -> bool:
-    """Whether `convolve` gives what the usual convolution gives, up to rounding, and sooner.
+    """Whether `convolve` gives what the usual convolution gives, up to rounding, and is faster.
 
     Nothing here depends on the size of the batch: what a sample gives must not depend on its neighbours.
 
@@ -44,7 +45,7 @@ def pays(
         x: [B, C, Z, Y, X] or [B, C, Y, X].
         weight: [out, C, kz, ky, kx] or [out, C, ky, kx].
     """
-    layout = autocast.CHANNELS_LAST.get(x.ndim)
+    layout = CHANNELS_LAST.get(x.ndim)
     return (
         layout is not None
         and autocast.plain_cpu(x)
@@ -130,9 +131,10 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        axis, taps, saved = ctx.axis, ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        axis, tensors = ctx.axis, ctx.saved_tensors  # a checkpoint hands them out once
+        taps, saved = tensors[:4], tensors[4:]
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
-        grad = grad.contiguous(memory_format=autocast.CHANNELS_LAST[grad.ndim])
+        grad = grad.contiguous(memory_format=CHANNELS_LAST[grad.ndim])
         grads, pairs = _Pairs(grad, axis), _Pairs(saved[0], axis) if len(saved) == 1 else None
         dx = _empty(ctx.shape, grad) if for_x else None
         of_pairs = None if dx is None else _Pairs(dx, axis)
@@ -269,7 +271,7 @@ def _combined_taps(weight: torch.Tensor, axis: int, kind: torch.dtype) -> list[t
     g0, g1, g2 = (exact.narrow(axis, tap, 1) for tap in range(3))
     ends = (g0 + g2).div_(2)
     four = (g0, torch.add(ends, g1, alpha=0.5), torch.sub(ends, g1, alpha=0.5), -g2)
-    return [g.to(kind, memory_format=autocast.CHANNELS_LAST[weight.ndim]) for g in four]
+    return [g.to(kind, memory_format=CHANNELS_LAST[weight.ndim]) for g in four]
 
 
 def _of_taps(grads: Sequence[torch.Tensor | None], axis: int) -> torch.Tensor:
@@ -306,5 +308,5 @@ def _slabs(x: torch.Tensor, y: torch.Tensor, axis: int) -> list[tuple[int, int]]
 
 def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     return torch.empty(
-        shape, dtype=like.dtype, device=like.device, memory_format=autocast.CHANNELS_LAST[like.ndim]
+        shape, dtype=like.dtype, device=like.device, memory_format=CHANNELS_LAST[like.ndim]
     )

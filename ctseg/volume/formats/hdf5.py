@@ -15,17 +15,25 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats.calibration import Calibration, unknown
 from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.hdf5_disk import Forgiving
+from ctseg.volume.formats.hdf5_links import Links, Place, attributes_of, opened
 from ctseg.volume.formats.hdf5_map import mapped_box
-from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.hdf5_storage import check_storage, is_external, open_external
+from ctseg.volume.formats.outside import is_allowed
+from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.units import MM, unit_of
 from ctseg.volume.formats.writer import Writer, check_dtype
-from ctseg.volume.geometry import Geometry
+from ctseg.volume.geometry import Geometry, as_xyz
 
 DEFAULT_DATASET = "/raw"
 DEFAULT_LABEL = "/label"
 _DTYPES = (*itk.DTYPES, "float16")
 _GRID = frozenset({"spacing_xyz", "element_size_um", "origin_xyz", "direction", "unit"})
+_USUAL = (DEFAULT_DATASET, DEFAULT_LABEL)
+_SHOWN = 20
+_GIVE = "geometry, or as an attribute: h5py.File(FILE, 'a')['raw'].attrs['spacing_xyz'] = (x, y, z)"
 _CHUNK_ZYX = (32, 128, 128)
 _CHUNK_BYTES = 1 << 20
 """Flat chunks are made wider up to about this."""
@@ -33,7 +41,9 @@ _LAYER_BYTES = 1 << 26
 """Chunks are so flat that a layer of them is no larger, but where a single slice is; it waits in memory until whole."""
 
 
-def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = None) -> Source:
+def open_hdf5(
+    path: Path, *, dataset: str | None = None, geometry: str | None = None, outside: str = "no"
+) -> Source:
     """Open one dataset of an HDF5 file, [Z, Y, X] or [C, Z, Y, X]; any part of it is read alone.
 
     Its attributes `spacing_xyz`, `origin_xyz` (mm, LPS), `direction` (3x3) and `unit` give the geometry, or
@@ -44,40 +54,37 @@ def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = 
         path: the file.
         dataset: the name within the file. Without it `/raw`, or the only volume that the file has.
         geometry: the dataset whose grid counts where the chosen one says nothing of its own, `/raw` by default.
+        outside: `yes` also reads voxels that lie outside the folder of the file: behind external links, in external
+            storage and in the sources of virtual datasets.
 
     Raises:
         FileProblem: missing, damaged, not HDF5, or no such dataset.
     """
-    check_file(path)
-    with reading(path):
-        if not h5py.is_hdf5(path):
-            raise FileProblem(
-                f"{path} is no HDF5 file.",
-                hint="Check what it is (file PATH) and give it the suffix of its format.",
-            )
-        file = h5py.File(path, "r")
-        try:
-            name = _choose(file, path, dataset)
-            stored = file[name]
-            _check_volume(stored, path)
-            attributes = dict(stored.attrs)
-            lender = _lender(file, stored, geometry or DEFAULT_DATASET)
-            grid = _geometry({**attributes, **lender}, stored.shape[-3:], path)
-        except BaseException:
-            file.close()
-            raise
-
-    opened = Handle(lambda: h5py.File(path, "r"), file)
-    count = stored.shape[0] if stored.ndim == 4 else 1
-    metadata = {"dataset": stored.name, "axes": stored.ndim, **attributes}
-    dtype, (_, y, x) = stored.dtype, grid.shape_zyx
-    del stored
+    allowed = is_allowed(outside)
+    with opened(path, allowed=allowed) as links:
+        place = _choose(links, dataset)
+        stored = links.file(place)[place.name]
+        _check_volume(stored, place.file)
+        notes = check_storage(stored, place.file, allowed=allowed)
+        attributes = attributes_of(stored)
+        lender = _lender(links, stored, geometry or DEFAULT_DATASET)
+        grid, about = _geometry({**attributes, **lender}, stored.shape[-3:], path)
+        external = is_external(stored)
+        count, dtype = (stored.shape[0] if stored.ndim == 4 else 1), stored.dtype
+        metadata = {"dataset": place.name, "axes": stored.ndim, **attributes, **about}
+        if notes := [*notes, *about.get("notes", ())]:
+            metadata["notes"] = notes
+        del stored
+        handle = Handle(lambda: h5py.File(place.file, "r"), links.take(place))
+    _, y, x = grid.shape_zyx
 
     def load(start: int, stop: int) -> NDArray[Any]:
         return load_box((start, 0, 0), (stop, y, x))
 
     def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
-        return _part(opened.get(), name, tuple(map(slice, start, stop)), path)
+        file = handle.get()
+        stored = open_external(file, place.name) if external else file[place.name]
+        return _part(stored, place, tuple(map(slice, start, stop)))
 
     return Source(
         path,
@@ -86,22 +93,21 @@ def open_hdf5(path: Path, *, dataset: str | None = None, geometry: str | None = 
         load,
         channels=count,
         metadata=metadata,
-        close=opened.close,
+        close=handle.close,
         load_box=load_box,
     )
 
 
-def _part(file: h5py.File, name: str, box: tuple[slice, ...], path: Path) -> NDArray[Any]:
-    stored = file[name]
+def _part(stored: h5py.Dataset, place: Place, box: tuple[slice, ...]) -> NDArray[Any]:
     try:
-        array: NDArray[Any] | None = mapped_box(stored, box, path)
+        array: NDArray[Any] | None = mapped_box(stored, box, place.file)
         if array is None:
             array = stored[(..., *box)]
     except OSError as error:
         if "filter" not in str(error):
             raise
         raise FileProblem(
-            f"{path}:{name} is compressed with a filter that this HDF5 library has not.",
+            f"{place.file}:{place.name} is compressed with a filter that this HDF5 library has not.",
             hint="Store it again with one that all have: h5repack -f GZIP=1 IN.h5 OUT.h5",
         ) from error
     return array if array.ndim == 4 else array[None]
@@ -109,54 +115,55 @@ def _part(file: h5py.File, name: str, box: tuple[slice, ...], path: Path) -> NDA
 
 def parts(path: Path) -> dict[str, dict[str, str]]:
     """The volumes of a file by name, and the option that opens each."""
-    check_file(path)
-    with reading(path), h5py.File(path, "r") as file:
-        return {name.strip("/"): {"dataset": name} for name in volumes_in(file)}
+    with opened(path) as links:
+        return {name.strip("/"): {"dataset": name} for name in _distinct(links.volumes())}
 
 
-def volumes_in(file: h5py.File) -> dict[str, tuple[int, ...]]:
-    """The datasets of three or four axes and their shapes, by absolute name."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim in (3, 4):
-            found[f"/{name}"] = item.shape
-
-    file.visititems(visit)
-    return found
+def _distinct(volumes: Mapping[str, Place]) -> dict[str, Place]:
+    """Volumes by one name each: the shortest one, as a rule that of the dataset itself and not of a link to it."""
+    found: dict[tuple[Path, int], str] = {}
+    for name in sorted(volumes, key=lambda name: (name not in _USUAL, len(name), name)):
+        found.setdefault(volumes[name].key, name)
+    return {name: volumes[name] for name in sorted(found.values())}
 
 
-def _choose(file: h5py.File, path: Path, dataset: str | None) -> str:
-    volumes = volumes_in(file)
+def _choose(links: Links, dataset: str | None) -> Place:
+    name = DEFAULT_DATASET if dataset is None else dataset
+    if (place := links.place(name)) is not None and (
+        dataset is not None or len(place.shape) in (3, 4)
+    ):
+        return place
+    volumes = _distinct(links.volumes())
     if dataset is not None:
-        if not isinstance(file.get(dataset), h5py.Dataset):
-            raise FileProblem(
-                f"{path} has no dataset {dataset}.",
-                hint=f"It has: {_listed(volumes)}",
-            )
-        return dataset
-    if DEFAULT_DATASET in volumes:
-        return DEFAULT_DATASET
+        raise FileProblem(
+            f"{links.path} has no dataset {dataset}.",
+            hint=f"It has: {_listed(volumes)}",
+        )
     if len(volumes) == 1:
-        return next(iter(volumes))
+        return next(iter(volumes.values()))
+    if not volumes and links.broken:
+        raise next(iter(links.broken.values()))
     raise FileProblem(
-        f"{path} has no dataset {DEFAULT_DATASET} and {len(volumes) or 'no'} others that are volumes.",
+        f"{links.path} has no dataset {DEFAULT_DATASET} and {len(volumes) or 'no'} others that are volumes.",
         hint=f"Say which one with the option dataset. It has: {_listed(volumes)}",
     )
 
 
-def _lender(file: h5py.File, stored: h5py.Dataset, scan: str) -> dict[str, Any]:
+def _lender(links: Links, stored: h5py.Dataset, scan: str) -> dict[str, Any]:
     """The attributes that give the grid: of the dataset itself, of the scan with the same voxels, or of the file."""
-    for owner in (stored, file.get(scan), file):
+    for owner in (stored, links.find(scan), links.root):
         if isinstance(owner, h5py.Dataset) and owner.shape[-3:] != stored.shape[-3:]:
             continue
         if owner is not None and not _GRID.isdisjoint(owner.attrs):
-            return {name: owner.attrs[name] for name in _GRID if name in owner.attrs}
+            attributes = attributes_of(owner)
+            return {name: attributes[name] for name in _GRID if name in attributes}
     return {}
 
 
-def _listed(volumes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in volumes.items()) or "no volumes at all"
+def _listed(volumes: Mapping[str, Place]) -> str:
+    listed = [f"{name} {place.shape}" for name, place in volumes.items()]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more or "no volumes at all"
 
 
 def _check_volume(stored: h5py.Dataset, path: Path) -> None:
@@ -168,7 +175,11 @@ def _check_volume(stored: h5py.Dataset, path: Path) -> None:
         raise FileProblem(f"{path}:{stored.name} holds {stored.dtype}, which are no real numbers.")
 
 
-def _geometry(attributes: Mapping[str, Any], shape_zyx: tuple[int, ...], path: Path) -> Geometry:
+def _geometry(
+    attributes: Mapping[str, Any], shape_zyx: tuple[int, ...], path: Path
+) -> tuple[Geometry, dict[str, Any]]:
+    """The grid that attributes give, and what is to be noted of it."""
+
     def numbers(name: str, count: int) -> NDArray[np.float64] | None:
         if name not in attributes:
             return None
@@ -182,21 +193,30 @@ def _geometry(attributes: Mapping[str, Any], shape_zyx: tuple[int, ...], path: P
             )
         return values
 
-    unit = attributes.get("unit", "mm")
-    unit = unit.decode() if isinstance(unit, bytes) else str(unit)
-    spacing = numbers("spacing_xyz", 3)
-    if spacing is None and (element := numbers("element_size_um", 3)) is not None:
-        spacing, unit = element[::-1] / 1000.0, "um"
+    spacing, element = numbers("spacing_xyz", 3), numbers("element_size_um", 3)
+    notes: list[str] = []
+    if spacing is not None:
+        unit = attributes.get("unit", "mm")
+        unit = unit.decode(errors="replace") if isinstance(unit, bytes) else str(unit)
+        factor, shown = unit_of(unit)
+        if unit.strip().lower() not in MM or factor not in (1.0, 1e-3):
+            notes.append(f"The attribute unit is '{unit}'; spacing_xyz counts as mm all the same.")
+        known = Calibration(as_xyz(spacing), shown, notes=tuple(notes))
+    elif element is not None:
+        known = Calibration(as_xyz(element[::-1] / 1000.0), "um")
+    else:
+        known = unknown("no attribute spacing_xyz or element_size_um", _GIVE)
     origin = numbers("origin_xyz", 3)
     direction = numbers("direction", 9)
-    return itk.make_geometry(
+    grid = itk.make_geometry(
         path,
         shape_zyx,
-        (1.0, 1.0, 1.0) if spacing is None else spacing.tolist(),
+        known.spacing_xyz,
         (0.0, 0.0, 0.0) if origin is None else origin.tolist(),
         np.eye(3) if direction is None else direction.reshape(3, 3),
-        "um" if unit in ("um", "µm", "micron", "micrometer", "micrometre") else "mm",
+        known.unit,
     )
+    return grid, known.metadata()
 
 
 def chunk_of(shape_zyx: Zyx, dtype: np.dtype[Any], channels: int | None = None) -> tuple[int, ...]:

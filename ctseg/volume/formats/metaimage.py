@@ -5,56 +5,108 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from ctseg.errors import BadInput
-from ctseg.specs import Label, VolumeSource
+from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats.affine import check_straighten, place
+from ctseg.volume.formats.companion_files import data_file
+from ctseg.volume.formats.header_numbers import integer
 from ctseg.volume.formats.metaimage_header import (
     UNIT_KEY,
-    data_file,
+    MetaGrid,
+    MetaHeader,
+    grid_of,
     make_metaimage_header,
-    raw_of,
     read_metaimage_header,
 )
-from ctseg.volume.formats.raw import RawSink
-from ctseg.volume.formats.raw_source import raw_source
+from ctseg.volume.formats.raw import Raw, RawSink
+from ctseg.volume.formats.raw_source import raw_source, with_surplus
 from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.straighten import straightened
+from ctseg.volume.formats.text_source import pieces_source, text_source
 from ctseg.volume.formats.units import in_unit
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 
-def open_metaimage(path: Path) -> Source:
+def open_metaimage(path: Path, *, straighten: str = "no", data_folder: str | None = None) -> Source:
     """Open a MetaImage file; several element channels are read as channels. Uncompressed ones are read by region.
 
+    Args:
+        path: the file with the header.
+        straighten: `yes` resamples a sheared grid onto one that is not, linearly; `nearest` does so for label maps.
+        data_folder: a folder in or below which the data file may lie, besides that of the header.
+
     Raises:
-        FileProblem: missing, damaged, or not three axes.
+        FileProblem: missing, damaged, sheared, or not three axes.
     """
+    how = check_straighten(straighten)
     check_file(path)
     with reading(path):
-        offset, fields = read_metaimage_header(path)
-        data_file(path, offset, fields)
-    reader, geometry, dtype, channels = itk.open_3d(path, "MetaImageIO")
-    geometry = in_unit(geometry, fields.get("distanceunits", "mm"))
-    if fields.get(UNIT_KEY.lower()) == "um":
-        geometry = replace(geometry, unit="um")
-    notes = itk.metadata(reader)
-    with reading(path):
-        raw = raw_of(path, offset, fields, dtype, geometry.shape_zyx, channels)
-        if raw is not None:
-            raw.check_size()
-            return raw_source(raw, path, geometry, dtype, metadata=notes)
+        header = read_metaimage_header(path)
+        grid = grid_of(path, header)
+        placed = place(path, grid.affine, how)
+        unit = header.fields.get("distanceunits", "mm")
+        geometry = in_unit(placed.geometry, unit)
+        if header.fields.get(UNIT_KEY.lower()) == "um":
+            geometry = replace(geometry, unit="um")
+        stored = geometry if placed.skew is None else Geometry(grid.affine.shape_zyx)
+        source = _stored(path, header, grid, stored, data_folder)
+        return straightened(source, replace(placed, geometry=geometry), how)
 
-    def load(start: int, stop: int) -> NDArray[Any]:
-        # slices in files of their own, and text: ITK reads the whole
-        return itk.read_whole(path, "MetaImageIO", vector=bool(channels))[:, start:stop]
 
-    return Source(
-        path, geometry, dtype, load, channels=channels or 1, by_region=False, metadata=notes
+def _stored(
+    path: Path, header: MetaHeader, grid: MetaGrid, geometry: Geometry, data_folder: str | None
+) -> Source:
+    """The voxels as they are stored."""
+    notes = {**header.notes, "notes": list(grid.notes)}
+    files = [data_file(path, name, data_folder) for name in header.files]
+    start = header.offset if not files else 0
+    raw = _raw(files[0] if files else path, start, header, grid, geometry.shape_zyx)
+    if not header.is_true("binarydata", "true"):
+        return text_source(raw, path, geometry, notes, hexadecimal=False)
+    if len(files) > 1:
+
+        def piece(file: Path, shape_zyx: Zyx) -> Raw:
+            return _raw(file, 0, header, grid, shape_zyx)
+
+        return pieces_source(files, path, geometry, notes, piece)
+    raw.check_size()
+    return raw_source(raw, path, geometry, raw.dtype, metadata=with_surplus(notes, raw))
+
+
+def _raw(file: Path, start: int, header: MetaHeader, grid: MetaGrid, shape_zyx: Zyx) -> Raw:
+    """Where voxels lie in a file.
+
+    Raises:
+        EOFError: bytes are missing.
+    """
+    fields = header.fields
+    compressed = header.is_true("compresseddata")
+    raw = Raw(
+        file,
+        grid.dtype.newbyteorder(">" if header.is_true("binarydatabyteordermsb") else "<"),
+        shape_zyx,
+        channels=grid.channels or 1,
+        interleaved=bool(grid.channels),
+        start=start,
+        compression="zlib" if compressed else "",
     )
+    skip = integer(fields.get("headersize") or "0", "HeaderSize", -1)
+    size = file.stat().st_size
+    if compressed:
+        needed = integer(fields.get("compresseddatasize") or "0", "CompressedDataSize", 0)
+        if len(header.files) < 2 and size - start < needed:
+            raise EOFError(f"it has {size - start} of {needed} bytes of voxels")
+    elif skip:  # -1: the voxels are the last bytes of the file
+        start = size - raw.nbytes if skip < 0 else start + skip
+        if start < (0 if header.files else header.offset):
+            raise EOFError(f"it has {size} of {raw.nbytes} bytes of voxels")
+        return replace(raw, start=start)
+    return raw
 
 
 def write_metaimage(

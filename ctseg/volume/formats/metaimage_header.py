@@ -1,114 +1,205 @@
-"""MetaImage headers: where the voxels are, and how ctseg writes them. Layout: itk.org/Wiki/ITK/MetaIO."""
+"""MetaImage headers: where the voxels are, and how ctseg writes them. Layout: itk.org/Wiki/ITK/MetaIO.
+
+Headers are read here and not by ITK, which trusts what they say: sizes that no file holds have made it hang or end the
+process.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats.raw import Raw
+from ctseg.volume.formats.affine import Affine
+from ctseg.volume.formats.companion_files import MOST_FILES, numbered
+from ctseg.volume.formats.header_numbers import check_voxels, floats, integer, integers
 from ctseg.volume.geometry import Geometry
 
-_LIMIT = 1 << 16
+_LIMIT = 1 << 20
+_LINE = 1 << 16
 _TYPES = {
     "int8": "MET_CHAR", "uint8": "MET_UCHAR", "int16": "MET_SHORT", "uint16": "MET_USHORT",
     "int32": "MET_INT", "uint32": "MET_UINT", "int64": "MET_LONG_LONG", "uint64": "MET_ULONG_LONG",
     "float32": "MET_FLOAT", "float64": "MET_DOUBLE",
+}  # fmt: skip
+_DTYPES = {name: dtype for dtype, name in _TYPES.items()} | {
+    "MET_ASCII_CHAR": "int8", "MET_LONG": "int32", "MET_ULONG": "uint32",
+}  # fmt: skip
+_ALIASES = {
+    "position": "offset", "origin": "offset", "rotation": "transformmatrix", "orientation": "transformmatrix",
+    "elementbyteordermsb": "binarydatabyteordermsb",
+}  # fmt: skip
+_STRUCTURE = {
+    "objecttype", "ndims", "binarydata", "binarydatabyteordermsb", "compresseddata", "compresseddatasize",
+    "transformmatrix", "offset", "centerofrotation", "elementspacing", "elementsize", "dimsize", "headersize",
+    "elementnumberofchannels", "elementtype", "elementdatafile",
 }  # fmt: skip
 UNIT_KEY = "CtsegUnit"
 """Key with the unit to show; the numbers are millimetres, since ITK does not apply `DistanceUnits`."""
 _SIZE_KEY = "CompressedDataSize = "
 
 
-def read_metaimage_header(path: Path) -> tuple[int, dict[str, str]]:
-    """Offset of the first byte behind ElementDataFile and the `Key = value` lines, keys in lower case.
+@dataclass(frozen=True)
+class MetaHeader:
+    """A header as text.
+
+    Attributes:
+        offset: first byte behind it.
+        fields: values by key in lower case; of keys with several names the first one.
+        names: keys as they are written.
+        files: names of the files that hold the voxels; none where they follow the header.
+    """
+
+    offset: int
+    fields: Mapping[str, str]
+    names: Mapping[str, str]
+    files: tuple[str, ...]
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What the header says besides grid and voxels."""
+        return {
+            self.names[key]: value for key, value in self.fields.items() if key not in _STRUCTURE
+        }
+
+    def is_true(self, key: str, default: str = "false") -> bool:
+        return self.fields.get(key, default).lower() in ("true", "t", "1")
+
+
+def read_metaimage_header(path: Path) -> MetaHeader:
+    """The `Key = Value` lines up to ElementDataFile, and the list of files where one follows.
 
     Raises:
         FileProblem: no MetaImage file.
+        ValueError: lines that are too long, or a list of files that cannot be.
     """
     fields: dict[str, str] = {}
+    names: dict[str, str] = {}
     with path.open("rb") as file:
         while file.tell() < _LIMIT:
-            key, mark, value = file.readline(4096).decode("latin-1").partition("=")
-            if not mark:
+            line = file.readline(_LINE)
+            key, mark, value = re.match(rb"([^=:]*)([=:]?)(.*)", line, re.DOTALL).groups()  # type: ignore[union-attr]
+            if not mark or len(line) == _LINE:
                 break
-            fields[key.strip().lower()] = value.strip()
-            if "elementdatafile" in fields:
-                return file.tell(), fields
+            name = key.decode("latin-1").strip()
+            lower = _ALIASES.get(name.lower(), name.lower())
+            fields.setdefault(lower, value.decode("latin-1").strip())
+            names.setdefault(lower, name)
+            if lower == "elementdatafile":
+                listed = file.read(_LIMIT) if _is_list(fields[lower]) else b""
+                files = _files(fields, listed.decode("utf-8", "surrogateescape"))
+                return MetaHeader(file.tell(), fields, names, files)
     raise FileProblem(
         f"{path} is no MetaImage file: it has no ElementDataFile line.",
         hint="Check what it is (file PATH) and give it the suffix of its format.",
     )
 
 
-def data_file(path: Path, offset: int, fields: Mapping[str, str]) -> tuple[Path, int] | None:
-    """The file with the voxels and where they start in it; None for slices in files of their own.
+def _is_list(value: str) -> bool:
+    return value.upper() == "LIST" or value.upper().startswith("LIST ")
+
+
+def _files(fields: Mapping[str, str], listed: str) -> tuple[str, ...]:
+    value = fields["elementdatafile"]
+    if value.upper() == "LOCAL":
+        return ()
+    if _is_list(value):
+        names = [line.strip() for line in listed.splitlines()]
+        return tuple(name for name in names if name)[:MOST_FILES]
+    name, *rest = value.rsplit(maxsplit=3)
+    while rest and not all(re.fullmatch(r"[+-]?\d+", word) for word in rest):
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    if "%" not in name:
+        return (value,)
+    last_axis = integer((fields.get("dimsize") or "1").split()[-1], "DimSize", 1)
+    numbers = [integer(word, "range of files", -MOST_FILES, MOST_FILES) for word in rest]
+    first, last, step = (*numbers, *(1, (numbers or [1])[0] + last_axis - 1, 1)[len(numbers) :])
+    return tuple(numbered(name, first, last, step))
+
+
+@dataclass(frozen=True)
+class MetaGrid:
+    """What a header says of grid and voxels.
+
+    Attributes:
+        channels: numbers a voxel; 0 where the header does not speak of channels or says one.
+    """
+
+    affine: Affine
+    dtype: np.dtype[np.generic]
+    channels: int
+    notes: tuple[str, ...]
+
+
+def grid_of(path: Path, header: MetaHeader) -> MetaGrid:
+    """Sizes, type and place of the voxels. Axes of one voxel beyond the third are dropped, the last one first.
 
     Raises:
-        FileProblem: the data file that the header names is missing.
+        FileProblem: no three axes, or voxels that are no real numbers.
+        ValueError: numbers that cannot be.
     """
-    name = fields["elementdatafile"]
-    if name.upper() in ("LOCAL", "LIST") or name.upper().startswith("LIST ") or "%" in name:
-        return (path, offset) if name.upper() == "LOCAL" else None
-    data = path.parent / name
-    if not data.is_file():
+    fields = header.fields
+    dims = integer(fields.get("ndims", ""), "NDims", 1, 10)
+    sizes = integers(fields.get("dimsize", ""), "DimSize", dims, 1)
+    name = fields.get("elementtype", "").upper()
+    if name not in _DTYPES:
         raise FileProblem(
-            f"{path} keeps its voxels in {name}, which does not lie beside it.",
-            hint="Copy the .raw or .zraw file together with the .mhd.",
+            f"{path} holds voxels of the ElementType '{name[:40]}'; a scan holds one real number a voxel.",
+            hint=f"It reads: {', '.join(_DTYPES)}",
         )
-    return data, 0
-
-
-def raw_of(
-    path: Path,
-    offset: int,
-    fields: Mapping[str, str],
-    dtype: np.dtype[np.generic],
-    shape_zyx: tuple[int, int, int],
-    channels: int,
-) -> Raw | None:
-    """Where the voxels lie, None where they are text or in several files.
-
-    Args:
-        channels: 0 for one number a voxel.
-
-    Raises:
-        FileProblem: the data file is missing.
-        EOFError: a compressed block is shorter than the header says.
-    """
-    place = data_file(path, offset, fields)
-    binary = fields.get("binarydata", "true").lower() == "true"
-    if place is None or not binary:
-        return None
-    file, start = place
-    big = any(
-        fields.get(key, "false").lower() == "true"
-        for key in ("binarydatabyteordermsb", "elementbyteordermsb")
+    channels = integer(fields.get("elementnumberofchannels") or "1", "ElementNumberOfChannels", 1)
+    check_voxels([*sizes, channels], path)
+    notes = []
+    if "elementspacing" not in fields and "elementsize" not in fields:
+        notes.append("the header has no ElementSpacing; voxels of 1 mm are assumed")
+    spacing = floats(
+        fields.get("elementspacing", fields.get("elementsize", "1 " * dims)), "ElementSpacing", dims
     )
-    compressed = fields.get("compresseddata", "false").lower() == "true"
-    raw = Raw(
-        file,
-        dtype.newbyteorder(">" if big else "<"),
-        shape_zyx,
-        channels=channels or 1,
-        interleaved=bool(channels),
-        start=start,
-        compression="zlib" if compressed else "",
-    )
-    skip = int(fields.get("headersize", "0"))
-    size = file.stat().st_size
-    if compressed:
-        needed, there = int(fields.get("compresseddatasize") or 0), size - start
-        if there < needed:
-            raise EOFError(f"it has {there} of {needed} bytes of voxels")
-    elif skip:  # -1: the voxels are the last bytes of the file
-        start = size - raw.nbytes if skip < 0 else start + skip
-        if start < 0:
-            raise EOFError(f"it has {size} of {raw.nbytes} bytes of voxels")
-        return Raw(file, raw.dtype, shape_zyx, raw.channels, raw.interleaved, start)
-    return raw
+    origin = floats(fields.get("offset", "0 " * dims), "Offset", dims)
+    words = fields.get("transformmatrix")
+    matrix = np.eye(dims) if words is None else _matrix(words, dims)
+    matrix = matrix * np.asarray(spacing)
+    kept = _three(path, dims, sizes)
+    rows = _rows(matrix, kept)
+    x, y, z = (sizes[axis] for axis in kept)
+    affine = Affine((z, y, x), matrix[np.ix_(rows, kept)], np.asarray(origin)[rows])
+    return MetaGrid(affine, np.dtype(_DTYPES[name]), channels if channels > 1 else 0, tuple(notes))
+
+
+def _matrix(words: str, dims: int) -> NDArray[np.float64]:
+    """A column for each array axis; a header writes one axis of the array after another."""
+    return np.reshape(floats(words, "TransformMatrix", dims * dims), (dims, dims)).T
+
+
+def _three(path: Path, dims: int, sizes: list[int]) -> list[int]:
+    """The three axes that a volume has."""
+    kept = list(range(dims))
+    for axis in reversed(range(dims)):
+        if len(kept) > 3 and sizes[axis] == 1:
+            kept.remove(axis)
+    if len(kept) > 3:
+        raise FileProblem(
+            f"{path} has {dims} axes of {tuple(sizes)} voxels (x, y, z, ...); a volume has three.",
+            hint="Store one file a time step, or the channels as a vector image.",
+        )
+    if len(kept) < 3:
+        raise FileProblem(
+            f"{path} has {dims} axes; a volume has three.", hint="Stack the slices into one file."
+        )
+    return kept
+
+
+def _rows(matrix: NDArray[np.float64], kept: list[int]) -> list[int]:
+    """The space axes that are left when the dropped array axes take theirs with them."""
+    rows = list(range(len(matrix)))
+    for axis in set(range(len(matrix))) - set(kept):
+        rows.remove(max(rows, key=lambda row: abs(float(matrix[row, axis]))))
+    return rows
 
 
 def make_metaimage_header(

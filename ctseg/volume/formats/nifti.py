@@ -1,4 +1,4 @@
-"""NIfTI: .nii.gz and .nii."""
+"""NIfTI: .nii.gz and .nii, and pairs of .hdr and .img for reading."""
 
 from __future__ import annotations
 
@@ -12,67 +12,106 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import itk, paths
-from ctseg.volume.formats.nifti_header import (
-    MICROMETRE,
-    NiftiHeader,
-    is_gzip,
-    read_nifti_header,
-)
-from ctseg.volume.formats.nifti_sink import NiftiSink
+from ctseg.volume.formats.affine import check_straighten, place
+from ctseg.volume.formats.companion_files import data_file
+from ctseg.volume.formats.nifti_header import NiftiHeader, is_gzip, read_nifti_header
+from ctseg.volume.formats.nifti_orientation import METADATA
+from ctseg.volume.formats.nifti_sink import NiftiSink, make_nifti_header
 from ctseg.volume.formats.raw import Raw
-from ctseg.volume.formats.raw_source import raw_source
+from ctseg.volume.formats.raw_source import raw_source, with_surplus
 from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.straighten import straightened
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
-_UNITS_IN_MM = {1: 1000.0, 2: 1.0, MICROMETRE: 1e-3}
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
-
-def open_nifti(path: Path, *, channels: str | None = None) -> Source:
-    """Open a NIfTI file.
+def open_nifti(
+    path: Path,
+    *,
+    channels: str | None = None,
+    straighten: str = "no",
+    data_folder: str | None = None,
+) -> Source:
+    """Open a NIfTI file, or a pair by either of its names.
 
     Args:
         path: the file.
         channels: `last` reads the fourth axis as channels; without it a fourth axis is refused, since it may
             as well be time.
+        straighten: `yes` resamples a sheared grid onto one that is not, linearly; `nearest` does so for label maps.
+        data_folder: a folder in or below which the `.img` of a pair may lie, besides that of the header.
 
     Raises:
-        FileProblem: missing, damaged, not NIfTI, or not one scalar volume.
-        BadInput: another value of `channels`.
+        FileProblem: missing, damaged, not NIfTI, sheared, or not one scalar volume.
+        BadInput: another value of `channels` or `straighten`.
     """
     if channels not in (None, "last"):
         raise BadInput(
             f"The option channels of a NIfTI file is 'last' or absent, not '{channels}'."
         )
+    how = check_straighten(straighten)
     check_file(path)
-    with reading(path):
-        header = read_nifti_header(path)
+    header_file = _header_of(path)
+    with reading(header_file):
+        header = read_nifti_header(header_file)
         count = _channel_count(header, path, channels)
-        geometry, metadata = _geometry(header, path)
-        compressed = is_gzip(path)
         x, y, z = header.shape[:3]
+        affine, notes = header.orientation.affine((z, y, x))
+        placed = place(path, affine, how)
+        stored = placed.geometry if placed.skew is None else Geometry((z, y, x))
+    voxels = _voxels_of(header_file, header, data_folder)
+    with reading(voxels):
         raw = Raw(
-            path,
+            voxels,
             header.dtype,
             (z, y, x),
             channels=count,
-            compression="gzip" if compressed else "",
+            compression="gzip" if is_gzip(voxels) else "",
             skip=header.offset,
         )
         raw.check_size()
     dtype = np.dtype("float32") if header.rescaled else header.dtype
     if header.rescaled and header.dtype.itemsize == 8:
         dtype = np.dtype("float64")
-
-    return raw_source(
+    metadata = {**header.notes, METADATA: header.orientation, "notes": list(notes)}
+    source = raw_source(
         raw,
         path,
-        geometry,
+        stored,
         dtype,
-        metadata=metadata,
+        metadata=with_surplus(metadata, raw),
         convert=lambda part: _rescale(part, header, dtype),
     )
+    with reading(path):
+        return straightened(source, placed, how)
+
+
+def _header_of(path: Path) -> Path:
+    """The file with the header: the path itself, or the `.hdr` beside an `.img`."""
+    if paths.suffix_of(path, paths.NIFTI_VOXELS) is None:
+        return path
+    partner = paths.nifti_partner(path)
+    if partner is None:
+        raise FileProblem(
+            f"{path} has no header beside it.",
+            hint=f"Copy {path.name.split('.img')[0]}.hdr together with it.",
+        )
+    return partner
+
+
+def _voxels_of(header_file: Path, header: NiftiHeader, data_folder: str | None) -> Path:
+    """The file with the voxels: the header's own, or the `.img` beside a `.hdr`."""
+    if not header.pair:
+        return header_file
+    partner = paths.nifti_partner(header_file)
+    if partner is None:
+        raise FileProblem(
+            f"{header_file} keeps its voxels in an .img file, which does not lie beside it.",
+            hint="Copy the .img file together with the .hdr, under the same name.",
+        )
+    file = data_file(header_file, partner.name, data_folder)
+    check_file(file)
+    return file
 
 
 def _channel_count(header: NiftiHeader, path: Path, channels: str | None) -> int:
@@ -95,35 +134,11 @@ def _channel_count(header: NiftiHeader, path: Path, channels: str | None) -> int
     return header.shape[3]
 
 
-def _geometry(header: NiftiHeader, path: Path) -> tuple[Geometry, dict[str, str]]:
-    """The grid as ITK reads it; from the header's own matrix where ITK refuses a slight shear."""
-    unit = "um" if header.spatial_unit == MICROMETRE else "mm"
-    x, y, z = header.shape[:3]
-    try:
-        reader = itk.read_header(path, "NiftiImageIO")
-    except RuntimeError:
-        if header.sform is None:
-            raise
-        matrix = _RAS_TO_LPS @ header.sform * _UNITS_IN_MM.get(header.spatial_unit, 1.0)
-        spacing = np.linalg.norm(matrix[:, :3], axis=0)
-        direction = matrix[:, :3] / np.where(spacing > 0, spacing, 1.0)
-        grid = itk.make_geometry(
-            path, (z, y, x), spacing.tolist(), matrix[:, 3].tolist(), direction, unit
-        )
-        return grid, {}
-    dims = reader.GetDimension()
-    direction = np.asarray(reader.GetDirection(), np.float64).reshape(dims, dims)[:3, :3]
-    grid = itk.make_geometry(
-        path, (z, y, x), reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction, unit
-    )
-    notes = {key: reader.GetMetaData(key) for key in ("descrip", "intent_name")}
-    return grid, {key: value for key, value in notes.items() if value}
-
-
 def _rescale(array: NDArray[Any], header: NiftiHeader, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not header.rescaled:
         return array
-    return (array.astype(np.float64) * header.slope + header.inter).astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite where the file says so
+        return (array.astype(np.float64) * header.slope + header.inter).astype(dtype)
 
 
 def write_nifti(
@@ -133,9 +148,15 @@ def write_nifti(
     *,
     channels: int | None = None,
     labels: Sequence[Label] = (),  # noqa: ARG001
-    reference: VolumeSource | None = None,  # noqa: ARG001
+    reference: VolumeSource | None = None,
 ) -> Writer:
-    """A writer of .nii or .nii.gz that streams; label names have no place in NIfTI."""
+    """A writer of .nii or .nii.gz that streams; label names have no place in NIfTI.
+
+    What is written on the grid of a NIfTI file keeps its qform, its sform and their codes, so that no program that
+    prefers the other one shifts the result against its scan.
+    """
+    if paths.suffix_of(path, paths.NIFTI_HEADERS + paths.NIFTI_VOXELS):
+        raise BadInput(f"{path}: pairs of files are not written.", hint="Use the suffix .nii.gz")
     stored = check_dtype(dtype, itk.DTYPES, format_name="NIfTI")
     suffix = paths.suffix_of(path, paths.NIFTI) or paths.NIFTI[0]
     if max(geometry.shape_zyx) > np.iinfo(np.int16).max:
@@ -143,11 +164,14 @@ def write_nifti(
             f"NIfTI holds at most 32767 voxels along an axis, not {geometry.shape_zyx}.",
             hint="Write HDF5 instead: give the output the suffix .h5",
         )
+    orientation = reference.metadata.get(METADATA) if reference is not None else None
+    kept = orientation if orientation is not None and orientation.is_of(geometry) else None
+    header = make_nifti_header(geometry, stored, channels, kept)
     return Writer(
         path,
         suffix,
         geometry,
         stored,
         channels,
-        lambda temporary: NiftiSink(temporary, geometry, stored, channels, gz=suffix == ".nii.gz"),
+        lambda temporary: NiftiSink(temporary, header, stored, geometry, gz=suffix == ".nii.gz"),
     )

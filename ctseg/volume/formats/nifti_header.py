@@ -1,30 +1,33 @@
 """NIfTI-1 and NIfTI-2 headers: where the voxels are and what they mean.
 
-Layout: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h. SimpleITK gives the geometry; the
-voxels are read here because ITK fills what a truncated file lacks with zeros and says nothing that a caller sees.
+Layout: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h. They are read here and not by ITK, which
+fills what a truncated file lacks with zeros and says nothing that a caller sees.
 """
 
 from __future__ import annotations
 
-import gzip
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
+from ctseg.volume.formats.header_numbers import check_voxels
+from ctseg.volume.formats.nifti_orientation import NiftiOrientation
+from ctseg.volume.formats.raw import unpacked
 
 DATATYPES = {
     2: "uint8", 256: "int8", 4: "int16", 512: "uint16", 8: "int32", 768: "uint32", 1024: "int64",
     1280: "uint64", 16: "float32", 64: "float64",
 }  # fmt: skip
 _COLOUR = {128: "RGB", 2304: "RGBA"}
-MICROMETRE = 3
+_FAR = 1 << 46
+_SCALE = 1e30
+_CHECK = "Check what it is (file PATH) and give it the suffix of its format."
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class NiftiHeader:
         dtype: as stored, byte order included.
         offset: first byte of the voxels in the (uncompressed) file.
         slope, inter: stored values times slope plus inter are the real ones.
-        spatial_unit: code of the unit of spacing and origin.
-        sform: the 3x4 matrix from index to position in RAS and file units, None where the header has none.
+        orientation: where the voxels lie.
+        pair: whether the voxels lie in a file of their own.
+        notes: what else the header says.
     """
 
     shape: tuple[int, ...]
@@ -45,20 +49,13 @@ class NiftiHeader:
     offset: int
     slope: float
     inter: float
-    spatial_unit: int
-    sform: NDArray[np.float64] | None
+    orientation: NiftiOrientation
+    pair: bool
+    notes: dict[str, str]
 
     @property
     def rescaled(self) -> bool:
         return (self.slope, self.inter) not in ((1.0, 0.0), (0.0, 0.0)) and self.slope != 0.0
-
-    @property
-    def voxels(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def bytes_needed(self) -> int:
-        return self.voxels * self.dtype.itemsize
 
 
 def is_gzip(path: Path) -> bool:
@@ -69,12 +66,8 @@ def is_gzip(path: Path) -> bool:
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """The file, uncompressed on the way where it is compressed, whatever its name says."""
-    if is_gzip(path):
-        with gzip.open(path, "rb") as file:
-            yield cast(IO[bytes], file)
-    else:
-        with path.open("rb") as plain:
-            yield plain
+    with path.open("rb") as file, unpacked(file, "gzip" if is_gzip(path) else "") as stream:
+        yield stream
 
 
 def read_nifti_header(path: Path) -> NiftiHeader:
@@ -83,6 +76,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     Raises:
         FileProblem: no NIfTI file, or voxels that are no real numbers.
         EOFError: the file ends within the header.
+        ValueError: numbers that cannot be.
     """
     with opened(path) as file:
         raw = file.read(540)
@@ -93,53 +87,88 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         if size == 348:
             return _version_1(raw, order, path)
         if size == 540:
+            if len(raw) < 540:
+                raise EOFError(f"it ends after {len(raw)} bytes, within the header")
             return _version_2(raw, order, path)
     raise FileProblem(
-        f"{path} is no NIfTI file: it does not start with a NIfTI header.",
-        hint="Check what it is (file PATH) and give it the suffix of its format.",
+        f"{path} is no NIfTI file: it does not start with a NIfTI header.", hint=_CHECK
     )
 
 
 def _version_1(raw: bytes, order: str, path: Path) -> NiftiHeader:
-    if raw[344:347] != b"n+1":
+    if raw[344:347] not in (b"n+1", b"ni1"):
         raise FileProblem(
-            f"{path} is an Analyze or two-file NIfTI header; its voxels lie elsewhere.",
-            hint="Convert the .hdr/.img pair to .nii.gz first.",
+            f"{path} is an Analyze 7.5 file, whose header does not say which side is left.",
+            hint="Export the scan as NIfTI from where it came; if its orientation is known, nibabel or SPM convert it.",
         )
-    dim = struct.unpack_from(order + "8h", raw, 40)
-    datatype = struct.unpack_from(order + "h", raw, 70)[0]
-    offset, slope, inter = struct.unpack_from(order + "3f", raw, 108)
-    sform_code = struct.unpack_from(order + "h", raw, 254)[0]
-    sform = np.array(struct.unpack_from(order + "12f", raw, 280)).reshape(3, 4)
-    start = max(
-        int(offset), 348
-    )  # as niftilib: some programs write 0 for "right behind the header"
-    return _make(path, order, dim, datatype, start, (slope, inter), raw[123], sform_code, sform)
+
+    def field(code: str, at: int) -> tuple[Any, ...]:
+        return struct.unpack_from(order + code, raw, at)
+
+    orientation = NiftiOrientation(
+        pixdim=field("4f", 76),
+        qform_code=field("h", 252)[0],
+        sform_code=field("h", 254)[0],
+        quaternion=field("3f", 256),
+        offset=field("3f", 268),
+        sform=field("12f", 280),
+        unit=raw[123] & 7,
+    )
+    offset, *scaling = field("3f", 108)
+    kind = (field("8h", 40), field("h", 70)[0])
+    texts = {"descrip": raw[148:228], "intent_name": raw[328:344]}
+    return _make(
+        path,
+        order,
+        kind,
+        (_whole(offset), 348, raw[344:347] == b"ni1"),
+        scaling,
+        (orientation, texts),
+    )
 
 
 def _version_2(raw: bytes, order: str, path: Path) -> NiftiHeader:
-    datatype = struct.unpack_from(order + "h", raw, 12)[0]
-    dim = struct.unpack_from(order + "8q", raw, 16)
-    offset = struct.unpack_from(order + "q", raw, 168)[0]
-    scaling = struct.unpack_from(order + "2d", raw, 176)
-    sform_code = struct.unpack_from(order + "i", raw, 348)[0]
-    sform = np.array(struct.unpack_from(order + "12d", raw, 400)).reshape(3, 4)
-    unit = struct.unpack_from(order + "i", raw, 500)[0]
-    start = max(offset, 540)
-    return _make(path, order, dim, datatype, start, scaling, unit, sform_code, sform)
+    def field(code: str, at: int) -> tuple[Any, ...]:
+        return struct.unpack_from(order + code, raw, at)
+
+    unit = field("i", 500)[0] & 7
+    orientation = NiftiOrientation(
+        pixdim=field("4d", 104),
+        qform_code=field("i", 344)[0],
+        sform_code=field("i", 348)[0],
+        quaternion=field("3d", 352),
+        offset=field("3d", 376),
+        sform=field("12d", 400),
+        unit=unit,
+    )
+    kind = (field("8q", 16), field("h", 12)[0])
+    texts = {"descrip": raw[240:320], "intent_name": raw[508:524]}
+    place = (field("q", 168)[0], 540, raw[4:7] == b"ni2")
+    return _make(path, order, kind, place, field("2d", 176), (orientation, texts))
+
+
+def _whole(offset: float) -> int:
+    """The first byte of the voxels, which NIfTI-1 stores as a real number."""
+    if not np.isfinite(offset) or abs(offset) > _FAR:
+        raise ValueError(f"its voxels start at byte {offset:g}")
+    return int(offset)
 
 
 def _make(
     path: Path,
     order: str,
-    dim: tuple[int, ...],
-    datatype: int,
-    offset: int,
-    scaling: tuple[float, float],
-    unit: int,
-    sform_code: int,
-    sform: NDArray[np.float64],
+    kind: tuple[tuple[int, ...], int],
+    place: tuple[int, int, bool],
+    scaling: Any,
+    more: tuple[NiftiOrientation, dict[str, bytes]],
 ) -> NiftiHeader:
+    """Args:
+    kind: dimensions, and the code of the type.
+    place: first byte of the voxels, length of the header, and whether it is one of a pair.
+    scaling: slope and intercept.
+    more: orientation and texts.
+    """
+    dim, datatype = kind
     if datatype not in DATATYPES:
         what = _COLOUR.get(datatype, f"type code {datatype}")
         raise FileProblem(
@@ -147,17 +176,30 @@ def _make(
             hint="Convert it to a grey-scale volume first.",
         )
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
-        raise FileProblem(f"{path} has a damaged header: its dimensions are {list(dim)}.")
+        raise FileProblem(
+            f"{path} has a damaged header: its dimensions are {list(dim)}.",
+            hint="Copy or export the scan again.",
+        )
     shape = dim[1 : dim[0] + 1]
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    check_voxels(shape, path)
+    offset, length, pair = place
+    if offset > _FAR:
+        raise ValueError(f"its voxels start at byte {offset}")
+    if any(abs(v) > _SCALE for v in scaling if np.isfinite(v)):
+        raise ValueError(f"its scaling is {scaling[0]:g} and {scaling[1]:g}")
     slope, inter = (float(v) if np.isfinite(v) else 0.0 for v in scaling)
+    orientation, texts = more
+    notes = {key: text.split(b"\0")[0].decode("latin-1").strip() for key, text in texts.items()}
     return NiftiHeader(
         shape=shape,
         dtype=np.dtype(DATATYPES[datatype]).newbyteorder("<" if order == "<" else ">"),
-        offset=offset,
+        # as niftilib: some programs write 0 for "right behind the header"
+        offset=max(offset, 0) if pair else max(offset, length),
         slope=slope,
         inter=inter,
-        spatial_unit=unit & 7,
-        sform=sform if sform_code > 0 else None,
+        orientation=orientation,
+        pair=pair,
+        notes={key: text for key, text in notes.items() if text},
     )

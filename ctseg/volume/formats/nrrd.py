@@ -2,58 +2,192 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ctseg.errors import BadInput
-from ctseg.specs import Label, VolumeSource
+from ctseg.errors import BadInput, FileProblem
+from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats.affine import check_straighten, place
+from ctseg.volume.formats.companion_files import data_file
+from ctseg.volume.formats.header_numbers import integer
+from ctseg.volume.formats.layers import by_segment
+from ctseg.volume.formats.nrrd_grid import NrrdGrid, grid_of
 from ctseg.volume.formats.nrrd_header import (
     UNIT_KEY,
+    NrrdHeader,
     make_nrrd_header,
-    raw_of,
     read_nrrd_header,
-    space_unit,
 )
-from ctseg.volume.formats.raw import RawSink
-from ctseg.volume.formats.raw_source import raw_source
+from ctseg.volume.formats.raw import Compression, Raw, RawSink
+from ctseg.volume.formats.raw_source import raw_source, with_surplus
 from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.straighten import straightened
+from ctseg.volume.formats.text_source import pieces_source, text_source
 from ctseg.volume.formats.units import in_unit
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
+_COMPRESSIONS: Mapping[str, Compression] = {
+    "raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2",
+}  # fmt: skip
+_TEXT = {"text": False, "txt": False, "ascii": False, "hex": True}
+_LINES = 1 << 20
 
-def open_nrrd(path: Path) -> Source:
+
+def open_nrrd(path: Path, *, straighten: str = "no", data_folder: str | None = None) -> Source:
     """Open an NRRD file; a vector axis is read as channels. Uncompressed files are read by region.
 
+    A segmentation of 3D Slicer in several layers is read as one channel a segment.
+
+    Args:
+        path: the file with the header.
+        straighten: `yes` resamples a sheared grid onto one that is not, linearly; `nearest` does so for label maps.
+        data_folder: a folder in or below which the data file may lie, besides that of the header.
+
     Raises:
-        FileProblem: missing, damaged, colours, or not three space axes.
+        FileProblem: missing, damaged, sheared, colours, or not three space axes.
     """
+    how = check_straighten(straighten)
     check_file(path)
     with reading(path):
-        offset, fields = read_nrrd_header(path)
-    reader, geometry, dtype, channels = itk.open_3d(path, "NrrdImageIO")
-    notes = itk.metadata(reader)
-    geometry = in_unit(geometry, space_unit(fields, notes))
-    if notes.get(UNIT_KEY) == "um":
-        geometry = replace(geometry, unit="um")
-    with reading(path):
-        raw = raw_of(path, offset, fields, dtype, geometry.shape_zyx, channels)
-        if raw is not None:
-            raw.check_size()
-            return raw_source(raw, path, geometry, dtype, metadata=notes)
+        header = read_nrrd_header(path)
+        grid = grid_of(path, header)
+        placed = place(path, grid.affine, how)
+        geometry = in_unit(placed.geometry, grid.unit)
+        if header.notes.get(UNIT_KEY) == "um":
+            geometry = replace(geometry, unit="um")
+        stored = geometry if placed.skew is None else Geometry(grid.affine.shape_zyx)
+        source = by_segment(_stored(path, header, grid, stored, data_folder))
+        return straightened(source, replace(placed, geometry=geometry), how)
+
+
+def _stored(
+    path: Path, header: NrrdHeader, grid: NrrdGrid, geometry: Geometry, data_folder: str | None
+) -> Source:
+    """The voxels as they are stored."""
+    notes = {**header.notes, "notes": list(grid.notes)}
+    files = [data_file(path, name, data_folder) for name in header.files]
+    if grid.channels and grid.channel_axis in (1, 2):
+        return _within(path, header, grid, geometry, files)
+    raw = _raw(path, files, header, grid, geometry.shape_zyx)
+    encoding = header.fields.get("encoding", "").lower()
+    if encoding in _TEXT:
+        return text_source(raw, path, geometry, notes, hexadecimal=_TEXT[encoding])
+    if len(files) > 1:
+        if grid.channels and not raw.interleaved:
+            raise FileProblem(
+                f"{path} has channels in files of their own, which are not read together.",
+                hint="Read the files one by one, as the channels of a scan: a,b",
+            )
+
+        def piece(file: Path, shape_zyx: Zyx) -> Raw:
+            return _raw(path, [file], header, grid, shape_zyx)
+
+        return pieces_source(files, path, geometry, notes, piece)
+    raw.check_size()
+    return raw_source(raw, path, geometry, raw.dtype, metadata=with_surplus(notes, raw))
+
+
+def _within(
+    path: Path, header: NrrdHeader, grid: NrrdGrid, geometry: Geometry, files: list[Path]
+) -> Source:
+    """A source of a file whose channels stand between the axes of space, read as rows or slices of one channel."""
+    if len(files) > 1 or header.fields.get("encoding", "").lower() in _TEXT:
+        raise FileProblem(
+            f"{path} has its channels between other axes, in text or several files, which is not read.",
+            hint="Store the channels as the first axis.",
+        )
+    z, y, x = geometry.shape_zyx
+    count, rows = grid.channels, grid.channel_axis == 1
+    flat = (z, y * count, x) if rows else (z * count, y, x)
+    raw = _raw(path, files, header, replace(grid, channels=0), flat)
+    raw.check_size()
 
     def load(start: int, stop: int) -> NDArray[Any]:
-        # text, slices in files of their own, and permuted axes: ITK reads the whole
-        return itk.read_whole(path, "NrrdImageIO", vector=bool(channels))[:, start:stop]
+        if rows:
+            return np.moveaxis(raw.slices(start, stop)[0].reshape(-1, y, count, x), 2, 0)
+        slices = raw.slices(start * count, stop * count)[0]
+        return np.moveaxis(slices.reshape(-1, count, y, x), 1, 0)
 
     return Source(
-        path, geometry, dtype, load, channels=channels or 1, by_region=False, metadata=notes
+        path,
+        geometry,
+        raw.dtype,
+        load,
+        channels=count,
+        by_region=not raw.compression,
+        metadata={**header.notes, "notes": list(grid.notes)},
     )
+
+
+def _raw(
+    path: Path, files: Sequence[Path], header: NrrdHeader, grid: NrrdGrid, shape_zyx: Zyx
+) -> Raw:
+    """Where voxels lie: behind the header, or in the first of some files.
+
+    Raises:
+        FileProblem: an encoding that is none.
+        EOFError: bytes are missing.
+        ValueError: numbers that cannot be.
+    """
+    fields = header.fields
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in _COMPRESSIONS and encoding not in _TEXT:
+        raise FileProblem(
+            f"{path} has the encoding '{encoding[:40]}'.",
+            hint=f"NRRD knows: {', '.join((*_COMPRESSIONS, *_TEXT))}",
+        )
+    endian = fields.get("endian", "").lower()
+    bytes_matter = grid.dtype.itemsize > 1 and (encoding in _COMPRESSIONS or _TEXT[encoding])
+    if endian not in ("little", "big") and (endian or bytes_matter):
+        raise FileProblem(
+            f"{path} does not say the byte order of its voxels, which take {grid.dtype.itemsize} bytes each.",
+            hint="Add the line that is true to its header: 'endian: little' or 'endian: big'.",
+        )
+    file, start = (files[0], 0) if files else (path, header.offset)
+    start += _skipped_lines(file, start, integer(fields.get("lineskip") or "0", "line skip", 0))
+    skip = integer(fields.get("byteskip") or "0", "byte skip", -(1 << 46))
+    raw = Raw(
+        file,
+        grid.dtype.newbyteorder(">" if endian == "big" else "<"),
+        shape_zyx,
+        channels=grid.channels or 1,
+        interleaved=bool(grid.channels) and grid.channel_axis == 0,
+        start=start,
+        compression=_COMPRESSIONS.get(encoding, ""),
+        skip=max(skip, 0),
+    )
+    if skip >= 0:
+        return raw
+    if encoding != "raw":
+        raise FileProblem(
+            f"{path} counts its voxels from the end of the file (byte skip {skip}), which {encoding} has not.",
+            hint="Export the scan again.",
+        )
+    # -1: the voxels are the last bytes of the file, less what -2, -3 ... leave behind them
+    first = file.stat().st_size - raw.nbytes + skip + 1
+    if first < start:
+        raise EOFError(f"it has {file.stat().st_size - start} of {raw.nbytes} bytes of voxels")
+    return replace(raw, start=first)
+
+
+def _skipped_lines(path: Path, start: int, lines: int) -> int:
+    if lines > _LINES:
+        raise ValueError(f"its line skip is {lines}, more than {_LINES}")
+    if not lines:
+        return 0
+    with path.open("rb") as file:
+        file.seek(start)
+        for _ in range(lines):
+            if not file.readline(_LINES):
+                raise EOFError("it ends within the lines to be skipped")
+        return file.tell() - start
 
 
 def write_nrrd(

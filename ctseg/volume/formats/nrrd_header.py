@@ -1,21 +1,25 @@
-"""NRRD headers: where the voxels are, and how ctseg writes them. Layout: teem.sourceforge.net/nrrd/format.html."""
+"""NRRD headers: their lines, and how ctseg writes them. Layout: teem.sourceforge.net/nrrd/format.html.
+
+Headers are read here and not by ITK, whose reader ends the process on some malformed lines.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats.raw import Compression, Raw
+from ctseg.volume.formats.companion_files import MOST_FILES, numbered
+from ctseg.volume.formats.header_numbers import integer
 from ctseg.volume.geometry import Geometry
 
-_LIMIT = 1 << 20
-_COMPRESSIONS: Mapping[str, Compression] = {
-    "raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2",
-}  # fmt: skip
-_COLOURS = ("rgb-color", "rgba-color", "hsv-color", "xyz-color")
+_LIMIT = 1 << 24
+_LINE = 1 << 20
 _TYPES = {
     "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32",
     "uint32": "uint32", "int64": "int64", "uint64": "uint64", "float32": "float", "float64": "double",
@@ -24,108 +28,102 @@ UNIT_KEY = "ctseg_unit"
 """Key-value pair with the unit to show; the numbers are millimetres, since readers overlook `space units`."""
 
 
-def read_nrrd_header(path: Path) -> tuple[int, dict[str, str]]:
-    """Offset of the first byte behind the header and its `field: value` lines, fields in lower case.
+@dataclass(frozen=True)
+class NrrdHeader:
+    """A header as text.
+
+    Attributes:
+        offset: first byte behind it.
+        fields: `field: value`, fields in lower case without blanks.
+        notes: `key:=value`.
+        files: names of the files that hold the voxels; none where they follow the header.
+    """
+
+    offset: int
+    fields: Mapping[str, str]
+    notes: Mapping[str, str]
+    files: tuple[str, ...]
+
+
+def read_nrrd_header(path: Path) -> NrrdHeader:
+    """The lines of a header.
 
     Raises:
-        FileProblem: no NRRD file, or colours.
+        FileProblem: no NRRD file, a line that is too long or means nothing, or a field given twice.
+        ValueError: a list of files that cannot be.
     """
     fields: dict[str, str] = {}
+    notes: dict[str, str] = {}
     with path.open("rb") as file:
         if not file.readline(16).startswith(b"NRRD"):
             raise FileProblem(
                 f"{path} is no NRRD file: it does not start with NRRD.",
                 hint="Check what it is (file PATH) and give it the suffix of its format.",
             )
-        while file.tell() < _LIMIT:
-            line = file.readline(_LIMIT).decode("utf-8", "replace").strip()
-            if not line:
-                break
+        for number, line in enumerate(_lines(file, path), start=2):
             key, mark, value = line.partition(":")
-            if mark and not line.startswith("#") and not value.startswith("="):
-                fields[key.strip().lower()] = value.strip()
-            if (
-                key.strip().lower().replace(" ", "") == "datafile"
-                and value.strip().upper() == "LIST"
-            ):
-                break
+            if value.startswith("="):
+                notes[_plain(key)] = _plain(value[1:])
+                continue
+            name = re.sub(r"\s", "", key).lower()
+            if not mark or not name or name in fields:
+                what = (
+                    f"names '{key[:40]}' twice" if name in fields else f"is no field: '{line[:40]}'"
+                )
+                raise FileProblem(
+                    f"{path}: line {number} of its header {what}.",
+                    hint="The header is damaged; export or copy the scan again.",
+                )
+            fields[name] = value.strip()
+            if name == "datafile" and value.split()[:1] == ["LIST"]:
+                break  # the names follow at once
         offset = file.tell()
-    colours = [kind for kind in fields.get("kinds", "").lower().split() if kind in _COLOURS]
-    if colours:
-        raise FileProblem(
-            f"{path} holds {colours[0]} voxels; a scan holds one real number a voxel.",
-            hint="Convert it to a grey-scale volume first.",
-        )
-    return offset, fields
+        files = _files(fields.get("datafile"), file)
+    return NrrdHeader(offset, fields, notes, files)
 
 
-def raw_of(
-    path: Path,
-    offset: int,
-    fields: Mapping[str, str],
-    dtype: np.dtype[np.generic],
-    shape_zyx: tuple[int, int, int],
-    channels: int,
-) -> Raw | None:
-    """Where the voxels lie, None where they are text, in several files, or in another order of axes.
-
-    Args:
-        channels: 0 where the file has three axes.
-    """
-    compact = {key.replace(" ", ""): value for key, value in fields.items()}
-    compression = _COMPRESSIONS.get(compact.get("encoding", "").lower())
-    z, y, x = shape_zyx
-    sizes = [str(size) for size in ((channels, x, y, z) if channels else (x, y, z))]
-    if compression is None or compact.get("sizes", "").split() != sizes:
-        return None
-    file, start = path, offset
-    if "datafile" in compact:
-        name = compact["datafile"]
-        if name.upper().startswith("LIST") or "%" in name:
-            return None
-        file, start = path.parent / name, 0
-        if not file.is_file():
+def _lines(file: IO[bytes], path: Path) -> list[str]:
+    """The lines up to the empty one, or to the list of files, without comments."""
+    lines: list[str] = []
+    while True:
+        if file.tell() > _LIMIT:
             raise FileProblem(
-                f"{path} keeps its voxels in {name}, which does not lie beside it.",
-                hint=f"Copy {Path(name).name} together with the .nhdr.",
+                f"{path}: its header does not end within {_LIMIT} bytes.",
+                hint="The header is damaged; export or copy the scan again.",
             )
-    start += _skipped_lines(file, start, int(compact.get("lineskip", "0")))
-    skip = int(compact.get("byteskip", "0"))
-    raw = Raw(
-        file,
-        dtype.newbyteorder(">" if compact.get("endian", "").lower() == "big" else "<"),
-        shape_zyx,
-        channels=channels or 1,
-        interleaved=bool(channels),
-        start=start,
-        compression=compression,
-        skip=max(skip, 0),
-    )
-    if skip < 0:  # the voxels are the last bytes of the file
-        if compression:
-            return None
-        size = file.stat().st_size
-        if size - start < raw.nbytes:
-            raise EOFError(f"it has {size - start} of {raw.nbytes} bytes of voxels")
-        return Raw(
-            file,
-            raw.dtype,
-            shape_zyx,
-            raw.channels,
-            raw.interleaved,
-            size - raw.nbytes,
+        line = file.readline(_LINE)
+        if len(line) == _LINE:
+            raise FileProblem(
+                f"{path}: its header has a line of more than {_LINE} bytes.",
+                hint="The header is damaged; export or copy the scan again.",
+            )
+        text = line.decode("utf-8", "replace").strip()
+        if not text:
+            return lines
+        if not text.startswith("#"):
+            lines.append(text)
+        if re.match(r"data ?file:\s*LIST(\s|$)", text, re.IGNORECASE):
+            return lines
+
+
+def _plain(text: str) -> str:
+    """Key or value with its escapes undone."""
+    return re.sub(r"\\([\\n])", lambda m: "\n" if m[1] == "n" else "\\", text)
+
+
+def _files(value: str | None, file: IO[bytes]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if value.split()[:1] == ["LIST"]:
+        names = file.read(_LIMIT).decode("utf-8", "surrogateescape").splitlines()
+        return tuple(name.strip() for name in names if name.strip())[:MOST_FILES]
+    words = value.split()
+    if "%" in value and len(words) >= 4:
+        first, last, step = (
+            integer(word, "range of files", -MOST_FILES, MOST_FILES) for word in words[1:4]
         )
-    return raw
-
-
-def _skipped_lines(path: Path, start: int, lines: int) -> int:
-    if lines <= 0:
-        return 0
-    with path.open("rb") as file:
-        file.seek(start)
-        for _ in range(lines):
-            file.readline(_LIMIT)
-        return file.tell() - start
+        return tuple(numbered(words[0], first, last, step))
+    return (value,)
 
 
 def make_nrrd_header(
@@ -158,9 +156,3 @@ def make_nrrd_header(
         *(f"{key}:={value}" for key, value in fields.items()),
     ]
     return ("\n".join(lines) + "\n\n").encode()
-
-
-def space_unit(fields: Mapping[str, str], notes: Mapping[str, str]) -> str:
-    """The unit of spacing and origin, or of what shows them: of `space units`, where all axes have the same."""
-    units = {unit.strip('" ') for unit in fields.get("space units", "").split()}
-    return units.pop() if len(units) == 1 else notes.get(UNIT_KEY, "mm")

@@ -6,7 +6,6 @@ Files are opened anew for every read, so nothing is shared between the processes
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
 import math
 import mmap
@@ -25,10 +24,14 @@ from ctseg.specs import Zyx
 
 Compression = Literal["", "gzip", "bzip2", "zlib"]
 BLOCK = 1 << 22
+BEHIND = 1 << 26
+"""Bytes behind the voxels of a compressed file that are unpacked for the sake of its checksum, and no more."""
 _NARROW = 1 << 16
 """Rows of a box that lie further apart than this in bytes are read without read-ahead."""
 _DEFLATED = 1032
 """Bytes that one of a deflated stream can stand for at most: 258 for two bits (RFC 1951; zlib's technical notes)."""
+_BZIP2 = 1 << 22
+"""The same for bzip2, generously: a block of 46 MB of one value takes some 40 bytes."""
 
 
 class UnpackTarget(Protocol):
@@ -96,9 +99,17 @@ class Raw:
         there = self.path.stat().st_size - self.start
         if not self.compression and there - self.skip < self.nbytes:
             raise EOFError(f"it has {max(there - self.skip, 0)} of {self.nbytes} bytes of voxels")
-        most = there * _DEFLATED
-        if self.compression in ("gzip", "zlib") and most < self.nbytes:
+        most = there * (_BZIP2 if self.compression == "bzip2" else _DEFLATED)
+        if self.compression and most < self.nbytes + self.skip:
             raise EOFError(f"it is too small for {self.nbytes} bytes of voxels")
+
+    @property
+    def surplus(self) -> int:
+        """Slices that an uncompressed file holds beyond those that its header promises."""
+        if self.compression:
+            return 0
+        plane = self.nbytes // self.shape_zyx[0]
+        return max(0, self.path.stat().st_size - self.start - self.skip - self.nbytes) // plane
 
     def slices(self, start: int, stop: int) -> NDArray[Any]:
         """Slices as [C, Z, Y, X]."""
@@ -147,8 +158,7 @@ class Raw:
                 if block + 1 < blocks:
                     pass_over(file, (z - stop) * plane)
             if stop - start == z:
-                while file.read(BLOCK):
-                    pass
+                read_end(file)
         return np.moveaxis(out[0], -1, 0) if self.interleaved else out
 
     def unpack(self, target: UnpackTarget) -> Raw:
@@ -163,41 +173,50 @@ class Raw:
                     raise EOFError(f"{left} bytes of its voxels are missing")
                 target.write(block)
                 left -= len(block)
-            while file.read(BLOCK):
-                pass
+            read_end(file)
         return replace(self, path=target.path, start=0, skip=0, compression="")
 
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:
         with self.path.open("rb") as file:
             file.seek(self.start)
-            if self.compression == "gzip":
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    yield cast(IO[bytes], unpacked)
-            elif self.compression == "bzip2":
-                with bz2.BZ2File(file) as unpacked_too:
-                    yield cast(IO[bytes], unpacked_too)
-            elif self.compression == "zlib":
-                with io.BufferedReader(_Inflated(file), BLOCK) as inflated:
-                    yield cast(IO[bytes], inflated)
-            else:
-                yield file
+            with unpacked(file, self.compression) as stream:
+                yield stream
+
+
+@contextmanager
+def unpacked(file: IO[bytes], compression: Compression) -> Iterator[IO[bytes]]:
+    """An open file as a stream of what is compressed in it, from where it stands."""
+    if compression == "bzip2":
+        with bz2.BZ2File(file) as stream:
+            yield cast(IO[bytes], stream)
+    elif compression:
+        with io.BufferedReader(_Inflated(file), BLOCK) as inflated:
+            yield cast(IO[bytes], inflated)
+    else:
+        yield file
 
 
 class _Inflated(io.RawIOBase):
-    """A zlib stream, or a gzip one, read as a file; MetaImage allows both."""
+    """A zlib stream, or one of gzip with its members, read as a file; MetaImage allows both.
+
+    Checksums are checked. Bytes behind the last whole member are no part of the stream and are ignored, as gzip and
+    SimpleITK do.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._inflate = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of the two
+        self._rest = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
-        while not self._inflate.eof:
-            data = self._inflate.unconsumed_tail or self._file.read(BLOCK)
+        while not self._inflate.eof or self._next_member():
+            data = self._inflate.unconsumed_tail or self._rest or self._file.read(1 << 20)
+            self._rest = b""
             if not data:
                 raise EOFError("its compressed voxels end too early")
             out = self._inflate.decompress(data, len(view))
@@ -205,6 +224,23 @@ class _Inflated(io.RawIOBase):
                 view[: len(out)] = out
                 return len(out)
         return 0
+
+    def _next_member(self) -> bool:
+        """Whether another gzip member follows the one that has ended."""
+        rest = self._inflate.unused_data
+        if len(rest) < 2:
+            rest += self._file.read(2 - len(rest))
+        if not rest.startswith(b"\x1f\x8b"):
+            return False
+        self._inflate, self._rest = zlib.decompressobj(wbits=31), rest
+        return True
+
+
+def read_end(file: IO[bytes]) -> None:
+    """Read what lies behind the voxels of a stream, so that its checksum is checked; no more than a bounded part."""
+    left = BEHIND
+    while left > 0 and (block := file.read(min(BLOCK, left))):
+        left -= len(block)
 
 
 def _advise_random(mapped: mmap.mmap) -> None:

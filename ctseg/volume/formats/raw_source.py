@@ -60,3 +60,11 @@ def raw_source(
         load_box=load_box,
         unpack=unpack if raw.compression else None,
     )
+
+
+def with_surplus(metadata: Mapping[str, Any], raw: Raw) -> dict[str, Any]:
+    """Metadata with a note where the file holds whole slices that its header does not speak of."""
+    more = raw.surplus
+    told = f"the file holds {more} slices more than the {raw.shape_zyx[0]} of its header"
+    notes = [*metadata.get("notes", ()), *([told] if more else [])]
+    return {**metadata, "notes": notes}

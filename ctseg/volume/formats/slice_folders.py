@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,29 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths, tiff_metadata
+from ctseg.volume.formats.calibration import Calibration, given, grid_of, unknown
 from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
 from ctseg.volume.formats.source import Source, check_file, reading
-from ctseg.volume.formats.units import read_spacing
+from ctseg.volume.formats.tiff import tiff_errors
+from ctseg.volume.formats.tiff_ome import read_ome
+from ctseg.volume.formats.tiff_structure import check_structure
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
+_DEFLATED = 1032
+"""Bytes that one deflated byte can stand for at most."""
 
-def open_slices(path: Path, *, spacing: str | None = None, gaps: str = "no") -> Source:
+
+def open_slices(
+    path: Path, *, spacing: str | None = None, gaps: str = "no", like: str | None = None
+) -> Source:
     """Open a folder of pictures as one scan; any slices are read alone.
 
     Args:
         path: the folder.
         spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`; without it that of the first TIFF, or 1 mm.
         gaps: `yes` takes names whose numbers have gaps as they are; otherwise they are refused.
+        like: a scan that lends its grid where the slices do not know their voxel size and are as many.
 
     Raises:
         FileProblem: no such pictures, missing numbers, colours, or slices that differ in size.
@@ -48,8 +58,8 @@ def open_slices(path: Path, *, spacing: str | None = None, gaps: str = "no") -> 
         _check_numbers(files, path)
     first = _picture(files[0])
     dtype, shape = first.dtype.newbyteorder("="), first.shape
-    size, unit = read_spacing(spacing) if spacing is not None else _calibration(files[0])
-    geometry = itk.make_geometry(path, (len(files), *shape), size, (0.0, 0.0, 0.0), np.eye(3), unit)
+    known = given(spacing) if spacing is not None else _calibration(files[0])
+    geometry, about = grid_of(path, (len(files), *shape), known, like)
 
     def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
         out = np.empty((1, *(b - a for a, b in zip(start, stop, strict=True))), dtype)
@@ -68,25 +78,27 @@ def open_slices(path: Path, *, spacing: str | None = None, gaps: str = "no") -> 
         geometry,
         dtype,
         lambda start, stop: load_box((start, 0, 0), (stop, *shape)),
-        metadata={"files": [str(file) for file in files]},
+        metadata={"files": [str(file) for file in files], **about},
         load_box=load_box,
     )
 
 
 def _check_numbers(files: Sequence[Path], path: Path) -> None:
+    """Find slices that are missing or there twice, by each number that runs through the names.
+
+    Where several run, e.g. a number and a position, one without gaps is enough: positions may be uneven.
+    """
     keys = np.array([natural_key(file) for file in files])
-    running = [column for column in keys.T if len(set(column.tolist())) > 1]
-    if len(running) != 1:
-        return
-    steps = np.diff(running[0])
-    step = int(np.median(steps))
-    if steps.min() < 1:
-        at = int(steps.argmin())
+    running = [np.diff(column) for column in keys.T if len(set(column.tolist())) > 1]
+    if len(running) == 1 and running[0].min() < 1:
+        at = int(running[0].argmin())
         raise FileProblem(
             f"{path}: {files[at].name} and {files[at + 1].name} have the same number.",
             hint="Keep one file a slice.",
         )
-    odd = np.flatnonzero(steps != step)
+    rising = [steps for steps in running if steps.min() >= 1]
+    gaps = [np.flatnonzero(steps != int(np.median(steps))) for steps in rising]
+    odd = min(gaps, key=len, default=np.array([], int))
     if odd.size:
         at = int(odd[0])
         raise FileProblem(
@@ -101,18 +113,21 @@ def _picture(file: Path) -> NDArray[Any]:
     check_file(file)
     with reading(file):
         if paths.suffix_of(file, (".png",)):
+            _check_png(file)
             try:
                 plane = np.asarray(imagecodecs.png_decode(file.read_bytes()))
             except imagecodecs.PngError as error:
                 raise ValueError(str(error)) from error
         else:
-            with tifffile.TiffFile(file) as tif:
-                if len(tif.pages) != 1:
+            with tiff_errors(file):
+                pages = check_structure(file)
+                if pages != 1:
                     raise FileProblem(
-                        f"{file} has {len(tif.pages)} pages; a slice has one.",
+                        f"{file} has {pages} pages; a slice has one.",
                         hint="Name the file itself: it is a stack.",
                     )
-                plane = np.asarray(tif.pages.first.asarray())
+                with tifffile.TiffFile(file) as tif:
+                    plane = np.asarray(tif.pages.first.asarray())
     if plane.ndim != 2 or plane.dtype.kind not in "biuf":
         raise FileProblem(
             f"{file} is a colour picture of shape {plane.shape}; a scan holds one number a voxel.",
@@ -121,11 +136,26 @@ def _picture(file: Path) -> NDArray[Any]:
     return plane
 
 
-def _calibration(file: Path) -> tuple[tuple[float, float, float], str]:
+def _check_png(file: Path) -> None:
+    """Find a picture that is cut short, or declares more than its bytes can hold (PNG, third edition, 11.2.1)."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(33)
+        opened.seek(max(size - 12, 0))
+        end = opened.read()
+    if len(head) < 33 or head[12:16] != b"IHDR" or end[4:8] != b"IEND":
+        raise EOFError("it is no whole PNG picture")
+    width, height, bits = struct.unpack(">IIB", head[16:25])
+    if width * height * bits > 8 * size * _DEFLATED * 4:  # up to four numbers a pixel
+        raise EOFError(f"it is too small for {width} x {height} pixels")
+
+
+def _calibration(file: Path) -> Calibration:
     if paths.suffix_of(file, paths.TIFF) is None:
-        return (1.0, 1.0, 1.0), "mm"
-    with reading(file), tifffile.TiffFile(file) as tif:
-        return tiff_metadata.voxel_size(tif)
+        return unknown("PNG pictures do not say it")
+    with tiff_errors(file), tifffile.TiffFile(file) as tif:
+        ome = read_ome(tif.ome_metadata, file, 1, allowed=False) if tif.ome_metadata else None
+        return tiff_metadata.calibration(tif, None if ome is None else ome.pixels(), file)
 
 
 class _SlicesSink:
@@ -188,5 +218,5 @@ def write_slices(
         stored,
         channels,
         lambda temporary: _SlicesSink(temporary, geometry, compress=bool(labels)),
-        folder=True,
+        folder=lambda _: False,
     )

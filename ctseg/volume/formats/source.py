@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -29,6 +30,8 @@ COMMON_OPTIONS: Mapping[str, str] = frozen(
 )
 """Options that scans of every format have; the spacing stands in for what the file says."""
 AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
+MOST_VOXELS = 1 << 44
+"""A scan of more is a damaged header: as a cube it would have 26,000 voxels along an edge."""
 _DAMAGE = (
     OSError, RuntimeError, ValueError, KeyError, OverflowError, struct.error, zlib.error,
 )  # fmt: skip
@@ -50,6 +53,9 @@ class Source:
         by_region: whether `load` reads no more than it is asked for.
         metadata: what the file says besides.
         close: releases the file.
+
+    Raises:
+        FileProblem: more voxels than any scan has.
     """
 
     def __init__(
@@ -66,6 +72,12 @@ class Source:
         load_box: LoadBox | None = None,
         unpack: Callable[[UnpackTarget], Source] | None = None,
     ) -> None:
+        voxels = math.prod(geometry.shape_zyx) * channels
+        if voxels > MOST_VOXELS:
+            raise FileProblem(
+                f"{path} declares {geometry.shape_zyx} voxels in {channels} channels, more than any scan has.",
+                hint=AGAIN,
+            )
         self.path = path
         self.geometry = geometry
         self.channels = channels
@@ -221,6 +233,8 @@ def check_file(path: Path) -> None:
         )
     if not is_file:
         raise FileProblem(f"{path} does not exist.", hint=_near(path))
+    if not path.is_file():  # a pipe or a device, which has no end or waits for ever
+        raise FileProblem(f"{path} is no regular file.", hint="Copy it into a file first.")
     if not os.access(path, os.R_OK):
         raise FileProblem(
             f"{path} may not be read: permission denied.", hint=f"Allow it: chmod u+r {path}"
@@ -230,9 +244,9 @@ def check_file(path: Path) -> None:
 
 
 def what_is(path: Path) -> Literal["file", "folder", ""]:
-    """What lies at a path; nothing where it cannot be looked at, which `check_file` tells."""
+    """What lies at a path; nothing where it cannot be looked at or is no regular file, which `check_file` tells."""
     try:
-        return "folder" if path.is_dir() else "file" if path.exists() else ""
+        return "folder" if path.is_dir() else "file" if path.is_file() else ""
     except OSError:  # a folder that may not be entered, or a name that is too long
         return ""
 
@@ -263,6 +277,12 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except CtsegError:
         raise
+    except MemoryError as error:
+        raise FileProblem(
+            f"{path} does not fit in the memory: {_last_line(error)}.",
+            hint="If its size is not what its header says, copy or download it again; else convert it to a format "
+            "that is read by region: ctseg data convert",
+        ) from error
     except EOFError as error:
         raise FileProblem(f"{path} is truncated: {_last_line(error)}.", hint=AGAIN) from error
     except _DAMAGE as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,17 @@ import numpy as np
 import tifffile
 from numpy.typing import DTypeLike, NDArray
 
-from ctseg.errors import FileProblem
+from ctseg.errors import CtsegError, FileProblem
 from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import itk, paths, tiff_metadata
+from ctseg.volume.formats.calibration import given, grid_of
 from ctseg.volume.formats.handle import Handle
+from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source
-from ctseg.volume.formats.source import Source, check_file, reading
-from ctseg.volume.formats.units import read_spacing
+from ctseg.volume.formats.source import AGAIN, Source, check_file, reading
+from ctseg.volume.formats.tiff_ome import Ome, read_ome
+from ctseg.volume.formats.tiff_structure import check_structure
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
@@ -28,36 +32,43 @@ _STACK_AXES = "ZIQT"
 """Axes that a stack's slices go by: writers without metadata leave them unnamed, and ImageJ calls them time."""
 
 
-def open_tiff(path: Path, *, spacing: str | None = None) -> Source:
+def open_tiff(
+    path: Path, *, spacing: str | None = None, like: str | None = None, outside: str = "no"
+) -> Source:
     """Open a stack of grey pages, [Z, Y, X], or a hyperstack with channels, [C, Z, Y, X].
 
     Args:
         path: the file.
         spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`, instead of what the file says.
+        like: a scan that lends its grid where the file does not know its voxel size and has as many voxels.
+        outside: `yes` reads files that OME-XML names outside the folder too.
 
     Raises:
         FileProblem: missing, damaged, colour pictures, or more axes than a volume has.
     """
+    allowed = is_allowed(outside)
     check_file(path)
-    with reading(path), _quiet():
+    with tiff_errors(path):
+        pages = check_structure(path)
         tif = tifffile.TiffFile(path)
         try:
+            ome = _ome(tif, path, pages, allowed=allowed)
+            if ome is not None and ome.text is not None:
+                tif.close()
+                tif = tifffile.TiffFile(path, omexml=ome.text)
             series = _only_series(tif, path)
             dtype = np.dtype(series.dtype)
             if dtype.kind not in "biuf":
                 raise FileProblem(f"{path} holds {dtype}, which are no real numbers.")
             axes, shape = _axes(series, path)
-            _check_complete(tif, series, path)
-            size, unit = tiff_metadata.voxel_size(tif) if spacing is None else read_spacing(spacing)
+            _check_complete(tif, series, ome, path)
             sizes = dict(zip(axes, shape, strict=True))
-            geometry = itk.make_geometry(
-                path,
-                (sizes["Z"], sizes["Y"], sizes["X"]),
-                size,
-                (0.0, 0.0, 0.0),
-                np.eye(3),
-                unit,
-            )
+            if spacing is not None:
+                known = given(spacing)
+            else:
+                pixels = None if ome is None else ome.pixels()
+                known = tiff_metadata.calibration(tif, pixels, path)
+            geometry, about = grid_of(path, (sizes["Z"], sizes["Y"], sizes["X"]), known, like)
         except BaseException:
             tif.close()
             raise
@@ -70,11 +81,12 @@ def open_tiff(path: Path, *, spacing: str | None = None) -> Source:
         raw = Raw(
             path, stored, geometry.shape_zyx, channels, interleaved=axes == "ZYXC", start=offset
         )
-        return raw_source(raw, path, geometry, dtype)
-    opened = Handle(lambda: tifffile.TiffFile(path), tif)
+        return raw_source(raw, path, geometry, dtype, metadata=about)
+    text = None if ome is None else ome.text
+    opened = Handle(lambda: tifffile.TiffFile(path, omexml=text), tif)
 
     def load(start: int, stop: int) -> NDArray[Any]:
-        with _quiet():
+        with tiff_errors(path):
             file = opened.get()
             part: NDArray[Any]
             if paged:
@@ -90,8 +102,21 @@ def open_tiff(path: Path, *, spacing: str | None = None) -> Source:
         return part if axes.startswith("C") else np.moveaxis(part, axes.index("C"), 0)
 
     return Source(
-        path, geometry, dtype, load, channels=channels, by_region=paged, close=opened.close
+        path,
+        geometry,
+        dtype,
+        load,
+        channels=channels,
+        by_region=paged,
+        metadata=about,
+        close=opened.close,
     )
+
+
+def _ome(tif: tifffile.TiffFile, path: Path, pages: int, *, allowed: bool) -> Ome | None:
+    """The checked OME-XML of a file; None where it has none."""
+    text = tif.ome_metadata
+    return None if text is None else read_ome(text, path, pages, allowed=allowed)
 
 
 def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
@@ -132,31 +157,49 @@ def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[int, 
     return "".join(axis for axis, _ in pairs), tuple(size for _, size in pairs)
 
 
-def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Find a file cut short: tifffile only logs what it misses."""
+def _check_complete(
+    tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, ome: Ome | None, path: Path
+) -> None:
+    """Find a stack of which pages are missing: tifffile only logs what it misses."""
     size = path.stat().st_size
-    if series.dataoffset is not None:
-        needed = series.dataoffset + series.nbytes
-    else:
-        last = [page for page in series.pages if page is not None][-1]
-        offsets, counts = last.dataoffsets, last.databytecounts
-        needed = max((o + c for o, c in zip(offsets, counts, strict=True)), default=0)
-    announced = (tif.imagej_metadata or {}).get("images", 0) if tif.is_imagej else 0
-    pages = int(np.prod(series.shape[:-2]))
-    if size < needed:
-        raise EOFError(f"it has {size} of {needed} bytes")
+    if series.dataoffset is not None and size < series.dataoffset + series.nbytes:
+        raise EOFError(f"it has {size} of {series.dataoffset + series.nbytes} bytes")
+    missing = sum(page is None for page in series.pages)
+    if missing:
+        raise EOFError(f"{missing} of its {len(series.pages)} pages are missing")
+    pages = math.prod(series.shape[:-2])
+    announced = pages
+    if ome is not None:
+        announced = ome.planes()
+    elif tif.is_imagej:
+        announced = int((tif.imagej_metadata or {}).get("images", 1))
+    elif tif.is_shaped and (shaped := tif.shaped_metadata):
+        announced = math.prod(shaped[0].get("shape", (pages, 1, 1))[:-2])
     if announced > max(pages, 1):
         raise EOFError(f"it has {pages} of {announced} pages")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """tifffile logs to stderr what is raised as an error here, or does not matter."""
+def tiff_errors(path: Path) -> Iterator[None]:
+    """Tell what tifffile and its codecs raise as a `FileProblem`.
+
+    What it logs to stderr is raised as an error here, or does not matter.
+    """
     logger = logging.getLogger("tifffile")
     before = logger.disabled
     logger.disabled = True
     try:
-        yield
+        with reading(path):
+            yield
+    except (CtsegError, MemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # tifffile meets damage with errors of every kind, AssertionError too
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise FileProblem(
+            f"{path} cannot be read; it is truncated or damaged: {said[-1]}.", hint=AGAIN
+        ) from error
     finally:
         logger.disabled = before
 

@@ -1,73 +1,164 @@
-"""Voxel size in TIFF files: what ImageJ and OME write, and how ctseg writes it."""
+"""Voxel size in TIFF files: what ImageJ, OME and the resolution tags say, and how ctseg writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import tifffile
 
-from ctseg.volume.formats.units import MM, unit_of
-from ctseg.volume.geometry import Geometry, Xyz
+from ctseg.errors import FileProblem
+from ctseg.volume.formats.calibration import SPACING_OPTION, Calibration, unknown
+from ctseg.volume.formats.units import INCH, MM, OME, shown_in, unit_of
+from ctseg.volume.geometry import Geometry
 
 VERSION = "1.11a"
 """The lowest version of ImageJ whose hyperstack fields these are."""
+_PRINTS = (
+    1, 72, 75, 90, 96, 100, 120, 144, 150, 160, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200, 2400, 4800,
+)  # fmt: skip
+"""Dots per inch that programs write for screens and prints where they know no voxel size."""
+_SAME = 1e-3
+_INCHES = ("inch", "inches", "in")
+_INCH = 2
+_RESOLUTION_UNITS = {
+    _INCH: ("inch", INCH),
+    3: ("centimetre", 10.0),
+    4: ("millimetre", 1.0),
+    5: ("micrometre", 1e-3),
+}
+"""Names and millimetres by `ResolutionUnit`; tifffile and others know the last two, which TIFF 6.0 has not."""
+_FINE = 0.1
+"""Voxels smaller than this, mm, are shown in micrometres where the file's unit does not tell."""
+_NO_UNIT = ("pixel", "pixels", "px", "voxel", "voxels", "none", "null")
 
 
-def voxel_size(tif: tifffile.TiffFile) -> tuple[Xyz, str]:
-    """Spacing in mm and the unit to show it in; 1 mm where the file says nothing usable."""
-    if tif.is_ome and tif.ome_metadata and (found := _from_ome(tif.ome_metadata)):
+def calibration(tif: tifffile.TiffFile, ome: Element | None, path: Path) -> Calibration:
+    """What a file says of its voxel size.
+
+    Args:
+        ome: the element `Pixels` of its OME-XML, where it has one.
+
+    Raises:
+        FileProblem: lengths in a unit that is none.
+    """
+    if ome is not None and (found := _from_ome(ome, path)) is not None:
         return found
-    if tif.is_imagej and (found := _from_imagej(tif)):
+    if tif.is_imagej and (found := _from_imagej(tif)) is not None:
         return found
-    return (1.0, 1.0, 1.0), "mm"
+    return _from_tags(tif)
 
 
-def _from_ome(xml: str) -> tuple[Xyz, str] | None:
-    image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
-    image = image[0] if isinstance(image, list) else image
-    pixels = image.get("Pixels", {})
-    sizes: list[float] = []
-    unit = "mm"
-    for axis in "XYZ":
-        value = pixels.get(f"PhysicalSize{axis}")
-        if value is None:
-            if axis == "Z" and len(sizes) == 2:
-                value, factor = (
-                    sizes[0],
-                    1.0,
-                )  # a stack without a slice distance is taken as isotropic
-            else:
-                return None
-        else:
-            factor, unit = unit_of(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")))
-        sizes.append(float(value) * factor)
-    return _checked(sizes, unit)
-
-
-def _from_imagej(tif: tifffile.TiffFile) -> tuple[Xyz, str] | None:
-    metadata: Mapping[str, Any] = tif.imagej_metadata or {}
-    name = str(metadata.get("unit", ""))
-    if name.lower() not in MM:
+def _from_ome(pixels: Element, path: Path) -> Calibration | None:
+    """None where nothing is said, or in pixels of size 1, as uncalibrated images are exported."""
+    given = {axis: pixels.get(f"PhysicalSize{axis}") for axis in "XYZ"}
+    units = {axis: pixels.get(f"PhysicalSize{axis}Unit", "µm").strip() for axis in "XYZ"}
+    if given["X"] is None or given["Y"] is None:
         return None
+    sizes: dict[str, float] = {}
+    for axis, text in given.items():
+        if text is None:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value <= 0:
+            raise FileProblem(
+                f"{path} gives the voxel size along {axis.lower()} as {text!r}.",
+                hint=f"Give it with the option {SPACING_OPTION}",
+            )
+        if units[axis] not in OME:
+            if units[axis] == "pixel" and value == 1.0:
+                return None
+            raise FileProblem(
+                f"{path} gives its voxel size in '{units[axis]}', which is no known length.",
+                hint=f"Give it with the option {SPACING_OPTION}",
+            )
+        sizes[axis] = value * OME[units[axis]]
+    return _complete(sizes["X"], sizes["Y"], sizes.get("Z"), shown_in(OME[units["X"]]))
+
+
+def _from_imagej(tif: tifffile.TiffFile) -> Calibration | None:
+    """None where the description names no unit, so that the one of the resolution tags counts, as in ImageJ."""
+    metadata = tif.imagej_metadata or {}
+    name = str(metadata.get("unit", "")).strip().lower()
+    if not name or name in _INCHES:
+        return _from_tags(tif, metadata.get("spacing")) if name else None
+    if name in _NO_UNIT:
+        return unknown("ImageJ left it in pixels")
+    if name not in MM:
+        return unknown(f"its unit is '{name}'")
     factor, unit = unit_of(name)
-    tags = tif.pages.first.tags
-    sizes = []
-    for axis in ("XResolution", "YResolution"):
-        if axis not in tags:
-            return None
-        pixels, length = tags[axis].value
-        if not pixels or not length:
-            return None
-        sizes.append(length / pixels * factor)
-    depth = metadata.get("spacing")
-    sizes.append(abs(float(depth)) * factor if depth else sizes[0])
-    return _checked(sizes, unit)
+    dots = _dots(tif)
+    if dots is None:
+        return None
+    depth = _positive(metadata.get("spacing"))
+    return _complete(factor / dots[0], factor / dots[1], depth and depth * factor, unit)
 
 
-def _checked(sizes: list[float], unit: str) -> tuple[Xyz, str] | None:
-    x, y, z = sizes
-    return ((x, y, z), unit) if min(sizes) > 0 else None
+def _from_tags(tif: tifffile.TiffFile, depth: object = None) -> Calibration:
+    """What `XResolution`, `YResolution` and `ResolutionUnit` say; the dots per inch of a print are no voxel size.
+
+    Args:
+        depth: distance of slices in the same unit, where ImageJ gives one.
+    """
+    dots, tag = _dots(tif), tif.pages.first.tags.get("ResolutionUnit")
+    unit = int(tag.value) if tag is not None else _INCH
+    if dots is None or unit not in _RESOLUTION_UNITS:
+        return unknown("the file does not say it")
+    name, factor = _RESOLUTION_UNITS[unit]
+    if dots == (1.0, 1.0):
+        return unknown(f"1 dot per {name} is what programs write that do not know it")
+    if any(_is_print(value * INCH / factor) for value in dots):
+        return unknown(
+            f"{dots[0] * INCH / factor:.4g} dots per inch are the resolution of a screen or print"
+        )
+    size = factor / dots[0]
+    slices = _positive(depth)
+    return _complete(
+        size, factor / dots[1], slices and slices * factor, "um" if size < _FINE else "mm"
+    )
+
+
+def _is_print(dots_per_inch: float) -> bool:
+    return any(abs(dots_per_inch / usual - 1) < _SAME for usual in _PRINTS)
+
+
+def _dots(tif: tifffile.TiffFile) -> tuple[float, float] | None:
+    """Pixels a unit along x and y; None where a tag is missing or says nothing."""
+    found: list[float] = []
+    for name in ("XResolution", "YResolution"):
+        tag = tif.pages.first.tags.get(name)
+        try:
+            pixels, length = tag.value  # type: ignore[union-attr]
+            value = float(pixels) / float(length)
+        except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+            return None
+        if not math.isfinite(value) or value <= 0:
+            return None
+        found.append(value)
+    return found[0], found[1]
+
+
+def _positive(value: object) -> float | None:
+    try:
+        number = abs(float(str(value)))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _complete(x: float, y: float, z: float | None, unit: str) -> Calibration:
+    """A calibration, with slices as far apart as pixels where nothing is said of them."""
+    if z is not None:
+        return Calibration((x, y, z), unit)
+    note = (
+        "the distance of slices is unknown: they count as far apart as pixels along x. "
+        f"Give it with the option {SPACING_OPTION}"
+    )
+    return Calibration((x, y, x), unit, True, (note,))
 
 
 def description(geometry: Geometry, channels: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -9,18 +10,41 @@ from ctseg.errors import BadInput
 from ctseg.volume.geometry import Geometry, Xyz, as_xyz
 
 MM = {
-    "m": 1e3, "meter": 1e3, "metre": 1e3, "cm": 10.0, "centimeter": 10.0, "centimetre": 10.0,
+    "m": 1e3, "meter": 1e3, "metre": 1e3, "dm": 100.0, "decimeter": 100.0, "decimetre": 100.0,
+    "cm": 10.0, "centimeter": 10.0, "centimetre": 10.0,
     "mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "um": 1e-3, "µm": 1e-3, "μm": 1e-3,
     "\\u00b5m": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "micrometre": 1e-3,
-    "nm": 1e-6, "nanometer": 1e-6, "nanometre": 1e-6,
+    "nm": 1e-6, "nanometer": 1e-6, "nanometre": 1e-6, "angstrom": 1e-7, "å": 1e-7,
+    "pm": 1e-9, "picometer": 1e-9, "picometre": 1e-9,
 }  # fmt: skip
 """Inches are left out on purpose: they are the resolution of a print, not the size of a voxel."""
+INCH = 25.4
+_METRE = 1e3
+_LIGHT_YEAR = 9_460_730_472_580_800 * _METRE
+_ASTRONOMICAL_UNIT = 149_597_870_700 * _METRE
+OME = {
+    "Ym": 1e27, "Zm": 1e24, "Em": 1e21, "Pm": 1e18, "Tm": 1e15, "Gm": 1e12, "Mm": 1e9, "km": 1e6, "hm": 1e5,
+    "dam": 1e4, "m": 1e3, "dm": 100.0, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 1e-3, "nm": 1e-6,
+    "pm": 1e-9, "fm": 1e-12, "am": 1e-15, "zm": 1e-18, "ym": 1e-21, "\u00c5": 1e-7, "\u212b": 1e-7,
+    "thou": INCH / 1000, "li": INCH / 12, "in": INCH, "ft": 12 * INCH, "yd": 36 * INCH, "mi": 63360 * INCH,
+    "ua": _ASTRONOMICAL_UNIT, "ly": _LIGHT_YEAR, "pc": _ASTRONOMICAL_UNIT * 648_000 / math.pi, "pt": INCH / 72,
+}  # fmt: skip
+"""Millimetres in the units of length of OME-XML, whose capitals matter: `Mm` is no `mm`.
+
+`pixel` and `reference frame`, which the schema has too, are no lengths.
+https://www.openmicroscopy.org/Schemas/Documentation/Generated/OME-2016-06/ome_xsd.html#UnitsLength
+"""
 
 
 def unit_of(name: str) -> tuple[float, str]:
     """Millimetres in a unit (1 for an unknown one), and whether to show lengths in `mm` or `um`."""
     factor = MM.get(name.strip().lower(), 1.0)
-    return factor, "um" if factor < 1.0 else "mm"
+    return factor, shown_in(factor)
+
+
+def shown_in(factor: float) -> str:
+    """The unit in which lengths are shown that a file gives in a unit of `factor` millimetres."""
+    return "um" if factor < 1.0 else "mm"
 
 
 def in_unit(geometry: Geometry, name: str) -> Geometry:

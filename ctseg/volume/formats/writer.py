@@ -1,13 +1,17 @@
-"""The writer that every format returns: slabs in order, checked, and a file that appears only when complete."""
+"""The writer that every format returns: slabs in order, checked, and a file that appears only when complete.
+
+Formats of plugins use it too: a format is a `FormatSink`, and `Writer` does the rest.
+"""
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,6 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, DiskFull, FileProblem
 from ctseg.files import disk_errors
+from ctseg.temporary import clear_abandoned, held
 from ctseg.volume.geometry import Geometry
 
 NO_ROOM = 2**16
@@ -49,7 +54,8 @@ class Writer:
         dtype: of the voxels.
         channels: None for [Z, Y, X], a number for [C, Z, Y, X].
         open_sink: makes the format's sink on the temporary file.
-        folder: whether the volume is a folder of files, which the sink makes; an existing one is not replaced.
+        folder: for a volume that is a folder of files, which the sink makes: whether one of that name that holds files
+            already may be replaced. None where it is a file.
 
     Raises:
         FileProblem: the folder is missing or cannot be written.
@@ -64,9 +70,9 @@ class Writer:
         channels: int | None,
         open_sink: Callable[[Path], FormatSink],
         *,
-        folder: bool = False,
+        folder: Callable[[Path], bool] | None = None,
     ) -> None:
-        _check_target(path, folder=folder)
+        _check_target(path, folder)
         self.path = path
         self._depth = geometry.shape_zyx[0]
         self._plane = geometry.shape_zyx[1:]
@@ -78,8 +84,12 @@ class Writer:
         self._temporary = path.with_name(
             f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}"
         )
+        own = f".{glob.escape(stem)}.*-{'[0-9a-f]' * 8}.tmp{glob.escape(suffix)}"
+        clear_abandoned(path.parent.glob(own))  # of killed processes that wrote the same
+        self._held = ExitStack()
         with self._writing():
             self._sink = open_sink(self._temporary)
+            self._held.enter_context(held(self._temporary))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -154,12 +164,27 @@ class Writer:
             if self._next != self._depth:
                 raise BadInput(f"{self.path} got {self._next} of its {self._depth} slices.")
             self._sink.finish()
-            for file in (
-                self._temporary.iterdir() if self._temporary.is_dir() else [self._temporary]
-            ):
-                _flush(file)
-            self._temporary.replace(self.path)
+            inside = self._temporary.iterdir() if self._temporary.is_dir() else [self._temporary]
+            for file in inside:
+                if file.is_file():
+                    _flush(file)
+            self._rename()
             self._sink = None
+            self._held.close()
+
+    def _rename(self) -> None:
+        """Give the volume its name."""
+        if not (self._temporary.is_dir() and self.path.exists()):
+            self._temporary.replace(self.path)
+            return
+        earlier = self._temporary.with_name(f"{self._temporary.name}.old")
+        self.path.rename(earlier)  # a folder cannot be replaced in one step
+        try:
+            self._temporary.rename(self.path)
+        except OSError:
+            earlier.rename(self.path)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
 
     def abort(self) -> None:
         """Leave nothing behind; does nothing after `commit`."""
@@ -168,6 +193,7 @@ class Writer:
             # The file is deleted in any case, and the first error is the one to tell.
             with suppress(OSError, RuntimeError, ValueError):
                 sink.discard()
+        self._held.close()
         if self._temporary.is_dir():
             shutil.rmtree(self._temporary)
         self._temporary.unlink(missing_ok=True)
@@ -206,13 +232,14 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _check_target(path: Path, *, folder: bool) -> None:
-    if folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
+def _check_target(path: Path, folder: Callable[[Path], bool] | None) -> None:
+    in_the_way = folder is not None and path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if folder is not None and in_the_way and not folder(path):
         raise FileProblem(
             f"{path} is there already; its files are not replaced.",
             hint="Choose another folder, or remove it first.",
         )
-    if path.is_dir() and not folder:
+    if path.is_dir() and folder is None:
         raise FileProblem(f"{path} is a folder; a file of that name cannot be written.")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from highdicom.seg import segread
 from typer.testing import CliRunner
 
@@ -63,7 +62,6 @@ def test_a_seg_is_the_label_of_its_series(tmp_path, series, label, make_seg):
     np.testing.assert_array_equal(read.array[0], label == 3)
 
 
-@pytest.mark.slow
 def test_predict_writes_a_seg_of_the_series(tmp_path, make_series):
     """The zoo's hippocampus model has nothing to find in a CT; what counts is where its answer goes."""
     zoo = Path(__file__).resolve().parents[3] / "zoo"

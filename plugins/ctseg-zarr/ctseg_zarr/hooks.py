@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ctseg
+from ctseg.errors import BadInput
 from ctseg.specs import FormatSpec, Label, VolumeSource, VolumeWriter, frozen
 from ctseg_zarr.paths import SUFFIXES, is_zarr
 
@@ -16,10 +18,23 @@ if TYPE_CHECKING:
     from ctseg.volume.geometry import Geometry
 
 
-def _open(path: Path, **options: Any) -> VolumeSource:
-    from ctseg_zarr.read import open_ome_zarr
+def _module(name: str) -> Any:
+    """A module of this package that needs zarr.
 
-    return open_ome_zarr(path, **options)
+    Raises:
+        BadInput: zarr is missing, or older than the version whose interface is used.
+    """
+    try:
+        return importlib.import_module(f"ctseg_zarr.{name}")
+    except ImportError as error:
+        raise BadInput(
+            f"Zarr stores need the package zarr in version 3, which is missing ({error}).",
+            hint="Install it: pip install 'ctseg[zarr]'",
+        ) from error
+
+
+def _open(path: Path, **options: Any) -> VolumeSource:
+    return cast("VolumeSource", _module("read").open_ome_zarr(path, **options))
 
 
 def _write(
@@ -32,9 +47,7 @@ def _write(
     reference: VolumeSource | None = None,
     version: str = "0.5",
 ) -> VolumeWriter:
-    from ctseg_zarr.write import write_ome_zarr
-
-    return write_ome_zarr(
+    made = _module("write").write_ome_zarr(
         path,
         geometry,
         dtype,
@@ -43,12 +56,11 @@ def _write(
         reference=reference,
         version=version,
     )
+    return cast("VolumeWriter", made)
 
 
 def _parts(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    from ctseg_zarr.stores import parts
-
-    return parts(path)
+    return cast("Mapping[str, Mapping[str, Any]]", _module("stores").parts(path))
 
 
 @ctseg.hookimpl
@@ -72,6 +84,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                     "unit": "of voxel, and of images that name none: millimeter (default), micrometer, ...",
                     "axes": "of a plain array, e.g. zcyx",
                     "time": "the point in time, where there are several",
+                    "outside": "'yes' also follows links that lead outside the folder of the store",
                 }
             ),
             writer_options=frozen(

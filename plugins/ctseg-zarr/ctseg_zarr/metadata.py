@@ -17,10 +17,15 @@ from ctseg.errors import FileProblem
 from ctseg.volume.formats import itk
 from ctseg.volume.geometry import Geometry
 
+_FOOT = 304.8
 MM = {
-    "meter": 1e3, "decimeter": 100.0, "centimeter": 10.0, "millimeter": 1.0, "micrometer": 1e-3, "nanometer": 1e-6,
-    "angstrom": 1e-7, "inch": 25.4, "foot": 304.8, "m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3,
-    "micron": 1e-3, "nm": 1e-6,
+    "yottameter": 1e27, "zettameter": 1e24, "exameter": 1e21, "petameter": 1e18, "terameter": 1e15,
+    "gigameter": 1e12, "megameter": 1e9, "kilometer": 1e6, "hectometer": 1e5, "dekameter": 1e4,
+    "meter": 1e3, "decimeter": 100.0, "centimeter": 10.0, "millimeter": 1.0, "micrometer": 1e-3,
+    "nanometer": 1e-6, "angstrom": 1e-7, "picometer": 1e-9, "femtometer": 1e-12, "attometer": 1e-15,
+    "zeptometer": 1e-18, "yoctometer": 1e-21, "inch": 25.4, "foot": _FOOT, "yard": 3 * _FOOT, "mile": 5280 * _FOOT,
+    "m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3,
+    "μm": 1e-3, "micron": 1e-3, "nm": 1e-6,
 }  # fmt: skip
 """Millimetres in a unit; the long names are those of the specification (UDUNITS-2), the short ones are met too."""
 OWN = "ctseg"
@@ -52,11 +57,13 @@ class Image:
         axes: a letter each: t, c, z, y, x.
         units: of each axis, empty where none is given.
         levels: the finest first.
+        is_plain: whether it is an array without metadata.
     """
 
     axes: str
     units: tuple[str, ...]
     levels: tuple[Level, ...]
+    is_plain: bool = False
 
 
 def image_of(attributes: Mapping[str, Any], path: Path) -> Image:
@@ -167,7 +174,7 @@ def factor_of(unit: str, path: Path) -> float:
     Raises:
         FileProblem: none that is known.
     """
-    factor = MM.get(unit.lower())
+    factor = MM.get(unit, MM.get(unit.lower()) if len(unit) > 2 else None)
     if factor is None:
         raise FileProblem(
             f"{path}: lengths are in '{unit}', which is no known unit.",

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Zyx
+from ctseg.volume.formats.calibration import unknown
+from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.source import Source
+from ctseg_zarr.chunks import check_chunks
 from ctseg_zarr.metadata import OWN, Image, Level, factor_of, geometry_of, image_of
 from ctseg_zarr.stores import attributes, choose, open_store, zarr_errors
 
@@ -30,6 +33,7 @@ def open_ome_zarr(
     unit: str | None = None,
     axes: str | None = None,
     time: int | str | None = None,
+    outside: str = "no",
 ) -> Source:
     """Open a multiscale image, or a plain array. Only the chunks under what is read are decoded.
 
@@ -42,11 +46,13 @@ def open_ome_zarr(
         unit: of `voxel`, and of images whose axes name none; millimetres by default.
         axes: of a plain array, a letter each, e.g. `zcyx`; `zyx` or `czyx` by default.
         time: the point in time to read where there are several.
+        outside: `yes` also follows links that lead outside the folder of the store.
 
     Raises:
         FileProblem: no Zarr store, damaged, metadata that are none, or several images to choose from.
         BadInput: options that do not go together, or a level or time that is not there.
     """
+    allowed = is_allowed(outside)
     root, close = open_store(path)
     about: Mapping[str, Any] = {}
     own: Mapping[str, Any] | None = None
@@ -76,6 +82,8 @@ def open_ome_zarr(
             shape: Zyx = (sizes.get("z", 1), sizes["y"], sizes["x"])
             geometry = geometry_of(image, chosen, shape, own, unit, path)
             at = _time(time, sizes.get("t", 1), path)
+            notes = check_chunks(array, path, allowed=allowed)
+            about = {**about, **_spacing_notes(image, voxel, unit, notes)}
     except BaseException:
         close()
         raise
@@ -104,6 +112,17 @@ def open_ome_zarr(
         metadata={"dataset": f"/{array.path}", "axes": image.axes, **about},
         close=close,
     )
+
+
+def _spacing_notes(image: Image, voxel: Any, unit: str | None, notes: list[str]) -> dict[str, Any]:
+    """What the metadata of a source say of its voxel size, beside other notes."""
+    if image.is_plain and voxel is None:
+        known = unknown("a plain array does not say it", "voxel, e.g. --option voxel=0.7,0.7,2.5")
+        return {**known.metadata(), "notes": [*notes, *known.notes]}
+    units = [name for axis, name in zip(image.axes, image.units, strict=True) if axis in "zyx"]
+    if not image.is_plain and not all(units) and unit is None:
+        notes = [*notes, "Its axes name no unit: lengths count as mm. Give it with the option unit"]
+    return {"notes": notes} if notes else {}
 
 
 def _array(group: zarr.Group, level: Level, path: Path) -> zarr.Array[Any]:
@@ -170,7 +189,7 @@ def _plain(
     if unit is not None:
         factor_of(unit, path)
     scale = tuple(by_axis.get(a, 1.0) for a in letters)
-    return Image(letters, units, (Level("", scale, (0.0,) * array.ndim),))
+    return Image(letters, units, (Level("", scale, (0.0,) * array.ndim),), is_plain=True)
 
 
 def _three(value: Any, option: str, path: Path) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from ctseg.errors import CtsegError, FileProblem
 from ctseg.volume.formats.source import AGAIN, check_file, reading
 from ctseg_zarr.paths import is_zarr
 
+_UNKNOWN_CODEC = re.compile("codec not available|unknown codec", re.IGNORECASE)
+"""What numcodecs and zarr say of a codec that they have not."""
 Node = zarr.Group | zarr.Array[Any]
 
 
@@ -24,11 +27,24 @@ def zarr_errors(path: Path) -> Iterator[None]:
     try:
         with reading(path):
             yield
+    except FileProblem as error:
+        if _UNKNOWN_CODEC.search(str(error.__cause__)):
+            raise _no_codec(path, str(error.__cause__)) from error.__cause__
+        raise
     except CtsegError:
         raise
     except Exception as error:  # codecs are libraries of their own, with errors of their own
         said = str(error).strip().splitlines() or [type(error).__name__]
+        if _UNKNOWN_CODEC.search(said[-1]):
+            raise _no_codec(path, said[-1]) from error
         raise FileProblem(f"{path} cannot be read: {said[-1]}.", hint=AGAIN) from error
+
+
+def _no_codec(path: Path, said: str) -> FileProblem:
+    return FileProblem(
+        f"{path} is compressed with a codec that is not installed ({said.rstrip('.')}).",
+        hint="Install the package that has it, e.g.: pip install 'numcodecs[zfpy,pcodec]' imagecodecs",
+    )
 
 
 def open_store(path: Path) -> tuple[Node, Callable[[], None]]:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import zarr
 from typer.testing import CliRunner
 
@@ -46,7 +45,6 @@ def test_stores_are_converted_and_inspected(tmp_path):
     assert "4 x 5 x 6" in run("data", "inspect", tmp_path / "c.ome.zarr")
 
 
-@pytest.mark.slow
 def test_stores_are_predicted_replaced_and_evaluated(tmp_path):
     geometry = Geometry((20, 30, 24), (1.0, 1.0, 1.2), (3.0, 4.0, 5.0))
     noise = np.random.default_rng(0).normal(500, 200, geometry.shape_zyx).astype(np.int16)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,10 +282,6 @@ def test_validation_heeds_the_mask_of_a_case(dataset: Path) -> None:
     inside[..., 2:4] = 1
     write(replace(_map(), array=inside), dataset / "mask.nii.gz")
     case = replace(open_dataset(dataset).cases[0], mask=ImageRef(dataset / "mask.nii.gz"))
-    segmenter = SimpleNamespace(task=TASK)
-    whole, part = (
-        score(segmenter, one, _map(shift=1))  # type: ignore[arg-type]
-        for one in (replace(case, mask=None), case)
-    )
+    whole, part = (score(TASK, one, _map(shift=1)) for one in (replace(case, mask=None), case))
     assert whole.labels[0].dice == pytest.approx(2 / 3) and part.labels[0].dice == 1
     assert set(part.labels[0].values) == {"dice", "iou"}

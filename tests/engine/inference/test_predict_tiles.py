@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 import ctseg
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.predict_tiles import predict_tiles
-from ctseg.errors import BadInput
+from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Constraints
 
 
@@ -141,10 +143,187 @@ def test_the_network_keeps_its_mode():
     assert net.training
 
 
+def unet() -> torch.nn.Module:
+    """Wide enough for the kernels of CPUs, with a part that is frozen."""
+    torch.manual_seed(0)
+    net = ctseg.create_model("unet3d", in_channels=1, out_channels=2, features=(32, 64)).train()
+    net.encoder[0].eval()
+    return net
+
+
+def state(net: torch.nn.Module) -> list[object]:
+    """What a caller sees of a network: classes, attributes, modes, and where and how the weights lie."""
+    modules = [(type(m), m.training, *vars(m)) for m in net.modules()]
+    weights = [(p.data_ptr(), p.stride(), p.device) for p in net.parameters()]
+    return [*modules, *weights]
+
+
+CUBE = np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_network_comes_back_as_it_was(precision):
+    net = unet()
+    before = state(net)
+    outs = [predict_tiles(net, CUBE, (16, 16, 16), device="cpu", precision=precision)]
+    assert state(net) == before
+    outs.append(predict_tiles(net, CUBE, (16, 16, 16), device="cpu", precision=precision))
+    np.testing.assert_array_equal(*outs)
+    file = io.BytesIO()
+    torch.save(net, file)
+    assert b"nets.cpu" not in file.getvalue()
+    torch.nn.utils.parameters_to_vector(net.parameters())  # it takes weights as they are by default
+
+
+def test_the_network_comes_back_after_an_error():
+    net = unet()
+    before = state(net)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyError
+
+    for options in (
+        {"on_tiles": stop},
+        {"image_czyx": CUBE.repeat(2, 0)},
+    ):  # two channels are too many
+        with pytest.raises((KeyError, RuntimeError)):
+            predict_tiles(net, **({"image_czyx": CUBE, "tile_zyx": (16, 16, 16)} | options))
+        assert state(net) == before
+
+
+def test_threads_share_a_network():
+    net = unet()
+    before = state(net)
+    expected = {
+        precision: predict_tiles(net, CUBE, (16, 16, 16), device="cpu", precision=precision)
+        for precision in ("bf16", "fp32")
+    }
+    found: list[tuple[str, np.ndarray]] = []
+
+    def predict(precision: str) -> None:
+        for _ in range(4):
+            out = predict_tiles(net, CUBE, (16, 16, 16), device="cpu", precision=precision)
+            found.append((precision, out))
+
+    threads = [threading.Thread(target=predict, args=[p]) for p in ("bf16", "bf16", "fp32")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    for precision, out in found:
+        if precision == "bf16":
+            np.testing.assert_array_equal(out, expected[precision])
+        else:  # weights may lie otherwise, for the others
+            np.testing.assert_allclose(out, expected[precision], atol=1e-5)
+    assert state(net) == before
+
+
+@pytest.mark.parametrize("output", ["logits", "labels"])
+@pytest.mark.parametrize(
+    "kind", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int16, torch.uint8]
+)
+def test_tensors_are_taken_as_arrays_are(kind, output):
+    image = (20 * torch.rand(1, 9, 9, 9)).to(kind).requires_grad_(kind.is_floating_point)
+    options = {"output": output, "device": "cpu", "precision": "fp32"}
+    got = predict_tiles(Toy(1, 3), image, (6, 6, 6), **options)
+    assert isinstance(got, torch.Tensor)
+    expected = predict_tiles(Toy(1, 3), image.detach().float().numpy(), (6, 6, 6), **options)
+    np.testing.assert_array_equal(got.numpy(), expected)
+
+
+class Giving(torch.nn.Module):
+    """Gives what a function makes of the input."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (x, x), r"returns a tuple, not a tensor of logits \(it has 2 elements"),
+        (lambda x: [x], "returns a list, not"),
+        (lambda x: {"out": x, "aux": x}, r"returns a dict, not .*keys are 'out', 'aux'"),
+        (lambda x: None, "returns a NoneType"),
+        (lambda x: x[0], r"shape \[1, 4, 4, 4\] for tiles of shape \[1, 1, 4, 4, 4\]"),
+        (lambda x: x.mean((2, 3, 4)), r"shape \[1, 1\]"),
+        (lambda x: x[..., ::2], r"shape \[1, 1, 4, 4, 2\]"),
+        (lambda x: x[:, :0], r"shape \[1, 0, 4, 4, 4\]"),
+        (lambda x: x.repeat(2, 1, 1, 1, 1), r"shape \[2, 1, 4, 4, 4\]"),
+        (lambda x: x.long(), "returns int64 values"),
+        (lambda x: x + 1j, "returns complex64 values"),
+    ],
+)
+@pytest.mark.parametrize("output", ["logits", "labels"])
+def test_what_is_no_logits_is_refused(function, message, output):
+    with pytest.raises(BadInput, match=message) as error:
+        predict_tiles(Giving(function), np.zeros((1, 4, 4, 4)), (4, 4, 4), output=output)
+    assert error.value.hint
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("output", ["logits", "probabilities", "labels"])
+def test_logits_that_are_no_numbers_are_refused(value, output):
+    """A single one of two channels, in the last of eight tiles."""
+
+    def spoil(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, torch.where(x == 1, value, x)], 1)
+
+    image = np.zeros((1, 8, 8, 8), np.float32)
+    options = {"output": output, "activation": "softmax", "device": "cpu", "overlap": 0.0}
+    predict_tiles(Giving(spoil), image, (4, 4, 4), **options)
+    image[0, 7, 7, 7] = 1
+    for precision in ("bf16", "fp32"):
+        with pytest.raises(RunFailed, match="NaN or infinite") as error:
+            predict_tiles(Giving(spoil), image, (4, 4, 4), precision=precision, **options)
+        assert ("--precision fp32" in str(error.value.hint)) == (precision == "bf16")
+        assert "weights" in str(error.value.hint)
+
+
+def test_large_logits_are_no_fault():
+    image = np.full((1, 8, 8, 8), 3e38, np.float32)  # their sum is infinite in float32
+    out = predict_tiles(Giving(lambda x: x), image, (8, 8, 8), device="cpu", precision="fp32")
+    np.testing.assert_allclose(out, image, rtol=1e-6)
+
+
+def test_damaged_weights_are_named():
+    net = Toy(1, 2)
+    with torch.no_grad():
+        net.conv.weight[1, 0, 1, 1, 1] = float("nan")
+    with pytest.raises(RunFailed, match=r"weights 'conv\.weight'") as error:
+        predict_tiles(net, np.zeros((1, 4, 4, 4)), (4, 4, 4), output="labels")
+    assert "damaged" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    "options", [{"output": "labels"}, {"output": "probabilities", "activation": "softmax"}]
+)
+def test_one_logit_has_no_largest(options):
+    with pytest.raises(BadInput, match="one logit") as error:
+        predict_tiles(Toy(1, 1), np.zeros((1, 4, 4, 4)), (4, 4, 4), **options)
+    assert "sigmoid" in str(error.value.hint)
+    predict_tiles(
+        Toy(1, 1), np.zeros((1, 4, 4, 4)), (4, 4, 4), **options | {"activation": "sigmoid"}
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"image_czyx": np.zeros((4, 4, 4))}, "image\\[None\\]"),
+        ({"image_czyx": torch.zeros(4, 4, 4)}, "image\\[None\\]"),
+        ({"image_czyx": torch.zeros(1, 1, 4, 4, 4)}, "image\\[0\\]"),
+        ({"image_czyx": np.zeros((4, 4))}, "not 2 axes"),
+        ({"image_czyx": [[[[0.0]]]]}, "not a list"),
+        ({"image_czyx": np.zeros((1, 4, 0, 4))}, "empty"),
+        ({"image_czyx": torch.zeros(1, 4, 4, 4, dtype=torch.complex64)}, "real numbers"),
+        ({"image_czyx": np.full((1, 4, 4, 4), "a")}, "real numbers"),
+        ({"image_czyx": torch.full((1, 4, 4, 4), float("nan"))}, "scan holds NaN"),
         ({"output": "probabilities"}, "activation"),
         ({"output": "mask"}, "no output"),
         ({"overlap": 1.0}, "overlap"),

@@ -328,7 +328,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("small_model", sys.argv[1])
 small = importlib.util.module_from_spec(spec); spec.loader.exec_module(small)
 import torch
-from ctseg.engine.prediction.case_job import Fit
+from ctseg.engine.prediction.case_job import MemoryOptions
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.folder import predict_folder
 from ctseg.engine.prediction.inputs import find_items
@@ -383,6 +383,7 @@ print("left", sorted(p.name for p in (root / "limit").iterdir()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills")
 def test_a_killed_prediction_leaves_nothing_half_written_and_can_go_on(tmp_path):
     small.scans(tmp_path / "in", 5)

@@ -504,7 +504,7 @@ def test_a_killed_prediction_leaves_no_half_written_file_under_a_final_name(
     """Killed while the network works, and just when the first file gets its name: that of the label map comes last."""
     folder = tmp_path / "out"
     code = CHILD.format(
-        tests=str(Path(__file__).parents[1]), scan=str(scan), out=str(folder / "a.nii"), pause=pause
+        tests=str(Path(__file__).parent), scan=str(scan), out=str(folder / "a.nii"), pause=pause
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "ready\n"

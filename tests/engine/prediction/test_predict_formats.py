@@ -219,3 +219,45 @@ def test_dicom_series_one_by_one_and_in_a_folder(tmp_path):
     assert [item.id for item in chosen] == ["study"]
     predict_folder(model.model, chosen, Request(tmp_path / "chosen.nii"))
     np.testing.assert_array_equal(ctseg.read(tmp_path / "chosen.nii").array, one.array)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_a_mask_keeps_the_matrices_of_its_scan_and_tells_that_they_disagree(tmp_path, suffix):
+    affine = np.diag([-0.8, 0.9, 2.5, 1.0])
+    image = nibabel.Nifti1Image(small.scan().array.T, affine)
+    elsewhere = affine.copy()
+    elsewhere[:3, 3] = 5, 7, -9
+    image.set_sform(affine, 2)
+    image.set_qform(elsewhere, 1)
+    nibabel.save(image, tmp_path / f"scan{suffix}")
+    said: list[str] = []
+    summary = predict_folder(
+        small.small_model(), find_items([str(tmp_path / f"scan{suffix}")], channels=1),
+        Request(tmp_path / f"mask{suffix}", probabilities=True), on_say=said.append,
+    )  # fmt: skip
+    assert not summary.failed
+    assert any("sform (code 2) and qform (code 1) disagree" in line for line in said)
+    mask = nibabel.load(tmp_path / f"mask{suffix}")
+    for get, matrix, number in (("get_sform", affine, 2), ("get_qform", elsewhere, 1)):
+        found, code = getattr(mask, get)(coded=True)
+        np.testing.assert_allclose(found, matrix, atol=1e-6)
+        assert code == number
+    one, two = (sitk.ReadImage(str(tmp_path / f"{name}{suffix}")) for name in ("scan", "mask"))
+    np.testing.assert_allclose(one.GetOrigin(), two.GetOrigin(), atol=1e-5)
+
+
+def test_a_tilted_scan_is_predicted_straightened(tmp_path):
+    affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+    affine[1, 2] = 0.6
+    nibabel.save(nibabel.Nifti1Image(small.scan().array.T, affine), tmp_path / "scan.nii.gz")
+    options = {"straighten": "yes"}
+    summary = predict_folder(
+        small.small_model(), find_items([str(tmp_path / "scan.nii.gz")], channels=1, options=options),
+        Request(tmp_path / "mask.nii.gz"),
+    )  # fmt: skip
+    assert not summary.failed
+    made, wanted = (
+        ctseg.read(tmp_path / "mask.nii.gz"),
+        ctseg.read(tmp_path / "scan.nii.gz", **options),
+    )
+    assert made.geometry.difference(wanted.geometry) is None

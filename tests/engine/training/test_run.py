@@ -139,6 +139,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(mini_set, mini_options, tmp_pat
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_a_time_budget_fixes_the_steps(mini_set, mini_options, tmp_path):
     folder = tmp_path / "run"
     arguments = ["train", str(mini_set), "-o", str(folder), "--time", "4s", *mini_options]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 
@@ -10,15 +11,14 @@ import torch
 from torch import nn
 
 from ctseg.engine.model.runtime import Runtime
-from ctseg.nets.cpu import autocast, im2col, winograd
-from ctseg.nets.cpu.conv import CpuConv3d
+from ctseg.nets.cpu import autocast, conv, im2col, winograd
 
 BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
 
 
 def gradients(net: nn.Module, x: torch.Tensor, half: bool) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with BF16.autocast() if half else contextlib.nullcontext():
         y = net(x)
     y.float().square().mean().backward()
     assert x.grad is not None
@@ -42,17 +42,26 @@ def test_gradients_in_bfloat16_are_those_of_float32(kernel, stride):
             assert float((one - two).norm()) <= 0.03 * float(one.norm()) + 1e-6, (size, kernel)
 
 
-def test_only_mixed_precision_and_plain_convolutions_are_guarded():
+def test_only_mixed_precision_and_plain_convolutions_are_guarded(monkeypatch):
     class Own(nn.Conv3d):
         pass
 
-    net = nn.Sequential(nn.Conv3d(1, 2, 3), Own(2, 2, 3), nn.Conv2d(1, 1, 1))
+    guarded = []
+    monkeypatch.setattr(conv, "_too_small", lambda layer, x: guarded.append(layer) or True)
+    plain, own = nn.Conv3d(1, 2, 3), Own(2, 2, 3)
+    net, x = nn.Sequential(plain, own), torch.randn(1, 1, 8, 8, 8)
     fp32 = Runtime(torch.device("cpu"), "fp32", False, "test")
-    assert type(fp32.place(net)[0]) is nn.Conv3d
-    placed = BF16.place(net)
-    assert type(placed[0]) is CpuConv3d
-    assert type(placed[1]) is Own
-    assert type(copy.deepcopy(placed)[0]) is CpuConv3d
+    with fp32.autocast():
+        fp32.place(net)(x)
+    BF16.place(net)(x)
+    with torch.autocast("cpu", torch.bfloat16):  # somebody else's
+        net(x)
+    assert not guarded
+    with BF16.autocast():
+        net(x)
+        with torch.autocast("cpu", enabled=False):
+            net(x)
+    assert guarded == [plain]
 
 
 def test_the_result_keeps_the_type_of_mixed_precision():
@@ -70,21 +79,22 @@ def test_large_convolutions_take_fewer_products(monkeypatch):
     real = winograd.convolve
     monkeypatch.setattr(winograd, "convolve", lambda *a: taken.append(1) or real(*a))
     torch.manual_seed(1)
-    plain = nn.Sequential(
-        nn.Conv3d(1, 32, 3, padding=1),
-        nn.Conv3d(32, 32, 3, padding=1),
-        nn.Conv3d(32, 32, 3, padding=1, padding_mode="reflect"),
-        nn.Conv3d(32, 32, 3, 2, 1),
-    )
-    placed = BF16.place(copy.deepcopy(plain))
-    x = torch.randn(2, 1, 12, 16, 12)
-    exact = plain(x).detach()
-    with BF16.autocast():
-        y = placed(BF16.tensor(x)).detach()
-    assert len(taken) == 1
-    assert float((y.float() - exact).norm()) < 0.02 * float(exact.norm())
-    torch.testing.assert_close(placed(x).detach(), exact, atol=1e-5, rtol=1e-5)
-    assert len(taken) == 1
+    for plain, fewer in (
+        (nn.Conv3d(1, 32, 3, padding=1), 0),
+        (nn.Conv3d(32, 32, 3, padding=1), 1),
+        (nn.Conv3d(32, 32, 3, padding=1, padding_mode="reflect"), 0),
+        (nn.Conv3d(32, 32, 3, 2, 1), 0),
+    ):
+        taken.clear()
+        placed = BF16.place(copy.deepcopy(plain))
+        x = torch.randn(2, plain.in_channels, 12, 16, 12)
+        exact = plain(x).detach()
+        with BF16.autocast():
+            y = placed(BF16.tensor(x)).detach()
+        assert len(taken) == fewer
+        assert float((y.float() - exact).norm()) < 0.02 * float(exact.norm())
+        torch.testing.assert_close(placed(x).detach(), exact, atol=1e-5, rtol=1e-5)
+        assert len(taken) == fewer
 
 
 @pytest.mark.parametrize(
@@ -113,22 +123,28 @@ def test_unusual_convolutions_are_pytorchs(monkeypatch, options):
     assert float((y.float() - exact).norm()) < 0.01 * float(exact.norm())
 
 
-def test_the_kernels_of_small_volumes_get_their_gradient_as_a_product(monkeypatch):
+@pytest.mark.parametrize(
+    ("channels", "stride", "size"),
+    [((128, 256), (1, 2, 2), (5, 14, 10)), ((256, 128), 1, (5, 7, 5))],
+)
+def test_the_kernels_of_small_volumes_get_their_gradient_as_a_product(
+    monkeypatch, channels, stride, size
+):
     """In training only; near float32, with whatever stride."""
     monkeypatch.setattr(autocast, "has_amx", lambda: False)
     taken = []
     real = im2col.convolve
     monkeypatch.setattr(im2col, "convolve", lambda *a, **k: taken.append(1) or real(*a, **k))
     torch.manual_seed(3)
-    plain = nn.Sequential(nn.Conv3d(128, 256, 3, (1, 2, 2), 1), nn.Conv3d(256, 128, 3, padding=1))
+    plain = nn.Conv3d(*channels, 3, stride, 1)
     placed = BF16.place(copy.deepcopy(plain))
-    x = torch.randn(2, 128, 5, 14, 10)
+    x = torch.randn(2, channels[0], *size)
     exact = gradients(plain, x, half=False)
     found = gradients(placed, BF16.tensor(x), half=True)
-    assert len(taken) == 2
+    assert len(taken) == 1
     for one, two in zip(exact, found, strict=True):
         assert two.dtype == torch.float32
         assert float((one - two).norm()) < 0.02 * float(one.norm())
     with torch.inference_mode(), BF16.autocast():
         placed(BF16.tensor(x))
-    assert len(taken) == 2
+    assert len(taken) == 1

@@ -1,4 +1,4 @@
-"""A transposed convolution merged with what follows, against the modules one after another."""
+"""A transposed convolution fused with what follows, against the modules one after another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,28 @@ from torch.nn import functional
 import ctseg
 from ctseg.nets.blocks import ConvNormAct, Upsample
 from ctseg.nets.config import UNet3DConfig
-from ctseg.nets.cpu import autocast, fused_upsample
+from ctseg.nets.cpu import autocast, fused_upsample, use_cpu_kernels
 from ctseg.nets.options import Skip
 
 SIZE = (8, 12, 8)
 
 
+@pytest.fixture(autouse=True)
+def bf16_processor(monkeypatch):
+    monkeypatch.setattr(autocast, "has_amx", lambda: False)
+
+
 def never(*_: object) -> bool:
     return False
+
+
+def is_faster(*arguments) -> bool:
+    """In mixed precision, which is the only one in which it is."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return REAL(*arguments)
+
+
+REAL = fused_upsample.is_faster
 
 
 def level(stride=(2, 2, 2), kernel=(3, 3, 3), **options):
@@ -68,7 +82,7 @@ def test_values_and_gradients_are_those_of_the_layers(stride, kernel, bias, skip
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
 
 
-def test_the_merged_kernels_gradients_in_bfloat16_are_as_near_as_the_usual_ones():
+def test_the_fused_kernels_gradients_in_bfloat16_are_as_near_as_the_usual_ones():
     torch.manual_seed(4)
     kernels = torch.randn(24, 16, 2, 2, 2), torch.randn(20, 16, 3, 3, 3)
     grad = torch.randn(24, 20, 4, 4, 4).bfloat16()
@@ -103,50 +117,58 @@ def test_values_at_the_border_have_right_gradients():
 @pytest.mark.parametrize("skip", ["concat", "concat_skip_first"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 def test_a_network_gives_what_it_gives_without(monkeypatch, skip: Skip, memory_format):
+    """In float32, where the two differ by rounding alone."""
     torch.manual_seed(2)
     net = ctseg.create_model(
         "unet3d", in_channels=1, out_channels=2, features=(16, 32, 64), skip=skip
     )
     x = torch.randn(2, 1, 24, 24, 24).contiguous(memory_format=memory_format)
-    found, real = [], fused_upsample.pays
-    monkeypatch.setattr(fused_upsample, "pays", lambda *a: found.append(real(*a)) or found[-1])
-    ours = net(x)
+    found = []
+    monkeypatch.setattr(
+        fused_upsample, "is_faster", lambda *a: found.append(is_faster(*a)) or found[-1]
+    )
+    with use_cpu_kernels():
+        ours = net(x)
     assert found[-1]  # at full resolution
-    monkeypatch.setattr(fused_upsample, "pays", never)
+    found.clear()
     assert (ours - net(x)).abs().max() < 1e-5
+    assert not found
 
 
 def test_bfloat16_is_as_near_to_float32_as_without(monkeypatch):
     torch.manual_seed(3)
     net = ctseg.create_model("unet3d", in_channels=1, out_channels=2, features=(16, 32))
     x = torch.randn(1, 1, 24, 24, 24).contiguous(memory_format=torch.channels_last_3d)
-    monkeypatch.setattr(autocast, "has_amx", lambda: False)
-    errors = []
+    errors, taken = [], []
+    real = fused_upsample.convolve
+    monkeypatch.setattr(
+        fused_upsample, "convolve", lambda *a, **k: taken.append(1) or real(*a, **k)
+    )
     with torch.no_grad():
-        for way in (fused_upsample.pays, never):
-            monkeypatch.setattr(fused_upsample, "pays", never)
-            exact = net(x)
-            monkeypatch.setattr(fused_upsample, "pays", way)
-            with torch.autocast("cpu", torch.bfloat16):
+        exact = net(x)
+        for way in (REAL, never):
+            monkeypatch.setattr(fused_upsample, "is_faster", way)
+            with autocast.activated(), torch.autocast("cpu", torch.bfloat16):
                 y = net(x)
             assert y.dtype == torch.bfloat16
             errors.append((y.float() - exact).norm() / exact.norm())
+    assert taken == [1]
     assert errors[0] < 1.2 * errors[1]
 
 
-def test_it_is_left_where_it_does_not_pay_or_would_not_be_the_same():
+def test_it_is_left_where_it_is_not_faster_or_would_not_be_the_same(monkeypatch):
     upsample, layers, below, skip = level()
     below, skip = torch.randn(2, 12, 12, 12, 12), torch.randn(2, 6, 24, 24, 24)
-    assert fused_upsample.pays(upsample, layers, below, skip)
-    assert not fused_upsample.pays(upsample, layers, below[..., :2], skip[..., :4])  # small volumes
-    assert not fused_upsample.pays(upsample, layers, below, skip[..., :-1])  # sizes that do not fit
-    assert not fused_upsample.pays(upsample, layers, below.to("meta"), skip.to("meta"))
-    assert not fused_upsample.pays(upsample, layers, below.half(), skip.half())
-    assert not fused_upsample.pays(upsample, layers[0], below, skip)
+    assert is_faster(upsample, layers, below, skip)
+    assert REAL(upsample, layers, below.bfloat16(), skip.bfloat16())
+    for kind in (torch.float16, torch.float32, torch.float64):
+        assert not REAL(upsample, layers, below.to(kind), skip.to(kind))
+    assert not is_faster(upsample, layers, below[..., :2], skip[..., :4])  # small volumes
+    assert not is_faster(upsample, layers, below, skip[..., :-1])  # sizes that do not fit
+    assert not is_faster(upsample, layers, below.to("meta"), skip.to("meta"))
+    assert not is_faster(upsample, layers[0], below, skip)
     few = [t[:1, :, :4, :4, :4] for t in (below, skip)]
-    assert not fused_upsample.pays(
-        upsample, layers, few[0][..., :2, :2, :2], few[1]
-    )  # merging costs more
+    assert not is_faster(upsample, layers, few[0][..., :2, :2, :2], few[1])  # merging costs more
     for change in (
         {"groups": 2}, {"dilation": (2, 2, 2)}, {"stride": (2, 2, 2)}, {"padding_mode": "reflect"},
         {"padding": (0, 0, 0)},
@@ -154,9 +176,11 @@ def test_it_is_left_where_it_does_not_pay_or_would_not_be_the_same():
         other = copy.deepcopy(layers)
         for name, value in change.items():
             setattr(other[0].conv, name, value)
-        assert not fused_upsample.pays(upsample, other, below, skip), change
+        assert not is_faster(upsample, other, below, skip), change
     for options in ({"layer_order": "icl"}, {"upsampling": "trilinear"}):
-        assert not fused_upsample.pays(*level(**options)[:2], below, skip)
+        assert not is_faster(*level(**options)[:2], below, skip)
+    monkeypatch.setattr(autocast, "has_amx", lambda: True)
+    assert not is_faster(upsample, layers, below, skip)
 
 
 @pytest.mark.parametrize("place", ["upsample", "conv", "level"])
@@ -166,5 +190,6 @@ def test_hooks_are_called_as_ever(place):
     module = {"upsample": net.upsamplers[0], "conv": level[0].conv, "level": level}[place]
     seen = []
     module.register_forward_hook(lambda *_: seen.append(1))
-    net(torch.randn(1, 1, 24, 24, 24))
+    with use_cpu_kernels(), torch.autocast("cpu", torch.bfloat16):
+        net(torch.randn(1, 1, 24, 24, 24))
     assert seen == [1]

@@ -70,23 +70,23 @@ def test_in_bfloat16_errors_are_those_of_the_usual_way():
         assert errors[0] <= 1.1 * errors[1]
 
 
-def test_it_is_left_where_it_does_not_pay(monkeypatch):
+def test_it_is_left_where_it_is_not_faster(monkeypatch):
     x = tensor(2, 128, 4, 6, 5, kind=torch.bfloat16)
     weight = torch.randn(128, 128, 3, 3, 3).bfloat16().requires_grad_()
 
-    def pays(x=x, weight=weight, stride=(1, 1, 1), padding=(1, 1, 1)):
-        return im2col.pays(x, weight, stride=stride, padding=padding)
+    def is_faster(x=x, weight=weight, stride=(1, 1, 1), padding=(1, 1, 1)):
+        return im2col.is_faster(x, weight, stride=stride, padding=padding)
 
-    assert pays()
-    assert not pays(weight=weight.detach())
-    assert not pays(weight=weight[:64])
-    assert not pays(x.float())
-    assert not pays(x.to("meta"))
-    assert not pays(x.contiguous())
+    assert is_faster()
+    assert not is_faster(weight=weight.detach())
+    assert not is_faster(weight=weight[:64])
+    assert not is_faster(x.float())
+    assert not is_faster(x.to("meta"))
+    assert not is_faster(x.contiguous())
     large = tensor(2, 128, 8, 12, 10, kind=torch.bfloat16)
-    assert not pays(large)
-    assert pays(large, stride=(2, 2, 2))
+    assert not is_faster(large)
+    assert is_faster(large, stride=(2, 2, 2))
     with torch.no_grad():
-        assert not pays()
+        assert not is_faster()
     monkeypatch.setattr(autocast, "has_amx", lambda: True)
-    assert not pays()
+    assert not is_faster()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctseg.nets.cpu import autocast, winograd
 
@@ -74,9 +77,25 @@ def test_only_what_is_asked_for_gets_a_gradient(wanted, bias):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-def test_in_bfloat16_errors_are_at_most_2_5_times_those_of_the_usual_way(smooth):
-    """Of values, of what comes in and of the kernel; smooth volumes with a mean of their own, as scans have, too."""
+class RoundedOnce(TorchDispatchMode):
+    """Convolutions in bfloat16 as AVX512-BF16 computes them, on any processor: sums in float32, rounded at the end."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        of_convolutions = (
+            torch.ops.aten.convolution.default,
+            torch.ops.aten.convolution_backward.default,
+        )
+        if func not in of_convolutions or args[0].dtype != torch.bfloat16:
+            return func(*args, **(kwargs or {}))
+        args = [arg.float() if isinstance(arg, torch.Tensor) else arg for arg in args]
+        sums = func(*args, **(kwargs or {}))
+        if isinstance(sums, torch.Tensor):
+            return sums.bfloat16()
+        return tuple(None if each is None else each.bfloat16() for each in sums)
+
+
+def errors_in_bfloat16(smooth: bool, arithmetic) -> dict[str, list[float]]:
+    """Of values, of what comes in and of the kernel, by the usual way and ours; `arithmetic` makes a context."""
     torch.manual_seed(1)
     x, grad = torch.randn(1, 32, 16, 24, 16), torch.randn(1, 32, 16, 24, 16)
     if smooth:
@@ -87,23 +106,34 @@ def test_in_bfloat16_errors_are_at_most_2_5_times_those_of_the_usual_way(smooth)
         for t in (functional.leaky_relu(x, 0.01), grad)
     )
     weight = 0.05 * torch.randn(32, 32, 3, 3, 3)
+    leaves = [x.double().requires_grad_(), weight.double().requires_grad_()]
+    y = usual(*leaves, None)
+    exact = [y.detach(), *torch.autograd.grad(y, leaves, grad.double())]
     errors = {}
-    exact = []
-    for name, way in (("exact", usual), ("usual", usual), ("ours", winograd.convolve)):
-        kind = torch.float64 if name == "exact" else torch.bfloat16
-        a = x.to(kind).requires_grad_()
-        b = (weight.double() if name == "exact" else weight.clone()).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=name != "exact"):
-            y = way(a, b, None)
-        assert y.dtype == kind
-        found = [y.detach(), *torch.autograd.grad(y, (a, b), grad.to(kind))]
-        if name == "exact":
-            exact = found
-        else:
-            errors[name] = [relative(one, true) for one, true in zip(found, exact, strict=True)]
+    for name, way in (("usual", usual), ("ours", winograd.convolve)):
+        leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        with torch.autocast("cpu", torch.bfloat16), arithmetic():
+            y = way(*leaves, None)
+            found = [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+        assert y.dtype == torch.bfloat16
+        errors[name] = [relative(one, true) for one, true in zip(found, exact, strict=True)]
+    return errors
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_in_bfloat16_errors_are_at_most_2_5_times_those_of_the_usual_way(smooth):
+    """Smooth volumes with a mean of their own, as scans have, too."""
+    errors = errors_in_bfloat16(smooth, RoundedOnce)
     for ours, theirs in zip(errors["ours"], errors["usual"], strict=True):
         assert ours < 2.5 * theirs
         assert ours < 0.006  # 2^-8 is the distance of neighbouring numbers
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_on_this_processor_errors_are_of_the_size_of_its_own(smooth):
+    """Some processors round bfloat16 more often on the way, in gradients most of all."""
+    errors = errors_in_bfloat16(smooth, contextlib.nullcontext)
+    assert max(errors["ours"]) < 2.5 * max(errors["usual"])
 
 
 def test_a_sample_gives_the_same_whatever_its_neighbours():
@@ -138,34 +168,36 @@ def test_what_is_mixed_is_kept_for_the_kernels_gradient_only_and_where_it_is_lit
 def test_weights_in_bfloat16_need_no_mixed_precision():
     x = tensor(1, 32, 8, 12, 12, kind=torch.bfloat16)
     weight = (0.05 * torch.randn(32, 32, 3, 3, 3)).bfloat16().requires_grad_()
-    assert winograd.pays(x, weight, padding=(1, 1, 1))
+    assert winograd.is_faster(x, weight, padding=(1, 1, 1))
     y = winograd.convolve(x, weight, None)
     (grad,) = torch.autograd.grad(y.float().sum(), weight)
     assert (y.dtype, grad.dtype) == (torch.bfloat16, torch.bfloat16)
     assert relative(y, usual(x.double(), weight.detach().double(), None)) < 0.006
 
 
-def test_it_is_left_where_it_does_not_pay_or_would_not_be_the_same(monkeypatch):
+def test_it_is_left_where_it_is_not_faster_or_would_not_be_the_same(monkeypatch):
     x, weight = tensor(1, 32, 12, 12, 12, kind=torch.bfloat16), torch.randn(32, 32, 3, 3, 3)
     weight = weight.bfloat16()
 
-    def pays(x=x, weight=weight, padding=(1, 1, 1), **options):
-        return winograd.pays(x, weight, padding=padding, **options)
+    def is_faster(x=x, weight=weight, padding=(1, 1, 1), **options):
+        return winograd.is_faster(x, weight, padding=padding, **options)
 
-    assert pays()
-    assert pays(tensor(1, 32, 13, 12, 12, kind=torch.bfloat16))  # along y
-    assert pays(tensor(1, 32, 40, 40, kind=torch.bfloat16), weight[:, :, 0], padding=(1, 1))
-    assert not pays(tensor(1, 32, 13, 13, 12, kind=torch.bfloat16))  # only x is even
-    assert not pays(tensor(1, 32, 8, 8, 8, kind=torch.bfloat16))  # small
-    assert not pays(x.contiguous())
-    assert not pays(x.float())
-    assert not pays(x.to("meta"))
-    assert not pays(padding=(0, 1, 1))
-    assert not pays(stride=(2, 1, 1))
-    assert not pays(tensor(1, 4, 12, 12, 12, kind=torch.bfloat16), weight[:, :4])  # few channels
-    assert not pays(weight=weight[..., :2])  # even kernels
-    assert not pays(weight=weight[:, :, :1, :1, :1], padding=(0, 0, 0))
+    assert is_faster()
+    assert is_faster(tensor(1, 32, 13, 12, 12, kind=torch.bfloat16))  # along y
+    assert is_faster(tensor(1, 32, 40, 40, kind=torch.bfloat16), weight[:, :, 0], padding=(1, 1))
+    assert not is_faster(tensor(1, 32, 13, 13, 12, kind=torch.bfloat16))  # only x is even
+    assert not is_faster(tensor(1, 32, 8, 8, 8, kind=torch.bfloat16))  # small
+    assert not is_faster(x.contiguous())
+    assert not is_faster(x.float())
+    assert not is_faster(x.to("meta"))
+    assert not is_faster(padding=(0, 1, 1))
+    assert not is_faster(stride=(2, 1, 1))
+    assert not is_faster(
+        tensor(1, 4, 12, 12, 12, kind=torch.bfloat16), weight[:, :4]
+    )  # few channels
+    assert not is_faster(weight=weight[..., :2])  # even kernels
+    assert not is_faster(weight=weight[:, :, :1, :1, :1], padding=(0, 0, 0))
     with torch.autocast("cpu", torch.bfloat16):
-        assert pays(x.float())
+        assert is_faster(x.float())
     monkeypatch.setattr(autocast, "has_amx", lambda: True)
-    assert not pays()
+    assert not is_faster()

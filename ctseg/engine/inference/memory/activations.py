@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.multiprocessing import reductions
 
+from ctseg.engine.inference.forward import logits_of
 from ctseg.engine.model.runtime import Runtime
 from ctseg.specs import Constraints, Zyx
 
@@ -88,7 +89,7 @@ def _a_voxel(
 def _run(network: torch.nn.Module, tile: Zyx, channels: int, runtime: Runtime) -> None:
     x = torch.zeros((1, channels, *tile), device=runtime.device)
     with torch.inference_mode(), runtime.autocast():
-        network(runtime.tensor(x)).float()
+        logits_of(network(runtime.tensor(x)), x)
 
 
 class _Live:

@@ -355,9 +355,9 @@ def test_models_of_an_ensemble_are_fitted_one_by_one():
     assert found.total < alone.total
 
     def call(now):
-        if now.models[0].settings.tile_zyx[0] > 16:
+        if now.model.models[0].settings.tile_zyx[0] > 16:
             raise TileTooLarge("no")
-        return [model.settings.tile_zyx for model in now.models]
+        return [model.settings.tile_zyx for model in now.model.models]
 
     made, used = restarting(Cascade(both), call)
     assert made == [(14, 14, 14), (2, 2, 2)]
@@ -399,12 +399,12 @@ import ctseg
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Normalise
 from ctseg.data.stream import InMemory, open_stream
-from ctseg.engine.inference.source_grid import Back
-from ctseg.engine.inference.memory.estimate import Job, estimate
+from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.inference.memory.estimate import MemoryRequest, estimate
 from ctseg.engine.inference.decoders import LabelMap
 from ctseg.engine.model.runtime import choose
-from ctseg.engine.inference.tiling_settings import Settings
-from ctseg.engine.inference.predictor import Engine
+from ctseg.engine.inference.tiling_settings import TilingSettings
+from ctseg.engine.inference.predictor import Predictor
 from ctseg.specs import Label, Task
 from ctseg.volume.geometry import Geometry
 
@@ -427,21 +427,22 @@ for network, classes, shape, tile, overlap in (
     task = Task("classes", tuple(Label(f"l{i}", (i,), i) for i in range(classes)))
     grid = Geometry(shape)
     stream = open_stream(Pipeline([Normalise((3.0,), (11.0,))]), InMemory(np.zeros((1, *shape), np.int16), grid))
-    back, product = Back(stream.applied), LabelMap(task)
-    settings = Settings(tile, overlap)
-    job = Job(
+    back, product = SourceGridMapper(stream.applied), LabelMap(task)
+    settings = TilingSettings(tile, overlap)
+    job = MemoryRequest(
         [network], runtime, stream.shape_czyx, classes, back.plane, back.slices, stream.part_bytes, [product]
     )
     guess = estimate(job, settings)
     ctypes.CDLL(None).malloc_trim(0)
     before = status("RssAnon:")
     open("/proc/self/clear_refs", "w").write("5")
-    Engine([network], task, settings, runtime).run(stream, [(product, Nowhere())], back=back)
+    Predictor([network], task, settings, runtime).run(stream, [(product, Nowhere())], back=back)
     found.append((status("VmHWM:") - status("RssFile:") - before, guess.total - guess.process))
 print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells peaks")
 def test_the_estimate_is_what_is_held():
     result = subprocess.run(

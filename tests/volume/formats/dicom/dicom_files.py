@@ -22,6 +22,8 @@ ENCODERS: dict[str, Any] = {
     f"{BASE}.4.90": lambda a: imagecodecs.jpeg2k_encode(a, reversible=True, codecformat="j2k"),
     f"{BASE}.4.201": lambda a: imagecodecs.htj2k_encode(a, reversible=True),
 }
+UNSIGNED = (f"{BASE}.4.70", f"{BASE}.4.80")
+"""Syntaxes whose codestreams know no signs."""
 
 
 def jpegxl(array: Any) -> bytes:
@@ -78,6 +80,10 @@ def save(out: Dataset, path: Path, array: Any, syntax: str = f"{BASE}.1", pieces
         out.compress(UID(syntax), generate_instance_uid=False)
     elif syntax in ENCODERS:
         planes = array if array.ndim == 3 else array[None]
+        if (
+            syntax in UNSIGNED
+        ):  # signed numbers travel as their bits; the header says how to read them
+            planes = planes.view(f"u{planes.dtype.itemsize}")
         frames = [bytes(ENCODERS[syntax](np.ascontiguousarray(plane))) for plane in planes]
         out.PixelData = encapsulate(frames, fragments_per_frame=pieces, has_bot=pieces > 1)
         out["PixelData"].is_undefined_length = True

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.global_state import kept_locale
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats.dicom.header import read_dicom_header
@@ -53,8 +54,6 @@ def gdcm(path: Path) -> np.ndarray:
 def test_every_syntax_gives_what_gdcm_gives(
     tmp_path: Path, planes: np.ndarray, syntax: str, kind: str
 ) -> None:
-    if kind == "signed" and syntax in (f"{BASE}.4.70", f"{BASE}.4.80"):
-        pytest.skip("the encoders of imagecodecs take no signed numbers here")
     array, options = {
         "12 bits": (planes, {"bits": 12, "rescale": (1, -1024)}),
         "signed": ((planes.astype(np.int16) - 2000), {"rescale": (2, 5)}),
@@ -110,7 +109,8 @@ def test_what_gdcm_compresses(tmp_path: Path, compressor: str) -> None:
     writer.KeepOriginalImageUIDOn()
     writer.SetUseCompression(True)
     writer.SetCompressor(compressor)
-    writer.Execute(image)
+    with kept_locale():
+        writer.Execute(image)
     assert ".4." in read_dicom_header(tmp_path / "a.dcm").syntax
     np.testing.assert_array_equal(read(tmp_path / "a.dcm").array, array)
 

@@ -1,0 +1,120 @@
+"""Whether the voxels that an HDF5 dataset promises are there: in chunks, in other files, in other datasets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import h5py
+
+from ctseg.errors import FileProblem
+from ctseg.volume.formats import outside
+from ctseg.volume.formats.hdf5_links import opened
+
+_DEPTH = 8
+"""Virtual datasets of virtual datasets."""
+_LARGE_CHUNK = 1 << 30
+
+
+def is_external(stored: h5py.Dataset) -> bool:
+    """Whether the voxels lie in files of their own, without a header."""
+    return bool(stored.id.get_create_plist().get_external_count())
+
+
+def open_external(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset whose external files count from the folder of its file, not from where the program was started.
+
+    While it is open the library opens it in no other way; so this is for reading its voxels, and for such datasets.
+    """
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_efile_prefix(b"${ORIGIN}")
+    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
+
+
+def check_storage(
+    stored: h5py.Dataset, path: Path, *, allowed: bool, depth: int = _DEPTH
+) -> list[str]:
+    """Find voxels that are not where the dataset takes them from.
+
+    Args:
+        stored: the dataset.
+        path: of its file.
+        allowed: whether it may take them from outside the folder.
+        depth: virtual datasets that may follow on each other.
+
+    Returns:
+        Notes about voxels that were never written and count as the fill value.
+
+    Raises:
+        FileProblem: a file or dataset is missing, too short, or lies outside.
+    """
+    if stored.is_virtual:
+        return _check_virtual(stored, path, allowed=allowed, depth=depth)
+    if is_external(stored):
+        _check_external(stored, path, allowed=allowed)
+        return []
+    if stored.chunks is not None:
+        nbytes = math.prod(stored.chunks) * stored.dtype.itemsize
+        if nbytes > max(_LARGE_CHUNK, 4 * stored.nbytes):
+            raise FileProblem(
+                f"{path}:{stored.name} has chunks of {nbytes} bytes for {stored.nbytes}."
+            )
+        count = math.prod(-(-n // c) for n, c in zip(stored.shape, stored.chunks, strict=True))
+        missing = count - stored.id.get_num_chunks()
+        return [_note(f"{missing} of {count} chunks", stored)] if missing > 0 else []
+    written = stored.id.get_storage_size()
+    return [_note("All of it", stored)] if not written and stored.nbytes else []
+
+
+def _note(what: str, stored: h5py.Dataset) -> str:
+    return f"{what} of {stored.name} were never written and count as {stored.fillvalue}."
+
+
+def _check_external(stored: h5py.Dataset, path: Path, *, allowed: bool) -> None:
+    layout = stored.id.get_create_plist()
+    left = stored.nbytes
+    for number in range(layout.get_external_count()):
+        name, offset, size = layout.get_external(number)
+        target = outside.follow(
+            path, name.decode(errors="surrogateescape"), allowed=allowed, what="voxels"
+        )
+        size = min(size, left)
+        there = max(target.stat().st_size - offset, 0)
+        if there < size:
+            raise FileProblem(
+                f"{path} takes its voxels from {target}, which is truncated: it has {there} of {size} bytes.",
+                hint="Copy that file again.",
+            )
+        left -= size
+    if left > 0:
+        raise FileProblem(f"{path}:{stored.name} is truncated: its files lack {left} bytes.")
+
+
+def _check_virtual(stored: h5py.Dataset, path: Path, *, allowed: bool, depth: int) -> list[str]:
+    if not depth:
+        raise FileProblem(f"{path}:{stored.name} is a virtual dataset of too many others.")
+    covered, notes = 0, []
+    for source in stored.virtual_sources():
+        covered += max(int(source.vspace.get_select_npoints()), 0)
+        # Printf-style names stand for a run of files, of which the first is looked at.
+        name, inner = (
+            text.replace("%b", "0").replace("%%", "%")
+            for text in (source.file_name, source.dset_name)
+        )
+        target = path if name == "." else outside.follow(path, name, allowed=allowed, what="voxels")
+        with opened(target, allowed=allowed) as links:
+            place = links.place(inner)
+            wanted = source.src_space.shape
+            if place is None or any(n < m for n, m in zip(place.shape, wanted, strict=False)):
+                what = "is missing" if place is None else f"has {place.shape} of {wanted} voxels"
+                raise FileProblem(
+                    f"{path}:{stored.name} takes its voxels from {target}:{inner}, which {what}.",
+                    hint="The scan is not whole without it.",
+                )
+            found = links.file(place)[place.name]
+            notes += check_storage(found, place.file, allowed=allowed, depth=depth - 1)
+    if 0 <= covered < stored.size:
+        notes.append(
+            f"{stored.size - covered} voxels of {stored.name} have no source and count as {stored.fillvalue}."
+        )
+    return notes

@@ -1,0 +1,104 @@
+"""A helper process that opens a suspicious file first, so that a broken scan costs itself alone.
+
+A native library that meets damage may crash or never return. It costs a start of Python, so a format asks for it only
+where a check of its own finds something odd.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ctseg.errors import FileProblem
+from ctseg.volume.formats.source import AGAIN
+
+SECONDS = 5.0
+"""How long a helper may take, once it has started."""
+MEMORY = 1 << 30
+"""How much more memory it may take than after its start."""
+_START = 30.0
+_SAID = 2000
+
+
+def try_open(path: Path, function: str, **options: Any) -> None:
+    """Let a helper process open a file.
+
+    Args:
+        path: the file.
+        function: `module:name` of a function that takes the path and the options, opens the file, and reads of it
+            what the library must understand.
+        options: of the function, as JSON can hold them.
+
+    Raises:
+        FileProblem: the helper failed, crashed, or took too much time or memory.
+    """
+    command = [sys.executable, "-m", __name__, str(path), function, json.dumps(options)]
+    # One thread: each of many would reserve memory of its own.
+    threads = {
+        f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")
+    }
+    damaged = f"{path} cannot be read; it is damaged"
+    with subprocess.Popen(  # noqa: S603 (the interpreter itself, without a shell)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **threads},
+    ) as helper:
+        try:
+            said, _ = helper.communicate(timeout=_START + SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise FileProblem(
+                f"{damaged}: opening it does not come to an end.", hint=AGAIN
+            ) from error
+        finally:
+            helper.kill()
+    if helper.returncode == 0:
+        return
+    if helper.returncode == 1 and said:
+        raise FileProblem(f"{damaged}: {said.decode(errors='replace')}.", hint=AGAIN)
+    raise FileProblem(
+        f"{damaged}: opening it ended the helper process that tried (status {helper.returncode}).",
+        hint=AGAIN,
+    )
+
+
+def _limit() -> None:
+    """Bound time and memory of this process, where the system can."""
+    if sys.platform == "win32":  # no limits there, but the caller's patience
+        return
+    import resource
+    import signal
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        pages = int(statm.read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _run(path: str, function: str, options: Mapping[str, Any]) -> int:
+    from importlib import import_module
+
+    module, _, name = function.partition(":")
+    look = getattr(import_module(module), name)
+    _limit()
+    try:
+        look(Path(path), **options)
+    except Exception as error:  # whatever it is, the caller tells it
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        sys.stdout.write(lines[-1].rstrip(".")[:_SAID])
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_run(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))

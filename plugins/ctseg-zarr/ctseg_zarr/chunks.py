@@ -1,0 +1,129 @@
+"""Whether the chunks of an array are there and whole: Zarr itself reads what is missing as the fill value."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+
+from ctseg.errors import FileProblem
+from ctseg.volume.formats.source import AGAIN
+
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+_EMPTY = 2**64 - 1
+"""Place and size of a chunk that a shard leaves out."""
+_LARGE_CHUNK = 1 << 30
+
+
+def check_chunks(array: zarr.Array[Any], store: Path, *, allowed: bool) -> list[str]:
+    """Look at the chunks of an array, by their names, and at the lists in its shards.
+
+    Args:
+        array: of the store.
+        store: its path; what lies in a zipped one is not looked at, since its reader checks it.
+        allowed: whether links may lead outside the store's folder.
+
+    Returns:
+        A note that counts missing chunks, where there are some.
+
+    Raises:
+        FileProblem: cut shards, links that lead out, or chunks far larger than the array.
+    """
+    shards = array.shards or array.chunks
+    nbytes = math.prod(array.chunks) * array.dtype.itemsize
+    if nbytes > max(_LARGE_CHUNK, 4 * math.prod(array.shape) * array.dtype.itemsize):
+        raise FileProblem(f"{store}: the array {array.path or '/'} has chunks of {nbytes} bytes.")
+    if not store.is_dir():
+        return []
+    folder = store / array.path
+    home = store.resolve().parent
+    _check_link(folder, home, store, allowed=allowed)
+    sharding = _sharding(array)
+    grid = [-(-n // c) for n, c in zip(array.shape, shards, strict=True)]
+    found = 0
+    for entry, key in _files(folder, home, store, allowed=allowed):
+        if not _is_chunk(key, grid):
+            continue
+        found += 1
+        if sharding is not None:
+            _check_shard(Path(entry.path), sharding, shards, store)
+    missing = math.prod(grid) - found
+    if missing <= 0:
+        return []
+    what = f"{missing} of {math.prod(grid)} {'chunks' if sharding is None else 'shards'}"
+    why = "the fill value: they were never written, or the copy is incomplete"
+    return [f"{what} are not there and count as {array.fill_value}, {why}."]
+
+
+def _check_link(target: Path, home: Path, store: Path, *, allowed: bool) -> None:
+    real = target.resolve()
+    if not allowed and not real.is_relative_to(home):
+        raise FileProblem(
+            f"{store} takes its voxels from {real}, which lies outside its folder.",
+            hint="Where you trust the store, allow it with the option outside=yes",
+        )
+
+
+def _files(
+    folder: Path, home: Path, store: Path, *, allowed: bool
+) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """The files of an array and their keys."""
+    waiting = [(str(folder), "")]
+    depth = folder.resolve()
+    while waiting:
+        place, prefix = waiting.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    _check_link(Path(entry.path), home, store, allowed=allowed)
+                    if depth.is_relative_to(Path(entry.path).resolve()):
+                        raise FileProblem(f"{store}: the link {entry.path} leads in a circle.")
+                if entry.is_dir():
+                    waiting.append((entry.path, f"{prefix}{entry.name}/"))
+                elif entry.name not in _METADATA:
+                    yield entry, f"{prefix}{entry.name}"
+
+
+def _is_chunk(key: str, grid: Sequence[int]) -> bool:
+    """Whether a key is that of a chunk within the array: `c/0/1/2`, `c.0.1.2`, `0/1/2` or `0.1.2`."""
+    parts = key.replace("/", ".").split(".")
+    parts = parts[1:] if parts[0] == "c" else parts
+    return len(parts) == len(grid) and all(
+        part.isdecimal() and int(part) < count for part, count in zip(parts, grid, strict=True)
+    )
+
+
+def _sharding(array: zarr.Array[Any]) -> ShardingCodec | None:
+    codecs = getattr(array.metadata, "codecs", ())
+    return codecs[0] if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else None
+
+
+def _check_shard(file: Path, codec: ShardingCodec, shard: Sequence[int], store: Path) -> None:
+    """Read the list in a shard: where each of its chunks lies.
+
+    https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
+    """
+    if not all(isinstance(one, BytesCodec | Crc32cCodec) for one in codec.index_codecs):
+        return
+    count = math.prod(n // c for n, c in zip(shard, codec.chunk_shape, strict=True))
+    checked = any(isinstance(one, Crc32cCodec) for one in codec.index_codecs)
+    length = 16 * count + (4 if checked else 0)
+    size = file.stat().st_size
+    at_end = codec.index_location.value == "end"
+    if size < length:
+        raise FileProblem(f"{store} is truncated: {file} has {size} bytes.", hint=AGAIN)
+    with file.open("rb") as opened:
+        opened.seek(size - length if at_end else 0)
+        listed = np.frombuffer(opened.read(16 * count), "<u8").reshape(-1, 2)
+    used = listed[(listed != _EMPTY).any(1)]
+    limit = size - length if at_end else size
+    if used.size and ((used > limit).any() or (used.sum(1) > limit).any()):
+        raise FileProblem(
+            f"{store} is truncated: a chunk in {file} should lie beyond its end.", hint=AGAIN
+        )
