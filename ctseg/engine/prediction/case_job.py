@@ -22,10 +22,12 @@ from ctseg.engine.prediction.inputs import Item
 from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan
 from ctseg.engine.prediction.output_paths import output_paths_of
 from ctseg.engine.prediction.outputs import Outputs
+from ctseg.engine.prediction.provenance import inputs_of
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.scan_job import ScanJob
 from ctseg.errors import CtsegError, RunFailed
 from ctseg.files import disk_errors
+from ctseg.specs import ImageRef
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class CaseJob:
         self._tiles = 0
 
     @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The files of the scan."""
+        return self._item.images
+
+    @property
     def there(self) -> bool:
         """Whether all of its results exist."""
         return self.places.there
@@ -100,6 +107,7 @@ class CaseJob:
         """
         self._writer = writer
         self._on_say = on_say or self._on_say
+        self._made_from = inputs_of(self.images)
         self._outputs = Outputs(self._model, self._request, self.places.main)
         self._job = ScanJob(
             self._model, self._item.images, self._outputs.wanted, behind=writer, share=self.share
@@ -171,7 +179,8 @@ class CaseJob:
         self._job = None  # what a finished scan holds is not needed any more
         return {
             "case": self.id,
-            "input": [str(ref.path) for ref in self._item.images],
+            "input": [str(ref.path) for ref in self.images],
+            "made_from": self._made_from,
             "seconds": round(sum(seconds.values()), 3),
             "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
             "tiles": self._tiles,
