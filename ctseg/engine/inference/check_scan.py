@@ -25,6 +25,7 @@ FAR_OF_TARGET, APART_OF_TARGET = 20.0, 4.0
 """The same where a card only has the spacing that scans are resampled to, around which those of training lay."""
 MOST_VOXELS, MOST_TIMES = 2**31, 64
 """A grid of more voxels, and so many times those of the scan, cannot be meant."""
+LONG_VOXELS = 2**27
 SPACING_HINT = "If its voxel size is missing or wrong in the file, give it: --option spacing=X,Y,Z (mm, or e.g. 5um)"
 NARROW = 0.01
 """Values over less than this share of the range of training are in another unit."""
@@ -46,10 +47,18 @@ class PlannedGrid:
     Attributes:
         geometry: of the scan after preprocessing.
         tiles: that the network goes through.
+        source: the scan's own grid.
     """
 
     geometry: Geometry
     tiles: int
+    source: Geometry
+
+    @property
+    def worth_telling(self) -> bool:
+        """Whether it is another size than the scan's, or takes long."""
+        shape = self.geometry.shape_zyx
+        return shape != self.source.shape_zyx or math.prod(shape) > LONG_VOXELS
 
     def __str__(self) -> str:
         z, y, x = self.geometry.shape_zyx
@@ -60,7 +69,7 @@ class PlannedGrid:
 def plan_grid(pipeline: Pipeline, scan: Scan, settings: TilingSettings) -> PlannedGrid:
     """The grid of a scan that was checked; see `check_scan`."""
     geometry = pipeline.typical_grid(scan.geometry)
-    return PlannedGrid(geometry, TileGrid(geometry.shape_zyx, settings).tiles)
+    return PlannedGrid(geometry, TileGrid(geometry.shape_zyx, settings).tiles, scan.geometry)
 
 
 def check_scan(
@@ -170,7 +179,7 @@ def _intensities(card: Card, pipeline: Pipeline, scan: Scan) -> Iterator[str]:
         width, own = max(high - low, 1e-12), most - least
         far = least < low - width or most > high + width if seen is not None else False
         if fixed:
-            strange = most < low or least > high or far or own < NARROW * width
+            strange = most < low or least > high or far or 0 < own < NARROW * width
         else:  # each scan is scaled by its own values, but not those of another kind
             strange = low >= 0 and -least > BELOW_ZERO * own
         if strange:

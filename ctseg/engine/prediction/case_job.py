@@ -203,7 +203,8 @@ class CaseJob:
             job.close()
 
     def _planned(self, grid: PlannedGrid) -> None:
-        self._say(str(grid))
+        if grid.worth_telling:
+            self._say(str(grid))
 
     def _note(self, text: str) -> None:
         if text in self.notes:

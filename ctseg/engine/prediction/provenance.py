@@ -16,10 +16,10 @@ from ctseg.engine.model.weights import tensors_sha256
 from ctseg.specs import ImageRef
 from ctseg.volume.formats.companion_files import files_of
 
-LOOKED_AT = 2**16
-"""Bytes at either end of a file that tell it from another one of its size and time."""
-FEW_FILES = 64
-"""Of a folder with more files names, sizes and times tell it from another one."""
+HASHED_BYTES = 2**33
+"""Scans of more bytes are told apart by names, sizes, times and the ends of their files."""
+ENDS = 2**16
+BLOCK = 2**20
 INDIFFERENT = ("batch_size", "device")
 """Settings that change a result in its last digits at most."""
 
@@ -62,40 +62,55 @@ def parts_of(model: Model) -> Iterator[Model]:
 
 
 def inputs_of(images: Sequence[ImageRef]) -> list[dict[str, Any]]:
-    """What tells the files of a scan from others: size, time, and a checksum over some of their bytes.
+    """What tells the files of a scan from others: size, time, and a checksum, and how they are read.
 
     Where they cannot be read nothing tells them, which reading the scan will say.
     """
     found = []
     for ref in images:
-        options = {name: str(value) for name, value in sorted(ref.options.items())}
-        part = {"options": options} if options else {}
-        span = {"slices": list(ref.slices)} if ref.slices is not None else {}
         try:
-            state = _state(ref.path)
+            files = _files(ref.path)
+            state: dict[str, Any] = {**_size_and_time(files), "digest": _digest(ref.path, files)}
         except OSError:
             state = dict.fromkeys(("bytes", "modified_ns", "digest"))
-        found.append({**state, **part, **span})
+        found.append({**state, **_read_with(ref)})
     return found
 
 
-def _state(path: Path) -> dict[str, Any]:
-    folder = path.is_dir()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if folder else files_of(path)
-    digest, size, modified = hashlib.sha256(), 0, 0
+def _read_with(ref: ImageRef) -> dict[str, Any]:
+    options = {name: str(value) for name, value in sorted(ref.options.items())}
+    return {"options": options, "slices": None if ref.slices is None else list(ref.slices)}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    return files_of(path)
+
+
+def _size_and_time(files: Sequence[Path]) -> dict[str, int]:
+    states = [file.stat() for file in files]
+    return {
+        "bytes": sum(state.st_size for state in states),
+        "modified_ns": max((state.st_mtime_ns for state in states), default=0),
+    }
+
+
+def _digest(path: Path, files: Sequence[Path]) -> str:
+    """A checksum over names within a folder, sizes and bytes; for huge scans over times and ends instead of all."""
+    digest = hashlib.sha256()
+    huge = _size_and_time(files)["bytes"] > HASHED_BYTES
     for file in files:
         about = file.stat()
-        size, modified = size + about.st_size, max(modified, about.st_mtime_ns)
-        name = str(file.relative_to(path)) if folder else ""
-        digest.update(json.dumps([name, about.st_size]).encode())
-        if len(files) > FEW_FILES:
-            digest.update(str(about.st_mtime_ns).encode())
-            continue
+        name = str(file.relative_to(path)) if file.is_relative_to(path) else ""
+        digest.update(json.dumps([name, about.st_size, about.st_mtime_ns * huge]).encode())
         with file.open("rb") as opened:
-            digest.update(opened.read(LOOKED_AT))
-            opened.seek(max(about.st_size - LOOKED_AT, 0))
-            digest.update(opened.read(LOOKED_AT))
-    return {"bytes": size, "modified_ns": modified, "digest": digest.hexdigest()[:32]}
+            if huge:
+                digest.update(opened.read(ENDS))
+                opened.seek(max(about.st_size - ENDS, 0))
+            while block := opened.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def made_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -107,9 +122,9 @@ def made_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
     key = "model_digest" if before.get("model_digest") else "tensors_sha256"
     if before.get(key) != now[key]:
         return f"the model {before.get('model')} made it, which is not this one"
-    if before.get("providers", now["providers"]) != now["providers"]:
-        old, new = (", ".join(map(str, one["providers"])) for one in (before, now))
-        return f"{old} made it, and {new} is installed"
+    providers = before.get("providers") or now["providers"]
+    if providers != now["providers"]:
+        return f"{_shown(providers)} made it, and {_shown(now['providers'])} is installed"
     settings, wanted = before.get("settings"), now["settings"]
     if not isinstance(settings, dict):
         return "its settings are not known"
@@ -120,20 +135,34 @@ def made_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
     return None
 
 
-def other_input(before: Any, now: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a scan is not the one from which a result was made; None where it is."""
-    if not isinstance(before, list) or len(before) != len(now):
-        return "it was made from another scan of that name"
-    for old, new in zip(before, now, strict=True):
+def other_input(line: Mapping[str, Any], images: Sequence[ImageRef]) -> str | None:
+    """Why a scan is not the one from which a result was made; None where it is.
+
+    A file of the same place, size and time is taken for the same; any other one has its checksum compared.
+
+    Args:
+        line: what the record says of the scan.
+    """
+    before, paths = line.get("made_from"), line.get("input")
+    other = "it was made from another scan of that name"
+    if not isinstance(before, list) or len(before) != len(images) or not isinstance(paths, list):
+        return other
+    for old, ref, path in zip(before, images, [*paths, *[None] * len(images)], strict=False):
         if not isinstance(old, dict):
-            return "it was made from another scan of that name"
-        for key in ("options", "slices"):
-            if old.get(key) != new.get(key):
-                return f"its scan was read with other {key}"
-        if (old.get("bytes"), old.get("digest")) != (new["bytes"], new["digest"]):
-            return "its scan has changed since, or is another one of that name"
-        if old.get("modified_ns") != new["modified_ns"]:
-            return "its scan was written anew since"
+            return other
+        read_with = _read_with(ref)
+        for what in read_with:
+            if old.get(what) != read_with[what]:
+                return f"its scan was read with other {what}"
+        try:
+            files = _files(ref.path)
+            now = _size_and_time(files)
+            if path == str(ref.path) and all(old.get(key) == now[key] for key in now):
+                continue
+            if old.get("bytes") != now["bytes"] or old.get("digest") != _digest(ref.path, files):
+                return "its scan has changed since, or is another one of that name"
+        except OSError:
+            return "its scan cannot be read"
     return None
 
 

@@ -15,7 +15,6 @@ from ctseg.engine.evaluation.matching import PREDICTIONS
 from ctseg.engine.inference.cascade import Cascade
 from ctseg.engine.inference.model import Model, name_of
 from ctseg.engine.prediction.provenance import (
-    inputs_of,
     made_otherwise,
     model_digest,
     other_input,
@@ -118,14 +117,14 @@ class PredictionRecord:
         beside = line.get("beside")
         missing = set(case.places.names()) - set(beside if isinstance(beside, dict) else ())
         if missing:
-            return f"its {min(missing)} were made by another call"
+            return f"its output of {min(missing)} was made by another call"
         made_with = line.get("made_with", self._header)
         why = made_otherwise(made_with if isinstance(made_with, dict) else {}, self._header)
         if why is not None:
             return why
         if "made_from" not in line:  # of an earlier version
             return _older_than_input(case)
-        return other_input(line["made_from"], inputs_of(case.images))
+        return other_input(line, case.images)
 
     def _read(self) -> _Lines:
         """What the file holds now; scans of other models or settings say so under `made_with`."""
