@@ -8,7 +8,14 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ctseg.config import (
     LossConfig,
@@ -21,7 +28,7 @@ from ctseg.config.checking import parse_json, validate
 from ctseg.errors import ConfigError, CorruptWeights
 from ctseg.version import __version__
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Zyx = tuple[Size, Size, Size]
 HEADER_KEY = "ctseg_card"
@@ -133,11 +140,30 @@ class TrainingScans(Section):
         return self
 
 
+class Source(Section):
+    """Where an imported model comes from.
+
+    Attributes:
+        importer: that read it, as `ctseg zoo import` takes it.
+        name: of the folder or file that was read.
+        details: of the training there, such as trainer, plans, configuration and checkpoint.
+        files_sha256: checksums of the files with the weights.
+        left_out: what could not be taken over.
+    """
+
+    importer: str
+    name: str = ""
+    details: dict[str, str] = {}
+    files_sha256: dict[str, str] = {}
+    left_out: tuple[str, ...] = ()
+
+
 class Card(Section):
     """The model's description.
 
     Attributes:
-        card_version: of this format.
+        card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
+            `parts`, `training_scans`, `predict.padding`, `predict.average`, the blend `nnunet`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -153,12 +179,15 @@ class Card(Section):
         attribution: whom to credit.
         intended_use: what it is for.
         limits: where it fails.
+        source: where an imported model comes from.
+        parts: models that part the labels among them, each with its own network, preprocessing and members; the
+            later one counts where two of them see something. The card itself has the labels and members of all.
         seed: of the run.
         steps: optimizer steps behind the weights.
         ctseg_version: that published it.
     """
 
-    card_version: Literal[1] = 1
+    card_version: Literal[1, 2] = 1
     name: str = ""
     summary: str = ""
     architecture: str
@@ -181,6 +210,8 @@ class Card(Section):
     metrics: Metrics = Metrics()
     intended_use: str = ""
     limits: str = ""
+    source: Source | None = None
+    parts: tuple[Card, ...] = ()
     seed: int = 0
     steps: int = 0
     ctseg_version: str = ""
@@ -203,10 +234,62 @@ class Card(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _version(self) -> Card:
+        new = any(getattr(self, key) for key in NEW_KEYS_IN_2) or needs_version_2(self.predict)
+        if self.card_version == 1 and new:
+            raise ValueError(
+                "the card's source, parts, training_scans, padding, average or blend need card_version 2 at least"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parted(self) -> Card:
+        files = [member.file for part in self.parts for member in part.members]
+        if self.parts and files != [member.file for member in self.members]:
+            raise ValueError("the members of the parts must be those of the card, in their order")
+        names = [label.name for part in self.parts for label in part.task.task().foreground]
+        if self.parts and names != [label.name for label in self.task.task().foreground]:
+            raise ValueError("the labels of the parts must be those of the card, in their order")
+        if any(part.parts or part.stages for part in self.parts):
+            raise ValueError("a part has neither parts nor stages of its own")
+        return self
+
+    def of_file(self, file: str) -> Card:
+        """The card of the network whose weights a file holds: that of its part, where there are parts."""
+        for part in self.parts:
+            if file in [member.file for member in part.members]:
+                return part
+        return self
+
+    @model_serializer(mode="wrap")
+    def _stored(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A card of version 1 leaves out the keys that came with version 2, which older versions of ctseg refuse."""
+        data: dict[str, Any] = plain(self)
+        if self.card_version == 1:
+            for key in NEW_KEYS_IN_2:
+                data.pop(key, None)
+            data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
+        return data
+
     def to_json(self) -> str:
         return json.dumps(
             self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False
         )
+
+
+NEW_KEYS_IN_2 = ("source", "parts", "training_scans")
+"""Keys that came with version 2."""
+NEW_IN_2 = ("padding", "average")
+"""Keys of the section `predict` that came with version 2."""
+
+
+def needs_version_2(predict: PredictConfig) -> bool:
+    """Whether a card of version 1 cannot say how this model predicts."""
+    usual = PredictConfig()
+    return predict.blend == "nnunet" or any(
+        getattr(predict, key) != getattr(usual, key) for key in NEW_IN_2
+    )
 
 
 def parse_card(text: str, *, where: str) -> Card:

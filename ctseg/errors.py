@@ -8,6 +8,11 @@ from collections.abc import Iterable
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: everything that is left in order on Ctrl-C is so then, too."""
 
 
 class CtsegError(Exception):
@@ -51,6 +56,12 @@ class DiskFull(FileProblem):
     def __init__(self, message: str, *, hint: str | None = None, needed: int = 0) -> None:
         super().__init__(message, hint=hint)
         self.needed = needed
+
+
+class MemoryTooSmall(BadInput):
+    """A scan for which the memory that may be used does not suffice."""
+
+    exit_code = EXIT_FAILED
 
 
 class GeometryMismatch(BadInput):
@@ -111,6 +122,10 @@ class UnknownName(BadInput, LookupError):
 
 class RunFailed(CtsegError):
     """A run that started well and could not be finished."""
+
+
+class OutOfMemory(RunFailed, MemoryError):
+    """Something that the memory did not hold, by name."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

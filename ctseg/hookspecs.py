@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pluggy
 
-from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
+from ctseg.specs import ArchitectureSpec, FormatSpec, ImporterSpec, LossSpec, ReaderSpec
 
 PROJECT = "ctseg"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -37,6 +37,11 @@ def ctseg_readers() -> Sequence[ReaderSpec]:  # type: ignore[empty-body]
 @hookspec
 def ctseg_formats() -> Sequence[FormatSpec]:  # type: ignore[empty-body]
     """Formats of volumes, for reading and, where a writer is given, for writing."""
+
+
+@hookspec
+def ctseg_importers() -> Sequence[ImporterSpec]:  # type: ignore[empty-body]
+    """Kinds of foreign models that become entries of the zoo: `ctseg zoo import NAME PATH`."""
 
 
 @hookspec

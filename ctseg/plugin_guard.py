@@ -4,11 +4,57 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ctseg.errors import CtsegError, PluginError
+from ctseg.errors import CtsegError, CtsegWarning, PluginError
+from ctseg.specs import Constraints, DataSet
+
+RESULTS: Mapping[str, type] = {"constraints": Constraints, "cases": DataSet}
+"""What functions of a spec must return, where nobody looks at it afterwards."""
+Fail = Callable[[BaseException], None]
+
+
+def guarded(kind: str, spec: Any, owner: str, fail: Fail) -> Any:
+    """The spec of a plugin, whose functions name the plugin where they raise or return something else.
+
+    Args:
+        kind: e.g. `architecture`.
+        owner: the plugin's package and version.
+        fail: told of what keeps the plugin from being asked.
+    """
+    changes = {}
+    for field in fields(spec):
+        function = getattr(spec, field.name)
+        if field.name == "config" or not callable(function):
+            continue
+        what = f"`{field.name}` of the {kind} '{spec.name}' from the plugin {owner}"
+        if field.name == "recognise":
+            changes[field.name] = _asked(function, what, fail)
+            continue
+        due = spec.config if field.name == "from_plan" else RESULTS.get(field.name)
+        changes[field.name] = named(function, what, due)
+    return replace(spec, **changes)
+
+
+def _asked(function: Callable[..., Any], what: str, fail: Fail) -> Callable[..., bool]:
+    """A `recognise` that says no where it raises, so that the other readers and formats are asked."""
+
+    @functools.wraps(function)
+    def recognise(*args: Any, **kwargs: Any) -> bool:
+        try:
+            return bool(function(*args, **kwargs))
+        except CtsegError:
+            raise
+        except Exception as error:
+            fail(error)
+            warnings.warn(CtsegWarning(f"{what} raised {text_of(error)}."), stacklevel=2)
+            return False
+
+    return recognise
 
 
 def named(function: Callable[..., Any], what: str, due: type | None) -> Callable[..., Any]:

@@ -6,21 +6,27 @@ import fnmatch
 import functools
 import importlib.metadata
 import traceback
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import pluggy
 
 from ctseg import hookspecs
-from ctseg.errors import CtsegError, CtsegWarning, NameClash, UnknownName
-from ctseg.plugin_guard import named, text_of
-from ctseg.specs import ArchitectureSpec, Constraints, DataSet, FormatSpec, LossSpec, ReaderSpec
+from ctseg.errors import NameClash, UnknownName
+from ctseg.plugin_guard import guarded
+from ctseg.specs import (
+    ArchitectureSpec,
+    FormatSpec,
+    ImporterSpec,
+    LossSpec,
+    ReaderSpec,
+)
 
-Kind = Literal["architecture", "loss", "reader", "format"]
-Spec = TypeVar("Spec", ArchitectureSpec, LossSpec, ReaderSpec, FormatSpec)
+Kind = Literal["architecture", "loss", "reader", "format", "importer"]
+Spec = TypeVar("Spec", ArchitectureSpec, LossSpec, ReaderSpec, FormatSpec, ImporterSpec)
 ENTRY_POINT_GROUP = "ctseg"
 BUILTIN = "ctseg.builtin"
 
@@ -29,14 +35,14 @@ _HOOKS: Mapping[Kind, tuple[str, type]] = {
     "loss": ("ctseg_losses", LossSpec),
     "reader": ("ctseg_readers", ReaderSpec),
     "format": ("ctseg_formats", FormatSpec),
+    "importer": ("ctseg_importers", ImporterSpec),
 }
-_RESULTS: Mapping[str, type] = {"constraints": Constraints, "cases": DataSet}
-"""What functions of a spec must return, where nobody looks at it afterwards."""
 LISTINGS: Mapping[Kind, str | None] = {
     "architecture": "ctseg architectures list",
     "loss": "ctseg losses list",
     "reader": None,
     "format": None,
+    "importer": None,
 }
 
 
@@ -155,7 +161,7 @@ class Registry:
                 self._fail(key, problem)
                 continue
             if info.module != BUILTIN:
-                spec = self._guarded(kind, spec, key)
+                spec = guarded(kind, spec, info.owner, partial(self._fail, key))
             entry = Registered(spec, info)
             if spec.name in table:
                 self._clashes.setdefault((kind, spec.name), [table[spec.name]]).append(entry)
@@ -170,37 +176,6 @@ class Registry:
             f"The {kind} '{name}' is claimed by two plugins: {one} and {two}.",
             hint="Uninstall one of the two packages, or ask its author to choose another name.",
         )
-
-    def _guarded(self, kind: Kind, spec: Any, key: str) -> Any:
-        """The spec of a plugin, whose functions name the plugin where they raise or return something else."""
-        info, changes = self._infos[key], {}
-        for field in fields(spec):
-            function = getattr(spec, field.name)
-            if field.name == "config" or not callable(function):
-                continue
-            what = f"`{field.name}` of the {kind} '{spec.name}' from the plugin {info.owner}"
-            if field.name == "recognise":
-                changes[field.name] = self._asked(function, what, key)
-                continue
-            due = spec.config if field.name == "from_plan" else _RESULTS.get(field.name)
-            changes[field.name] = named(function, what, due)
-        return replace(spec, **changes)
-
-    def _asked(self, function: Callable[..., Any], what: str, key: str) -> Callable[..., bool]:
-        """A `recognise` that says no where it raises, so that the other readers and formats are asked."""
-
-        @functools.wraps(function)
-        def recognise(*args: Any, **kwargs: Any) -> bool:
-            try:
-                return bool(function(*args, **kwargs))
-            except CtsegError:
-                raise
-            except Exception as error:
-                self._fail(key, error)
-                warnings.warn(CtsegWarning(f"{what} raised {text_of(error)}."), stacklevel=2)
-                return False
-
-        return recognise
 
     def _call(self, hook: str) -> list[tuple[str, Any]]:
         """The results of one hook with the plugin that gave each; a plugin that raises is reported and left out."""
@@ -345,6 +320,14 @@ def format_named(name: str) -> FormatSpec:
     return cast(FormatSpec, registry().get("format", name).spec)
 
 
+def importer(name: str) -> ImporterSpec:
+    return cast(ImporterSpec, registry().get("importer", name).spec)
+
+
+def importers() -> list[ImporterSpec]:
+    return [entry.spec for entry in registry().entries("importer").values()]
+
+
 def readers() -> list[ReaderSpec]:
     return [entry.spec for entry in registry().entries("reader").values()]
 
@@ -379,6 +362,8 @@ __all__ = [
     "architecture",
     "format_named",
     "formats",
+    "importer",
+    "importers",
     "loss",
     "make_config",
     "names",

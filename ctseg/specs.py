@@ -7,49 +7,27 @@ Nothing here imports torch or NumPy, so that listing what exists costs nothing. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ctseg.spec_tools import Frozen as Frozen
+from ctseg.spec_tools import check_spec as check_spec
+from ctseg.spec_tools import frozen as frozen
+from ctseg.spec_tools import option_help as option_help
+from ctseg.spec_tools import training_only as training_only
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
+    from ctseg.card import Card
     from ctseg.volume.geometry import Geometry
 
 TaskKind = Literal["classes", "channels", "regression"]
 Zyx = tuple[int, int, int]
-
-
-class Frozen(Mapping[str, Any]):
-    """A read-only mapping that, unlike `types.MappingProxyType`, travels to the workers of a loader."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Mapping[str, Any]) -> None:
-        self._items = dict(items)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __repr__(self) -> str:
-        return repr(self._items)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Frozen, (self._items,)
-
-
-def frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    """A read-only copy of a mapping, for use as a field of a frozen spec."""
-    return Frozen(mapping or {})
 
 
 # ---------------------------------------------------------------- architectures and losses
@@ -171,29 +149,6 @@ class LossSpec:
         check_spec(self.name, self.config)
 
 
-def check_spec(name: str, config: type) -> None:
-    """Refuse a spec whose name or config class would break the command line later."""
-    if not name or name != name.lower() or not name.replace("_", "").isalnum():
-        raise ValueError(
-            f"'{name}' is no usable name: lower-case letters, digits and underscores only"
-        )
-    if not is_dataclass(config):
-        raise TypeError(f"the config of '{name}' must be a dataclass, not {config!r}")
-
-
-def option_help(config: type) -> dict[str, str]:
-    """The meaning of each option of a config dataclass, from its fields' metadata."""
-    return {f.name: str(f.metadata.get("help", "")) for f in fields(config)}
-
-
-def training_only(config: type) -> frozenset[str]:
-    """The options that matter only where training starts, such as a file of pretrained weights.
-
-    Their fields say `metadata={"training_only": True}`. A card leaves them out: its own weights count.
-    """
-    return frozenset(f.name for f in fields(config) if f.metadata.get("training_only"))
-
-
 # ---------------------------------------------------------------- the task
 
 
@@ -256,11 +211,13 @@ class ImageRef:
         options: handed to the format's `open`, e.g. `{"dataset": "/raw"}` for HDF5.
         slices: start and stop along the stored slow axis (z) where only a part of the volume belongs to the
             case; None for all of it. The part's geometry has its origin moved accordingly.
+        grid_tolerance: share of a voxel by which its grid may differ from that of its case's first image.
     """
 
     path: Path
     options: Mapping[str, Any] = field(default_factory=frozen)
     slices: tuple[int, int] | None = None
+    grid_tolerance: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -425,3 +382,62 @@ class FormatSpec:
     needs_reference: bool = False
     lacks: frozenset[str] = frozenset()
     parts: Callable[[Path], Mapping[str, Mapping[str, Any]]] | None = None
+
+
+# ---------------------------------------------------------------- foreign models
+
+
+@dataclass(frozen=True)
+class ImportedWeights:
+    """One member of an imported model.
+
+    Attributes:
+        name: of the weight file without its ending, e.g. `fold0`.
+        tensors: under the names of the network that the card describes.
+        fold: that validated it, where there is one.
+    """
+
+    name: str
+    tensors: Mapping[str, torch.Tensor]
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model of another project, described as one of ours.
+
+    Attributes:
+        card: complete but for its name and members, which the import adds. Its licence is empty where the source
+            names none.
+        members: the weights; several make an ensemble.
+        tag: proposed second part of the name.
+        notes: what the user should know, such as an option that makes predictions equal to those of the source.
+    """
+
+    card: Card
+    members: Sequence[ImportedWeights]
+    tag: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImporterSpec:
+    """A kind of foreign model that `ctseg zoo import NAME PATH` takes over.
+
+    Attributes:
+        name: e.g. `nnunet`.
+        recognise: says whether a path holds such a model, by looking at names and small files only; where it does,
+            `ctseg predict -m PATH` imports on the way.
+        read: `read(paths, **options) -> ImportedModel`. It runs no code of the source: no pickle with classes, no
+            expressions.
+        summary: one line for the listing.
+        paths: what each path is, e.g. `RESULTS_FOLDER`.
+        options: option names and their meaning; values arrive as text.
+    """
+
+    name: str
+    recognise: Callable[[Path], bool]
+    read: Callable[..., ImportedModel]
+    summary: str
+    paths: tuple[str, ...] = ("PATH",)
+    options: Mapping[str, str] = field(default_factory=frozen)

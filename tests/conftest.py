@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.global_state import unchanged_state
 
 __all__ = ["unchanged_state"]

@@ -37,6 +37,14 @@ def test_a_card_is_read_and_written() -> None:
     assert parse_card(card.to_json(), where="card.json") == card
 
 
+def test_cards_with_one_overlap_for_all_axes_are_still_read() -> None:
+    old = parse_card(json.dumps({**CARD, "predict": {"overlap": 0.25}}), where="card.json")
+    assert old.predict.overlap == 0.25
+    each = parse_card(json.dumps({**CARD, "predict": {"overlap": [0.5, 0.25, 0]}}), where="c")
+    assert each.predict.overlap == (0.5, 0.25, 0.0)
+    assert parse_card(each.to_json(), where="c") == each
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -100,3 +108,29 @@ def test_numbers_from_python_are_checked_as_well(value: float) -> None:
 def test_numbers_that_contradict_each_other_are_refused(changes: dict[str, int], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         parse_card(json.dumps({**CARD, **changes}), where="card.json")
+
+
+def test_a_card_of_version_1_has_the_keys_of_version_1() -> None:
+    card = parse_card(json.dumps(CARD), where="card.json")
+    assert (card.predict.padding, card.predict.average) == ("reflect", "probabilities")
+    stored = json.loads(card.to_json())
+    assert "source" not in stored
+    assert not {"padding", "average"} & set(stored["predict"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"predict": {"padding": "zeros"}},
+        {"predict": {"average": "logits"}},
+        {"predict": {"blend": "nnunet"}},
+        {"source": {"importer": "nnunet", "name": "there"}},
+    ],
+)
+def test_what_came_with_version_2_needs_it(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="card_version 2"):
+        parse_card(json.dumps({**CARD, **change}), where="card.json")
+    card = parse_card(json.dumps({**CARD, **change, "card_version": 2}), where="card.json")
+    again = parse_card(card.to_json(), where="card.json")
+    assert again == card
+    assert {"source"} < set(json.loads(card.to_json()))

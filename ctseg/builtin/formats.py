@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ctseg.hookspecs import hookimpl
 from ctseg.specs import FormatSpec, Label, OpenWriter, VolumeSource, VolumeWriter, frozen
 from ctseg.volume.formats import paths, pictures
+from ctseg.volume.formats.dicom.recognise import is_dicom
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
         FormatSpec(
             name="dicom",
             suffixes=paths.DICOM,
-            recognise=paths.is_dicom,
+            recognise=is_dicom,
             open=_open("dicom", "dicom.open"),
             summary="DICOM image series, as a folder or one of its files",
             options=frozen(

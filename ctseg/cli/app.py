@@ -28,14 +28,17 @@ from ctseg.cli import (
     ui,
     zoo,
 )
+from ctseg.cli.signals import terminated_in_order
 from ctseg.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
     CtsegError,
     CtsegWarning,
     DiskFull,
     FileProblem,
     RunFailed,
+    Terminated,
 )
 from ctseg.plugins import owner_of
 from ctseg.version import __version__
@@ -52,12 +55,26 @@ class Root(TyperGroup):
             args = [DEBUG, *(arg for arg in args[:end] if arg != DEBUG), *args[end:]]
         return super().parse_args(ctx, args)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        _hide_types(params)
+        return params
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _walk(command, ctx)
+        return command
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _warnings_said():
+            with _warnings_said(), terminated_in_order():
                 result = super().invoke(ctx)
-            sys.stdout.flush()
+                sys.stdout.flush()
             return result
+        except Terminated:
+            ui.say("Ended by SIGTERM.")
+            raise typer.Exit(EXIT_TERMINATED) from None
         except (KeyboardInterrupt, typer.Abort):  # the latter where a question was asked
             ui.say("Interrupted.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -89,6 +106,26 @@ def _warnings_said() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def _walk(command: Any, ctx: Any) -> None:
+    """Keep `<bool>` and the like out of the help of a command and of those below it."""
+    _hide_types(command.get_params(ctx))
+    for inner in getattr(command, "commands", {}).values():
+        _walk(inner, ctx)
+
+
+def _hide_types(params: list[Any]) -> None:
+    """A flag has no value, and what an argument is its help says: neither shows a type."""
+    for param in params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = _nothing
+        elif getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+
+
+def _nothing(ctx: Any) -> str:  # noqa: ARG001 - as Typer calls it
+    return ""
 
 
 def _report(error: Exception, *, debug: bool) -> NoReturn:
@@ -167,10 +204,12 @@ def root(
     """Train, publish and run 3D segmentation models for CT: clinical scans and industrial micro-CT."""
 
 
-app.command("demo", epilog=ui.examples(*demo.EXAMPLES))(demo.demo)
+app.command("demo", cls=demo.Command, epilog=ui.examples(*demo.EXAMPLES))(demo.demo)
 app.command("train", epilog=ui.examples(*train.EXAMPLES))(train.train)
-app.command("predict", epilog=ui.examples(*predict.EXAMPLES))(predict.predict)
-app.command("evaluate", epilog=ui.examples(*evaluate.EXAMPLES))(evaluate.evaluate)
+app.command("predict", cls=predict.Command, epilog=ui.examples(*predict.EXAMPLES))(predict.predict)
+app.command("evaluate", cls=evaluate.Command, epilog=ui.examples(*evaluate.EXAMPLES))(
+    evaluate.evaluate
+)
 app.command("doctor", epilog=ui.examples(*doctor.EXAMPLES))(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

@@ -10,6 +10,7 @@ import typer
 
 from ctseg import plugins
 from ctseg.cli import specs, ui
+from ctseg.cli.options import axes, completion
 from ctseg.errors import BadInput, ConfigError
 from ctseg.specs import Constraints
 
@@ -46,16 +47,26 @@ def _row(entry: plugins.Registered) -> dict[str, Any]:
     )
 )
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a network (see: ctseg architectures list).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a network (see: ctseg architectures list).",
+            autocompletion=completion.architectures,
+        ),
+    ],
     patch: Annotated[
         str | None,
-        typer.Option("--patch", metavar="Z,Y,X", help="Count operations and memory for a patch."),
+        typer.Option("--patch", metavar=axes.ZYX, help="Patch whose cost is shown, in voxels."),
     ] = None,
-    in_channels: Annotated[int, typer.Option("--in-channels", min=1, help="Image channels.")] = 1,
-    out_channels: Annotated[int, typer.Option("--out-channels", min=1, help="Outputs.")] = 2,
+    in_channels: Annotated[
+        int, typer.Option("--in-channels", min=1, metavar="N", help="Number of image channels.")
+    ] = 1,
+    out_channels: Annotated[
+        int, typer.Option("--out-channels", min=1, metavar="N", help="Number of outputs.")
+    ] = 2,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the network."),
+        typer.Option("--set", metavar="OPTION=VALUE", help="Option of the network."),
     ] = None,
     as_json: ui.JsonOption = False,
 ) -> None:
@@ -136,11 +147,10 @@ def _cost(
     in_channels: int,
 ) -> dict[str, Any]:
     """Operations and bytes for one patch, which the network must accept."""
-    from ctseg.cli.train import numbers
     from ctseg.engine.inference.tiling import check
     from ctseg.nets.cost import measure
 
-    z, y, x = numbers(patch, int)
+    z, y, x = axes.numbers(patch, int)
     check((z, y, x), 0.0)
     fitted = demands.fit((z, y, x))
     if fitted != (z, y, x):

@@ -129,7 +129,8 @@ def plugins() -> Iterator[Finding]:
 
 
 def zoos() -> Iterator[Finding]:
-    from ctseg.zoo.store import entries_in, search_path, user_zoo
+    from ctseg.zoo.folders import search_path, user_zoo
+    from ctseg.zoo.store import entries_in
 
     own = user_zoo()
     for zoo in search_path():

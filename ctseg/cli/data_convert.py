@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.options import axes
 
 if TYPE_CHECKING:
     from ctseg.specs import Label, VolumeSource
@@ -20,6 +22,7 @@ EXAMPLES = (
     "ctseg data convert slices/ scan.h5 --spacing 5um",
     "ctseg data convert scan.h5 pictures --to slices --allow-loss",
     "ctseg data convert volume.h5 scan.tif --option dataset=/volume --allow-loss",
+    "ctseg data convert mask.seg.nrrd mask.nii.gz --like scan.nii.gz",
     "ctseg data convert mask.nii.gz mask.nrrd --label background=0 --label liver=1",
 )
 
@@ -36,7 +39,7 @@ def convert(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="Suffix to write, e.g. .nii.gz, or slices; OUTPUT is a folder then.",
+            help="Suffix to write into a folder, or slices.",
         ),
     ] = None,
     option: OptionOption = None,
@@ -44,16 +47,32 @@ def convert(
         str | None,
         typer.Option(
             "--spacing",
-            metavar="SIZE",
-            help="Voxel size x y z instead of the file's: '0.7 0.7 2.5' in mm, or 5um.",
+            metavar=axes.XYZ,
+            help="Voxel spacing to use: 0.7,0.7,2.5 mm or 5um.",
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="SCAN",
+            help="Bring it onto the grid of this scan: labels to the nearest voxel, images linearly.",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        str,
+        typer.Option(
+            "--interpolation",
+            metavar="NAME",
+            help="With --like: auto, nearest or linear.",
+        ),
+    ] = "auto",
     label: Annotated[
         list[str] | None,
         typer.Option(
             "--label",
             metavar="NAME=VALUE",
-            help="The scan is a label map, and this is one of its labels; can be repeated.",
+            help="Label of a label map (repeatable).",
         ),
     ] = None,
     reference: Annotated[
@@ -61,29 +80,35 @@ def convert(
         typer.Option(
             "--reference",
             metavar="SCAN",
-            help="The scan that a label map belongs to, for targets such as DICOM SEG.",
+            help="Scan of a label map, as DICOM SEG needs it.",
         ),
     ] = None,
     allow_loss: Annotated[
         bool,
         typer.Option(
-            "--allow-loss", help="Write origin and direction only where the target can hold them."
+            "--allow-loss", help="Drop origin and direction if the format cannot hold them."
         ),
     ] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave outputs that are there already.")
+        bool, typer.Option("--skip-existing", help="Skip scans whose outputs exist.")
     ] = False,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Convert scans; grid, unit, voxel type and label names stay, and large scans go slab by slab.
+    """Convert scans, one or a folder of them; grid, unit, voxel type and label names stay.
 
-    A folder of scans is converted as it is, with the folders in it. A file of several volumes or a study of several
-    series gives one output each. Exits with 1 where a scan of a folder failed.
+    Each volume of a file and each series of a study gives one output. Exit code 1 if some fail.
     """
-    from ctseg.errors import CtsegError
+    from ctseg.errors import BadInput, CtsegError
 
+    if like is None and interpolation != "auto":
+        raise BadInput(
+            "--interpolation has no part without --like.", hint="Name a grid: --like SCAN"
+        )
+    if like is not None and spacing is not None:
+        raise BadInput("--like gives the voxel size; --spacing contradicts it.")
     options = parse_options(option or [])
     jobs, several = _jobs(source, target, to, options)
+    jobs = [replace(job, like=like, interpolation=interpolation) for job in jobs]
     kept = [job for job in jobs if skip_existing and job.target.exists()]
     waiting = [job for job in jobs if job not in kept]
     named = _labels(label or [])
@@ -99,10 +124,8 @@ def convert(
                     if not several:
                         raise
                     known = isinstance(error, CtsegError)
-                    failed[str(job.source)] = (
-                        str(error) if known else f"{type(error).__name__}: {error}"
-                    )
-                    bar.say(f"Failed: {job.source}: {failed[str(job.source)]}")
+                    failed[job.name] = str(error) if known else f"{type(error).__name__}: {error}"
+                    bar.say(f"Failed: {job.name}: {failed[job.name]}")
                 bar.update(len(done) + len(failed))
     finally:
         if scan is not None:
@@ -165,12 +188,22 @@ def _one(
 
     return convert_scan(
         job,
-        spacing=spacing,
+        spacing=None if spacing is None else _spacing(spacing),
         labels=labels,
         allow_loss=allow_loss,
         reference=reference,
         advance=lambda share: bar.advance(share, text=job.target.name),
     )
+
+
+def _spacing(text: str) -> str:
+    """`X,Y,Z` with a unit or none, of which the axes may be named: as `read_spacing` takes it."""
+    if "=" not in text:
+        return text
+    parts = axes.in_order(text, "xyz", example="0.7,0.7,2.5")
+    units = {part.lstrip("+-.0123456789eE ") for part in parts} - {""}
+    unit = units.pop() if len(units) == 1 else ""
+    return " ".join(part.removesuffix(unit) for part in parts) + unit
 
 
 def _labels(pairs: list[str]) -> list[Label]:

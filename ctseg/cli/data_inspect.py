@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
+from ctseg.cli.options import completion
 
 if TYPE_CHECKING:
     from ctseg.data.inspect import CaseReport, DataReport
@@ -28,18 +29,22 @@ def inspect(
     reader: Annotated[
         str | None,
         typer.Option(
-            "--reader", metavar="NAME", help="Layout of the data set; recognised if left out."
+            "--reader",
+            metavar="NAME",
+            autocompletion=completion.readers,
+            help="Layout of the data set.",
         ),
     ] = None,
     option: OptionOption = None,
+    grid_tolerance: GridToleranceOption = None,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Read every case once: sizes, intensities, labels, and whatever would spoil a training.
+    """Read every case once and list sizes, intensities, labels and problems.
 
-    Exits with 1 where a problem was found.
+    Exit code 1 if a problem is found.
     """
     options = parse_options(option or [])
-    dataset = _dataset(path, reader, options)
+    dataset = _dataset(path, reader, options, grid_tolerance)
     if isinstance(dataset, list) and dataset == [path]:
         from ctseg.data.inspect_scans import inspect_volume
 
@@ -64,7 +69,9 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _dataset(path: Path, reader: str | None, options: dict[str, Any]) -> DataSet | list[Path]:
+def _dataset(
+    path: Path, reader: str | None, options: dict[str, Any], grid_tolerance: float | None
+) -> DataSet | list[Path]:
     """The data set at a path, or the scans there where no layout binds them together."""
     from ctseg import plugins
     from ctseg.data.readers.find import open_dataset
@@ -82,7 +89,7 @@ def _dataset(path: Path, reader: str | None, options: dict[str, Any]) -> DataSet
             return scans
     elif spec is not None:
         return [path]
-    return open_dataset(path, reader, **options)
+    return open_dataset(path, reader, grid_tolerance=grid_tolerance, **options)
 
 
 def _show(report: DataReport) -> None:
@@ -110,7 +117,7 @@ def _show(report: DataReport) -> None:
         "labels",
     ]
     rows = [row for case in report.cases for row in _rows(case, several=several)]
-    ui.table(columns, rows)
+    ui.table(columns, rows, prose=("labels",))
     _show_labels(report)
     problems = report.all_problems
     ui.show()
@@ -194,7 +201,7 @@ def _show_scan(scan: CaseReport) -> None:
         rows.append([f"{name}min, max", f"{values.low:.6g}, {values.high:.6g}"])
         quantiles = (values.p005, values.median, values.p995)
         rows.append([f"{name}0.5%, median, 99.5%", ", ".join(f"{v:.6g}" for v in quantiles)])
-    ui.table([scan.id, ""], rows)
+    ui.table([scan.id, "values"], rows, prose=("values",))
     if scan.labels:
         ui.show()
         ui.table(["label", "voxels", "ml"], [[s.name, s.voxels, _ml(s.ml)] for s in scan.labels])

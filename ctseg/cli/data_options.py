@@ -11,7 +11,20 @@ OptionOption = Annotated[
     typer.Option(
         "--option",
         metavar="NAME=VALUE",
-        help="Option of the reader or format; can be repeated.",
+        help="Option of the reader or format (repeatable).",
+    ),
+]
+
+
+GridToleranceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--grid-tolerance",
+        metavar="SHARE",
+        min=0.0,
+        max=0.5,
+        help="Share of a voxel by which files of a case may lie apart; 0.001 when left out.",
+        show_default=False,
     ),
 ]
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
+from ctseg.cli.options import completion
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ctseg.config import RunConfig
 
 EXAMPLES = (
@@ -28,34 +31,40 @@ def prepare(
         typer.Argument(help="Data set, run file (.toml) or run folder.", show_default=False),
     ] = None,
     fold: Annotated[
-        int | None, typer.Option("--fold", min=0, help="The fold that validates.")
+        int | None, typer.Option("--fold", metavar="N", min=0, help="Fold that validates.")
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="Cases at a time; as many as cores, at most 4."),
+        typer.Option(
+            "--workers", metavar="N", min=1, help="Cases at a time (default: cores, at most 4)."
+        ),
     ] = None,
     reader: Annotated[
-        str | None, typer.Option("--reader", metavar="NAME", help="Layout of the data set.")
+        str | None,
+        typer.Option(
+            "--reader",
+            metavar="NAME",
+            help="Layout of the data set.",
+            autocompletion=completion.readers,
+        ),
     ] = None,
     option: OptionOption = None,
+    grid_tolerance: GridToleranceOption = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the run file."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run file."),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--list", help="Show what was prepared, its size and last use.")
+        bool, typer.Option("--list", help="List prepared data sets, size and last use.")
     ] = False,
     clear: Annotated[
         bool,
-        typer.Option("--clear", help="Remove what was prepared: all, or the entry named."),
+        typer.Option("--clear", help="Remove prepared data sets: all, or the one named."),
     ] = False,
     yes: ui.YesOption = False,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Preprocess every case once and keep it, as training does on its own when it starts.
-
-    An interrupted preparation goes on where it stopped. A changed plan or file is noticed, and made anew.
-    """
+    """Preprocess every case once and keep it, as training does when it starts."""
     if show or clear:
         if show and clear:
             raise BadInput("--list and --clear exclude each other.")
@@ -63,7 +72,8 @@ def prepare(
         return
     if source is None:
         raise BadInput("What is to be prepared?", hint="ctseg data prepare DATA | RUN.toml")
-    config = _config(source, fold, reader, parse_options(option or []), settings or [])
+    given = {"fold": fold, "reader": reader, "grid_tolerance": grid_tolerance}
+    config = _config(source, given, parse_options(option or []), settings or [])
     from ctseg.cli.train import BarReporter
     from ctseg.engine.training.prepare import prepare as run
 
@@ -99,12 +109,9 @@ def prepare(
 
 
 def _config(
-    source: Path,
-    fold: int | None,
-    reader: str | None,
-    options: dict[str, str],
-    settings: list[str],
+    source: Path, given: Mapping[str, object], options: dict[str, str], settings: list[str]
 ) -> RunConfig:
+    """The configuration from a run file or a data set; `given` are fields of its `[data]`."""
     from ctseg.config import load_config, override, parse_config
     from ctseg.errors import FileProblem
 
@@ -117,7 +124,6 @@ def _config(
             raise FileProblem(f"{source} does not exist.", hint="Check the path of the data set.")
         config = parse_config({"data": {"path": str(source)}})
     data = config.model_dump(mode="json")
-    given = {"fold": fold, "reader": reader}
     data["data"] |= {key: value for key, value in given.items() if value is not None}
     data["data"]["options"] |= options
     return override(parse_config(data, where="the options"), settings)
@@ -146,7 +152,9 @@ def _list(*, as_json: bool) -> None:
         ]
         for entry in found
     ]
-    ui.table(["entry", "cases", "MiB", "last used", "labels", "steps"], rows)
+    ui.table(
+        ["entry", "cases", "MiB", "last used", "labels", "steps"], rows, prose=("labels", "steps")
+    )
     total = sum(entry.bytes for entry in found) / 2**20
     ui.show(f"{total:.0f} MiB in {found[0].folder.parent}")
 

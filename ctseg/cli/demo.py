@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ctseg.cli import ui
+from ctseg.cli.options.spellings import respelled
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ EXAMPLES = (
     "ctseg demo -o elsewhere --time 10m",
     "ctseg demo --data Task09_Spleen -o spleen-demo --time 30m",
 )
+Command = respelled(MappingProxyType({"--cases": "--phantoms {}"}))
 TAG = "demo"
 UNSEEN = 5
 SHOWN = 3
@@ -58,27 +61,26 @@ class DemoFolders:
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Everything is written there.")
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder of all results.")
     ] = Path("demo"),
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", metavar="DATA", help="A data set of your own instead of made-up scans."
-        ),
+        typer.Option("--data", metavar="DATA", help="Data set to use instead of phantoms."),
     ] = None,
     budget: Annotated[
-        str, typer.Option("--time", metavar="TIME", help="For the training, e.g. 90s, 3m, 1h30m.")
+        str, typer.Option("--time", metavar="20m", help="Time for the training.")
     ] = "3m30s",
     cases: Annotated[
-        int, typer.Option("--cases", min=5, help="Made-up scans to train and validate on.")
+        int, typer.Option("--phantoms", metavar="N", min=5, help="Number of phantoms.")
     ] = 20,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of made-up scans and training.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of all random numbers.")
+    ] = 0,
     device: ui.DeviceOption = "auto",
 ) -> None:
     """Go the whole way once: train, publish, predict scans never seen, evaluate, and look at it.
 
-    Without --data on CT phantoms that it makes itself, in about five minutes on two CPU cores. Each step shows the
-    command that does the same. Called again, it goes on where it was.
+    It takes five minutes on two CPU cores with CT phantoms. Called again, it continues.
     """
     begun = time.monotonic()
     _claim(output, {"data": data, "time": budget, "cases": cases, "seed": seed})

@@ -24,6 +24,8 @@ def doctor(as_json: ui.JsonOption = False) -> None:
         ui.table(
             ("about", "check", "", "found"),
             [(f.area, f.check, MARKS[f.state], f.found) for f in findings],
+            prose=("found",),
+            keys=2,
         )
     failed = [f for f in findings if f.state == "failed"]
     for finding in failed:

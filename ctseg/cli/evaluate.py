@@ -4,79 +4,120 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ctseg.cli import scores, ui
+from ctseg.cli.data_options import GridToleranceOption
+from ctseg.cli.options.settings import ConfigOption, SettingsOption, model_of
+from ctseg.cli.options.spellings import respelled
 from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ctseg.config.commands import EvaluateOptions
     from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import Difference
     from ctseg.metrics.report import Report
     from ctseg.specs import DataSet
 
 EXAMPLES = (
-    "ctseg evaluate mask.nii.gz reference.nii.gz",
     "ctseg evaluate predictions/ DATA/labelsTr --csv scores.csv",
-    "ctseg evaluate predictions/ DATA --fold 0 --tolerance 2",
     "ctseg evaluate new/ DATA --fold 0 --against old/",
-    "ctseg evaluate out.h5 weave.h5 --dataset /label --instances --metrics instances",
+    "ctseg evaluate out.h5 weave.h5 --instance-ids --set dataset=/label",
     "ctseg evaluate runs/first",
 )
+OLD_SPELLINGS = MappingProxyType(
+    {
+        "--instances": "--instance-ids",
+        "--confidence": "--set confidence_level={}",
+        "--iou": "--set iou={}",
+        "--data-range": "--set data_range={}",
+        "--mask": "--set mask={}",
+        "--dataset": "--set dataset={}",
+        "--reference-dataset": "--set reference_dataset={}",
+        "--folds": "--set folds={}",
+        "--resamples": "--set resamples={}",
+        "--bootstrap": "--set bootstrap={}",
+        "--seed": "--set seed={}",
+    }
+)
+Command = respelled(OLD_SPELLINGS)
+SCORES, CASES, COMPARISON = "What to measure", "Which cases", "Comparison and advice"
+MEASURING = ("iou", "data_range", "mask")
+"""The rarer settings that say what is measured."""
+READING = ("dataset", "reference_dataset", "folds")
+"""Those that say what is read."""
 
 
 def evaluate(
-    predictions: Annotated[
-        Path, typer.Argument(help="Predicted file or folder; or a run, for its own validation.")
-    ],
+    predictions: Annotated[Path, typer.Argument(help="Predicted file or folder, or a run.")],
     reference: Annotated[
         Path | None, typer.Argument(help="Reference file, folder or data set.", show_default=False)
     ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="CSV file with a line for each case and label."),
+    ] = None,
+    as_json: ui.JsonOption = False,
     metrics: Annotated[
         str | None,
         typer.Option(
             "--metrics",
             metavar="NAME,NAME",
-            help="Of: dice, iou, precision, recall, volume_difference_ml, volume_difference, hd95, hausdorff, "
-            "surface_distance, surface_dice, centreline_dice, adapted_rand_error, average_precision, mse, mae, psnr; "
-            "or overlap, surface, centreline, instances, regression, all.  "
-            "[default: dice,iou,hd95,surface_distance,surface_dice]",
+            help="Metrics or groups: overlap, surface, centreline, instances, regression, all.",
             show_default=False,
+            rich_help_panel=SCORES,
         ),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", metavar="NAME,NAME", help="Only these labels.")
+        str | None,
+        typer.Option(
+            "--labels", metavar="NAME,NAME", help="Labels to score.", rich_help_panel=SCORES
+        ),
     ] = None,
     tolerance: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--tolerance",
             metavar="MM",
-            help="Of the surface Dice, mm; or by label: liver=2,lesion=1.",
+            help="Tolerance of the surface Dice; liver=2.",
+            show_default=False,
+            rich_help_panel=SCORES,
         ),
-    ] = "1",
-    iou: Annotated[
-        str,
-        typer.Option(
-            "--iou",
-            metavar="IOU,IOU",
-            help="At which instances match; their precision is averaged.",
-        ),
-    ] = "0.5",
-    instances: Annotated[
+    ] = None,
+    instance_ids: Annotated[
         bool,
         typer.Option(
-            "--instances", help="The values are ids of instances (grains, cells), not labels."
+            "--instance-ids",
+            help="Values are ids of grains or cells.",
+            rich_help_panel=SCORES,
         ),
     ] = False,
-    data_range: Annotated[
-        float | None,
+    fold: Annotated[
+        int | None,
         typer.Option(
-            "--data-range", metavar="WIDTH", help="To which the PSNR refers.", show_default=False
+            "--fold",
+            metavar="N",
+            min=0,
+            help="Fold of the data set to score.",
+            rich_help_panel=CASES,
+        ),
+    ] = None,
+    cases: Annotated[
+        str | None,
+        typer.Option("--cases", metavar="ID,ID", help="Cases to score.", rich_help_panel=CASES),
+    ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            "--slices",
+            metavar="START:STOP",
+            help="Slices along z to score, e.g. 100:",
+            rich_help_panel=CASES,
         ),
     ] = None,
     against: Annotated[
@@ -84,93 +125,50 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="OTHER",
-            help="Other predictions (or another run) of the same cases, to compare with.",
+            help="Other predictions, or run, to compare with.",
+            rich_help_panel=COMPARISON,
         ),
     ] = None,
-    fold: Annotated[
-        int | None,
-        typer.Option(
-            "--fold", min=0, help="Only the cases that validate in this fold of the data set."
-        ),
-    ] = None,
-    folds: Annotated[
-        int, typer.Option("--folds", min=2, help="Number of folds where the data set brings none.")
-    ] = 5,
-    cases: Annotated[
-        str | None, typer.Option("--cases", metavar="ID,ID", help="Only these cases.")
-    ] = None,
-    slices: Annotated[
-        str | None,
-        typer.Option("--slices", metavar="START:STOP", help="Only these slices along z, e.g. 100:"),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            "--mask", metavar="FILE", help="Only where this map is above 0, for one case."
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", metavar="NAME", help="Dataset within predicted HDF5 files."),
-    ] = None,
-    reference_dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--reference-dataset", metavar="NAME", help="Dataset within reference HDF5 files."
-        ),
-    ] = None,
-    confidence: Annotated[
-        float, typer.Option("--confidence", min=50, max=99.9, help="Of the intervals, per cent.")
-    ] = 95,
-    resamples: Annotated[
-        int,
-        typer.Option("--resamples", min=0, help="Draws of the bootstrap; 0 leaves intervals out."),
-    ] = 2000,
-    bootstrap: Annotated[
-        str, typer.Option("--bootstrap", metavar="NAME", help="bca or percentile.")
-    ] = "bca",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
-    csv: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a line for each case and label there."),
-    ] = None,
+    grid_tolerance: GridToleranceOption = None,
     suggest_cleanup: Annotated[
         bool,
         typer.Option(
             "--suggest-cleanup",
-            help="Say instead whether keeping largest parts alone would raise the Dice.",
+            help="Suggest where to keep the largest part.",
+            rich_help_panel=COMPARISON,
         ),
     ] = False,
-    as_json: ui.JsonOption = False,
+    settings: SettingsOption = None,
+    config: ConfigOption = None,
 ) -> None:
-    """Compare predictions with references: overlap, surface distances and more for each case and label.
+    """Compare predictions with references, case by case and label by label."""
+    from ctseg.config.settings import read_settings
 
-    A label that is in neither map counts nowhere; one that was missed or invented has Dice 0 and, as a distance, the
-    scan's diagonal. Means come with bootstrap intervals over patients; --against adds a paired test.
-    """
-    resampling = _resampling(confidence, resamples, bootstrap, seed)
+    rare: Any = read_settings(model_of("evaluate"), settings or [], config, example="seed=1")
+    resampling = _resampling(rare)
     options: dict[str, Any] = {
         "slices": parse_slices(slices) if slices else None,
         "metrics": metrics,
         "labels": _names(labels),
-        "tolerance_mm": parse_tolerance(tolerance),
-        "iou_thresholds": _numbers(iou, "--iou"),
-        "data_range": data_range,
-        "instances": instances,
-        "mask": mask,
-        "prediction_options": {"dataset": dataset} if dataset else None,
-        "reference_options": {"dataset": reference_dataset} if reference_dataset else None,
+        "tolerance_mm": None if tolerance is None else parse_tolerance(tolerance),
+        "iou_thresholds": rare.iou,
+        "data_range": rare.data_range,
+        "instances": instance_ids,
+        "mask": rare.mask,
+        "grid_tolerance": grid_tolerance,
+        "prediction_options": {"dataset": rare.dataset} if rare.dataset else None,
+        "reference_options": (
+            {"dataset": rare.reference_dataset} if rare.reference_dataset else None
+        ),
     }
     ids = _names(cases)
     where: Path | DataSet | None = reference
     given: dict[str, object] = {
-        "--metrics": metrics, "--labels": labels, "--mask": mask, "--slices": slices,
-        "--data-range": data_range, "--instances": instances or None,
-        "--tolerance": None if tolerance == "1" else tolerance, "--iou": None if iou == "0.5" else iou,
+        "--metrics": metrics, "--labels": labels, "--slices": slices, "--instance-ids": instance_ids or None,
+        "--tolerance": tolerance, "--grid-tolerance": grid_tolerance, **_changed(rare, MEASURING),
     }  # fmt: skip
     named: dict[str, object] = {
-        "--fold": fold, "--cases": cases, "--dataset": dataset, "--reference-dataset": reference_dataset,
-        "--suggest-cleanup": suggest_cleanup or None,
+        "--fold": fold, "--cases": cases, "--suggest-cleanup": suggest_cleanup or None, **_changed(rare, READING),
     }  # fmt: skip
     if csv is not None:
         from ctseg.files import check_replaceable
@@ -179,7 +177,7 @@ def evaluate(
     if reference is None:
         _needs_reference(_set(given | named))
     elif fold is not None:
-        where, ids = _fold(reference, fold, folds, ids)
+        where, ids = _fold(reference, fold, rare.folds, ids)
     if suggest_cleanup and where is not None:
         if useless := _set(given | {"--against": against, "--csv": csv}):
             raise BadInput(
@@ -301,17 +299,18 @@ def _fold(
     return found, ids
 
 
-def _resampling(
-    confidence: float, resamples: int, method: str, seed: int
-) -> BootstrapSample | None:
-    if not resamples:
+def _changed(rare: EvaluateOptions, names: tuple[str, ...]) -> dict[str, object]:
+    """The rarer settings that were given, by how they are written."""
+    changed = rare.model_fields_set.intersection(names)
+    return {f"--set {name}": getattr(rare, name) for name in names if name in changed}
+
+
+def _resampling(rare: EvaluateOptions) -> BootstrapSample | None:
+    if not rare.resamples:
         return None
     from ctseg.metrics.bootstrap import BootstrapSample
 
-    known: dict[str, Literal["bca", "percentile"]] = {"bca": "bca", "percentile": "percentile"}
-    if method not in known:
-        raise BadInput(f"'{method}' is no bootstrap.", hint="There are: bca, percentile")
-    return BootstrapSample(confidence / 100, resamples, known[method], seed)
+    return BootstrapSample(rare.confidence_level / 100, rare.resamples, rare.bootstrap, rare.seed)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -321,15 +320,6 @@ def _names(text: str | None) -> list[str] | None:
     if not names:
         raise BadInput(f"'{text}' names nothing.", hint="Separate names by commas: liver,spleen")
     return names
-
-
-def _numbers(text: str, option: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise BadInput(
-            f"'{text}' is no list of numbers.", hint=f"Write: {option} 0.5,0.75"
-        ) from error
 
 
 def parse_tolerance(text: str) -> float | dict[str, float]:

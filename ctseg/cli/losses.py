@@ -8,6 +8,7 @@ import typer
 
 from ctseg import plugins
 from ctseg.cli import specs, ui
+from ctseg.cli.options import completion
 
 app = typer.Typer(no_args_is_help=True, help="Losses that can be trained with by name: list, show.")
 
@@ -36,7 +37,12 @@ def _row(entry: plugins.Registered) -> dict[str, Any]:
     )
 )
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a loss (see: ctseg losses list).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a loss (see: ctseg losses list).", autocompletion=completion.losses
+        ),
+    ],
     as_json: ui.JsonOption = False,
 ) -> None:
     """Show a loss's options and the tasks that it serves."""

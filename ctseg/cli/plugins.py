@@ -16,6 +16,7 @@ _PLURALS = {
     "loss": "losses",
     "reader": "readers",
     "format": "formats",
+    "importer": "importers",
 }
 
 
@@ -41,6 +42,7 @@ def list_(as_json: ui.JsonOption = False) -> None:
     ui.table(
         ("name", "package", "version", "provides"),
         [(row["name"], row["package"], row["version"], _provides(row)) for row in rows],
+        prose=("provides",),
     )
     for row in rows:
         if row["error"]:

@@ -9,6 +9,7 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.errors import EXIT_BAD_INPUT, EXIT_FAILED
+from ctseg.metrics.units import volume_unit
 
 if TYPE_CHECKING:
     from ctseg.engine.inference.model import Model
@@ -50,14 +51,17 @@ def _table(summary: Summary, model: Model, request: Request) -> None:
 
     kept = [label.name for label in written_labels(model.task, request.labels)]
     shown = kept if len(kept) <= SHOWN_LABELS else []
+    sizes = {name: volume_unit(r["volumes_ml"].get(name) for r in summary.done) for name in shown}
     rows: list[list[object]] = [
-        ["done", r["case"], r["seconds"], *(r["volumes_ml"].get(name) for name in shown)]
+        ["done", r["case"], r["seconds"]]
+        + [unit.of(r["volumes_ml"].get(name)) for name, unit in sizes.items()]
         for r in summary.done
     ]
     for what, ids in (("failed", summary.failed), ("missing", summary.missing)):
         rows += [[what, name, None, *([None] * len(shown))] for name in ids]
     if rows:
-        ui.table(["", "case", "seconds", *(f"{name} ml" for name in shown)], rows)
+        heads = (f"{name} {unit.name}" for name, unit in sizes.items())
+        ui.table(["", "case", "seconds", *heads], rows, keys=2)
     if summary.skipped:
         ui.say(f"{len(summary.skipped)} were there already.")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ctseg.cli import ui
 
@@ -11,44 +11,70 @@ if TYPE_CHECKING:
     from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import Difference
     from ctseg.metrics.report import LabelSummary, Report
+    from ctseg.metrics.units import Unit
 
 
 def print_report(
     report: Report, *, cases: bool = True, resampling: BootstrapSample | None = None
 ) -> None:
     """The tables of a report, on stdout: every case, the means, and how sure these are."""
-    from ctseg.metrics.catalogue import METRICS
+    from ctseg.metrics.units import volume_unit
 
-    titles = [METRICS[name].title for name in report.metrics]
-    volumes = any(item.predicted_ml is not None for case in report.cases for item in case.labels)
-    more = ["predicted ml", "reference ml"] if volumes else []
+    found = report.rows()
+    volumes = any(row["predicted_ml"] is not None for row in found)
+    size = volume_unit(row[name] for row in found for name in ("predicted_ml", "reference_ml"))
+    heads = _heads(report)
+    titles = [title for title, _ in heads.values()]
+    more = [f"predicted {size.name}", f"reference {size.name}"] if volumes else []
     if cases:
         rows = []
-        for row in report.rows():
-            values = [row.get(name) for name in report.metrics]
-            sizes = [row["predicted_ml"], row["reference_ml"]] if volumes else []
-            rows.append((row["case"], row["label"], *values, *sizes, row["state"]))
-        ui.table(("case", "label", *titles, *more, ""), rows)
+        for row in found:
+            values = [unit.of(row.get(name)) for name, (_, unit) in heads.items()]
+            sizes = [size.of(row[f"{which}_ml"]) for which in ("predicted", "reference")]
+            rows.append(
+                (row["case"], row["label"], *values, *(sizes if volumes else []), row["state"])
+            )
+        ui.table(("case", "label", *titles, *more, ""), rows, keys=2)
         ui.show()
+    summary = report.summary()
+    states = [n for n in ("missed", "invented", "absent") if any(getattr(s, n) for s in summary)]
     means: list[tuple[object, ...]] = [
         (
-            s.label, *(_four(s.means[name]) for name in report.metrics),
-            s.cases, s.missed, s.invented, s.absent,
+            s.label, *(_four(unit.of(s.means[name])) for name, (_, unit) in heads.items()),
+            s.cases, *(getattr(s, name) for name in states),
         )
-        for s in report.summary()
+        for s in summary
     ]  # fmt: skip
-    overall = [_four(report.mean(name)) for name in report.metrics]
-    means.append(("mean", *overall, len(report.cases), "", "", ""))
-    ui.table(("label", *titles, "cases", "missed", "invented", "absent"), means)
+    overall = [_four(unit.of(report.mean(name))) for name, (_, unit) in heads.items()]
+    means.append(("mean", *overall, len(report.cases), *(None for _ in states)))
+    ui.table(("label", *titles, "cases", *states), means)
     if resampling is not None:
-        _print_intervals(report, resampling, titles)
+        _print_intervals(report, resampling, heads)
     _print_notes(report)
 
 
-def _print_intervals(report: Report, resampling: BootstrapSample, titles: Sequence[str]) -> None:
-    found = [report.intervals(name, resampling) for name in report.metrics]
-    rows = [(label, *(_range(each.get(label)) for each, _ in found)) for label in report.labels]
-    rows.append(("mean", *(_range(mean) for _, mean in found)))
+def _heads(report: Report) -> dict[str, tuple[str, Unit]]:
+    """For each metric the head of its column, in the unit that suits the labels that are in both maps."""
+    from ctseg.metrics.catalogue import METRICS
+    from ctseg.metrics.units import unit_for
+
+    out = {}
+    for name in report.metrics:
+        values = [row.get(name) for row in report.rows() if row["state"] == "both"]
+        out[name] = unit_for(METRICS[name].title, values)
+    return out
+
+
+def _print_intervals(
+    report: Report, resampling: BootstrapSample, heads: Mapping[str, tuple[str, Unit]]
+) -> None:
+    found = [(*report.intervals(name, resampling), unit) for name, (_, unit) in heads.items()]
+    titles = [title for title, _ in heads.values()]
+    rows = [
+        (label, *(_range(each.get(label), unit) for each, _, unit in found))
+        for label in report.labels
+    ]
+    rows.append(("mean", *(_range(mean, unit) for _, mean, unit in found)))
     if all(cell == "-" for row in rows for cell in row[1:]):
         return
     groups = len({case.group or case.case for case in report.cases})
@@ -63,24 +89,36 @@ def _print_intervals(report: Report, resampling: BootstrapSample, titles: Sequen
 
 def _print_notes(report: Report) -> None:
     notes = []
-    tolerance = report.settings.get("tolerance_mm")
-    if tolerance is not None:
-        named = isinstance(tolerance, dict)
-        each = ", ".join(f"{k} {v:g} mm" for k, v in tolerance.items()) if named else ""
-        notes.append(
-            f"Surface Dice within {each}, others 1 mm."
-            if named
-            else f"Surface Dice within {tolerance:g} mm."
-        )
+    if report.settings.get("tolerance_mm") is not None:
+        notes.append(f"Surface Dice within {_tolerance(report.settings)}.")
     thresholds = report.settings.get("iou_thresholds")
     if thresholds is not None:
         notes.append(f"AP of instances with an IoU of {', '.join(f'{t:g}' for t in thresholds)}.")
     for s in report.summary():
         notes += _states(s, report)
+    notes += [f"{case.case}: {note}." for case in report.cases for note in case.notes]
     if notes:
         ui.show()
     for note in notes:
         ui.show(note)
+
+
+def _tolerance(settings: Mapping[str, Any]) -> str:
+    from ctseg.metrics.units import length_text
+
+    given, others = settings["tolerance_mm"], settings.get("default_tolerance_mm")
+    if isinstance(given, dict):
+        each = ", ".join(f"{name} {length_text(mm)}" for name, mm in given.items())
+        return f"{each}, others {length_text(1.0 if others is None else others)}"
+    if "tolerance_by_case_mm" in settings:
+        lengths = sorted(settings["tolerance_by_case_mm"].values())
+        return (
+            f"{length_text(lengths[0])} to {length_text(lengths[-1])}, by the voxel size of each case "
+            "(--tolerance MM sets one for all)"
+        )
+    by_voxel = others is not None and others < 1
+    more = ", two voxels (--tolerance MM sets another)" if by_voxel else ""
+    return length_text(float(given)) + more
 
 
 def _states(s: LabelSummary, report: Report) -> list[str]:
@@ -112,14 +150,16 @@ def print_comparison(
 ) -> None:
     """The table of the differences, on stdout."""
     from ctseg.metrics.catalogue import METRICS
+    from ctseg.metrics.units import unit_for
 
-    rows = [
-        (
-            METRICS[d.metric].title, d.label, _four(d.prediction), _four(d.other), f"{d.difference:+.4f}",
-            _range(d.interval), _dash(d.better), _dash(d.worse), d.equal, _p(d.p_value), _p(d.p_holm),
-        )
-        for d in found
-    ]  # fmt: skip
+    rows = []
+    for d in found:
+        title, unit = unit_for(METRICS[d.metric].title, [max(d.prediction, d.other, key=abs)])
+        rows.append((
+            title, d.label, _four(unit.of(d.prediction)), _four(unit.of(d.other)),
+            f"{d.difference * unit.factor:+.4f}", _range(d.interval, unit), _dash(d.better), _dash(d.worse),
+            d.equal, _p(d.p_value), _p(d.p_holm),
+        ))  # fmt: skip
     sure = resampling.confidence if resampling else 0.95
     ui.show()
     ui.table(
@@ -129,6 +169,7 @@ def print_comparison(
         ),
         rows,
         title=f"{names[0]} against {names[1]}",
+        keys=2,
     )  # fmt: skip
     unpaired = {(d.overall, d.label): d.unpaired for d in found if d.unpaired}
     for (_, label), alone in unpaired.items():
@@ -145,8 +186,10 @@ def _p(value: float | None) -> str:
     return "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _range(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+def _range(interval: tuple[float, float] | None, unit: Unit) -> str:
+    if interval is None:
+        return "-"
+    return f"{interval[0] * unit.factor:.4f} to {interval[1] * unit.factor:.4f}"
 
 
 def _four(value: float | None) -> str:

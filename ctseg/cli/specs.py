@@ -64,7 +64,8 @@ def show_options(rows: list[dict[str, Any]]) -> None:
         ui.show("It has no options.")
         return
     cells = [(row["name"], row["type"], _short(row["default"]), row["help"]) for row in rows]
-    ui.table(("option", "type", "default", "meaning"), cells)
+    titles = ("option", "type", "default", "meaning")
+    ui.table(titles, cells, prose=titles[1:])
 
 
 def _short(value: Any) -> str:
@@ -85,7 +86,7 @@ def list_specs(
         ui.print_json(rows)
     elif rows:
         cells = [[_cell(value) for value in entry.values()] for entry in rows]
-        ui.table(tuple(rows[0]), cells)
+        ui.table(tuple(rows[0]), cells, prose=("summary", "tasks"))
     else:
         known = ", ".join(plugins.names(kind))
         ui.say(f"No {kind} fits '{pattern}'. Available: {known or 'none'}")

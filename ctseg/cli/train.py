@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.data_options import GridToleranceOption, parse_options
+from ctseg.cli.options import axes, completion
 from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
     from ctseg.config import RunConfig
     from ctseg.engine.training.job import RunResult
 
-Number = TypeVar("Number", int, float)
-
 EXAMPLES = (
     "ctseg train DATA --fold 0 --time 20m -o runs/first",
-    "ctseg train DATA -a residual_unet3d --epochs 50 --patch 64,96,96",
     "ctseg train run.toml --set augment.rotation=0.5",
     "ctseg train --resume -o runs/first",
 )
+DATA, TRAINING = "Data and network", "Training"
 
 
 def train(
@@ -35,70 +33,162 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Run folder.")
     ] = None,
-    architecture: Annotated[
-        str | None, typer.Option("--architecture", "-a", metavar="NAME", help="Network.")
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run file."),
     ] = None,
-    loss: Annotated[str | None, typer.Option("--loss", metavar="NAME", help="Loss.")] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Epochs of train.steps_per_epoch steps.")
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the run folder.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the run folder.")
+    ] = False,
+    as_json: ui.JsonOption = False,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            "--fold", metavar="N", min=0, help="Fold that validates.", rich_help_panel=DATA
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps.")] = None,
-    time: Annotated[
+    reader: Annotated[
         str | None,
-        typer.Option("--time", metavar="20m", help="Budget, preparation and validation included."),
+        typer.Option(
+            "--reader",
+            metavar="NAME",
+            help="Layout of the data set.",
+            autocompletion=completion.readers,
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    patch: Annotated[
-        str | None, typer.Option("--patch", metavar="Z,Y,X", help="Patch in voxels.")
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="Option of the reader (repeatable).",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     spacing: Annotated[
         str | None,
-        typer.Option("--spacing", metavar="X,Y,Z", help="Target spacing in mm, 0 keeps an axis."),
+        typer.Option(
+            "--spacing",
+            metavar=axes.XYZ,
+            help="Target spacing in mm; 0 keeps an axis.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            "--architecture",
+            "-a",
+            metavar="NAME",
+            help="Network architecture.",
+            autocompletion=completion.architectures,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            "--loss",
+            metavar="NAME",
+            help="Loss.",
+            autocompletion=completion.losses,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    patch: Annotated[
+        str | None,
+        typer.Option("--patch", metavar=axes.ZYX, help="Patch in voxels.", rich_help_panel=DATA),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time", metavar="20m", help="Time for the whole run.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs", metavar="N", min=1, help="Number of epochs.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps",
+            metavar="N",
+            min=1,
+            help="Number of optimizer steps.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience",
+            metavar="N",
+            min=1,
+            help="Epochs without improvement before a stop.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Patches a step.")
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Patches per step.", rich_help_panel=TRAINING
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    patience: Annotated[
-        int | None, typer.Option("--patience", min=1, help="Epochs without gain before a stop.")
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", metavar="RATE", help="Learning rate.", rich_help_panel=TRAINING),
     ] = None,
-    fold: Annotated[
-        int | None, typer.Option("--fold", min=0, help="The fold that validates.")
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            help="Seed of all random numbers.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
-    reader: Annotated[
-        str | None, typer.Option("--reader", metavar="NAME", help="Layout of the data set.")
-    ] = None,
-    option: OptionOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")] = None,
+    grid_tolerance: GridToleranceOption = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, mps.")
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="DEVICE",
+            help="Device: auto, cpu, cuda, cuda:1 or mps.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", metavar="TYPE", help="auto, fp32, bf16, fp16.")
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="TYPE",
+            help="Precision: auto, fp32, bf16 or fp16.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the run file."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in -o.")] = False,
-    as_json: ui.JsonOption = False,
 ) -> None:
-    """Train a model and keep its best weights by mean foreground Dice over whole validation scans.
-
-    What is not given is planned from the data and the device. Ctrl-C leaves a run that can be resumed.
-    """
+    """Train a model; what is left out is planned from the data and the device."""
     _check_alone()
     from ctseg.engine.training.run import train as run
 
     given: dict[str, Any] = {
         "train.epochs": epochs, "train.steps": steps, "train.time": time,
-        "train.patch_zyx": None if patch is None else numbers(patch, int),
-        "preprocess.spacing_xyz": None if spacing is None else numbers(spacing, float),
+        "train.patch_zyx": None if patch is None else axes.numbers(patch, int),
+        "preprocess.spacing_xyz": None if spacing is None else axes.numbers(spacing, float, "xyz"),
         "train.batch_size": batch_size, "train.lr": lr, "train.patience": patience,
         "train.device": device, "train.precision": precision,
         "model.architecture": architecture, "loss.name": loss,
         "data.fold": fold, "data.reader": reader, "seed": seed,
         "data.options": parse_options(option) if option else None,
+        "data.grid_tolerance": grid_tolerance,
     }  # fmt: skip
     if resume:
         others = [k for k, v in given.items() if v is not None] + list(settings or [])
@@ -205,17 +295,6 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
             hint="Change the spacing of the step 'resample', or plan the steps anew: --set preprocess.steps=[]",
         )
     return checked
-
-
-def numbers(text: str, kind: Callable[[str], Number]) -> tuple[Number, Number, Number]:
-    """`64,96,96` as three numbers."""
-    try:
-        one, two, three = (kind(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        raise BadInput(
-            f"'{text}' does not give three numbers.", hint="Separate them by commas: 64,96,96"
-        ) from None
-    return one, two, three
 
 
 class BarReporter:

@@ -12,11 +12,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ctseg.cli import tables
 
 if TYPE_CHECKING:
     import rich.progress
@@ -24,23 +26,20 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", metavar="PRECISION")
+    str,
+    typer.Option("--precision", help="Precision: auto, fp32, bf16 or fp16.", metavar="PRECISION"),
 ]
 ZooOption = Annotated[
     Path | None,
-    typer.Option(
-        "--zoo", help="Zoo folder; your own when left out (see: ctseg doctor).", metavar="FOLDER"
-    ),
+    typer.Option("--zoo", help="Zoo folder (default: see ctseg doctor).", metavar="FOLDER"),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 PLAIN_SECONDS = 5.0
 """Piped progress prints a line at most this often."""
-
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 @functools.cache
@@ -61,17 +60,12 @@ def err() -> Console:
 
 def show(text: str = "") -> None:
     """A line of the result, on stdout, never wrapped."""
-    out().print(_harmless(text), soft_wrap=True)
+    out().print(tables.harmless(text), soft_wrap=True)
 
 
 def say(text: str = "", *, style: str | None = None) -> None:
     """A line of progress, on stderr, never wrapped."""
-    err().print(_harmless(text), style=style, soft_wrap=True)
-
-
-def _harmless(text: str) -> str:
-    """The text without codes that steer a terminal; names of files and cards of strangers may hold some."""
-    return text.translate(_CONTROLS)
+    err().print(tables.harmless(text), style=style, soft_wrap=True)
 
 
 def warn(text: str) -> None:
@@ -82,7 +76,7 @@ def warn(text: str) -> None:
 def examples(*lines: str) -> str:
     """The epilog of a command's help page: one example a line."""
     escaped = [line.replace("[", r"\[") for line in lines]
-    return "\n\n".join(["[bold]Examples[/bold]", *escaped]) if lines else ""
+    return "\n".join(["[bold]Examples[/bold]", *escaped]) if lines else ""
 
 
 def plain(value: Any) -> Any:
@@ -121,46 +115,31 @@ def print_json(value: Any) -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    prose: Collection[str] = (),
+    keys: int = 1,
 ) -> None:
-    """A table on stdout: ruled on a terminal, aligned columns without rules when piped.
+    """A table on stdout. Numbers are set to the right; floats are shown with three decimals, None as a dash.
 
-    Numbers are set to the right; floats are shown with three decimals, None as a dash.
+    On a terminal it fits the width: names and numbers stay whole, prose breaks between words, and what is too wide
+    even so goes below, in a second part. Piped, each row is one line.
+
+    Args:
+        prose: titles of the columns whose cells may break between words.
+        keys: so many first columns say what a row is about; each part of the table has them.
     """
-    grid = list(map(list, rows))
-    texts = [[_cell(value) for value in row] for row in grid]
-    right = [
-        any(isinstance(row[i], int | float) for row in grid)
-        and all(isinstance(row[i], int | float | None) for row in grid)
-        for i in range(len(columns))
-    ]
-    if out().is_terminal:
-        from rich.table import Table
-        from rich.text import Text
-
-        drawn = Table(title=Text(title) if title else None, title_justify="left")
-        for name, is_right in zip(columns, right, strict=True):
-            drawn.add_column(name, justify="right" if is_right else "left", overflow="fold")
-        for row in texts:
-            drawn.add_row(*map(Text, row))
-        out().print(drawn)
-        return
+    made = tables.columns_of(columns, rows, prose)
     if title:
-        typer.echo(title)
-    lines = [list(columns), *texts]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for line in lines:
-        cells = [
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(line, widths, right, strict=True)
-        ]
-        typer.echo("  ".join(cells).rstrip())
-
-
-def _cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else _harmless(str(value))
+        show(title)
+    if not out().is_terminal:
+        for line in tables.plain(made):
+            typer.echo(line.text)
+        return
+    for line in tables.fitted(made, out().width, keys):
+        out().print(line.text, style="bold" if line.header else None, soft_wrap=True)
 
 
 class Progress:

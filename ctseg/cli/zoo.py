@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctseg.cli import ui
+from ctseg.cli import ui, zoo_import
+from ctseg.cli.options import completion
 from ctseg.errors import BadInput, CtsegError
 
 if TYPE_CHECKING:
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from ctseg.zoo.verify import Check
 
 app = typer.Typer(
-    no_args_is_help=True, help="Published weights: list, show, publish, verify, remove."
+    no_args_is_help=True, help="Published weights: list, show, publish, import, verify, remove."
 )
+app.command("import", epilog=ui.examples(*zoo_import.EXAMPLES))(zoo_import.import_)
 
+CARD, WEIGHTS = "Card", "Weights and coarse stage"
 MARGIN = 10.0
 """Millimetres around what a first stage finds."""
 
@@ -49,27 +52,28 @@ def list_(
         ui.print_json(rows)
         return
     if not rows:
-        from ctseg.zoo.store import user_zoo
+        from ctseg.zoo.folders import user_zoo
 
         ui.say(f"No model {'fits ' + repr(pattern) if found else 'is published'}.")
         ui.say(f"Publish a run with: ctseg zoo publish RUN --tag TAG   (your zoo: {user_zoo(zoo)})")
         return
-    columns = ("name", "labels", "Dice", "cases", "MiB", "licence", "zoo")
-    ui.table(
-        columns,
-        [
-            (
-                row["name"],
-                row["problem"] or ", ".join(row["labels"]),
-                row["mean_dice"],
-                row["cases"],
-                round(row["bytes"] / 2**20, 2),
-                row["licence"],
-                row["zoo"],
-            )
-            for row in rows
-        ],
-    )
+    several = len({row["zoo"] for row in rows}) > 1
+    columns = ("name", "labels", "Dice", "cases", "MiB", "licence", *(["zoo"] if several else []))
+    cells = [
+        (
+            row["name"],
+            row["problem"] or ", ".join(row["labels"]),
+            row["mean_dice"],
+            row["cases"],
+            round(row["bytes"] / 2**20, 2),
+            row["licence"],
+            *([row["zoo"]] if several else []),
+        )
+        for row in rows
+    ]
+    ui.table(columns, cells, prose=("labels", "licence"))
+    if not several:
+        ui.show(f"Zoo: {rows[0]['zoo']}")
 
 
 def _row(entry: ZooEntry) -> dict[str, Any]:
@@ -97,7 +101,13 @@ def _row(entry: ZooEntry) -> dict[str, Any]:
     epilog=ui.examples("ctseg zoo show unet3d.hippocampus_v1", "ctseg zoo show runs/first")
 )
 def show(
-    name: Annotated[str, typer.Argument(help="Zoo name, entry folder, run folder or weight file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Zoo name, entry folder, run folder or weight file.",
+            autocompletion=completion.models,
+        ),
+    ],
     zoo: ui.ZooOption = None,
     as_json: ui.JsonOption = False,
 ) -> None:
@@ -113,7 +123,7 @@ def show(
     data, metrics = card.training_data, card.metrics
     labels = ", ".join(f"{i.name} ({i.value})" for i in card.task.task().foreground)
     ui.table(
-        ("", ""),
+        ("", "card"),
         [
             ("name", card.name or found.name),
             ("summary", card.summary),
@@ -126,10 +136,12 @@ def show(
             ("trained on", f"{data.cases} cases of {data.name}"),
             ("licence", card.licence or data.licence or "-"),
             ("attribution", card.attribution or "-"),
+            ("imported from", _source(card)),
             ("intended use", card.intended_use or "-"),
             ("limits", card.limits or "-"),
             ("files", ", ".join(str(file) for file in found.files)),
         ],
+        prose=("card",),
     )
     ui.show()
     title = f"On {metrics.cases} validation cases"
@@ -137,6 +149,8 @@ def show(
         channels = dict.fromkeys(k for values in metrics.scores.values() for k in values)
         lines = [[k, *(values.get(k) for values in metrics.scores.values())] for k in channels]
         ui.table(["channel", *(name.upper() for name in metrics.scores)], lines, title=title)
+    elif not metrics.cases:
+        ui.show("Not measured.")
     else:
         rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
         if metrics.mean_dice is not None:
@@ -148,6 +162,13 @@ def show(
             ui.show(f"  {line}")
 
 
+def _source(card: Any) -> str:
+    if card.source is None:
+        return "-"
+    left_out = "".join(f"; not taken over: {what}" for what in card.source.left_out)
+    return f"{card.source.name} ({card.source.importer}){left_out}"
+
+
 def _stage(stage: Any) -> str:
     what = ", ".join(stage.labels) or "anything"
     return f"{stage.model} finds {what}, {stage.margin_mm:g} mm around it"
@@ -156,44 +177,108 @@ def _stage(stage: Any) -> str:
 @app.command(
     epilog=ui.examples(
         "ctseg zoo publish runs/first --tag hippocampus_v1",
-        "ctseg zoo publish runs/fold0 runs/fold1 --tag organs_v2 --zoo zoo --licence 'CC BY 4.0'",
+        "ctseg zoo publish runs/fold0 runs/fold1 --tag organs_v2 --licence 'CC BY 4.0'",
     )
 )
 def publish(
-    runs: Annotated[
-        list[Path], typer.Argument(help="A run folder; several folds make an ensemble.")
+    runs: Annotated[list[Path], typer.Argument(help="Run folder; several folds make an ensemble.")],
+    tag: Annotated[
+        str,
+        typer.Option("--tag", metavar="TAG", help="Tag in the name ARCHITECTURE.TAG."),
     ],
-    tag: Annotated[str, typer.Option("--tag", help="Second part of the name: ARCHITECTURE.TAG.")],
     zoo: ui.ZooOption = None,
-    dtype: Annotated[
-        Dtype, typer.Option("--dtype", help="How the weights are stored.")
-    ] = Dtype.fp16,
-    summary: Annotated[str, typer.Option("--summary", help="One line for the listing.")] = "",
-    licence: Annotated[
-        str, typer.Option("--licence", help="Of the weights; that of the data when left out.")
-    ] = "",
-    attribution: Annotated[str, typer.Option("--attribution", help="Whom to credit.")] = "",
-    intended_use: Annotated[str, typer.Option("--intended-use", help="What it is for.")] = "",
-    limits: Annotated[str, typer.Option("--limits", help="Where it fails.")] = "",
-    coarse: Annotated[
-        str | None,
-        typer.Option("--coarse", metavar="NAME", help="Published model that says where to look."),
-    ] = None,
-    coarse_labels: Annotated[
-        str | None,
-        typer.Option("--coarse-labels", metavar="NAME,NAME", help="Of its labels only these."),
-    ] = None,
-    margin: Annotated[
-        float, typer.Option("--margin", min=0, help="Millimetres around what it finds.")
-    ] = MARGIN,
-    measure: Annotated[
-        bool,
-        typer.Option(help="Validate again with exactly the published weights."),
-    ] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model of that name.")
     ] = False,
     as_json: ui.JsonOption = False,
+    summary: Annotated[
+        str,
+        typer.Option(
+            "--summary",
+            metavar="TEXT",
+            help="One line about the model.",
+            show_default=False,
+            rich_help_panel=CARD,
+        ),
+    ] = "",
+    licence: Annotated[
+        str,
+        typer.Option(
+            "--licence",
+            metavar="TEXT",
+            help="Licence of the weights; the data's if left out.",
+            show_default=False,
+            rich_help_panel=CARD,
+        ),
+    ] = "",
+    attribution: Annotated[
+        str,
+        typer.Option(
+            "--attribution",
+            metavar="TEXT",
+            help="Names to credit.",
+            show_default=False,
+            rich_help_panel=CARD,
+        ),
+    ] = "",
+    intended_use: Annotated[
+        str,
+        typer.Option(
+            "--intended-use",
+            metavar="TEXT",
+            help="Intended use.",
+            show_default=False,
+            rich_help_panel=CARD,
+        ),
+    ] = "",
+    limits: Annotated[
+        str,
+        typer.Option(
+            "--limits",
+            metavar="TEXT",
+            help="Known limits.",
+            show_default=False,
+            rich_help_panel=CARD,
+        ),
+    ] = "",
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="Stored type: fp16, bf16, fp32.",
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = Dtype.fp16,
+    measure: Annotated[
+        bool,
+        typer.Option(help="Validate the published weights.", rich_help_panel=WEIGHTS),
+    ] = True,
+    coarse: Annotated[
+        str | None,
+        typer.Option(
+            "--coarse",
+            metavar="NAME",
+            help="Model that finds where to look.",
+            autocompletion=completion.published,
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = None,
+    coarse_labels: Annotated[
+        str | None,
+        typer.Option(
+            "--coarse-labels",
+            metavar="NAME,NAME",
+            help="Labels of it that count.",
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            "--margin", metavar="MM", min=0, help="Margin around them.", rich_help_panel=WEIGHTS
+        ),
+    ] = MARGIN,
 ) -> None:
     """Publish the best weights of a run under a name, with their card and figures."""
     from ctseg.card import CoarseStage
@@ -247,7 +332,12 @@ def publish(
 @app.command(epilog=ui.examples("ctseg zoo verify", "ctseg zoo verify unet3d.hippocampus_v1"))
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Models; all when left out.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            help="Models; all when left out.",
+            show_default=False,
+            autocompletion=completion.published,
+        ),
     ] = None,
     zoo: ui.ZooOption = None,
     as_json: ui.JsonOption = False,
@@ -266,6 +356,7 @@ def verify(
         ui.table(
             ("name", "", "zoo"),
             [(c.name, _verdict(c), str(c.zoo)) for c in checks],
+            prose=("",),
         )
     else:
         ui.say("No model is published: nothing to verify.")
@@ -284,7 +375,10 @@ def _verdict(check: Check) -> str:
 
 @app.command(epilog=ui.examples("ctseg zoo remove unet3d.trial_v0 --yes"))
 def remove(
-    name: Annotated[str, typer.Argument(help="Full name of the model.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Full name of the model.", autocompletion=completion.published),
+    ],
     zoo: ui.ZooOption = None,
     yes: ui.YesOption = False,
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ctseg.config.augment import AugmentConfig
 from ctseg.config.checking import validate
 from ctseg.config.postprocess import PostprocessRule
-from ctseg.errors import ConfigError, FileProblem
+from ctseg.config.settings import apply_settings, read_toml
+from ctseg.errors import ConfigError
 from ctseg.specs import Label, Task, TaskKind
 
 Zyx = tuple[int, int, int]
+Overlap = float | tuple[float, float, float]
 LENGTHS = ("steps", "epochs", "time")
 """The fields of `[train]` that say how long it takes; one of them counts."""
 
@@ -86,6 +87,12 @@ class DataConfig(Section):
         "", description="START:STOP along z that validates where the data set is one volume"
     )
 
+    grid_tolerance: float = Field(
+        1e-3,
+        gt=0,
+        lt=0.5,
+        description="share of a voxel by which labels and further images may lie beside the first image",
+    )
     prepare: Literal["auto", "store", "lazy"] = Field(
         "auto",
         description="store: preprocess to disk once; lazy: read patches from the files as they are; "
@@ -136,6 +143,17 @@ class LossConfig(Section):
     options: dict[str, Any] = {}
 
 
+def _shares(value: Any) -> Any:
+    """Check an overlap: a share from 0 to under 1, or three of them."""
+    shares = value if isinstance(value, list | tuple) else [value]
+    if len(shares) not in (1, 3) or not all(
+        isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share < 1
+        for share in shares
+    ):
+        raise ValueError("must be a share from 0 to under 1, or three of them [z, y, x]")
+    return tuple(map(float, shares)) if len(shares) == 3 else float(shares[0])
+
+
 class TrainConfig(Section):
     """`[train]`: how long, how fast and on what.
 
@@ -174,6 +192,14 @@ class TrainConfig(Section):
     clip_grad: float | None = Field(12.0, gt=0)
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
     patience: int | None = Field(None, ge=1, description="epochs without improvement before a stop")
+    log_every: int | None = Field(
+        None, ge=1, description="steps between lines of loss and learning rate in log.jsonl; validations alone "
+        "where it is left out",
+    )  # fmt: skip
+    val_overlap: Overlap | None = Field(
+        None,
+        description="overlap of tiles in validations, a share or [z, y, x]; that of [predict] if left out",
+    )
     checkpoint_every: float = Field(120.0, ge=0, description="seconds between resume points")
     workers: int | None = Field(
         None, ge=0, le=256,
@@ -185,6 +211,11 @@ class TrainConfig(Section):
     )
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @field_validator("val_overlap", mode="before")
+    @classmethod
+    def _val_overlap(cls, value: Any) -> Any:
+        return None if value is None else _shares(value)
 
     @field_validator("clip_grad")
     @classmethod
@@ -218,18 +249,27 @@ class PredictConfig(Section):
 
     Attributes:
         tile_zyx: voxels of the network's grid; the patch.
-        overlap: share of a tile that neighbours share.
-        blend: weights where tiles overlap.
+        overlap: share of a tile that neighbours share; or one for each axis, [z, y, x].
+        blend: weights where tiles overlap; `nnunet` is a Gaussian whose centre is the voxel n // 2, as nnU-Net's.
+        padding: what lies around a scan smaller than a tile: its reflection, or zeros after preprocessing (nnU-Net).
+        average: what the members of an ensemble average.
         postprocess: rules that clean the label maps up, in their order; none leaves them as they are.
     """
 
     tile_zyx: Zyx | None = None
-    overlap: float = Field(0.5, ge=0, lt=1)
-    blend: Literal["gaussian", "constant"] = "gaussian"
+    overlap: Overlap = 0.5
+    blend: Literal["gaussian", "nnunet", "constant"] = "gaussian"
+    padding: Literal["reflect", "zeros"] = "reflect"
+    average: Literal["probabilities", "logits"] = "probabilities"
     mirror_axes: tuple[Literal["z", "y", "x"], ...] | None = Field(
         None, description="axes that --tta mirrors; unless given those of the augmentation"
     )
     postprocess: tuple[PostprocessRule, ...] = ()
+
+    @field_validator("overlap", mode="before")
+    @classmethod
+    def _overlap(cls, value: Any) -> Any:
+        return _shares(value)
 
 
 class RunConfig(Section):
@@ -276,12 +316,7 @@ def load_config(path: Path) -> RunConfig:
         FileProblem: the file is missing or no TOML.
         ConfigError: an unknown key (with the nearest valid one) or an impossible value.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows marks UTF-8 so
-    except OSError as error:
-        raise FileProblem(f"The run file {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # TOML, UTF-8, or absurdly nested
-        raise FileProblem(f"The run file {path} is not valid TOML: {error}.") from error
+    data = read_toml(path, "run file")
     return parse_config(data, where=str(path))
 
 
@@ -326,34 +361,8 @@ def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
         data["augment"] = {}  # another preset starts the section anew
     if any(named.get(f"train.{name}", "null").lower() != "null" for name in LENGTHS):
         data["train"] |= dict.fromkeys(LENGTHS)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(
-                f"'--set {setting}' is not KEY=VALUE.", hint="For example: --set train.epochs=50"
-            )
-        _place(data, key.strip().split("."), _toml_value(text.strip()))
+    apply_settings(data, settings, example="train.epochs=50")
     return parse_config(data, where="--set")
-
-
-def _place(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        inner = data.get(key)
-        if inner is None:
-            inner = data[key] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"'{'.'.join(keys)}' is no setting: '{key}' holds a value.")
-        data = inner
-    data[keys[-1]] = value
-
-
-def _toml_value(text: str) -> Any:
-    if text.lower() == "null":
-        return None
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
 
 
 def _without_none(data: Any) -> Any:

@@ -154,7 +154,9 @@ def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
             report.problems.append(error.message)
             readable = False
             continue
-        if grid is not None and (difference := grid.difference(source.geometry)):
+        if grid is not None and (
+            difference := grid.difference(source.geometry, ref.grid_tolerance)
+        ):
             report.problems.append(
                 f"{ref.path} is not on the grid of the first image: {difference}."
             )
@@ -177,7 +179,7 @@ def _look_at_map(ref: ImageRef, grid: Geometry) -> list[str]:
     except CtsegError as error:
         return [error.message]
     try:
-        if difference := grid.difference(source.geometry):
+        if difference := grid.difference(source.geometry, ref.grid_tolerance):
             return [f"The map {ref.path} is not on the grid of its image: {difference}."]
     finally:
         source.close()
@@ -246,10 +248,15 @@ def look_at_label(
     source = open_ref(ref)
     try:
         _take_notes(source, report)
-        if grid is not None and (difference := grid.difference(source.geometry)):
+        if grid is not None and (
+            difference := grid.difference(source.geometry, ref.grid_tolerance)
+        ):
             report.problems.append(
                 f"The label {ref.path} is not on the grid of its image: {difference}."
             )
+        if grid is not None:
+            notes = source.metadata.get("notes") or ()
+            report.notes += [f"The label {ref.path}: {note}" for note in notes]
         ignore = task.ignore if task is not None else None
         if task is not None and not task.labels and task.kind == "classes":
             task = None  # the labels are found by looking

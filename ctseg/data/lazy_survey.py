@@ -115,7 +115,13 @@ def one_grid(case: Case) -> Geometry:
         source.close()
         if first is None:
             first = geometry
-        check_same(geometry, first, names=(str(ref.path), f"the image of case {case.id}"))
+        check_same(
+            geometry,
+            first,
+            names=(str(ref.path), f"the image of case {case.id}"),
+            files=(ref.path, case.images[0].path),
+            tolerance=ref.grid_tolerance,
+        )
     assert first is not None
     return first
 

@@ -46,7 +46,13 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
     finally:
         source.close()
     names = (f"The label {case.label.path}", f"its image {case.images[0].path}")
-    check_same(geometry, image.geometry, names=names)
+    check_same(
+        geometry,
+        image.geometry,
+        names=names,
+        files=(case.label.path, case.images[0].path),
+        tolerance=case.label.grid_tolerance,
+    )
     label = as_label(array, task, where=str(case.label.path))
     if task.kind == "regression":
         if np.isnan(label).all():
@@ -70,7 +76,13 @@ def load_extra(case: Case, ref: ImageRef | None, image: Volume) -> NDArray[np.fl
         geometry, array = source.geometry, source.read()
     finally:
         source.close()
-    check_same(geometry, image.geometry, names=(str(ref.path), f"the image of case {case.id}"))
+    check_same(
+        geometry,
+        image.geometry,
+        names=(str(ref.path), f"the image of case {case.id}"),
+        files=(ref.path, case.images[0].path),
+        tolerance=ref.grid_tolerance,
+    )
     values = array.astype(np.float32)
     if values.shape[0] != 1 or not np.isfinite(values).all() or values.min() < 0:
         raise BadInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.data.pipeline import AppliedPipeline
+
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,23 @@ class Prepared:
         return Prepared, (self.id, *fields, self.folder, self.lazy)
 
 
+def load_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
+    """Read or map a .npy file, in one thread at a time.
+
+    NumPy parses the header with `ast`, which in some releases of Python (seen in 3.11.7) fails at random with a
+    SystemError where two threads parse at once (https://github.com/python/cpython/issues/106905).
+    """
+    with _PARSING:
+        loaded: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None)
+        return loaded
+
+
 def open_prepared(name: str, folder: Path, applied: AppliedPipeline) -> Prepared:
     """A case of the store."""
 
     def array(part: str) -> NDArray[Any]:
-        loaded: NDArray[Any] = np.load(folder / f"{part}.npy", mmap_mode="r")
-        return loaded
+        return load_array(folder / f"{part}.npy", mapped=True)
 
     weight = array("weight") if (folder / "weight.npy").is_file() else None
-    places = np.load(folder / "places.npy")
+    places = load_array(folder / "places.npy")
     return Prepared(name, array("image"), array("target"), places, applied, weight, folder)

@@ -28,9 +28,9 @@ from ctseg.data import lazy, lazy_survey
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_label, follow_values
-from ctseg.data.prepared_case import Prepared, open_prepared
+from ctseg.data.prepared_case import Prepared, load_array, open_prepared
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
-from ctseg.files import allow_open_files, disk_errors
+from ctseg.files import allow_open_files, disk_errors, write_text
 from ctseg.machine import cores
 from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import to_dict
@@ -43,6 +43,7 @@ STORE_VERSION = 3
 LARGE_BYTES = 16 * 2**30
 """A case whose prepared arrays would be larger is read lazily where its steps allow."""
 Mode = Literal["auto", "store", "lazy"]
+_ELSEWHERE = "CTSEG_CACHE=FOLDER in the environment"
 _DAMAGED = (OSError, ValueError, KeyError, EOFError)
 """What opening a folder of the store raises where something in it is missing or damaged."""
 _CROWDED = (errno.EMFILE, errno.ENFILE)
@@ -143,10 +144,10 @@ class Store:
 
     def _open_folder(self) -> None:
         """Say what the store is made of, and remove what killed processes left half made."""
-        with disk_errors(self.folder):
+        with disk_errors(self.folder, option=_ELSEWHERE):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # a store that is whole may be read-only
-            (self.folder / "made_of.json").write_text(json.dumps(self._made_of), encoding="utf-8")
+        with contextlib.suppress(OSError, FileProblem):  # a store that is whole may be read-only
+            write_text(self.folder / "made_of.json", json.dumps(self._made_of))
         clear_abandoned(self.folder.glob(".making-*"))
 
     def _open(self, name: str, folder: Path) -> Prepared:
@@ -187,7 +188,7 @@ class Store:
     def _open_lazily(self, case: Case, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         applied = self.pipeline.restore(meta["applied"])
-        return lazy.open_lazily(self.task, case, applied, np.load(folder / "places.npy"))
+        return lazy.open_lazily(self.task, case, applied, load_array(folder / "places.npy"))
 
     # ------------------------------------------------------------ copied
 
@@ -225,7 +226,7 @@ class Store:
         Raises:
             FileProblem: the disk is full.
         """
-        with disk_errors(folder), full_disk(folder):
+        with disk_errors(folder, option=_ELSEWHERE), full_disk(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = folder.parent / f".making-{secrets.token_hex(8)}"
             temporary.mkdir()  # unlike a `tempfile`, others who share the store may read it

@@ -96,9 +96,11 @@ class OnDisk:
                 if number == 0:
                     self.reference = source
                 check_same(
-                    self.reference.geometry,
                     source.geometry,
-                    names=(str(images[0].path), str(ref.path)),
+                    self.reference.geometry,
+                    names=(str(ref.path), str(images[0].path)),
+                    files=(ref.path, images[0].path),
+                    tolerance=ref.grid_tolerance,
                 )
                 read = by_region(source, folder)
                 if read is not source:

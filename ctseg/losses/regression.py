@@ -39,7 +39,9 @@ def mse(
         class_weights: one number a channel.
         batch: one mean over the batch rather than the mean of one a sample.
     """
-    return _mean(lambda x, y: (x - y).square(), logits, target, weight, mask, class_weights, batch)
+    return _mean(
+        lambda x, y: (x - y).square(), logits, target, weight, mask, class_weights, batch=batch
+    )
 
 
 def l1(
@@ -52,7 +54,9 @@ def l1(
     batch: bool = True,
 ) -> torch.Tensor:
     """The mean of the absolute difference; arguments as of `mse`."""
-    return _mean(lambda x, y: (x - y).abs(), logits, target, weight, mask, class_weights, batch)
+    return _mean(
+        lambda x, y: (x - y).abs(), logits, target, weight, mask, class_weights, batch=batch
+    )
 
 
 def smooth_l1(
@@ -73,7 +77,7 @@ def smooth_l1(
     def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return functional.smooth_l1_loss(x, y, reduction="none", beta=beta)
 
-    return _mean(difference, logits, target, weight, mask, class_weights, batch)
+    return _mean(difference, logits, target, weight, mask, class_weights, batch=batch)
 
 
 def weighted_smooth_l1(
@@ -98,7 +102,7 @@ def weighted_smooth_l1(
         values = functional.smooth_l1_loss(x, y, reduction="none", beta=beta)
         return torch.where((y < threshold) == below, values * factor, values)
 
-    return _mean(difference, logits, target, weight, mask, class_weights, batch)
+    return _mean(difference, logits, target, weight, mask, class_weights, batch=batch)
 
 
 def _mean(
@@ -108,6 +112,7 @@ def _mean(
     weight: torch.Tensor | None,
     mask: torch.Tensor | None,
     class_weights: Sequence[float],
+    *,
     batch: bool,
 ) -> torch.Tensor:
     if not target.is_floating_point():

@@ -23,6 +23,8 @@ from ctseg.specs import Task
 from ctseg.task import select
 from ctseg.volume.distinct_values import whole_numbers
 
+_SMALL_VOXEL_MM = 0.1
+
 
 @dataclass(frozen=True)
 class MetricSettings:
@@ -31,7 +33,8 @@ class MetricSettings:
     Attributes:
         metrics: names of the catalogue.
         labels: the only labels to score; None for all of the task.
-        tolerance_mm: of the surface Dice; of each label where it is a mapping, 1 mm for those that it does not name.
+        tolerance_mm: of the surface Dice; of each label where it is a mapping. Labels that it does not name, and all
+            where it is None, have `default_tolerance`.
         iou_thresholds: above which two instances match; the average precision is the mean over them.
         data_range: width of the values that a regression's PSNR refers to; that of the target where it is None.
         instances: the values of both maps are ids of instances rather than labels.
@@ -39,14 +42,14 @@ class MetricSettings:
 
     metrics: tuple[str, ...] = CHEAP
     labels: tuple[str, ...] | None = None
-    tolerance_mm: float | Mapping[str, float] = 1.0
+    tolerance_mm: float | Mapping[str, float] | None = None
     iou_thresholds: tuple[float, ...] = (0.5,)
     data_range: float | None = None
     instances: bool = False
 
     def __post_init__(self) -> None:
         given = self.tolerance_mm
-        tolerances = given.values() if isinstance(given, Mapping) else [given]
+        tolerances = given.values() if isinstance(given, Mapping) else [given or 0.0]
         if not all(math.isfinite(t) and t >= 0 for t in tolerances):
             raise BadInput(f"A tolerance is a length in mm, 0 or more, not {given}.")
         width = self.data_range
@@ -57,17 +60,29 @@ class MetricSettings:
                 f"IoU thresholds lie above 0 and not above 1, unlike {self.iou_thresholds}."
             )
 
-    def tolerance_of(self, label: str) -> float:
+    def tolerance_of(self, label: str, spacing_zyx: Sequence[float]) -> float:
         if isinstance(self.tolerance_mm, Mapping):
-            return self.tolerance_mm.get(label, 1.0)
-        return self.tolerance_mm
+            return self.tolerance_mm.get(label, default_tolerance(spacing_zyx))
+        return default_tolerance(spacing_zyx) if self.tolerance_mm is None else self.tolerance_mm
 
-    def to_dict(self) -> dict[str, Any]:
-        """What a reader of the figures must know, as plain data."""
+    def to_dict(self, spacings_zyx: Mapping[str, Sequence[float]] | None = None) -> dict[str, Any]:
+        """What a reader of the figures must know, as plain data.
+
+        Args:
+            spacings_zyx: of each case, in mm, from which tolerances that nobody gave were chosen.
+        """
         out: dict[str, Any] = {}
+        given = self.tolerance_mm
         if "surface_dice" in self.metrics:
-            given = self.tolerance_mm
+            chosen = {case: default_tolerance(s) for case, s in (spacings_zyx or {}).items()}
+            default = max(chosen.values(), default=1.0)
+            if given is None and len(set(chosen.values())) > 1:
+                out["tolerance_by_case_mm"] = chosen
             out["tolerance_mm"] = dict(given) if isinstance(given, Mapping) else given
+            if given is None:
+                out["tolerance_mm"] = default
+            if given is None or isinstance(given, Mapping):
+                out["default_tolerance_mm"] = default
         if "average_precision" in self.metrics:
             out["iou_thresholds"] = list(self.iou_thresholds)
         if self.instances:
@@ -77,6 +92,16 @@ class MetricSettings:
         return out
 
 
+def default_tolerance(spacing_zyx: Sequence[float]) -> float:
+    """The tolerance of the surface Dice in mm that voxels of this size ask for.
+
+    1 mm, about what two readers of a clinical scan differ by; two voxels where voxels are smaller than 0.1 mm, as in
+    micro-CT, of which 1 mm would forgive everything.
+    """
+    largest = max(spacing_zyx)
+    return 1.0 if largest >= _SMALL_VOXEL_MM else 2 * largest
+
+
 def score_labels(
     task: Task,
     predicted: NDArray[Any],
@@ -84,6 +109,7 @@ def score_labels(
     spacing_zyx: Sequence[float],
     settings: MetricSettings,
     valid: NDArray[np.bool_] | None = None,
+    *,
     instances: tuple[NDArray[Any], NDArray[Any]] | None = None,
     histogram: Histogram | None = None,
 ) -> tuple[LabelResult, ...]:
@@ -105,7 +131,7 @@ def score_labels(
     diagonal = diagonal_mm(reference.shape, spacing_zyx)
     both = [label.name for label in labels if state_of(counts[label.name]) == "both"]
     costly = _within_boxes(
-        task, predicted, reference, spacing_zyx, settings, valid, instances, both
+        task, predicted, reference, spacing_zyx, settings, valid, instances=instances, names=both
     )
     out = []
     for label in labels:
@@ -129,6 +155,7 @@ def _within_boxes(
     spacing_zyx: Sequence[float],
     settings: MetricSettings,
     valid: NDArray[np.bool_] | None,
+    *,
     instances: tuple[NDArray[Any], NDArray[Any]] | None,
     names: Sequence[str],
 ) -> dict[str, dict[str, float | None]]:
@@ -146,7 +173,7 @@ def _within_boxes(
         part = None if valid is None else valid[box]
         counted = label_valid(task, reference[(..., *box)], index, part)
         ids = None if instances is None else (instances[0][box], instances[1][box])
-        tolerance = settings.tolerance_of(name)
+        tolerance = settings.tolerance_of(name, spacing_zyx)
         out = _surface(one, two, spacing_zyx, settings.metrics, tolerance, counted)
         if counted is not None:
             one, two = one & counted, two & counted

@@ -144,7 +144,7 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
     if size > MOST_VALUES:
         raise BadInput(
             f"The two maps hold {size} different values; as labels {MOST_VALUES} at most are compared.",
-            hint="Are the values ids of instances? Add --instances (instances=True in Python). Was an image given "
+            hint="Are the values ids of instances? Add --instance-ids (instances=True in Python). Was an image given "
             "where a label map is due?",
         )
     table = np.zeros(size * size, np.int64)

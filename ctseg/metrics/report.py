@@ -69,12 +69,14 @@ class CaseResult:
     Attributes:
         group: the patient or specimen that it belongs to; itself where it is None.
         diagonal_mm: of the part of the scan that counted: the distance that a missed or invented label scores.
+        notes: what was odd about its files, and what was done to compare them.
     """
 
     case: str
     labels: tuple[LabelResult, ...]
     group: str | None = None
     diagonal_mm: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:
@@ -243,6 +245,7 @@ class Report:
                     "case": c.case,
                     **({} if c.group is None else {"group": c.group}),
                     **({} if c.diagonal_mm is None else {"diagonal_mm": c.diagonal_mm}),
+                    **({"notes": list(c.notes)} if c.notes else {}),
                     "mean_dice": c.mean_dice,
                     "labels": {item.label: item.row() for item in c.labels},
                 }
@@ -328,7 +331,8 @@ def _case(data: Mapping[str, Any]) -> CaseResult:
     for key, value in (("case", data["case"]), ("group", group or "")):
         if not isinstance(value, str):
             raise TypeError(f"the {key} cannot be {value!r:.40}")
-    return CaseResult(data["case"], labels, group, diagonal)
+    notes = tuple(map(str, data.get("notes", ())))
+    return CaseResult(data["case"], labels, group, diagonal, notes)
 
 
 def _label(name: str, data: Mapping[str, Any]) -> LabelResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import IDENTITY, Geometry
 from ctseg.volume.io import format_of, notes_of, open_volume, scan_files, writer_format
 from ctseg.volume.labels import labels_in
+from ctseg.volume.onto_grid import OntoGrid, interpolation_for
 from ctseg.volume.spool import by_region
 
 SLAB_BYTES = 1 << 28
@@ -34,12 +36,23 @@ class Conversion:
         target: the file to write.
         options: of the format that is read.
         format: name of the format to write, where the target's name does not tell.
+        part: which of several volumes of the source it is, e.g. a series of a study; empty for the only one.
+        like: a scan onto whose grid it is brought; None keeps its own.
+        interpolation: how, where voxels do not fall on each other: `nearest`, `linear` or `auto`, by what it holds.
     """
 
     source: Path
     target: Path
     options: Mapping[str, Any] = field(default_factory=frozen)
     format: str | None = None
+    part: str = ""
+    like: Path | None = None
+    interpolation: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """The source, and which volume of it where it has several; no two scans of a folder share it."""
+        return f"{self.source} ({self.part})" if self.part else str(self.source)
 
     @property
     def spec(self) -> FormatSpec:
@@ -93,6 +106,7 @@ def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -
                     target / inside.parent / f"{stem}{suffix}",
                     frozen({**options, **extra}),
                     name_of_format,
+                    name,
                 )
             )
     if not jobs:
@@ -202,13 +216,21 @@ def convert(
     start = time.monotonic()
     spec = job.spec
     _check_apart(job)
-    source = open_volume(job.source, **job.options)
-    try:
+    with ExitStack() as stack:
+        source = open_volume(job.source, **job.options)
+        stack.callback(source.close)
+        notes = notes_of([source])
+        names = _labels(source, labels)
+        if job.like is not None:
+            like = open_volume(job.like)
+            stack.callback(like.close)
+            reference = reference or like
+            source = _onto(job, source, like.geometry, names, notes)
+            stack.callback(source.close)
         geometry = source.geometry
         if spacing is not None:
             size, unit = read_spacing(spacing)
             geometry = replace(geometry, spacing_xyz=size, unit=unit)
-        names = _labels(source, labels)
         if "channels" in spec.lacks and source.channels > 1:
             raise BadInput(
                 f"{spec.name} cannot hold the {source.channels} channels of {job.source}.",
@@ -234,11 +256,39 @@ def convert(
             dtype=str(source.dtype),
             labels=tuple(label.name for label in names),
             lost=lost,
-            notes=tuple(notes_of([source])),
+            notes=tuple(notes),
             seconds=time.monotonic() - start,
         )
-    finally:
-        source.close()
+
+
+def _onto(
+    job: Conversion, source: VolumeSource, grid: Geometry, labels: Sequence[Label], notes: list[str]
+) -> VolumeSource:
+    """The scan on another grid, and notes on how it came there."""
+    if job.interpolation not in ("auto", "nearest", "linear"):
+        raise BadInput(
+            f"'{job.interpolation}' is no interpolation.", hint="There are: auto, nearest, linear"
+        )
+    region = by_region(source, job.target.parent if job.target.parent.is_dir() else None)
+    kind, why = ("nearest", "a label map by its names") if labels else interpolation_for(region)
+    if job.interpolation != "auto":
+        kind, why = job.interpolation, "as asked"
+    outside = 0.0 if kind == "nearest" else _lowest(region)
+    made = OntoGrid(region, grid, "nearest" if kind == "nearest" else "linear", outside)
+    where = f"where it does not reach, the value is {outside:g}"
+    if made.moved:
+        notes.append(f"moved by whole voxels onto the grid of {job.like}; {where}")
+    else:
+        notes.append(f"resampled onto the grid of {job.like}, {kind} ({why}); {where}")
+    return made
+
+
+def _lowest(source: VolumeSource) -> float:
+    """The lowest value of a scan, which is what lies around it: air."""
+    depth, y, x = source.geometry.shape_zyx
+    step = slab_depth(y * x * source.channels * source.dtype.itemsize)
+    slabs = (source.read((z, min(z + step, depth))) for z in range(0, depth, step))
+    return float(min(np.nanmin(slab) for slab in slabs))
 
 
 def _check_apart(job: Conversion) -> None:

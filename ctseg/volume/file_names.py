@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 
@@ -27,3 +28,10 @@ def volume_suffix(path: Path) -> str:
     """The suffix of the name that belongs to a format of volumes, empty where it has none."""
     fitting = [s for f in plugins.formats() for s in f.suffixes if path.name.lower().endswith(s)]
     return max(fitting, key=len, default="")
+
+
+def matching(path: Path) -> list[Path]:
+    """The files that a quoted pattern such as `out/*.nii.gz` stands for; none where it is no pattern."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return []
+    return [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207

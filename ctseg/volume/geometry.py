@@ -6,9 +6,13 @@ millimetres, as in ITK and DICOM. Column i of `direction` is the unit vector alo
 
 from __future__ import annotations
 
+import math
+import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +24,9 @@ Matrix = tuple[Xyz, Xyz, Xyz]
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 TOLERANCE_VOXELS = 1e-3
 """Two geometries agree when no voxel centre lies more than this share of a voxel apart: files round differently."""
+_ROUNDED = 0.1
+"""Share of a voxel up to which a difference may come of rounding, and is not another grid."""
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -116,19 +123,25 @@ class Geometry:
         origin = self.position((x, y, z))
         return replace(self, shape_zyx=shape_zyx, origin_xyz=tuple(origin))
 
-    def agrees(self, other: Geometry) -> bool:
-        """Whether no voxel centre lies more than 1e-3 of a voxel from its fellow."""
-        return self.difference(other) is None
+    def agrees(self, other: Geometry, tolerance: float = TOLERANCE_VOXELS) -> bool:
+        """Whether no voxel centre lies more than a share of a voxel, 1e-3 by default, from its fellow."""
+        return self.difference(other, tolerance) is None
 
-    def difference(self, other: Geometry) -> str | None:
-        """What keeps two grids from being the same, in words; None where they agree."""
+    def offset_voxels(self, other: Geometry) -> float | None:
+        """How far voxel centres lie apart at most, in voxels; None where the shapes differ."""
         if self.shape_zyx != other.shape_zyx:
-            return f"shape (z, y, x) {self.shape_zyx} against {other.shape_zyx}"
+            return None
         z, y, x = self.shape_zyx
         corners = np.array([(i, j, k) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)])
         offsets = other.position(corners) - self.position(corners)
-        worst = np.abs(offsets @ self.matrix / np.asarray(self.spacing_xyz)).max()
-        if worst <= TOLERANCE_VOXELS:
+        return float(np.abs(offsets @ self.matrix / np.asarray(self.spacing_xyz)).max())
+
+    def difference(self, other: Geometry, tolerance: float = TOLERANCE_VOXELS) -> str | None:
+        """What keeps two grids from being the same, in words; None where they agree."""
+        worst = self.offset_voxels(other)
+        if worst is None:
+            return f"shape (z, y, x) {self.shape_zyx} against {other.shape_zyx}"
+        if worst <= tolerance:
             return None
         for what in ("spacing_xyz", "direction", "origin_xyz"):
             one, two = np.asarray(getattr(self, what)), np.asarray(getattr(other, what))
@@ -136,6 +149,36 @@ class Geometry:
                 name = what.removesuffix("_xyz")
                 return f"{name} {np.round(one, 5).tolist()} against {np.round(two, 5).tolist()}"
         return f"voxel centres up to {worst:.3g} voxels apart"
+
+    def mismatch(
+        self, other: Geometry, *, names: tuple[str, str], files: tuple[Path, Path] | None = None
+    ) -> GeometryMismatch:
+        """The error of two volumes that should share a grid: what differs, and what brings them together.
+
+        Args:
+            names: what to call the two.
+            files: where they lie, for the command that resamples the first one.
+        """
+        worst = self.offset_voxels(other)
+        near = worst is not None and worst <= _ROUNDED
+        apart = f", {worst:.2g} of a voxel apart" if near else ""
+        hints = []
+        if worst is not None and near:
+            allowed = math.ceil(worst * 1.01 * 1e4) / 1e4
+            hints.append(
+                f"Allow it with --grid-tolerance {allowed:g} (data.grid_tolerance in a run file)."
+            )
+        if files is not None:
+            stem = re.sub(r"(\.\w{1,5}){1,2}$", "", files[0].name) or "label"
+            words = (str(files[0]), f"{stem}_on_grid.nii.gz", "--like", str(files[1]))
+            hints.append("Resample it: ctseg data convert " + " ".join(map(shlex.quote, words)))
+        else:
+            hints.append("Resample one onto the other: ctseg data convert A B --like REFERENCE")
+        hints.append("Or check that they belong to the same case.")
+        return GeometryMismatch(
+            f"{names[0]} and {names[1]} do not lie on the same grid: {self.difference(other, 0.0)}{apart}.",
+            hint="\n  ".join(hints),
+        )
 
 
 def as_xyz(values: Iterable[float]) -> Xyz:
@@ -150,15 +193,23 @@ def as_matrix(matrix: Iterable[Iterable[float]]) -> Matrix:
     return one, two, three
 
 
-def check_same(one: Geometry, two: Geometry, *, names: tuple[str, str]) -> None:
+def check_same(
+    one: Geometry,
+    two: Geometry,
+    *,
+    names: tuple[str, str],
+    files: tuple[Path, Path] | None = None,
+    tolerance: float = TOLERANCE_VOXELS,
+) -> None:
     """Refuse two volumes that should share a grid and do not.
+
+    Args:
+        names: what to call the two.
+        files: where they lie, for the command that resamples the first one.
+        tolerance: share of a voxel by which their centres may lie apart.
 
     Raises:
         GeometryMismatch: with the first difference found.
     """
-    difference = one.difference(two)
-    if difference is not None:
-        raise GeometryMismatch(
-            f"{names[0]} and {names[1]} do not lie on the same grid: {difference}.",
-            hint="Resample one onto the other, or check that they belong to the same case.",
-        )
+    if not one.agrees(two, tolerance):
+        raise one.mismatch(two, names=names, files=files)

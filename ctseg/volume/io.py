@@ -25,6 +25,10 @@ from ctseg.volume.formats.source import (
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
 
+_ZARR = (".zarr", ".zarr.zip", ".ozx")
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
+"""Names by which a store is known where its plugin is not installed."""
+
 
 def format_of(path: Path) -> FormatSpec | None:
     """The format that recognises a path, None where none does, or where it is neither file nor folder."""
@@ -81,10 +85,12 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
             if kind == "folder"
             else "has no known suffix"
         )
-        raise FileProblem(
-            f"{path} {what}.",
-            hint=f"Known are: {known}, and folders of DICOM files or of pictures, one a slice.",
-        )
+        hint = f"Known are: {known}, and folders of DICOM files or of pictures, one a slice."
+        if path.name.lower().endswith(_ZARR) or any(
+            (path / mark).is_file() for mark in _ZARR_MARKS
+        ):
+            hint = "Zarr is read by a plugin. Install it: pip install 'ctseg[zarr]'"
+        raise FileProblem(f"{path} {what}.", hint=hint)
     strange = sorted(set(options) - set(options_of(spec)))
     if strange:
         known = ", ".join(options_of(spec))
@@ -248,7 +254,13 @@ def read_images(images: Sequence[ImageRef]) -> Volume:
     volumes = [read_ref(ref) for ref in images]
     first = volumes[0]
     for ref, volume in zip(images[1:], volumes[1:], strict=True):
-        check_same(first.geometry, volume.geometry, names=(str(images[0].path), str(ref.path)))
+        check_same(
+            volume.geometry,
+            first.geometry,
+            names=(str(ref.path), str(images[0].path)),
+            files=(ref.path, images[0].path),
+            tolerance=ref.grid_tolerance,
+        )
     if len(volumes) == 1:
         return first
     return replace(first, array=np.concatenate([volume.array for volume in volumes]))

@@ -72,8 +72,11 @@ def resample_at(
 
 
 def centres(n_in: int, n_out: int) -> NDArray[np.float64]:
-    """Where the centres of `n_out` voxels lie among `n_in` that fill the same extent."""
-    out: NDArray[np.float64] = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+    """Where the centres of `n_out` voxels lie among `n_in` that fill the same extent.
+
+    Operations are in the order of nnU-Net and SciPy, so that half-way positions round to the same neighbour.
+    """
+    out: NDArray[np.float64] = (np.arange(n_out, dtype=np.float64) + 0.5) * (n_in / n_out) - 0.5
     return out
 
 

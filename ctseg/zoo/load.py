@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctseg.card import CoarseStage
 from ctseg.data.steps.base import Box
 from ctseg.engine.inference.cascade import MARGIN_MM, Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
+from ctseg.engine.inference.label_merge import Merged
 from ctseg.engine.inference.model import Model, NetworkModel
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.errors import BadInput
@@ -26,9 +27,12 @@ def load(
     coarse: str | Path | None = None,
     coarse_labels: Sequence[str] | None = None,
     margin_mm: float | None = None,
+    on_note: Callable[[str], None] | None = None,
     force: bool = False,
 ) -> Segmenter:
     """Load a model by zoo name, run folder or weight file; or several, whose probabilities are averaged.
+
+    A results folder or exported zip of nnU-Net is imported on the way, once.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
@@ -38,6 +42,7 @@ def load(
         coarse: a model that says where to look, in place of the one that the card names, if it does.
         coarse_labels: the only ones of its labels that count.
         margin_mm: kept around what it finds.
+        on_note: told of a model of another project that was imported on the way.
         force: warn where another major version of a plugin, or a scan far from those of training, would be refused.
 
     Raises:
@@ -52,7 +57,8 @@ def load(
     return Segmenter.of(
         load_model(
             name, device, precision, zoo=zoo, region=region, coarse=coarse,
-            coarse_labels=coarse_labels, margin_mm=margin_mm, force=force,
+            coarse_labels=coarse_labels, margin_mm=margin_mm, on_note=on_note,
+            force=force,
         )
     )  # fmt: skip
 
@@ -67,20 +73,18 @@ def load_model(
     coarse: str | Path | None = None,
     coarse_labels: Sequence[str] | None = None,
     margin_mm: float | None = None,
+    on_note: Callable[[str], None] | None = None,
     force: bool = False,
 ) -> Model:
     """The model behind the `Segmenter` that `load` gives; arguments and errors as there."""
     names = [name] if isinstance(name, str | Path) else list(name)
     if not names:
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
-    found = [resolve_model(one, zoo) for one in names]
+    found = [resolve_model(one, zoo, on_note=on_note) for one in names]
     stages = () if coarse is not None else _stages_of(found)
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)
-    models = [
-        NetworkModel.from_files(one.files, device=device, precision=precision, force=force)
-        for one in found
-    ]
+    models = [_opened(one, device, precision, force=force) for one in found]
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
@@ -90,6 +94,30 @@ def load_model(
     if margin_mm is not None:
         stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
     return with_stages(model, stages, zoo, region=region, force=force)
+
+
+def _opened(found: Resolved, device: str, precision: str, *, force: bool) -> Model:
+    """A model; one whose labels are parted among models is laid together."""
+    parts = found.card.parts
+    if not parts:
+        return NetworkModel.from_files(found.files, device=device, precision=precision, force=force)
+    place = {file.name: file for file in found.files}
+    if any(member.file not in place for member in found.card.members):
+        raise BadInput(
+            f"{found.name} holds one part of {found.card.name}, whose labels are parted among "
+            f"{len(parts)} models.",
+            hint="Name the model, or the folder of its entry.",
+        )
+    models = [
+        NetworkModel.from_files(
+            [place[member.file] for member in part.members],
+            device=device,
+            precision=precision,
+            force=force,
+        )
+        for part in parts
+    ]
+    return Merged(found.card, models)
 
 
 def _stages_of(found: Sequence[Resolved]) -> tuple[CoarseStage, ...]:
@@ -120,7 +148,7 @@ def _check_options(
     if not (math.isfinite(margin_mm) and margin_mm >= 0):
         raise BadInput(
             f"The margin around what a first stage finds cannot be {margin_mm} mm.",
-            hint="Give millimetres, 0 or more: --margin 20",
+            hint="Give millimetres, 0 or more, e.g. 20 (predict: --set margin_mm=20, publish: --margin 20)",
         )
     if coarse is None and not stages:
         raise BadInput(

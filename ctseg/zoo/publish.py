@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import os
-import re
 import shlex
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ctseg.card import Card, CoarseStage, Member, Metrics
 from ctseg.config import DataConfig, load_config
 from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors_sha256
-from ctseg.errors import BadInput, FileProblem, NameClash
-from ctseg.files import disk_errors, write_text
+from ctseg.errors import BadInput, FileProblem
+from ctseg.files import write_text
 from ctseg.version import __version__
-from ctseg.temporary import held
+from ctseg.zoo.folders import NAME, user_zoo
+from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
 from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
-from ctseg.zoo.store import CARD, NAME, NEW, README, ZooEntry, locked, put_entry, user_zoo
+from ctseg.zoo.store import CARD, README, ZooEntry
 
 if TYPE_CHECKING:
     from ctseg.engine.inference.model import Model
 
 OnCase = Callable[[int, int, str], None]
-Dtype = Literal["fp32", "fp16", "bf16"]
-TAG = re.compile(r"[a-z0-9][a-z0-9_]*")
 DEFAULT_FOLDS = DataConfig().folds
 SHARED = (
     "architecture", "options", "in_channels", "out_channels", "channels", "task", "preprocess", "predict",
@@ -105,8 +99,8 @@ def publish(
     card = _licensed(card.model_copy(update={"stages": tuple(stages)}))
 
     target = user_zoo(zoo)
-    _check_free(target / card.name, overwrite)
-    with _new_folder(target) as temporary:
+    check_free(target / card.name, overwrite)
+    with new_folder(target) as temporary:
         for member, tensors in stored.items():
             save_weights(temporary / member, tensors, card)
         if measure:
@@ -117,7 +111,7 @@ def publish(
         sizes = {m.file: (temporary / m.file).stat().st_size for m in members}
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
-        _put_in_place(temporary, target / card.name, overwrite)
+        put_in_place(temporary, target / card.name, overwrite)
     return ZooEntry(card.name, target / card.name)
 
 
@@ -245,39 +239,9 @@ def _command(run: Path, card: Card) -> str:
     dataset = open_dataset(Path(data.path), reader=data.reader, **data.options)
     if data.train or data.val or len(dataset.cases) == 1:
         return ""
-    folds = "" if dataset.splits or data.folds == DEFAULT_FOLDS else f" --folds {data.folds}"
+    folds = "" if dataset.splits or data.folds == DEFAULT_FOLDS else f" --set folds={data.folds}"
     name = shlex.quote(dataset.path.resolve().name)
     return (
         f"ctseg predict {name} -m {card.name} -o predictions\n"
         f"ctseg evaluate predictions {name} --fold {data.fold}{folds}"
     )
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not overwrite:
-        raise NameClash(
-            f"'{folder.name}' is published already, in {folder.parent}.",
-            hint="Choose another --tag, or replace it with --overwrite.",
-        )
-
-
-@contextlib.contextmanager
-def _new_folder(zoo: Path) -> Iterator[Path]:
-    with disk_errors(zoo, option="--zoo"):
-        zoo.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=zoo))
-    try:
-        with held(temporary):
-            yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put_in_place(temporary: Path, folder: Path, overwrite: bool) -> None:
-    """Rename the finished folder to its name and record it; on failure the zoo is as it was."""
-    with locked(folder.parent), disk_errors(folder, option="--zoo"):
-        _check_free(folder, overwrite)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may read
-        put_entry(temporary, folder)

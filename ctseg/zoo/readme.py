@@ -23,10 +23,15 @@ def render(card: Card, sizes: Mapping[str, int]) -> str:
         _facts(card),
         "## Results\n\n" + _results(card),
         "## Licence and data\n\n" + _licence(card),
-        "## Preprocessing\n\n" + _preprocessing(card),
+        _origin(card),
+        "## Preprocessing\n\n"
+        + "\n\n".join(
+            (f"`{one.name}`:\n\n" if card.parts else "") + _preprocessing(one)
+            for one in card.parts or (card,)
+        ),
         "## Intended use and limits\n\n" + _limits(card),
         "## Files\n\n" + _files(card, sizes),
-        "`ctseg zoo publish` wrote this page from `card.json`.",
+        f"`ctseg zoo {'import' if card.source else 'publish'}` wrote this page from `card.json`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -53,8 +58,12 @@ def _facts(card: Card) -> str:
             "Tile (z, y, x)",
             _text(card.predict.tile_zyx) if card.predict.tile_zyx else "size of the scan",
         ),
-        ("Training", f"{card.steps} steps, seed {card.seed}"),
     ]
+    for part in card.parts:
+        own = ", ".join(label.name for label in part.task.task().foreground)
+        rows.append((f"Part `{part.name}`", f"`{part.architecture}`: {own}"))
+    if card.source is None:
+        rows.append(("Training", f"{card.steps} steps, seed {card.seed}"))
     return _table(("", ""), rows)
 
 
@@ -91,11 +100,22 @@ def _licence(card: Card) -> str:
     lines = [f"Weights: {card.licence}."]
     if card.attribution:
         lines.append(card.attribution)
-    where = f"{data.cases} cases of {data.name}"
+    where = f"{data.cases} cases of {data.name}" if data.cases else data.name
     where += f", fold {data.fold}" if data.fold is not None else ""
     where += f" ({data.licence})" if data.licence else ""
     lines.append(f"Trained on {where}." + (f" {data.reference}" if data.reference else ""))
     return "\n\n".join(lines)
+
+
+def _origin(card: Card) -> str:
+    source = card.source
+    if source is None:
+        return ""
+    rows = [("imported by", f"`ctseg zoo import {source.importer}`"), ("from", source.name)]
+    rows += [(key, value) for key, value in source.details.items() if value]
+    rows += [(file, f"SHA-256 `{digest[:16]}...`") for file, digest in source.files_sha256.items()]
+    rows += [("not taken over", what) for what in source.left_out]
+    return "## Where it comes from\n\n" + _table(("", ""), rows)
 
 
 def _preprocessing(card: Card) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors
+from ctseg.zoo.folders import user_zoo
 from ctseg.zoo.resolve import find_entry
 from ctseg.zoo.store import (
     REMOVED,
@@ -13,7 +14,6 @@ from ctseg.zoo.store import (
     delete_folder,
     entries_in,
     locked,
-    user_zoo,
     write_index_entry,
 )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctseg.card import Card, CoarseStage
 from ctseg.engine.model.weights_header import MEND, read_card
 from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, NameClash, UnknownName
-from ctseg.zoo.store import CARD, ZooEntry, entries_in, search_path
+from ctseg.zoo.folders import search_path
+from ctseg.zoo.store import CARD, ZooEntry, entries_in
 
 BEST = "best.safetensors"
 RUN_FILE = "config.toml"
@@ -32,13 +33,19 @@ class Resolved:
     name: str
 
 
-def resolve_model(text: str | Path, zoo: Path | str | None = None) -> Resolved:
-    """The model that a path or name stands for.
+def resolve_model(
+    text: str | Path,
+    zoo: Path | str | None = None,
+    *,
+    on_note: Callable[[str], None] | None = None,
+) -> Resolved:
+    """The model that a path or name stands for. That of another project is imported on the way, once.
 
     Args:
         text: run folder, weight file, entry folder, or a zoo name; the bare architecture does where one entry
             fits.
         zoo: zoo to look in first instead of the user's own.
+        on_note: told of an import.
 
     Raises:
         UnknownName: no entry has the name; the message has the nearest one.
@@ -47,12 +54,17 @@ def resolve_model(text: str | Path, zoo: Path | str | None = None) -> Resolved:
         CorruptWeights: the files are not what the card says.
     """
     path = Path(text).expanduser()
+    found = _in_folder(path) if path.is_dir() else None
+    if found is not None:
+        return found
+    if path.is_dir() or (path.is_file() and path.suffix != ".safetensors"):
+        from ctseg.zoo.importers.on_the_way import imported  # only where it is needed: torch
+
+        entry = imported(path, on_note)
+        if entry is not None:
+            return resolve_entry(entry)
     if path.is_file():
         return Resolved(read_card(path), (path,), str(text))
-    if path.is_dir():
-        found = _in_folder(path)
-        if found is not None:
-            return found
     if path.suffix == ".safetensors" or len(path.parts) > 1 or str(text).endswith(os.sep):
         raise _no_model(path)
     return resolve_entry(find_entry(str(text), zoo))

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,16 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctseg import plugins
 from ctseg.card import Card, parse_card
 from ctseg.config.checking import parse_json
 from ctseg.errors import CorruptWeights, FileProblem
 from ctseg.files import disk_errors, write_text
 from ctseg.temporary import clear_abandoned, held
+from ctseg.zoo.folders import names_in
 
 INDEX, CARD, README = "index.json", "card.json", "README.md"
-ENVIRONMENT = "CTSEG_ZOO"
-NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9][a-z0-9_]*")
 LARGEST_CARD = 2**24
 """Bytes; that of any real model has some thousands."""
 LOCK_SECONDS = 15.0
@@ -75,40 +72,15 @@ class ZooEntry:
         return sum(f.stat().st_size for f in self.folder.iterdir() if f.is_file())
 
 
-def user_zoo(zoo: Path | str | None = None) -> Path:
-    """The zoo that publishing writes to: the given one, else $CTSEG_ZOO, else the user's data folder."""
-    if zoo is not None:
-        return Path(zoo).expanduser()  # no shell does it in --zoo=~/zoo
-    if os.environ.get(ENVIRONMENT):
-        return Path(os.environ[ENVIRONMENT]).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("ctseg", appauthor=False)) / "zoo"
-
-
-def search_path(zoo: Path | str | None = None) -> list[Path]:
-    """The folders in which names are looked up: the user's zoo, then those that plugins ship."""
-    folders = {path.resolve(): path for path in reversed([user_zoo(zoo), *shipped_zoos()])}
-    return list(reversed(folders.values()))
-
-
-def shipped_zoos() -> list[Path]:
-    """The zoos that packages bring."""
-    return plugins.registry().zoos()
-
-
 def entries_in(zoo: Path) -> list[ZooEntry]:
     """The entries of one zoo, by name; none where the folder does not exist.
 
     What a killed process left half done is put right first, where the zoo can be written.
     """
-    if not zoo.is_dir():
-        return []
-    if any(zoo.glob(f"{REPLACED}*")) or any(zoo.glob(f"{REMOVED}*")):
+    if zoo.is_dir() and (any(zoo.glob(f"{REPLACED}*")) or any(zoo.glob(f"{REMOVED}*"))):
         with contextlib.suppress(FileProblem, CorruptWeights), locked(zoo):
             pass
-    found = [f for f in zoo.iterdir() if NAME.fullmatch(f.name) and f.is_dir()]
-    return [ZooEntry(f.name, f) for f in sorted(found)]
+    return [ZooEntry(name, zoo / name) for name in names_in(zoo)]
 
 
 def delete_folder(folder: Path) -> None:

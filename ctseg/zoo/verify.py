@@ -10,8 +10,9 @@ from typing import Any
 from ctseg.card import Card
 from ctseg.engine.model.weights_header import read_card
 from ctseg.errors import CtsegError
+from ctseg.zoo.folders import search_path
 from ctseg.zoo.resolve import find_entry
-from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index, search_path
+from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index
 
 NOT_LISTED = "the index of the zoo does not name it"
 
@@ -116,7 +117,7 @@ def _weights_problems(file: Path, card: Card) -> list[str]:
         if read_card(file) != card:
             problems.append(f"the card in the header of {file.name} differs from {CARD}")
         tensors, _ = read_weights(file)
-        load_strictly(build_for(card, tensors), tensors, file)
+        load_strictly(build_for(card.of_file(file.name), tensors), tensors, file)
     except CtsegError as error:
         return [error.message]
     except Exception as error:  # one card that describes no network must not hide the others

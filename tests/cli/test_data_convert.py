@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from typer.testing import CliRunner
 import ctseg
 from ctseg.cli.app import app
 from ctseg.volume import convert as room
+
+_spec = importlib.util.spec_from_file_location(
+    "dicom_files", Path(__file__).parents[1] / "volume" / "dicom_files.py"
+)
+assert _spec is not None and _spec.loader is not None
+files = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(files)
 
 
 def test_whatever_one_scan_has_costs_itself_alone(
@@ -36,6 +44,26 @@ def test_whatever_one_scan_has_costs_itself_alone(
     assert list(told["failed"].values()) == ["ZeroDivisionError: what nobody foresaw"]
     assert len(told["converted"]) == 1
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["b.nrrd"]
+
+
+def test_each_series_that_fails_has_a_line_and_a_key(tmp_path: Path) -> None:
+    """Two of three series of a study lack a slice."""
+    planes = np.zeros((6, 9, 10), np.uint16)
+    for number, left_out in enumerate((2, 3, None), start=1):
+        for index, plane in enumerate(planes):
+            if index != left_out:
+                uid = f"{files.ROOT}.{number}"
+                out = files.dataset(plane, position=(0, 0, 3.0 * index), instance=index, uid=uid)
+                files.save(out, tmp_path / "study" / str(number) / f"{index}.dcm", plane)
+    words = ["data", "convert", str(tmp_path / "study"), str(tmp_path / "out"), "--to", ".nii.gz"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert len(told["failed"]) == 2 and len(told["converted"]) == 1
+    assert all("1 slices are missing" in reason for reason in told["failed"].values())
+    result = CliRunner().invoke(app, [*words, "--skip-existing"])
+    assert "2 failed:" in result.output
+    assert all(f"{name}: " in result.stdout for name in told["failed"])
 
 
 def test_a_label_is_a_plain_number(tmp_path: Path) -> None:

@@ -34,6 +34,19 @@ def test_another_length_takes_the_place_of_the_one_that_was_there(
     assert str(lengths[name]) == value
 
 
+@pytest.mark.parametrize("key", ["predict.overlap", "train.val_overlap"])
+def test_an_overlap_is_a_share_or_one_for_each_axis(key: str, tmp_path: Path) -> None:
+    section, _, name = key.partition(".")
+    for text, value in (("0.25", 0.25), ("0", 0.0), ("[0.25, 0.1, 0]", (0.25, 0.1, 0.0))):
+        config = override(RunConfig(), [f"{key}={text}"])
+        assert getattr(getattr(config, section), name) == value
+        (tmp_path / "run.toml").write_text(dump_config(config))
+        assert load_config(tmp_path / "run.toml") == config
+    for text in ("1", "-0.1", "nan", "[0.5, 0.5]", "[0.5, 0.5, 1]", "half", "true"):
+        with pytest.raises(ConfigError, match=rf"'{key}' in --set cannot be .*three of them"):
+            override(RunConfig(), [f"{key}={text}"])
+
+
 def test_unsetting_a_length_leaves_the_others() -> None:
     config = override(parse_config({"train": {"steps": 7, "time": "7m"}}), ["train.time=null"])
     assert (config.train.steps, config.train.time) == (7, None)

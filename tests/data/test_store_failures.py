@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 import pickle
@@ -16,16 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ctseg.temporary import STALE_SECONDS
 
 import ctseg
 from ctseg.data.pipeline import Pipeline
+from ctseg.data.prepared_case import load_array
 from ctseg.data.sampling import batch
 from ctseg.data.steps import NormaliseCase, Orient, Resample
 from ctseg.data.store import Store
 from ctseg.errors import BadInput, CtsegError, FileProblem, RunFailed
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
+from ctseg.temporary import STALE_SECONDS
 from ctseg.volume.formats.companion_files import files_of
 from ctseg.volume.volume import Volume
 
@@ -81,6 +83,7 @@ sys.path.insert(0, sys.argv[1])
 from test_store_failures import STEPS, TASK
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.store import Store
+from ctseg.data.prepared_case import load_array
 from ctseg.specs import Case, ImageRef
 folder = Path(sys.argv[2])
 cases = [Case(f"scan_{i}", (ImageRef(folder / f"image_{i}.nii"),), ImageRef(folder / f"label_{i}.nii"))
@@ -282,6 +285,7 @@ sys.path.insert(0, sys.argv[1])
 from test_store_failures import STEPS, TASK
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.store import Store
+from ctseg.data.prepared_case import load_array
 from ctseg.specs import Case, ImageRef
 folder = Path(sys.argv[2])
 refs = ImageRef(folder / "image_0.nii"), ImageRef(folder / "label_0.nii")
@@ -343,3 +347,34 @@ def test_headers_of_many_files_stand_for_all_in_their_folder(tmp_path):
     assert files_of(tmp_path / "s1.raw") == [tmp_path / "s1.raw"]
     (tmp_path / "a.mhd").write_bytes(b"no header")
     assert files_of(tmp_path / "a.mhd") == [tmp_path / "a.mhd"]
+
+
+def test_arrays_are_opened_by_several_threads_at_once(tmp_path):
+    """Python 3.11.7 fails to parse a header where another thread comes in between."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((2, 3, 4, 5), np.float32))
+    failed: list[Exception] = []
+
+    def load() -> None:
+        try:
+            for _ in range(150):
+                load_array(path, mapped=True)
+        except Exception as error:
+            failed.append(error)
+
+    def pause(phase: str, info: object) -> None:
+        time.sleep(0)  # lets the other thread in, wherever the collector happens to run
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    before = gc.get_threshold()
+    gc.callbacks.append(pause)
+    gc.set_threshold(7)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(pause)
+    assert failed == []

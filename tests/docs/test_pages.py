@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 import sys
@@ -16,6 +17,7 @@ from typer.main import get_command
 
 from ctseg import hookspecs
 from ctseg.cli.app import app
+from ctseg.cli.options.settings import MODELS, model_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -104,3 +106,7 @@ def test_commands_on_the_pages_exist(page: str, line: str) -> None:
     for word in words:
         if re.match(r"--?[A-Za-z]", word):
             assert word.partition("=")[0] in known, f"{page}: '{line}' has an unknown option {word}"
+    if command.name in MODELS:
+        keys = [following for word, following in itertools.pairwise(words) if word == "--set"]
+        unknown = {key.partition("=")[0] for key in keys} - set(model_of(command.name).model_fields)
+        assert not unknown, f"{page}: '{line}' sets {unknown}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 
 MODULES = (
-    "ctseg.cli.app", "ctseg.engine.training.run", "ctseg.engine.training.prepare", "ctseg.engine.prediction.folder", "ctseg.engine.inference.model",
+    "ctseg.cli.app", "ctseg.engine.training.run", "ctseg.engine.training.prepare", "ctseg.engine.prediction.api",
+    "ctseg.engine.prediction.folder",
     "ctseg.volume.convert", "ctseg.zoo.publish", "ctseg.zoo.remove", "ctseg.zoo.verify", "ctseg.zoo.load",
     "ctseg.report.curves", "torch.utils.tensorboard",
 )  # fmt: skip

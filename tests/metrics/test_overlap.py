@@ -96,7 +96,7 @@ def test_maps_of_instances_are_not_taken_for_labels() -> None:
     ids = np.arange(5000).reshape(5, 10, 100)
     with pytest.raises(BadInput, match="5000 different values") as caught:
         joint_histogram(ids, ids)
-    assert "--instances" in str(caught.value.hint)
+    assert "--instance-ids" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint64", "int64", "float32"])

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
+from ctseg.data.inspect import inspect_dataset
 from ctseg.data.readers.find import open_dataset
 from ctseg.errors import FileProblem
 from ctseg.volume.io import open_ref, open_volume
@@ -35,6 +36,9 @@ def test_an_uncalibrated_label_takes_the_grid_of_its_image(tmp_path: Path) -> No
         assert image.geometry.spacing_xyz == pytest.approx((0.7, 0.8, 2.5))
         np.testing.assert_array_equal(label.read()[0], LABEL)
         assert "takes the grid of" in label.metadata["notes"][0]
+    (report,) = inspect_dataset(open_dataset(tmp_path / "a")).cases
+    assert not report.problems
+    assert any("takes the grid of" in note for note in report.notes)
 
 
 def test_a_calibrated_label_or_one_of_another_shape_keeps_its_own(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctseg import plugins
 from ctseg.data.readers.find import open_dataset
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label
@@ -122,6 +123,19 @@ def test_unknown_suffix_lists_the_known(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileProblem, match="no DICOM"):
         read(tmp_path / "empty")
+
+
+def test_a_zarr_store_without_its_plugin_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [spec for spec in plugins.formats() if spec.name != "ome_zarr"]
+    monkeypatch.setattr(plugins, "formats", lambda: known)
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "zarr.json").write_text("{}")
+    (tmp_path / "a.ome.zarr").mkdir()
+    for name in ("scan", "a.ome.zarr"):
+        with pytest.raises(FileProblem, match=r"no DICOM(.|\n)*ctseg\[zarr\]"):
+            read(tmp_path / name)
 
 
 def test_slices_that_are_not_there(tmp_path: Path, noise: Volume) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import h5py
@@ -213,6 +214,22 @@ def test_chunks_that_were_never_written_are_counted(tmp_path: Path) -> None:
         ]
     with open_volume(tmp_path / "a.h5", dataset="empty") as source:
         assert "All of it of /empty" in source.metadata["notes"][0]
+
+
+def test_a_chunk_that_unpacks_to_far_more_than_it_should(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        stored = file.create_dataset(
+            "raw", (16, 64, 64), "u1", chunks=(16, 64, 64), compression="gzip"
+        )
+        stored.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(1 << 28), 9))
+    with pytest.raises(FileProblem, match="stored in more than the 65536 bytes"):
+        read(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:  # noise, which compression makes longer
+        noise = np.random.default_rng(0).integers(0, 256, (16, 64, 64)).astype("u1")
+        file.create_dataset(
+            "raw", data=noise, chunks=(1, 4, 4), compression="gzip", fletcher32=True
+        )
+    np.testing.assert_array_equal(read(tmp_path / "b.h5").array, noise)
 
 
 def test_units_of_the_attributes(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ MakeRun = Callable[..., Path]
 def own_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing reads or writes the real zoo of whoever runs the tests."""
     monkeypatch.setenv("CTSEG_ZOO", str(tmp_path / "own"))
-    monkeypatch.setattr("ctseg.zoo.store.shipped_zoos", list)
+    monkeypatch.setattr("ctseg.zoo.folders.shipped_zoos", list)
     return tmp_path / "own"
 
 

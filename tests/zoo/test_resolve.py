@@ -58,7 +58,7 @@ def test_two_zoos_may_share_a_name_only_for_the_same_model(
     publish(make_run("a"), tag="v1", measure=False)
     shipped = tmp_path / "shipped"
     shutil.copytree(own_zoo, shipped)
-    monkeypatch.setattr("ctseg.zoo.store.shipped_zoos", lambda: [shipped])
+    monkeypatch.setattr("ctseg.zoo.folders.shipped_zoos", lambda: [shipped])
     assert resolve_model("unet3d.v1").files[0].parent.parent == own_zoo
     publish(make_run("b", seed=1), tag="v1", measure=False, overwrite=True, zoo=shipped)
     with pytest.raises(NameClash) as found:
@@ -75,7 +75,7 @@ def test_what_packages_ship_is_found_and_cannot_be_removed_by_accident(
     publish(make_run(), tag="v1", measure=False, zoo=shipped)
     with pytest.raises(UnknownName):
         resolve_model("unet3d.v1")
-    monkeypatch.setattr("ctseg.zoo.store.shipped_zoos", lambda: [shipped])
+    monkeypatch.setattr("ctseg.zoo.folders.shipped_zoos", lambda: [shipped])
     assert resolve_model("unet3d.v1").files[0].parent.parent == shipped
     with pytest.raises(BadInput, match="not in your zoo"):
         remove("unet3d.v1")

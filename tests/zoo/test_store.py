@@ -12,23 +12,23 @@ import pytest
 
 from ctseg.errors import FileProblem
 from ctseg.plugins import registry
-from ctseg.zoo import store
+from ctseg.zoo import folders, store
 
 
 def test_the_given_zoo_comes_before_the_environment_and_the_data_folder(
     tmp_path: Path, own_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert store.user_zoo(tmp_path) == tmp_path
-    assert store.user_zoo("~/zoo") == Path.home() / "zoo"
-    assert store.user_zoo() == own_zoo
+    assert folders.user_zoo(tmp_path) == tmp_path
+    assert folders.user_zoo("~/zoo") == Path.home() / "zoo"
+    assert folders.user_zoo() == own_zoo
     monkeypatch.delenv("CTSEG_ZOO")
-    assert str(store.user_zoo()).startswith(platformdirs.user_data_dir("ctseg", appauthor=False))
+    assert str(folders.user_zoo()).startswith(platformdirs.user_data_dir("ctseg", appauthor=False))
 
 
 def test_a_zoo_given_twice_is_searched_once(own_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_zoo.mkdir()
-    monkeypatch.setattr(store, "shipped_zoos", lambda: [own_zoo.parent / "x" / ".." / "own"])
-    assert store.search_path() == [own_zoo]
+    monkeypatch.setattr(folders, "shipped_zoos", lambda: [own_zoo.parent / "x" / ".." / "own"])
+    assert folders.search_path() == [own_zoo]
 
 
 def test_the_box_registers_the_zoo_beside_it() -> None:

@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
+from ctseg.data.readers.grids import with_grid_tolerance
 from ctseg.data.readers.layout import load_object
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import DataSet
 from ctseg.volume.formats.source import check_file, what_is
 
 
-def open_dataset(path: str | Path, reader: str | None = None, **options: Any) -> DataSet:
+def open_dataset(
+    path: str | Path,
+    reader: str | None = None,
+    *,
+    grid_tolerance: float | None = None,
+    **options: Any,
+) -> DataSet:
     """Find the cases of a data set without opening a volume.
 
     Args:
         path: a folder, a file or a glob, as the layout asks for.
         reader: the layout's name, where it is not recognised or several fit.
+        grid_tolerance: share of a voxel by which the files of a case may lie beside its first image.
         options: of the layout, e.g. `raw` and `label` for HDF5.
 
     Raises:
@@ -42,7 +50,7 @@ def open_dataset(path: str | Path, reader: str | None = None, **options: Any) ->
             f"{path} holds no cases: the data set is empty.",
             hint="Look at it with: ctseg data inspect",
         )
-    return found
+    return found if grid_tolerance is None else with_grid_tolerance(found, grid_tolerance)
 
 
 def _recognise(path: Path, options: set[str]) -> Any:

@@ -132,6 +132,48 @@ class OnValues:
         return tracks
 
 
+class OfChannels(OnValues):
+    """Base of steps on values that may leave some channels as they are.
+
+    Attributes:
+        channels: numbers of those that the step changes, from 0; all where there are none. Options with one number a
+            channel have one for each of these.
+    """
+
+    channels: tuple[int, ...]
+
+    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        if not self.channels:
+            return self.values(image_czyx, image_czyx, record)
+        out = image_czyx.astype(np.float32)
+        chosen = self.chosen(image_czyx)
+        out[list(self.channels)] = self.values(chosen, image_czyx, record)
+        return out
+
+    def values(self, chosen_czyx: Array, image_czyx: Array, record: Record) -> Array:
+        """The channels of the step after it, given as they were and within the whole scan."""
+        raise NotImplementedError
+
+    def chosen(self, image_czyx: Array) -> Array:
+        """The channels of the step.
+
+        Raises:
+            ConfigError: the scan does not have them.
+        """
+        if not self.channels:
+            return image_czyx
+        if max(self.channels) >= len(image_czyx) or min(self.channels) < 0:
+            raise ConfigError(
+                f"A step is for the channels {self.channels}, counted from 0; the scan has {len(image_czyx)}."
+            )
+        out: Array = image_czyx[list(self.channels)]
+        return out
+
+    def chosen_parts(self, parts: Parts) -> Parts:
+        """The same of a scan that comes slab by slab."""
+        return lambda: ((start, self.chosen(part)) for start, part in parts())
+
+
 def holding(array: Array, values: Iterable[float]) -> Array:
     """The array, as float32 where its own type cannot hold the values, such as -1 in a scan of bytes."""
     if array.dtype.kind == "f":

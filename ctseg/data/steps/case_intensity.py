@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from ctseg.data.steps.base import Array, OnValues, Parts, Record, per_channel
+from ctseg.data.steps.base import Array, OfChannels, Parts, Record, per_channel
 from ctseg.data.steps.statistics import Values, mean_and_deviation, percentiles_of
 from ctseg.errors import ConfigError
 from ctseg.volume.geometry import Geometry
 
 
 @dataclass(frozen=True)
-class NormaliseCase(OnValues):
+class NormaliseCase(OfChannels):
     """(x - mean) / std with each scan's own mean and deviation, per channel.
 
     Attributes:
@@ -25,6 +25,8 @@ class NormaliseCase(OnValues):
         filled: with `nonzero`: voxels where any channel is not 0, holes within included, serve all channels, as
             nnU-Net's mask.
         joint: one mean and deviation for all channels together, as pytorch-3dunet's Standardize.
+        channels: the only ones that are normalised, counted from 0; all where there are none. With `filled` the other
+            ones count for the mask all the same.
     """
 
     kind: ClassVar[str] = "normalise_case"
@@ -33,6 +35,7 @@ class NormaliseCase(OnValues):
     percentiles: tuple[float, float] = (0.0, 100.0)
     filled: bool = False
     joint: bool = False
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_percentiles(self.percentiles)
@@ -45,10 +48,11 @@ class NormaliseCase(OnValues):
 
     def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": [], "mean": [], "std": []}
-        masks = self._masks(image_czyx)
+        chosen = self.chosen(image_czyx)
+        masks = self._masks(chosen, image_czyx)
         if self.joint:
-            image_czyx, masks = _joined(image_czyx, masks)
-        for channel, mask in zip(image_czyx, masks, strict=True):
+            chosen, masks = _joined(chosen, masks)
+        for channel, mask in zip(chosen, masks, strict=True):
             values = channel.ravel() if mask is None or not mask.any() else channel[mask]
             low, high = _percentiles(values, self.percentiles)
             values = np.clip(values, low, high).astype(np.float64)
@@ -64,34 +68,34 @@ class NormaliseCase(OnValues):
         if self.filled:
             return None
         out: Record = {"low": [], "high": [], "mean": [], "std": []}
-        for values in _channels(parts, nonzero=self.nonzero, joint=self.joint):
+        for values in _channels(self.chosen_parts(parts), nonzero=self.nonzero, joint=self.joint):
             low, high = percentiles_of(values, self.percentiles)
             mean, std = mean_and_deviation(values, low, high)
             for key, value in zip(out, (low, high, mean, max(std, 1e-8)), strict=True):
                 out[key].append(value)
         return out
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        clipped = np.clip(image_czyx, per_channel(record["low"]), per_channel(record["high"]))
+    def values(self, chosen_czyx: Array, image_czyx: Array, record: Record) -> Array:
+        clipped = np.clip(chosen_czyx, per_channel(record["low"]), per_channel(record["high"]))
         out = (clipped - per_channel(record["mean"])) / per_channel(record["std"])
         out = out.astype(np.float32, copy=False)
-        for channel, mask in zip(out, self._masks(image_czyx), strict=True):
+        for channel, mask in zip(out, self._masks(chosen_czyx, image_czyx), strict=True):
             if mask is not None:
                 channel[~mask] = 0
         return out
 
-    def _masks(self, image_czyx: Array) -> list[Array | None]:
+    def _masks(self, chosen_czyx: Array, image_czyx: Array) -> list[Array | None]:
         """Where each channel counts; None for everywhere."""
         if not self.nonzero:
-            return [None] * len(image_czyx)
+            return [None] * len(chosen_czyx)
         if not self.filled:
-            return [channel != 0 for channel in image_czyx]
+            return [channel != 0 for channel in chosen_czyx]
         mask = ndimage.binary_fill_holes(np.any(image_czyx != 0, axis=0))
-        return [mask] * len(image_czyx)
+        return [mask] * len(chosen_czyx)
 
 
 @dataclass(frozen=True)
-class RescaleCase(OnValues):
+class RescaleCase(OfChannels):
     """Map two percentiles of each scan linearly onto a range, per channel.
 
     With (0, 100) these are its least and greatest value, as pytorch-3dunet's Normalize and nnU-Net's rescaling to
@@ -104,6 +108,7 @@ class RescaleCase(OnValues):
         clip: whether values beyond the percentiles are clipped.
         nonzero: take the percentiles over non-zero voxels only, and set the others to `to_low`.
         joint: the percentiles of all channels together, as pytorch-3dunet.
+        channels: the only ones that are rescaled, counted from 0; all where there are none.
     """
 
     kind: ClassVar[str] = "rescale_case"
@@ -114,15 +119,17 @@ class RescaleCase(OnValues):
     clip: bool = True
     nonzero: bool = False
     joint: bool = False
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_percentiles(self.percentiles)
 
     def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
         out: Record = {"low": [], "high": []}
+        chosen = self.chosen(image_czyx)
         if self.joint:
-            image_czyx, _ = _joined(image_czyx, [None])
-        for channel in image_czyx:
+            chosen, _ = _joined(chosen, [None])
+        for channel in chosen:
             values = channel[channel != 0] if self.nonzero and channel.any() else channel.ravel()
             low, high = _percentiles(values, self.percentiles)
             out["low"].append(low)
@@ -131,19 +138,19 @@ class RescaleCase(OnValues):
 
     def fit_parts(self, parts: Parts, geometry: Geometry) -> Record | None:
         out: Record = {"low": [], "high": []}
-        for values in _channels(parts, nonzero=self.nonzero, joint=self.joint):
+        for values in _channels(self.chosen_parts(parts), nonzero=self.nonzero, joint=self.joint):
             low, high = percentiles_of(values, self.percentiles)
             out["low"].append(low)
             out["high"].append(high)
         return out
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
+    def values(self, chosen_czyx: Array, image_czyx: Array, record: Record) -> Array:
         low, high = per_channel(record["low"]), per_channel(record["high"])
-        values = np.clip(image_czyx, low, high) if self.clip else image_czyx
+        values = np.clip(chosen_czyx, low, high) if self.clip else chosen_czyx
         width = np.where(high > low, high - low, np.float32(1))
         out = (values - low) / width * (self.to_high - self.to_low) + self.to_low
         if self.nonzero:
-            out = np.where(image_czyx == 0, self.to_low, out)
+            out = np.where(chosen_czyx == 0, self.to_low, out)
         return out.astype(np.float32, copy=False)
 
 

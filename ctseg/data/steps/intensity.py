@@ -7,22 +7,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, OnValues, Record, fitting, paired
+from ctseg.data.steps.base import Array, OfChannels, Record, fitting, paired
 from ctseg.errors import ConfigError
-from ctseg.volume.geometry import Geometry
 
 
 @dataclass(frozen=True)
-class Clip(OnValues):
+class Clip(OfChannels):
     """Clip each channel to a range; one range serves all channels.
 
     Attributes:
         low, high: in the unit of the scan (HU in CT), one number a channel.
+        channels: the only ones that are clipped, counted from 0; all where there are none.
     """
 
     kind: ClassVar[str] = "clip"
     low: tuple[float, ...] = (-1024.0,)
     high: tuple[float, ...] = (3071.0,)
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         pairs = paired(self.kind, self.low, self.high)
@@ -32,42 +33,45 @@ class Clip(OnValues):
                 hint="For example: low = [-160], high = [240]",
             )
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        low, high = (fitting(self.kind, one, image_czyx) for one in (self.low, self.high))
-        return np.clip(image_czyx, low, high)
+    def values(self, chosen_czyx: Array, image_czyx: Array, record: Record) -> Array:
+        low, high = (fitting(self.kind, one, chosen_czyx) for one in (self.low, self.high))
+        return np.clip(chosen_czyx, low, high)
 
 
 @dataclass(frozen=True)
-class Normalise(OnValues):
+class Normalise(OfChannels):
     """(x - mean) / std with fixed numbers, as the foreground statistics of a CT data set.
 
     Attributes:
         mean, std: one number a channel.
+        channels: the only ones that are normalised, counted from 0; all where there are none.
     """
 
     kind: ClassVar[str] = "normalise"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         paired(self.kind, self.mean, self.std)
         if min(self.std) <= 0:
             raise ConfigError(f"The deviation to divide by must be positive: {self.std}.")
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        mean, std = (fitting(self.kind, one, image_czyx) for one in (self.mean, self.std))
-        scaled = (image_czyx - mean) / std
+    def values(self, chosen_czyx: Array, image_czyx: Array, record: Record) -> Array:
+        mean, std = (fitting(self.kind, one, chosen_czyx) for one in (self.mean, self.std))
+        scaled = (chosen_czyx - mean) / std
         return scaled.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
-class Rescale(OnValues):
+class Rescale(OfChannels):
     """Map a range linearly onto another one, e.g. 0..255 onto -1..1.
 
     Attributes:
         low, high: the range of the scan.
         to_low, to_high: the range after.
         clip: whether values outside are clipped; MONAI's ScaleIntensityRange leaves them unless told so.
+        channels: the only ones that are rescaled, counted from 0; all where there are none.
     """
 
     kind: ClassVar[str] = "rescale"
@@ -76,13 +80,14 @@ class Rescale(OnValues):
     to_low: float = -1.0
     to_high: float = 1.0
     clip: bool = True
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.high <= self.low:
             raise ConfigError(f"The range {self.low}..{self.high} is empty.")
 
-    def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        values = np.clip(image_czyx, self.low, self.high) if self.clip else image_czyx
+    def values(self, chosen_czyx: Array, image_czyx: Array, record: Record) -> Array:
+        values = np.clip(chosen_czyx, self.low, self.high) if self.clip else chosen_czyx
         share = (values - np.float32(self.low)) / (self.high - self.low)
         out = share * (self.to_high - self.to_low) + self.to_low
         return out.astype(np.float32, copy=False)

@@ -25,6 +25,12 @@ def is_identity(positions: Sequence[NDArray[np.float64]], shape_zyx: Sequence[in
     )
 
 
+def nearest(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The voxel centres next to the positions; half-way ones go to the later voxel, as in SciPy."""
+    out: NDArray[np.float64] = np.floor(positions + 0.5)
+    return out
+
+
 def values_at(
     array_czyx: NDArray[Any],
     positions: Sequence[NDArray[np.float64]],

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ctseg.data.steps.base import Array, Box, NoFit, Record, Zyx
-from ctseg.data.steps.interpolate import is_identity, labels_at, values_at
+from ctseg.data.steps.base import Array, Box, NoFit, Parts, Record, Zyx
+from ctseg.data.steps.interpolate import is_identity, labels_at, nearest, values_at
+from ctseg.data.steps.statistics import clipped, slice_ranges
 from ctseg.data.steps.track import Positions, Track, Tracks, each
 from ctseg.errors import ConfigError
 from ctseg.volume.distinct_values import distinct_values
@@ -56,6 +57,12 @@ class Resample(Resampling):
             in SciPy, scikit-image and nnU-Net.
         align: `extent` keeps the outer faces of the scan in place, so that the spacing reached differs in the last
             digits (nnU-Net); `first` keeps the centre of the first voxel and the spacing (MONAI, SimpleITK).
+        coarse: which axis is the coarse one: `auto` by the rule above; `always` the axis of the largest spacing before,
+            where there is one such axis; `never` none (nnU-Net's force_separate_z).
+        clip: whether what a spline overshoots is clipped to the range of the scan at this step, of each slice across
+            the coarse axis where there is one (nnU-Net).
+        back_coarse_order: predicted scores come back linearly; along the coarse axis with 0 the nearest slice's count
+            (nnU-Net).
     """
 
     kind: ClassVar[str] = "resample"
@@ -64,6 +71,9 @@ class Resample(Resampling):
     coarse_order: Order = 0
     kernel: Literal["keys", "spline"] = "keys"
     align: Literal["extent", "first"] = "extent"
+    coarse: Literal["auto", "always", "never"] = "auto"
+    clip: bool = False
+    back_coarse_order: Literal[0, 1] = 1
 
     def __post_init__(self) -> None:
         if min(self.spacing_xyz) < 0:
@@ -81,7 +91,15 @@ class Resample(Resampling):
         if self.align == "first":
             z, y, x = (round((size - 1) / ratio + 1) for size, ratio in pairs)  # as MONAI rounds
         else:
-            z, y, x = (max(1, round(size / ratio)) for size, ratio in pairs)
+            after = self._spacing_after(
+                geometry
+            )  # the order of operations is nnU-Net's, for sizes half-way
+            z, y, x = (
+                max(1, round(old / new * size))
+                for size, old, new in zip(
+                    geometry.shape_zyx, geometry.spacing_zyx, after, strict=True
+                )
+            )
         return z, y, x
 
     def grid(self, geometry: Geometry, record: Record) -> Geometry:
@@ -113,20 +131,86 @@ class Resample(Resampling):
                 np.arange(n, dtype=np.float64) / r
                 for n, r in zip(geometry.shape_zyx, ratios, strict=True)
             )
+        if self.back_coarse_order == 1:
+            return z, y, x
+        coarse = self._coarse(self._spacing_after(geometry), geometry.spacing_zyx)
+        z, y, x = (nearest(at) if a == coarse else at for a, at in enumerate((z, y, x)))
         return z, y, x
+
+    def _spacing_after(self, geometry: Geometry) -> list[float]:
+        """The spacing asked for, along z, y, x."""
+        pairs = zip(self.spacing_xyz[::-1], geometry.spacing_zyx, strict=True)
+        return [wanted or old for wanted, old in pairs]
+
+    def _coarse(self, first: Sequence[float], second: Sequence[float]) -> int | None:
+        """The coarse axis of the first spacing (z, y, x) or, if it has none, of the second."""
+        if self.coarse == "never":
+            return None
+        if self.coarse == "always":
+            return _coarse_axis(first, ratio=1.0)
+        found = _coarse_axis(first)
+        return _coarse_axis(second) if found is None else found
+
+    def coarse_axis(self, geometry: Geometry) -> int | None:
+        """The axis (0 z, 1 y, 2 x) that is resampled with `coarse_order`; None where all are alike."""
+        return self._coarse(geometry.spacing_zyx, self._spacing_after(geometry))
 
     def orders(self, geometry: Geometry, order: int) -> tuple[int, int, int]:
         """The order along z, y, x: `coarse_order` on the one axis that is coarse before or, if none is, after."""
-        after = [
-            new * old for new, old in zip(self._ratios(geometry), geometry.spacing_zyx, strict=True)
-        ]
-        coarse = _coarse_axis(geometry.spacing_zyx)
-        coarse = _coarse_axis(after) if coarse is None else coarse
+        coarse = self.coarse_axis(geometry)
         z, y, x = (min(self.coarse_order, order) if a == coarse else order for a in range(3))
         return z, y, x
 
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
-        return self._values(image_czyx, geometry, self.order)
+        positions = self.positions(geometry)
+        if is_identity(positions, image_czyx.shape[1:]):
+            return image_czyx
+        return self._scan_at(image_czyx, positions, geometry, record, 0)
+
+    def fit(self, image_czyx: Array, geometry: Geometry) -> Record:
+        return self.fit_parts(lambda: [(0, image_czyx)], geometry)
+
+    def fit_parts(self, parts: Parts, geometry: Geometry) -> Record:
+        """Where values are clipped: the range of each channel, of each slice across the coarse axis if there is one."""
+        positions = self.positions(geometry)
+        if not (self.clip and self.order == 3) or is_identity(positions, geometry.shape_zyx):
+            return {}
+        low, high = slice_ranges(parts, self.coarse_axis(geometry), geometry.shape_zyx)
+        return {"low": low.tolist(), "high": high.tolist()}
+
+    def _scan_at(
+        self,
+        image_czyx: Array,
+        positions: Positions,
+        geometry: Geometry,
+        record: Record,
+        first: int,
+    ) -> Array:
+        """The scan at these positions.
+
+        Args:
+            first: where along the coarse axis the given part of the scan begins.
+        """
+        orders, spline = self.orders(geometry, self.order), self.kernel == "spline"
+        if "low" not in record:
+            return values_at(image_czyx, positions, orders, spline=spline)
+        coarse = self.coarse_axis(geometry)
+        if coarse is None:
+            out = values_at(image_czyx, positions, orders, spline=spline)
+            return clipped(out, record, None, slice(None))
+        # in the slices first, clipped to the range of each, then across them
+        size = image_czyx.shape[coarse + 1]
+        z, y, x = (
+            np.arange(size, dtype=np.float64) if axis == coarse else at
+            for axis, at in enumerate(positions)
+        )
+        out = values_at(image_czyx, (z, y, x), orders, spline=spline)
+        out = clipped(out, record, coarse, slice(first, first + size))
+        z, y, x = (
+            at if axis == coarse else np.arange(len(at), dtype=np.float64)
+            for axis, at in enumerate(positions)
+        )
+        return values_at(out, (z, y, x), orders, spline=spline)
 
     def input_box(self, box: Box, geometry: Geometry, record: Record) -> Box:
         positions = self.positions(geometry)
@@ -147,19 +231,16 @@ class Resample(Resampling):
         if is_identity(positions, geometry.shape_zyx):
             return part_czyx
         z, y, x = (at[a:b] - c for at, (a, b), (c, _) in zip(positions, box, needed, strict=True))
-        orders = self.orders(geometry, self.order)
-        return values_at(part_czyx, (z, y, x), orders, spline=self.kernel == "spline")
+        coarse = self.coarse_axis(geometry)
+        first = 0 if coarse is None else needed[coarse][0]
+        return self._scan_at(part_czyx, (z, y, x), geometry, record, first)
 
     def weight(self, weight_czyx: Array, geometry: Geometry, record: Record) -> Array:
         """At most linearly: cubic interpolation could make weights negative."""
-        return self._values(weight_czyx, geometry, min(self.order, 1))
-
-    def _values(self, array_czyx: Array, geometry: Geometry, order: int) -> Array:
         positions = self.positions(geometry)
-        if is_identity(positions, array_czyx.shape[1:]):
-            return array_czyx
-        orders = self.orders(geometry, order)
-        return values_at(array_czyx, positions, orders, spline=self.kernel == "spline")
+        if is_identity(positions, weight_czyx.shape[1:]):
+            return weight_czyx
+        return values_at(weight_czyx, positions, self.orders(geometry, min(self.order, 1)))
 
     def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
         positions = self.positions(geometry)
@@ -256,8 +337,8 @@ def _block_mean(array: Array, axis: int, factor: int) -> Array:
     return out
 
 
-def _coarse_axis(spacing_zyx: Sequence[float]) -> int | None:
-    """The one axis whose spacing is the largest and over 3 x the finest."""
+def _coarse_axis(spacing_zyx: Sequence[float], ratio: float = 3.0) -> int | None:
+    """The one axis whose spacing is the largest and over `ratio` x the finest."""
     largest = max(spacing_zyx)
     axes = [axis for axis, spacing in enumerate(spacing_zyx) if spacing > 0.999 * largest]
-    return axes[0] if len(axes) == 1 and largest > 3 * min(spacing_zyx) else None
+    return axes[0] if len(axes) == 1 and largest > ratio * min(spacing_zyx) else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from ctseg.data.steps.base import Array
+from ctseg.data.steps.base import Array, Parts, Record, Zyx
 
 Values = Callable[[], Iterable[Array]]
 """Gives all values anew at each call, in parts of any shape."""
@@ -45,6 +45,42 @@ def mean_and_deviation(values: Values, low: float, high: float) -> tuple[float, 
     mean = total / max(count, 1)
     squares = sum(float(np.square(part - mean).sum()) for part in _clipped(values, low, high))
     return mean, math.sqrt(squares / max(count, 1))
+
+
+def slice_ranges(parts: Parts, axis: int | None, shape_zyx: Zyx) -> tuple[Array, Array]:
+    """The least and greatest value of each channel, [C, N]: of each slice across an axis, or of all (N = 1)."""
+    low: Array | None = None
+    high: Array | None = None
+    for start, part in parts():
+        if low is None or high is None:
+            count = 1 if axis is None else shape_zyx[axis]
+            low = np.full((len(part), count), np.inf)
+            high = np.full((len(part), count), -np.inf)
+        others = (1, 2, 3) if axis is None else tuple(a for a in (1, 2, 3) if a != axis + 1)
+        span = slice(start, start + part.shape[1]) if axis == 0 else slice(None)
+        least, most = part.min(others), part.max(others)
+        if axis is None:
+            least, most = least[:, None], most[:, None]
+        low[:, span] = np.minimum(low[:, span], least)
+        high[:, span] = np.maximum(high[:, span], most)
+    assert low is not None
+    assert high is not None
+    return low, high
+
+
+def clipped(values_czyx: Array, record: Record, axis: int | None, part: slice) -> Array:
+    """Values clipped to what `slice_ranges` found, kept as `low` and `high` of a record.
+
+    Args:
+        part: the slices across the axis that these values are.
+    """
+    shape = [len(values_czyx), 1, 1, 1]
+    if axis is not None:
+        shape[axis + 1] = values_czyx.shape[axis + 1]
+    bounds = (np.asarray(record[key], np.float32)[:, part] for key in ("low", "high"))
+    low, high = (bound.reshape(shape) for bound in bounds)
+    out: Array = np.clip(values_czyx, low, high)
+    return out
 
 
 def _clipped(values: Values, low: float, high: float) -> Iterator[Array]:

@@ -20,8 +20,9 @@ from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.specs import DataSet, ImageRef, Task
 from ctseg.task import check_values, classes_task, in_one_map, labelled_channels
 from ctseg.volume.distinct_values import distinct_values, whole_numbers
-from ctseg.volume.geometry import check_same
+from ctseg.volume.geometry import TOLERANCE_VOXELS, check_same
 from ctseg.volume.io import read_ref
+from ctseg.volume.lattice import Common, on_common_grid
 from ctseg.volume.volume import Volume
 
 Slices = tuple[int | None, int | None]
@@ -36,11 +37,12 @@ def evaluate(
     slices: Slices | None = None,
     metrics: Sequence[str] | str | None = None,
     labels: Sequence[str] | None = None,
-    tolerance_mm: float | Mapping[str, float] = 1.0,
+    tolerance_mm: float | Mapping[str, float] | None = None,
     iou_thresholds: Sequence[float] = (0.5,),
     data_range: float | None = None,
     instances: bool = False,
     mask: Volume | Path | str | None = None,
+    grid_tolerance: float | None = None,
     prediction_options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -57,18 +59,21 @@ def evaluate(
         metrics: names and groups of `ctseg.metrics.catalogue`, or one string with commas; Dice, IoU and the
             surface metrics where it is None.
         labels: names of the only labels to score.
-        tolerance_mm: of the surface Dice, for all labels or by name.
+        tolerance_mm: of the surface Dice, for all labels or by name; by the voxel size where it is None: 1 mm, or two
+            voxels where these are smaller than 0.1 mm.
         iou_thresholds: at which instances match, for the average precision.
         data_range: to which the PSNR of a regression refers; without it the range of each target.
         instances: the values are ids of instances (grains, cells, fibres) rather than labels; the ids of the two
             maps need not agree, and all is scored under the one label `instances`.
         mask: above 0 where the reference counts, for two volumes; the cases of a data set bring their own.
+        grid_tolerance: share of a voxel by which the voxels of the two may lie apart; 0.001 by default.
         prediction_options, reference_options: for the formats' `open`, e.g. `{"dataset": "/label"}`.
         progress: called with the number done, the total and the case's id.
 
     Raises:
         FileProblem: a file that is missing or cannot be read.
-        GeometryMismatch: a prediction on another grid than its reference.
+        GeometryMismatch: a prediction that does not lie on the voxels of its reference. It may be stored with its
+            axes in another order or direction, or hold a part of them: the rest counts as background.
         BadInput: a case without its fellow, or a value that the task does not know.
         UnknownName: a metric or label that does not exist.
 
@@ -89,13 +94,18 @@ def evaluate(
             raise BadInput(
                 "A data set is compared with a folder of predictions, not with one volume."
             )
-        made = _volume(prediction, prediction_options)
         expected = _volume(reference, reference_options)
-        where = None if mask is None else _mask_of(_volume(mask, None), expected)
-        result = evaluate_case(
-            task, made, expected, "case", slices=slices, mask=where, settings=settings
+        names = ("The prediction of 'case'", "its reference")
+        common = _common(
+            _volume(prediction, prediction_options), expected, names, None, grid_tolerance, task
         )
-        return _report([result], settings)
+        where = None if mask is None else common.track_axes(_mask_of(_volume(mask, None), expected))
+        result = evaluate_case(
+            task, common.one, common.two, "case", slices=_moved(slices, common), mask=where,
+            settings=settings,
+        )  # fmt: skip
+        result = replace(result, notes=common.notes)
+        return _report([result], settings, {"case": expected.geometry.spacing_zyx})
     found = find_pairs(
         Path(prediction),
         reference if isinstance(reference, DataSet) else Path(reference),
@@ -110,6 +120,8 @@ def evaluate(
                 hint="Evaluate one case, or let a data set name the mask of each.",
             )
         found = replace(found, pairs=(replace(found.pairs[0], mask=mask),))
+    if grid_tolerance is not None:
+        found = replace(found, grid_tolerance=grid_tolerance)
     return _evaluate_pairs(found, task or found.task, slices, settings, progress)
 
 
@@ -125,23 +137,65 @@ def _evaluate_pairs(
             if name not in found.labels:
                 raise UnknownName("predicted label", name, found.labels)
         settings = replace(settings, labels=settings.labels or found.labels)
-    results = []
+    results, spacings = [], {}
     for done, pair in enumerate(found.pairs, start=1):
         names = (str(pair.prediction.path), str(pair.reference.path))
         made, expected = read_map(pair.prediction), read_map(pair.reference)
-        mask = None if pair.mask is None else _mask_of(_volume(pair.mask, None), expected)
+        files = (pair.prediction.path, pair.reference.path)
+        common = _common(made, expected, names, files, found.grid_tolerance, task)
+        mask = None
+        if pair.mask is not None:
+            mask = common.track_axes(_mask_of(_volume(pair.mask, None), expected))
         result = evaluate_case(
-            task, made, expected, pair.case, names=names, slices=slices,
+            task, common.one, common.two, pair.case, names=names, slices=_moved(slices, common),
             mask=mask, group=pair.group, settings=settings,
         )  # fmt: skip
-        results.append(result)
+        read = [
+            f"{name}: {note}"
+            for name, volume in zip(names, (made, expected), strict=True)
+            for note in volume.metadata.get("notes", ())
+        ]
+        spacings[pair.case] = expected.geometry.spacing_zyx
+        results.append(replace(result, notes=(*read, *common.notes)))
         if progress is not None:
             progress(done, len(found.pairs), pair.case)
-    return _report(results, settings)
+    return _report(results, settings, spacings)
 
 
-def _report(results: Sequence[CaseResult], settings: MetricSettings) -> Report:
-    report = Report(tuple(results), settings.to_dict())
+def _common(
+    prediction: Volume,
+    reference: Volume,
+    names: tuple[str, str],
+    files: tuple[Path, Path] | None,
+    tolerance: float | None,
+    task: Task | None,
+) -> Common:
+    """Both maps on one grid; the values of a regression have no background to fill a part that is missing."""
+    return on_common_grid(
+        prediction,
+        reference,
+        names=names,
+        files=files,
+        tolerance=TOLERANCE_VOXELS if tolerance is None else tolerance,
+        pad=task is None or task.kind != "regression",
+    )
+
+
+def _moved(slices: Slices | None, common: Common) -> Slices | None:
+    """Slices of the reference as slices of the common grid."""
+    if slices is None:
+        return None
+    start, stop = slices
+    before, own = -common.start[0], common.reference_depth
+    return (start or 0) + before, (own if stop is None else min(stop, own)) + before
+
+
+def _report(
+    results: Sequence[CaseResult],
+    settings: MetricSettings,
+    spacings_zyx: Mapping[str, Sequence[float]],
+) -> Report:
+    report = Report(tuple(results), settings.to_dict(spacings_zyx))
     if isinstance(settings.tolerance_mm, Mapping) and results:
         for name in settings.tolerance_mm:
             if name not in report.labels:
@@ -197,7 +251,7 @@ def evaluate_case(
     if task is not None and expected.ndim == 4:
         expected = labelled_channels(task, expected)
     if settings is not None and settings.instances:
-        results = _score_instances(task, made, expected, spacing, settings, valid, names)
+        results = _score_instances(task, made, expected, spacing, settings, valid, names=names)
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
     if task is not None:
         made = as_stored(task, made)
@@ -261,6 +315,7 @@ def _score_instances(
     spacing_zyx: Sequence[float],
     settings: MetricSettings,
     valid: NDArray[np.bool_] | None,
+    *,
     names: tuple[str, str],
 ) -> tuple[LabelResult, ...]:
     for array, name in zip((made, expected), names, strict=True):
@@ -272,7 +327,7 @@ def _score_instances(
         valid = counted if valid is None else counted & valid
     one, two = ((array != 0).astype(np.uint8) for array in ids)
     alone, settings = classes_task({"instances": 1}), replace(settings, labels=None)
-    return score_labels(alone, one, two, spacing_zyx, settings, valid, (ids[0], ids[1]))
+    return score_labels(alone, one, two, spacing_zyx, settings, valid, instances=(ids[0], ids[1]))
 
 
 def _squeezed(array: NDArray[Any]) -> NDArray[Any]:

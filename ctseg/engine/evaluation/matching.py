@@ -12,7 +12,7 @@ from ctseg.config import TaskConfig
 from ctseg.config.checking import parse_json, validate
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
-from ctseg.volume.file_names import file_name, stem_of, volume_suffix
+from ctseg.volume.file_names import file_name, matching, stem_of, volume_suffix
 from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.io import format_of
 from ctseg.volume.volume import Volume
@@ -44,11 +44,13 @@ class Pairs:
     Attributes:
         task: what the values mean, where some file says it.
         labels: the only labels that were asked of the prediction; None for all.
+        grid_tolerance: share of a voxel by which the voxels of the two may lie apart; None for the default.
     """
 
     pairs: tuple[Pair, ...]
     task: Task | None = None
     labels: tuple[str, ...] | None = None
+    grid_tolerance: float | None = None
 
 
 def find_pairs(
@@ -72,7 +74,7 @@ def find_pairs(
         BadInput: a map without its fellow.
     """
     for path in (prediction, *([reference] if isinstance(reference, Path) else [])):
-        if not path.exists():
+        if not path.exists() and not matching(path):
             raise FileProblem(f"{path} does not exist.", hint="Check the path.")
     predicted = _maps(prediction, prediction_options)
     dataset = _dataset(reference, reference_options)
@@ -132,14 +134,15 @@ def _ids(
 
 def _is_volume(path: Path) -> bool:
     """Whether a path is one volume: a file, or a store that is a folder and has the name of one."""
-    return path.is_file() or bool(volume_suffix(path) and format_of(path))
+    return path.is_file() or bool(path.exists() and volume_suffix(path) and format_of(path))
 
 
 def _maps(path: Path, options: Mapping[str, Any] | None) -> dict[str, ImageRef]:
     if _is_volume(path):
         return {stem_of(path): ImageRef(path, frozen(options))}
+    inside = path.iterdir() if path.is_dir() else matching(path)
     files = without_companions(
-        f for f in sorted(path.iterdir()) if _is_volume(f) and not f.name.startswith(".")
+        f for f in sorted(inside) if _is_volume(f) and not f.name.startswith(".")
     )
     maps: dict[str, ImageRef] = {}
     for file in files:
@@ -181,7 +184,8 @@ def _task_above(reference: Path) -> Task | None:
 
 def _said_beside(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]:
     """Task and labels that `predictions.json` in a folder of predictions names."""
-    file = prediction / PREDICTIONS
+    folder = prediction.parent if matching(prediction) else prediction
+    file = folder / PREDICTIONS
     if not file.is_file():
         return None, None
     try:

@@ -18,7 +18,8 @@ from ctseg.errors import BadInput
 from ctseg.metrics.overlap import label_counts
 from ctseg.specs import Task
 from ctseg.task import in_one_map
-from ctseg.volume.geometry import Geometry, check_same
+from ctseg.volume.geometry import Geometry
+from ctseg.volume.lattice import on_common_grid
 
 Means = dict[str, float]
 
@@ -126,11 +127,12 @@ def suggest_for(found: Pairs, on_case: Callable[[int, int, str], None] | None = 
         for done, pair in enumerate(found.pairs, start=1):
             predicted, reference = read_map(pair.prediction), read_map(pair.reference)
             names = (str(pair.prediction.path), str(pair.reference.path))
-            check_same(predicted.geometry, reference.geometry, names=names)
-            for name, volume in zip(names, (predicted, reference), strict=True):
+            files = (pair.prediction.path, pair.reference.path)
+            common = on_common_grid(predicted, reference, names=names, files=files)
+            for name, volume in zip(names, (common.one, common.two), strict=True):
                 if volume.array.ndim != 3:
                     raise BadInput(f"{name} has one channel a label; one map of labels is needed.")
-            yield predicted.array, reference.array
+            yield common.one.array, common.two.array
             if on_case:
                 on_case(done, len(found.pairs), pair.case)
 

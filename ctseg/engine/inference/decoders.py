@@ -82,6 +82,10 @@ class LabelMap:
                 low_czyx = low_czyx.clone()
                 low_czyx[self._hidden] = -1.0
             found = last_positive_at(low_czyx, positions)
+        return self.of_classes(found)
+
+    def of_classes(self, found: torch.Tensor) -> torch.Tensor:
+        """The same from the class of each voxel."""
         return found if self._table is None else self._table.to(found.device)[found.int()]
 
 
@@ -156,7 +160,7 @@ class Values:
             check_finite(most)
             raise RunFailed(
                 f"The network gave values up to {most:.3g}, which {self.dtype} does not hold.",
-                hint="Write them as --dtype float32.",
+                hint="Write them as float32: --set dtype=float32",
             )
         return found[0] if self.channels is None else found
 
@@ -214,9 +218,12 @@ class Masks:
 
     def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         if self._exclusive:
-            found = argmax_at(low_czyx, positions)
-            return torch.stack([found == index for index in self._chosen]).to(torch.uint8)
+            return self.of_classes(argmax_at(low_czyx, positions))
         return (interpolate(low_czyx[self._chosen], positions) > 0).to(torch.uint8)
+
+    def of_classes(self, found: torch.Tensor) -> torch.Tensor:
+        """The same from the class of each voxel."""
+        return torch.stack([found == index for index in self._chosen]).to(torch.uint8)
 
 
 def _indices(task: Task, kept: Iterable[Label] | None) -> list[int]:

@@ -65,9 +65,22 @@ class Ensemble:
         self.on_note: Callable[[str], None] | None = None
         self.on_plan: Callable[[PlannedGrid], None] | None = None
 
+    def of_models(self, models: Sequence[Model]) -> Ensemble:
+        """The same of other models, such as these with other tiles."""
+        return Ensemble(models)
+
+    def made_by(self, model: Model) -> Decoder:
+        """What one of the models makes of a scan, for all of them together."""
+        return shares(model)
+
+    @property
+    def held(self) -> Decoder:
+        """What is held of a whole scan while the models take turns."""
+        return shares(self.models[0])
+
     @property
     def predictor(self) -> Predictor:
-        return _Mean(
+        return Mean(
             self.networks, self.task, self.settings, self.runtime, self.on_note, models=self.models
         )
 
@@ -80,17 +93,16 @@ class Ensemble:
         return _Streams(scan, streams, folder)
 
     def with_settings(self, **changes: Any) -> Ensemble:
-        return Ensemble([model.with_settings(**changes) for model in self.models])
+        return self.of_models([model.with_settings(**changes) for model in self.models])
 
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Ensemble, Fitted]:
         """Each model gets a tiling of its own, since they take turns."""
         streams = scan.streams if isinstance(scan, _Streams) else [scan] * len(self.models)
         source = scan.applied.source if isinstance(scan, Stream) else scan
-        held = waiting_bytes(source, (shares(self.models[0]), *request.finished))
+        held = waiting_bytes(source, (self.held, *request.finished))
+        alone = dataclasses.replace(request, finished=(), held=held)
         fits = [
-            model.fit(
-                own, dataclasses.replace(request, products=(shares(model),), finished=(), held=held)
-            )
+            model.fit(own, dataclasses.replace(alone, products=(self.made_by(model),)))
             for model, own in zip(self.models, streams, strict=True)
         ]
         most = max((fitted for _, fitted in fits), key=lambda fitted: fitted.estimate.total)
@@ -107,7 +119,7 @@ class Ensemble:
 
     def _of(self, models: Sequence[Model]) -> Ensemble:
         """The same ensemble with its models tiled otherwise."""
-        out = Ensemble([listening(model, self) for model in models])
+        out = self.of_models([listening(model, self) for model in models])
         out.card = self.card
         return listening(out, self)
 
@@ -140,7 +152,7 @@ class _Streams(Stream):
         self.streams, self.folder = tuple(streams), folder
 
 
-class _Mean(Predictor):
+class Mean(Predictor):
     """Runs model after model, and makes results of the mean of what they say."""
 
     def __init__(self, *engine: Any, models: Sequence[Model]) -> None:
@@ -160,7 +172,7 @@ class _Mean(Predictor):
     ) -> None:
         assert isinstance(stream, _Streams)
         back = back or SourceGridMapper(stream.applied)
-        total = scratch((self.task.out_channels, *back.source), np.float32, stream.folder)
+        total = self._room(back, stream.folder)
         count = len(self.models)
         for number, (model, own) in enumerate(zip(self.models, stream.streams, strict=True)):
 
@@ -168,13 +180,23 @@ class _Mean(Predictor):
                 if on_tiles:
                     on_tiles(before * tiles + done, count * tiles)
 
-            product = shares(model)
             way = SourceGridMapper(own.applied)
-            sink = _Adding(total, way.box, product.fill, 1 / count)
+            product, sink = self._share(number, way, total)
             part = _part(model, own, way, pieces)
             if part is None or part[1] > part[0]:
                 model.predictor.run(own, [(product, sink)], back=way, pieces=part, on_tiles=report)
         self._make(total, wanted, back, pieces or (0, back.slices))
+
+    def _room(self, back: SourceGridMapper, folder: Path | None) -> NDArray[Any]:
+        """Where the models put their shares of a scan."""
+        return scratch((self.task.out_channels, *back.source), np.float32, folder)
+
+    def _share(
+        self, number: int, way: SourceGridMapper, total: NDArray[Any]
+    ) -> tuple[Decoder, Sink]:
+        """What one of the models makes, and how it gets to the others."""
+        product = shares(self.models[number])
+        return product, _Adding(total, way.box, product.fill, 1 / len(self.models))
 
     def seams(self, stream: Stream, back: SourceGridMapper) -> list[int]:
         """Where a part of the sum ends that is made into results at a time."""
@@ -195,7 +217,7 @@ class _Mean(Predictor):
 
     def _make(
         self,
-        total: NDArray[np.float32],
+        total: NDArray[Any],
         wanted: Sequence[tuple[Decoder, Sink]],
         back: SourceGridMapper,
         pieces: tuple[int, int],

@@ -155,7 +155,8 @@ class NetworkModel:
         runtime = choose(device, precision)
         networks, card = [], None
         for path in files:
-            tensors, card = read_weights(path)
+            tensors, whole = read_weights(path)
+            card = whole.of_file(path.name)
             check_provider(card, force=force)
             network = build_for(card, tensors)
             load_strictly(network, tensors, path)
@@ -229,7 +230,7 @@ def retile(
     model: Model,
     *,
     tile_zyx: tuple[int, int, int] | None = None,
-    overlap: float | None = None,
+    overlap: tiling.Overlap | None = None,
     tta: bool = False,
     batch_size: int | None = None,
     skip_air: float | None = None,
@@ -249,11 +250,12 @@ def retile(
     if skip_air is not None:
         if not math.isfinite(skip_air):
             raise BadInput(
-                f"The value of air cannot be {skip_air}.", hint="For CT: --skip-air -900"
+                f"The value of air cannot be {skip_air}.", hint="For CT: --set skip_air=-900"
             )
         if model.task.kind == "regression":
             raise BadInput(
-                "A regression has no background that air could be.", hint="Leave out --skip-air."
+                "A regression has no background that air could be.",
+                hint="Leave out --set skip_air.",
             )
         changes["skip_air"] = skip_air
     if tta:
@@ -285,8 +287,9 @@ def settings_of(card: Card) -> TilingSettings:
     if predict.tile_zyx is None:
         raise CtsegError("The card names no tile size.")
     return TilingSettings(
-        predict.tile_zyx, predict.overlap, predict.blend, constraints=constraints_of(card)
-    )
+        predict.tile_zyx, predict.overlap, predict.blend, constraints=constraints_of(card),
+        padding=predict.padding, average=predict.average,
+    )  # fmt: skip
 
 
 def check_channels(card: Card, scan: Scan) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.stream import ready
-from ctseg.engine.borrowed import borrowed
 from ctseg.engine.inference import tiling
+from ctseg.engine.inference.borrowed import borrowed
 from ctseg.engine.inference.sliding_window import slabs
 from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import choose
@@ -29,7 +29,7 @@ def predict_tiles(
     net: torch.nn.Module,
     image_czyx: Array,
     tile_zyx: Zyx,
-    overlap: float = 0.5,
+    overlap: tiling.Overlap = 0.5,
     blend: tiling.Blend = "gaussian",
     output: Output = "logits",
     *,
@@ -51,7 +51,7 @@ def predict_tiles(
             device, where it stays. Nothing else of it is changed.
         image_czyx: the scan as the network expects it, [C, Z, Y, X], a NumPy array or a torch tensor.
         tile_zyx: size of a tile in voxels.
-        overlap: share of a tile that neighbours share, 0 to under 1.
+        overlap: share of a tile that neighbours share, 0 to under 1, for all axes or for each (z, y, x).
         blend: `gaussian` or `constant`.
         output: `logits`, `probabilities` (needs `activation`) or `labels`.
         activation: `softmax` for exclusive classes, `sigmoid` for channels, `none` for values.

@@ -35,7 +35,7 @@ class Predictor:
     """Networks and how they run.
 
     Attributes:
-        networks: one a member of an ensemble, whose probabilities are averaged; in eval mode on the device.
+        networks: one a member of an ensemble, whose probabilities (or logits) are averaged; in eval mode on the device.
         task: what their logits mean.
         on_note: told of what was changed on the way.
     """
@@ -81,7 +81,8 @@ class Predictor:
             self.networks, stream, self.settings, runtime=self.runtime, span=span,
             air=air, background=background, on_tiles=on_tiles, on_note=self.on_note,
         ):  # fmt: skip
-            for piece in back.feed(start, combine(self.task, outs), stop):
+            combined = combine(self.task, outs, average=self.settings.average)
+            for piece in back.feed(start, combined, stop):
                 for product, sink in wanted:
                     slices = max(1, PIECE_BYTES // (product.working * back.plane))
                     for part in piece.split(slices):
@@ -118,11 +119,17 @@ def _grid(shape_zyx: Zyx, settings: TilingSettings) -> TileGrid:
     return TileGrid(shape_zyx, settings)
 
 
-def combine(task: Task, outs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The logits of one network, or those of the mean probability of several; values are averaged themselves."""
+def combine(
+    task: Task, outs: Sequence[torch.Tensor], *, average: str = "probabilities"
+) -> torch.Tensor:
+    """The logits of one network, or those of the mean probability of several; values are averaged themselves.
+
+    Args:
+        average: `logits` takes the mean of the logits instead, as nnU-Net does.
+    """
     if len(outs) == 1:
         return outs[0]
-    if task.kind == "regression":
+    if task.kind == "regression" or average == "logits":
         return torch.stack(list(outs)).mean(0)
     mean = activate(task, outs[0][None])[0]
     for out in outs[1:]:

@@ -61,8 +61,9 @@ def slabs(
         RunFailed: logits are NaN or infinite.
     """
     return _Slabs(
-        networks, stream, settings, runtime, span, air, background, on_tiles, on_note
-    ).run()
+        networks, stream, settings, runtime,
+        span=span, air=air, background=background, on_tiles=on_tiles, on_note=on_note,
+    ).run()  # fmt: skip
 
 
 class _Slabs:
@@ -72,6 +73,7 @@ class _Slabs:
         stream: Stream,
         settings: TilingSettings,
         runtime: Runtime,
+        *,
         span: tuple[int, int] | None,
         air: torch.Tensor | None,
         background: torch.Tensor | None,
@@ -233,6 +235,7 @@ class _Rows:
     ) -> None:
         self._stream, self._grid, self._device = stream, grid, device
         self._flat = settings.constraints.dims == 2
+        self._padding = settings.padding
         self._rows = iter(rows)
         self._last = rows[-1]
         self._held: torch.Tensor | None = None
@@ -286,9 +289,9 @@ class _Rows:
         tile = self._grid.tile_zyx
         if depth < tile[0]:
             part = self._stream.read(0, depth)
-            out_czyx[:] = tiling.pad(part, tile, repeat_slices=self._flat)
+            out_czyx[:] = tiling.pad(part, tile, repeat_slices=self._flat, mode=self._padding)
         elif out_czyx.shape[2:] == self._stream.shape_czyx[2:]:
             self._stream.read(start, stop, out_czyx)
         else:
             part = self._stream.read(start, stop)
-            out_czyx[:] = tiling.pad(part, (stop - start, *tile[1:]))
+            out_czyx[:] = tiling.pad(part, (stop - start, *tile[1:]), mode=self._padding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,10 @@ from ctseg.errors import BadInput
 from ctseg.specs import Constraints
 
 Zyx = tuple[int, int, int]
-Blend = Literal["gaussian", "constant"]
+Blend = Literal["gaussian", "nnunet", "constant"]
+Padding = Literal["reflect", "zeros"]
+Overlap = float | tuple[float, float, float]
+"""Share of a tile that neighbours share: one for all axes, or one for each (z, y, x)."""
 
 
 def starts(size: int, tile: int, overlap: float, context: int = 0) -> list[int]:
@@ -32,13 +36,15 @@ def window(tile: int, blend: Blend) -> NDArray[np.float32]:
     """The weight of each voxel of a tile along one axis, 1 at most.
 
     `gaussian` is centred with sigma tile / 8, and never under 1e-3, so that no voxel has a vanishing weight in
-    the product over three axes.
+    the product over three axes. `nnunet` is centred on the voxel tile // 2 and has no such limit; nnU-Net makes it by
+    filtering a delta there (Isensee et al., Nature Methods 18, 2021).
     """
     if blend == "constant":
         return np.ones(tile, np.float32)
-    position = np.arange(tile) - (tile - 1) / 2
-    weights = np.exp(-0.5 * (position / (tile / 8)) ** 2)
-    out: NDArray[np.float32] = np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+    centre = tile // 2 if blend == "nnunet" else (tile - 1) / 2
+    weights = np.exp(-0.5 * ((np.arange(tile) - centre) / (tile / 8)) ** 2)
+    floor = 0.0 if blend == "nnunet" else 1e-3
+    out: NDArray[np.float32] = np.maximum(weights / weights.max(), floor).astype(np.float32)
     return out
 
 
@@ -82,11 +88,16 @@ def padding(shape_zyx: Zyx, tile_zyx: Zyx) -> tuple[tuple[int, int], ...]:
 
 
 def pad(
-    image_czyx: NDArray[np.float32], tile_zyx: Zyx, *, repeat_slices: bool = False
+    image_czyx: NDArray[np.float32],
+    tile_zyx: Zyx,
+    *,
+    repeat_slices: bool = False,
+    mode: Padding = "reflect",
 ) -> NDArray[np.float32]:
-    """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge.
+    """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge; or with zeros.
 
     Args:
+        mode: `zeros` pads with zeros.
         repeat_slices: repeat the first and the last slice, as slice-wise networks do at the ends of a scan.
     """
     _, z, y, x = image_czyx.shape
@@ -95,19 +106,36 @@ def pad(
         if before or after:
             widths = [(0, 0)] * 4
             widths[axis] = (before, after)
-            if after < image_czyx.shape[axis] and not (repeat_slices and axis == 1):
+            repeated = repeat_slices and axis == 1
+            if mode == "zeros" and not repeated:
+                image_czyx = np.pad(image_czyx, widths)
+            elif after < image_czyx.shape[axis] and not repeated:
                 image_czyx = np.pad(image_czyx, widths, mode="reflect")
             else:
                 image_czyx = np.pad(image_czyx, widths, mode="edge")
     return image_czyx
 
 
-def check(tile_zyx: Zyx, overlap: float, context_slices: int = 0) -> None:
+def overlap_zyx(overlap: Overlap) -> tuple[float, float, float]:
+    """The overlap along each axis.
+
+    Example:
+        >>> overlap_zyx(0.5)
+        (0.5, 0.5, 0.5)
+    """
+    z, y, x = overlap if isinstance(overlap, Sequence) else (overlap,) * 3
+    return z, y, x
+
+
+def check(tile_zyx: Zyx, overlap: Overlap, context_slices: int = 0) -> None:
     """Refuse settings that make no tiles."""
     if len(tile_zyx) != 3 or min(tile_zyx) < 1:
         raise BadInput(f"A tile needs three positive sizes (z, y, x), not {tuple(tile_zyx)}.")
-    if not 0 <= overlap < 1:
-        raise BadInput(f"The overlap is a share of a tile from 0 to under 1, not {overlap}.")
+    shares = overlap if isinstance(overlap, Sequence) else (overlap,)
+    if len(shares) not in (1, 3) or not all(0 <= share < 1 for share in shares):
+        raise BadInput(
+            f"The overlap is a share of a tile from 0 to under 1, or three of them (z, y, x), not {overlap}."
+        )
     if tile_zyx[0] <= 2 * context_slices:
         raise BadInput(
             f"A tile of {tile_zyx[0]} slices is too thin: the network looks at {context_slices} slices on "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ class TilingSettings:
 
     Attributes:
         tile_zyx: voxels, as the network accepts them.
-        overlap: share of a tile that neighbours share.
+        overlap: share of a tile that neighbours share, for all axes or for each (z, y, x).
         blend: weights where tiles overlap.
         mirror_axes: spatial axes 0..2 whose mirrored views are averaged.
         batch_size: tiles (and views of them) that go through the network together.
@@ -26,16 +27,20 @@ class TilingSettings:
         skip_air: a tile whose voxels are all at or below this value of the scan (HU in CT) is taken for background
             without the network; None for never.
         sums_on_host: hold the sums of logits in main memory and not on the device.
+        padding: what lies around a scan smaller than a tile.
+        average: what the networks of an ensemble average.
     """
 
     tile_zyx: Zyx
-    overlap: float = 0.5
+    overlap: tiling.Overlap = 0.5
     blend: tiling.Blend = "gaussian"
     mirror_axes: tuple[int, ...] = ()
     batch_size: int = 1
     constraints: Constraints = Constraints()  # noqa: RUF009 - frozen
     skip_air: float | None = None
     sums_on_host: bool = False
+    padding: tiling.Padding = "reflect"
+    average: Literal["probabilities", "logits"] = "probabilities"
 
     @property
     def views(self) -> list[tuple[int, ...]]:
@@ -69,17 +74,17 @@ class TileGrid:
         self.shape_zyx: Zyx = (z, y, x)
         # a slice-wise network gains nothing from a second look at a slice
         flat = demands.dims == 2
-        first = (
-            0.0 if flat else settings.overlap,
-            "constant" if flat else settings.blend,
-            demands.context_slices,
-        )
-        other = (settings.overlap, settings.blend, 0)
+        along_z, along_y, along_x = tiling.overlap_zyx(settings.overlap)
+        ways: list[tuple[float, tiling.Blend, int]] = [
+            (along_z, settings.blend, demands.context_slices),
+            (along_y, settings.blend, 0),
+            (along_x, settings.blend, 0),
+        ]
+        if flat:
+            ways[0] = (0.0, "constant", demands.context_slices)
         self.starts: list[list[int]] = []
         self.weights: list[list[NDArray[np.float32]]] = []
-        for size, tile, way in zip(
-            self.shape_zyx, self.tile_zyx, (first, other, other), strict=True
-        ):
+        for size, tile, way in zip(self.shape_zyx, self.tile_zyx, ways, strict=True):
             overlap, blend, context = way
             starts = tiling.starts(size, tile, overlap, context)
             windows = tiling.windows(size, tile, overlap, blend, context)

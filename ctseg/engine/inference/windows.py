@@ -70,7 +70,7 @@ def window_coordinates(
     volume: NDArray[Any] | torch.Tensor | Sequence[int],
     window_zyx: Sequence[int],
     *,
-    overlap: float = 0.5,
+    overlap: tiling.Overlap = 0.5,
     stride_zyx: Sequence[int] | None = None,
 ) -> list[Zyx]:
     """The first voxel (z, y, x) of every window over a volume; together they cover it, unless a stride skips some.
@@ -78,8 +78,8 @@ def window_coordinates(
     Args:
         volume: [..., Z, Y, X], or its shape (z, y, x).
         window_zyx: voxels of a window.
-        overlap: share of a window that neighbours share; windows are spread evenly, the first and last flush with
-            the ends, as `ctseg.predict_tiles` does.
+        overlap: share of a window that neighbours share, for all axes or for each (z, y, x); windows are spread
+            evenly, the first and last flush with the ends, as `ctseg.predict_tiles` does.
         stride_zyx: voxels from window to window instead; the last one is moved inward where it would not fit.
 
     Raises:
@@ -98,9 +98,10 @@ def window_coordinates(
             hint="Pad it first: volume, inside = ctseg.pad_to_windows(volume, window_zyx)",
         )
     axes = []
+    shares = tiling.overlap_zyx(overlap)
     for axis, (size, length) in enumerate(zip(shape, window, strict=True)):
         if stride is None:
-            axes.append(tiling.starts(size, length, overlap))
+            axes.append(tiling.starts(size, length, shares[axis]))
         else:
             count = math.ceil((size - length) / stride[axis]) + 1
             axes.append([min(i * stride[axis], size - length) for i in range(count)])

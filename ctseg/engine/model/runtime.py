@@ -27,25 +27,28 @@ class Runtime:
         precision: of the network's multiplications; sums and losses are fp32 always.
         channels_last: whether activations lie channels-last in memory.
         reason: why these were chosen, for the log.
+        exact: whether a CPU computes as PyTorch does, without the kernels of `ctseg.nets.cpu`; half precision always
+            uses them.
     """
 
     device: torch.device
     precision: Precision
     channels_last: bool
     reason: str
+    exact: bool = False
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """A context in which the network computes in the chosen precision; `fp32` computes as PyTorch does."""
-        if self.precision == "fp32":
-            yield
-            return
-        with self.kernels(), torch.autocast(self.device.type, _TYPES[self.precision]):
+        """A context in which the network computes in the chosen precision."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.kernels())
+            if self.precision != "fp32":
+                stack.enter_context(torch.autocast(self.device.type, _TYPES[self.precision]))
             yield
 
     def kernels(self) -> contextlib.AbstractContextManager[None]:
         """A context for the backward pass, in which layers that are checkpointed compute once more."""
-        if self.device.type == "cpu" and self.precision != "fp32":
+        if self.device.type == "cpu" and not (self.precision == "fp32" and self.exact):
             return use_cpu_kernels()
         return contextlib.nullcontext()
 
@@ -75,7 +78,8 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
     """Choose device and precision.
 
     On a CPU bf16 with channels-last where the processor has AVX512-BF16 or AMX, else fp32; on CUDA bf16, or fp16
-    where bf16 is only emulated; on MPS fp32.
+    where bf16 is only emulated; on MPS fp32. `fp32` that is asked for computes as PyTorch does; where it is chosen,
+    the kernels of `ctseg.nets.cpu` are used.
 
     Raises:
         BadInput: the device does not exist here.
@@ -95,7 +99,7 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
     final = cast(Precision, auto if precision == "auto" else precision)
     reason = why if precision == "auto" else "as asked"
     layout = chosen.type == "cuda" or (chosen.type == "cpu" and final == "bf16")
-    return Runtime(chosen, final, layout, reason)
+    return Runtime(chosen, final, layout, reason, exact=precision == "fp32")
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Rules of post-processing from what is typed after `--keep-largest`, `--min-size` and `--fill-holes`."""
+"""Rules of post-processing from what is typed after `--keep-largest`, `--set min_size=` and `--set fill_holes=`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def rules_from_text(
     rules: dict[tuple[str, ...], dict[str, Any]] = {}
     for label, value in _items("--keep-largest", keep_largest, names):
         rules.setdefault(label, {})["keep_largest"] = _number(value)
-    for label, value in _items("--min-size", min_size, names, bare=True):
+    for label, value in _items("--set min_size", min_size, names, bare=True):
         rules.setdefault(label, {}).update(_size(value))
-    for label, value in _items("--fill-holes", fill_holes, names):
+    for label, value in _items("--set fill_holes", fill_holes, names):
         rules.setdefault(label, {})["fill_holes"] = _holes(value)
     return tuple(
         validate(
@@ -71,9 +71,7 @@ def _items(
             raise ConfigError(f"'{option} {text}' names {'+'.join(found)} twice.")
         out.append((found, value))
     if not out:
-        raise ConfigError(
-            f"'{option}' names no label.", hint=f"For example: {option} {_example(option)}"
-        )
+        raise ConfigError(f"'{option}' names no label.", hint=f"For example: {_example(option)}")
     return out
 
 
@@ -119,9 +117,9 @@ def _size(text: str) -> dict[str, Any]:
     if match and unit in PER_ML and float(match[1]) > 0:
         return {"min_size_ml": float(match[1]) * PER_ML[unit]}
     raise ConfigError(
-        f"'--min-size' cannot be '{text}'.",
-        hint=f"Give a number and a unit ({', '.join(PER_ML)} or vox), e.g. --min-size 0.5ml or "
-        "--min-size liver=0.5ml,lesion=30vox",
+        f"'--set min_size' cannot be '{text}'.",
+        hint=f"Give a number and a unit ({', '.join(PER_ML)} or vox), e.g. --set min_size=0.5ml or "
+        "--set min_size=liver=0.5ml,lesion=30vox",
     )
 
 
@@ -129,11 +127,12 @@ def _holes(text: str) -> str:
     mode = text.lower() or "3d"
     if mode not in HOLES:
         raise ConfigError(
-            f"'--fill-holes' knows no '{text}'.",
+            f"'--set fill_holes' knows no '{text}'.",
             hint="Holes are filled in the whole scan (liver=3d, the default) or slice by slice (liver=slices).",
         )
     return mode
 
 
 def _example(option: str) -> str:
-    return {"--min-size": "liver=0.5ml"}.get(option, "liver,spleen")
+    value = "liver=0.5ml" if "min_size" in option else "liver,spleen"
+    return f"{option}={value}" if " " in option else f"{option} {value}"

@@ -14,6 +14,7 @@ from ctseg.data.stream import InMemory, modality_of
 from ctseg.engine.inference.decoders import FloatType
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
 from ctseg.engine.inference.sliding_window import OnTiles
+from ctseg.engine.inference.tiling import Overlap
 from ctseg.engine.model.runtime import Runtime
 from ctseg.engine.prediction.outputs import Outputs
 from ctseg.engine.prediction.request import Request
@@ -91,7 +92,7 @@ class Segmenter:
         self,
         *,
         tile_zyx: tuple[int, int, int] | None = None,
-        overlap: float | None = None,
+        overlap: Overlap | None = None,
         tta: bool = False,
         batch_size: int | None = None,
         skip_air: float | None = None,

@@ -238,7 +238,7 @@ def as_error(error: Exception, folder: Path) -> CtsegError:
     except (MemoryError, torch.OutOfMemoryError):
         told = RunFailed(
             "The memory did not suffice.",
-            hint="Give fewer or smaller tiles at a time: --batch-size 1, --tile Z,Y,X",
+            hint="Give fewer or smaller tiles at a time: --set batch_size=1, --tile Z,Y,X",
         )
     except Exception:
         text = " ".join(str(error).split())

@@ -153,7 +153,7 @@ def targets_of(items: Sequence[Item], request: Request) -> dict[str, Path]:
         if request.suffix and not request.output.name.lower().endswith(as_suffix(request.suffix)):
             raise BadInput(
                 f"{request.output} has not the format {as_suffix(request.suffix)}.",
-                hint="Leave out --format, or give a folder with -o.",
+                hint="Leave out --set format, or give a folder with -o.",
             )
         return {items[0].id: request.output}
     if request.output.suffix and not request.output.exists():

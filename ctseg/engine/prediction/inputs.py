@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import fold_cases
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, frozen
-from ctseg.volume.file_names import file_name, stem_of
+from ctseg.volume.file_names import file_name, matching, stem_of
 from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.formats.source import COMMON_OPTIONS
 from ctseg.volume.io import format_of, scan_files
@@ -58,7 +59,7 @@ def find_items(
     find = _Finder(channels, {**(options or {}), **({"dataset": dataset} if dataset else {})}, fold)
     items: list[Item] = []
     loose: list[Path] = []
-    for text in inputs:
+    for text in _expanded(inputs):
         parts = [Path(part) for part in text.split(",")] if "," in text else [Path(text)]
         if len(parts) > 1 and not Path(text).exists():
             for part in parts:
@@ -80,6 +81,22 @@ def find_items(
             )
         seen[item.id] = item
     return items
+
+
+def _expanded(inputs: Sequence[str]) -> list[str]:
+    """The inputs, patterns such as `scans/*.nii.gz` as what they match, where the shell left them as they are."""
+    out: list[str] = []
+    for text in inputs:
+        if Path(text).exists() or not glob.has_magic(text):
+            out.append(text)
+            continue
+        matches = sorted(map(str, matching(Path(text))))
+        if not matches:
+            raise FileProblem(
+                f"Nothing matches {text}.", hint=f"Look what there is: ls {Path(text).parent}"
+            )
+        out += matches
+    return out
 
 
 class _Finder:

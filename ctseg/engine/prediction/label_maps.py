@@ -121,6 +121,7 @@ def number_objects(
     labels: Sequence[Label],
     geometry: Geometry,
     files: OutputTransaction,
+    *,
     path: Path,
     table: Path,
     options: Mapping[str, Any],

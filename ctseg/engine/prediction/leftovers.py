@@ -9,7 +9,7 @@ from ctseg.temporary import STALE_SECONDS, clear_abandoned
 
 _TEMPORARY = re.compile(
     r"^\.("
-    r".+\.\d+-[0-9a-f]{8}\.tmp(\..+)?"  # results on their way, see ctseg.volume.formats.writer
+    r".+\.\d+-[0-9a-f]{8}\.tmp(\..+)?(?<!\.old)"  # results on their way, see ctseg.volume.formats.writer
     r"|ctseg-.+\.raw"  # unpacked scans, where files cannot do without a name
     r"|predictions-[a-z0-9_]{8}\.json"
     r"|.+-\d+-\d+-\d+\.part"  # parts made by several processes

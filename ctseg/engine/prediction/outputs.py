@@ -281,8 +281,8 @@ class Outputs:
         places = self.places
         if files is not None and places.instances is not None and places.table is not None:
             self._objects = number_objects(
-                map_zyx, self._kept, geometry, files, places.instances, places.table,
-                _options(places.instances, "instances"),
+                map_zyx, self._kept, geometry, files, path=places.instances, table=places.table,
+                options=_options(places.instances, "instances"),
             )  # fmt: skip
 
 

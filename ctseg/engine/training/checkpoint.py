@@ -34,6 +34,7 @@ class State:
         best_step: where it was reached.
         without_gain: epochs since then.
         loss_sum, loss_count: of the epoch under way.
+        log_sum, log_count: the same since the last line that `train.log_every` wrote.
         seconds: spent in all sessions of this run.
         log_bytes: length of `log.jsonl`; what a killed run wrote later is cut off.
     """
@@ -47,9 +48,19 @@ class State:
     without_gain: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    log_sum: float = 0.0
+    log_count: int = 0
     seconds: float = 0.0
     log_bytes: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, loss: float) -> None:
+        """Count a step and its loss."""
+        self.step += 1
+        self.loss_sum += loss
+        self.loss_count += 1
+        self.log_sum += loss
+        self.log_count += 1
 
 
 def save(

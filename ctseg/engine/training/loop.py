@@ -13,7 +13,6 @@ from ctseg.data.loading import Loader
 from ctseg.data.rng import INITIAL, seed_for
 from ctseg.data.steps.target import target_scale
 from ctseg.engine.inference.forward import out_of_memory
-from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.model.build import build
 from ctseg.engine.model.create import create_loss
 from ctseg.engine.model.runtime import repeatable
@@ -26,7 +25,7 @@ from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loader_of
 from ctseg.engine.training.time_budget import plan_steps
-from ctseg.engine.training.validate import WORST, merit, scores_of, validate
+from ctseg.engine.training.validate import WORST, merit, scores_of, validate, validation_model
 from ctseg.errors import RunFailed
 from ctseg.files import write_text
 from ctseg.losses.deep import DeepSupervision
@@ -120,9 +119,9 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                         job.on_epoch(job.folder)
                     continue
                 schedule.set(state.step)
-                state.loss_sum += stepper(state.step)
-                state.loss_count += 1
-                state.step += 1
+                state.count(stepper(state.step))
+                if config.train.log_every and state.step % config.train.log_every == 0:
+                    _log_step(log, state, schedule.lr)
                 if average is not None:
                     average.update(net, step=state.step)
                 text = f"loss {state.loss_sum / state.loss_count:.3f}"
@@ -192,8 +191,13 @@ def _validate(job: TrainingJob, net: torch.nn.Module, interrupt: Interrupt) -> R
         job.reporter.update(done, total, f"validating {name}")
         interrupt.check()
 
-    model = NetworkModel(job.card, [net], job.runtime)
-    return validate(model, job.val, job.val_prepared, on_case)
+    return validate(validation_model(job, net), job.val, job.val_prepared, on_case)
+
+
+def _log_step(log: RunLog, state: State, lr: float) -> None:
+    """A line of `log.jsonl` between validations: the mean loss since the last such line."""
+    log.write("step", step=state.step, loss=state.log_sum / state.log_count, lr=lr)
+    state.log_sum, state.log_count = 0.0, 0
 
 
 def _log_epoch(log: RunLog, state: State, lr: float, report: Report, seconds: float) -> None:

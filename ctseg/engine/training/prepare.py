@@ -8,6 +8,7 @@ from ctseg.config import RunConfig
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.readers.grids import tolerated_offsets
 from ctseg.data.splits import depths, split
 from ctseg.data.store import Store
 from ctseg.engine.model.runtime import choose
@@ -37,8 +38,15 @@ def prepare(
     reporter = reporter or Silent()
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg data prepare FOLDER")
-    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    dataset = open_dataset(
+        Path(config.data.path),
+        reader=config.data.reader,
+        grid_tolerance=config.data.grid_tolerance,
+        **config.data.options,
+    )
     training, validation = split(dataset, config.data, depths(dataset))
+    if beside := tolerated_offsets([*training, *validation]):
+        reporter.say(f"Warning: {beside}")
     task = task_of(config.task, dataset)
     done, total = 0, 2 * len(training) + len(validation)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
-from ctseg.card import Card, Provider, TrainingData, TrainingScans
+from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_version_2
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration
 from ctseg.config.checking import parse_json
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.readers.grids import tolerated_offsets
 from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.splits import depths, split
 from ctseg.data.store import Prepared, Store
@@ -86,8 +87,15 @@ def _train(
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
     check_names(config, fresh=not resume)
     runtime = choose(config.train.device, config.train.precision)
-    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    dataset = open_dataset(
+        Path(config.data.path),
+        reader=config.data.reader,
+        grid_tolerance=config.data.grid_tolerance,
+        **config.data.options,
+    )
     training, validation = split(dataset, config.data, depths(dataset))
+    if beside := tolerated_offsets([*training, *validation]):
+        reporter.say(f"Warning: {beside}")
     folder = Path(output) if output is not None else default_folder(dataset, config)
     if not resume:
         check_free(folder, overwrite)
@@ -108,9 +116,10 @@ def _train(
         _lock(folder, stack)
         check_free(folder, overwrite)  # another process may have been faster
         _write_plan(folder, config, document, reporter)
-    card = card_of(config, dataset, task, len(training)).model_copy(
-        update={"training_scans": training_scans_of(folder / PLAN)}
-    )
+    card = card_of(config, dataset, task, len(training))
+    seen = training_scans_of(folder / PLAN)
+    if seen is not None:
+        card = card.model_copy(update={"training_scans": seen, "card_version": 2})
     count = len(training)
     try:
         prepared = _prepare(config, task, [*training, *validation], reporter)
@@ -287,6 +296,7 @@ def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card
     entry = plugins.registry().get("architecture", config.model.architecture)
     provider, dropped = entry.plugin, training_only(entry.spec.config)
     return Card(
+        card_version=2 if needs_version_2(config.predict) else 1,
         architecture=config.model.architecture,
         options={k: v for k, v in config.model.options.items() if k not in dropped},
         provider=Provider(package=provider.package, version=provider.version),

@@ -35,8 +35,13 @@ class RunLog:
         line = json.dumps({"kind": kind, **_plain(fields)}, ensure_ascii=False, allow_nan=False)
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if self._board is not None and kind == "epoch":
+        if self._board is None:
+            return
+        if kind == "epoch":
             self._scalars(fields)
+        elif kind == "step":
+            for name in ("loss", "lr"):
+                self._board.add_scalar(f"step/{name}", fields[name], fields["step"])
 
     def _scalars(self, fields: dict[str, Any]) -> None:
         for name in ("loss", "lr", "mean_dice"):

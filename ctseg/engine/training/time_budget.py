@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from ctseg.data.loading import Loader
-from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import TrainingJob
 from ctseg.engine.training.optim import make_optimizer
 from ctseg.engine.training.step import Loss, Stepper
-from ctseg.engine.training.validate import validate
+from ctseg.engine.training.validate import validate, validation_model
 
 VALIDATION_SHARE = 0.1
 """About this share of a time budget goes into validation."""
@@ -66,7 +65,7 @@ def measure(
     optimizer = make_optimizer(trial, job.config.train)
     stepper = Stepper(job, trial, loss, optimizer, loader)
     times = timed(stepper, warm=2, least=6, seconds=0.02 * budget(job))
-    model = NetworkModel(job.card, [trial.eval()], job.runtime)
+    model = validation_model(job, trial.eval())
     few = min(3, len(job.val))
     validate(model, job.val[:1], job.val_prepared[:1])
     begun = time.monotonic()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ctseg.card import Metrics
 from ctseg.config import load_config
@@ -19,6 +20,7 @@ from ctseg.data.stream import ready as stream_of
 from ctseg.engine.evaluation.evaluate import evaluate_case
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
 from ctseg.engine.prediction.api import Segmenter
+from ctseg.engine.training.job import TrainingJob
 from ctseg.errors import BadInput, CtsegError
 from ctseg.metrics.catalogue import in_group
 from ctseg.metrics.report import CaseResult, Report
@@ -27,6 +29,13 @@ from ctseg.volume.volume import Volume
 
 OnCase = Callable[[int, int, str], None]
 WORST = -sys.float_info.max
+
+
+def validation_model(job: TrainingJob, net: torch.nn.Module) -> Model:
+    """The network as the validations of a run predict with it."""
+    model = NetworkModel(job.card, [net], job.runtime)
+    overlap = job.config.train.val_overlap
+    return model if overlap is None else model.with_settings(overlap=overlap)
 
 
 def validate(
@@ -79,7 +88,12 @@ def measure(
     config = load_config(run_folder / "config.toml")
     if not config.data.path:
         raise BadInput(f"The run {run_folder} names no data set to measure on.")
-    dataset = open_dataset(Path(config.data.path), reader=config.data.reader, **config.data.options)
+    dataset = open_dataset(
+        Path(config.data.path),
+        reader=config.data.reader,
+        grid_tolerance=config.data.grid_tolerance,
+        **config.data.options,
+    )
     _, cases = split(dataset, config.data, depths(dataset))
     files = [weights] if isinstance(weights, Path) else list(weights)
     model: Model = NetworkModel.from_files(

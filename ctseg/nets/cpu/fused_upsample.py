@@ -50,7 +50,10 @@ def is_faster(
         or any(map(hooked, (upsample, up, level, block, block.conv)))
     ):
         return False
-    if autocast.kind_of(below) != torch.bfloat16 or autocast.has_amx():
+    kind = autocast.kind_of(below)
+    if kind not in (torch.float32, torch.float64) and (
+        kind != torch.bfloat16 or autocast.has_amx()
+    ):
         return False  # with the tiles of AMX it is not products that take the time
     kernel, stride, sizes = block.conv.kernel_size, up.stride, skip.shape[2:]
     if tuple(sizes) != tuple(n * s for n, s in zip(below.shape[2:], stride, strict=True)):

@@ -54,7 +54,7 @@ def read_plans(
     Raises:
         BadInput: no such configuration, or a network that has no counterpart here.
     """
-    settings = _configuration(plans, configuration)
+    settings = configuration_of(plans, configuration)
     if "architecture" in settings:
         architecture = settings["architecture"]
         name, kwargs = architecture["network_class_name"], architecture["arch_kwargs"]
@@ -202,17 +202,44 @@ def channels(state: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     return first[0], heads[-1]
 
 
-def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with what it inherits."""
+def configuration_of(
+    plans: Mapping[str, Any], name: str, *, behind: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A configuration with what it inherits.
+
+    Args:
+        behind: the configurations that inherit from it.
+
+    Raises:
+        BadInput: there is none of that name, or it inherits from itself.
+    """
     known = plans.get("configurations", {})
-    if name not in known:
+    if name not in known or name in behind:
         raise BadInput(
-            f"The plans have no configuration '{name}'.",
+            f"The plans have no configuration '{name}'{' that does not inherit from itself' if behind else ''}.",
             hint=f"They have: {', '.join(known) or 'none; is this a plans file?'}",
         )
     own = dict(known[name])
     parent = own.pop("inherits_from", None)
-    return {**_configuration(plans, parent), **own} if parent else own
+    if not parent:
+        return own
+    return {**configuration_of(plans, parent, behind=(*behind, name)), **own}
+
+
+def with_batch_norm(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """Plans whose network has batch norm in place of instance norm, as `nnUNetTrainerBN` builds it."""
+    settings = configuration_of(plans, configuration)
+    if "architecture" in settings:
+        architecture = settings["architecture"]
+        name, kwargs = architecture["network_class_name"], architecture["arch_kwargs"]
+    else:
+        name, kwargs = _old_format(settings)
+    dims = _last(kwargs["conv_op"])[-2:]
+    changed = {
+        **kwargs, "norm_op": f"BatchNorm{dims}", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    }  # fmt: skip
+    settings["architecture"] = {"network_class_name": name, "arch_kwargs": changed}
+    return {**plans, "configurations": {configuration: settings}}
 
 
 def _old_format(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

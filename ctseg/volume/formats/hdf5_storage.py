@@ -10,10 +10,15 @@ import h5py
 from ctseg.errors import FileProblem
 from ctseg.volume.formats import outside
 from ctseg.volume.formats.hdf5_links import opened
+from ctseg.volume.formats.source import AGAIN
 
 _DEPTH = 8
 """Virtual datasets of virtual datasets."""
 _LARGE_CHUNK = 1 << 30
+_MANY_CHUNKS = 50_000
+"""Of more chunks only the number is looked at: it takes time."""
+_OVERHEAD, _HEADER = 1.1, 4096
+"""What compression may add to a chunk that cannot be compressed."""
 
 
 def is_external(stored: h5py.Dataset) -> bool:
@@ -60,7 +65,10 @@ def check_storage(
                 f"{path}:{stored.name} has chunks of {nbytes} bytes for {stored.nbytes}."
             )
         count = math.prod(-(-n // c) for n, c in zip(stored.shape, stored.chunks, strict=True))
-        missing = count - stored.id.get_num_chunks()
+        written = stored.id.get_num_chunks()
+        if 0 < written <= _MANY_CHUNKS:
+            _check_chunks(stored, path, nbytes)
+        missing = count - written
         return [_note(f"{missing} of {count} chunks", stored)] if missing > 0 else []
     written = stored.id.get_storage_size()
     return [_note("All of it", stored)] if not written and stored.nbytes else []
@@ -68,6 +76,24 @@ def check_storage(
 
 def _note(what: str, stored: h5py.Dataset) -> str:
     return f"{what} of {stored.name} were never written and count as {stored.fillvalue}."
+
+
+def _check_chunks(stored: h5py.Dataset, path: Path, nbytes: int) -> None:
+    """Find a chunk that is stored in far more bytes than it has: HDF5 unpacks it to the end, whatever it holds.
+
+    Args:
+        nbytes: of a chunk once it is unpacked.
+    """
+    most = int(nbytes * _OVERHEAD) + _HEADER
+
+    def look(chunk: h5py.h5d.StoreInfo) -> bool | None:
+        return True if chunk.size > most else None
+
+    if stored.id.chunk_iter(look):
+        raise FileProblem(
+            f"{path}:{stored.name} has a chunk that is stored in more than the {nbytes} bytes that it holds.",
+            hint=AGAIN,
+        )
 
 
 def _check_external(stored: h5py.Dataset, path: Path, *, allowed: bool) -> None:

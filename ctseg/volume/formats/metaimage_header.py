@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
 from ctseg.volume.formats.affine import Affine
-from ctseg.volume.formats.companion_files import MOST_FILES, numbered
+from ctseg.volume.formats.data_files import MOST_FILES, numbered
 from ctseg.volume.formats.header_numbers import check_voxels, floats, integer, integers
 from ctseg.volume.geometry import Geometry
 

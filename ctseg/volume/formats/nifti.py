@@ -13,7 +13,7 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import itk, paths
 from ctseg.volume.formats.affine import check_straighten, place
-from ctseg.volume.formats.companion_files import data_file
+from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.nifti_header import NiftiHeader, is_gzip, read_nifti_header
 from ctseg.volume.formats.nifti_orientation import METADATA
 from ctseg.volume.formats.nifti_sink import NiftiSink, make_nifti_header

@@ -14,7 +14,7 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import itk, paths
 from ctseg.volume.formats.affine import check_straighten, place
-from ctseg.volume.formats.companion_files import data_file
+from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.header_numbers import integer
 from ctseg.volume.formats.layers import by_segment
 from ctseg.volume.formats.nrrd_grid import NrrdGrid, grid_of

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats.companion_files import MOST_FILES, numbered
+from ctseg.volume.formats.data_files import MOST_FILES, numbered
 from ctseg.volume.formats.header_numbers import integer
 from ctseg.volume.geometry import Geometry
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ctseg import plugins
-from ctseg.errors import BadInput, CtsegError, FileProblem, PluginError, nearest
+from ctseg.errors import BadInput, CtsegError, FileProblem, OutOfMemory, PluginError, nearest
 from ctseg.specs import FormatSpec, VolumeSource, Zyx, frozen
 from ctseg.volume.formats.raw import UnpackTarget
 from ctseg.volume.formats.units import read_spacing
@@ -278,7 +278,7 @@ def reading(path: Path) -> Iterator[None]:
     except CtsegError:
         raise
     except MemoryError as error:
-        raise FileProblem(
+        raise OutOfMemory(
             f"{path} does not fit in the memory: {_last_line(error)}.",
             hint="If its size is not what its header says, copy or download it again; else convert it to a format "
             "that is read by region: ctseg data convert",

@@ -85,6 +85,8 @@ class Writer:
             f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}"
         )
         own = f".{glob.escape(stem)}.*-{'[0-9a-f]' * 8}.tmp{glob.escape(suffix)}"
+        if folder is not None:
+            _recover(path, own)
         clear_abandoned(path.parent.glob(own))  # of killed processes that wrote the same
         self._held = ExitStack()
         with self._writing():
@@ -178,6 +180,7 @@ class Writer:
             self._temporary.replace(self.path)
             return
         earlier = self._temporary.with_name(f"{self._temporary.name}.old")
+        self._held.enter_context(held(self.path))
         self.path.rename(earlier)  # a folder cannot be replaced in one step
         try:
             self._temporary.rename(self.path)
@@ -209,6 +212,19 @@ class Writer:
     ) -> None:
         if self._sink is not None:
             self.abort()
+
+
+def _recover(path: Path, own: str) -> None:
+    """Give an earlier folder its name back where its replacement was killed.
+
+    Args:
+        own: pattern of the temporary names of processes that wrote the same.
+    """
+    for earlier in path.parent.glob(f"{own}.old"):
+        with held(earlier) as free, suppress(OSError):
+            if free and not path.exists():
+                earlier.rename(path)
+    clear_abandoned(path.parent.glob(f"{own}.old"))
 
 
 def with_rest(error: DiskFull, missing: int, depth: int, slice_bytes: int) -> DiskFull:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pydicom
 import pydicom.config
-from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput, CtsegError, FileProblem
+from ctseg.volume.formats.dicom.header import BIG_ENDIAN, EXPLICIT, IMPLICIT, BoundedFile
 from ctseg.volume.formats.source import AGAIN, check_file, reading
 from ctseg_dicom.sniff import object_in
 
@@ -31,8 +32,12 @@ def dicom(path: Path) -> Iterator[None]:
         with reading(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (AttributeError, IndexError, TypeError, InvalidDicomError) as error:
+    except (CtsegError, MemoryError):
+        raise
+    except Exception as error:  # pydicom lets through whatever a damaged value leads to
         said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, AttributeError) and error.name:
+            said = f"no {error.name}"
         raise FileProblem(
             f"{path} is damaged, or lacks what its kind of object must have: {said}.", hint=AGAIN
         ) from error
@@ -60,7 +65,24 @@ def load(path: Path, classes: frozenset[str], what: str, **options: Any) -> pydi
             hint="Open image series and other objects without the option format.",
         )
     with dicom(path):
-        return pydicom.dcmread(file, **options)
+        return read_dataset(file, **options)
+
+
+def read_dataset(path: Path, **options: Any) -> pydicom.FileDataset:
+    """Read a DICOM file, be it without preamble; a damaged length asks for no more memory than the file has bytes.
+
+    Args:
+        path: the file.
+        options: of `pydicom.dcmread`.
+    """
+    with BoundedFile(path) as file:
+        data = pydicom.dcmread(file, force=True, **options)
+    if not data.file_meta.get("TransferSyntaxUID"):
+        implicit, little = data.original_encoding
+        data.file_meta.TransferSyntaxUID = UID(
+            IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
+        )
+    return data
 
 
 def names_of(option: str | int | Sequence[str | int] | None) -> list[str] | None:

@@ -13,11 +13,13 @@ from pydicom.pixels.utils import pixel_array
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats import itk
+from ctseg.volume.formats.dicom.frames import LARGE_PLANE, MOST_PACKED
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom.grid_note import noted
 
 _TOLERANCE = 0.02
 """Share of the slice distance by which positions may differ from an even grid, as for image series."""
+_MOST_SLICES = 65536
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
         raise FileProblem(
             f"{path}: the frames lie on no even grid of slices {gap:.4g} mm apart.",
             hint="It may be of a scan with a tilted gantry or uneven slices; convert it with its scan.",
+        )
+    if steps.max() >= _MOST_SLICES:
+        raise FileProblem(
+            f"{path}: its frames lie {np.ptp(along):.4g} mm apart and its slices {gap:.4g} mm, which would be "
+            f"{steps.max():.3g} slices.",
+            hint="Its positions or its slice distance are damaged; copy the file again.",
         )
     spacing = [float(v) for v in measures.PixelSpacing]
     shape = (int(np.rint(steps.max())) + 1, int(data.Rows), int(data.Columns))
@@ -130,6 +138,9 @@ class Pixels:
             )
             if len(self._bytes) < needed:
                 raise EOFError(f"it has {len(self._bytes)} of {needed} bytes of pixels")
+        plane = self._shape[0] * self._shape[1]
+        if not self._packed and plane >= LARGE_PLANE and plane > MOST_PACKED * len(data.PixelData):
+            raise ValueError(f"it says {plane} voxels a frame and has {len(data.PixelData)} bytes")
         if self._bits not in (1, 8, 16):
             raise BadInput(f"{path} has pixels of {self._bits} bits; a SEG has 1, 8 or 16.")
 

@@ -12,6 +12,7 @@ from ctseg.volume.geometry import Geometry, as_matrix, as_xyz
 
 _GROUP, _CREATOR, _ELEMENT = 0x0071, "ctseg", 0x01
 _ON_GRID = 1e-2
+_MOST_SLICES = 65536
 
 
 def note(data: pydicom.Dataset, geometry: Geometry) -> None:
@@ -40,5 +41,9 @@ def noted(data: pydicom.Dataset, frames: Geometry) -> tuple[Geometry, int] | Non
     start = round(float(at[2]))
     part = whole.sub((start, 0, 0), frames.shape_zyx)
     offsets = np.abs(part.affine - frames.affine) / min(whole.spacing_xyz)
-    inside = 0 <= start <= z - frames.shape_zyx[0] and frames.shape_zyx[1:] == (y, x)
+    inside = (
+        z <= _MOST_SLICES
+        and 0 <= start <= z - frames.shape_zyx[0]
+        and frames.shape_zyx[1:] == (y, x)
+    )
     return (whole, start) if inside and offsets.max() <= _ON_GRID else None

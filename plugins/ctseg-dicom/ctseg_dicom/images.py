@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ctseg.errors import BadInput, GeometryMismatch
 from ctseg.specs import VolumeSource
 from ctseg.volume.geometry import Geometry
-from ctseg_dicom.files import dicom
+from ctseg_dicom.files import dicom, read_dataset
 
-_HINT = "Predict from the DICOM series itself, or write .nii.gz or .nrrd, which need no source."
+HINT = "Predict from the DICOM series itself, or write .nii.gz or .nrrd, which need no source."
 _ON_GRID = 1e-2
 """Share of a voxel by which a slice of the result may miss its image: headers hold few digits."""
 _TURN = 1e-3
@@ -25,6 +25,15 @@ _EMPTY_TYPE_2 = (
     "StudyDate", "StudyID", "StudyTime",
 )  # fmt: skip
 """What every image must have, be it empty, and anonymised images sometimes lack."""
+_NEEDED = {
+    "SOPClassUID": "kind of object", "SOPInstanceUID": "identifier", "StudyInstanceUID": "study",
+    "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference", "Modality": "modality",
+}  # fmt: skip
+_ALIKE = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID")
+_IN_FILE_META = {
+    "SOPClassUID": "MediaStorageSOPClassUID",
+    "SOPInstanceUID": "MediaStorageSOPInstanceUID",
+}
 
 
 @dataclass(frozen=True)
@@ -53,20 +62,21 @@ def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None)
     if reference is None or not files:
         what = "none was given" if reference is None else f"{reference.path} is none"
         raise BadInput(
-            f"{path}: a DICOM SEG refers to the images of a DICOM series, and {what}.", hint=_HINT
+            f"{path}: a DICOM SEG refers to the images of a DICOM series, and {what}.", hint=HINT
         )
     at: dict[int, tuple[pydicom.Dataset, int]] = {}
+    names: dict[int, str] = {}
     many = 0
     for name in files:
         with dicom(Path(name)):
-            header = pydicom.dcmread(name, stop_before_pixels=True)
+            header = read_dataset(Path(name), stop_before_pixels=True)
             many = max(many, int(header.get("NumberOfFrames") or 1))
             if many > 1 and len(files) > 1:
                 raise BadInput(
-                    f"{path}: the series lies in several files of many frames.", hint=_HINT
+                    f"{path}: the series lies in several files of many frames.", hint=HINT
                 )
             for number, k in _slices(header, geometry):
-                at[k] = header, number
+                at[k], names[k] = (header, number), name
             _complete(header, name)
     depth = geometry.shape_zyx[0]
     missing = sorted(set(range(depth)) - set(at))
@@ -78,7 +88,9 @@ def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None)
         )
     if many > 1:
         return Images([at[0][0]], [at[k][1] for k in range(depth)], many)
-    return Images([at[k][0] for k in range(depth)], list(range(depth)), depth)
+    headers = [at[k][0] for k in range(depth)]
+    _check_one_series(headers, [names[k] for k in range(depth)])
+    return Images(headers, list(range(depth)), depth)
 
 
 def _slices(header: pydicom.Dataset, geometry: Geometry) -> Iterator[tuple[int, int]]:
@@ -107,11 +119,39 @@ def _slices(header: pydicom.Dataset, geometry: Geometry) -> Iterator[tuple[int, 
 
 
 def _complete(header: pydicom.Dataset, name: str) -> None:
-    """Refuse an image without a frame of reference; give it, empty, what it must have and anonymisers remove."""
-    if not header.get("FrameOfReferenceUID"):
-        raise BadInput(
-            f"{name} names no frame of reference, to which a SEG must refer.", hint=_HINT
-        )
+    """Refuse an image that a SEG cannot refer to; give it, empty, what it must have and anonymisers remove."""
+    meta = getattr(header, "file_meta", pydicom.Dataset())
+    for keyword, other in _IN_FILE_META.items():
+        if not header.get(keyword) and meta.get(other):
+            setattr(header, keyword, meta[other].value)
+    lacking = [keyword for keyword in _NEEDED if not str(header.get(keyword) or "").strip()]
+    if lacking:
+        words = ", ".join(f"{_NEEDED[keyword]} ({keyword})" for keyword in lacking)
+        raise BadInput(f"{name} names no {words}, to which a DICOM SEG must refer.", hint=HINT)
     for keyword in _EMPTY_TYPE_2:
         if keyword not in header:
             setattr(header, keyword, "")
+
+
+def _check_one_series(headers: Sequence[pydicom.Dataset], names: Sequence[str]) -> None:
+    """Refuse images that a SEG cannot refer to together, or one that is there twice.
+
+    Raises:
+        BadInput: naming the first of them.
+    """
+    first, seen = headers[0], dict[str, str]()
+    for header, name in zip(headers, names, strict=True):
+        for keyword in _ALIKE:
+            if header.get(keyword) != first.get(keyword):
+                raise BadInput(
+                    f"{name} has another {_NEEDED[keyword]} ({keyword}) than {names[0]}; a DICOM SEG refers to one "
+                    "series.",
+                    hint=HINT,
+                )
+        uid = str(header.SOPInstanceUID)
+        if uid in seen:
+            raise BadInput(
+                f"{name} and {seen[uid]} have the same SOPInstanceUID, by which a DICOM SEG refers to each of them.",
+                hint=HINT,
+            )
+        seen[uid] = name

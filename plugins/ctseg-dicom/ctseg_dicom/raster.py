@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+_CROSSINGS = 4_000_000
+"""Crossings of edges and rows that are looked at together."""
+
 
 def fill(contours: Iterable[NDArray[np.float64]], shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels [Y, X] whose centre lies inside an odd number of contours.
@@ -20,23 +23,46 @@ def fill(contours: Iterable[NDArray[np.float64]], shape_yx: tuple[int, int]) -> 
         contours: polygons [N, 2] of x and y in pixels, where the centre of pixel (i, j) is at x = j, y = i. The last
             point is joined to the first one.
     """
-    height, width = shape_yx
-    toggles = np.zeros((height, width + 1), np.uint32)
+    toggles = np.zeros((shape_yx[0], shape_yx[1] + 1), np.uint32)
     for contour in contours:
-        after = np.roll(contour, -1, axis=0)
-        down = (contour[:, 1] <= after[:, 1])[:, None]
-        # From the upper end down, so that an edge drawn there and back gives the same numbers twice.
-        (x0, y0), (x1, y1) = np.where(down, contour, after).T, np.where(down, after, contour).T
-        # An edge crosses the rows from its upper end, included, to the lower one, excluded.
-        first = np.ceil(y0).clip(0, height).astype(np.int64)
-        last = np.ceil(y1).clip(0, height).astype(np.int64)
-        counts = last - first
-        edge = np.repeat(np.arange(len(contour)), counts)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+        _toggle(toggles, contour)
+    return _inside(toggles)
+
+
+def fill_rows(
+    contour: NDArray[np.float64], shape_yx: tuple[int, int]
+) -> tuple[slice, NDArray[np.bool_]]:
+    """One contour as `fill` fills it: the rows that it reaches, and their pixels."""
+    low, high = contour[:, 1].min(), contour[:, 1].max()
+    first, last = (int(v) for v in np.ceil([low, high]).clip(0, shape_yx[0]))
+    toggles = np.zeros((last - first, shape_yx[1] + 1), np.uint32)
+    _toggle(toggles, contour - (0, first))
+    return slice(first, last), _inside(toggles)
+
+
+def _toggle(toggles: NDArray[np.uint32], contour: NDArray[np.float64]) -> None:
+    """Count, for each row, the edges of a contour that cross it left of each pixel's centre."""
+    height, width = toggles.shape[0], toggles.shape[1] - 1
+    after = np.roll(contour, -1, axis=0)
+    down = (contour[:, 1] <= after[:, 1])[:, None]
+    # From the upper end down, so that an edge drawn there and back gives the same numbers twice.
+    (x0, y0), (x1, y1) = np.where(down, contour, after).T, np.where(down, after, contour).T
+    # An edge crosses the rows from its upper end, included, to the lower one, excluded.
+    first = np.ceil(y0).clip(0, height).astype(np.int64)
+    last = np.ceil(y1).clip(0, height).astype(np.int64)
+    counts = last - first
+    blocks = 1 + int(counts.sum()) // _CROSSINGS
+    for edges in np.array_split(np.flatnonzero(counts), blocks):
+        many = counts[edges]
+        edge = np.repeat(edges, many)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(many) - many, many) + first[edge]
         share = (row - y0[edge]) / (y1[edge] - y0[edge])
         column = np.ceil(x0[edge] + share * (x1[edge] - x0[edge])).clip(0, width).astype(np.int64)
         np.add.at(toggles, (row, column), 1)
-    inside: NDArray[np.bool_] = (np.cumsum(toggles, axis=1)[:, :width] % 2).astype(bool)
+
+
+def _inside(toggles: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (np.cumsum(toggles, axis=1)[:, :-1] % 2).astype(bool)
     return inside
 
 

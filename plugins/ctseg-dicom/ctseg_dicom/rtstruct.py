@@ -17,10 +17,12 @@ from ctseg.volume.geometry import Geometry
 from ctseg_dicom import raster
 from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_dtype
 from ctseg_dicom.files import check_word, dicom, load, names_of
+from ctseg_dicom.plane import Plane
 from ctseg_dicom.series import missing_series, open_series
 from ctseg_dicom.sniff import STRUCTURE_SET
 
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
+_CANCELLING = ("CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
+_CLOSED = ("CLOSED_PLANAR", *_CANCELLING)
 _FLAT_MM = 0.1
 """How far the points of a contour may lie from its plane: coordinates are decimal strings of few digits."""
 _ON_SLICE = 0.1
@@ -30,33 +32,45 @@ _NEIGHBOURS = 1.5
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """One closed contour: points [N, 3] of x, y, z, and whether it is a CLOSEDPLANAR_XOR one."""
+
+    points: NDArray[np.float64]
+    cancels: bool
+
+
+@dataclass(frozen=True)
 class Contours:
     """The contours of one region of interest, in voxels of the grid.
 
     Attributes:
-        planes: position along z of each plane, ascending.
-        polygons: for each plane its contours, [N, 2] of x and y.
+        heights: position along z of each plane, ascending.
+        planes: the contours of each.
         step: the usual distance of neighbouring planes; 1 where there is but one plane.
     """
 
-    planes: NDArray[np.float64]
-    polygons: list[list[NDArray[np.float64]]]
+    heights: NDArray[np.float64]
+    planes: list[Plane]
     step: float
 
     @classmethod
-    def of(cls, points_xyz: Sequence[NDArray[np.float64]]) -> Contours:
-        """From contours [N, 3] of x, y, z in voxels, each within one plane of constant z."""
-        planes: list[float] = []
-        polygons: list[list[NDArray[np.float64]]] = []
-        for z, points in sorted(
-            ((float(p[:, 2].mean()), p) for p in points_xyz), key=lambda e: e[0]
+    def of(cls, contours: Sequence[Drawn]) -> Contours:
+        """From contours in voxels, each within one plane of constant z."""
+        heights: list[float] = []
+        grouped: list[list[Drawn]] = []
+        for z, one in sorted(
+            ((float(c.points[:, 2].mean()), c) for c in contours), key=lambda e: e[0]
         ):
-            if not planes or z - planes[-1] > _ON_SLICE:
-                planes.append(z)
-                polygons.append([])
-            polygons[-1].append(points[:, :2])
-        gaps = np.diff(planes)
-        return cls(np.array(planes), polygons, float(np.median(gaps)) if len(gaps) else 1.0)
+            if not heights or z - heights[-1] > _ON_SLICE:
+                heights.append(z)
+                grouped.append([])
+            grouped[-1].append(one)
+        planes = [
+            Plane.of([c.points[:, :2] for c in group], cancels=any(c.cancels for c in group))
+            for group in grouped
+        ]
+        gaps = np.diff(heights)
+        return cls(np.array(heights), planes, float(np.median(gaps)) if len(gaps) else 1.0)
 
     def mask(
         self, z: int, shape_yx: tuple[int, int], *, interpolate: bool
@@ -68,17 +82,17 @@ class Contours:
         """
 
         def filled(index: int) -> NDArray[np.bool_]:
-            return raster.fill(self.polygons[index], shape_yx)
+            return self.planes[index].mask(shape_yx)
 
-        near = int(np.abs(self.planes - z).argmin())
-        away = z - float(self.planes[near])
+        near = int(np.abs(self.heights - z).argmin())
+        away = z - float(self.heights[near])
         if abs(away) <= _ON_SLICE:
             return filled(near)
         if not interpolate:
             return filled(near) if -0.5 < away <= 0.5 else None
-        above = int(np.searchsorted(self.planes, z))
-        if 0 < above < len(self.planes):
-            low, high = float(self.planes[above - 1]), float(self.planes[above])
+        above = int(np.searchsorted(self.heights, z))
+        if 0 < above < len(self.heights):
+            low, high = float(self.heights[above - 1]), float(self.heights[above])
             if high - low <= _NEIGHBOURS * self.step:
                 share = (z - low) / (high - low)
                 return raster.between(filled(above - 1), filled(above), share)
@@ -128,7 +142,7 @@ def open_rtstruct(
     geometry, about = scan.geometry, dict(scan.metadata)
     scan.close()
     contours = {
-        n: Contours.of([_in_voxels(points, geometry, path) for points in contours_mm[n]])
+        n: Contours.of([_in_voxels(contour, geometry, path) for contour in contours_mm[n]])
         for n in numbers
     }
     if contours and not any(_touches(one, geometry) for one in contours.values()):
@@ -138,6 +152,9 @@ def open_rtstruct(
         )
     labelled = [(value, parts[0].name if parts else f"label {value}") for value, parts in chosen]
     plane = geometry.shape_zyx[1:]
+    for _, parts in chosen:
+        for region in parts:
+            notes += _combined(region.name, contours[region.number].planes, plane)
 
     def read(start: int, stop: int) -> NDArray[Any]:
         combined = Combiner(labelled, overlaps, (stop - start, *plane), path)
@@ -169,9 +186,9 @@ def open_rtstruct(
 
 def _regions(
     data: pydicom.Dataset,
-) -> tuple[list[Region], dict[int, list[NDArray[np.float64]]], dict[int, str]]:
+) -> tuple[list[Region], dict[int, list[Drawn]], dict[int, str]]:
     """Regions with closed contours, these in mm, and the frame of reference of each."""
-    contours: dict[int, list[NDArray[np.float64]]] = {}
+    contours: dict[int, list[Drawn]] = {}
     colours: dict[int, Any] = {}
     for item in data.get("ROIContourSequence") or []:
         number = int(item.ReferencedROINumber)
@@ -182,7 +199,8 @@ def _regions(
                 if points.size % 3 or not np.isfinite(points).all():
                     raise ValueError(f"a contour of region {number} has {points.size} coordinates")
                 if points.size >= 9:  # fewer than three points hold no area
-                    contours.setdefault(number, []).append(points.reshape(-1, 3))
+                    cancels = contour.ContourGeometricType in _CANCELLING
+                    contours.setdefault(number, []).append(Drawn(points.reshape(-1, 3), cancels))
     regions: list[Region] = []
     frames: dict[int, str] = {}
     for item in sorted(data.StructureSetROISequence, key=lambda one: int(one.ROINumber)):
@@ -205,6 +223,25 @@ def _left_out(data: pydicom.Dataset, regions: Sequence[Region]) -> list[str]:
         if int(item.ROINumber) not in kept
     ]
     return [f"left out, without closed contours: {', '.join(others)}"] if others else []
+
+
+def _combined(name: str, planes: Sequence[Plane], shape_yx: tuple[int, int]) -> list[str]:
+    """Notes on contours of a region that are there twice, cancel each other or cross."""
+    left_out = sum(plane.copies for plane in planes if not plane.cancels)
+    cancelled = sum(plane.copies for plane in planes if plane.cancels)
+    crossing = sum(plane.crossings(shape_yx) > 0 for plane in planes)
+    notes = []
+    if left_out:
+        notes.append(
+            f"'{name}': repeated contours count once: {left_out} (only CLOSEDPLANAR_XOR ones cancel)"
+        )
+    if cancelled:
+        notes.append(
+            f"'{name}': CLOSEDPLANAR_XOR contours that cancel others like them: {cancelled}"
+        )
+    if crossing:
+        notes.append(f"'{name}': contours that cross were joined; slices: {crossing}")
+    return notes
 
 
 def _references(data: pydicom.Dataset, frames: Sequence[str]) -> tuple[list[str], str]:
@@ -230,16 +267,14 @@ def _references(data: pydicom.Dataset, frames: Sequence[str]) -> tuple[list[str]
     return list(dict.fromkeys(uids)), frame
 
 
-def _in_voxels(
-    points_mm: NDArray[np.float64], geometry: Geometry, path: Path
-) -> NDArray[np.float64]:
-    """A contour [N, 3] in voxels x, y, z of the grid.
+def _in_voxels(contour: Drawn, geometry: Geometry, path: Path) -> Drawn:
+    """A contour in mm as one in voxels of the grid.
 
     Raises:
         GeometryMismatch: it does not lie in a plane of the slices.
     """
     inverse = np.linalg.inv(geometry.affine)
-    voxels: NDArray[np.float64] = points_mm @ inverse[:3, :3].T + inverse[:3, 3]
+    voxels: NDArray[np.float64] = contour.points @ inverse[:3, :3].T + inverse[:3, 3]
     thickness = geometry.spacing_xyz[2]
     if np.ptp(voxels[:, 2]) * thickness > max(2 * _FLAT_MM, _ON_SLICE * thickness):
         raise GeometryMismatch(
@@ -248,14 +283,14 @@ def _in_voxels(
             hint="Name the series that it was drawn on with the option series, or convert the structure to a label map "
             "where it was drawn.",
         )
-    return voxels
+    return Drawn(voxels, contour.cancels)
 
 
 def _touches(contours: Contours, geometry: Geometry) -> bool:
     """Whether any contour lies within the grid at least in part."""
     depth, height, width = geometry.shape_zyx
-    for z, polygons in zip(contours.planes, contours.polygons, strict=True):
-        for xy in polygons:
+    for z, drawn in zip(contours.heights, contours.planes, strict=True):
+        for xy in drawn.polygons:
             (x0, y0), (x1, y1) = xy.min(0), xy.max(0)
             if -1 < z < depth and x1 >= 0 and x0 < width and y1 >= 0 and y0 < height:
                 return True

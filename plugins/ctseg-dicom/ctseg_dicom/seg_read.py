@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.volume.formats.source import Source
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.lattice import Placement, placement
 from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_dtype
 from ctseg_dicom.codes import VALUE_TEXT, rgb_of
 from ctseg_dicom.files import check_word, dicom, load, names_of
@@ -166,67 +168,45 @@ def _on_series(
     scan.close()
     if own.agrees(target):
         return read_own, target
-    axes, signs, start = _placed(own, target, path, scan.path)
-    lengths = [own.shape_zyx[axis] for axis in axes]
-
-    along = (
-        axes == (0, 1, 2) and signs[0] > 0
-    )  # then slices of the series are slices of the segmentation
+    place = _placed(own, target, path, scan.path)
+    z0, depth = place.start[0], place.shape[0]
+    # then slices of the series are slices of the segmentation
+    along = place.axes == (0, 1, 2) and place.signs[0] > 0
 
     def read(first: int, last: int) -> NDArray[Any]:
-        low, high = max(first, start[0]), min(last, start[0] + lengths[0])
-        empty = low >= high
-        if empty or not along:
-            part = read_own(0, 1 if empty else own.shape_zyx[0])
-        else:
-            part = read_own(low - start[0], high - start[0])
-        out = np.zeros((len(part), last - first, *target.shape_zyx[1:]), part.dtype)
-        if empty:
-            return out
-        part = np.transpose(part, (0, *(axis + 1 for axis in axes)))
-        part = part[(slice(None), *(slice(None, None, sign) for sign in signs))]
+        low, high = max(first, z0), min(last, z0 + depth)
+        if low >= high:
+            nothing = read_own(0, 1)
+            return np.zeros((len(nothing), last - first, *target.shape_zyx[1:]), nothing.dtype)
         if not along:
-            part = part[:, low - start[0] : high - start[0]]
-        (y, height), (x, width) = zip(start[1:], lengths[1:], strict=True)
-        out[:, low - first : high - first, y : y + height, x : x + width] = part
-        return out
+            part = read_own(0, own.shape_zyx[0])
+            return place.place(part, (first, 0, 0), (last, *target.shape_zyx[1:]))
+        part = read_own(low - z0, high - z0)
+        inner = replace(place, start=(low, *place.start[1:]), shape=(high - low, *place.shape[1:]))
+        return inner.place(part, (first, 0, 0), (last, *target.shape_zyx[1:]))
 
     return read, target
 
 
-def _placed(
-    own: Geometry, target: Geometry, path: Path, scan: Path
-) -> tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]:
-    """Where a grid lies within another one whose voxels it shares.
-
-    Returns:
-        For each axis z, y, x of the target: the own axis along it, whether that runs the same way (1) or back (-1),
-        and the first voxel.
+def _placed(own: Geometry, target: Geometry, path: Path, scan: Path) -> Placement:
+    """Where a grid lies within that of the series.
 
     Raises:
         GeometryMismatch: the voxels do not fall on each other, or some lie outside.
     """
-    to_target = np.linalg.inv(target.affine) @ own.affine
-    turn = to_target[:3, :3][::-1, ::-1]  # from x, y, z to z, y, x
-    offset = to_target[:3, 3][::-1]
-    nearest = np.rint(turn)
-    size = np.array(own.shape_zyx)
-    corners = np.array([offset, offset + turn @ (size - 1)])
-    whole = np.array([np.rint(offset), np.rint(offset) + nearest @ (size - 1)])
-    permutes = (np.abs(nearest).sum(0) == 1).all() and (np.abs(nearest).sum(1) == 1).all()
-    if not permutes or np.abs(corners - whole).max() > max(_ON_GRID, 1e-5 * size.max()):
+    place = placement(own, target, max(_ON_GRID, 1e-5 * max(own.shape_zyx)))
+    if place is None:
         raise GeometryMismatch(
             f"The voxels of {path} are not those of the series {scan}: {target.difference(own)}.",
-            hint="Read it on its own grid with the option grid=own, and resample.",
+            hint="Read it on its own grid with the option grid=own, and resample: ctseg data convert A B "
+            "--option grid=own --like REFERENCE",
         )
-    low, high = whole.min(0), whole.max(0)
-    if (low < 0).any() or (high >= np.array(target.shape_zyx)).any():
+    if min(place.start) < 0 or any(
+        b > n for b, n in zip(place.stop, target.shape_zyx, strict=True)
+    ):
         raise GeometryMismatch(
-            f"{path} reaches beyond the series {scan}: voxels {low.astype(int).tolist()} to "
-            f"{high.astype(int).tolist()} (z, y, x) of {target.shape_zyx}.",
+            f"{path} reaches beyond the series {scan}: voxels {list(place.start)} to "
+            f"{[b - 1 for b in place.stop]} (z, y, x) of {target.shape_zyx}.",
             hint="Slices of the series are missing. Read the segmentation with the option grid=own.",
         )
-    axes = [int(np.abs(row).argmax()) for row in nearest]
-    signs = [int(nearest[i, axis]) for i, axis in enumerate(axes)]
-    z, y, x = (int(v) for v in low)
-    return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2]), (z, y, x)
+    return place

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from highdicom.uid import UID
@@ -25,7 +26,7 @@ from ctseg.volume.geometry import Geometry
 from ctseg_dicom.codes import cielab_of, concepts, value_text
 from ctseg_dicom.files import dicom
 from ctseg_dicom.grid_note import note
-from ctseg_dicom.images import Images, images_under
+from ctseg_dicom.images import HINT, Images, images_under
 
 SUFFIXES = (".seg.dcm",)
 
@@ -69,6 +70,7 @@ def write_dicom_seg(
             f"{path}: a DICOM SEG holds labels or a probability for each label, not one volume of {stored}."
         )
     images = images_under(path, geometry, reference)
+    _try(path, images, channels, labels, algorithm or "ctseg")
     return Writer(
         path,
         SUFFIXES[0],
@@ -123,33 +125,10 @@ class _SegSink:
     def finish(self) -> None:
         names = self._names()
         voxels = self._voxels if self._channels is not None else _numbered(self._voxels, names)
-        first = self._images.headers[0]
-        series_number = int(first.get("SeriesNumber") or 0)
-        try:
-            with dicom(self._path), _quiet():
-                made = Segmentation(
-                    source_images=self._images.headers,
-                    pixel_array=voxels,
-                    segmentation_type="FRACTIONAL" if voxels.dtype.kind == "f" else "BINARY",
-                    segment_descriptions=self._segments(names),
-                    series_instance_uid=UID(),
-                    series_number=1000 + series_number % 9000,
-                    sop_instance_uid=UID(),
-                    instance_number=1,
-                    manufacturer="ctseg",
-                    manufacturer_model_name="ctseg",
-                    software_versions=ctseg.__version__,
-                    device_serial_number="0",
-                    content_label="SEGMENTATION",
-                    content_description=self._algorithm[:64],
-                    series_description=f"Segmentation {self._algorithm}"[:64],
-                    specific_character_set="ISO_IR 192",  # names of labels in any script
-                )
-                note(made, self._geometry)
-                made.save_as(self._temporary)
-        except ValueError as error:  # a `FileProblem` is one too
-            said = error.message if isinstance(error, FileProblem) else str(error)
-            raise BadInput(f"{self._path} cannot be written as DICOM SEG: {said}") from error
+        made = _object(self._path, self._images.headers, voxels, names, self._algorithm)
+        note(made, self._geometry)
+        with dicom(self._path):
+            made.save_as(self._temporary)
 
     def _names(self) -> list[Label]:
         """The labels of the segments; values or channels that have none get a plain name."""
@@ -162,30 +141,84 @@ class _SegSink:
         labels = [*self._labels, *others]
         return labels or [Label("label 1", (1,), 1)]  # an object without any segment is not allowed
 
-    def _segments(self, labels: Sequence[Label]) -> list[SegmentDescription]:
-        method = AlgorithmIdentificationSequence(
-            name=self._algorithm[:64],
-            family=codes.DCM.ArtificialIntelligence,
-            version=ctseg.__version__,
-        )
-        segments = []
-        for number, label in enumerate(labels, start=1):
-            category, kind = concepts(label.name)
-            segment = SegmentDescription(
-                segment_number=number,
-                segment_label=label.name[:64],
-                segmented_property_category=category,
-                segmented_property_type=kind,
-                algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-                algorithm_identification=method,
-                display_color=cielab_of(label.colour or PALETTE[(number - 1) % len(PALETTE)]),
-            )
-            segment.SegmentDescription = value_text(label.value)
-            segments.append(segment)
-        return segments
-
     def discard(self) -> None:
         self._voxels = np.zeros(0)
+
+
+def _try(
+    path: Path, images: Images, channels: int | None, labels: Sequence[Label], algorithm: str
+) -> None:
+    """Make the object of one slice, or of one file of many frames, without voxels: what it lacks is told beforehand.
+
+    Raises:
+        BadInput: the images lack what a SEG takes from them.
+    """
+    headers = images.headers[:1]
+    depth = images.count if len(images.headers) < images.count else 1
+    voxels = np.zeros((depth, int(headers[0].Rows), int(headers[0].Columns)), np.uint8)
+    voxels[0, 0, 0] = 1
+    name = next((label for label in labels if channels is not None or label.value != 0), None)
+    _object(path, headers, voxels, [name or Label("label 1", (1,), 1)], algorithm)
+
+
+def _object(
+    path: Path,
+    headers: Sequence[pydicom.Dataset],
+    voxels: NDArray[Any],
+    labels: Sequence[Label],
+    algorithm: str,
+) -> Segmentation:
+    """A SEG in memory."""
+    series_number = int(headers[0].get("SeriesNumber") or 0)
+    try:
+        with dicom(path), _quiet():
+            return Segmentation(
+                source_images=headers,
+                pixel_array=voxels,
+                segmentation_type="FRACTIONAL" if voxels.dtype.kind == "f" else "BINARY",
+                segment_descriptions=_segments(labels, algorithm),
+                series_instance_uid=UID(),
+                series_number=1000 + series_number % 9000,
+                sop_instance_uid=UID(),
+                instance_number=1,
+                manufacturer="ctseg",
+                manufacturer_model_name="ctseg",
+                software_versions=ctseg.__version__,
+                device_serial_number="0",
+                content_label="SEGMENTATION",
+                content_description=algorithm[:64],
+                series_description=f"Segmentation {algorithm}"[:64],
+                specific_character_set="ISO_IR 192",  # names of labels in any script
+            )
+    except Exception as error:  # highdicom lets through whatever an odd value leads to
+        if isinstance(error, MemoryError):
+            raise
+        cause = error.__cause__ if isinstance(error, FileProblem) and error.__cause__ else error
+        said = f"no {cause}" if isinstance(cause, KeyError) else str(cause) or type(cause).__name__
+        raise BadInput(
+            f"{path}: no DICOM SEG can refer to the images of this series: {said}", hint=HINT
+        ) from error
+
+
+def _segments(labels: Sequence[Label], algorithm: str) -> list[SegmentDescription]:
+    method = AlgorithmIdentificationSequence(
+        name=algorithm[:64], family=codes.DCM.ArtificialIntelligence, version=ctseg.__version__
+    )
+    segments = []
+    for number, label in enumerate(labels, start=1):
+        category, kind = concepts(label.name)
+        segment = SegmentDescription(
+            segment_number=number,
+            segment_label=label.name[:64],
+            segmented_property_category=category,
+            segmented_property_type=kind,
+            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=method,
+            display_color=cielab_of(label.colour or PALETTE[(number - 1) % len(PALETTE)]),
+        )
+        segment.SegmentDescription = value_text(label.value)
+        segments.append(segment)
+    return segments
 
 
 @contextmanager

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import pydicom
-
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.specs import VolumeSource
-from ctseg.volume.formats.paths import is_dicom_file
+from ctseg.volume.formats.dicom.first_bytes import is_dicom_file
 from ctseg.volume.io import open_volume
-from ctseg_dicom.files import dicom
+from ctseg_dicom.files import dicom, read_dataset
 
 _FOLDERS = 3000
 _FILES = 20_000
@@ -144,7 +142,7 @@ def _tag(path: Path, keyword: str) -> str:
     """One value of a file's header, empty where it cannot be read."""
     try:
         with dicom(path):
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
+            header = read_dataset(path, stop_before_pixels=True, specific_tags=[keyword])
             return str(header.get(keyword, ""))
     except Exception:  # whatever a stranger's damaged file leads to must not end the search
         return ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+from ctseg.volume.formats.dicom.first_bytes import DICOM_HEAD, first_elements, is_dicom_start
+
 SEGMENTATION = frozenset(
     {
         "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation Storage
@@ -12,10 +14,8 @@ SEGMENTATION = frozenset(
     }
 )
 STRUCTURE_SET = frozenset({"1.2.840.10008.5.1.4.1.1.481.3"})  # RT Structure Set Storage
-_HEAD = 1024
-"""Bytes; the SOP class is the second element of the file meta information, behind preamble and mark."""
-_TAG = b"\x02\x00\x02\x00UI"
-"""(0002,0002) Media Storage SOP Class UID; file meta information is explicit little endian in every DICOM file."""
+_CLASSES = (0x00080016, 0x00020002)
+"""SOP Class UID, and the same in the file meta information, which some files lack."""
 _FEW = 20
 
 
@@ -23,14 +23,14 @@ def sop_class(path: Path) -> str | None:
     """The SOP class of a DICOM file, None for any other file."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(DICOM_HEAD)
     except OSError:
         return None
-    at = head.find(_TAG, 132)
-    if head[128:132] != b"DICM" or at < 0:
+    if not is_dicom_start(head):
         return None
-    length = int.from_bytes(head[at + 6 : at + 8], "little")
-    return head[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
+    found = dict(first_elements(head))
+    named = (found.get(tag, b"").rstrip(b"\0 ").decode("ascii", "replace") for tag in _CLASSES)
+    return next(filter(None, named), "")
 
 
 def object_in(path: Path, classes: frozenset[str]) -> Path | None:

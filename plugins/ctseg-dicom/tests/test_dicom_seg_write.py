@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import highdicom
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from highdicom.seg import segread
+from typer.testing import CliRunner
 
 import ctseg
+from ctseg.cli.app import app
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.specs import Label
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.io import open_volume
+from ctseg.volume.io import open_volume, open_writer
+from ctseg_dicom.files import dicom
 
 LABELS = (
     Label("left_kidney", (1,), 1, (10, 200, 30)),
@@ -201,6 +207,79 @@ def test_a_series_that_lacks_a_frame_of_reference_is_refused(tmp_path, scan, lab
         data.save_as(file)
     with pytest.raises(BadInput, match="names no frame of reference"):
         ctseg.write(ctseg.Volume(label, scan.geometry), tmp_path / "a.seg.dcm", reference=scan)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "what"),
+    [
+        ("SOPClassUID", "", r"names no kind of object \(SOPClassUID\)"),
+        ("StudyDate", "someday", "no DICOM SEG can refer to the images of this series"),
+        ("SOPInstanceUID", "", r"names no identifier \(SOPInstanceUID\)"),
+        ("StudyInstanceUID", None, r"names no study"),
+        ("SOPInstanceUID", "1.2.3", "have the same SOPInstanceUID"),
+    ],
+)
+def test_what_a_seg_needs_is_checked_before_anything_is_predicted(
+    tmp_path, scan, label, keyword, value, what
+):
+    for file in scan.metadata["files"]:
+        with dicom(Path(file)):
+            data = pydicom.dcmread(file)
+        if value is None:
+            delattr(data, keyword)
+        else:
+            with dicom(Path(file)):
+                setattr(data, keyword, value)
+        data.file_meta.MediaStorageSOPClassUID = data.file_meta.MediaStorageSOPInstanceUID = ""
+        with dicom(Path(file)):
+            data.save_as(file)
+    with pytest.raises(BadInput, match=what) as caught:
+        open_writer(tmp_path / "a.seg.dcm", scan.geometry, label.dtype, reference=scan)
+    assert "write .nii.gz or .nrrd" in caught.value.hint
+    assert not (tmp_path / "a.seg.dcm").exists()
+
+
+def test_the_file_meta_information_stands_in_for_an_empty_class(tmp_path, scan, label):
+    for file in scan.metadata["files"]:
+        data = pydicom.dcmread(file)
+        data.SOPClassUID = ""
+        data.save_as(file)
+    ctseg.write(ctseg.Volume(label, scan.geometry), tmp_path / "a.seg.dcm", reference=scan)
+    (first, *_) = segread(tmp_path / "a.seg.dcm").ReferencedSeriesSequence
+    assert first.ReferencedInstanceSequence[0].ReferencedSOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
+
+
+def test_a_seg_of_images_without_preamble(tmp_path, scan, label):
+    for file in map(Path, scan.metadata["files"]):
+        content = file.read_bytes()
+        file.write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
+    with open_volume(tmp_path / "study" / "ct") as bare:
+        ctseg.write(
+            ctseg.Volume(label, bare.geometry), tmp_path / "study" / "a.seg.dcm", reference=bare
+        )
+    array, _ = by_highdicom(tmp_path / "study" / "a.seg.dcm")
+    np.testing.assert_array_equal(array, label[1:5])
+    content = (tmp_path / "study" / "a.seg.dcm").read_bytes()  # and without its own
+    (tmp_path / "study" / "b.dcm").write_bytes(
+        content[144 + int.from_bytes(content[140:144], "little") :]
+    )
+    np.testing.assert_array_equal(ctseg.read(tmp_path / "study" / "b.dcm").array, label)
+
+
+def test_a_mask_is_brought_onto_its_series_and_written_as_seg(tmp_path, series, label, geometry):
+    """A mask of another program: cropped, and stored the other way round."""
+    crop = sitk.GetImageFromArray(label[1:5, 1:15])
+    crop.SetSpacing(geometry.spacing_xyz)
+    crop.SetOrigin(tuple(geometry.position((0, 1, 1))))
+    crop.SetDirection(geometry.matrix.ravel().tolist())
+    sitk.WriteImage(sitk.Flip(crop, [True, False, True]), str(tmp_path / "mask.nrrd"))
+    out, like = tmp_path / "study" / "a.seg.dcm", tmp_path / "study" / "ct"
+    words = ["data", "convert", tmp_path / "mask.nrrd", out, "--like", like]
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.output
+    array, grid = by_highdicom(out)
+    np.testing.assert_array_equal(array, label[1:5])
+    assert grid.agrees(geometry.sub((1, 0, 0), (4, *geometry.shape_zyx[1:])))
 
 
 def test_highdicom_is_new_enough():

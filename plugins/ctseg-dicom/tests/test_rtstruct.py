@@ -211,3 +211,83 @@ def test_a_flipped_series_gives_the_same_place(write_rtstruct, geometry, tmp_pat
     ctseg.write(ctseg.Volume(plain.array, flipped), tmp_path / "flipped.nii.gz")
     again = ctseg.read(path, series=tmp_path / "flipped.nii.gz")
     np.testing.assert_array_equal(again.array[::-1, ::-1, ::-1], plain.array)
+
+
+SQUARE = box(2.5, 1.5, 11.5, 8.5, 2)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        SQUARE,
+        SQUARE[::-1],
+        np.roll(SQUARE, 2, axis=0),
+        np.concatenate([SQUARE, SQUARE[:1]]),
+        np.add(SQUARE, (0.05, -0.1, 0.05)),
+        np.concatenate([(a + np.linspace(0, 1, 5)[:-1, None] * (b - a))
+                        for a, b in zip(SQUARE, np.roll(SQUARE, -1, 0), strict=True)]),
+    ],
+    ids=["same", "reversed", "other start", "closed", "a little aside", "more points"],
+)  # fmt: skip
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_a_contour_that_is_there_several_times_counts_once(write_rtstruct, again, times):
+    read = ctseg.read(write_rtstruct({"Liver": [SQUARE, *[again] * (times - 1)]}))
+    expected = np.zeros(read.array.shape, bool)
+    expected[2, 2:9, 3:12] = True
+    np.testing.assert_array_equal(read.array > 0, expected)
+    (note,) = read.metadata["notes"]
+    assert f"repeated contours count once: {times - 1} (" in note
+
+
+def test_a_contour_that_runs_round_several_times_keeps_its_area(write_rtstruct):
+    for rounds in ([SQUARE] * 2, [SQUARE] * 4, [SQUARE, SQUARE[:1]] * 2):
+        array = ctseg.read(write_rtstruct({"Liver": [np.concatenate(rounds)]})).array
+        assert array.sum() == 9 * 7
+
+
+def test_only_xor_contours_cancel_and_a_note_says_so(write_rtstruct):
+    twice = write_rtstruct({"Liver": [SQUARE, SQUARE]}, kind="CLOSEDPLANAR_XOR")
+    read = ctseg.read(twice)
+    assert not read.array.any()
+    assert "contours that cancel others like them: 1" in read.metadata["notes"][0]
+    crossing = [SQUARE, box(7.5, 4.5, 15.5, 12.5, 2)]
+    xor = ctseg.read(write_rtstruct({"a": crossing}, kind="CLOSEDPLANAR_XOR"))
+    joined = ctseg.read(write_rtstruct({"a": crossing}))
+    one, two, both = 9 * 7, 8 * 8, 4 * 4
+    assert xor.array.sum() == one + two - 2 * both and not xor.metadata["notes"]
+    assert joined.array.sum() == one + two - both
+    assert joined.metadata["notes"] == ["'a': contours that cross were joined; slices: 1"]
+
+
+def test_holes_and_islands_stay_when_contours_are_there_twice(write_rtstruct):
+    outer, hole, island = (
+        box(1.5, 1.5, 13.5, 13.5, 2),
+        box(3.5, 3.5, 11.5, 11.5, 2),
+        box(5.5, 5.5, 8.5, 8.5, 2),
+    )
+    beside = box(14.5, 1.5, 18.5, 5.5, 2)
+    expected = 12 * 12 - 8 * 8 + 3 * 3 + 4 * 4
+    for contours in (
+        [outer, hole, island, beside],
+        [island, hole, beside, outer],
+        [outer, hole, hole, island, outer, beside, island, hole],
+    ):
+        array = ctseg.read(write_rtstruct({"wall": contours})).array
+        assert array.sum() == expected
+        assert array[2, 2, 2] and not array[2, 4, 4] and array[2, 7, 7]
+
+
+def test_nested_contours_equal_those_of_matplotlib(write_rtstruct):
+    """Nested stars: inside an odd number of them, as by hand."""
+    generator = np.random.default_rng(3)
+    y, x = np.mgrid[:16, :20]
+    centres = np.column_stack([x.ravel(), y.ravel()])
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    radius = 6.5 + generator.uniform(-0.6, 0.6, 40)
+    stars = [
+        np.column_stack([9.3 + r * np.cos(angle), 7.6 + r * np.sin(angle)])
+        for r in (radius, radius * 0.7, radius * 0.35)
+    ]
+    count = sum(Outline(star).contains_points(centres).astype(int) for star in stars)
+    array = ctseg.read(write_rtstruct({"a": [polygon(s, 2) for s in stars] * 2})).array
+    np.testing.assert_array_equal(array[2], (count % 2).reshape(16, 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 
 from ctseg.errors import FileProblem
 from ctseg.volume.formats.source import AGAIN
@@ -127,3 +128,38 @@ def _check_shard(file: Path, codec: ShardingCodec, shard: Sequence[int], store: 
         raise FileProblem(
             f"{store} is truncated: a chunk in {file} should lie beyond its end.", hint=AGAIN
         )
+
+
+def needs_sizes(array: zarr.Array[Any], store: Path) -> bool:
+    """Whether `check_sizes` is for an array: Blosc reads on behind the end of a chunk that was cut."""
+    if not store.is_dir() or _sharding(array) is not None:
+        return False
+    codecs = getattr(array.metadata, "codecs", None) or [
+        getattr(array.metadata, "compressor", None)
+    ]
+    last = codecs[-1]
+    return isinstance(last, BloscCodec) or getattr(last, "codec_id", "") == "blosc"
+
+
+def check_sizes(array: zarr.Array[Any], store: Path, box: Sequence[slice | int]) -> None:
+    """Compare the sizes of the chunks under a box with those that Blosc notes in them.
+
+    https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
+
+    Raises:
+        FileProblem: a chunk is cut.
+    """
+    ranges = []
+    for part, size, chunk in zip(box, array.shape, array.chunks, strict=True):
+        start, stop, _ = part.indices(size) if isinstance(part, slice) else (part, part + 1, 1)
+        ranges.append(range(start // chunk, -(-stop // chunk)))
+    for key in itertools.product(*ranges):
+        file = store / array.path / array.metadata.encode_chunk_key(key)
+        try:
+            with file.open("rb") as opened:
+                head = opened.read(16)
+                size = os.fstat(opened.fileno()).st_size
+        except FileNotFoundError:
+            continue
+        if len(head) < 16 or size < int.from_bytes(head[12:16], "little"):
+            raise FileProblem(f"{store} is truncated: {file} has {size} bytes.", hint=AGAIN)

@@ -15,7 +15,7 @@ from ctseg.specs import Zyx
 from ctseg.volume.formats.calibration import unknown
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.source import Source
-from ctseg_zarr.chunks import check_chunks
+from ctseg_zarr.chunks import check_chunks, check_sizes, needs_sizes
 from ctseg_zarr.metadata import OWN, Image, Level, factor_of, geometry_of, image_of
 from ctseg_zarr.stores import attributes, choose, open_store, zarr_errors
 
@@ -83,6 +83,7 @@ def open_ome_zarr(
             geometry = geometry_of(image, chosen, shape, own, unit, path)
             at = _time(time, sizes.get("t", 1), path)
             notes = check_chunks(array, path, allowed=allowed)
+            sized = needs_sizes(array, path)
             about = {**about, **_spacing_notes(image, voxel, unit, notes)}
     except BaseException:
         close()
@@ -92,6 +93,8 @@ def open_ome_zarr(
         wanted: dict[str, Any] = dict(zip("zyx", map(slice, start, stop), strict=True))
         index = tuple({"t": at, "c": slice(None), **wanted}[axis] for axis in image.axes)
         with zarr_errors(path):
+            if sized:
+                check_sizes(array, path, index)
             part = np.asarray(array[index])
         left = image.axes.replace("t", "")
         for axis in "cz":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from hypothesis import strategies as st
 
 import ctseg
 from ctseg import plugins, testing
+from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.io import open_volume
+from ctseg.volume.io import open_volume, open_writer
 from ctseg_zarr.pyramid import LevelWriter, coarser, steps
 
 TURN = ((0.8, 0.6, 0.0), (-0.6, 0.8, 0.0), (0.0, 0.0, -1.0))
@@ -201,3 +204,22 @@ def test_the_models_of_the_specification_accept_what_is_written(tmp_path, versio
         kinds.append(type(found).__name__)
         assert found.ome_zarr_version == version
     assert kinds[:2] == ["Image", "Image"] and kinds[2] in ("ImageLabel", "Image")
+
+
+def test_a_replacement_that_was_killed_loses_nothing(tmp_path):
+    """A folder is replaced in two renames; a kill between them leaves the earlier store under a hidden name."""
+    path = tmp_path / "a.zarr"
+    first = ctseg.Volume.from_array(np.full((4, 3, 2), 1, np.uint8))
+    ctseg.write(first, path)
+    path.rename(tmp_path / ".a.zarr.12-0123abcd.tmp.old")
+    left = tmp_path / ".a.zarr.12-0123abcd.tmp"
+    left.mkdir()
+    then = time.time() - 60
+    for item in tmp_path.iterdir():
+        os.utime(item, (then, then))
+    remove_leftovers(tmp_path)
+    assert not left.exists()
+    spec = open_writer(path, first.geometry, np.dtype(np.uint8))
+    np.testing.assert_array_equal(ctseg.read(path).array, first.array)
+    spec.abort()
+    assert [item.name for item in tmp_path.iterdir()] == ["a.zarr"]

@@ -37,7 +37,7 @@ CASE_SCALED = PreprocessConfig(steps=({"kind": "normalise_case"},))
 
 
 def model(**changes: Any) -> Segmenter:
-    card = small.card_of(**{"training_scans": SEEN, **changes})
+    card = small.card_of(**{"card_version": 2, "training_scans": SEEN, **changes})
     return Segmenter(card, [small.network_of()], choose("cpu", "fp32"))
 
 
@@ -188,7 +188,7 @@ def micro(tmp_path: Path) -> Path:
     steps = PreprocessConfig(steps=({"kind": "resample", "spacing_xyz": [0.005, 0.005, 0.005]},))
     ctseg.engine.model.weights.save_weights(
         tmp_path / "micro.safetensors", small.network_of().state_dict(),
-        small.card_of(training_scans=seen, preprocess=steps),
+        small.card_of(card_version=2, training_scans=seen, preprocess=steps),
     )  # fmt: skip
     array = np.random.default_rng(0).normal(0, 100, (10, 11, 12)).astype(np.int16)
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "scan.nii.gz")
@@ -258,14 +258,14 @@ def test_the_range_of_values_is_that_of_the_slices():
 
 def test_cards_without_ranges_load_and_impossible_ones_are_refused():
     data = json.loads(small.card_of().to_json())
-    del data["training_scans"]
+    assert "training_scans" not in data  # so that earlier versions of ctseg read it
     assert parse_card(json.dumps(data), where="here").training_scans is None
     for wrong in (
         {"spacing_min_zyx": [2, 1, 1], "spacing_max_zyx": [1, 1, 1]},
         {"spacing_min_zyx": [0, 1, 1], "spacing_max_zyx": [1, 1, 1]},
         {"spacing_min_zyx": [1, 1, 1], "spacing_max_zyx": [1, 1, 1], "intensity_low": [3]},
     ):
-        data["training_scans"] = wrong
+        data |= {"training_scans": wrong, "card_version": 2}
         with pytest.raises(ConfigError, match="training_scans"):
             parse_card(json.dumps(data), where="here")
 

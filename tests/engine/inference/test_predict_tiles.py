@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import ctseg
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.predict_tiles import predict_tiles
+from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Constraints
 
@@ -52,7 +53,9 @@ def whole(net, image, tile, overlap, blend):
             one = np.maximum(one / one.max(), 1e-3)
             weight = weight * one.reshape([-1 if a == axis else 1 for a in range(3)])
     total, count = 0.0, np.zeros(padded.shape[1:])
-    grids = [tiling.starts(n, t, overlap) for n, t in zip(padded.shape[1:], tile, strict=True)]
+    shares = overlap if isinstance(overlap, tuple) else (overlap,) * 3
+    sizes = zip(padded.shape[1:], tile, shares, strict=True)
+    grids = [tiling.starts(n, t, share) for n, t, share in sizes]
     for starts in itertools.product(*grids):
         box = tuple(slice(s, s + t) for s, t in zip(starts, tile, strict=True))
         with torch.inference_mode():
@@ -70,7 +73,7 @@ def whole(net, image, tile, overlap, blend):
 @given(
     shape=st.tuples(*[st.integers(1, 19)] * 3),
     tile=st.tuples(*[st.integers(3, 10)] * 3),
-    overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+    overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75, (0.0, 0.5, 0.25), (0.75, 0.1, 0.5)]),
     blend=st.sampled_from(["gaussian", "constant"]),
     channels=st.integers(1, 2),
     batch_size=st.integers(1, 3),
@@ -101,6 +104,15 @@ def test_tiles_cover_everything_and_overlap_enough(size, tile, overlap):
     steps = np.diff(starts)
     assert (steps <= np.ceil(max(tile * (1 - overlap), 1))).all()
     assert (tiling.total_weight(size, tile, overlap, "gaussian") > 0).all()
+
+
+def test_each_axis_has_an_overlap_of_its_own():
+    grid = TileGrid((64, 64, 64), TilingSettings((16, 16, 16), (0.0, 0.5, 0.75)))
+    assert [np.diff(starts).max() for starts in grid.starts] == [16, 8, 4]
+    both = [
+        TileGrid((40, 40, 40), TilingSettings((16, 16, 16), o)).starts for o in (0.25, (0.25,) * 3)
+    ]
+    assert both[0] == both[1]
 
 
 def test_outputs():
@@ -327,6 +339,8 @@ def test_one_logit_has_no_largest(options):
         ({"output": "probabilities"}, "activation"),
         ({"output": "mask"}, "no output"),
         ({"overlap": 1.0}, "overlap"),
+        ({"overlap": (0.5, 0.5, 1.0)}, "overlap"),
+        ({"overlap": (0.5, 0.5)}, "overlap"),
         ({"tile_zyx": (0, 4, 4)}, "positive"),
         ({"tile_zyx": (4, 4)}, "three positive sizes"),
         ({"tile_zyx": (4, 4, 4, 4)}, "three positive sizes"),

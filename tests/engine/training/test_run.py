@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -20,15 +21,18 @@ from typer.testing import CliRunner
 import ctseg
 from ctseg.cli.app import app
 from ctseg.config import RunConfig, load_config, parse_config
+from ctseg.engine.inference.model import build
+from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights import read_weights
 from ctseg.engine.training import checkpoint
-from ctseg.engine.training.loop import at_epoch_end, finished
+from ctseg.engine.training.loop import at_epoch_end, finished, validation_model
 from ctseg.engine.training.optim import SCHEDULES, Schedule
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loss_target
 from ctseg.errors import BadInput, CorruptWeights, DiskFull
 
 LONG = ["--steps", "40", "--set", "train.checkpoint_every=0", "--set", "train.ema=0.9"]
+LONG += ["--set", "train.log_every=3"]
 
 
 def command(mini_set: Path, folder: Path, options: list[str]) -> list[str]:
@@ -120,6 +124,33 @@ def test_killed_and_resumed_equals_left_alone(mini_set, mini_options, tmp_path):
         for line in log:
             line.pop("seconds", None)
     assert logs[0] == logs[1]
+
+
+def test_losses_are_logged_between_validations(mini_set, mini_options, tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["train", str(mini_set), "-o", str(folder), "--steps", "7", *mini_options]
+    more = ["--set", "train.log_every=2", "--set", "train.val_overlap=[0.25, 0.0, 0.5]"]
+    result = CliRunner().invoke(app, [*arguments, *more, "--set", "train.steps_per_epoch=100"])
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("step", 2), ("step", 4), ("step", 6), ("epoch", 7),
+    ]  # fmt: skip
+    means = [line["loss"] for line in lines[:3]]
+    state, _, _ = checkpoint.load(folder / "last")
+    assert (2 * sum(means) + state.log_sum) / 7 == pytest.approx(lines[3]["loss"])
+    assert lines[0]["lr"] > 0
+    assert load_config(folder / "config.toml").train.val_overlap == (0.25, 0.0, 0.5)
+
+
+def test_validations_take_their_own_overlap(mini_run):
+    config = parse_config({"train": {"val_overlap": [0.1, 0.2, 0.3]}})
+    _, card = read_weights(mini_run / "best.safetensors")
+    net = build(card)
+    job = SimpleNamespace(card=card, runtime=choose("cpu", "fp32"), config=config)
+    assert validation_model(job, net).settings.overlap == (0.1, 0.2, 0.3)
+    job.config = RunConfig()
+    assert validation_model(job, net).settings.overlap == card.predict.overlap == 0.5
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import ctseg
-from ctseg.engine.model.runtime import Runtime
+from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.nets.cpu import autocast, use_cpu_kernels, winograd
 
 BF16 = Runtime(torch.device("cpu"), "bf16", True, "test")
-FP32 = Runtime(torch.device("cpu"), "fp32", False, "test")
+FP32 = choose("cpu", "fp32")
 PYTORCH = nn.Conv3d._conv_forward
 
 
@@ -44,23 +44,29 @@ def unet() -> nn.Module:
     return ctseg.create_model("unet3d", in_channels=1, out_channels=2, features=(32, 64)).eval()
 
 
-def scan() -> torch.Tensor:
+def layers() -> nn.Module:
+    """The first gets its input as the test lays it out, whatever the processor's own convolutions give."""
+    torch.manual_seed(0)
+    return BF16.place(nn.Sequential(nn.Conv3d(32, 32, 3, padding=1), nn.Conv3d(32, 1, 1)).eval())
+
+
+def scan(channels: int = 1) -> torch.Tensor:
     torch.manual_seed(1)
-    return torch.randn(1, 1, 16, 16, 16)
+    return torch.randn(1, channels, 16, 16, 16)
 
 
 def plain_bf16(net: nn.Module) -> torch.Tensor:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        return net(BF16.tensor(scan()))
+        return net(BF16.tensor(scan(32)))
 
 
 def ours(net: nn.Module) -> torch.Tensor:
     with torch.inference_mode(), BF16.autocast():
-        return net(BF16.tensor(scan()))
+        return net(BF16.tensor(scan(32)))
 
 
 def test_one_constant_turns_everything_off(monkeypatch, taken):
-    net = BF16.place(unet())
+    net = layers()
     usual, faster = plain_bf16(net), ours(net)
     assert taken and not torch.equal(usual, faster)
     taken.clear()
@@ -83,7 +89,8 @@ def test_no_layer_is_changed_and_the_model_is_pickled_as_it_was():
     attributes = [list(vars(module)) for module in net.modules()]
     seen = []
     net.register_forward_hook(lambda *_: seen.append([type(module) for module in net.modules()]))
-    ours(BF16.place(net))
+    with torch.inference_mode(), BF16.autocast():
+        BF16.place(net)(BF16.tensor(scan()))
     net._forward_hooks.clear()
     assert seen == [classes]
     assert [type(module) for module in net.modules()] == classes
@@ -106,7 +113,7 @@ def test_pytorch_is_left_as_it_was_after_an_error():
 
 
 def test_contexts_nest(taken):
-    net = BF16.place(unet())
+    net = layers()
     with use_cpu_kernels():
         ours(net)
         few = len(taken)
@@ -133,7 +140,7 @@ def test_what_another_library_put_there_comes_back(monkeypatch):
 
 def test_threads_have_contexts_of_their_own(taken):
     """One predicts in mixed precision of ours while another does in its own."""
-    net = BF16.place(unet())
+    net = layers()
     usual, faster = plain_bf16(net), ours(net)
     taken.clear()
     inside, done = threading.Event(), threading.Event()
@@ -149,7 +156,7 @@ def test_threads_have_contexts_of_their_own(taken):
     with torch.inference_mode(), BF16.autocast():
         inside.set()
         while not done.is_set():
-            assert torch.equal(net(BF16.tensor(scan())), faster)
+            assert torch.equal(net(BF16.tensor(scan(32))), faster)
     thread.join()
     assert set(taken) == {threading.current_thread()}
     assert all(torch.equal(each, usual) for each in found)
@@ -157,7 +164,7 @@ def test_threads_have_contexts_of_their_own(taken):
 
 
 def test_contexts_of_threads_may_end_in_any_order(taken):
-    net = BF16.place(unet())
+    net = layers()
     begun, go_on = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -226,6 +233,16 @@ def test_the_rest_of_the_package_knows_two_names():
                 continue
             if names:
                 users.setdefault(path.relative_to(package).as_posix(), set()).update(names)
-    assert users == {"engine/runtime.py": {"use_cpu_kernels"}, "nets/unet.py": {"cpu"}}
+    assert users == {"engine/model/runtime.py": {"use_cpu_kernels"}, "nets/unet.py": {"cpu"}}
     text = (package / "nets" / "unet.py").read_text("utf-8")
     assert text.count("cpu.") == text.count("cpu.fused_level(") == 1
+
+
+def test_float32_that_is_chosen_uses_the_kernels(monkeypatch):
+    """Where the processor has no bfloat16; asked for by name it computes as PyTorch does."""
+    monkeypatch.setattr("ctseg.engine.model.runtime.cpu_bf16", lambda: False)
+    chosen, asked = choose("cpu"), choose("cpu", "fp32")
+    assert chosen.precision == asked.precision == "fp32"
+    for runtime, active in ((chosen, True), (asked, False)):
+        with runtime.autocast():
+            assert autocast.is_active() is active

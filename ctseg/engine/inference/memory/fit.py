@@ -24,7 +24,7 @@ from ctseg.engine.inference.memory.estimate import (
 )
 from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime, processes_here
-from ctseg.errors import BadInput
+from ctseg.errors import BadInput, MemoryTooSmall
 from ctseg.specs import Zyx
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
@@ -112,7 +112,7 @@ def fit(
         keep_batch: take the batch of the settings for the largest one rather than choosing it.
 
     Raises:
-        BadInput: not even the smallest tile fits; the message says how much memory it needs.
+        MemoryTooSmall: not even the smallest tile fits; the message says how much memory it needs.
     """
     room, host = limits(job.runtime, limit)
 
@@ -146,7 +146,7 @@ def fit(
         tile = _smaller(wanted, settings.tile_zyx, found)
     size = " x ".join(map(str, wanted.tile_zyx))
     short = found is not None and found.total <= room
-    raise BadInput(
+    raise MemoryTooSmall(
         f"The memory is too small for this scan: {size_text(host if short else room)} may be used, and with the "
         f"smallest tile, {size} voxels, it needs "
         + ("more than the device has." if found is None

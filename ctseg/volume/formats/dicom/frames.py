@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ _SHARED, _EACH = 0x52009229, 0x52009230
 _HOLDERS = {_POSITION: 0x00209113, _COSINES: 0x00209116, _SPACING: 0x00289110,
             _SLOPE: 0x00289145, _INTERCEPT: 0x00289145}  # fmt: skip
 """The functional group that holds each value (PS3.3, C.7.6.16.2)."""
+LARGE_PLANE, MOST_PACKED = 2**26, 1000
+"""Bytes of a plane from which on it may be no more than so many times as large as its compressed file."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Frame:
         index: which frame of the file it is.
         position, cosines, spacing_yx: its place; empty where the file does not say.
         slope, intercept: stored values times slope plus intercept are the real ones.
+        rescaled: whether the file says so, rather than nothing.
     """
 
     header: Header
@@ -37,6 +41,7 @@ class Frame:
     spacing_yx: tuple[float, ...]
     slope: float
     intercept: float
+    rescaled: bool = True
 
     @property
     def size_yx(self) -> tuple[int, int]:
@@ -81,9 +86,21 @@ def frames_of(header: Header) -> Iterator[Frame]:
     )  # each piece has a head of 8 bytes
     if header.pixel_tag == 0x7FE00010 and needed > (header.file_bytes if there is None else there):
         raise EOFError(f"{header.path.name} is too short for {count} frames")
+    if there is None and bits >= 8 * LARGE_PLANE and bits > 8 * MOST_PACKED * header.file_bytes:
+        raise ValueError(
+            f"{header.path.name} says {bits // 8} bytes a plane and has {header.file_bytes} in all"
+        )
     shared = _first(header.elements, _SHARED)
     each = header.elements.get(_EACH)
     groups = each.items if each is not None else ()
+    if groups and len(groups) != count:
+        raise ValueError(f"{header.path.name} says {count} frames and describes {len(groups)}")
+    stored = bits * max(header.integer(0x00280002, 1), 1)  # colour pictures have several samples
+    native = header.pixel_tag == 0x7FE00010 and there is not None
+    if native and stored and (there or 0) * 8 >= (count + 1) * stored:
+        raise ValueError(
+            f"{header.path.name} says {count} frames and has voxels of {(there or 0) * 8 // stored}"
+        )
     for index in range(count):
         own = groups[index] if index < len(groups) else {}
 
@@ -96,6 +113,10 @@ def frames_of(header: Header) -> Iterator[Frame]:
             return tuple(header.numbers(tag)) if known else ()
 
         slope, intercept = find(_SLOPE), find(_INTERCEPT)
+        if slope and not (math.isfinite(slope[0]) and slope[0]):
+            raise ValueError(f"{header.path.name} has a RescaleSlope of {slope[0]:g}")
+        if intercept and not math.isfinite(intercept[0]):
+            raise ValueError(f"{header.path.name} has a RescaleIntercept of {intercept[0]:g}")
         yield Frame(
             header,
             index,
@@ -104,6 +125,7 @@ def frames_of(header: Header) -> Iterator[Frame]:
             find(_SPACING),
             slope[0] if slope else 1.0,
             intercept[0] if intercept else 0.0,
+            bool(slope or intercept),
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,11 +88,15 @@ def arrange(frames: Sequence[Frame], path: Path) -> Stack:
 
 
 def _check_alike(frames: Sequence[Frame], path: Path) -> None:
-    for what, of in (
+    wanted: tuple[tuple[str, Callable[[Frame], Any]], ...] = (
         ("size", lambda f: f.size_yx),
         ("pixel spacing", lambda f: tuple(np.round(f.vector("spacing_yx"), 4).tolist())),
         ("orientation", lambda f: tuple((np.round(f.vector("cosines"), 3) + 0.0).tolist())),
-    ):
+        ("modality", lambda f: f.header.text(0x00080060) or "none"),
+        ("frame of reference", lambda f: f.header.text(0x00200052) or "none"),
+        ("rescaling", lambda f: "a slope or intercept" if f.rescaled else "none"),
+    )
+    for what, of in wanted:
         counts = Counter(map(of, frames))
         if len(counts) == 1:
             continue

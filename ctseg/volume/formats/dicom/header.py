@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,18 +19,18 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 from ctseg.errors import FileProblem
+from ctseg.volume.formats.dicom.first_bytes import DICOM_HEAD, first_elements, is_dicom_start
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2"))
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 """Pixel Data, Float Pixel Data and Double Float Pixel Data."""
-_NO_PREAMBLE = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
-"""How a file without preamble and mark starts, as old programs write it."""
 _UNDEFINED = 0xFFFFFFFF
+MODALITY_LUT = 0x00283000
 _SEQUENCES = frozenset({
-    0x52009229, 0x52009230, 0x00209113, 0x00209116, 0x00289110, 0x00289145,
+    0x52009229, 0x52009230, 0x00209113, 0x00209116, 0x00289110, 0x00289145, MODALITY_LUT,
 })  # fmt: skip
-"""Sequences with the places of frames."""
+"""Sequences with the places of frames, and with what their values mean."""
 _KEPT = _SEQUENCES | frozenset({
     0x00080008, 0x00080018, 0x00080033, 0x00080060, 0x0008103E,  # what it is
     0x00100020, 0x00180050, 0x00180081, 0x00180088, 0x00181060, 0x00181210,
@@ -38,6 +39,7 @@ _KEPT = _SEQUENCES | frozenset({
     0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00281052, 0x00281053,
 })  # fmt: skip
 """The elements that are read; a study has thousands of files, and private blocks and pictures may be large."""
+_MOST_INFLATED = 2**29
 _WARNINGS = threading.Lock()
 """Python's filters of warnings belong to all threads, and scans are read in several."""
 if hasattr(os, "register_at_fork"):  # a process forked meanwhile must not find it taken for ever
@@ -142,6 +144,7 @@ def read_dicom_header(path: Path) -> Header:
 
     with BoundedFile(path) as file:
         _check_start(file, path)
+        _check_deflated(file)
         with quiet_pydicom():
             data = read_partial(file, at_voxels, force=True, specific_tags=list(_KEPT))
             elements = _elements(data)
@@ -196,13 +199,32 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def _check_start(file: BoundedFile, path: Path) -> None:
-    first = file.read(132)
+    first = file.read(DICOM_HEAD)
     file.seek(0)
-    if first[128:] != b"DICM" and first[:4] not in _NO_PREAMBLE:
+    if not is_dicom_start(first):
         raise FileProblem(
             f"{path} is no DICOM file.",
             hint="Check what it is (file PATH) and give it the suffix of its format.",
         )
+
+
+def _check_deflated(file: BoundedFile) -> None:
+    """Refuse a deflated file that unpacks to more than any slice has, before pydicom unpacks it whole."""
+    head = file.read(DICOM_HEAD)
+    file.seek(0)
+    syntax = dict(first_elements(head)).get(0x00020010, b"").rstrip(b"\0 ").decode("latin-1")
+    if syntax != DEFLATED:
+        return
+    length = dict(first_elements(head)).get(0x00020000, b"")
+    file.seek(144 + int.from_bytes(length, "little"))
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not inflater.eof and (block := file.read(2**16) or inflater.unconsumed_tail):
+        while block and not inflater.eof:
+            size += len(inflater.decompress(block, 2**20))
+            block = inflater.unconsumed_tail
+            if size > _MOST_INFLATED:
+                raise ValueError(f"it unpacks to more than {_MOST_INFLATED >> 20} MiB")
+    file.seek(0)
 
 
 def _elements(data: Dataset) -> dict[int, Element]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ from ctseg.volume.formats.dicom.header import (
     DEFLATED,
     EXPLICIT,
     IMPLICIT,
+    MODALITY_LUT,
     PIXELS,
     BoundedFile,
     Header,
@@ -35,6 +37,7 @@ from ctseg.volume.formats.dicom.header import (
 
 _BASE = "1.2.840.10008.1.2"
 _RLE = f"{_BASE}.5"
+_STARTS_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 
 
@@ -68,6 +71,11 @@ def check_syntax(header: Header) -> None:
     path, syntax = header.path, header.syntax
     if header.integer(0x00280002, 1) != 1 or header.text(0x00280004) in ("RGB", "PALETTE COLOR"):
         raise FileProblem(f"{path} is a colour picture, not a scan.")
+    if MODALITY_LUT in header.elements and header.elements[MODALITY_LUT].items:
+        raise FileProblem(
+            f"{path} holds its values behind a table (Modality LUT Sequence), which ctseg does not apply.",
+            hint="Store it again with a RescaleSlope and RescaleIntercept.",
+        )
     if header.pixel_tag == 0:
         raise FileProblem(f"{path} holds no voxels.", hint="Name the files of an image series.")
     if syntax not in (*_NATIVE, _RLE, *_DECODERS):
@@ -102,7 +110,8 @@ def dtype_of(frames: list[Frame]) -> np.dtype[Any]:
         info = np.iinfo(name)
         if info.min <= low and high <= info.max:
             return np.dtype(name)
-    return np.dtype("int64")
+    inside = low >= -(2.0**63) and high < 2.0**63
+    return np.dtype("int64" if inside else "float64")
 
 
 def _bits(header: Header) -> tuple[int, bool]:
@@ -165,6 +174,9 @@ def _bytes(header: Header, at: int, count: int) -> bytes:
 def _decoded(frame: Frame) -> NDArray[Any]:
     header = frame.header
     data = _codestream(header, frame.index)
+    size = _codestream_size(data)
+    if size is not None and size != frame.size_yx:
+        raise ValueError(f"{frame.name} holds {size} voxels (y, x), not {frame.size_yx}")
     try:
         array = (
             _run_lengths(frame, data) if header.syntax == _RLE else _DECODERS[header.syntax](data)
@@ -175,6 +187,27 @@ def _decoded(frame: Frame) -> NDArray[Any]:
     if array.size != frame.size_yx[0] * frame.size_yx[1]:
         raise ValueError(f"{frame.name} unpacks to {array.shape}, not {frame.size_yx} voxels")
     return array.reshape(frame.size_yx)
+
+
+def _codestream_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width that a compressed frame says itself, before a decoder asks for memory; None where it does not.
+
+    JPEG and JPEG-LS say it in their start of frame, JPEG 2000 in its SIZ segment.
+    """
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at >= 0 and len(data) >= at + 24:
+        right, bottom, left, top = struct.unpack(">4I", data[at + 8 : at + 24])
+        return bottom - top, right - left
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in _STARTS_OF_FRAME:
+            height, width = struct.unpack(">2H", data[at + 5 : at + 9])
+            return (height, width) if height else None
+        at += 1 if marker == 0xFF else 2 + max(length, 2)
+    return None
 
 
 def _run_lengths(frame: Frame, data: bytes) -> NDArray[Any]:
@@ -214,6 +247,8 @@ def _places(path: str, start: int, frames: int) -> tuple[list[int], list[int]]:
         count, pieces = parse_fragments(file)
     if count == 0:
         raise EOFError("its compressed voxels end too early")
+    if len(offsets) not in (0, frames):
+        raise ValueError(f"it says {frames} frames and has a table of {len(offsets)}")
     if frames == 1:
         return [pieces[0]], [count]
     if count == frames:

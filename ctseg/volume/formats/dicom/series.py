@@ -11,6 +11,7 @@ import numpy as np
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats import paths
+from ctseg.volume.formats.dicom.first_bytes import is_dicom_file
 from ctseg.volume.formats.dicom.frames import frames_of
 from ctseg.volume.formats.dicom.header import Header, read_dicom_header
 from ctseg.volume.formats.source import AGAIN, check_file, reading
@@ -112,7 +113,7 @@ def _files(folder: Path) -> Iterator[Path]:
             file = Path(where) / name
             if name.startswith(".") or name.upper() == "DICOMDIR" or not file.is_file():
                 continue
-            if paths.suffix_of(file, paths.DICOM) or paths.is_dicom_file(file):
+            if paths.suffix_of(file, paths.DICOM) or is_dicom_file(file):
                 yield file
 
 
@@ -176,7 +177,7 @@ def _of_file(path: Path) -> list[Header]:
     for file in sorted(path.parent.iterdir()):
         if file == path or file.name.startswith(".") or not file.is_file():
             continue
-        if paths.suffix_of(file, paths.DICOM) or paths.is_dicom_file(file):
+        if paths.suffix_of(file, paths.DICOM) or is_dicom_file(file):
             with reading(file):
                 beside.append(read_dicom_header(file))
     group = [one for one in beside if one.text(_UID) == header.text(_UID)]
@@ -227,8 +228,11 @@ def _series(uid: str, headers: list[Header]) -> Series:
 
 
 def _orientation(header: Header) -> str:
-    with reading(header.path):
-        cosines = next(frames_of(header)).cosines
+    try:
+        with reading(header.path):
+            cosines = next(frames_of(header)).cosines
+    except FileProblem:  # told where this series is opened; the others can be listed all the same
+        return ""
     if len(cosines) != 6:
         return ""
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))

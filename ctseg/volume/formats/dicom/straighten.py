@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.errors import FileProblem
 from ctseg.volume.formats.dicom.grid import Stack
 from ctseg.volume.geometry import Geometry, as_xyz
 
+_MOST_ADDED = 100
+"""More slices than so many for each that is there are not made up."""
 LoadSlice = Callable[[int], NDArray[Any]]
 
 
@@ -21,6 +24,12 @@ def straight_geometry(stack: Stack) -> Geometry:
     shifts = stack.offsets_xyz[:, :2] / (sx, sy)
     low, high = np.floor(shifts.min(0) + 1e-6), np.ceil(shifts.max(0) - 1e-6)
     depth = round(float(stack.offsets_xyz[-1, 2]) / sz) + 1
+    if depth > _MOST_ADDED * len(stack.frames):
+        raise FileProblem(
+            f"{stack.frames[0].header.path.parent}: {len(stack.frames)} slices, mostly {sz:.4g} mm apart, lie over "
+            f"{stack.offsets_xyz[-1, 2]:.4g} mm; an even grid would have {depth} slices.",
+            hint="Keep the slices that belong together in a folder of their own.",
+        )
     _, y, x = stack.geometry.shape_zyx
     origin = stack.geometry.position((low[0], low[1], 0.0))
     return replace(

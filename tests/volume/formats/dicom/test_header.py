@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from ctseg.errors import FileProblem
+from ctseg.volume.formats.dicom.first_bytes import is_dicom_file
 from ctseg.volume.formats.dicom.header import read_dicom_header
 from ctseg.volume.formats.dicom.series import list_series
 from ctseg.volume.io import read
@@ -35,11 +36,13 @@ def plane() -> np.ndarray:
 def test_a_file_without_preamble(tmp_path: Path, plane: np.ndarray, syntax: str) -> None:
     path = files.save(files.dataset(plane, rescale=(1, -1024)), tmp_path / "a.dcm", plane, syntax)
     content = path.read_bytes()
-    path.write_bytes(content[content.index(b"\x08\0\x16\0") :])
+    path.write_bytes(content[content.index(b"\x20\0\x0d\0") :])
     with pytest.raises(
         FileProblem, match=r"a\.dcm is no DICOM file"
     ):  # it starts with no known mark
         read(path)
+    path.write_bytes(content[content.index(b"\x08\0\x16\0") :])
+    np.testing.assert_array_equal(read(path).array[0], plane.astype(int) - 1024)
     path.write_bytes(b"\x08\0\x05\0" + (b"" if syntax == BASE else b"CS") + bytes(2 + 2 * (syntax == BASE))
                      + content[content.index(b"\x08\0\x16\0") :])  # fmt: skip
     np.testing.assert_array_equal(read(path).array[0], plane.astype(int) - 1024)
@@ -148,3 +151,112 @@ def test_pieces_that_belong_to_no_frame(tmp_path: Path, plane: np.ndarray) -> No
     path.write_bytes(content[: start + 12] + b"\x02" + content[start + 13 :])
     with pytest.raises(FileProblem, match="table of compressed frames is damaged"):
         read(path)
+
+
+@pytest.mark.parametrize("keep_meta", [False, True])
+@pytest.mark.parametrize("syntax", [BASE, f"{BASE}.1"])
+@pytest.mark.parametrize("suffix", [".dcm", ""])
+def test_a_folder_of_files_without_preamble(
+    tmp_path: Path, syntax: str, suffix: str, keep_meta: bool
+) -> None:
+    planes = np.random.default_rng(5).integers(0, 4096, (4, 9, 10)).astype(np.uint16)
+    for index, plane in enumerate(planes):
+        out = files.dataset(plane, position=(0, 0, 3.0 * index), instance=index + 1)
+        path = files.save(out, tmp_path / "ct" / f"IM{index}{suffix}", plane, syntax)
+        content = path.read_bytes()[132:]
+        meta = 12 + int.from_bytes(content[8:12], "little")
+        path.write_bytes(content if keep_meta else content[meta:])
+    volume = read(tmp_path / "ct")
+    np.testing.assert_array_equal(volume.array, planes)
+    assert volume.spacing_xyz == (0.8, 1.2, 3.0)
+    (series,) = list_series(tmp_path / "ct")
+    assert series.slices == 4 and series.modality == "CT"
+
+
+@pytest.mark.parametrize(
+    "start", [b"\x08\0\x05\0", b"\x08\0\0\0", b"\x02\0\0\0", b"\x08\0\x08\0CS"]
+)
+def test_raw_numbers_are_no_dicom(tmp_path: Path, start: bytes) -> None:
+    """Voxels of 16 bits may start with the numbers 8 and 5."""
+    (tmp_path / "a.raw").write_bytes(start + np.arange(2000, dtype="<u2").tobytes())
+    assert not is_dicom_file(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize(
+    ("tags", "what"),
+    [
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "has a RescaleSlope of 0"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "differ in frame of reference"),
+        ({"Modality": "MR"}, "differ in modality"),
+        ({"RescaleSlope": None, "RescaleIntercept": None}, "differ in rescaling"),
+        ({"NumberOfFrames": 3}, "too short for 3 frames"),
+    ],
+)
+def test_a_slice_that_is_unlike_the_others_is_told(
+    tmp_path: Path, plane: np.ndarray, number: int, tags: dict[str, object], what: str
+) -> None:
+    for index in range(5):
+        out = files.dataset(
+            plane, position=(0, 0, 3.0 * index), instance=index + 1, rescale=(1, -1024)
+        )
+        for name, value in tags.items() if index == number else ():
+            if value is None:
+                delattr(out, name)
+            else:
+                setattr(out, name, value)
+        files.save(out, tmp_path / "ct" / f"{index}.dcm", plane)
+    with pytest.raises(FileProblem, match=what):
+        read(tmp_path / "ct")
+
+
+def test_a_table_of_values_is_not_ignored(tmp_path: Path, plane: np.ndarray) -> None:
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.ModalityLUTType, item.LUTData = [2, 0, 16], "HU", [0, 1000]
+    out = files.dataset(plane, ModalityLUTSequence=pydicom.Sequence([item]))
+    out["ModalityLUTSequence"].value[0]["LUTDescriptor"].VR = "US"
+    out["ModalityLUTSequence"].value[0]["LUTData"].VR = "US"
+    path = files.save(out, tmp_path / "a.dcm", plane)
+    with pytest.raises(FileProblem, match="Modality LUT"):
+        read(path)
+
+
+def test_frames_that_are_more_than_the_header_says_are_told(tmp_path: Path) -> None:
+    planes = np.random.default_rng(1).integers(0, 4096, (5, 9, 10)).astype(np.uint16)
+    for syntax in (f"{BASE}.1", f"{BASE}.4.90"):
+        out = files.enhanced(planes, np.arange(5))
+        out.NumberOfFrames = 3
+        path = files.save(out, tmp_path / "e.dcm", planes, syntax)
+        with pytest.raises(FileProblem, match="says 3 frames and describes 5"):
+            read(path)
+        del out.PerFrameFunctionalGroupsSequence[3:]
+        path = files.save(out, tmp_path / "e.dcm", planes, syntax, pieces=2)
+        with pytest.raises(FileProblem, match="says 3 frames and has"):
+            read(path)
+
+
+def test_a_study_is_listed_whatever_one_of_its_series_has(
+    tmp_path: Path, plane: np.ndarray
+) -> None:
+    """A colour picture, a map of floating-point values and a damaged slope beside a scan."""
+    files.save(files.dataset(plane), tmp_path / "a" / "0.dcm", plane)
+    colour = np.zeros((3, 9, 10), np.uint8)
+    out = files.dataset(colour[0], uid=f"{files.ROOT}.2", SamplesPerPixel=3, PlanarConfiguration=1)
+    out.PixelData, out.PhotometricInterpretation = colour.tobytes(), "RGB"
+    files.save(out, tmp_path / "b" / "0.dcm", colour[0])
+    out = files.dataset(plane, uid=f"{files.ROOT}.3")
+    del out.PixelData, out.BitsAllocated, out.BitsStored, out.HighBit
+    out.FloatPixelData = plane.astype("<f4").tobytes()
+    out.file_meta = pydicom.dataset.FileMetaDataset()
+    out.file_meta.TransferSyntaxUID = f"{BASE}.1"
+    (tmp_path / "c").mkdir()
+    out.save_as(tmp_path / "c" / "0.dcm", enforce_file_format=True)
+    out = files.dataset(plane, uid=f"{files.ROOT}.4", rescale=(0, 1))
+    files.save(out, tmp_path / "d" / "0.dcm", plane)
+    assert len(list_series(tmp_path)) == 4
+    np.testing.assert_array_equal(read(tmp_path, series=f"{files.ROOT}.1").array[0], plane)
+    np.testing.assert_array_equal(read(tmp_path, series=f"{files.ROOT}.3").array[0], plane)
+    with pytest.raises(FileProblem, match="is a colour picture"):
+        read(tmp_path, series=f"{files.ROOT}.2")
+    with pytest.raises(FileProblem, match="RescaleSlope of 0"):
+        read(tmp_path, series=f"{files.ROOT}.4")

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from ctseg.errors import BadInput, FileProblem
+from ctseg.volume.formats.dicom.recognise import is_dicom
 from ctseg.volume.formats.dicom.series import list_series
-from ctseg.volume.formats.paths import is_dicom
 from ctseg.volume.io import open_volume, read
 
 _spec = importlib.util.spec_from_file_location(

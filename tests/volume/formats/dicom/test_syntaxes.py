@@ -11,11 +11,11 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.global_state import kept_locale
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats.dicom.header import read_dicom_header
 from ctseg.volume.io import open_volume, read
+from tests.global_state import kept_locale
 
 pytest.importorskip("pydicom")
 _spec = importlib.util.spec_from_file_location(

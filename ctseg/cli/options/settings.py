@@ -1,0 +1,72 @@
+"""Rarer settings of a command: `--set KEY=VALUE`, a TOML file of them, and the list of the keys."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctseg.cli import ui
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+PANEL = "More"
+LIST = "list"
+MODELS: Mapping[str, str] = MappingProxyType(
+    {"predict": "PredictOptions", "evaluate": "EvaluateOptions"}
+)
+"""The models of `ctseg.config.commands` by command."""
+
+
+def model_of(command: str) -> type[BaseModel]:
+    """The model that checks the settings of a command."""
+    found: type[BaseModel] = getattr(
+        importlib.import_module("ctseg.config.commands"), MODELS[command]
+    )
+    return found
+
+
+def describe(model: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Key, default and meaning of each setting."""
+    return [
+        (name, _default(field.default), field.description or "")
+        for name, field in model.model_fields.items()
+    ]
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_default, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _list(context: typer.Context, values: list[str] | None) -> list[str] | None:
+    """`--set list` prints the keys; anything else is left to the command."""
+    if LIST in (values or []) and not context.resilient_parsing:
+        found = describe(model_of(context.info_name or ""))
+        ui.table(("key", "default", "meaning"), found, prose=("meaning",))
+        raise typer.Exit()
+    return values
+
+
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        callback=_list,
+        help=f"Rarer setting; --set {LIST} prints them.",
+        rich_help_panel=PANEL,
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file of rarer settings.", rich_help_panel=PANEL
+    ),
+]

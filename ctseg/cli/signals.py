@@ -1,0 +1,34 @@
+"""SIGTERM as an orderly end: what `timeout`, `kill`, batch systems and service managers send."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ctseg.errors import Terminated
+
+
+@contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM, so that finished work stays and temporary files go, as on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker that was forked meanwhile ends as it always did
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

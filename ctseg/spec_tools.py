@@ -1,0 +1,59 @@
+"""What specs are made with: read-only mappings, and the checks and fields of config classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+class Frozen(Mapping[str, Any]):
+    """A read-only mapping that, unlike `types.MappingProxyType`, travels to the workers of a loader."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Frozen, (self._items,)
+
+
+def frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """A read-only copy of a mapping, for use as a field of a frozen spec."""
+    return Frozen(mapping or {})
+
+
+def check_spec(name: str, config: type) -> None:
+    """Refuse a spec whose name or config class would break the command line later."""
+    if not name or name != name.lower() or not name.replace("_", "").isalnum():
+        raise ValueError(
+            f"'{name}' is no usable name: lower-case letters, digits and underscores only"
+        )
+    if not is_dataclass(config):
+        raise TypeError(f"the config of '{name}' must be a dataclass, not {config!r}")
+
+
+def option_help(config: type) -> dict[str, str]:
+    """The meaning of each option of a config dataclass, from its fields' metadata."""
+    return {f.name: str(f.metadata.get("help", "")) for f in fields(config)}
+
+
+def training_only(config: type) -> frozenset[str]:
+    """The options that matter only where training starts, such as a file of pretrained weights.
+
+    Their fields say `metadata={"training_only": True}`. A card leaves them out: its own weights count.
+    """
+    return frozenset(f.name for f in fields(config) if f.metadata.get("training_only"))

@@ -1,0 +1,142 @@
+"""A scan or label map on the grid of another scan: moved by whole voxels where they share them, else resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from ctseg.errors import GeometryMismatch
+from ctseg.specs import VolumeSource, Zyx
+from ctseg.volume.formats.source import check_box, check_slices
+from ctseg.volume.geometry import Geometry
+from ctseg.volume.labels import labels_in
+from ctseg.volume.lattice import placement
+
+Interpolation = Literal["nearest", "linear"]
+_FEW_VALUES = 64
+"""Whole numbers of no more different values than this are labels."""
+_ALIKE = 0.7
+"""So are those of which this share of the voxels above 0 has a neighbour along x of the same value."""
+_SAMPLE_SLICES = 16
+
+
+class OntoGrid:
+    """Another source on a grid; see `ctseg.specs.VolumeSource`.
+
+    Args:
+        source: read by region; closed with this.
+        geometry: the grid.
+        interpolation: where voxels do not fall on each other.
+        outside: the value where the source does not reach.
+
+    Raises:
+        GeometryMismatch: the two do not overlap.
+    """
+
+    def __init__(
+        self,
+        source: VolumeSource,
+        geometry: Geometry,
+        interpolation: Interpolation,
+        outside: float = 0.0,
+    ) -> None:
+        self._source = source
+        self._interpolation = interpolation
+        self._outside = outside
+        self.path = source.path
+        self.geometry = geometry
+        self.channels = source.channels
+        self.dtype = source.dtype
+        self.by_region = True
+        self.metadata: Mapping[str, Any] = source.metadata
+        place = placement(source.geometry, geometry)
+        self.moved = place is not None
+        """Whether the voxels fall on each other, so that none is made up."""
+        affine = np.linalg.inv(source.geometry.affine) @ geometry.affine
+        self._turn, self._offset = affine[:3, :3][::-1, ::-1], affine[:3, 3][::-1]
+        if self.moved:
+            self._turn, self._offset = np.rint(self._turn), np.rint(self._offset)
+        if self._reach((0, 0, 0), geometry.shape_zyx) is None:
+            raise GeometryMismatch(
+                f"{source.path} lies outside the grid that it is to be brought onto.",
+                hint="Check that both belong to the same case.",
+            )
+
+    def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
+        depth, height, width = self.geometry.shape_zyx
+        start, stop = check_slices(slices, depth, self.path)
+        return self.read_box((start, 0, 0), (stop, height, width))
+
+    def read_box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
+        start, stop = check_box(start_zyx, stop_zyx, self.geometry.shape_zyx, self.path)
+        shape = (self.channels, *(b - a for a, b in zip(start, stop, strict=True)))
+        out = np.full(shape, self._outside, self.dtype)
+        for number in range(shape[1]):  # slice by slice, since the coordinates take much memory
+            z = start[0] + number
+            self._fill(out[:, number], (z, *start[1:]), (z + 1, *stop[1:]))
+        return out
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _reach(self, start: Zyx, stop: Zyx) -> tuple[Zyx, Zyx] | None:
+        """The box of the source from which voxels of the grid are made; None where it does not reach."""
+        ends = np.array([start, np.asarray(stop) - 1], np.float64)
+        corners = np.array([ends[list(bits), range(3)] for bits in np.ndindex(2, 2, 2)])
+        places = corners @ self._turn.T + self._offset
+        size = np.asarray(self._source.geometry.shape_zyx)
+        first = np.floor(places.min(0) - 1).clip(0, size)
+        last = (np.floor(places.max(0)) + 2).clip(0, size)
+        if (places.max(0) < -0.5).any() or (places.min(0) >= size - 0.5).any():
+            return None
+        a, b = (tuple(int(v) for v in ends) for ends in (first, last))
+        return (a[0], a[1], a[2]), (b[0], b[1], b[2])
+
+    def _fill(self, out: NDArray[Any], start: Zyx, stop: Zyx) -> None:
+        """One slice [C, Y, X] of the grid."""
+        reach = self._reach(start, stop)
+        if reach is None:
+            return
+        first, last = reach
+        part = self._source.read_box(first, last)
+        _, y, x = np.meshgrid(*(np.arange(a, b) for a, b in zip(start, stop, strict=True)), indexing="ij")  # fmt: skip
+        grid = np.stack([np.full(y.shape, start[0]), y, x]).reshape(3, -1)
+        places = self._turn @ grid + self._offset[:, None]
+        size = np.asarray(self._source.geometry.shape_zyx)[:, None]
+        inside = ((places >= -0.5) & (places < size - 0.5)).all(0)
+        own = places[:, inside] - np.asarray(first)[:, None]
+        flat = out.reshape(len(out), -1)
+        if self._interpolation == "nearest" or self.moved:
+            z, y, x = (
+                np.floor(own + 0.5).astype(np.int64).clip(0, np.array(part.shape[1:])[:, None] - 1)
+            )
+            flat[:, inside] = part[:, z, y, x]
+            return
+        for number, channel in enumerate(part):
+            values = map_coordinates(channel, own, np.float64, order=1, mode="nearest")
+            flat[number, inside] = values if self.dtype.kind == "f" else np.rint(values)
+
+
+def interpolation_for(source: VolumeSource) -> tuple[Interpolation, str]:
+    """Nearest for labels, linear for everything else, and by what it was told."""
+    if labels_in(source.metadata):
+        return "nearest", "a label map by its names"
+    depth = source.geometry.shape_zyx[0]
+    step = max(1, depth // _SAMPLE_SLICES)
+    values: set[float] = set()
+    same = counted = 0
+    for z in range(step // 2, depth, step):
+        plane = source.read((z, z + 1))
+        if plane.dtype.kind == "f" and not np.array_equal(plane, np.rint(plane)):
+            return "linear", "an image by its fractional values"
+        values.update(np.unique(plane).tolist())
+        body = plane[..., :-1] != 0
+        same += int((body & (plane[..., :-1] == plane[..., 1:])).sum())
+        counted += int(body.sum())
+    if min(values) >= 0 and (len(values) <= _FEW_VALUES or same >= _ALIKE * counted):
+        return "nearest", f"a label map by its {len(values)} values"
+    return "linear", f"an image by its {len(values)} values"

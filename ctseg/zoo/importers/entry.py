@@ -1,0 +1,138 @@
+"""An imported model as an entry of a zoo: weights checked and written, card completed, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ctseg import plugins
+from ctseg.card import Card, Member
+from ctseg.engine.model.weights import cast, save_weights, tensors_sha256
+from ctseg.errors import BadInput
+from ctseg.files import write_text
+from ctseg.specs import ImportedModel, ImporterSpec
+from ctseg.zoo.folders import NAME, user_zoo
+from ctseg.zoo.importers.merge import merged
+from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
+from ctseg.zoo.readme import render
+from ctseg.zoo.store import CARD, README, ZooEntry
+
+FIRST_PART = "first"
+"""Name of the part that is named before those to merge."""
+
+
+def read_model(
+    importer: ImporterSpec, paths: Sequence[Path], options: Mapping[str, str]
+) -> ImportedModel:
+    """What an importer makes of the paths.
+
+    Raises:
+        BadInput: an option that it does not have, or a model that it does not understand.
+    """
+    unknown = [name for name in options if name not in importer.options]
+    if unknown:
+        raise BadInput(
+            f"The importer '{importer.name}' has no option '{unknown[0]}'.",
+            hint=f"Its options: {', '.join(importer.options) or 'none'}",
+        )
+    return importer.read(paths, **options)
+
+
+def import_model(
+    kind: str,
+    paths: Sequence[Path | str],
+    *,
+    tag: str | None = None,
+    zoo: Path | str | None = None,
+    dtype: Dtype = "fp32",
+    licence: str = "",
+    overwrite: bool = False,
+    options: Mapping[str, str] | None = None,
+    merge: Mapping[str, Path | str] | None = None,
+) -> tuple[ZooEntry, tuple[str, ...]]:
+    """Take a foreign model over into a zoo.
+
+    Args:
+        kind: name of the importer, e.g. `nnunet`.
+        paths: as the importer takes them.
+        tag: second part of the name; made from the source's own names by default.
+        zoo: where it goes; the user's own zoo by default.
+        dtype: how floating tensors are stored.
+        licence: of the weights, where the source does not say it.
+        options: of the importer.
+        merge: further models by name; with the first one they part the labels of the whole among them.
+
+    Returns:
+        the entry, and what the user should know about it.
+
+    Raises:
+        BadInput: a model that is not understood, no licence, or an unusable tag.
+        NameClash: the name is taken and `overwrite` is not set.
+    """
+    spec = plugins.importer(kind)
+    given = options or {}
+    model = read_model(spec, [Path(path).expanduser() for path in paths], given)
+    if merge:
+        parts = {FIRST_PART: model}
+        for name, path in merge.items():
+            parts[name] = read_model(spec, [Path(path).expanduser()], given)
+        model = merged(parts)
+    return write_entry(
+        model, tag=tag, zoo=user_zoo(zoo), dtype=dtype, licence=licence, overwrite=overwrite
+    ), model.notes
+
+
+def write_entry(
+    model: ImportedModel,
+    *,
+    tag: str | None,
+    zoo: Path,
+    dtype: Dtype = "fp32",
+    licence: str = "",
+    overwrite: bool = False,
+) -> ZooEntry:
+    """Write what an importer read; arguments and errors as for `import_model`."""
+    card = model.card
+    licence = licence or card.licence
+    if not licence:
+        raise BadInput(
+            f"Nothing says under which licence this model may be used: {card.training_data.name} names none.",
+            hint="Say it: --licence 'CC BY 4.0' (what the licence of the training data allows)",
+        )
+    name = f"{card.architecture}.{model.tag if tag is None else tag}"
+    if not TAG.fullmatch(name.partition(".")[2]) or not NAME.fullmatch(name):
+        raise BadInput(
+            f"'{name}' cannot be the name of a model.",
+            hint="Use lower-case letters, digits and underscores, e.g. --tag hippocampus_v1",
+        )
+    check_free(zoo / name, overwrite)
+    stored = {f"{one.name}.safetensors": cast(one.tensors, dtype) for one in model.members}
+    members = tuple(
+        Member(file=file, tensors_sha256=tensors_sha256(stored[file]), fold=one.fold)
+        for file, one in zip(stored, model.members, strict=True)
+    )
+    card = completed(card, name, members, licence)
+    with new_folder(zoo) as temporary:
+        for file, tensors in stored.items():
+            save_weights(temporary / file, tensors, card)
+        sizes = {file: (temporary / file).stat().st_size for file in stored}
+        write_text(temporary / CARD, card.to_json() + "\n")
+        write_text(temporary / README, render(card, sizes))
+        put_in_place(temporary, zoo / name, overwrite)
+    return ZooEntry(name, zoo / name)
+
+
+def completed(card: Card, name: str, members: tuple[Member, ...], licence: str) -> Card:
+    """The card with its name, members and licence, checked anew."""
+    data = card.training_data
+    credit = f"Derived from {data.name}" + (f" ({data.licence})." if data.licence else ".")
+    known = {member.file: member for member in members}
+    parts = tuple(
+        part.model_copy(update={"members": tuple(known[m.file] for m in part.members)})
+        for part in card.parts
+    )
+    update = {
+        "name": name, "members": members, "licence": licence, "parts": parts,
+        "attribution": card.attribution or credit,
+    }  # fmt: skip
+    return Card.model_validate(card.model_copy(update=update).model_dump())

@@ -1,0 +1,104 @@
+"""Several imported models that part the labels among them, as one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ctseg.card import Card, Member
+from ctseg.config import LabelConfig, TaskConfig
+from ctseg.errors import BadInput
+from ctseg.specs import ImportedModel, ImportedWeights
+
+PART = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+def merged(models: Mapping[str, ImportedModel]) -> ImportedModel:
+    """One model of several, by name of the part.
+
+    Labels are numbered through in the order of the parts. Where two parts see something, the later one counts, as in
+    TotalSegmentator.
+
+    Raises:
+        BadInput: parts that take different channels or share a label, or an unusable name.
+    """
+    for name in models:
+        if not PART.fullmatch(name):
+            raise BadInput(
+                f"'{name}' cannot be the name of a part.",
+                hint="Use lower-case letters, digits and underscores: --merge vertebrae=FOLDER",
+            )
+    first = next(iter(models.values()))
+    for name, model in models.items():
+        if model.card.channels != first.card.channels:
+            raise BadInput(
+                f"The part '{name}' takes the channels {', '.join(model.card.channels)}; the first one takes "
+                f"{', '.join(first.card.channels)}."
+            )
+    members = [
+        ImportedWeights(f"{name}_{one.name}", one.tensors, one.fold)
+        for name, model in models.items()
+        for one in model.members
+    ]
+    task = _task({name: model.card for name, model in models.items()})
+    rules = [rule for model in models.values() for rule in model.card.predict.postprocess]
+    parts = tuple(
+        model.card.model_copy(
+            update={
+                "name": name,
+                "members": tuple(_placeholder(f"{name}_{one.name}", one) for one in model.members),
+                "predict": model.card.predict.model_copy(update={"postprocess": ()}),
+            }
+        )
+        for name, model in models.items()
+    )
+    card = first.card
+    licences = dict.fromkeys(m.card.licence for m in models.values() if m.card.licence)
+    source = card.source
+    if source is not None:
+        left_out = [
+            f"{name}: {what}"
+            for name, model in models.items()
+            for what in (model.card.source.left_out if model.card.source else ())
+        ]
+        names = {
+            name: model.card.source.name for name, model in models.items() if model.card.source
+        }
+        source = source.model_copy(
+            update={"details": names, "files_sha256": {}, "left_out": tuple(left_out)}
+        )
+    card = card.model_copy(
+        update={
+            "summary": f"{', '.join(models)}: {len(task.labels) - 1} labels of {len(models)} models",
+            "task": task,
+            "out_channels": len(task.labels),
+            "predict": card.predict.model_copy(update={"postprocess": tuple(rules)}),
+            "parts": parts,
+            "members": tuple(member for part in parts for member in part.members),
+            "licence": "; ".join(licences),
+            "source": source,
+        }
+    )
+    notes = dict.fromkeys(note for model in models.values() for note in model.notes)
+    return ImportedModel(card, members, f"{first.tag}_merged", tuple(notes))
+
+
+def _placeholder(name: str, one: ImportedWeights) -> Member:
+    """A member whose checksum is known once its weights are stored."""
+    return Member(file=f"{name}.safetensors", tensors_sha256="0" * 64, fold=one.fold)
+
+
+def _task(cards: Mapping[str, Card]) -> TaskConfig:
+    labels = [LabelConfig(name="background", values=(0,), value=0)]
+    owner: dict[str, str] = {}
+    for name, card in cards.items():
+        for label in card.task.task().foreground:
+            if label.name in owner or label.name == "background":
+                raise BadInput(
+                    f"The parts '{owner.get(label.name)}' and '{name}' both have a label '{label.name}'.",
+                    hint="Parts of one model part the labels among them.",
+                )
+            owner[label.name] = name
+            number = len(labels)
+            labels.append(LabelConfig(name=label.name, values=(number,), value=number))
+    return TaskConfig(kind="classes", labels=tuple(labels))

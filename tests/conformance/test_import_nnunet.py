@@ -1,0 +1,437 @@
+"""Models of nnU-Net v2, made with its own classes, imported: the label maps are those of its own predictor."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import ctseg
+from ctseg import plugins
+from ctseg.cli.app import app
+from ctseg.errors import BadInput, CtsegError
+from ctseg.zoo.importers.entry import import_model, read_model
+from ctseg.zoo.store import ZooEntry
+
+pytest.importorskip("nnunetv2")
+
+_spec = importlib.util.spec_from_file_location(
+    "nnunet_folders", Path(__file__).with_name("nnunet_folders.py")
+)
+assert _spec is not None
+assert _spec.loader is not None
+made_with = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made_with)
+dataset_json, plans, predicted = made_with.dataset_json, made_with.plans, made_with.predicted
+results_folder, scan = made_with.results_folder, made_with.scan
+
+LEAST_EQUAL = 0.9995
+CLOSE = 5e-5
+"""Of probabilities; both sum float32 in their own order."""
+
+FLAT = {
+    "configuration": "2d",
+    "patch": (24, 16),
+    "spacing": (0.9, 0.8),
+    "strides": ((1, 1), (2, 2), (2, 2)),
+}
+THICK = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
+ONE = {"shape": (20, 28, 23), "spacing": (1.0, 1.0, 1.0)}
+
+# name: plans, dataset.json, scan, and how results are made and predicted
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "several tiles": ({}, {}, ONE, {}),
+    "smaller than the patch": ({}, {}, {**ONE, "shape": (10, 30, 15)}, {}),
+    "other spacing": ({"spacing": (1, 0.9, 1.1)}, {}, {**ONE, "spacing": (0.7, 0.7, 1.25)}, {}),
+    "thick slices kept": (
+        {"spacing": (4, 1, 1), "strides": THICK}, {}, {"shape": (18, 34, 30), "spacing": (0.8, 0.8, 4)}, {},
+    ),
+    "thick slices resampled": ({}, {}, {"shape": (7, 34, 30), "spacing": (0.8, 0.8, 4)}, {}),
+    "thick plans, thinner scan": (
+        {"spacing": (5, 1, 1), "strides": THICK}, {}, {"shape": (29, 34, 30), "spacing": (0.9, 0.9, 3.1)}, {},
+    ),
+    "transposed, mirrored": (
+        {"transpose": (2, 0, 1), "spacing": (1, 0.9, 0.8)},
+        {},
+        {"shape": (17, 18, 20), "spacing": (1.2, 1, 1)},
+        {"mirror": True},
+    ),
+    "two folds, residual": ({"residual": True}, {}, ONE, {"folds": (0, 3)}),
+    "masked z-score": (
+        {"schemes": ("ZScoreNormalization",) * 2, "masked": (True, False)}, {"channels": ("T1", "T2")},
+        ONE, {"channels": 2, "empty": 3},
+    ),
+    "other schemes": (
+        {"schemes": ("CTNormalization", "RescaleTo01Normalization", "NoNormalization"), "masked": (False,) * 3},
+        {"channels": ("CT", "PET", "map")}, ONE, {"channels": 3, "empty": 2},
+    ),
+    "regions": (
+        {}, {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, "regions_class_order": [1, 2]},
+        {**ONE, "spacing": (1, 1, 1.3)}, {"folds": (0, 1)},
+    ),
+    "2d": (FLAT, {}, {"shape": (6, 34, 30), "spacing": (0.8, 0.8, 4)}, {"axes": (0, 1), "mirror": True}),
+    "2d, transposed": (
+        {**FLAT, "transpose": (1, 0, 2)}, {}, {"shape": (26, 9, 24), "spacing": (0.8, 1, 0.9)}, {"axes": (0, 1)},
+    ),
+    "batch norm": ({}, {}, ONE, {"trainer": "nnUNetTrainerBN"}),
+    "torch resampling": (
+        {
+            f"resampling_fn_{key}": "resample_torch_fornnunet" for key in ("data", "seg", "probabilities")
+        }
+        | {
+            f"resampling_fn_{key}_kwargs": {"is_seg": key == "seg", "force_separate_z": None}
+            for key in ("data", "seg", "probabilities")
+        },
+        {}, {"shape": (7, 34, 30), "spacing": (0.8, 0.8, 4)}, {},
+    ),
+    "never apart": (
+        {
+            f"resampling_fn_{key}_kwargs": {
+                "is_seg": key == "seg", "order": 3 if key == "data" else 1, "order_z": 0, "force_separate_z": False,
+            }
+            for key in ("data", "seg", "probabilities")
+        },
+        {}, {"shape": (7, 34, 30), "spacing": (0.8, 0.8, 4)}, {},
+    ),
+    "turned to RAS": ({"reader": "NibabelIOWithReorient"}, {}, {**ONE, "turned": True}, {}),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTSEG_ZOO", str(tmp_path / "zoo"))
+    monkeypatch.setenv("CTSEG_CACHE", str(tmp_path / "cache"))
+
+
+def made(tmp_path: Path, **how: Any) -> Path:
+    """A results folder with one fold."""
+    about = how.pop("about", None) or dataset_json()
+    return results_folder(tmp_path / "made", plans(), about, **how)
+
+
+def ours(
+    entry: ZooEntry, files: list[Path], *, mirror: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    segmenter = ctseg.load(entry.name, device="cpu", precision="fp32").with_settings(tta=mirror)
+    volumes = [ctseg.read(file) for file in files]
+    volume = ctseg.Volume(np.concatenate([v.czyx for v in volumes]), volumes[0].geometry)
+    return segmenter.predict(volume).array, segmenter.probabilities(volume).array
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_label_maps_are_those_of_nnunet(name: str, tmp_path: Path) -> None:
+    settings, about, image, how = CASES[name]
+    folds, mirror = how.get("folds", (0,)), how.get("mirror", False)
+    results = results_folder(
+        tmp_path / "made", plans(**settings), dataset_json(**about), folds=folds,
+        mirror_axes=how.get("axes", (0, 1, 2)), trainer=how.get("trainer", "nnUNetTrainer"),
+    )  # fmt: skip
+    direction = np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]) if image.get("turned") else None
+    files = scan(
+        tmp_path, "case", image["shape"], image["spacing"], channels=how.get("channels", 1),
+        empty=how.get("empty", 0), direction=direction,
+    )  # fmt: skip
+    expected, probabilities = predicted(results, files, tmp_path / "theirs", mirror=mirror)
+    entry, _ = import_model("nnunet", [results])
+    labels, shares = ours(entry, files, mirror=mirror)
+    assert len(np.unique(expected)) > 1
+    assert np.mean(labels == expected) >= LEAST_EQUAL
+    if not image.get("turned"):  # nnU-Net leaves probabilities as its reader turned them
+        assert np.abs(shares - probabilities).max() < CLOSE
+    members = [member.file for member in entry.card().members]
+    assert members == [f"fold{fold}.safetensors" for fold in folds]
+
+
+@pytest.mark.real_data
+def test_real_scans_against_nnunet_as_it_comes(tmp_path: Path, real_data: Path) -> None:
+    """Its sums are of float16, so that near-ties may go the other way; random weights have many of them."""
+    results = results_folder(
+        tmp_path / "made", plans(schemes=("ZScoreNormalization",), patch=(40, 56, 40)),
+        dataset_json(channels=("MR",)),
+    )  # fmt: skip
+    entry, _ = import_model("nnunet", [results])
+    equal = []
+    for number, file in enumerate(
+        sorted((real_data / "Dataset004_Hippocampus/imagesTr").iterdir())[:3]
+    ):
+        expected, _ = predicted(results, [file], tmp_path / f"theirs{number}", exact=False)
+        equal.append(ours(entry, [file])[0] == expected)
+    assert np.mean(np.concatenate([e.ravel() for e in equal])) >= LEAST_EQUAL
+
+
+def test_parts_become_one_model_with_all_labels(tmp_path: Path) -> None:
+    """As TotalSegmentator lays its parts: labels numbered through, the later part over the earlier one."""
+    about = [
+        dataset_json({"background": 0, "liver": 1, "spleen": 2}),
+        dataset_json({"background": 0, "vertebra": 1}),
+        dataset_json({"background": 0, "rib": 1, "sternum": 2, "lung": 3}),
+    ]
+    settings: list[dict[str, Any]] = [{}, {"spacing": (1.5, 1.4, 1.4)}, {"residual": True}]
+    folders = [
+        results_folder(
+            tmp_path / str(i), plans(**settings[i]), about[i], folds=(i,), mirror_axes=None
+        )
+        for i in range(3)
+    ]
+    files = scan(tmp_path, "case", (18, 26, 23), (1.0, 1.0, 1.0))
+    expected = np.zeros((18, 26, 23), np.uint8)
+    for folder, values in zip(folders, ({1: 1, 2: 2}, {1: 3}, {1: 4, 2: 5, 3: 6}), strict=True):
+        labels, _ = predicted(folder, files, folder / "theirs")
+        for value, number in values.items():
+            expected[labels == value] = number
+    done = CliRunner().invoke(
+        app,
+        ["zoo", "import", "nnunet", str(folders[0]), "--merge", f"spine={folders[1]}",
+         "--merge", f"chest={folders[2]}", "--tag", "whole"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    target = tmp_path / "mask.nii.gz"
+    done = CliRunner().invoke(
+        app,
+        ["predict", str(files[0]), "-m", "unet3d.whole", "-o", str(target), "--precision", "fp32", "--masks"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = ctseg.read(target).array
+    assert set(np.unique(expected)) >= {4, 5, 6}
+    assert np.mean(found == expected) >= LEAST_EQUAL
+    assert np.array_equal(ctseg.read(tmp_path / "mask_masks" / "rib.nii.gz").array > 0, found == 4)
+    card = ctseg.load("unet3d.whole").card
+    assert [part.name for part in card.parts] == ["first", "spine", "chest"]
+    assert [label.name for label in card.task.labels][1:] == [
+        "liver", "spleen", "vertebra", "rib", "sternum", "lung",
+    ]  # fmt: skip
+    segmenter = ctseg.load("unet3d.whole", precision="fp32")
+    assert np.array_equal(segmenter.predict(ctseg.read(files[0])).array, found)
+    assert CliRunner().invoke(app, ["zoo", "verify", "unet3d.whole"]).exit_code == 0
+    with pytest.raises(BadInput, match="no probabilities"):
+        segmenter.probabilities(ctseg.read(files[0]))
+    entry = ZooEntry("unet3d.whole", tmp_path / "zoo" / "unet3d.whole")
+    with pytest.raises(BadInput, match="one part of"):
+        ctseg.load(entry.weights()[0])
+
+
+def test_parts_that_share_a_label_are_refused(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    with pytest.raises(BadInput, match="'first' and 'again' both have a label 'organ'"):
+        import_model("nnunet", [results], merge={"again": results})
+
+
+# ---------------------------------------------------------------- what the card says
+
+
+def test_the_card_says_where_the_model_comes_from(tmp_path: Path) -> None:
+    results = made(tmp_path, folds=(0, 1), about=dataset_json(reference="a paper"))
+    (results / "crossval_results_folds_0_1").mkdir()
+    (results / "crossval_results_folds_0_1" / "postprocessing.pkl").write_bytes(
+        b"\x80no pickle at all"
+    )
+    entry, notes = import_model("nnunet", [results], tag="mine_v1")
+    card = entry.card()
+    assert card.name == "unet3d.mine_v1"
+    assert card.licence == "CC BY 4.0"
+    assert card.card_version == 2
+    assert card.training_data.cases == 7
+    assert card.training_data.reference == "a paper"
+    assert card.source is not None
+    assert card.source.details["trainer"] == "nnUNetTrainer"
+    assert card.source.details["folds"] == "0, 1"
+    assert len(card.source.files_sha256) == 2
+    assert "pickle" in card.source.left_out[0]
+    assert any("--tta" in note for note in notes)
+    assert any("pickle" in note for note in notes)
+    readme = (entry.folder / "README.md").read_text()
+    assert "nnUNetTrainer__nnUNetPlans__3d_fullres" in readme
+    assert "not taken over" in readme
+
+
+def test_postprocessing_is_read_from_json(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    place = results / "crossval_results_folds_0"
+    place.mkdir()
+    name = "remove_all_but_largest_component_from_segmentation"
+    content = {
+        "postprocessing_fns": [name, name],
+        "postprocessing_kwargs": [{"labels_or_regions": [1, 2]}, {"labels_or_regions": 2}],
+    }
+    (place / "postprocessing.json").write_text(json.dumps(content))
+    rules = import_model("nnunet", [results])[0].card().predict.postprocess
+    assert [(rule.names, rule.keep_largest) for rule in rules] == [
+        (("organ", "lesion"), 1),
+        (("lesion",), 1),
+    ]
+
+
+def test_a_model_without_licence_asks_for_one(tmp_path: Path) -> None:
+    about = {k: v for k, v in dataset_json().items() if k != "licence"}
+    results = made(tmp_path, about=about)
+    with pytest.raises(BadInput, match="licence") as found:
+        import_model("nnunet", [results])
+    assert "--licence" in str(found.value)
+    entry, _ = import_model("nnunet", [results], licence="CC0")
+    assert entry.card().licence == "CC0"
+
+
+def test_training_without_mirroring_refuses_tta(tmp_path: Path) -> None:
+    entry, notes = import_model("nnunet", [made(tmp_path, mirror_axes=None)])
+    assert not any("--tta" in note for note in notes)
+    with pytest.raises(BadInput, match="without mirroring"):
+        ctseg.load(entry.name).with_settings(tta=True)
+
+
+# ---------------------------------------------------------------- folders, folds, zips, the command line
+
+
+def test_folds_and_checkpoints_are_chosen(tmp_path: Path) -> None:
+    results = made(tmp_path, folds=(0, 1, "all"))
+    (results / "fold_1" / "checkpoint_final.pth").rename(results / "fold_1" / "checkpoint_best.pth")
+    runner = CliRunner()
+
+    def names(tag: str, *options: str) -> list[str]:
+        done = runner.invoke(
+            app, ["zoo", "import", "nnunet", str(results), "--tag", tag, "--json", *options]
+        )
+        assert done.exit_code == 0, done.output
+        return [member["file"] for member in json.loads(done.stdout)["card"]["members"]]
+
+    assert names("a") == ["fold0.safetensors"]
+    assert names("b", "--folds", "all") == ["foldall.safetensors"]
+    assert names("c", "--checkpoint", "checkpoint_best.pth") == ["fold1.safetensors"]
+    done = runner.invoke(app, ["zoo", "import", "nnunet", str(results), "--folds", "0,1"])
+    assert done.exit_code == 2
+    assert "fold_1/checkpoint_final.pth" in done.stderr
+    assert "--folds" in done.stderr
+
+
+def test_a_dataset_folder_and_a_zip_of_it(tmp_path: Path) -> None:
+    data = tmp_path / "Dataset900_Made"
+    results_folder(data, plans(), dataset_json())
+    results_folder(data, plans(**FLAT), dataset_json(), mirror_axes=(0, 1))
+    packed = tmp_path / "exported.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(data.rglob("*")):
+            archive.write(file, file.relative_to(tmp_path))
+    for place in (data, packed):
+        with pytest.raises(BadInput, match="2 trained models") as found:
+            import_model("nnunet", [place])
+        assert "--configuration" in str(found.value)
+        with pytest.raises(BadInput, match="no configuration '3d_lowres'"):
+            import_model("nnunet", [place], options={"configuration": "3d_lowres"})
+    chosen = {"configuration": "2d"}
+    one, _ = import_model("nnunet", [data], options=chosen, tag="folder")
+    two, _ = import_model("nnunet", [packed], options=chosen, tag="zip")
+    assert one.card().architecture == "unet2d"
+    assert one.card().members == two.card().members
+
+
+def test_predict_imports_on_the_way_once(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    [file] = scan(tmp_path, "case", (16, 24, 24), (1, 1, 1))
+    runner = CliRunner()
+    outputs = []
+    for number in range(2):
+        target = tmp_path / f"mask{number}.nii.gz"
+        done = runner.invoke(app, ["predict", str(file), "-m", str(results), "-o", str(target)])
+        assert done.exit_code == 0, done.output
+        outputs.append(done.stderr)
+        assert target.is_file()
+    assert "is imported once" in outputs[0]
+    assert "was imported before" in outputs[1]
+    assert len(list((tmp_path / "cache" / "imported").glob("unet3d.*"))) == 1
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_an_unknown_importer_and_a_foreign_option_are_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["zoo", "import", "nnunett", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "Did you mean 'nnunet'" in done.stderr
+    done = CliRunner().invoke(app, ["zoo", "import", "nnunet", str(tmp_path), "--option", "x=1"])
+    assert done.exit_code == 2
+    assert "has no option 'x'" in done.stderr
+
+
+# ---------------------------------------------------------------- what is refused, by name
+
+CHANGES: dict[str, tuple[Any, str]] = {
+    "network": (
+        lambda p, c: c["architecture"].update(network_class_name="os.system"), "network os.system",
+    ),
+    "preprocessor": (lambda p, c: c.update(preprocessor_name="Evil"), "preprocessor 'Evil'"),
+    "normalisation": (lambda p, c: c.update(normalization_schemes=["Evil"]), "normalisation 'Evil'"),
+    "resampling": (lambda p, c: c.update(resampling_fn_data="evil"), "resampling of scans 'evil'"),
+    "reader": (lambda p, c: p.update(image_reader_writer="EvilIO"), "reader 'EvilIO'"),
+    "label manager": (lambda p, c: p.update(label_manager="Evil"), "label manager 'Evil'"),
+    "cascade": (lambda p, c: c.update(previous_stage="3d_lowres"), "cascade"),
+    "missing": (lambda p, c: c.pop("spacing"), "no 'spacing' in plans.json"),
+    "patch": (lambda p, c: c.update(patch_size=[15, 24, 24]), "no multiple"),
+    "circle": (lambda p, c: c.update(inherits_from="3d_fullres"), "inherit from itself"),
+    "order": (
+        lambda p, c: c["resampling_fn_data_kwargs"].update(order=2), "orders 2 and 0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_plans_that_are_not_understood_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    change, message = CHANGES[name]
+    results = made(tmp_path)
+    content = json.loads((results / "plans.json").read_text())
+    change(content, content["configurations"]["3d_fullres"])
+    (results / "plans.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=message):
+        import_model("nnunet", [results])
+    assert not list((tmp_path / "zoo").glob("unet3d*"))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    content = json.loads((results / "dataset.json").read_text())
+    content["labels"]["third"] = 3
+    (results / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"1 channels in and 3 out.*1 and 4"):
+        import_model("nnunet", [results])
+
+
+@pytest.mark.parametrize("file", ["plans.json", "dataset.json"])
+def test_values_of_other_kinds_are_refused_in_plain_words(file: str, tmp_path: Path) -> None:
+    """Every value in turn is one that nnU-Net never writes."""
+    results = made(tmp_path)
+    content = json.loads((results / file).read_text())
+
+    def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            return [way, *(place for key, inner in items for place in places(inner, (*way, key)))]
+        return [way]
+
+    for place in places(content)[1:]:
+        for wrong in ("x", None, -1, [], {}, float("nan")):
+            changed = json.loads(json.dumps(content))
+            inner = changed
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = wrong
+            (results / file).write_text(json.dumps(changed))
+            with contextlib.suppress(CtsegError):  # anything else fails the test
+                read_model(plugins.importer("nnunet"), [results], {})
+
+
+def test_folds_may_be_named_as_nnunet_does(tmp_path: Path) -> None:
+    results = made(tmp_path, folds=(0, 1))
+    entry, _ = import_model("nnunet", [results], options={"folds": "0 1"})
+    assert len(entry.card().members) == 2
+
+
+def test_a_zip_that_leads_out_is_named_by_predict_too(tmp_path: Path) -> None:
+    packed = tmp_path / "model.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("../plans.json", "{}")
+    done = CliRunner().invoke(app, ["predict", "x.nii.gz", "-m", str(packed), "-o", "y.nii.gz"])
+    assert done.exit_code == 2
+    assert "leads out of it" in done.stderr
