@@ -198,7 +198,7 @@ def test_another_version_of_a_plugin_warns_and_another_major_one_is_refused(
         with pytest.raises(PluginError) as caught:
             check_provider(card)
         assert 'pip install "good-net==2.0"' in caught.value.hint
-        assert "--force" in caught.value.hint
+        assert "--set force=true" in caught.value.hint
     if warned:
         with pytest.warns(CtsegWarning, match=rf"good-net {trained}, and good-net 1\.2 is"):
             check_provider(card, force=True)
@@ -225,7 +225,7 @@ def test_predict_tells_another_version_and_refuses_another_major_one(site, tmp_p
         assert result.exit_code == code, result.stderr
         said = " ".join(result.stderr.split())
         assert f"good-net {version}, and good-net 1.2 is installed" in said
-    result = CliRunner().invoke(app, [*command, str(file), "--force"])
+    result = CliRunner().invoke(app, [*command, str(file), "--set", "force=true"])
     assert result.exit_code == 0
     assert np.asarray(ctseg.read(tmp_path / "out" / "scan.nii.gz").array).shape == (12, 14, 11)
 

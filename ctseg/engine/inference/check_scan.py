@@ -126,9 +126,11 @@ def _spacing(
     if worst < far * (1 - 1e-6):
         yield f"{text}. The result may be wrong."
     elif force:
-        yield f"{text}, which would be refused without --force. The result is most likely wrong."
+        yield f"{text}, which would be refused without --set force=true. The result is most likely wrong."
     else:
-        raise BadInput(f"{text}.", hint=f"{SPACING_HINT}\n  Predict it all the same: --force")
+        raise BadInput(
+            f"{text}.", hint=f"{SPACING_HINT}\n  Predict it all the same: --set force=true"
+        )
 
 
 def _check_size(pipeline: Pipeline, geometry: Geometry) -> None:

@@ -90,7 +90,8 @@ def check_provider(card: Card, *, force: bool = False) -> None:
     if (other or _numbers(due.version)[:1] != _numbers(found.version)[:1]) and not force:
         pin = f"{due.package}=={due.version}" if due.version else due.package
         raise PluginError(
-            text, hint=f'Install it: pip install "{pin}"   or predict all the same: --force'
+            text,
+            hint=f'Install it: pip install "{pin}"   or predict all the same: --set force=true',
         )
     _warn(text)
 

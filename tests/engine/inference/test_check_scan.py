@@ -71,10 +71,10 @@ def test_a_spacing_far_from_all_of_training_is_refused_with_the_option(spacing):
     with pytest.raises(BadInput, match="the model was trained on scans of") as caught:
         model().predict(at(spacing))
     assert "--option spacing=X,Y,Z" in caught.value.hint
-    assert "--force" in caught.value.hint
+    assert "--set force=true" in caught.value.hint
     forced = model()
     forced.model.force = True
-    with pytest.warns(CtsegWarning, match="would be refused without --force"):
+    with pytest.warns(CtsegWarning, match="would be refused without --set force=true"):
         forced.predict(at(spacing))
 
 
