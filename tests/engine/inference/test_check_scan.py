@@ -27,6 +27,7 @@ from ctseg.engine.training.run import training_scans_of
 from ctseg.errors import BadInput, ConfigError, CtsegWarning
 from ctseg.volume.geometry import Geometry
 from tests.engine import small_model as small
+from tests.volume.formats.dicom import dicom_files
 
 SEEN = TrainingScans(
     spacing_min_zyx=(1.0, 0.5, 0.5), spacing_max_zyx=(3.0, 1.0, 1.0),
@@ -231,6 +232,33 @@ def test_what_is_told_of_a_scan_stays_in_the_record(micro):
     notes = json.loads((micro / "out" / "predictions.json").read_text())["cases"][0]["notes"]
     assert any("4 times apart" in note for note in notes)
     assert "4 times apart" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(("channel", "told"), [("T1", True), ("CT", False)])
+def test_the_modality_of_a_dicom_series_is_compared(tmp_path, channel, told):
+    array = np.random.default_rng(0).integers(-300, 300, (4, 9, 10)).astype(np.int16)
+    for number, plane in enumerate(array):
+        made = dicom_files.dataset(plane, position=(0, 0, 2.0 * number), instance=number + 1)
+        dicom_files.save(made, tmp_path / "series" / f"{number}.dcm", plane)
+    ctseg.engine.model.weights.save_weights(
+        tmp_path / "m.safetensors",
+        small.network_of().state_dict(),
+        small.card_of(channels=(channel,)),
+    )
+    out = tmp_path / "mask.nii.gz"
+    command = [
+        "predict",
+        str(tmp_path / "series"),
+        "-m",
+        str(tmp_path / "m.safetensors"),
+        "-o",
+        str(out),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "is of the modality CT, the model was trained on MR" in " ".join(result.stderr.split())
+    ) is told
 
 
 # ---------------------------------------------------------------- what training writes down
