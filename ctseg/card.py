@@ -6,7 +6,7 @@ It stands in the header of the safetensors file, so that the weights alone are e
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -25,9 +25,12 @@ from ctseg.config import (
     TaskConfig,
 )
 from ctseg.config.checking import parse_json, validate
-from ctseg.errors import CorruptWeights
+from ctseg.errors import ConfigError, CorruptWeights
+from ctseg.version import __version__
 
 CARD_VERSION = 2
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Zyx = tuple[Size, Size, Size]
 HEADER_KEY = "ctseg_card"
 """The key of the card in the metadata of a safetensors file."""
 
@@ -117,6 +120,35 @@ class CoarseStage(Section):
         return self
 
 
+class TrainingScans(Section):
+    """What the scans that trained were like, so that a scan that is far from all of them is noticed.
+
+    Attributes:
+        spacing_min_zyx, spacing_max_zyx: mm, with axes turned to LPS.
+        intensity_low, intensity_high: for each channel the smallest percentile 0.5 and the largest percentile 99.5
+            of a scan.
+        modalities: as the files name them, e.g. `CT`; empty where they do not.
+    """
+
+    spacing_min_zyx: Zyx
+    spacing_max_zyx: Zyx
+    intensity_low: tuple[FiniteFloat, ...] = ()
+    intensity_high: tuple[FiniteFloat, ...] = ()
+    modalities: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _rising(self) -> TrainingScans:
+        pairs = zip(self.spacing_min_zyx, self.spacing_max_zyx, strict=True)
+        if any(not low <= high for low, high in pairs):
+            raise ValueError("a smallest spacing is larger than the largest one")
+        values = zip(self.intensity_low, self.intensity_high, strict=False)
+        if len(self.intensity_low) != len(self.intensity_high) or any(a > b for a, b in values):
+            raise ValueError(
+                "intensities need a low and a high value for each channel, in this order"
+            )
+        return self
+
+
 class Source(Section):
     """Where an imported model comes from.
 
@@ -140,7 +172,7 @@ class Card(Section):
 
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
-            `parts`, `stages.as_channels`, `predict.padding`, `predict.average`, the blend `nnunet`).
+            `parts`, `training_scans`, `stages.as_channels`, `predict.padding`, `predict.average`, the blend `nnunet`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -151,6 +183,7 @@ class Card(Section):
         members: the weights.
         stages: models that say where to look first, from coarse to fine.
         temperature: logits are divided by it before probabilities are made.
+        training_scans: what they were like; None in cards of models that were made elsewhere or earlier.
         licence: of the weights, which the training data bind.
         attribution: whom to credit.
         intended_use: what it is for.
@@ -182,6 +215,7 @@ class Card(Section):
     licence: str = ""
     attribution: str = ""
     training_data: TrainingData
+    training_scans: TrainingScans | None = None
     metrics: Metrics = Metrics()
     intended_use: str = ""
     limits: str = ""
@@ -212,10 +246,11 @@ class Card(Section):
     @model_validator(mode="after")
     def _version(self) -> Card:
         fed = any(stage.as_channels for stage in self.stages)
-        new = self.source is not None or bool(self.parts) or fed or needs_version_2(self.predict)
-        if self.card_version == 1 and new:
+        new = fed or any(getattr(self, key) for key in NEW_KEYS_IN_2)
+        if self.card_version == 1 and (new or needs_version_2(self.predict)):
             raise ValueError(
-                "the card's source, parts, padding, average, blend or label channels need card_version 2 at least"
+                "the card's source, parts, training_scans, padding, average, blend or label channels need "
+                "card_version 2 at least"
             )
         return self
 
@@ -248,7 +283,7 @@ class Card(Section):
         """A card of version 1 leaves out the keys that came with version 2, which older versions of ctseg refuse."""
         data: dict[str, Any] = plain(self)
         if self.card_version == 1:
-            for key in ("source", "parts"):
+            for key in NEW_KEYS_IN_2:
                 data.pop(key, None)
             data["stages"] = [
                 {k: v for k, v in stage.items() if k != "as_channels"} for stage in data["stages"]
@@ -262,6 +297,8 @@ class Card(Section):
         )
 
 
+NEW_KEYS_IN_2 = ("source", "parts", "training_scans")
+"""Keys that came with version 2."""
 NEW_IN_2 = ("padding", "average")
 """Keys of the section `predict` that came with version 2."""
 
@@ -286,11 +323,20 @@ def parse_card(text: str, *, where: str) -> Card:
     except ValueError as error:
         raise CorruptWeights(f"The card in {where} is no valid JSON: {error}.") from error
     version = data.get("card_version") if isinstance(data, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise CorruptWeights(f"The card in {where} has no card_version: it is no ctseg card.")
     if version > CARD_VERSION:
         raise CorruptWeights(
             f"The card in {where} is of version {version}; this ctseg reads up to {CARD_VERSION}.",
             hint="Update ctseg: pip install --upgrade ctseg",
         )
-    return validate(Card, data, where=f"the card in {where}")
+    try:
+        return validate(Card, data, where=f"the card in {where}")
+    except ConfigError as error:
+        made = data.get("ctseg_version")
+        if isinstance(made, str) and made and made != __version__:
+            error.hint = (
+                f"{error.hint or ''}\n  The card was written by ctseg {made}; this is {__version__}. "
+                "If that is newer: pip install --upgrade ctseg"
+            ).strip()
+        raise

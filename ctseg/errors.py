@@ -76,6 +76,18 @@ class NameClash(BadInput):
     """One name claimed by two plugins, or by two zoo entries."""
 
 
+class PluginError(BadInput):
+    """A plugin that raises, returns something else than is due, or is of another version than a model needs."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        hint = hint or "Tell its author, or uninstall it; --debug shows the traceback."
+        super().__init__(message, hint=hint)
+
+
+class CtsegWarning(UserWarning):
+    """What may make a result wrong, told where no error keeps it from being made."""
+
+
 class CorruptWeights(BadInput):
     """Weights whose checksum, header or tensors are not what the card says."""
 

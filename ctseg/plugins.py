@@ -8,6 +8,7 @@ import importlib.metadata
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,6 +17,7 @@ import pluggy
 from ctseg import hookspecs
 from ctseg.errors import NameClash, UnknownName
 from ctseg.importer_specs import ImporterSpec
+from ctseg.plugin_guard import guarded
 from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
 
 Kind = Literal["architecture", "loss", "reader", "format", "importer"]
@@ -58,6 +60,11 @@ class PluginInfo:
     error: str | None = None
     details: str = ""
 
+    @property
+    def owner(self) -> str:
+        """The package with its version, for messages."""
+        return f"{self.package} {self.version}".strip()
+
 
 @dataclass(frozen=True)
 class Registered:
@@ -80,6 +87,7 @@ class Registry:
         self.plugins: list[PluginInfo] = []
         self._infos: dict[str, PluginInfo] = {}
         self._tables: dict[Kind, dict[str, Registered]] = {}
+        self._clashes: dict[tuple[Kind, str], list[Registered]] = {}
         found = _installed() if entry_points is None else list(entry_points)
         for entry_point in found:
             self._load(entry_point)
@@ -96,17 +104,26 @@ class Registry:
         try:
             plugin = entry_point.load()
             self.manager.register(plugin, name=key)
-            self._infos[key] = info
-            self.manager.check_pending()
         except (
             Exception,
             SystemExit,
         ) as error:  # a stranger's code: whatever it raises is reported, never fatal
             if self.manager.has_plugin(key):
                 self.manager.unregister(name=key)
-            self._infos.pop(key, None)
-            info = _failed(info, error)
+            self.plugins.append(_failed(info, error))
+            return
+        self._infos[key] = info
         self.plugins.append(info)
+        unknown = self._unknown_hooks(key)
+        if unknown:  # the hooks that are known still count
+            known = ", ".join(sorted({hook for hook, _ in _HOOKS.values()} | {"ctseg_zoos"}))
+            text = f"unknown hook {', '.join(unknown)} (this ctseg has {known})"
+            self._fail(key, pluggy.PluginValidationError(self.manager.get_plugin(key), text))
+
+    def _unknown_hooks(self, key: str) -> list[str]:
+        """The hooks of a plugin that this ctseg does not have: misspelt, or of another version."""
+        callers = self.manager.get_hookcallers(self.manager.get_plugin(key)) or []
+        return sorted(caller.name for caller in callers if not caller.has_spec())
 
     def table(self, kind: Kind) -> dict[str, Registered]:
         """Every spec of one kind, by name.
@@ -114,6 +131,14 @@ class Registry:
         Raises:
             NameClash: two plugins claim one name.
         """
+        table = self.entries(kind)
+        for clash_kind, name in self._clashes:
+            if clash_kind == kind:
+                raise self._clash(kind, name)
+        return table
+
+    def entries(self, kind: Kind) -> dict[str, Registered]:
+        """Every spec of one kind, by name; a name that two plugins claim has the first one."""
         if kind not in self._tables:
             self._tables[kind] = self._collect(kind)
         return self._tables[kind]
@@ -130,15 +155,22 @@ class Registry:
                 )
                 self._fail(key, problem)
                 continue
+            if info.module != BUILTIN:
+                spec = guarded(kind, spec, info.owner, partial(self._fail, key))
+            entry = Registered(spec, info)
             if spec.name in table:
-                other = table[spec.name].plugin
-                raise NameClash(
-                    f"The {kind} '{spec.name}' is claimed by two plugins: {other.package} {other.version} "
-                    f"({other.module}) and {info.package} {info.version} ({info.module}).",
-                    hint="Uninstall one of the two packages, or ask its author to choose another name.",
-                )
-            table[spec.name] = Registered(spec, info)
+                self._clashes.setdefault((kind, spec.name), [table[spec.name]]).append(entry)
+                self._fail(key, self._clash(kind, spec.name))
+                continue
+            table[spec.name] = entry
         return table
+
+    def _clash(self, kind: Kind, name: str) -> NameClash:
+        one, two, *_ = (f"{e.plugin.owner} ({e.plugin.module})" for e in self._clashes[kind, name])
+        return NameClash(
+            f"The {kind} '{name}' is claimed by two plugins: {one} and {two}.",
+            hint="Uninstall one of the two packages, or ask its author to choose another name.",
+        )
 
     def _call(self, hook: str) -> list[tuple[str, Any]]:
         """The results of one hook with the plugin that gave each; a plugin that raises is reported and left out."""
@@ -160,13 +192,22 @@ class Registry:
         self.plugins[self.plugins.index(info)] = failed = _failed(info, error)
         self._infos[key] = failed
 
-    def get(self, kind: Kind, name: str) -> Registered:
+    def get(self, kind: Kind, name: str, *, package: str | None = None) -> Registered:
         """The spec of that name and its plugin.
+
+        Args:
+            package: whose spec is meant where two plugins claim the name.
 
         Raises:
             UnknownName: nothing of that kind has the name; the message has the nearest one.
+            NameClash: two plugins claim the name.
         """
-        table = self.table(kind)
+        table = self.entries(kind)
+        if (kind, name) in self._clashes:
+            owned = [e for e in self._clashes[kind, name] if same_package(e.plugin, package)]
+            if len(owned) != 1:
+                raise self._clash(kind, name)
+            return owned[0]
         if name not in table:
             error = UnknownName(kind, name, table, listing=LISTINGS[kind])
             broken = [p.package for p in self.plugins if p.error]
@@ -185,7 +226,7 @@ class Registry:
             return (other.package, other.name) == (info.package, info.name)
 
         return {
-            kind: [name for name, entry in self.table(kind).items() if owns(entry.plugin)]
+            kind: [name for name, entry in self.entries(kind).items() if owns(entry.plugin)]
             for kind in _HOOKS
         }
 
@@ -199,6 +240,32 @@ class Registry:
                 kind = type(folder).__name__
                 self._fail(key, TypeError(f"ctseg_zoos returned {kind} where a Path is due"))
         return folders
+
+
+def same_package(info: PluginInfo, package: str | None) -> bool:
+    """Whether a plugin comes from the package of that name."""
+    return package is not None and _normal(info.package) == _normal(package)
+
+
+def _normal(package: str) -> str:
+    """The name of a package as package indexes compare it."""
+    return package.replace("_", "-").replace(".", "-").lower()
+
+
+def owner_of(error: BaseException) -> PluginInfo | None:
+    """The plugin in whose code an unforeseen error arose; None where it was none."""
+    if not registry.cache_info().currsize:
+        return None
+    roots = {
+        info.module.split(":")[0].split(".")[0]: info
+        for info in registry().plugins
+        if info.module != BUILTIN
+    }
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        found = roots.get(str(frame.f_globals.get("__name__")).split(".")[0])
+        if found is not None:
+            return found
+    return None
 
 
 def _is_a(spec: Any, kind: type) -> bool:
@@ -253,17 +320,17 @@ def importer(name: str) -> ImporterSpec:
 
 
 def importers() -> list[ImporterSpec]:
-    return [entry.spec for entry in registry().table("importer").values()]
+    return [entry.spec for entry in registry().entries("importer").values()]
 
 
 def readers() -> list[ReaderSpec]:
-    return [entry.spec for entry in registry().table("reader").values()]
+    return [entry.spec for entry in registry().entries("reader").values()]
 
 
 def formats() -> list[FormatSpec]:
     """All formats. Those of other packages come first: one that knows a kind of DICOM file is asked before the one
     in the box, which takes them all."""
-    entries = registry().table("format").values()
+    entries = registry().entries("format").values()
     return [entry.spec for entry in sorted(entries, key=lambda one: one.plugin.module == BUILTIN)]
 
 
@@ -295,6 +362,7 @@ __all__ = [
     "loss",
     "make_config",
     "names",
+    "owner_of",
     "reader",
     "readers",
     "registry",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -31,11 +34,13 @@ from ctseg.errors import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     CtsegError,
+    CtsegWarning,
     DiskFull,
     FileProblem,
     RunFailed,
     Terminated,
 )
+from ctseg.plugins import owner_of
 from ctseg.version import __version__
 
 DEBUG = "--debug"
@@ -63,7 +68,7 @@ class Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with terminated_in_order():
+            with _warnings_said(), terminated_in_order():
                 result = super().invoke(ctx)
                 sys.stdout.flush()
             return result
@@ -82,6 +87,25 @@ class Root(TyperGroup):
             if hasattr(error, "format_message"):  # Typer's own errors of usage
                 raise
             _report(error, debug=bool(ctx.params.get("debug")))
+
+
+@contextlib.contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Show ctseg's own warnings as messages, each once; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", CtsegWarning)
+        shown = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any
+        ) -> None:
+            if issubclass(category, CtsegWarning):
+                ui.say(f"Warning: {message}")
+            else:
+                shown(message, category, *args, **kwargs)
+
+        warnings.showwarning = show
+        yield
 
 
 def _walk(command: Any, ctx: Any) -> None:
@@ -113,8 +137,13 @@ def _report(error: Exception, *, debug: bool) -> NoReturn:
         if known.hint:
             ui.say(f"  {known.hint}")
         raise typer.Exit(known.exit_code)
-    text = " ".join(str(error).split())
-    ui.say(f"Internal error: {type(error).__name__}: {text}", style="red")
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    owner = owner_of(error)
+    if owner is not None:
+        ui.say(f"Error: The plugin {owner.owner} raised {text}", style="red")
+        ui.say("  Tell its author, or uninstall it.")
+    else:
+        ui.say(f"Internal error: {text}", style="red")
     if not debug:
         ui.say("  Run again with --debug for the traceback.")
     raise typer.Exit(EXIT_FAILED)

@@ -81,10 +81,9 @@ def show(
     demands = spec.constraints_for(config)
 
     def build() -> torch.nn.Module:
-        network: torch.nn.Module = spec.build(
-            config, in_channels=in_channels, out_channels=out_channels
-        )
-        return network
+        from ctseg.engine.model.create import build_network
+
+        return build_network(entry, config, in_channels=in_channels, out_channels=out_channels)
 
     cost = None if patch is None else _cost(spec.name, patch, demands, build, in_channels)
     result = {

@@ -153,7 +153,7 @@ def prediction() -> Iterator[Finding]:
     from ctseg.volume.io import read, write
     from ctseg.volume.volume import Volume
 
-    spec = next(iter(registry().table("architecture").values())).spec
+    spec = next(iter(registry().entries("architecture").values())).spec
     config = spec.config()
     needs = spec.constraints_for(config)
     sizes = zip(needs.stride_zyx, needs.min_tile_zyx, strict=True)

@@ -76,12 +76,13 @@ def _dataset(
     from ctseg import plugins
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.readers.scans import find_scans
+    from ctseg.volume.formats.source import options_of
     from ctseg.volume.io import format_of
 
     alone = reader is None and not any(spec.recognise(path) for spec in plugins.readers())
     spec = format_of(path) if alone and path.exists() else None
     if alone and path.is_dir() and not (path / "dataset.json").is_file():
-        if spec is not None and options and set(options) <= set(spec.options):
+        if spec is not None and options and set(options) <= set(options_of(spec)):
             return [path]  # e.g. one of several series
         scans = find_scans(path)
         if scans and not options:

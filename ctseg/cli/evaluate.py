@@ -267,13 +267,7 @@ def _of_run(run: Path) -> Report:
             f"Nothing to compare {run} with: no reference was given, and it is no run with a validation.",
             hint="Name the reference: ctseg evaluate PREDICTIONS REFERENCE",
         )
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileProblem(
-            f"{file} cannot be read: {error}.", hint="Copy the run again, or train it anew."
-        ) from error
-    return Report.from_json(text, where=str(file))
+    return Report.read(file)
 
 
 def _set(options: Mapping[str, object]) -> list[str]:

@@ -33,7 +33,7 @@ def list_(as_json: ui.JsonOption = False) -> None:
     """
     registry = plugins.registry()
     for kind in plugins.LISTINGS:  # hooks run here, so that those which raise are known
-        registry.table(kind)
+        registry.entries(kind)
     registry.zoos()
     rows = [_row(registry, info) for info in registry.plugins]
     if as_json:
@@ -47,7 +47,8 @@ def list_(as_json: ui.JsonOption = False) -> None:
     for row in rows:
         if row["error"]:
             ui.show()
-            ui.show(f"{row['package']} could not be used: {row['error']}")
+            used = "used in full" if row["provides"] else "used"
+            ui.show(f"{row['package']} could not be {used}: {row['error']}")
             ui.show("  Its traceback: ctseg plugins list --json")
 
 
@@ -64,7 +65,7 @@ def _row(registry: plugins.Registry, info: plugins.PluginInfo) -> dict[str, Any]
 
 
 def _provides(row: dict[str, Any]) -> str:
-    if row["error"]:
+    if row["error"] and not row["provides"]:
         return "nothing: it could not be used"
     found = row["provides"].items()
     parts = [f"{len(names)} {kind if len(names) == 1 else _PLURALS[kind]}" for kind, names in found]

@@ -237,7 +237,7 @@ def predict(
         loaded = load(
             model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
             region=None if rare.region is None else parse_region(_region(rare.region)),
-            coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm,
+            coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm, force=rare.force,
             on_note=ui.say if team is None or team.leads else None,
         ).with_settings(
             tile_zyx=None if tile is None else axes.numbers(tile, int),

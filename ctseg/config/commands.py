@@ -49,6 +49,10 @@ class PredictOptions(Options):
         None, description="tiles without a voxel above this value count as background, e.g. -900"
     )
     batch_size: int | None = Field(None, ge=1, description="tiles that go through at a time")
+    force: bool = Field(
+        False,
+        description="warn about scans and plugins far from those of training, which are refused otherwise",
+    )
 
     @field_validator("coarse_labels", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,14 +28,21 @@ from ctseg.volume.spool import by_region
 
 PART_BYTES = 2**25
 """Slabs are read and preprocessed in parts of about this size, so that what steps keep besides stays small."""
+SLICES, SLICE_SAMPLES = 9, 2**14
+"""Slices, and about so many voxels of each, that are looked at to know the range of a scan's values."""
 
 
 class Scan(Protocol):
-    """Boxes of a scan [C, Z, Y, X]."""
+    """Boxes of a scan [C, Z, Y, X].
+
+    Attributes:
+        modalities: that its files name, e.g. `CT`.
+    """
 
     geometry: Geometry
     channels: int
     dtype: np.dtype[Any]
+    modalities: tuple[str, ...]
 
     def box(self, box: Box) -> Array: ...
 
@@ -45,8 +52,12 @@ class Scan(Protocol):
 class InMemory:
     """A scan that is an array [C, Z, Y, X], in memory or mapped from a file."""
 
-    def __init__(self, array_czyx: Array, geometry: Geometry, where: str = "The scan") -> None:
+    def __init__(
+        self, array_czyx: Array, geometry: Geometry, where: str = "The scan",
+        modalities: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         self.array, self.geometry, self._where = array_czyx, geometry, where
+        self.modalities = modalities
         self.channels, self.dtype = len(array_czyx), array_czyx.dtype
 
     def box(self, box: Box) -> Array:
@@ -103,6 +114,9 @@ class OnDisk:
         self.geometry = self.reference.geometry
         self.channels = sum(source.channels for source in sources)
         self.dtype = np.result_type(*(source.dtype for source in sources))
+        self.modalities = tuple(
+            dict.fromkeys(name for source in sources if (name := modality_of(source.metadata)))
+        )
 
     def box(self, box: Box) -> Array:
         (z, z1), (y, y1), (x, x1) = box
@@ -114,6 +128,24 @@ class OnDisk:
 
     def close(self) -> None:
         self._open.close()
+
+
+def modality_of(metadata: Mapping[str, Any]) -> str:
+    """The modality that a file names, in capitals, e.g. `CT`; empty where it does not."""
+    found = metadata.get("modality") or metadata.get("Modality") or ""
+    return str(found).strip().upper()
+
+
+def intensity_ranges(scan: Scan) -> tuple[tuple[float, float], ...]:
+    """Percentiles 0.5 and 99.5 of each channel over some of the slices."""
+    depth, y, x = scan.geometry.shape_zyx
+    every = max(1, math.isqrt(y * x // SLICE_SAMPLES))
+    planes = []
+    for z in sorted({round(float(at)) for at in np.linspace(0, depth - 1, SLICES)}):
+        plane = scan.box(((z, z + 1), (0, y), (0, x)))[:, 0, ::every, ::every]
+        planes.append(plane.reshape(len(plane), -1))
+    low, high = np.percentile(np.concatenate(planes, 1).astype(np.float64), (0.5, 99.5), axis=1)
+    return tuple(zip(low.tolist(), high.tolist(), strict=True))
 
 
 class Stream:

@@ -13,14 +13,17 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from ctseg.errors import BadInput
+from ctseg.config.checking import parse_json
+from ctseg.errors import BadInput, FileProblem
 from ctseg.metrics.bootstrap import BootstrapSample, Interval, intervals
 from ctseg.metrics.catalogue import METRICS
 
 State = Literal["both", "missed", "invented", "absent"]
 REPORT_VERSION = 1
+_REPORT_HINT = "Copy the run again, or train it anew."
 _FIXED = ("predicted_ml", "reference_ml", "state")
 
 
@@ -283,11 +286,34 @@ class Report:
             BadInput: it is none.
         """
         try:
-            data = json.loads(text)
+            data = parse_json(text)
             cases = tuple(_case(case) for case in data["cases"])
-            return cls(cases, data.get("settings", {}))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            settings = data.get("settings", {})
+            if not isinstance(settings, dict):
+                raise TypeError(f"settings cannot be {settings!r:.40}")
+            return cls(cases, settings)
+        except KeyError as error:
+            raise BadInput(
+                f"{where} is no report that this ctseg wrote: {error} is missing."
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:
             raise BadInput(f"{where} is no report that this ctseg wrote: {error}.") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """The report in a file.
+
+        Raises:
+            FileProblem: it cannot be read.
+            BadInput: it is none.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise FileProblem(f"The report {path} does not exist.", hint=_REPORT_HINT) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileProblem(f"{path} cannot be read: {error}.", hint=_REPORT_HINT) from error
+        return cls.from_json(text, where=str(path))
 
 
 def csv_text(names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -301,21 +327,31 @@ def csv_text(names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _case(data: Mapping[str, Any]) -> CaseResult:
     labels = tuple(_label(name, values) for name, values in data["labels"].items())
-    return CaseResult(
-        data["case"],
-        labels,
-        data.get("group"),
-        data.get("diagonal_mm"),
-        tuple(map(str, data.get("notes", ()))),
-    )
+    group, diagonal = data.get("group"), _number("diagonal_mm", data.get("diagonal_mm"))
+    for key, value in (("case", data["case"]), ("group", group or "")):
+        if not isinstance(value, str):
+            raise TypeError(f"the {key} cannot be {value!r:.40}")
+    notes = tuple(map(str, data.get("notes", ())))
+    return CaseResult(data["case"], labels, group, diagonal, notes)
 
 
 def _label(name: str, data: Mapping[str, Any]) -> LabelResult:
-    values = {key: value for key, value in data.items() if key not in _FIXED}
+    values = {key: _number(key, value) for key, value in data.items() if key not in _FIXED}
     unknown = [key for key in values if key not in METRICS]
     if unknown:
         raise ValueError(f"the metric '{unknown[0]}' is unknown")
-    return LabelResult(name, values, data["predicted_ml"], data["reference_ml"], data["state"])
+    predicted, reference = (_number(key, data[key]) for key in ("predicted_ml", "reference_ml"))
+    if data["state"] not in get_args(State):
+        raise TypeError(f"the state cannot be {data['state']!r:.40}")
+    return LabelResult(name, values, predicted, reference, data["state"])
+
+
+def _number(key: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"'{key}' cannot be {value!r:.40}")
+    return value
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from ctseg.data.large_scans import is_large, sample_large_case
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.steps import Orient
+from ctseg.data.stream import InMemory, OnDisk, Scan, intensity_ranges, modality_of
 from ctseg.errors import BadInput
 from ctseg.specs import Case, Task
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.io import open_ref
 from ctseg.volume.volume import Volume
 
 SAMPLES = 10_000
@@ -33,6 +35,8 @@ class Fingerprint:
         volumes_ml: mean volume of each label over the cases.
         cases: number of cases.
         targets: mean and deviation of each channel of a regression's targets; empty for other tasks.
+        intensities: per channel the smallest percentile 0.5 and the largest percentile 99.5 of a whole scan.
+        modalities: as the files name them.
     """
 
     shapes_zyx: tuple[tuple[int, int, int], ...]
@@ -41,6 +45,8 @@ class Fingerprint:
     volumes_ml: dict[str, float]
     cases: int
     targets: tuple[dict[str, float], ...] = ()
+    intensities: tuple[tuple[float, float], ...] = ()
+    modalities: tuple[str, ...] = ()
 
     @property
     def median_spacing_zyx(self) -> tuple[float, float, float]:
@@ -72,8 +78,10 @@ def fingerprint(
     shapes, spacings, drawn, targets = [], [], [], []
     labels = () if task.kind == "regression" else task.foreground
     volumes: dict[str, list[float]] = {label.name: [] for label in labels}
+    look = _Look()
     for case in cases:
         if task.kind != "regression" and is_large(case):
+            look.at_files(case)
             seen = sample_large_case(case, task, SAMPLES)
             shapes.append(_oriented(seen.geometry).shape_zyx)
             spacings.append(_oriented(seen.geometry).spacing_zyx)
@@ -86,6 +94,7 @@ def fingerprint(
             continue
         image = load_image(case)
         label = load_label(case, task, image)
+        look.at(case, image)
         oriented = _oriented(image.geometry)
         shapes.append(oriented.shape_zyx)
         spacings.append(oriented.spacing_zyx)
@@ -120,7 +129,45 @@ def fingerprint(
         tuple(_statistics(c) for c in np.concatenate(targets, 1).astype(np.float64))
         if targets
         else (),
+        look.intensities,
+        tuple(sorted(look.modalities)),
     )
+
+
+class _Look:
+    """What the scans are like as a whole, case by case.
+
+    Attributes:
+        intensities: per channel the range of all cases so far.
+        modalities: that their files name.
+    """
+
+    def __init__(self) -> None:
+        self.intensities: tuple[tuple[float, float], ...] = ()
+        self.modalities: set[str] = set()
+
+    def at_files(self, case: Case) -> None:
+        """A case that is read in parts."""
+        scan = OnDisk(case.images)
+        try:
+            self._add(scan)
+        finally:
+            scan.close()
+
+    def at(self, case: Case, image: Volume) -> None:
+        """A case that is in memory."""
+        names = [modality_of(image.metadata)]
+        for ref in case.images[1:]:
+            source = open_ref(ref)
+            names.append(modality_of(source.metadata))
+            source.close()
+        self._add(InMemory(image.czyx, image.geometry, modalities=tuple(filter(None, names))))
+
+    def _add(self, scan: Scan) -> None:
+        self.modalities |= set(scan.modalities)
+        found = intensity_ranges(scan)
+        pairs = zip(self.intensities or found, found, strict=True)
+        self.intensities = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in pairs)
 
 
 def measured(case: Case, task: Task, target: Volume) -> NDArray[np.bool_]:

@@ -14,7 +14,14 @@ from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, VolumeWriter, Zyx
 from ctseg.volume.formats.companion_files import without_companions
-from ctseg.volume.formats.source import check_box, check_file, check_slices, open_as, what_is
+from ctseg.volume.formats.source import (
+    check_box,
+    check_file,
+    check_slices,
+    open_as,
+    options_of,
+    what_is,
+)
 from ctseg.volume.geometry import Geometry, check_same
 from ctseg.volume.volume import Volume
 
@@ -58,7 +65,7 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
     Args:
         path: file, or folder of DICOM slices.
         format: name of the format, where the path does not tell.
-        options: of the format, e.g. `dataset` for HDF5 and `series` for DICOM.
+        options: of the format, e.g. `dataset` for HDF5 and `series` for DICOM; `spacing` for all.
 
     Raises:
         FileProblem: missing, damaged, or of no known format.
@@ -84,9 +91,9 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
         ):
             hint = "Zarr is read by a plugin. Install it: pip install 'ctseg[zarr]'"
         raise FileProblem(f"{path} {what}.", hint=hint)
-    strange = sorted(set(options) - set(spec.options))
+    strange = sorted(set(options) - set(options_of(spec)))
     if strange:
-        known = ", ".join(spec.options) or "none"
+        known = ", ".join(options_of(spec))
         raise BadInput(
             f"The format {spec.name} has no option '{strange[0]}' (for {path}).",
             hint=f"Its options: {known}",

@@ -44,6 +44,7 @@ def by_region(source: VolumeSource, folder: Path | None = None) -> VolumeSource:
     except BaseException:
         spool.close()
         raise
+    out.geometry = source.geometry  # which an option may have changed since the file was opened
     weakref.finalize(out, spool.close)
     return out
 

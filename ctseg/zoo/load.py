@@ -28,6 +28,7 @@ def load(
     coarse_labels: Sequence[str] | None = None,
     margin_mm: float | None = None,
     on_note: Callable[[str], None] | None = None,
+    force: bool = False,
 ) -> Segmenter:
     """Load a model by zoo name, run folder or weight file; or several, whose probabilities are averaged.
 
@@ -42,6 +43,7 @@ def load(
         coarse_labels: the only ones of its labels that count.
         margin_mm: kept around what it finds.
         on_note: told of a model of another project that was imported on the way.
+        force: warn where another major version of a plugin, or a scan far from those of training, would be refused.
 
     Raises:
         UnknownName, BadInput, CorruptWeights: as `ctseg.zoo.resolve.resolve_model`.
@@ -67,23 +69,23 @@ def load(
         )
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)
-    models = [_opened(one, device, precision) for one in found]
+    models = [_opened(one, device, precision, force=force) for one in found]
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
-        first = load(coarse, device, precision, zoo=zoo)
+        first = load(coarse, device, precision, zoo=zoo, force=force)
         stage = CoarseModel(first.model, labels, MARGIN_MM if margin_mm is None else margin_mm)
         return Segmenter.of(Cascade(model, [stage], region))
     if margin_mm is not None:
         stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
-    return Segmenter.of(with_stages(model, stages, zoo, region=region))
+    return Segmenter.of(with_stages(model, stages, zoo, region=region, force=force))
 
 
-def _opened(found: Resolved, device: str, precision: str) -> Model:
+def _opened(found: Resolved, device: str, precision: str, *, force: bool) -> Model:
     """A model; one whose labels are parted among models is laid together."""
     parts = found.card.parts
     if not parts:
-        return NetworkModel.from_files(found.files, device=device, precision=precision)
+        return NetworkModel.from_files(found.files, device=device, precision=precision, force=force)
     place = {file.name: file for file in found.files}
     if any(member.file not in place for member in found.card.members):
         raise BadInput(
@@ -93,7 +95,10 @@ def _opened(found: Resolved, device: str, precision: str) -> Model:
         )
     models = [
         NetworkModel.from_files(
-            [place[member.file] for member in part.members], device=device, precision=precision
+            [place[member.file] for member in part.members],
+            device=device,
+            precision=precision,
+            force=force,
         )
         for part in parts
     ]
@@ -143,6 +148,7 @@ def with_stages(
     zoo: Path | str | None = None,
     *,
     region: Box | None = None,
+    force: bool = False,
 ) -> Model:
     """The model behind the stages that a card names, on the same device; the model itself where there are none."""
     if not stages and region is None:
@@ -150,7 +156,7 @@ def with_stages(
     device, precision = str(model.runtime.device), model.runtime.precision
     found = [
         CoarseModel(
-            load(find_entry(s.model, zoo).folder, device, precision, zoo=zoo).model,
+            load(find_entry(s.model, zoo).folder, device, precision, zoo=zoo, force=force).model,
             s.labels or None,
             s.margin_mm,
             s.as_channels,

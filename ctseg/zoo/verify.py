@@ -107,7 +107,7 @@ def _against_index(entry: ZooEntry, recorded: Mapping[str, Mapping[str, Any]]) -
 
 
 def _weights_problems(file: Path, card: Card) -> list[str]:
-    from ctseg.engine.model.build import build
+    from ctseg.engine.model.build import build_for
     from ctseg.engine.model.weights import load_strictly, read_weights
 
     if not file.is_file():
@@ -117,7 +117,7 @@ def _weights_problems(file: Path, card: Card) -> list[str]:
         if read_card(file) != card:
             problems.append(f"the card in the header of {file.name} differs from {CARD}")
         tensors, _ = read_weights(file)
-        load_strictly(build(card.of_file(file.name)), tensors, file)
+        load_strictly(build_for(card.of_file(file.name), tensors), tensors, file)
     except CtsegError as error:
         return [error.message]
     except Exception as error:  # one card that describes no network must not hide the others

@@ -54,7 +54,20 @@ def test_an_empty_report_has_no_mean() -> None:
     assert json.loads(Report(()).to_json())["cases"] == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"cases": [1]}', '{"cases": [{"case": "a"}]}'])
+def one_label(**changes: object) -> str:
+    label = {"dice": 0.5, "predicted_ml": 1, "reference_ml": 1, "state": "both", **changes}
+    return json.dumps({"cases": [{"case": "a", "labels": {"b": label}}]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", '{"cases": [1]}', '{"cases": [{"case": "a"}]}', "[" * 100_000,
+        '{"cases": [], "settings": 5}', '{"cases": [{"case": 7, "labels": {}}]}',
+        '{"cases": [{"case": "a", "labels": {}, "diagonal_mm": []}]}',
+        one_label(dice="x"), one_label(dice=float("nan")), one_label(state=3), one_label(predicted_ml=True),
+    ],
+)  # fmt: skip
 def test_a_file_that_is_no_report_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="no report"):
         Report.from_json(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ctseg import plugins
 from ctseg.config import TaskConfig
-from ctseg.config.checking import validate
+from ctseg.config.checking import parse_json, validate
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
 from ctseg.volume.file_names import file_name, matching, stem_of, volume_suffix
@@ -190,9 +189,12 @@ def _said_beside(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]
     if not file.is_file():
         return None, None
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileProblem(f"{file} cannot be read: {error}.") from error
+        raise FileProblem(
+            f"{file} cannot be read: {error}.",
+            hint="Predict the scans again, or remove the file and evaluate with a data set as reference.",
+        ) from error
     if not isinstance(data, dict) or "task" not in data:
         return None, None
     settings = data.get("settings")

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from ctseg.data.steps.base import Box, Step
 from ctseg.data.steps.region import Nowhere, Region
 from ctseg.data.stream import Scan, Stream
+from ctseg.engine.inference.check_scan import PlannedGrid
 from ctseg.engine.inference.decoders import LabelMap
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.label_channels import WithLabels, label_map
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
-from ctseg.engine.inference.model import Model, check_channels, name_of
+from ctseg.engine.inference.model import Model, check_channels, listening, name_of
 from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import SourceGridMapper
@@ -145,6 +146,7 @@ class Cascade:
         self.card, self.networks, self.runtime = model.card, model.networks, model.runtime
         self.task, self.scale, self.settings = model.task, model.scale, model.settings
         self.on_note: Callable[[str], None] | None = model.on_note
+        self.on_plan: Callable[[PlannedGrid], None] | None = model.on_plan
 
     @property
     def predictor(self) -> Predictor:
@@ -160,7 +162,8 @@ class Cascade:
         check_channels(self.card, scan)
         region, shown = self.region, []
         for stage in self.stages:
-            within = stage.model if region is None else Cascade(stage.model, region=region)
+            coarse = listening(stage.model, self)
+            within = coarse if region is None else Cascade(coarse, region=region)
             if stage.as_channels:
                 values = [label.value for label in select(stage.model.task, stage.labels or ())]
                 shown.append((label_map(within, scan, folder), values))
@@ -171,12 +174,12 @@ class Cascade:
             name = name_of(stage.model)
             if found is None:
                 self._say(f"The first stage {name} found nothing; all is background.")
-                return self.model.open(scan, folder, (Nowhere(), *first))
+                return listening(self.model, self).open(scan, folder, (Nowhere(), *first))
             region = found
             spans = ", ".join(f"{a}:{b}" for a, b in region)
             self._say(f"The first stage {name} found something in {spans} (z, y, x).")
         steps = first if region is None else (Region(region), *first)
-        stream = self.model.open(scan, folder, steps)
+        stream = listening(self.model, self).open(scan, folder, steps)
         for labels, values in shown:
             stream = WithLabels(stream, labels, values)
         return stream
@@ -203,9 +206,7 @@ class Cascade:
         return None if smaller is None else self._of(smaller, self.stages)
 
     def _of(self, model: Model, stages: Sequence[CoarseModel]) -> Cascade:
-        out = Cascade(model, stages, self.region)
-        out.on_note = self.on_note
-        return out
+        return listening(Cascade(model, stages, self.region), self)
 
     def _say(self, text: str) -> None:
         if self.on_note:

@@ -6,7 +6,6 @@ predicts the scan by itself; the sum of probabilities on the scan's grid lies in
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,10 +19,11 @@ from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.steps.base import Array, Box, Step
 from ctseg.data.steps.target import Scale
 from ctseg.data.stream import Scan, Stream
+from ctseg.engine.inference.check_scan import PlannedGrid
 from ctseg.engine.inference.decoders import Decoder, Probabilities, Values
 from ctseg.engine.inference.memory.estimate import waiting_bytes
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
-from ctseg.engine.inference.model import Model, name_of
+from ctseg.engine.inference.model import Model, listening, name_of
 from ctseg.engine.inference.predictor import PIECE_BYTES, Predictor
 from ctseg.engine.inference.sinks import Sink
 from ctseg.engine.inference.sliding_window import OnTiles
@@ -63,6 +63,7 @@ class Ensemble:
         self.runtime, self.task, self.settings = first.runtime, first.task, first.settings
         self.scale: Scale | None = None  # values come in their own unit already
         self.on_note: Callable[[str], None] | None = None
+        self.on_plan: Callable[[PlannedGrid], None] | None = None
 
     def of_models(self, models: Sequence[Model]) -> Ensemble:
         """The same of other models, such as these with other tiles."""
@@ -88,7 +89,7 @@ class Ensemble:
         return all(model.reads_ahead for model in self.models)
 
     def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
-        streams = [model.open(scan, folder, first) for model in self.models]
+        streams = [listening(model, self).open(scan, folder, first) for model in self.models]
         return _Streams(scan, streams, folder)
 
     def with_settings(self, **changes: Any) -> Ensemble:
@@ -118,12 +119,9 @@ class Ensemble:
 
     def _of(self, models: Sequence[Model]) -> Ensemble:
         """The same ensemble with its models tiled otherwise."""
-        own = [copy.copy(model) for model in models]
-        for model in own:
-            model.on_note = self.on_note
-        out = self.of_models(own)
-        out.card, out.on_note = self.card, self.on_note
-        return out
+        out = self.of_models([listening(model, self) for model in models])
+        out.card = self.card
+        return listening(out, self)
 
 
 def _check_same(first: Model, other: Model) -> None:

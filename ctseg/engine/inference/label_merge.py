@@ -41,7 +41,7 @@ class Merged(Ensemble):
             card.task.task(),
             settings_of(card),
         )
-        self.scale, self.on_note = None, None
+        self.scale, self.on_note, self.on_plan = None, None, None
 
     def of_models(self, models: Sequence[Model]) -> Ensemble:
         return Merged(self.card, models)

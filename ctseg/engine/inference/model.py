@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from ctseg.data.steps.base import Step
 from ctseg.data.steps.target import Scale, target_scale
 from ctseg.data.stream import PART_BYTES, Scan, Stream, open_stream
 from ctseg.engine.inference import tiling
+from ctseg.engine.inference.check_scan import PlannedGrid, check_scan, plan_grid
 from ctseg.engine.inference.decoders import Decoder, LabelMap, Probabilities, Values
 from ctseg.engine.inference.memory.estimate import MemoryRequest, waiting_bytes
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted, fit, halved
@@ -32,10 +34,10 @@ from ctseg.engine.inference.sinks import ToArray
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.inference.tiling_settings import TilingSettings
-from ctseg.engine.model.build import build, constraints_of
+from ctseg.engine.model.build import build_for, check_provider, constraints_of
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.model.weights import load_strictly, read_weights
-from ctseg.errors import BadInput, CtsegError
+from ctseg.errors import BadInput, CtsegError, CtsegWarning
 from ctseg.specs import Task
 from ctseg.task import select
 from ctseg.volume.geometry import Geometry
@@ -51,7 +53,9 @@ class Model(Protocol):
         task: what the logits mean.
         scale: of a regression's targets; None where values come in their own unit.
         settings: how a scan is tiled.
-        on_note: told of what was changed on the way.
+        on_note: told of what was changed on the way, and of what may make a result wrong; without it that is a
+            Python warning.
+        on_plan: told of the grid of a scan before anything is made of it.
     """
 
     card: Card
@@ -61,6 +65,7 @@ class Model(Protocol):
     scale: Scale | None
     settings: TilingSettings
     on_note: Callable[[str], None] | None
+    on_plan: Callable[[PlannedGrid], None] | None
 
     @property
     def predictor(self) -> Predictor:
@@ -80,7 +85,8 @@ class Model(Protocol):
             first: steps before those of the card, such as a region.
 
         Raises:
-            BadInput: another number of channels than the model was trained with, or NaN in the scan.
+            BadInput: another number of channels than the model was trained with, NaN in the scan, or a voxel size
+                or grid that cannot be meant (see `ctseg.engine.inference.check_scan`).
         """
         ...
 
@@ -123,29 +129,43 @@ class NetworkModel:
         self.pipeline = Pipeline.of(card.preprocess)
         self.scale = target_scale(card.preprocess.steps, card.out_channels)
         self.settings = settings_of(card)
+        self.force = False
         self.on_note: Callable[[str], None] | None = None
+        self.on_plan: Callable[[PlannedGrid], None] | None = None
 
     @classmethod
     def from_files(
-        cls, files: Sequence[Path], *, device: str = "auto", precision: str = "auto"
+        cls,
+        files: Sequence[Path],
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        force: bool = False,
     ) -> NetworkModel:
         """A model from its weight files, checksums checked.
+
+        Args:
+            force: warn where another version of a plugin, or a scan unlike those of training, would be refused.
 
         Raises:
             CorruptWeights: a file that is not what its card says.
             UnknownName: the architecture is not installed; the message names the plugin that provides it.
+            PluginError: the plugin that provides it is of another major version, or fails to build it.
         """
         runtime = choose(device, precision)
         networks, card = [], None
         for path in files:
             tensors, whole = read_weights(path)
             card = whole.of_file(path.name)
-            network = build(card)
+            check_provider(card, force=force)
+            network = build_for(card, tensors)
             load_strictly(network, tensors, path)
             networks.append(runtime.place(network.eval()))
         if card is None:
             raise BadInput("A model needs at least one weight file.")
-        return cls(card, networks, runtime)
+        model = cls(card, networks, runtime)
+        model.force = force
+        return model
 
     @property
     def predictor(self) -> Predictor:
@@ -158,6 +178,12 @@ class NetworkModel:
     def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
         check_channels(self.card, scan)
         pipeline = Pipeline((*first, *self.pipeline.steps)) if first else self.pipeline
+        demands = self.settings.constraints
+        flat = demands.dims == 2 and not demands.context_slices
+        for text in check_scan(self.card, pipeline, scan, flat=flat, force=self.force):
+            caution(self, text)
+        if self.on_plan:
+            self.on_plan(plan_grid(pipeline, scan, self.settings))
         return open_stream(pipeline, scan, folder=folder)
 
     def with_settings(self, **changes: Any) -> NetworkModel:
@@ -180,6 +206,24 @@ class NetworkModel:
         if tile is None:
             return None
         return self.tiled(dataclasses.replace(self.settings, tile_zyx=tile, batch_size=1))
+
+
+M = TypeVar("M", bound=Model)
+
+
+def listening(model: M, like: Model) -> M:
+    """The same model, which tells what another one tells to the same listeners."""
+    out = copy.copy(model)
+    out.on_note, out.on_plan = like.on_note, like.on_plan
+    return out
+
+
+def caution(model: Model, text: str) -> None:
+    """Tell what may make a result wrong: to the model's listener, or as a Python warning."""
+    if model.on_note is not None:
+        model.on_note(text)
+    else:
+        warnings.warn(CtsegWarning(text), stacklevel=2)
 
 
 def retile(

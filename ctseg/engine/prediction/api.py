@@ -10,7 +10,7 @@ import torch
 
 from ctseg.card import Card
 from ctseg.config import PostprocessRule
-from ctseg.data.stream import InMemory
+from ctseg.data.stream import InMemory, modality_of
 from ctseg.engine.inference.decoders import FloatType
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
 from ctseg.engine.inference.sliding_window import OnTiles
@@ -21,6 +21,11 @@ from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.scan_job import predict_scan
 from ctseg.specs import ImageRef, Task
 from ctseg.volume.volume import Volume
+
+
+def _scan_of(volume: Volume) -> InMemory:
+    modality = modality_of(volume.metadata)
+    return InMemory(volume.czyx, volume.geometry, modalities=(modality,) if modality else ())
 
 
 class Segmenter:
@@ -135,7 +140,7 @@ class Segmenter:
             rules=None if rules is None else tuple(rules),
         )
         outputs = Outputs(self.model, request, request.output)
-        stream = self.model.open(InMemory(volume.czyx, volume.geometry))
+        stream = self.model.open(_scan_of(volume))
         return Volume(
             outputs.in_memory(
                 lambda product: predict_array(self.model, stream, product, on_tiles),
@@ -146,7 +151,7 @@ class Segmenter:
 
     def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
         """The probability of each label (for `classes` with the background first), float32 [C, Z, Y, X]."""
-        stream = self.model.open(InMemory(volume.czyx, volume.geometry))
+        stream = self.model.open(_scan_of(volume))
         product = decoder_of(self.model, probabilities=True)
         return Volume(predict_array(self.model, stream, product, on_tiles), volume.geometry)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ctseg import plugins
+from ctseg.engine.inference.check_scan import PlannedGrid
 from ctseg.engine.inference.memory.fit import FitRequest
 from ctseg.engine.inference.model import Model
 from ctseg.engine.inference.restart import restarting
@@ -20,10 +22,12 @@ from ctseg.engine.prediction.inputs import Item
 from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan
 from ctseg.engine.prediction.output_paths import output_paths_of
 from ctseg.engine.prediction.outputs import Outputs
+from ctseg.engine.prediction.provenance import inputs_of
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.scan_job import ScanJob
 from ctseg.errors import CtsegError, RunFailed
 from ctseg.files import disk_errors
+from ctseg.specs import ImageRef
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,21 @@ class CaseJob:
         )
         self.places = output_paths_of(model.task, request, target)
         self._model = copy.copy(model)  # for notes of its own
-        self._model.on_note = self._note
+        self._model.on_note, self._model.on_plan = self._note, self._planned
         self._asked = model.settings
         self.notes: list[str] = []
         self.share: SharedScan | None = None
         self._on_say: Callable[[str], None] | None = None
+        self._unsaid: list[str] = []
         self._on_share: Callable[[float, str], None] | None = None
         self._job: ScanJob | None = None
         self._writer: ThreadPoolExecutor | None = None
         self._tiles = 0
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The files of the scan."""
+        return self._item.images
 
     @property
     def there(self) -> bool:
@@ -84,13 +94,20 @@ class CaseJob:
         """Whether opening it leaves the network and the other processes alone."""
         return self.share is None and self._model.reads_ahead
 
-    def open(self, writer: ThreadPoolExecutor | None = None) -> None:
+    def open(
+        self,
+        writer: ThreadPoolExecutor | None = None,
+        on_say: Callable[[str], None] | None = None,
+    ) -> None:
         """Read what must be known of the whole scan, and open the files of the results.
 
         Args:
             writer: the thread that writes while the network works.
+            on_say: called with the planned grid and with notes; without it they are said by `run`.
         """
         self._writer = writer
+        self._on_say = on_say or self._on_say
+        self._made_from = inputs_of(self.images)
         self._outputs = Outputs(self._model, self._request, self.places.main)
         self._job = ScanJob(
             self._model, self._item.images, self._outputs.wanted, behind=writer, share=self.share
@@ -109,8 +126,9 @@ class CaseJob:
             on_say: called with the size of the scan and the memory it takes, and with notes.
         """
         self._on_share, self._on_say = on_share, on_say
-        for note in self.notes:  # of the time before
-            self._say(note)
+        before, self._unsaid = self._unsaid, []
+        for text in before:
+            self._say(text)
         _, self._model = restarting(self._model, self._attempt)
 
     def _attempt(self, model: Model) -> None:
@@ -161,7 +179,8 @@ class CaseJob:
         self._job = None  # what a finished scan holds is not needed any more
         return {
             "case": self.id,
-            "input": [str(ref.path) for ref in self._item.images],
+            "input": [str(ref.path) for ref in self.images],
+            "made_from": self._made_from,
             "seconds": round(sum(seconds.values()), 3),
             "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
             "tiles": self._tiles,
@@ -183,7 +202,13 @@ class CaseJob:
         if job is not None:
             job.close()
 
+    def _planned(self, grid: PlannedGrid) -> None:
+        if grid.worth_telling:
+            self._say(str(grid))
+
     def _note(self, text: str) -> None:
+        if text in self.notes:
+            return
         self.notes.append(text)
         if self.share is not None and not self.share.leads:
             self.share.notes.append(text)
@@ -192,6 +217,8 @@ class CaseJob:
     def _say(self, text: str) -> None:
         if self._on_say:
             self._on_say(f"{self.id}: {text}")
+        else:
+            self._unsaid.append(text)
 
 
 def as_error(error: Exception, folder: Path) -> CtsegError:
@@ -215,8 +242,10 @@ def as_error(error: Exception, folder: Path) -> CtsegError:
         )
     except Exception:
         text = " ".join(str(error).split())
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        owner = plugins.owner_of(error)
         told = RunFailed(
-            f"{type(error).__name__}: {text}" if text else type(error).__name__,
+            text if owner is None else f"The plugin {owner.owner} raised {text}",
             hint="This was not foreseen; run again with --debug for the traceback.",
         )
     told.__cause__ = error

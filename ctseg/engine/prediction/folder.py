@@ -47,8 +47,9 @@ def predict_folder(
 ) -> Summary:
     """Predict every scan; one that fails does not keep the others.
 
-    A folder of outputs gets `predictions.json`, written anew after every scan; see
-    `ctseg.engine.prediction.record`. A full disk ends the work, since it would fail every scan that follows.
+    A folder of outputs gets `predictions.json`, written anew after every scan, and so does that of a single file
+    where finished scans are to be skipped; see `ctseg.engine.prediction.record`. A full disk ends the work, since it
+    would fail every scan that follows.
 
     Args:
         fit: how the tiling is made to fit the memory.
@@ -76,16 +77,19 @@ def predict_folder(
     check_places(cases, items)
     leads = team is None or team.leads
     todo = list(range(len(cases)))
+    record = None
     if leads:
         remove_leftovers(folder)
-        if request.skip_existing:
-            found.skipped += [case.id for case in cases if case.there]
-            todo = [number for number, case in enumerate(cases) if not case.there]
+        if request.skip_existing or not single:
+            record = PredictionRecord(folder, model, request, on_say)
+        if request.skip_existing and record is not None:
+            done = _finished(cases, record, on_say)
+            found.skipped += [case.id for case in cases if case.id in done]
+            todo = [number for number, case in enumerate(cases) if case.id not in done]
     if overlapped is None:
         # On two cores, with gzip in and out, reading and writing took 1 to 3 % of the time of a U-Net of three levels:
         # side by side with a network that uses every core there is nothing to gain.
         overlapped = model.runtime.device.type != "cpu"
-    record = PredictionRecord(folder, model, request) if leads and not single else None
     if team is None:
         outcomes = CaseLog(found, record, folder, on_say)
         turns: Iterator[CaseJob] = (cases[number] for number in todo)
@@ -101,6 +105,22 @@ def predict_folder(
     )
     work.run(turns)
     return found
+
+
+def _finished(
+    cases: Sequence[CaseJob], record: PredictionRecord, on_say: Callable[[str], None] | None
+) -> set[str]:
+    """The scans whose results are there and are those that would be made now; of the others it is told why not."""
+    done = set()
+    for case in cases:
+        if not case.there:
+            continue
+        why = record.reason_to_redo(case)
+        if why is None:
+            done.add(case.id)
+        elif on_say:
+            on_say(f"{case.id}: predicted anew: {why}.")
+    return done
 
 
 def _shared(cases: Sequence[CaseJob], dispatch: Schedule) -> Iterator[CaseJob]:

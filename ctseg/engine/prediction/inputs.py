@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ctseg import plugins
@@ -15,6 +15,7 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, frozen
 from ctseg.volume.file_names import file_name, matching, stem_of
 from ctseg.volume.formats.companion_files import without_companions
+from ctseg.volume.formats.source import COMMON_OPTIONS
 from ctseg.volume.io import format_of, scan_files
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -69,6 +70,7 @@ def find_items(
         else:
             items += find.of_path(Path(text))
     items += find.of_files(without_companions(loose))
+    items = find.with_common_options(items)
     find.check_options()
     seen: dict[str, Item] = {}
     for item in items:
@@ -188,6 +190,23 @@ class _Finder:
         known = set(spec.options) & set(self._options) if spec is not None else set()
         self._known |= known
         return ImageRef(path, frozen({name: self._options[name] for name in sorted(known)}))
+
+    def with_common_options(self, items: Sequence[Item]) -> list[Item]:
+        """The scans with the options that every format has, where no format of theirs has an own one of the name."""
+        added = {n: self._options[n] for n in COMMON_OPTIONS if n in self._options}
+        added = {name: value for name, value in added.items() if name not in self._known}
+        if not added:
+            return list(items)
+        self._known |= set(added)
+        return [
+            Item(
+                item.id,
+                tuple(
+                    replace(ref, options=frozen({**ref.options, **added})) for ref in item.images
+                ),
+            )
+            for item in items
+        ]
 
     def check_options(self) -> None:
         """Refuse an option that was of no use anywhere."""

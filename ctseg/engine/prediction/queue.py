@@ -209,7 +209,7 @@ class CaseQueue:
             if coming is not None:
                 coming.result()
             elif case.share is None:
-                case.open(self._writer)
+                case.open(self._writer, self._on_say)
             self._read_ahead(cases)
             case.run(self._show, self._on_say)
         except Exception as error:

@@ -20,7 +20,7 @@ class Request:
             everything else beside it.
         probabilities: also write the probability of each label.
         labels: names of those to keep, all where it is None.
-        skip_existing: leave scans alone of which every output is there.
+        skip_existing: leave scans alone of which every output is there, as this model and these settings make it.
         suffix: of the written files; that of the input where it is empty.
         dtype: of probabilities, confidence, and the values of a regression.
         probabilities_suffix: the format of the probabilities.

@@ -136,7 +136,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
             raise
         finally:
             log.close()
-    report = Report.from_json((job.folder / "validation" / "report.json").read_text("utf-8"))
+    report = Report.read(job.folder / "validation" / "report.json")
     return RunResult(
         job.folder, report, report.mean_dice, report.dice, state.step,
         before + time.monotonic() - begun, {name: report.mean(name) for name in scores_of(report)},

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
-from ctseg.card import Card, Provider, TrainingData, needs_version_2
+from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_version_2
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration
+from ctseg.config.checking import parse_json
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
@@ -37,6 +38,8 @@ from ctseg.temporary import held
 from ctseg.version import __version__
 
 RUN_FILE = "config.toml"
+PLAN = "plan.json"
+"""The fingerprint of the data, and each choice with its reason."""
 BEGUN = re.compile(r"plan\.json|\.(plan|config)-[a-z0-9_]{8}\.(json|toml)")
 """What a process that was killed before its configuration was in place leaves in a run folder."""
 
@@ -114,6 +117,9 @@ def _train(
         check_free(folder, overwrite)  # another process may have been faster
         _write_plan(folder, config, document, reporter)
     card = card_of(config, dataset, task, len(training))
+    seen = training_scans_of(folder / PLAN)
+    if seen is not None:
+        card = card.model_copy(update={"training_scans": seen, "card_version": 2})
     count = len(training)
     try:
         prepared = _prepare(config, task, [*training, *validation], reporter)
@@ -234,19 +240,19 @@ def _write_plan(
                 shutil.rmtree(path)
             elif path.name != RUN_FILE:
                 path.unlink()
-    write_text(folder / "plan.json", json.dumps(document, indent=2))
+    write_text(folder / PLAN, json.dumps(document, indent=2))
     write_text(folder / RUN_FILE, dump_config(config))
     train = config.train
     reporter.say(
         f"Plan: patch {'x'.join(map(str, train.patch_zyx or ()))}, batch {train.batch_size}, "
         f"{config.model.architecture} {config.model.options.get('features', '')}, {config.loss.name} "
-        f"(reasons in {folder / 'plan.json'})"
+        f"(reasons in {folder / PLAN})"
     )
 
 
 def _take_back(folder: Path) -> None:
     """Remove what `_plan` wrote."""
-    for name in (RUN_FILE, "plan.json"):
+    for name in (RUN_FILE, PLAN):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -264,6 +270,24 @@ def _prepare(
         reporter.update(done, len(cases), f"preparing {name}")
 
     return store.prepare(cases, on_case)
+
+
+def training_scans_of(plan: Path) -> TrainingScans | None:
+    """What the training scans were like, as the fingerprint in `plan.json` says; None where it does not."""
+    try:
+        found = parse_json(plan.read_text(encoding="utf-8"))["fingerprint"]
+        spacings = [[float(v) for v in spacing] for spacing in found["spacings_zyx"]]
+        return TrainingScans.model_validate(
+            {
+                "spacing_min_zyx": [min(axis) for axis in zip(*spacings, strict=True)],
+                "spacing_max_zyx": [max(axis) for axis in zip(*spacings, strict=True)],
+                "intensity_low": [low for low, _ in found["intensities"]],
+                "intensity_high": [high for _, high in found["intensities"]],
+                "modalities": found["modalities"],
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or edited
+        return None
 
 
 def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card:

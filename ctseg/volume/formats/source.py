@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -16,13 +17,18 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ctseg import plugins
-from ctseg.errors import BadInput, CtsegError, FileProblem, OutOfMemory, nearest
+from ctseg.errors import BadInput, CtsegError, FileProblem, OutOfMemory, PluginError, nearest
 from ctseg.specs import FormatSpec, VolumeSource, Zyx, frozen
 from ctseg.volume.formats.raw import UnpackTarget
+from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import Geometry
 
 LoadBox = Callable[[Zyx, Zyx], NDArray[Any]]
 
+COMMON_OPTIONS: Mapping[str, str] = frozen(
+    {"spacing": 'x, y and z, or one number for all, in mm or with a unit: "0.7 0.7 2.5", "5um"'}
+)
+"""Options that scans of every format have; the spacing stands in for what the file says."""
 AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
 MOST_VOXELS = 1 << 44
 """A scan of more is a damaged header: as a cube it would have 26,000 voxels along an edge."""
@@ -153,9 +159,31 @@ def reopen(path: Path, format: str, options: Mapping[str, Any]) -> VolumeSource:
     return open_as(plugins.format_named(format), path, options)
 
 
+def options_of(spec: FormatSpec) -> dict[str, str]:
+    """The options with which a format is opened: its own, and those that every format has."""
+    return {**COMMON_OPTIONS, **spec.options}
+
+
 def open_as(spec: FormatSpec, path: Path, options: Mapping[str, Any]) -> VolumeSource:
-    """Open a scan in a format, so that the source can be sent to another process."""
-    source = spec.open(path, **options)
+    """Open a scan in a format, so that the source can be sent to another process.
+
+    Raises:
+        PluginError: what a plugin's format opens is no scan.
+        BadInput: an option with an impossible value.
+    """
+    source = spec.open(path, **{k: v for k, v in options.items() if k in spec.options})
+    if not all(hasattr(source, name) for name in ("geometry", "read", "read_box", "close")):
+        owner = plugins.registry().get("format", spec.name).plugin.owner
+        raise PluginError(
+            f"The format {spec.name} of {owner} opened {path} as {type(source).__name__}, which is no scan."
+        )
+    if "spacing" in options and "spacing" not in spec.options:
+        try:
+            spacing, unit = read_spacing(str(options["spacing"]))
+        except BadInput:
+            source.close()
+            raise
+        source.geometry = replace(source.geometry, spacing_xyz=spacing, unit=unit)
     if isinstance(source, Source):
         source.opened_with = (spec.name, frozen(options))
     return source

@@ -260,9 +260,9 @@ def test_a_record_that_cannot_be_written_is_said_once(folder, monkeypatch, error
 
 def test_the_record_of_another_model_is_told_apart(folder):
     predict(folder)
-    (folder / "out" / "scan1.nii.gz").unlink()
     other = small.small_model().with_settings(overlap=0.25)
-    predict(folder, other, skip_existing=True)
+    items = find_items([str(folder / "in" / "scan1.nii.gz")], channels=1)
+    predict_folder(other.model, items, Request(folder / "out"))
     told = record(folder)
     assert told["settings"]["overlap"] == 0.25
     made = {case["case"]: case.get("made_with", {}).get("settings") for case in told["cases"]}

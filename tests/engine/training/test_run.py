@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import ctseg
 from ctseg.cli.app import app
 from ctseg.config import RunConfig, load_config, parse_config
-from ctseg.engine.inference.model import build
+from ctseg.engine.model.build import build
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights import read_weights
 from ctseg.engine.training import checkpoint
