@@ -28,7 +28,15 @@ GridToleranceOption = Annotated[
     ),
 ]
 HiddenGridTolerance = Annotated[
-    float | None, typer.Option("--grid-tolerance", min=0.0, max=0.5, metavar="SHARE", hidden=True)
+    float | None,
+    typer.Option(
+        "--grid-tolerance",
+        metavar="SHARE",
+        min=0.0,
+        max=0.5,
+        help="Share of a voxel by which files of a case may lie apart.",
+        hidden=True,
+    ),
 ]
 """The same where the run file has it, as `data.grid_tolerance`."""
 

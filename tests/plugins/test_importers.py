@@ -39,7 +39,7 @@ def read(paths, *, label="organ"):
     options = {"features": [width, 2 * width]}
     net = spec.build(plugins.make_config(spec, options), in_channels=1, out_channels=2)
     card = Card(
-        card_version=2, architecture="unet3d", options=options, provider=Provider(package="toy"),
+        card_version=2, architecture="unet3d", options=options, provider=Provider(package="ctseg"),
         in_channels=1, out_channels=2, channels=("CT",), task=TaskConfig.of(classes_task({label: 1})),
         preprocess=PreprocessConfig(), predict=PredictConfig(tile_zyx=(8, 8, 8)),
         training_data=TrainingData(name="Toys", licence="CC0"), licence="CC0",
