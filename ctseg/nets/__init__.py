@@ -1,1 +1,1 @@
-"""Networks. Option classes (`ctseg.nets.config`) are free of torch; modules are not."""
+"""Networks. Their option classes (`ctseg.nets.config`) import no torch."""

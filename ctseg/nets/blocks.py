@@ -1,4 +1,4 @@
-"""The pieces that U-Nets are made of: convolution blocks and what changes resolution."""
+"""Building blocks of U-Nets: convolution blocks, pooling and upsampling."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NO_STRIDE: Zyx = (1, 1, 1)
 
 
 def make_activation(kind: Activation, slope: float = LEAKY_SLOPE) -> nn.Module:
-    """The activation of that name; in place where autograd allows it.
+    """The activation of that name, in place where autograd allows it.
 
     Args:
-        slope: of the leaky ReLU below zero.
+        slope: slope of the leaky ReLU below zero.
     """
     if kind == "leaky_relu":
         return nn.LeakyReLU(slope, inplace=True)
@@ -42,12 +42,12 @@ def _make_dropout(layers: LayerOrder, probability: float) -> nn.Module:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, dropout, normalisation and activation, in the order that the options say.
+    """Convolution, dropout, normalisation and activation, in the order that the options give.
 
     Args:
         stride: downsampling of the convolution.
         activate: False leaves the activation out, as at the end of a residual branch.
-        dropout: its probability; None takes that of the options.
+        dropout: dropout probability; None takes that of the options.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ConvNormAct(nn.Module):
         return self._run(self.order, x_bczyx)
 
     def finish(self, y_bczyx: torch.Tensor) -> torch.Tensor:
-        """What follows a convolution that comes first and was computed elsewhere."""
+        """Apply the layers that follow a convolution which was computed elsewhere."""
         return self._run(self.order[1:], y_bczyx)
 
     def _run(self, roles: Sequence[Role], y: torch.Tensor) -> torch.Tensor:
@@ -94,21 +94,21 @@ class ConvNormAct(nn.Module):
         return y if fused is None else fused(y)
 
     def _fused(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Instance norm and leaky ReLU in one, where a block ends with them; what comes in is overwritten."""
+        """Instance norm and leaky ReLU in one call, if the block ends with them; it overwrites its input."""
         norm, activation = self.norm, self.activation
         if (
             self.order[0] != "conv"
             or self.order[-2:] != ("norm", "activation")
             or not isinstance(norm, InstanceNorm)
             or type(activation) is not nn.LeakyReLU
-            or any(map(hooked, (self.conv, self.dropout, norm, activation)))
+            or any(map(has_hooks, (self.conv, self.dropout, norm, activation)))
         ):
             return None
         return partial(norm.activated, slope=activation.negative_slope)
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether something wants to be called with what goes into the module or comes out of it."""
+def has_hooks(module: nn.Module) -> bool:
+    """Whether forward or backward hooks are registered on the module."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -128,7 +128,7 @@ def conv_level(
     first_width: int | None = None,
     dropouts: tuple[float, ...] = (),
 ) -> nn.Sequential:
-    """A level of plain convolutions; the first one changes resolution.
+    """A level of plain convolutions; the first one changes the resolution.
 
     Args:
         first_width: channels after the first of several convolutions; None for `out_channels`.
@@ -153,14 +153,14 @@ def conv_level(
 
 
 def average_pool(x_bczyx: torch.Tensor, stride: Zyx) -> torch.Tensor:
-    """Means over blocks of `stride` voxels, in the type that comes in (the CPU knows them in float32 only)."""
+    """Means over blocks of `stride` voxels, in the type of the input (PyTorch's CPU pooling needs float32)."""
     half_on_cpu = x_bczyx.device.type == "cpu" and x_bczyx.dtype in (torch.bfloat16, torch.float16)
     y = functional.avg_pool3d(x_bczyx.float() if half_on_cpu else x_bczyx, stride, stride)
     return y.to(x_bczyx.dtype)
 
 
 class Pool(nn.Module):
-    """Max or average pooling over blocks of `stride` voxels, in the type that comes in."""
+    """Max or average pooling over blocks of `stride` voxels, in the type of the input."""
 
     def __init__(self, kind: Literal["max", "avg"], stride: Zyx) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Pool(nn.Module):
 
 
 def with_pooling(level: nn.Sequential, config: UNetOptions, stride: Zyx) -> nn.Sequential:
-    """The level behind the pooling that the options ask for; its own layers keep their names."""
+    """The level after the pooling that the options ask for; the level's layers keep their names."""
     if config.downsampling == "strided" or stride == NO_STRIDE:
         return level
     pool = Pool(config.downsampling, stride)
@@ -189,7 +189,7 @@ class Upsample(nn.Module):
     """One level up: a transposed convolution, or a projection and interpolation.
 
     Args:
-        out_channels: channels afterwards; those before where the options keep the width.
+        out_channels: channels of the result; equal to `in_channels` if the options keep the width.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class Upsample(nn.Module):
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
         """[B, in, Z, Y, X] to [B, out, Z*stride, Y*stride, X*stride]."""
         conv, y = self.conv, x_bczyx
-        if isinstance(conv, nn.ConvTranspose3d) and conv.bias is not None and _bias_apart(y):
+        if isinstance(conv, nn.ConvTranspose3d) and conv.bias is not None and _adds_bias_itself(y):
             y = functional.conv_transpose3d(y, conv.weight, None, self.stride, self.padding)
             y += conv.bias.to(y.dtype)[:, None, None, None]
         elif conv is not None:
@@ -232,10 +232,10 @@ class Upsample(nn.Module):
         return functional.interpolate(y, scale_factor=factors, mode=self.mode)
 
 
-def _bias_apart(x: torch.Tensor) -> bool:
+def _adds_bias_itself(x: torch.Tensor) -> bool:
     """Whether a transposed convolution should add its bias itself.
 
     On the CPU the gradient of that bias takes several times as long as that of the weight
-    (8 ms against 1 for 64 to 32 channels and 40 x 56 x 40 voxels), a plain sum does not.
+    (8 ms against 1 for 64 to 32 channels and 40 x 56 x 40 voxels); a plain sum is quick.
     """
     return x.device.type == "cpu" and torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""The options of the U-Nets, their demands on patches, and how a plan becomes options. Free of torch."""
+"""Options of the U-Nets, their constraints on patches, and options from a plan. Free of torch."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class UNet3DConfig(UNetOptions):
             if len(self.dropouts) < most or not all(0 <= p < 1 for p in self.dropouts):
                 self._refuse(
                     "dropouts",
-                    f"{most} probabilities from 0 to below 1 are due",
+                    f"it takes {most} probabilities from 0 to below 1",
                     hint=f"For example: dropouts = {[0.1] * most}",
                 )
 
@@ -97,7 +97,7 @@ class ResidualUNet3DConfig(UNetOptions):
     decoder_convs: tuple[int, ...] = field(
         default=(),
         metadata={
-            "help": "the same for each decoder level, from full resolution down; empty: the same number everywhere"
+            "help": "convolutions (or blocks) of each decoder level, from the finest; empty: the same everywhere"
         },
     )
     block: Block = field(
@@ -128,7 +128,7 @@ class ResidualUNet3DConfig(UNetOptions):
         if self.block == "projected" and self.downsampling == "strided":
             self._refuse(
                 "block",
-                "a projected block has no stride",
+                "a projected block cannot be strided",
                 hint='Add downsampling = "max" (or "avg")',
             )
 
@@ -180,12 +180,12 @@ def unet_constraints(config: UNetOptions) -> Constraints:
 def plan_levels(
     patch_zyx: Zyx, spacing_zyx: tuple[float, float, float], *, max_levels: int
 ) -> tuple[tuple[Zyx, ...], tuple[Zyx, ...]]:
-    """Kernels and strides for a patch and a spacing, in the manner of nnU-Net.
+    """Kernels and strides for a patch and a spacing, by nnU-Net's rules.
 
     An axis is halved while it has at least 8 voxels and its spacing is under twice the finest one
     of those that could be halved. A kernel is 1 along an axis until its spacing comes within a
     factor of 2 of the finest, and 3 from then on (Isensee et al. 2021, supplementary note 2). An axis of one
-    voxel counts for nothing.
+    voxel is ignored.
 
     Returns:
         kernels of each level and strides between levels (one fewer).
@@ -196,7 +196,7 @@ def plan_levels(
     kernels: list[Zyx] = []
     strides: list[Zyx] = []
     while True:
-        for axis in long:  # how thick a single slice is says nothing
+        for axis in long:  # the spacing along a single slice is ignored
             if spacing[axis] < 2 * min(spacing[a] for a in long):
                 kernel[axis] = 3
         kernels.append((kernel[0], kernel[1], kernel[2]))
@@ -216,11 +216,11 @@ def plan_levels(
             spacing[axis] *= 2
         strides.append((stride[0], stride[1], stride[2]))
     z, y, x = (1 if length == 1 else 3 for length in patch_zyx)
-    kernels[-1] = (z, y, x)  # the deepest level looks in every direction there is
+    kernels[-1] = (z, y, x)  # the deepest level uses 3 along every axis with more than one voxel
     return tuple(kernels), tuple(strides)
 
 
-def _fitted(plan: NetworkPlan) -> tuple[tuple[int, ...], tuple[Zyx, ...], tuple[Zyx, ...]]:
+def _sizes_from_plan(plan: NetworkPlan) -> tuple[tuple[int, ...], tuple[Zyx, ...], tuple[Zyx, ...]]:
     """Features, kernels and strides for a plan."""
     limit = max(2, len(plan.features)) if plan.features else MAX_LEVELS
     kernels, strides = plan_levels(plan.patch_zyx, plan.spacing_zyx, max_levels=limit)
@@ -235,17 +235,17 @@ def _fitted(plan: NetworkPlan) -> tuple[tuple[int, ...], tuple[Zyx, ...], tuple[
 
 def unet_from_plan(plan: NetworkPlan) -> UNet3DConfig:
     """Depth, widths, kernels and strides of `unet3d` for a patch and a spacing."""
-    features, kernels, strides = _fitted(plan)
+    features, kernels, strides = _sizes_from_plan(plan)
     return UNet3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)
 
 
 def residual_unet_from_plan(plan: NetworkPlan) -> ResidualUNet3DConfig:
     """Depth, widths, kernels and strides of `residual_unet3d` for a patch and a spacing."""
-    features, kernels, strides = _fitted(plan)
+    features, kernels, strides = _sizes_from_plan(plan)
     return ResidualUNet3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)
 
 
 def residual_unet_se_from_plan(plan: NetworkPlan) -> ResidualUNetSE3DConfig:
     """Depth, widths, kernels and strides of `residual_unet_se3d` for a patch and a spacing."""
-    features, kernels, strides = _fitted(plan)
+    features, kernels, strides = _sizes_from_plan(plan)
     return ResidualUNetSE3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)

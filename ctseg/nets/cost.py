@@ -1,4 +1,4 @@
-"""What a network costs for a patch: parameters, operations, memory. Counted on tensors without data."""
+"""The cost of a network for one patch: parameters, operations and memory, counted on tensors without data."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _weak: Any = reductions.StorageWeakRef
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one patch, batch 1, in float32; bfloat16 keeps a little more than half of the activations.
+    """The cost of one patch at batch 1 in float32; bfloat16 stores a little more than half of the activations.
 
     Attributes:
-        parameters: numbers that are trained.
-        weight_bytes: parameters and buffers.
+        parameters: number of trainable parameters.
+        weight_bytes: bytes of parameters and buffers.
         flops: floating-point operations of a forward pass (a multiplication and an addition are two) in
             convolutions and matrix products.
-        inference_bytes: the most that tensors hold at one time in a forward pass, input included, weights not.
-        training_bytes: what a training step keeps from the forward pass for the backward pass.
-        step_bytes: the most that tensors hold at one time in a training step, gradients included, weights and the
-            optimizer's state not.
+        inference_bytes: peak memory of tensors in a forward pass, including the input, without the weights.
+        training_bytes: bytes that a training step stores in the forward pass for the backward pass.
+        step_bytes: peak memory of tensors in a training step, including gradients, without the weights and the
+            optimizer's state.
     """
 
     parameters: int
@@ -43,14 +43,13 @@ class Cost:
 def measure(build: Callable[[], torch.nn.Module], patch_zyx: Zyx, *, in_channels: int) -> Cost:
     """The cost of a network for one patch.
 
-    Operators run on meta tensors, which have shapes but no data; the network's code does not notice. Networks that
-    look at values are run on the CPU for real. Memory is that of tensors: working space inside an operator, such
-    as that of a convolution, comes on top. On a CPU a little less of all may be needed in bfloat16 (see
-    `ctseg.nets.cpu.fused_upsample`).
+    Operators run on meta tensors, which have shapes but no data. Networks that read values are run on the CPU
+    with real data. Memory is that of tensors: workspace inside an operator, such as that of a convolution, comes
+    on top. bfloat16 on a CPU may need a little less of all of these (see `ctseg.nets.cpu.fused_upsample`).
 
     Args:
-        build: makes the network.
-        patch_zyx: its size in voxels.
+        build: creates the network.
+        patch_zyx: patch size in voxels.
     """
     try:
         with torch.device("meta"):
@@ -61,14 +60,14 @@ def measure(build: Callable[[], torch.nn.Module], patch_zyx: Zyx, *, in_channels
 
 
 def _measure(net: torch.nn.Module, x: torch.Tensor) -> Cost:
-    own = [*net.parameters(), *net.buffers()]
+    weights = [*net.parameters(), *net.buffers()]
     net.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(x)
     with torch.no_grad():
-        inference = _peak(lambda: net(x), x, own)
+        inference = _peak(lambda: net(x), x, weights)
     net.train()
-    saved = _saved_bytes(net, x, own)
+    saved = _saved_bytes(net, x, weights)
 
     def step() -> None:
         output = net(x)
@@ -77,33 +76,33 @@ def _measure(net: torch.nn.Module, x: torch.Tensor) -> Cost:
 
     return Cost(
         parameters=sum(p.numel() for p in net.parameters()),
-        weight_bytes=sum(t.numel() * t.element_size() for t in own),
+        weight_bytes=sum(t.numel() * t.element_size() for t in weights),
         flops=int(counter.get_total_flops()),
         inference_bytes=inference,
         training_bytes=saved,
-        step_bytes=_peak(step, x, own),
+        step_bytes=_peak(step, x, weights),
     )
 
 
-def _saved_bytes(net: torch.nn.Module, x: torch.Tensor, own: list[torch.Tensor]) -> int:
-    """Bytes of all tensors that autograd keeps, each storage once, weights not."""
-    left_out = {t.untyped_storage()._cdata for t in own}
-    found: dict[int, int] = {}
+def _saved_bytes(net: torch.nn.Module, x: torch.Tensor, weights: list[torch.Tensor]) -> int:
+    """Bytes of all tensors that autograd stores, each storage once, without the weights."""
+    left_out = {t.untyped_storage()._cdata for t in weights}
+    saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in left_out:
-            found[storage._cdata] = storage.nbytes()
+            saved[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = net(x)  # alive until the end, so that no storage's number is given twice
+        output = net(x)  # alive until the end, so that no storage's address is reused
     del output
-    return sum(found.values())
+    return sum(saved.values())
 
 
-class _Live(TorchDispatchMode):
-    """Follows which storages are alive after each operator."""
+class _LiveStorages(TorchDispatchMode):
+    """Tracks the storages that are alive after each operator."""
 
     def __init__(self, left_out: list[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -135,9 +134,9 @@ class _Live(TorchDispatchMode):
         return output
 
 
-def _peak(run: Callable[[], Any], x: torch.Tensor, own: list[torch.Tensor]) -> int:
-    """The most bytes that tensors hold at one time while `run` runs."""
-    live = _Live(own)
+def _peak(run: Callable[[], Any], x: torch.Tensor, weights: list[torch.Tensor]) -> int:
+    """Peak bytes held by tensors while `run` runs."""
+    live = _LiveStorages(weights)
     with live:
         live.add(x)
         live.fit()

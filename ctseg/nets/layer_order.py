@@ -1,4 +1,4 @@
-"""Which layers a convolution block has, and in which order. Free of torch.
+"""The layers of a convolution block and their order. Free of torch.
 
 Strings such as `gcr` are those of pytorch-3dunet: one letter a layer, first layer first.
 """
@@ -38,10 +38,10 @@ class LayerOrder:
     """The layers of a block.
 
     Attributes:
-        roles: what each layer is, first layer first; each role at most once, `conv` always.
-        norm: `none` where there is no such layer.
+        roles: the role of each layer, first layer first; each role at most once, `conv` always.
+        norm: kind of normalisation; `none` without such a layer.
         activation: its kind.
-        dropped: what a dropout layer drops, where there is one.
+        dropped: what a dropout layer drops (voxels or channels), if there is one.
     """
 
     roles: tuple[Role, ...]
@@ -51,7 +51,7 @@ class LayerOrder:
 
     @property
     def norm_first(self) -> bool:
-        """Whether normalisation comes before the convolution, and so sees its input."""
+        """Whether normalisation comes before the convolution, and so normalises its input."""
         roles = self.roles
         return "norm" in roles and roles.index("norm") < roles.index("conv")
 
@@ -62,12 +62,12 @@ def parse_layer_order(text: str) -> LayerOrder:
 
     Raises:
         ConfigError: an unknown letter, a kind of layer named twice, no convolution or activation, or an
-            activation that nothing comes before.
+            activation in front of all other layers.
     """
     unknown = [letter for letter in text if letter not in ROLES]
     if unknown:
         raise ConfigError(
-            f"layer_order is '{text}'; '{unknown[0]}' stands for no layer.",
+            f"layer_order is '{text}'; '{unknown[0]}' is no letter of a layer.",
             hint=f"Letters: {LETTERS}",
         )
     roles = tuple(ROLES[letter] for letter in text)
@@ -84,7 +84,7 @@ def parse_layer_order(text: str) -> LayerOrder:
     if not {"conv", "norm"} & set(before):
         raise ConfigError(
             f"layer_order '{text}' has its activation before convolution and normalisation.",
-            hint="Put it behind one of them, e.g. gcr or grc",
+            hint="Put it after one of them, e.g. gcr or grc",
         )
     return LayerOrder(
         roles=roles,

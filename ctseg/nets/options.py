@@ -1,4 +1,4 @@
-"""The options that all U-Nets have in common, and their checks. Free of torch."""
+"""Options that all U-Nets share, and their checks. Free of torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class UNetOptions:
-    """What all U-Nets have in common."""
+    """Options that all U-Nets share."""
 
     features: tuple[int, ...] = field(
         default=(32, 64, 128, 256),
@@ -57,7 +57,7 @@ class UNetOptions:
         },
     )
     norm_eps: float = field(
-        default=1e-5, metadata={"help": "what normalisation adds to the variance"}
+        default=1e-5, metadata={"help": "epsilon added to the variance in normalisation"}
     )
     activation: Activation = field(
         default="leaky_relu",
@@ -99,7 +99,7 @@ class UNetOptions:
     upsampling_keeps_width: bool = field(
         default=False,
         metadata={
-            "help": "whether upsampled features stay as wide as the level below (interpolation then learns nothing)"
+            "help": "whether upsampled features stay as wide as the level below (interpolation then has no weights)"
         },
     )
     skip: Skip = field(
@@ -114,7 +114,7 @@ class UNetOptions:
         if len(self.features) < 2 or min(self.features) < 1:
             self._refuse(
                 "features",
-                "at least two positive widths are needed",
+                "a U-Net needs at least two positive widths",
                 hint="For example: features = [32, 64, 128, 256]",
             )
         for name, choices in CHOICES.items():
@@ -150,14 +150,14 @@ class UNetOptions:
             if value not in (CHOICES[name][0], getattr(layers, name)):
                 self._refuse(
                     "layer_order",
-                    f'which also says what {name} is, and {name} = "{value}" says otherwise',
+                    f'it also sets {name}, and {name} = "{value}" contradicts it',
                     hint=f"Leave {name} out, or leave layer_order empty",
                 )
         if self.dropout and "dropout" not in layers.roles:
             self._refuse(
                 "layer_order",
-                f"which has no dropout, and dropout is {self.dropout}",
-                hint=f"Say where it stands, e.g. {self.layer_order}D, or set dropout to 0",
+                f"it has no dropout, but dropout is {self.dropout}",
+                hint=f"Add a letter for it, e.g. {self.layer_order}D, or set dropout to 0",
             )
 
     def _refuse(self, name: str, why: str, *, hint: str) -> None:
@@ -178,7 +178,7 @@ class UNetOptions:
         ):
             self._refuse(
                 name,
-                f"{count} triples (z, y, x) of positive numbers are due, as `features` sets the depth",
+                f"it takes {count} triples (z, y, x) of positive numbers, as `features` sets the depth",
                 hint=f"For example: {name} = [{', '.join(['[1, 3, 3]'] * count)}]",
             )
 

@@ -1,4 +1,4 @@
-"""Residual blocks, with squeeze and excitation where the options ask for it."""
+"""Residual blocks, with squeeze and excitation if the options ask for it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ctseg.nets.se import make_excitation
 from ctseg.specs import Zyx
 
 PROJECTED_SLOPE = 0.1
-"""Slope of the leaky ReLU that ends a projected block: pytorch-3dunet's, so that its weights fit."""
+"""Slope of the leaky ReLU that ends a projected block: the one of pytorch-3dunet, so that its weights fit."""
 
 
 class Shortcut(nn.Module):
-    """The way around a residual branch: average pooling where it is strided, then a projection.
+    """The shortcut of a residual block: average pooling where it is strided, then a projection.
 
-    Pooling and projection are done as one strided convolution whose weight is constant within a
-    block of voxels: the same values, in the type that autocast chose (pooling is float32 only).
+    Pooling and projection run as one strided convolution whose weight is constant within a
+    block of voxels: the same values, in the type of autocast (PyTorch's pooling is float32 only).
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Shortcut(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut (He et al. 2016); a strided one pools, then projects.
+    """Two convolutions and a shortcut (He et al. 2016); a strided shortcut pools, then projects.
 
-    Dropout follows both convolutions; nnU-Net, which never uses it by itself, has it after the first alone.
+    Dropout follows both convolutions; nnU-Net, whose plans never set dropout, has it after the first alone.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class ResidualBlock(nn.Module):
         y: torch.Tensor = self.second(self.first(x_bczyx))
         if self.excitation is not None and self.excite_branch:
             y = self.excitation(y)
-        y += self.shortcut(x_bczyx)  # in place: no layer's backward needs what it overwrites
+        y += self.shortcut(x_bczyx)  # in place: no layer's backward needs the old values
         y = self.activation(y)
         return y if self.excitation is None or self.excite_branch else self.excitation(y)
 
 
 class ProjectedBlock(nn.Module):
-    """A 1x1x1 convolution where the width changes, then two more whose sum with its output is taken.
+    """A 1x1x1 convolution where the width changes, then two convolutions added to its output.
 
     The block of pytorch-3dunet (after Lee et al. 2017, arXiv:1706.00120).
     """
@@ -111,7 +111,7 @@ class ProjectedBlock(nn.Module):
 
 
 def _excitation(channels: int, config: ResidualUNet3DConfig) -> tuple[nn.Module | None, bool]:
-    """The excitation that the options ask for, and whether it stands on the branch."""
+    """The excitation that the options ask for, and whether it is on the branch."""
     if not isinstance(config, ResidualUNetSE3DConfig):
         return None, False
     layer = make_excitation(config.excitation, channels, reduction=config.excitation_reduction)
@@ -128,13 +128,15 @@ def residual_level(
     stride: Zyx = NO_STRIDE,
     stem: nn.Module | None = None,
 ) -> nn.Sequential:
-    """A level of residual blocks; the first one changes width and, where basic, resolution."""
+    """A level of residual blocks; the first one changes the width and, for basic blocks, the resolution."""
     layers: list[nn.Module] = [] if stem is None else [stem]
     for index in range(blocks):
         before = in_channels if index == 0 else out_channels
         if config.block == "projected":
             layers.append(ProjectedBlock(before, out_channels, config, kernel=kernel))
         else:
-            own = stride if index == 0 else NO_STRIDE
-            layers.append(ResidualBlock(before, out_channels, config, kernel=kernel, stride=own))
+            block_stride = stride if index == 0 else NO_STRIDE
+            layers.append(
+                ResidualBlock(before, out_channels, config, kernel=kernel, stride=block_stride)
+            )
     return nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""Squeeze and excitation: features weighed by what the whole feature map, or the voxel itself, says."""
+"""Squeeze and excitation: features weighted by channel or by voxel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ctseg.nets.config import Excitation
 
 
 class ChannelExcitation(nn.Module):
-    """Each channel times a weight from 0 to 1 that the means of all channels give (Hu et al. 2018).
+    """Multiplies each channel by a weight from 0 to 1, computed from the means of all channels (Hu et al. 2018).
 
     Args:
-        reduction: by how much the channels shrink between the two linear layers.
+        reduction: factor by which the channels shrink between the two linear layers.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -23,13 +23,15 @@ class ChannelExcitation(nn.Module):
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
         """[B, C, Z, Y, X] to the same shape and type."""
-        mean = x_bczyx.mean((2, 3, 4), dtype=torch.float32)  # thousands of voxels: not in half
+        mean = x_bczyx.mean(
+            (2, 3, 4), dtype=torch.float32
+        )  # half precision loses digits over many voxels
         weight: torch.Tensor = self.up(self.down(mean).relu()).sigmoid().to(x_bczyx.dtype)
         return x_bczyx * weight[:, :, None, None, None]
 
 
 class SpatialExcitation(nn.Module):
-    """Each voxel times a weight from 0 to 1 that its own features give (Roy et al. 2018)."""
+    """Multiplies each voxel by a weight from 0 to 1, computed from its own features (Roy et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

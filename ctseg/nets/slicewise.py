@@ -1,4 +1,4 @@
-"""Slices as a batch: how slice-wise networks see volumes. No memory is copied for channels-last volumes."""
+"""Slices of volumes as a batch, for slice-wise networks. Channels-last volumes are folded without a copy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def unfold(y_ncyx: torch.Tensor, batch: int) -> torch.Tensor:
 
 
 def with_neighbours(x_bczyx: torch.Tensor, context: int) -> torch.Tensor:
-    """Each slice with its neighbours as channels (2.5D); the first and the last slice repeat beyond the ends.
+    """Each slice with its neighbours as channels (2.5D); beyond the ends the first or last slice is repeated.
 
     Args:
         x_bczyx: [B, C, Z, Y, X].
-        context: slices on either side.
+        context: neighbouring slices on either side.
 
     Returns:
-        [B, C * (2 * context + 1), Z, Y, X], for each channel of the scan its slices in order of z.
+        [B, C * (2 * context + 1), Z, Y, X]: for each channel of the scan its slices in order of z.
     """
     if not context:
         return x_bczyx

@@ -1,4 +1,4 @@
-"""The options of the slice-wise networks, and their demands on patches. Free of torch."""
+"""Options of the slice-wise networks, and their constraints on patches. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLANE_STRIDE: Zyx = (1, 2, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class _InPlane(UNetOptions):
-    """Kernels and strides of 1 along z."""
+    """Options whose kernels and strides are 1 along z."""
 
     kernels_zyx: tuple[Zyx, ...] = field(
         default=(),
@@ -45,7 +45,7 @@ class _InPlane(UNetOptions):
             if any(item[0] != 1 for item in getattr(self, name)):
                 raise ConfigError(
                     f"{type(self).__name__}.{name} is {getattr(self, name)}; a slice-wise network has 1 along z.",
-                    hint="Use 1 as the first of each three, or the network unet3d.",
+                    hint="Use 1 as the first of each three numbers, or the network unet3d.",
                 )
 
     @property
@@ -61,40 +61,40 @@ class _InPlane(UNetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class UNet2DConfig(_InPlane, UNet3DConfig):
-    """Options of `unet2d`: those of `unet3d`, with nothing along z."""
+    """Options of `unet2d`: those of `unet3d`, with kernels and strides of 1 along z."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualUNet2DConfig(_InPlane, ResidualUNet3DConfig):
-    """Options of `residual_unet2d`: those of `residual_unet3d`, with nothing along z."""
+    """Options of `residual_unet2d`: those of `residual_unet3d`, with kernels and strides of 1 along z."""
 
 
 def unet2d_constraints(config: UNetOptions) -> Constraints:
-    """Any number of slices; in the plane multiples of all strides, twice that at least.
+    """Any number of slices; within the plane multiples of the product of all strides, at least twice that.
 
-    Twice, so that instance normalisation has more than one pixel at the deepest level.
+    The factor of two leaves instance normalisation more than one pixel at the deepest level.
     """
     y, x = (math.prod(stride[axis] for stride in config.strides) for axis in (1, 2))
     return Constraints(stride_zyx=(1, y, x), min_tile_zyx=(1, 2 * y, 2 * x), dims=2)
 
 
 def unet2d_from_plan(plan: NetworkPlan) -> UNet2DConfig:
-    """Depth, widths, kernels and strides of `unet2d` for a patch, of which a slice counts."""
-    made = unet_from_plan(_of_a_slice(plan))
+    """Depth, widths, kernels and strides of `unet2d` for one slice of a patch."""
+    config = unet_from_plan(_plan_of_slice(plan))
     return UNet2DConfig(
-        features=made.features, kernels_zyx=made.kernels_zyx, strides_zyx=made.strides_zyx
+        features=config.features, kernels_zyx=config.kernels_zyx, strides_zyx=config.strides_zyx
     )
 
 
 def residual_unet2d_from_plan(plan: NetworkPlan) -> ResidualUNet2DConfig:
-    """Depth, widths, kernels and strides of `residual_unet2d` for a patch, of which a slice counts."""
-    made = residual_unet_from_plan(_of_a_slice(plan))
+    """Depth, widths, kernels and strides of `residual_unet2d` for one slice of a patch."""
+    config = residual_unet_from_plan(_plan_of_slice(plan))
     return ResidualUNet2DConfig(
-        features=made.features, kernels_zyx=made.kernels_zyx, strides_zyx=made.strides_zyx
+        features=config.features, kernels_zyx=config.kernels_zyx, strides_zyx=config.strides_zyx
     )
 
 
-def _of_a_slice(plan: NetworkPlan) -> NetworkPlan:
+def _plan_of_slice(plan: NetworkPlan) -> NetworkPlan:
     _, y, x = plan.patch_zyx
     inside = plan.spacing_zyx[1:]
     return replace(plan, patch_zyx=(1, y, x), spacing_zyx=(max(inside), *inside), dims=2)
@@ -106,15 +106,17 @@ class TimmUNetConfig:
 
     encoder: str = field(
         default="resnet18",
-        metadata={"help": "a convolutional network of timm, e.g. resnet34, efficientnet_b0"},
+        metadata={
+            "help": "name of a convolutional network of timm, e.g. resnet34, efficientnet_b0"
+        },
     )
     context_slices: int = field(
-        default=1, metadata={"help": "neighbouring slices on either side, seen as channels"}
+        default=1, metadata={"help": "neighbouring slices on either side, used as channels"}
     )
     encoder_weights: str = field(
         default="",
         metadata={
-            "help": "local .safetensors file with the encoder's pretrained weights; empty: fresh ones",
+            "help": "local .safetensors file with the encoder's pretrained weights; empty: random weights",
             "training_only": True,
         },
     )
@@ -136,7 +138,9 @@ class TimmUNetConfig:
     )
     activation: Activation = field(
         default="relu",
-        metadata={"help": "of the decoder: leaky_relu (slope 0.01), relu, elu, gelu or silu"},
+        metadata={
+            "help": "activation of the decoder: leaky_relu (slope 0.01), relu, elu, gelu or silu"
+        },
     )
     dropout: float = field(
         default=0.0,

@@ -1,4 +1,4 @@
-"""Encoders of timm: what they give, and pretrained weights from a local file. Nothing is ever downloaded."""
+"""Encoders of timm: their feature maps, and pretrained weights from a local file. Nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctseg.errors import BadInput, ConfigError, FileProblem, UnknownName
 from ctseg.nets.timm_import import timm
 
 FAMILIES = "resnet, regnet, efficientnet, convnext, densenet, mobilenetv3, ..."
-# Where timm would look for weights: emptied, so that it has nothing but what it is handed.
+# Settings by which timm finds weights to download: emptied, so that it uses only what it is passed.
 _NO_SOURCE: Mapping[str, Any] = {
     "url": "", "file": None, "hf_hub_id": None, "source": "", "label_offset": 0,
 }  # fmt: skip
@@ -28,8 +28,8 @@ class Encoder:
     """The feature maps of an encoder, from the finest down.
 
     Attributes:
-        channels: of each map.
-        reductions: how much smaller than the image each one is.
+        channels: number of channels of each map.
+        reductions: how many times smaller than the image each map is.
     """
 
     channels: tuple[int, ...]
@@ -37,10 +37,10 @@ class Encoder:
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no network of timm, and names that make timm look beyond this machine.
+    """Refuse names that timm does not know, and names that make timm download.
 
     Raises:
-        UnknownName: with the nearest one.
+        UnknownName: the name is unknown; the message suggests the nearest one.
     """
     known = timm().list_models()
     if name.split(".")[0] not in known:
@@ -49,15 +49,15 @@ def check_name(name: str) -> None:
 
 @functools.cache
 def describe(name: str, levels: int) -> Encoder:
-    """The feature maps of an encoder, found by building it once and running it on a small image.
+    """The feature maps of an encoder, measured by building it and running it on a small image.
 
     Args:
-        name: of a network in timm.
-        levels: how many maps are used, from the finest; 0 takes all.
+        name: name of a network in timm.
+        levels: number of maps in use, from the finest; 0 takes all.
 
     Raises:
         UnknownName: no such network.
-        ConfigError: one without a pyramid of feature maps, or with fewer levels.
+        ConfigError: the encoder has no pyramid of feature maps, or fewer levels.
     """
     check_name(name)
     most = len(describe(name, 0).channels) if levels else 0
@@ -66,7 +66,7 @@ def describe(name: str, levels: int) -> Encoder:
             f"The encoder '{name}' has {most} levels; timm_unet.levels asks for {levels}.",
             hint=f"Use {most} or fewer, or 0 for all",
         )
-    # looking must not change the weights drawn later, and needs values
+    # measured on real values, without changing the weights drawn later
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         try:
             net = _build(name, levels)
@@ -85,13 +85,13 @@ def describe(name: str, levels: int) -> Encoder:
         raise _unusable(name, f"its feature maps are {shapes} for an image of {side} pixels")
     torch.stack([one.float().mean() for one in maps]).sum().backward()  # type: ignore[no-untyped-call]
     idle = [key for key, parameter in net.named_parameters() if parameter.grad is None]
-    if idle:  # they would never be trained, and data-parallel training waits for them
+    if idle:  # they would never be trained, and data-parallel training waits for their gradients
         raise _unusable(name, f"its feature maps do not depend on {idle[0]}")
     return Encoder(tuple(channels), tuple(reductions))
 
 
 def _build(name: str, levels: int, **options: Any) -> Any:
-    """The encoder of timm; one that is cut to some levels drops what lies below them."""
+    """timm's encoder; one that is cut to some levels drops the layers below them."""
     if levels:
         options |= {"out_indices": tuple(range(levels)), "feature_cls": "getter"}
     return timm().create_model(name, features_only=True, **options)
@@ -108,15 +108,15 @@ def make_encoder(name: str, levels: int, *, in_channels: int, weights: str = "")
     """An encoder that returns its feature maps, from the finest down.
 
     Args:
-        in_channels: of the image; a pretrained first convolution is fitted to them as timm does (summed for one
-            channel, else repeated and scaled).
-        weights: a local safetensors file of the whole network, as timm publishes them; empty for fresh weights.
+        in_channels: channels of the image; a pretrained first convolution is adapted to them as timm does (summed for
+            one channel, else repeated and scaled).
+        weights: local safetensors file of the whole network, as timm publishes it; empty for random weights.
 
     Raises:
-        ConfigError: weights of another network, or no safetensors file.
+        ConfigError: weights of another network, or a file of another format.
         FileProblem: the file is missing or cannot be read.
     """
-    describe(name, levels)  # refuses what cannot be used
+    describe(name, levels)  # raises for encoders that cannot be used
     options: dict[str, Any] = {"in_chans": in_channels}
     if weights:
         tensors = read_encoder_weights(weights)
@@ -124,7 +124,7 @@ def make_encoder(name: str, levels: int, *, in_channels: int, weights: str = "")
         overlay = {**_NO_SOURCE, "state_dict": dict(tensors)}
         options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     encoder: torch.nn.Module = _build(name, levels, **options)
-    for note in ("pretrained_cfg", "default_cfg"):  # they hold on to the tensors
+    for note in ("pretrained_cfg", "default_cfg"):  # they keep references to the tensors
         if hasattr(encoder, note):
             setattr(encoder, note, {})
     return encoder
@@ -134,30 +134,30 @@ def read_encoder_weights(weights: str) -> dict[str, torch.Tensor]:
     """The tensors of a local safetensors file. Pickled files are never opened.
 
     Raises:
-        ConfigError: not named as a safetensors file.
-        FileProblem: missing, or no whole safetensors file.
+        ConfigError: the name does not end in .safetensors.
+        FileProblem: missing, or not a complete safetensors file.
     """
     path = weights_path(weights)
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileProblem(f"{path} is no whole safetensors file: {error}.") from error
+        raise FileProblem(f"{path} is not a complete safetensors file: {error}.") from error
     if not tensors:
         raise BadInput(f"{path} holds no tensors.")
     return tensors
 
 
 def weights_path(weights: str) -> Path:
-    """The file that is named, which must be there.
+    """The file of weights, checked to exist.
 
     Raises:
-        ConfigError: not named as a safetensors file.
+        ConfigError: the name does not end in .safetensors.
         FileProblem: missing.
     """
     path = Path(weights).expanduser()
     if path.suffix != ".safetensors":
         raise ConfigError(
-            f"The encoder's weights {path} are no .safetensors file; nothing else is read.",
+            f"The encoder's weights {path} are not a .safetensors file, the only format that is read.",
             hint="timm publishes model.safetensors for its networks; pickled files can hold programs.",
         )
     if not path.is_file():
@@ -171,7 +171,7 @@ def weights_path(weights: str) -> Path:
 def _check_fit(
     name: str, tensors: Mapping[str, torch.Tensor], weights: str, options: Mapping[str, Any]
 ) -> None:
-    """Load the file into the whole network, strictly: for feature maps alone timm leaves gaps unsaid."""
+    """Load the file into the whole network, strictly: for feature maps alone timm ignores missing tensors."""
     bare = timm().create_model(name, num_classes=0, pretrained=False)
     cfg = dict(getattr(bare, "pretrained_cfg", {}))
     heads = cfg.get("classifier") or ()

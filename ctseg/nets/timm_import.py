@@ -1,8 +1,8 @@
-"""timm, imported on first use: the one place that knows how.
+"""Imports timm on first use; all other modules import it through this one.
 
 `import timm` needs torchvision, whose wheel may be built for another torch than the one installed; its compiled
 operators then do not load and the import fails although timm uses none of them. Declaring the two missing schemas
-first mends that, and does nothing where torchvision is whole.
+first makes the import work; where torchvision is intact it changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-_KEPT: list[Any] = []  # a Library's definitions live as long as the object
+_KEPT: list[Any] = []  # keeps the Library objects alive, and their definitions with them
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -22,13 +22,13 @@ FIRST_WIDTH, LARGEST_WIDTH = 16, 256
 
 
 def timm_unet_constraints(config: TimmUNetConfig) -> Constraints:
-    """In the plane multiples of the encoder's reduction, twice that at least; the context in slices.
+    """In the plane multiples of the encoder's reduction, at least twice that; along z its context slices.
 
     Raises:
         UnknownName, ConfigError, FileProblem: an encoder or a file of weights that cannot be used.
     """
     if config.encoder_weights:
-        weights_path(config.encoder_weights)  # said before data are read, not after
+        weights_path(config.encoder_weights)  # fails here, before data are read
     side = describe(config.encoder, config.levels).reductions[-1]
     return Constraints(
         stride_zyx=(1, side, side),
@@ -66,7 +66,7 @@ def _conv(in_channels: int, out_channels: int, config: TimmUNetConfig) -> nn.Seq
 
 
 class _Up(nn.Module):
-    """One level up: enlarge, join the finer map, two convolutions."""
+    """One level up: upsampling, concatenation with the finer map, two convolutions."""
 
     def __init__(
         self, below: int, skip: int, width: int, factor: int, config: TimmUNetConfig
@@ -93,13 +93,13 @@ class _Up(nn.Module):
 
 
 class TimmUNet(nn.Module):
-    """An encoder of timm and a light decoder; the image itself joins at full resolution.
+    """An encoder of timm and a light decoder; the image itself is concatenated at full resolution.
 
     Args:
         encoder: returns its feature maps, from the finest down.
-        skips: channels of the maps that join, from full resolution down, and last of the deepest one.
-        reductions: of each of them, from 1 up.
-        widths: of the decoder's levels, from full resolution down.
+        skips: channels of the maps that are concatenated, from full resolution down; the last is the deepest map.
+        reductions: reduction of each of them, from 1 up.
+        widths: widths of the decoder's levels, from full resolution down.
         out_channels: channels of the logits.
     """
 
@@ -130,7 +130,7 @@ class TimmUNet(nn.Module):
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """[B, C, Z, Y, X] to logits [B, K, Z, Y, X], or a tuple of them (finest first) in deeply supervised training.
 
-        Slices are a batch; each sees `context_slices` neighbours, and at the ends the first or last one again.
+        Slices form the batch; each has `context_slices` neighbours as channels; the first and last slice are repeated.
         """
         batch = x_bczyx.shape[0]
         image = fold(with_neighbours(x_bczyx, self.context))
@@ -149,14 +149,14 @@ class TimmUNet(nn.Module):
 
 def timm_unet(config: TimmUNetConfig, *, in_channels: int, out_channels: int) -> nn.Module:
     """The 2.5D U-Net around an encoder of timm."""
-    seen = in_channels * (2 * config.context_slices + 1)
-    found = describe(config.encoder, config.levels)
+    image_channels = in_channels * (2 * config.context_slices + 1)
+    described = describe(config.encoder, config.levels)
     encoder = make_encoder(
-        config.encoder, config.levels, in_channels=seen, weights=config.encoder_weights
+        config.encoder, config.levels, in_channels=image_channels, weights=config.encoder_weights
     )
-    skips, reductions = found.channels, found.reductions
+    skips, reductions = described.channels, described.reductions
     if reductions[0] != 1:
-        skips, reductions = (seen, *skips), (1, *reductions)
+        skips, reductions = (image_channels, *skips), (1, *reductions)
     count = len(skips) - 1
     if config.features and len(config.features) != count:
         raise ConfigError(

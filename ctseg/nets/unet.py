@@ -1,4 +1,4 @@
-"""`unet3d`, `residual_unet3d` and `residual_unet_se3d`: one U, several encoders and decoders."""
+"""`unet3d`, `residual_unet3d` and `residual_unet_se3d`: one U-Net class, several encoders and decoders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UNet(nn.Module):
 
     Args:
         encoder: one module a level, from full resolution down, `config.features[i]` channels wide.
-        decoder_level: `decoder_level(level, in_channels)` makes what follows the joining at a level.
+        decoder_level: `decoder_level(level, in_channels)` creates the layers after the concatenation at a level.
         out_channels: channels of the logits.
     """
 
@@ -78,7 +78,7 @@ class UNet(nn.Module):
     def _join(
         self, upsample: Upsample, level: nn.Module, y: torch.Tensor, skip: torch.Tensor
     ) -> torch.Tensor:
-        """One level up: what is below enlarged, joined with the skip, and through the level."""
+        """One level up: upsample y, join it with the skip, and apply the level."""
         skip_first = self.skip == "concat_skip_first"
         if self.skip != "sum":
             fused = cpu.fused_level(upsample, level, y, skip, skip_first=skip_first)
@@ -90,8 +90,8 @@ class UNet(nn.Module):
         return out
 
 
-def _own_strides(config: UNetOptions) -> tuple[Zyx, ...]:
-    """The stride that the first convolution of each encoder level has."""
+def _conv_strides(config: UNetOptions) -> tuple[Zyx, ...]:
+    """The stride of the first convolution of each encoder level."""
     strided = config.downsampling == "strided"
     return (NO_STRIDE, *(stride if strided else NO_STRIDE for stride in config.strides))
 
@@ -109,7 +109,7 @@ def unet3d(config: UNet3DConfig, *, in_channels: int, out_channels: int) -> nn.M
             config,
             convs=config.convs_of_encoder[level],
             kernel=config.kernels[level],
-            stride=_own_strides(config)[level],
+            stride=_conv_strides(config)[level],
             first_width=max(width // 2, before) if config.widen == "gradual" else None,
             dropouts=config.dropouts,
         )
@@ -146,7 +146,7 @@ def residual_unet3d(
             config,
             blocks=config.blocks[level],
             kernel=config.kernels[level],
-            stride=_own_strides(config)[level],
+            stride=_conv_strides(config)[level],
             stem=stem if level == 0 else None,
         )
         encoder.append(with_pooling(blocks, config, strides[level]))

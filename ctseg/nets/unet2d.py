@@ -1,4 +1,4 @@
-"""`unet2d` and `residual_unet2d`: the U-Nets, slice by slice (Ronneberger et al. 2015, Isensee et al. 2021)."""
+"""`unet2d` and `residual_unet2d`: slice-wise U-Nets (Ronneberger et al. 2015, Isensee et al. 2021)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ctseg.nets.unet import residual_unet3d, unet3d
 
 
 class SliceWise(nn.Module):
-    """A network of volumes, applied to each slice by itself.
+    """Applies a network of volumes to each slice by itself.
 
-    Slices go in as a batch of volumes one slice deep, so that normalisation sees a slice, never its neighbours: the
+    Slices go in as a batch of volumes one slice deep, so that normalisation covers one slice: the
     logits of a slice are the same whatever tile it lies in. Convolutions over one slice with a kernel of 1 along z
     cost what 2D ones do (measured on a CPU with AMX, in float32 and bfloat16).
 

@@ -1,4 +1,4 @@
-"""When the kernels of this folder are used, and what mixed precision and the processor mean for them."""
+"""When the kernels of this folder are used, and which number type and processor they meet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 ENABLED = True
-"""False turns every kernel of this folder off: networks then compute as PyTorch does."""
+"""Switch for all kernels of this folder; with False, PyTorch computes everything."""
 
 
 class _Depth(threading.local):
@@ -35,17 +35,17 @@ def is_active() -> bool:
 
 
 def kind_of(x: torch.Tensor) -> torch.dtype:
-    """The type in which convolutions of x are computed on a CPU."""
+    """The type in which the CPU computes convolutions of x: that of autocast, if it is on."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def has_amx() -> bool:
-    """Whether the processor multiplies tiles of bfloat16: products are cheap then, and memory is what takes time."""
+    """Whether the processor multiplies tiles of bfloat16 (AMX); memory then takes the time, products do not."""
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def plain_cpu(x: torch.Tensor) -> bool:
-    """Whether x is computed on the CPU by PyTorch's operations, one after another."""
+    """Whether PyTorch computes x eagerly on the CPU: neither compiled nor traced."""
     return (
         x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     )

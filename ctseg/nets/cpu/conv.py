@@ -1,17 +1,16 @@
-"""3D convolutions in mixed precision on a CPU: with fewer products where that is faster, in float32 where it must be.
+"""3D convolutions in mixed precision on a CPU: fewer products where that is faster, float32 where bfloat16 is wrong.
 
-Large convolutions take two thirds of the products (`winograd`); the kernels of small ones get their gradient as a
-product of matrices (`im2col`). Volumes too small for the bfloat16 kernels are computed in float32: with oneDNN 3.12
+Large convolutions take two thirds of the products (`winograd`); small ones compute the gradient of their kernel as a
+matrix product (`im2col`). Volumes too small for the bfloat16 kernels are computed in float32: with oneDNN 3.12
 (PyTorch 2.13) on a processor with AMX, the weight gradient of a bfloat16 `Conv3d` is garbage, often NaN, where an axis
 is shorter than the kernel, as at the deepest level of a thin patch: relative errors near 1 for 2 slices under a kernel
 of 3, whatever the other sizes, channels and memory layout. Where a strided convolution leaves one voxel along x, the
-result itself may be wrong, too (PyTorch issue 169688). Such volumes are tiny, so float32 costs nothing that could be
-measured.
+result itself may be wrong, too (PyTorch issue 169688). Such volumes are tiny, so float32 takes no measurable time.
 
-While a thread is in the context `use_cpu_kernels`, `torch.nn.Conv3d` has another `_conv_forward`, which asks whether
-the calling thread is one of those that want the kernels. No layer is changed, so nothing of this is pickled or left
-behind. A `TorchFunctionMode` would do without replacing the method, but takes 1.5 microseconds for each operation and
-each property of a tensor, 5 % of a forward pass of 20 ms.
+Inside the context `use_cpu_kernels`, `torch.nn.Conv3d` has another `_conv_forward`, which checks whether the calling
+thread uses the kernels. Layers themselves are unchanged, so they pickle as before. A `TorchFunctionMode` would work
+without replacing the method, but takes 1.5 microseconds for each operation and each property of a tensor, 5 % of a
+forward pass of 20 ms.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from torch import nn
 from ctseg.nets.cpu import autocast, im2col, winograd
 
 _pytorch: Callable[..., torch.Tensor] = nn.Conv3d._conv_forward
-"""What `Conv3d` has where nobody uses the kernels."""
+"""PyTorch's method, in place while no context is open."""
 _users = 0
-"""Contexts that are open, of all threads."""
+"""Number of open contexts, over all threads."""
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def use_cpu_kernels() -> Iterator[None]:
-    """Compute plain 3D convolutions of this thread by the kernels, where mixed precision is on; contexts nest."""
+    """Use the kernels for plain 3D convolutions of this thread under mixed precision; contexts nest."""
     with _installed(), autocast.activated():
         yield
 
 
 @contextlib.contextmanager
 def _installed() -> Iterator[None]:
-    """Have `Conv3d` call `_conv_forward`."""
+    """Replace `Conv3d._conv_forward` by `_conv_forward` while any context is open."""
     global _users, _pytorch
     with _lock:
         if not _users:
@@ -78,7 +77,7 @@ def _conv_forward(
 
 
 def _is_wanted(conv: nn.Conv3d) -> bool:
-    """Whether this thread uses the kernels for this layer; classes derived from `Conv3d` are computed as they are."""
+    """Whether this thread uses the kernels for this layer; subclasses of `Conv3d` keep their own computation."""
     return type(conv) is nn.Conv3d and autocast.is_active() and torch.is_autocast_enabled("cpu")
 
 

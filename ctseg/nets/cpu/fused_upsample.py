@@ -1,9 +1,9 @@
-"""A transposed convolution, the joining with a skip and the next convolution, as one sum.
+"""A transposed convolution, concatenation with a skip and the next convolution, computed as one sum.
 
-Nothing stands between a transposed convolution and the convolution behind it, so the two are one transposed
-convolution with a larger kernel: for a stride of 2 and a kernel of 3 one of 4, which costs 512 products for each
-voxel and output channel where the two cost 928 (64 channels to 32 to 32). And a convolution of channels side by side
-is the sum of two convolutions, so that neither the enlarged channels nor the joined ones need to be stored.
+A transposed convolution directly followed by a convolution equals one transposed convolution with a larger kernel:
+for a stride of 2 and a kernel of 3 a kernel of 4, which costs 512 products for each voxel and output channel where
+the two cost 928 (64 channels to 32 to 32). A convolution of concatenated channels is the sum of two convolutions, so
+neither the upsampled nor the concatenated channels are stored.
 Values are the same up to the order of rounding. Measured on a core with AVX512-BF16, the U-Net of nnU-Net's plan for
 the hippocampus in bfloat16 takes 0.93 of the time forward and 0.91 of it for a training step.
 """
@@ -19,24 +19,24 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ctseg.nets.blocks import ConvNormAct, Upsample, hooked
+from ctseg.nets.blocks import ConvNormAct, Upsample, has_hooks
 from ctseg.nets.cpu import autocast, im2col, winograd
 
 GAIN = 0.7
-"""Products of the fused way over those of the usual one, at most; there are also sums to do."""
+"""Largest ratio of products, fused to separate, at which fusing pays; the fused form also does more sums."""
 BATCH = 2
-"""For which products are counted, whatever the batch is: what a sample gives must not depend on its neighbours."""
+"""Batch size assumed by the cost model, so that a sample's result never depends on the batch it is in."""
 
 
 def is_faster(
     upsample: Upsample, level: nn.Module, below: torch.Tensor, skip: torch.Tensor
 ) -> bool:
-    """Whether the fused way gives what the modules give, up to rounding, and is faster.
+    """Whether the fused form equals the modules' result up to rounding, and is faster.
 
     Args:
-        level: what follows the joining.
-        below: [B, C, Z, Y, X], what is enlarged.
-        skip: what it is joined with.
+        level: the layers after the concatenation.
+        below: [B, C, Z, Y, X], the features to upsample.
+        skip: the encoder features that they are concatenated with.
     """
     block = level[0] if isinstance(level, nn.Sequential) else None
     up = upsample.conv
@@ -47,18 +47,18 @@ def is_faster(
         or not isinstance(block, ConvNormAct)
         or block.order[0] != "conv"
         or not (_usual(up) and _usual(block.conv))
-        or any(map(hooked, (upsample, up, level, block, block.conv)))
+        or any(map(has_hooks, (upsample, up, level, block, block.conv)))
     ):
         return False
     kind = autocast.kind_of(below)
     if kind not in (torch.float32, torch.float64) and (
         kind != torch.bfloat16 or autocast.has_amx()
     ):
-        return False  # with the tiles of AMX it is not products that take the time
+        return False  # with AMX, memory takes the time rather than products
     kernel, stride, sizes = block.conv.kernel_size, up.stride, skip.shape[2:]
     if tuple(sizes) != tuple(n * s for n, s in zip(below.shape[2:], stride, strict=True)):
         return False
-    # below this the kernels of CPUs have had faults (see ctseg.nets.cpu.conv)
+    # kernels for volumes smaller than this have been faulty on CPUs (see ctseg.nets.cpu.conv)
     if any(
         size < s + k - 1 or (s > 1 and size <= 2 * s)
         for size, s, k in zip(sizes, stride, kernel, strict=True)
@@ -68,19 +68,19 @@ def is_faster(
 
 
 def _products(up: nn.ConvTranspose3d, conv: nn.Conv3d, skip: torch.Tensor) -> float:
-    """Products of the fused way over those of the usual one, for the channels from below."""
+    """Ratio of products, fused to separate, for the channels from below."""
     below, width, out = up.in_channels, up.out_channels, conv.out_channels
     voxels, taps = BATCH * math.prod(skip.shape[2:]), math.prod(conv.kernel_size)
     usual = voxels * width * (out * taps + below)
     reached = math.prod(
         (s + k - 1) / s for s, k in zip(up.stride, conv.kernel_size, strict=True)
-    )  # voxels from below that one voxel sees
+    )  # voxels from below in the receptive field of one output voxel
     kernel = below * math.prod(up.stride) * width * out * taps
     return (voxels * below * out * reached + 2 * kernel) / usual
 
 
 def _usual(conv: nn.Conv3d | nn.ConvTranspose3d) -> bool:
-    """Whether a convolution is one of those that networks here are made of."""
+    """Whether a convolution has the settings that the fused form supports."""
     if conv.groups != 1 or set(conv.dilation) != {1}:
         return False
     if isinstance(conv, nn.ConvTranspose3d):
@@ -107,7 +107,7 @@ def fused_level(
     *,
     skip_first: bool = False,
 ) -> torch.Tensor | None:
-    """`level` of what is below, enlarged, and the skip side by side; None where the modules should compute it.
+    """`level` of the upsampled features and the skip, concatenated; None where the modules should compute it.
 
     Args:
         skip_first: whether the skip's channels come before those from below.
@@ -129,7 +129,7 @@ def convolve(
     up: nn.ConvTranspose3d, conv: nn.Conv3d, below_bczyx: torch.Tensor, skip_bczyx: torch.Tensor,
     *, skip_first: bool = False,
 ) -> torch.Tensor:  # fmt: skip
-    """`conv` of `up(below)` and the skip side by side; [B, out, Z, Y, X].
+    """`conv` of `up(below)` concatenated with the skip; [B, out, Z, Y, X].
 
     Args:
         skip_first: whether the skip's channels come before those from below.
@@ -158,11 +158,11 @@ def convolve(
 
 
 class _Merge(torch.autograd.Function):
-    """The kernel of the transposed convolution that does the work of one and of the convolution behind it.
+    """The kernel of a transposed convolution that equals a transposed convolution followed by a convolution.
 
     From the kernels [C, width, sz, sy, sx] and [out, width, kz, ky, kx], [C, out, sz + kz - 1, sy + ky - 1,
-    sx + kx - 1]: the sum over the width of every tap of the one times every tap of the other. Both gradients are
-    products of matrices, which take less time than those of the convolution that gives the result.
+    sx + kx - 1]: the sum over the width of the products of every pair of taps. Both gradients are
+    matrix products, which take less time than those of the convolution that gives the result.
     """
 
     @staticmethod
@@ -181,7 +181,7 @@ class _Merge(torch.autograd.Function):
         first, then = ctx.saved_tensors
         taps = then.shape[2:]
         # [C * taps of the first, taps of the second * out]
-        met = im2col.laid_out(grad, taps, [1] * 3, [0] * 3)
+        met = im2col.input_windows(grad, taps, [1] * 3, [0] * 3)
         of_first = of_then = None
         if ctx.needs_input_grad[0]:
             of_first = met @ then.permute(2, 3, 4, 0, 1).flatten(0, 3)
@@ -198,16 +198,16 @@ _merge: Callable[..., torch.Tensor] = _Merge.apply
 
 
 def _bias_table(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """What a bias before a convolution adds after it: less where the kernel reaches into the padding.
+    """What a bias before a convolution adds to its output: less where the kernel reaches into the padding.
 
     Returns:
-        [kz, ky, kx, out]: for the first voxels of each axis, those between, and the last ones.
+        [kz, ky, kx, out]: for the first voxels of each axis, the inner ones, and the last ones.
     """
     table = torch.einsum("oczyx,c->zyxo", weight, bias)
     for axis in range(3):
         reach = table.shape[axis]
         place = torch.arange(reach)
-        # of a kernel of 3: taps 1 and 2 at the first voxel, all between, taps 0 and 1 at the last
+        # of a kernel of 3: taps 1 and 2 at the first voxel, all inside, taps 0 and 1 at the last
         tap = place[:, None] + place - reach // 2
         inside = ((tap >= 0) & (tap < reach)).to(table.dtype)
         table = torch.tensordot(inside, table, ([1], [axis])).movedim(0, axis)
@@ -215,7 +215,7 @@ def _bias_table(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
 
 
 class _AddAtBorder(torch.autograd.Function):
-    """Adds a table of values to the faces of a volume, in place; the inside is left alone."""
+    """Adds a table of values to the faces of a volume, in place; inner voxels keep their values."""
 
     @staticmethod
     def forward(ctx: Any, y_bczyx: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -247,7 +247,7 @@ class _AddAtBorder(torch.autograd.Function):
 def _faces(
     volume_bczyx: torch.Tensor, reaches: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, tuple[int, ...], list[torch.Tensor]]]:
-    """The parts of a volume that are nearer to a face than half of a kernel, each voxel in one of them.
+    """The parts of a volume within half a kernel of a face, each voxel in exactly one of them.
 
     Yields:
         The part [B, ..., channels], the entry of a table for it along the axes so far, and which entries of the

@@ -1,6 +1,6 @@
-"""Convolutions of small volumes whose kernel gets its gradient as one product of matrices.
+"""Convolutions of small volumes that compute the gradient of their kernel as one matrix product.
 
-What each result is computed from is laid side by side, as in Caffe (Jia and others, arXiv:1408.5093); the gradient of
+The inputs of each result are laid side by side, as in Caffe (Jia and others, arXiv:1408.5093); the gradient of
 the kernel is then one product of two matrices. At the deepest levels of a U-Net, where there are more taps than
 voxels, that takes about half the time of oneDNN's own in bfloat16 without AMX; for more voxels it takes longer.
 """
@@ -18,15 +18,15 @@ from torch.nn import functional
 from ctseg.nets.cpu import autocast
 
 VOXELS = 512
-"""Of the results of all samples, at most."""
+"""Most results, over all samples."""
 WEIGHTS = 27 * 128 * 128
-"""Of the kernel, at least."""
+"""Fewest values in the kernel."""
 
 
 def is_faster(
     x: torch.Tensor, weight: torch.Tensor, *, padding: Sequence[int], stride: Sequence[int]
 ) -> bool:
-    """Whether the gradient of the kernel is wanted, and is computed faster this way.
+    """Whether the kernel needs a gradient and this form computes it faster.
 
     Args:
         x: [B, C, Z, Y, X].
@@ -47,7 +47,7 @@ def is_faster(
 def _results(
     x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int]
 ) -> Iterator[int]:
-    """How many there are along each axis."""
+    """The number of results along each axis."""
     for size, k, s, p in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True):
         yield (size + 2 * p - k) // s + 1
 
@@ -56,7 +56,7 @@ def convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
     *, stride: Sequence[int], padding: Sequence[int],
 ) -> torch.Tensor:  # fmt: skip
-    """The convolution of x, padded by zeros, in the type of mixed precision where that is on.
+    """The convolution of x, padded by zeros, in the type of autocast if it is on.
 
     Args:
         x: [B, C, Z, Y, X].
@@ -96,7 +96,7 @@ class _Convolve(torch.autograd.Function):
             )  # fmt: skip
             of_x = of_x.to(ctx.of_x)
         if for_weight:
-            columns = laid_out(x, taps.shape[2:], ctx.stride, ctx.padding)
+            columns = input_windows(x, taps.shape[2:], ctx.stride, ctx.padding)
             product = grad.movedim(1, -1).flatten(0, 3).t() @ columns
             of_weight = product.view(len(taps), *taps.shape[2:], -1).movedim(-1, 1)
             of_weight = of_weight.to(ctx.of_weight)
@@ -108,10 +108,10 @@ class _Convolve(torch.autograd.Function):
 _convolve: Callable[..., torch.Tensor] = _Convolve.apply
 
 
-def laid_out(
+def input_windows(
     x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> torch.Tensor:
-    """What each result of a convolution is computed from.
+    """The inputs of each result of a convolution, one row a result.
 
     Args:
         x: [B, C, Z, Y, X].
@@ -120,7 +120,7 @@ def laid_out(
         [results of all samples, kz * ky * kx * C].
     """
     z, y, x_ = padding
-    seen = functional.pad(x.movedim(1, -1), (0, 0, x_, x_, y, y, z, z))
+    windows = functional.pad(x.movedim(1, -1), (0, 0, x_, x_, y, y, z, z))
     for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), 1):
-        seen = seen.unfold(axis, k, s)
-    return seen.movedim(4, -1).flatten(0, 3).flatten(1)
+        windows = windows.unfold(axis, k, s)
+    return windows.movedim(4, -1).flatten(0, 3).flatten(1)

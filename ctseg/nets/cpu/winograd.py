@@ -1,15 +1,15 @@
-"""Convolutions of three taps with two thirds of the products, for CPUs that multiply bfloat16 without AMX.
+"""Convolutions with three taps that need two thirds of the products, for CPUs that multiply bfloat16 without AMX.
 
-Along one axis, two neighbouring results of the taps (g0, g1, g2) over the values (a, b, c, d) are
+Along one axis, two neighbouring results of the taps (g0, g1, g2) on the values (a, b, c, d) are
 
     m0 + m1 + m2   and   m1 - m2 + m3,   where
     m0 = (a - c) g0,   m1 = (b + c) (g0 + g1 + g2) / 2,   m2 = (c - b) (g0 - g1 + g2) / 2,   m3 = (b - d) (-g2):
 
-four products where the sums themselves take six. This is F(2, 3) of Winograd (Arithmetic Complexity of Computations,
+four products where the plain sums take six. This is F(2, 3) of Winograd (Arithmetic Complexity of Computations,
 1980), which Lavin and Gray brought to networks (arXiv:1509.09308). Each of the four is a convolution over the other
-axes; gradients go the same way back. Differences and sums of values are rounded to bfloat16 once more, so a result
-is about twice as far from the exact one as that of the usual kernel, both near the rounding of the result itself
-(`tests/nets/cpu/test_winograd.py`). What it saves: `python -m benchmarks networks`.
+axes; gradients take the same steps in reverse. Differences and sums of values are rounded to bfloat16 once more, so
+a result is about twice as far from the exact one as that of the usual kernel, both near the rounding of the result
+itself (`tests/nets/cpu/test_winograd.py`). `python -m benchmarks networks` measures the time saved.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ctseg.nets.cpu import autocast
 from ctseg.nets.memory_layout import CHANNELS_LAST
 
 CHANNELS = 16
-"""in * out / (in + out) at least: sums are done for each channel, products for each pair."""
+"""Smallest in * out / (in + out): sums cost per channel, products per pair of channels."""
 VOXELS = 1000
-"""Of one sample, at least; the taps are combined anew each time, which costs as much as this many voxels."""
+"""Fewest voxels of one sample; the taps are combined on each call, which costs as much as this many voxels."""
 SLAB = 4 * 2**20
-"""Bytes of one of the four mixtures that are worked on at a time, for each thread, so that they stay in the cache."""
+"""Bytes per thread of one of the four mixtures in work at a time, so that they stay in the cache."""
 THREADS = 4
-"""For which slabs grow: three or four of them are held besides, which the estimate of memory has room for."""
+"""Most threads for which slabs grow; three or four slabs are held besides, which the estimate of memory includes."""
 
 
 def is_faster(
     x: torch.Tensor, weight: torch.Tensor, *, padding: Sequence[int], stride: Sequence[int] = (1,)
 ) -> bool:
-    """Whether `convolve` gives what the usual convolution gives, up to rounding, and is faster.
+    """Whether `convolve` equals the usual convolution up to rounding, and is faster.
 
-    Nothing here depends on the size of the batch: what a sample gives must not depend on its neighbours.
+    The answer does not depend on the batch size, so that a sample's result never depends on the batch it is in.
 
     Args:
         x: [B, C, Z, Y, X] or [B, C, Y, X].
@@ -55,7 +55,7 @@ def is_faster(
         and all(k % 2 for k in weight.shape[2:])
         and tuple(padding) == tuple(k // 2 for k in weight.shape[2:])
         and weight.shape[0] * weight.shape[1] >= CHANNELS * (weight.shape[0] + weight.shape[1])
-        # below this the kernels of CPUs have had faults (see ctseg.nets.cpu.conv)
+        # kernels for volumes smaller than this have been faulty on CPUs (see ctseg.nets.cpu.conv)
         and all(size >= max(k, 4) for size, k in zip(x.shape[2:], weight.shape[2:], strict=True))
         and math.prod(x.shape[2:]) >= VOXELS
         and x.is_contiguous(memory_format=layout)
@@ -64,7 +64,7 @@ def is_faster(
 
 
 def _axis(x: torch.Tensor, weight: torch.Tensor) -> int | None:
-    """The first axis with three taps and an even size; not the last, whose slices are short in memory."""
+    """The first axis with three taps and an even size; never the last, whose slices are short in memory."""
     for axis in range(2, x.ndim - 1):
         if weight.shape[axis] == 3 and x.shape[axis] % 2 == 0:
             return axis
@@ -72,10 +72,10 @@ def _axis(x: torch.Tensor, weight: torch.Tensor) -> int | None:
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The convolution of x, padded by half of the kernel, in the type of mixed precision where that is on.
+    """The convolution of x, padded by half of the kernel, in the type of autocast if it is on.
 
     Args:
-        x: [B, C, Z, Y, X] or [B, C, Y, X], channels-last, with an even size where the kernel has 3 taps first.
+        x: [B, C, Z, Y, X] or [B, C, Y, X], channels-last, of even size along the first axis with 3 taps.
 
     Returns:
         [B, out, Z, Y, X] or [B, out, Y, X], channels-last.
@@ -100,7 +100,7 @@ class _Convolve(torch.autograd.Function):
         shift = None if bias is None else bias.to(kind)
         y = _empty((x.shape[0], weight.shape[0], *x.shape[2:]), x)
         pairs, results, slabs = _Pairs(x, axis), _Pairs(y, axis), _slabs(x, y, axis)
-        # for the gradient of the taps; of several slabs they would be much, and are mixed anew
+        # for the gradient of the taps; with several slabs they would take much memory and are mixed again
         keep = trained and len(slabs) == 1
         mixtures: dict[int, torch.Tensor] = {}
 
@@ -120,7 +120,7 @@ class _Convolve(torch.autograd.Function):
             m1, m2 = product(1, lo, hi, room), product(2, lo, hi, room)
             torch.add(m1, m2, out=first)
             torch.sub(m1, m2, out=second)
-            del m1, m2  # the next ones take their memory, which is in the cache
+            del m1, m2  # the next ones reuse their memory, which is in the cache
             first += product(0, lo, hi, room)
             second += product(3, lo, hi, room)
         ctx.save_for_backward(*taps, *([mixtures[k] for k in range(4)] if keep else [x]))
@@ -131,7 +131,7 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        axis, tensors = ctx.axis, ctx.saved_tensors  # a checkpoint hands them out once
+        axis, tensors = ctx.axis, ctx.saved_tensors  # a checkpoint returns them only once
         taps, saved = tensors[:4], tensors[4:]
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         grad = grad.contiguous(memory_format=CHANNELS_LAST[grad.ndim])
@@ -141,7 +141,7 @@ class _Convolve(torch.autograd.Function):
         sums: list[torch.Tensor | None] = [None] * 5  # of the four taps and the bias
 
         def back(k: int, lo: int, hi: int, share: torch.Tensor, room: torch.Tensor | None) -> Any:
-            """The gradient of the k-th mixture, None if x needs none; those of taps and bias are added up."""
+            """The gradient of the k-th mixture, None if x needs none; adds up those of taps and bias."""
             mixture = saved[k] if pairs is None else pairs.mix(k, lo, hi, out=room)
             of_mixture, of_taps, of_bias = _gradients(
                 grads.share(k, lo, hi, out=share), mixture, taps[k],
@@ -181,9 +181,9 @@ def _gradients(
     grad: torch.Tensor, x: torch.Tensor, taps: torch.Tensor,
     *, padding: Sequence[int], wanted: list[bool],
 ) -> Sequence[Any]:  # fmt: skip
-    """Of x, the taps and the bias of a convolution; None where not wanted.
+    """Gradients of x, the taps and the bias of a convolution; None where not wanted.
 
-    Slices that share no taps are taken for samples: oneDNN's gradients of taps along two axes are the sooner ones.
+    Slices that share no taps are passed as samples: oneDNN computes gradients of taps along two axes faster.
     """
     sliced, batch = x.ndim == 5 and taps.shape[2] == 1, len(x)
     if sliced:
@@ -200,9 +200,9 @@ def _gradients(
 
 
 class _Pairs:
-    """A tensor as pairs of neighbours along an axis; that axis comes first in what is given and taken.
+    """A tensor as pairs of neighbours along an axis; methods take and return tensors with that axis first.
 
-    A pair is (b, c) of the formula: a is the second of the pair before it, d the first of the one behind it.
+    A pair is (b, c) of the formula: a is the second of the pair before it, d the first of the pair after it.
     """
 
     def __init__(self, tensor: torch.Tensor, axis: int) -> None:
@@ -212,13 +212,13 @@ class _Pairs:
         self._ends: list[tuple[int, torch.Tensor]] = []
 
     def room(self, lo: int, hi: int) -> torch.Tensor:
-        """An empty tensor for one value of each of the pairs lo to hi."""
+        """An empty tensor that holds one value for each of the pairs lo to hi."""
         shape = list(self._tensor.shape)
         shape[self._axis] = hi - lo
         return _empty(shape, self._tensor)
 
     def mix(self, k: int, lo: int, hi: int, *, out: torch.Tensor | None) -> torch.Tensor:
-        """What the k-th product takes of the pairs lo to hi; beyond the ends is zero. Without `out` in a new room."""
+        """The k-th factor for the pairs lo to hi, with zeros beyond the ends; in a new tensor if `out` is None."""
         out = self.room(lo, hi) if out is None else out
         to, b, c = out.movedim(self._axis, 0), self.first[lo:hi], self.second[lo:hi]
         if k == 1:
@@ -236,7 +236,7 @@ class _Pairs:
         return out
 
     def unmix(self, k: int, lo: int, hi: int, grad: torch.Tensor) -> None:
-        """Add the gradient of what `mix` gave for k = 0 or 3, to slabs that are written from low to high."""
+        """Add the gradient of `mix` for k = 0 or 3; slabs are written from low to high."""
         b, c = self.first[lo:hi], self.second[lo:hi]
         if k == 0:
             begin = int(lo == 0)
@@ -248,13 +248,13 @@ class _Pairs:
             self._ends.append((hi, grad[-1].clone()))
 
     def unmix_ends(self) -> None:
-        """What falls on the pairs behind each slab, when all have been written."""
+        """Add the gradients that fall on the pairs after each slab, once all slabs are written."""
         for hi, grad in self._ends:
             if hi < len(self.first):
                 self.first[hi] -= grad
 
     def share(self, k: int, lo: int, hi: int, *, out: torch.Tensor) -> torch.Tensor:
-        """The gradient of the k-th product, if these are the gradients of the results."""
+        """The gradient of the k-th product from the gradients of the results."""
         to, first, second = out.movedim(self._axis, 0), self.first[lo:hi], self.second[lo:hi]
         if k == 1:
             torch.add(first, second, out=to)
@@ -266,7 +266,7 @@ class _Pairs:
 
 
 def _combined_taps(weight: torch.Tensor, axis: int, kind: torch.dtype) -> list[torch.Tensor]:
-    """The four kernels, each with one tap along the axis; summed in float32 before they are rounded."""
+    """The four kernels, each with one tap along the axis; summed in float32, then rounded."""
     exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
     g0, g1, g2 = (exact.narrow(axis, tap, 1) for tap in range(3))
     ends = (g0 + g2).div_(2)
@@ -275,7 +275,7 @@ def _combined_taps(weight: torch.Tensor, axis: int, kind: torch.dtype) -> list[t
 
 
 def _of_taps(grads: Sequence[torch.Tensor | None], axis: int) -> torch.Tensor:
-    """The gradient of the kernel, of those of the four kernels."""
+    """The gradient of the kernel from those of the four kernels."""
     g0, g1, g2, g3 = (grad for grad in grads if grad is not None)
     shape = list(g0.shape)
     shape[axis] = 3
@@ -289,7 +289,7 @@ def _of_taps(grads: Sequence[torch.Tensor | None], axis: int) -> torch.Tensor:
 
 
 def _sum(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor | None:
-    """At least in float32; None is nothing."""
+    """Sum of two tensors, in float32 at least; None counts as 0."""
     if part is None:
         return total
     if total is None:
@@ -298,7 +298,7 @@ def _sum(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor 
 
 
 def _slabs(x: torch.Tensor, y: torch.Tensor, axis: int) -> list[tuple[int, int]]:
-    """The pairs in ranges of about equal length, whose mixtures stay in the cache."""
+    """Ranges of pairs of about equal length whose mixtures stay in the cache."""
     pairs = x.shape[axis] // 2
     largest = max(x.numel(), y.numel()) * x.element_size() // (2 * pairs)
     slabs = math.ceil(pairs * largest / (SLAB * min(torch.get_num_threads(), THREADS)))

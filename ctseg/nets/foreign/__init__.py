@@ -1,1 +1,1 @@
-"""Networks of other projects as ours: their settings as options, their weights under our names."""
+"""Networks of other projects: their settings as options of ctseg's networks, their weights under ctseg's names."""

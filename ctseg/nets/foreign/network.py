@@ -1,4 +1,4 @@
-"""What a foreign network is here, and how its tensors are renamed."""
+"""Description of a network of another project, and the renaming of its tensors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ctseg.specs import Zyx
 if TYPE_CHECKING:
     import torch
 
-WRAPPERS = ("_orig_mod.", "module.")  # left in names by torch.compile and DataParallel
+WRAPPERS = ("_orig_mod.", "module.")  # prefixes that torch.compile and DataParallel add
 Rule = tuple[str, Callable[[re.Match[str]], str | None]]
-"""A pattern for a whole name, and what makes ours of it; None drops the tensor."""
+"""A pattern for a whole name, and a function that returns ctseg's name; None drops the tensor."""
 
 
 @dataclass(frozen=True)
 class ForeignNetwork:
-    """A network of another project, described as one of ours.
+    """A network of another project, described as one of ctseg's.
 
     Attributes:
-        architecture: the name of ours.
+        architecture: name of ctseg's architecture.
         config: its options.
-        in_channels, out_channels: as the settings say; None where they do not.
-        activation: what turns logits into predictions there; None where the settings do not say.
-        axes: for each of our axes z, y, x the foreign axis that lies along it.
+        in_channels, out_channels: None where the settings do not give them.
+        activation: what turns logits into predictions in that project; None where the settings do not give it.
+        axes: for each of ctseg's axes z, y, x the foreign axis that corresponds to it.
     """
 
     architecture: str
@@ -52,7 +52,7 @@ class ForeignNetwork:
 
 @contextlib.contextmanager
 def keys_of(settings: str) -> Iterator[None]:
-    """Say which key is missing in settings of another project.
+    """Turn a KeyError into an error that names the key missing from another project's settings.
 
     Raises:
         BadInput: instead of KeyError.
@@ -62,46 +62,46 @@ def keys_of(settings: str) -> Iterator[None]:
     except KeyError as error:
         raise BadInput(
             f"There is no '{error.args[0]}' in {settings}.",
-            hint="Is the file whole, and written by the project itself?",
+            hint="Check that the file is complete and that the project itself wrote it.",
         ) from error
 
 
 def rename(
     state: Mapping[str, torch.Tensor], network: ForeignNetwork, rules: list[Rule], *, owner: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a foreign state dict under our names, kernels turned to our axes.
+    """The tensors of a foreign state dict under ctseg's names, kernels with their axes in ctseg's order.
 
     Args:
-        rules: tried in turn on each name; the first that fits the whole of it counts.
+        rules: tried in turn on each name; the first that matches the whole name applies.
         owner: the other project, for messages.
 
     Raises:
-        BadInput: a tensor that no rule fits.
+        BadInput: no rule matches a tensor.
     """
     named: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():
-        bare = key
+        stripped = key
         for wrapper in WRAPPERS:
-            bare = bare.removeprefix(wrapper)
-        name = _first(rules, bare, key, owner)
+            stripped = stripped.removeprefix(wrapper)
+        name = _first(rules, stripped, key, owner)
         if name is not None:
             named[f"net.{name}" if network.slicewise else name] = _turned(tensor, network)
     return named
 
 
-def _first(rules: list[Rule], bare: str, key: str, owner: str) -> str | None:
+def _first(rules: list[Rule], stripped: str, key: str, owner: str) -> str | None:
     for pattern, target in rules:
-        match = re.fullmatch(pattern, bare)
+        match = re.fullmatch(pattern, stripped)
         if match:
             return target(match)
     raise BadInput(
-        f"The weights hold '{key}', which is no tensor of a network of {owner} that is known here.",
-        hint="Weights of its present version are read; check that settings and weights belong together.",
+        f"The weights hold '{key}', which is not a tensor of any network of {owner} known to ctseg.",
+        hint="ctseg reads weights of the project's current version; check that settings and weights belong together.",
     )
 
 
 def _turned(tensor: torch.Tensor, network: ForeignNetwork) -> torch.Tensor:
-    """A convolution's kernel along our axes; anything else as it is."""
+    """A convolution's kernel with its axes in ctseg's order; other tensors unchanged."""
     if network.slicewise and tensor.ndim == 4:
         tensor = tensor.unsqueeze(2)
     if tensor.ndim == 5 and network.axes != (0, 1, 2):

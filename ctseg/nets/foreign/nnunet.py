@@ -1,4 +1,4 @@
-"""nnU-Net v2's PlainConvUNet and ResidualEncoderUNet: plans as options, weights under our names."""
+"""nnU-Net v2's PlainConvUNet and ResidualEncoderUNet: plans as options, weights under ctseg's names."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ KNOWN = {
 def read_plans(
     plans: Mapping[str, Any], configuration: str = "3d_fullres", *, deep_supervision: bool = True
 ) -> ForeignNetwork:
-    """The network of a plans file, new format or old.
+    """The network of a plans file in the new or the old format.
 
     nnU-Net turns every scan so that its coarsest axis comes first (`transpose_forward`). The network described here
-    takes scans as they are, z, y, x: kernels and strides are turned back, and `map_state` turns the weights.
+    takes scans in the order z, y, x: kernels and strides are turned back, and `map_state` turns the weights.
 
     Args:
         plans: the content of `nnUNetPlans.json` or `plans.json`.
@@ -52,7 +52,7 @@ def read_plans(
         deep_supervision: keep the heads of the lower levels, which every nnU-Net has, for further training.
 
     Raises:
-        BadInput: no such configuration, or a network that has no counterpart here.
+        BadInput: no such configuration, or a network without a counterpart in ctseg.
     """
     settings = configuration_of(plans, configuration)
     if "architecture" in settings:
@@ -62,7 +62,9 @@ def read_plans(
         name, kwargs = _old_format(settings)
     forward = tuple(int(axis) for axis in plans.get("transpose_forward", (0, 1, 2)))
     if sorted(forward) != [0, 1, 2]:
-        raise BadInput(f"transpose_forward of the plans is {forward}; an order of 0, 1, 2 is due.")
+        raise BadInput(
+            f"transpose_forward of the plans is {forward}; it must be an order of 0, 1, 2."
+        )
     axes = (forward.index(0), forward.index(1), forward.index(2))
     return read_architecture(name, kwargs, axes=axes, deep_supervision=deep_supervision)
 
@@ -75,44 +77,44 @@ def read_architecture(
     axes: Zyx = (0, 1, 2),
     deep_supervision: bool = True,
 ) -> ForeignNetwork:
-    """The network that a class and its arguments stand for.
+    """The network that a class and its arguments describe.
 
     Args:
         name: dotted name of the class, as `network_class_name` of the plans.
         kwargs: as `arch_kwargs` of the plans; classes as dotted names.
-        axes: for each of our axes the foreign one along it.
+        axes: for each of ctseg's axes the foreign axis that corresponds to it.
         deep_supervision: see `read_plans`.
 
     Raises:
-        BadInput: a class, argument or layer that has no counterpart here.
+        BadInput: a class, argument or layer without a counterpart in ctseg.
     """
     kind = name.rsplit(".", 1)[-1]
     if kind not in CLASSES:
         raise BadInput(
-            f"The plans ask for the network {name}.", hint=f"Known here: {', '.join(CLASSES)}"
+            f"The plans ask for the network {name}.", hint=f"ctseg knows: {', '.join(CLASSES)}"
         )
     unknown = sorted(set(kwargs) - KNOWN)
     if unknown:
         raise BadInput(
-            f"{kind} is given '{unknown[0]}', which has no counterpart here.",
+            f"{kind} has the argument '{unknown[0]}', which has no counterpart in ctseg.",
             hint=f"Known: {', '.join(sorted(KNOWN))}",
         )
     if (_last(kwargs.get("block") or "BasicBlockD")) != "BasicBlockD" or kwargs.get(
         "bottleneck_channels"
     ):
-        raise BadInput("Bottleneck blocks have no counterpart here.", hint="BasicBlockD has one.")
+        raise BadInput("Bottleneck blocks have no counterpart in ctseg.", hint="Use BasicBlockD.")
     levels = int(kwargs["n_stages"])
-    flat = _last(kwargs["conv_op"]) == "Conv2d"
-    if not flat and _last(kwargs["conv_op"]) != "Conv3d":
+    slicewise = _last(kwargs["conv_op"]) == "Conv2d"
+    if not slicewise and _last(kwargs["conv_op"]) != "Conv3d":
         raise BadInput(f"The convolution is {kwargs['conv_op']}.", hint="Known: Conv2d, Conv3d")
-    strides = _axes(kwargs["strides"], levels, flat, axes)
+    strides = _axes(kwargs["strides"], levels, slicewise, axes)
     if strides[0] != (1, 1, 1):
         raise BadInput(
-            f"The first stage has a stride of {strides[0]}; here the first level is full resolution."
+            f"The first stage has a stride of {strides[0]}; in ctseg the first level is at full resolution."
         )
     options: dict[str, Any] = {
         "features": _counts(kwargs["features_per_stage"], levels),
-        "kernels_zyx": _axes(kwargs["kernel_sizes"], levels, flat, axes),
+        "kernels_zyx": _axes(kwargs["kernel_sizes"], levels, slicewise, axes),
         "strides_zyx": strides[1:],
         "bias": bool(kwargs.get("conv_bias", False)),
         "decoder_convs": _counts(kwargs["n_conv_per_stage_decoder"], levels - 1)[::-1],
@@ -125,12 +127,12 @@ def read_architecture(
     }
     if kind == "PlainConvUNet":
         options["encoder_convs"] = _counts(kwargs["n_conv_per_stage"], levels)
-        if flat:
+        if slicewise:
             return _slicewise("unet2d", options, axes, channels)
         return ForeignNetwork("unet3d", UNet3DConfig(**options), axes=axes, **channels)
     options["blocks_per_level"] = _counts(kwargs["n_blocks_per_stage"], levels)
     options["stem_features"] = int(kwargs.get("stem_channels") or 0)
-    if flat:
+    if slicewise:
         return _slicewise("residual_unet2d", options, axes, channels)
     config = ResidualUNet3DConfig(**options)
     return ForeignNetwork("residual_unet3d", config, axes=axes, **channels)
@@ -139,10 +141,10 @@ def read_architecture(
 def map_state(
     state: Mapping[str, torch.Tensor], network: ForeignNetwork
 ) -> dict[str, torch.Tensor]:
-    """The weights (`network_weights` of a checkpoint) under our names, to be loaded strictly.
+    """The weights (`network_weights` of a checkpoint) under ctseg's names, for strict loading.
 
-    nnU-Net registers each layer several times; one of the equal tensors is taken. Heads of lower levels are left out
-    where the options have no deep supervision.
+    nnU-Net registers each layer several times; one of the equal tensors is used. Heads of lower levels are dropped
+    if the options have no deep supervision.
 
     Raises:
         BadInput: a tensor of another network.
@@ -181,7 +183,7 @@ def map_state(
 
 
 def channels(state: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """Channels in and out of a network, which plans do not say, from its weights.
+    """Input and output channels of a network, read from its weights since plans do not give them.
 
     Raises:
         BadInput: weights without a first convolution or a head.
@@ -196,38 +198,38 @@ def channels(state: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     heads = [t.shape[0] for key, t in state.items() if "seg_layers." in key and t.ndim > 1]
     if not first or not heads:
         raise BadInput(
-            "These weights have no first convolution and head of an nnU-Net.",
-            hint="They are the 'network_weights' of a checkpoint.",
+            "These weights lack the first convolution or the head of an nnU-Net.",
+            hint="Pass the 'network_weights' of a checkpoint.",
         )
     return first[0], heads[-1]
 
 
 def configuration_of(
-    plans: Mapping[str, Any], name: str, *, behind: tuple[str, ...] = ()
+    plans: Mapping[str, Any], name: str, *, heirs: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """A configuration with what it inherits.
+    """A configuration, including what it inherits.
 
     Args:
-        behind: the configurations that inherit from it.
+        heirs: configurations that inherit from it.
 
     Raises:
         BadInput: there is none of that name, or it inherits from itself.
     """
     known = plans.get("configurations", {})
-    if name not in known or name in behind:
+    if name not in known or name in heirs:
         raise BadInput(
-            f"The plans have no configuration '{name}'{' that does not inherit from itself' if behind else ''}.",
+            f"The plans have no configuration '{name}'{' that does not inherit from itself' if heirs else ''}.",
             hint=f"They have: {', '.join(known) or 'none; is this a plans file?'}",
         )
-    own = dict(known[name])
-    parent = own.pop("inherits_from", None)
+    settings = dict(known[name])
+    parent = settings.pop("inherits_from", None)
     if not parent:
-        return own
-    return {**configuration_of(plans, parent, behind=(*behind, name)), **own}
+        return settings
+    return {**configuration_of(plans, parent, heirs=(*heirs, name)), **settings}
 
 
 def with_batch_norm(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    """Plans whose network has batch norm in place of instance norm, as `nnUNetTrainerBN` builds it."""
+    """Plans whose network has batch norm instead of instance norm, as `nnUNetTrainerBN` builds it."""
     settings = configuration_of(plans, configuration)
     if "architecture" in settings:
         architecture = settings["architecture"]
@@ -243,11 +245,11 @@ def with_batch_norm(plans: Mapping[str, Any], configuration: str) -> dict[str, A
 
 
 def _old_format(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Class and arguments of plans from before nnU-Net 2.5, which named neither layers nor their arguments."""
+    """Class and arguments from plans older than nnU-Net 2.5, which named neither layers nor their arguments."""
     kind = settings.get("UNet_class_name", "none")
     if kind not in CLASSES:
         raise BadInput(
-            f"The plans ask for the network '{kind}'.", hint=f"Known here: {', '.join(CLASSES)}"
+            f"The plans ask for the network '{kind}'.", hint=f"ctseg knows: {', '.join(CLASSES)}"
         )
     dims = len(settings["conv_kernel_sizes"][0])
     convs = settings["n_conv_per_stage_encoder"]
@@ -279,9 +281,9 @@ def _layers(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         )
     norm_kwargs = dict(kwargs.get("norm_op_kwargs") or {})
     if norm != "none" and not norm_kwargs.get("affine", norm == "batch"):
-        raise BadInput("Its normalisation has no weights of its own (affine is false); ours has.")
+        raise BadInput("Its normalisation has no weights (affine is false); ctseg's always has.")
     if norm == "instance" and norm_kwargs.get("track_running_stats"):
-        raise BadInput("Its instance norm keeps running statistics, which ours does not.")
+        raise BadInput("Its instance norm keeps running statistics; ctseg's does not.")
     slope = (kwargs.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)
     dropped, dropout = "D", 0.0
     if kwargs.get("dropout_op") is not None:
@@ -298,7 +300,7 @@ def _layers(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     elif not dropout or DROPOUT_LETTERS[dropped] == "channels":
         return {"norm": norm, "activation": activation, **options}
     if activation not in ACTIVATION_LETTERS.values():
-        raise BadInput(f"Its layers stand in an order that is not known for {activation}.")
+        raise BadInput(f"Its layers have an order that ctseg does not know for {activation}.")
     return {"layer_order": "".join(["c", dropped if dropout else "", *last_two]), **options}
 
 
@@ -309,8 +311,8 @@ def _slicewise(
 
     if axes[0] != 0:
         raise BadInput(
-            "This 2D network looks at slices across another axis than z.",
-            hint="Take a 3D configuration of the same plans.",
+            "This 2D network works on slices across another axis than z.",
+            hint="Import a 3D configuration of the same plans.",
         )
     kind = UNet2DConfig if architecture == "unet2d" else ResidualUNet2DConfig
     return ForeignNetwork(architecture, kind(**options), axes=axes, **channels)
@@ -328,33 +330,33 @@ def _letter(letters: Mapping[str, str], kind: str) -> str:
 def _counts(value: int | Sequence[int], count: int) -> tuple[int, ...]:
     numbers = (value,) * count if isinstance(value, int) else tuple(int(v) for v in value)
     if len(numbers) != count:
-        raise ConfigError(f"The plans give {value} where {count} numbers are due.")
+        raise ConfigError(f"The plans give {value} where {count} numbers are expected.")
     return numbers
 
 
-def _axes(value: Any, count: int, flat: bool, axes: Zyx) -> tuple[Zyx, ...]:
-    """Kernels or strides of every level, along our axes."""
+def _axes(value: Any, count: int, slicewise: bool, axes: Zyx) -> tuple[Zyx, ...]:
+    """Kernels or strides of every level, in the order of ctseg's axes."""
     levels = [value] * count if isinstance(value, int) else list(value)
     if len(levels) != count:
-        raise ConfigError(f"The plans give {value} where {count} levels are due.")
-    dims = 2 if flat else 3
+        raise ConfigError(f"The plans give {value} where {count} levels are expected.")
+    dims = 2 if slicewise else 3
     triples: list[Zyx] = []
     for level in levels:
         sizes = [level] * dims if isinstance(level, int) else [int(v) for v in level]
         if len(sizes) != dims:
-            raise ConfigError(f"The plans give {level} where {dims} numbers are due.")
-        sizes = [1, *sizes] if flat else sizes
+            raise ConfigError(f"The plans give {level} where {dims} numbers are expected.")
+        sizes = [1, *sizes] if slicewise else sizes
         triples.append((sizes[axes[0]], sizes[axes[1]], sizes[axes[2]]))
     return tuple(triples)
 
 
 def _layer(name: str) -> str:
-    """Our name of a layer: its first is the convolution, the only other one with weights the norm."""
+    """ctseg's name of a layer: the first is the convolution, the only other one with weights is the norm."""
     return {"conv": "conv", "norm": "norm", "all_modules.0": "conv"}.get(name, "norm")
 
 
 def _block(level: str, index: str) -> str:
-    """Our name of a residual block; the first level begins with the stem."""
+    """ctseg's name of a residual block; the first level begins with the stem."""
     return f"encoder.{level}.{int(index) + (level == '0')}"
 
 

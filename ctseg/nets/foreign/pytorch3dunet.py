@@ -1,4 +1,4 @@
-"""pytorch-3dunet's UNet3D, ResidualUNet3D, ResidualUNetSE3D and 2D twins: settings as options, weights renamed."""
+"""pytorch-3dunet's UNet3D, ResidualUNet3D, ResidualUNetSE3D and 2D twins: settings as options, renamed weights."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ INTERPOLATIONS = {
     "trilinear": "trilinear",
 }
 BLOCK_DROPOUT = 0.1
-"""What its residual blocks drop: they never see `dropout_prob`."""
+"""Dropout of its residual blocks, which ignore `dropout_prob`."""
 
 
 @keys_of("the section `model` of the configuration")
 def read_config(model: Mapping[str, Any]) -> ForeignNetwork:
     """The network that the section `model` of its configuration describes.
 
-    Settings that its networks ignore (`conv_kernel_size`, `pool_kernel_size`, ...) are ignored here as well.
+    Settings that its networks ignore (`conv_kernel_size`, `pool_kernel_size`, ...) are ignored here, too.
 
     Raises:
-        BadInput: a network without a counterpart here, or settings with which it cannot run there either.
+        BadInput: a network without a counterpart in ctseg, or settings with which pytorch-3dunet itself fails.
     """
     name = model.get("name", "UNet3D")
     if name not in LEVELS:
         raise BadInput(
             f"The configuration asks for the network '{name}'.",
-            hint=f"Known here: {', '.join(LEVELS)}",
+            hint=f"ctseg knows: {', '.join(LEVELS)}",
         )
     padding = model.get("conv_padding", 1)
     if padding not in (1, [1, 1, 1], (1, 1, 1)):
         raise BadInput(
-            f"conv_padding is {padding}; convolutions here keep the size of their input.",
+            f"conv_padding is {padding}; convolutions in ctseg keep the size of their input.",
             hint="Only networks with conv_padding 1 have a counterpart.",
         )
     f_maps = model.get("f_maps", 64)
@@ -73,10 +73,10 @@ def read_config(model: Mapping[str, Any]) -> ForeignNetwork:
 def map_state(
     state: Mapping[str, torch.Tensor], network: ForeignNetwork
 ) -> dict[str, torch.Tensor]:
-    """The weights (`model_state_dict` of a checkpoint) under our names, to be loaded strictly.
+    """The weights (`model_state_dict` of a checkpoint) under ctseg's names, for strict loading.
 
     Raises:
-        BadInput: a tensor of another network, or of the residual block of older versions.
+        BadInput: a tensor of another network, or of the residual block of an older version.
     """
     single = r"(conv|groupnorm|batchnorm)\.(.+)"
     rules: list[Rule] = [
@@ -123,8 +123,10 @@ def _ends(model: Mapping[str, Any]) -> dict[str, Any]:
 def _layers(model: Mapping[str, Any], *, residual: bool) -> dict[str, Any]:
     """Layer order, groups, bias and dropout as options."""
     order = model.get("layer_order", "gcr")
-    given = model.get("dropout_prob", 0.1)
-    each = tuple(map(float, given)) if isinstance(given, list | tuple) else (float(given),) * 2
+    dropout = model.get("dropout_prob", 0.1)
+    each = (
+        tuple(map(float, dropout)) if isinstance(dropout, list | tuple) else (float(dropout),) * 2
+    )
     if residual:
         each = (BLOCK_DROPOUT,) * 2
     if not set("dD") & set(order):
@@ -143,7 +145,7 @@ def _layers(model: Mapping[str, Any], *, residual: bool) -> dict[str, Any]:
 
 
 def _plain(model: Mapping[str, Any], features: tuple[int, ...], in_channels: int) -> dict[str, Any]:
-    """What is special to networks of double convolutions."""
+    """The options that only networks of double convolutions have."""
     upsample = model.get("upsample", "default")
     narrowing = any(wide > narrow for wide, narrow in pairwise((in_channels, *features)))
     widen = "first" if model.get("conv_upscale", 2) == 1 else "gradual"
@@ -212,7 +214,7 @@ def _branch(number: str) -> str:
 
 
 def _excitation(rest: str) -> str:
-    """Our name within an excitation, channel, spatial or concurrent."""
+    """ctseg's name within a channel, spatial or concurrent excitation."""
     for theirs, ours in (
         ("cSE.", "channel."),
         ("sSE.", "spatial."),
