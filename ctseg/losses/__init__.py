@@ -1,1 +1,1 @@
-"""Losses: pure functions of tensors. Option classes (`ctseg.losses.config`) are free of torch."""
+"""Losses as pure functions of tensors. Their option classes (`ctseg.losses.config`) import no torch."""

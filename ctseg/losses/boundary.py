@@ -1,4 +1,4 @@
-"""The boundary loss: probabilities weighed by their distance to the true surface (Kervadec et al. 2019)."""
+"""The boundary loss: probabilities weighted by their distance to the true surface (Kervadec et al. 2019)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from ctseg.losses import voxels
 from ctseg.losses.cldice import probabilities_and_target
 from ctseg.losses.dice import first_channel
 from ctseg.losses.distance import signed_distance
 from ctseg.losses.overlap import generalized_dice
-from ctseg.losses.voxels import (
-    channel_weights,
-    check_shapes,
-    full_precision,
-    spread_weights,
-    voxel_weights,
-    weighted_mean,
-)
 
 
 def boundary(
@@ -35,32 +28,34 @@ def boundary(
 ) -> torch.Tensor:
     """`region_weight` * generalised Dice + `boundary_weight` * the mean of p * distance to the surface.
 
-    The distance is negative within the structure and positive outside; see `signed_distance`. It is made from the
-    target on the fly, exactly, in voxels unless a spacing is given. So the boundary part may be negative.
+    The distance is negative inside the structure and positive outside (see `signed_distance`), so the boundary part
+    may be negative. It is computed exactly, from the target, in voxels unless a spacing is given.
 
     Args:
         logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
         target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X], inside from 0.5 on; anything where
             the mask is False.
-        weight, mask: [B, Z, Y, X]; voxels of weight 0 are on neither side of a surface.
-        spacing_zyx: size of a voxel, for distances in mm; the same numbers serve every level of deep supervision.
-        include_background: whether class 0 has a surface that counts, for class indices; the generalised Dice always
-            has it.
-        batch: one mean and one Dice over the whole batch rather than the mean of one a sample.
-        class_weights: one number a channel.
+        weight, mask: [B, Z, Y, X]; voxels of weight 0 are neither inside nor outside a structure.
+        spacing_zyx: voxel size, for distances in mm; the same numbers apply to every level of deep supervision.
+        include_background: whether the surface of class 0 counts, for class indices; the generalised Dice always
+            includes class 0.
+        batch: one mean and one Dice over the whole batch rather than the mean over samples.
+        class_weights: one number per channel.
     """
-    check_shapes(logits, target)
-    logits = full_precision(logits)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
     first = first_channel(logits, target, include_background)
-    weights = voxel_weights(logits, weight, mask)
+    weights = voxels.voxel_weights(logits, weight, mask)
     p, t = probabilities_and_target(logits, target, mask)
     with torch.no_grad():
         known = None if weights is None else weights > 0
         far = signed_distance(t[:, first:] >= 0.5, known, spacing_zyx=spacing_zyx).to(p.dtype)
-    by_channel = channel_weights(logits, class_weights)
+    by_channel = voxels.channel_weights(logits, class_weights)
     values = p[:, first:] * far
-    every = spread_weights(values, weights, None if by_channel is None else by_channel[first:])
-    surface = weighted_mean(values, every, batch=batch)
+    every = voxels.spread_weights(
+        values, weights, None if by_channel is None else by_channel[first:]
+    )
+    surface = voxels.weighted_mean(values, every, batch=batch)
     if region_weight == 0:
         return boundary_weight * surface
     region = generalized_dice(

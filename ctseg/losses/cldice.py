@@ -7,15 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from ctseg.losses import voxels
 from ctseg.losses.dice import dice, first_channel
-from ctseg.losses.voxels import (
-    channel_weights,
-    check_shapes,
-    full_precision,
-    known_classes,
-    known_values,
-    voxel_weights,
-)
 
 
 def cldice(
@@ -39,27 +32,27 @@ def cldice(
     Args:
         logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
         target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
-        weight, mask: [B, Z, Y, X]; voxels of weight 0 are background to both skeletons.
-        alpha: share of the centreline part, 0 to 1.
-        iterations: erosions of the skeleton; no fewer than the largest radius in voxels.
+        weight, mask: [B, Z, Y, X]; voxels of weight 0 are background in both skeletons.
+        alpha: fraction of the centreline part, 0 to 1.
+        iterations: erosions of the skeleton; at least the largest radius in voxels.
         include_background: whether class 0 counts, for class indices.
         smooth: added to numerators and denominators.
         batch: sums over the whole batch rather than per sample, in both parts.
-        class_weights: one number a channel.
+        class_weights: one number per channel.
     """
-    check_shapes(logits, target)
-    logits = full_precision(logits)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
     first = first_channel(logits, target, include_background)
-    weights = voxel_weights(logits, weight, mask)
+    weights = voxels.voxel_weights(logits, weight, mask)
     p, t = probabilities_and_target(logits, target, mask)
     p, t = p[:, first:], t[:, first:]
     if weights is not None:
-        kept = (weights > 0)[:, None]
-        p, t = p * kept, t * kept
+        counted = (weights > 0)[:, None]
+        p, t = p * counted, t * counted
     with torch.no_grad():
         skeleton_t = soft_skeleton(t, iterations)
     skeleton_p = soft_skeleton(p, iterations)
-    by_channel = channel_weights(logits, class_weights)
+    by_channel = voxels.channel_weights(logits, class_weights)
 
     def total(values: torch.Tensor) -> torch.Tensor:
         if weights is not None:
@@ -88,17 +81,17 @@ def cldice(
 def probabilities_and_target(
     logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities and the target as one map a channel, both [B, C, ...]; 0 where the mask is False."""
+    """Probabilities, and the target as one map per channel, both [B, C, ...]; 0 where the mask is False."""
     if target.is_floating_point():
-        return logits.sigmoid(), known_values(target, mask).to(logits.dtype)
-    one_hot = torch.zeros_like(logits).scatter_(1, known_classes(target, mask)[:, None], 1)
+        return logits.sigmoid(), voxels.known_values(target, mask).to(logits.dtype)
+    one_hot = torch.zeros_like(logits).scatter_(1, voxels.known_classes(target, mask)[:, None], 1)
     return logits.softmax(1), one_hot
 
 
 def soft_skeleton(x: torch.Tensor, iterations: int) -> torch.Tensor:
     """The differentiable skeleton of maps [B, C, Z, Y, X] in 0..1 (Shit et al. 2021, algorithm 1).
 
-    What an opening takes away is skeleton: first of the maps, then of the maps eroded again and again.
+    The skeleton is what an opening removes from the maps, from the maps eroded once, twice, and so on.
     """
     skeleton = functional.relu(x - _opened(x))
     for _ in range(iterations):
@@ -109,7 +102,7 @@ def soft_skeleton(x: torch.Tensor, iterations: int) -> torch.Tensor:
 
 
 def _eroded(x: torch.Tensor) -> torch.Tensor:
-    """The smallest value of each voxel and its six neighbours."""
+    """The smallest value among each voxel and its six neighbours."""
     y = -x
     lines = [
         functional.max_pool3d(y, size, 1, tuple(s // 2 for s in size))
@@ -119,5 +112,5 @@ def _eroded(x: torch.Tensor) -> torch.Tensor:
 
 
 def _opened(x: torch.Tensor) -> torch.Tensor:
-    """Eroded, then the largest value of each voxel and its 26 neighbours."""
+    """Erosion, then the largest value among each voxel and its 26 neighbours."""
     return functional.max_pool3d(_eroded(x), 3, 1, 1)

@@ -7,16 +7,10 @@ from typing import Literal
 
 import torch
 
+from ctseg.losses import voxels
 from ctseg.losses.cross_entropy import bce, ce_of_log_softmax
 from ctseg.losses.dice import class_sums, dice, dice_of_sums, first_channel
 from ctseg.losses.focal import topk_ce
-from ctseg.losses.voxels import (
-    channel_weights,
-    check_shapes,
-    full_precision,
-    known_classes,
-    voxel_weights,
-)
 
 
 def dice_ce(
@@ -33,15 +27,15 @@ def dice_ce(
     batch: bool = False,
     class_weights: Sequence[float] = (),
 ) -> torch.Tensor:
-    """`dice_weight` * dice + `ce_weight` * cross-entropy; both share one softmax.
+    """`dice_weight` * dice + `ce_weight` * cross-entropy; both use the same softmax.
 
-    Arguments as in `ctseg.losses.dice.dice`, with class indices [B, Z, Y, X] as target.
+    Arguments as for `ctseg.losses.dice.dice`, with class indices [B, Z, Y, X] as target.
     """
-    overlap, log_p, known, weights = _dice_and_log_softmax(
+    overlap, log_p, indices, weights = _dice_and_log_softmax(
         logits, target, weight, mask, include_background=include_background, squared=squared,
         smooth=smooth, batch=batch, class_weights=class_weights,
     )  # fmt: skip
-    entropy = ce_of_log_softmax(log_p, known, weights, class_weights)
+    entropy = ce_of_log_softmax(log_p, indices, weights, class_weights)
     return dice_weight * overlap + ce_weight * entropy
 
 
@@ -60,12 +54,12 @@ def dice_topk(
     batch: bool = False,
     class_weights: Sequence[float] = (),
 ) -> torch.Tensor:
-    """As `dice_ce`, with the cross-entropy of the worst `k` per cent of the batch's voxels only (nnU-Net)."""
-    overlap, log_p, known, weights = _dice_and_log_softmax(
+    """As `dice_ce`, but with the cross-entropy of only the worst `k` per cent of the batch's voxels (nnU-Net)."""
+    overlap, log_p, indices, weights = _dice_and_log_softmax(
         logits, target, weight, mask, include_background=include_background, squared=squared,
         smooth=smooth, batch=batch, class_weights=class_weights,
     )  # fmt: skip
-    entropy = topk_ce(log_p, known, weights, class_weights, share=k / 100)
+    entropy = topk_ce(log_p, indices, weights, class_weights, share=k / 100)
     return dice_weight * overlap + ce_weight * entropy
 
 
@@ -81,17 +75,17 @@ def _dice_and_log_softmax(
     batch: bool,
     class_weights: Sequence[float],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The Dice loss, log-probabilities, target within 0..C-1 and voxel weights."""
-    check_shapes(logits, target)
-    logits = full_precision(logits)
-    weights = voxel_weights(logits, weight, mask)
-    target = known_classes(target, mask)
+    """The Dice loss, log-probabilities, target indices within 0..C-1 and voxel weights."""
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
+    weights = voxels.voxel_weights(logits, weight, mask)
+    target = voxels.known_classes(target, mask)
     log_p = logits.log_softmax(1)
     overlap = dice_of_sums(
         class_sums(log_p.exp(), target, weights, squared=squared),
         smooth=smooth,
         batch=batch,
-        by_channel=channel_weights(logits, class_weights),
+        by_channel=voxels.channel_weights(logits, class_weights),
         first=first_channel(logits, target, include_background),
     )
     return overlap, log_p, target, weights

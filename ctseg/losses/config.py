@@ -1,4 +1,4 @@
-"""The options of the losses. Free of torch."""
+"""Options of the losses. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ctseg.errors import ConfigError
 def _check_weights(name: str, weights: tuple[float, ...]) -> None:
     if weights and (min(weights) < 0 or max(weights) <= 0):
         raise ConfigError(
-            f"{name} is {weights}; weights are not negative and one is above 0.",
-            hint="Give one number a class, or none to weigh all alike",
+            f"{name} is {weights}; no weight may be negative, and at least one is above 0.",
+            hint="Give one number per class, or none to weight all equally",
         )
 
 
@@ -23,19 +23,19 @@ def _check_positive(name: str, value: float, why: str) -> None:
 
 
 def _check_parts(**factors: float) -> None:
-    """Refuse factors of a sum of which one, being negative, teaches the opposite, or of which all are 0."""
+    """Refuse factors of a sum if one is negative, which would reward errors, or if all are 0."""
     if min(factors.values()) < 0 or max(factors.values()) == 0:
-        said = " and ".join(f"{name} {value}" for name, value in factors.items())
-        raise ConfigError(f"{said}: neither is negative, one is above 0.")
+        listed = " and ".join(f"{name} {value}" for name, value in factors.items())
+        raise ConfigError(f"{listed}: none may be negative, and at least one is above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassWeights:
-    """What every loss has."""
+    """The option that every loss has."""
 
     class_weights: tuple[float, ...] = field(
         default=(),
-        metadata={"help": "weight of each output channel, background included; empty: all alike"},
+        metadata={"help": "weight of each output channel, background included; empty: all equal"},
     )
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class CrossEntropyConfig(ClassWeights):
 
     batch: bool = field(
         default=True,
-        metadata={"help": "one mean over the whole batch rather than the mean of one a sample"},
+        metadata={"help": "one mean over the whole batch rather than the mean over samples"},
     )
 
 
@@ -63,7 +63,7 @@ class BCEConfig(CrossEntropyConfig):
 
     pos_weight: tuple[float, ...] = field(
         default=(),
-        metadata={"help": "factor of the positive part, one number or one a channel, e.g. [3]"},
+        metadata={"help": "factor of the positive part, one number or one per channel, e.g. [3]"},
     )
     reduction: Literal["mean", "sum"] = field(
         default="mean", metadata={"help": "mean, or sum over voxels, channels and samples"}
@@ -78,23 +78,27 @@ class BCEConfig(CrossEntropyConfig):
 class FocalConfig(CrossEntropyConfig):
     """Options of `focal`."""
 
-    gamma: float = field(default=2.0, metadata={"help": "how little easy voxels count; 0: plain"})
+    gamma: float = field(
+        default=2.0, metadata={"help": "focus on hard voxels; 0: plain cross-entropy"}
+    )
     alpha: float | None = field(
         default=None,
-        metadata={"help": "factor of the positives, 1 - alpha for the others (background); none"},
+        metadata={
+            "help": "factor of the positives, 1 - alpha for the others (background); default none"
+        },
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gamma < 0:
-            raise ConfigError(f"gamma is {self.gamma}; it cannot be negative.")
+            raise ConfigError(f"gamma is {self.gamma}; it must be 0 or more.")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ConfigError(f"alpha is {self.alpha}; it is a share, 0 to 1.")
+            raise ConfigError(f"alpha is {self.alpha}; it is a fraction, 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapConfig(ClassWeights):
-    """What losses of overlap share."""
+    """Options that losses of overlap have in common."""
 
     include_background: bool = field(
         default=False, metadata={"help": "for the task `classes`: whether class 0 counts"}
@@ -104,14 +108,14 @@ class OverlapConfig(ClassWeights):
         metadata={"help": "added to numerator and denominator, so empty classes are finite"},
     )
     batch: bool = field(
-        default=False, metadata={"help": "one Dice over the whole batch rather than one a sample"}
+        default=False, metadata={"help": "one Dice over the whole batch rather than one per sample"}
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.smooth <= 0:
             raise ConfigError(
-                f"smooth is {self.smooth}; a class that is nowhere would divide by zero.",
+                f"smooth is {self.smooth}; a class without any voxel would divide by zero.",
                 hint="Use a small positive number, e.g. 1e-5",
             )
 
@@ -137,7 +141,8 @@ class GeneralizedDiceConfig(OverlapConfig):
         default=1e-10, metadata={"help": "added to numerator and denominator, both of order 1/T"}
     )
     complement: bool = field(
-        default=True, metadata={"help": "a single channel gets its complement as a second one"}
+        default=True,
+        metadata={"help": "whether a single channel gets its complement as a second one"},
     )
 
 
@@ -183,7 +188,7 @@ class DiceTopKConfig(DiceCEConfig):
     """Options of `dice_topk`."""
 
     k: float = field(
-        default=10.0, metadata={"help": "per cent of the voxels, the worst, that count"}
+        default=10.0, metadata={"help": "percentage of voxels, the worst ones, that count"}
     )
 
     def __post_init__(self) -> None:
@@ -200,10 +205,11 @@ class BCEDiceConfig(DiceConfig):
     beta: float = field(default=1.0, metadata={"help": "factor of the Dice part"})
     pos_weight: tuple[float, ...] = field(
         default=(),
-        metadata={"help": "factor of the positive part, one number or one a channel, e.g. [3]"},
+        metadata={"help": "factor of the positive part, one number or one per channel, e.g. [3]"},
     )
     reduction: Literal["mean", "sum"] = field(
-        default="mean", metadata={"help": "of the cross-entropy: mean, or sum over everything"}
+        default="mean",
+        metadata={"help": "reduction of the cross-entropy: mean, or sum over everything"},
     )
 
     def __post_init__(self) -> None:
@@ -217,10 +223,10 @@ class CLDiceConfig(ClassWeights):
     """Options of `cldice`."""
 
     alpha: float = field(
-        default=0.5, metadata={"help": "share of the centreline part; the rest is soft Dice"}
+        default=0.5, metadata={"help": "fraction of the centreline part; the rest is soft Dice"}
     )
     iterations: int = field(
-        default=3, metadata={"help": "erosions; no fewer than the largest radius in voxels"}
+        default=3, metadata={"help": "erosions; at least the largest radius in voxels"}
     )
     include_background: bool = field(
         default=False, metadata={"help": "for the task `classes`: whether class 0 counts"}
@@ -230,16 +236,16 @@ class CLDiceConfig(ClassWeights):
         metadata={"help": "added to numerators and denominators of the centreline part"},
     )
     batch: bool = field(
-        default=False, metadata={"help": "sums over the whole batch rather than one a sample"}
+        default=False, metadata={"help": "sums over the whole batch rather than per sample"}
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive("smooth", self.smooth, "an empty skeleton would divide by zero")
         if not 0 <= self.alpha <= 1:
-            raise ConfigError(f"alpha is {self.alpha}; it is a share, 0 to 1.")
+            raise ConfigError(f"alpha is {self.alpha}; it is a fraction, 0 to 1.")
         if self.iterations < 0:
-            raise ConfigError(f"iterations is {self.iterations}; it cannot be negative.")
+            raise ConfigError(f"iterations is {self.iterations}; it must be 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,11 +261,11 @@ class BoundaryConfig(ClassWeights):
     )
     include_background: bool = field(
         default=False,
-        metadata={"help": "for the task `classes`: whether class 0 has a surface that counts"},
+        metadata={"help": "for the task `classes`: whether the surface of class 0 counts"},
     )
     batch: bool = field(
         default=False,
-        metadata={"help": "one mean and Dice over the whole batch rather than one a sample"},
+        metadata={"help": "one mean and Dice over the whole batch rather than one per sample"},
     )
 
     def __post_init__(self) -> None:
@@ -272,9 +278,7 @@ class BoundaryConfig(ClassWeights):
 class SmoothL1Config(CrossEntropyConfig):
     """Options of `smooth_l1`."""
 
-    beta: float = field(
-        default=1.0, metadata={"help": "difference from which on the loss is linear"}
-    )
+    beta: float = field(default=1.0, metadata={"help": "difference above which the loss is linear"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -287,16 +291,19 @@ class WeightedSmoothL1Config(SmoothL1Config):
 
     threshold: float = field(
         default=0.0,
-        metadata={"help": "of the target as it is learnt, in deviations where it is normalised"},
+        metadata={
+            "help": "target value that parts the two sides, in deviations where it is normalised"
+        },
     )
     factor: float = field(
-        default=0.1, metadata={"help": "of the loss on one side of the threshold"}
+        default=0.1, metadata={"help": "factor of the loss on one side of the threshold"}
     )
     below: bool = field(
-        default=True, metadata={"help": "whether that side is under the threshold, or at and above"}
+        default=True,
+        metadata={"help": "whether that side is below the threshold, or at and above it"},
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.factor < 0:
-            raise ConfigError(f"factor is {self.factor}; it cannot be negative.")
+            raise ConfigError(f"factor is {self.factor}; it must be 0 or more.")

@@ -8,16 +8,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from ctseg.losses.voxels import (
-    channel_weights,
-    check_shapes,
-    full_precision,
-    known_classes,
-    known_values,
-    spread_weights,
-    voxel_weights,
-    weighted_mean,
-)
+from ctseg.losses import voxels
 
 
 def ce(
@@ -35,15 +26,15 @@ def ce(
         logits: [B, C, Z, Y, X].
         target: int64 [B, Z, Y, X] of class indices; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
-        class_weights: one number a class.
-        batch: one mean over the batch rather than the mean of one a sample.
+        class_weights: one number per class.
+        batch: one mean over the batch rather than the mean over samples.
     """
-    check_shapes(logits, target)
-    logits = full_precision(logits)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
     return ce_of_log_softmax(
         logits.log_softmax(1),
-        known_classes(target, mask),
-        voxel_weights(logits, weight, mask),
+        voxels.known_classes(target, mask),
+        voxels.voxel_weights(logits, weight, mask),
         class_weights,
         batch=batch,
     )
@@ -57,17 +48,19 @@ def ce_of_log_softmax(
     *,
     batch: bool = True,
 ) -> torch.Tensor:
-    """Cross-entropy from log-probabilities [B, C, ...] and targets that are all within 0 .. C-1."""
-    by_class = channel_weights(log_p, class_weights)
+    """Cross-entropy from log-probabilities [B, C, ...] and target indices within 0 .. C-1."""
+    by_class = voxels.channel_weights(log_p, class_weights)
     if weights is None and by_class is None and batch:  # one fused pass
         return functional.nll_loss(log_p, target)
-    if by_class is not None:  # not handed to torch, whose mean is NaN where all weigh 0
+    if by_class is not None:  # torch's own weighted mean is NaN where all weights are 0
         weights = by_class[target] if weights is None else weights * by_class[target]
-    return weighted_mean(functional.nll_loss(log_p, target, reduction="none"), weights, batch=batch)
+    return voxels.weighted_mean(
+        functional.nll_loss(log_p, target, reduction="none"), weights, batch=batch
+    )
 
 
 RAREST = 1e-6
-"""A class that holds less than this share of all probability weighs no more in `wce` than one of this share."""
+"""Smallest fraction of all probability with which `wce` computes the weight of a class."""
 
 
 def wce(
@@ -81,22 +74,22 @@ def wce(
 ) -> torch.Tensor:
     """Softmax cross-entropy weighted by w_c = sum (1 - p_c) / sum p_c, constant in the gradient.
 
-    The sums run over the voxels of the batch that count, p_c is the probability that the network gives class c
-    (Sudre et al. 2017; as pytorch-3dunet). Arguments as of `ce`; `class_weights` multiply w_c, and
-    `batch=False` makes weights and mean sample by sample.
+    The sums run over the voxels of the batch that count; p_c is the predicted probability of class c
+    (Sudre et al. 2017; as in pytorch-3dunet). Arguments as for `ce`; `class_weights` multiply w_c, and
+    `batch=False` computes weights and mean per sample.
     """
-    check_shapes(logits, target)
-    logits = full_precision(logits)
-    weights = voxel_weights(logits, weight, mask)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
+    weights = voxels.voxel_weights(logits, weight, mask)
     log_p = logits.log_softmax(1)
-    target = known_classes(target, mask)
+    target = voxels.known_classes(target, mask)
     by_class = inverse_shares(log_p.detach().exp(), weights, batch=batch)
-    fixed = channel_weights(logits, class_weights)
+    fixed = voxels.channel_weights(logits, class_weights)
     if fixed is not None:
         by_class = by_class * fixed
     by_voxel = by_class.expand(len(target), -1).gather(1, target.flatten(1)).view_as(target)
     by_voxel = by_voxel if weights is None else by_voxel * weights
-    return weighted_mean(
+    return voxels.weighted_mean(
         functional.nll_loss(log_p, target, reduction="none"), by_voxel, batch=batch
     )
 
@@ -132,25 +125,25 @@ def bce(
         logits: [B, C, Z, Y, X].
         target: float [B, C, Z, Y, X], 0 to 1; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
-        class_weights: one number a channel.
-        pos_weight: factor of the positive part, one number or one a channel; 3 counts a missed voxel thrice.
+        class_weights: one number per channel.
+        pos_weight: factor of the positive part, one number or one per channel; 3 counts a missed voxel three times.
         reduction: `mean`, or `sum` over all voxels, channels and samples.
-        batch: one mean over the batch rather than the mean of one a sample.
+        batch: one mean over the batch rather than the mean over samples.
     """
-    check_shapes(logits, target)
-    logits = full_precision(logits)
-    target = known_values(target, mask).to(logits.dtype)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
+    target = voxels.known_values(target, mask).to(logits.dtype)
     positive = list(pos_weight) * (logits.shape[1] if len(pos_weight) == 1 else 1)
-    factor = channel_weights(logits, positive, what="pos_weight")
-    weights = voxel_weights(logits, weight, mask)
-    by_channel = channel_weights(logits, class_weights)
+    factor = voxels.channel_weights(logits, positive, what="pos_weight")
+    weights = voxels.voxel_weights(logits, weight, mask)
+    by_channel = voxels.channel_weights(logits, class_weights)
     values = functional.binary_cross_entropy_with_logits(
         logits,
         target,
         pos_weight=None if factor is None else factor[:, None, None, None],
         reduction="none",
     )
-    every = spread_weights(values, weights, by_channel)
+    every = voxels.spread_weights(values, weights, by_channel)
     if reduction == "sum":
         return values.sum() if every is None else (values * every).sum()
-    return weighted_mean(values, every, batch=batch)
+    return voxels.weighted_mean(values, every, batch=batch)

@@ -1,7 +1,4 @@
-"""Deep supervision: one loss over logits of several resolutions (Lee et al. 2015).
-
-The weights are those of nnU-Net.
-"""
+"""Deep supervision: one loss over logits of several resolutions (Lee et al. 2015), weighted as in nnU-Net."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from torch import nn
 
 
 def level_weights(levels: int) -> tuple[float, ...]:
-    """1/2^i for level i, 0 for the last, normalised to a sum of 1; a single level has weight 1."""
+    """1/2^i for level i and 0 for the last, normalised to a sum of 1; a single level has weight 1."""
     if levels == 1:
         return (1.0,)
     raw = [0.5**level for level in range(levels - 1)] + [0.0]
@@ -20,7 +17,7 @@ def level_weights(levels: int) -> tuple[float, ...]:
 
 
 def nearest(values: torch.Tensor, shape_zyx: Sequence[int]) -> torch.Tensor:
-    """The last three axes sampled at the voxels nearest to a coarser grid's centres, any type."""
+    """Samples the last three axes at the voxels nearest to the centres of a coarser grid, for any type."""
     for axis, size in zip((-3, -2, -1), shape_zyx, strict=True):
         length = values.shape[axis]
         if length != size:
@@ -30,9 +27,9 @@ def nearest(values: torch.Tensor, shape_zyx: Sequence[int]) -> torch.Tensor:
 
 
 class DeepSupervision(nn.Module):
-    """Wraps any loss so that it takes a tuple of logits, finest first, or a single tensor.
+    """Wraps a loss so that it takes a tuple of logits, finest first, or a single tensor.
 
-    Target, weight and mask are given at full resolution and sampled down (nearest) for each level.
+    Target, weight and mask come at full resolution and are downsampled (nearest) for each level.
     """
 
     def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
@@ -53,7 +50,7 @@ class DeepSupervision(nn.Module):
         total = target.new_zeros((), dtype=torch.float32)
         for share, level in zip(level_weights(len(logits)), logits, strict=True):
             if share == 0:
-                # no loss, but a gradient of 0: data-parallel training waits for every parameter
+                # a gradient of 0 instead of none: data-parallel training waits for every parameter
                 total = total + 0 * level.float().mean()
                 continue
             shape = level.shape[2:]

@@ -1,4 +1,4 @@
-"""Soft Dice, for exclusive classes and for independent channels, and the sums that all overlap losses rest on."""
+"""Soft Dice for exclusive classes and independent channels, and the sums that all overlap losses use."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ctseg.losses.voxels import (
-    channel_weights,
-    check_shapes,
-    full_precision,
-    known_classes,
-    known_values,
-    voxel_weights,
-)
+from ctseg.losses import voxels
 
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -40,17 +33,17 @@ def dice(
         target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
         include_background: whether class 0 counts, for class indices.
-        smooth: keeps a class that is nowhere finite.
+        smooth: keeps the loss of an absent class finite.
         batch: sums over the whole batch rather than per sample.
-        class_weights: one number a channel.
+        class_weights: one number per channel.
     """
-    check_shapes(logits, target)
-    logits = full_precision(logits)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
     return dice_of_sums(
         overlap_sums(logits, target, weight, mask, squared=squared),
         smooth=smooth,
         batch=batch,
-        by_channel=channel_weights(logits, class_weights),
+        by_channel=voxels.channel_weights(logits, class_weights),
         first=first_channel(logits, target, include_background),
     )
 
@@ -69,22 +62,24 @@ def overlap_sums(
     *,
     squared: bool = False,
 ) -> Sums:
-    """I, P and T of each sample and channel [B, C], from logits in full precision; see `dice`."""
-    weights = voxel_weights(logits, weight, mask)
+    """I, P and T of each sample and channel [B, C], from logits, in full precision; see `dice`."""
+    weights = voxels.voxel_weights(logits, weight, mask)
     if target.is_floating_point():
         target = target.to(logits.dtype)
         return channel_sums(logits.sigmoid(), target, mask, weights, squared=squared)
-    return class_sums(logits.softmax(1), known_classes(target, mask), weights, squared=squared)
+    return class_sums(
+        logits.softmax(1), voxels.known_classes(target, mask), weights, squared=squared
+    )
 
 
 def class_sums(
     p: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None, *, squared: bool
 ) -> Sums:
-    """I, P and T of each sample and class [B, C], without making the target one-hot."""
+    """I, P and T of each sample and class [B, C]; the target is never made one-hot."""
     batch, classes, slices = p.shape[:3]
     index = target.flatten(
         2
-    )  # slice by slice: one running sum over millions of voxels loses digits
+    )  # slice by slice: a single running sum over millions of voxels loses digits
     hit = p.gather(1, target[:, None])[:, 0].flatten(2)
     weight = torch.ones_like(hit) if weights is None else weights.flatten(2)
     if weights is not None:
@@ -105,8 +100,8 @@ def channel_sums(
     *,
     squared: bool,
 ) -> Sums:
-    """I, P and T of each sample and channel [B, C], from a target shaped as the probabilities."""
-    target = known_values(target, mask)
+    """I, P and T of each sample and channel [B, C], from a target of the same shape as the probabilities."""
+    target = voxels.known_values(target, mask)
     weighted = target if weights is None else target * weights[:, None]
     return (
         (p * weighted).sum((2, 3, 4)),
@@ -133,7 +128,7 @@ def dice_of_sums(
 
 
 def chosen(sums: Sums, *, batch: bool, first: int) -> Sums:
-    """The sums of the channels from `first` on, those of the samples added up where `batch` is set."""
+    """The sums of the channels from `first` on, added up over samples if `batch` is set."""
     i, p, t = (s[:, first:].sum(0, keepdim=True) if batch else s[:, first:] for s in sums)
     return i, p, t
 
@@ -141,7 +136,7 @@ def chosen(sums: Sums, *, batch: bool, first: int) -> Sums:
 def channel_mean(
     score: torch.Tensor, by_channel: torch.Tensor | None, first: int = 0
 ) -> torch.Tensor:
-    """The mean over samples and channels [B, C - first] under the channels' weights [C]."""
+    """The mean over samples and channels [B, C - first], weighted by channel [C]."""
     if by_channel is None:
         return score.mean()
     by_channel = by_channel[first:]

@@ -1,4 +1,4 @@
-"""Exact Euclidean distances on the device of the tensors."""
+"""Exact Euclidean distance maps, computed on the device of the tensors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def signed_distance(
     *,
     spacing_zyx: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> torch.Tensor:
-    """The distance to a structure's surface [B, C, Z, Y, X], float32: positive outside, negative within.
+    """The distance to a structure's surface [B, C, Z, Y, X], float32: positive outside, negative inside.
 
-    Outside it is the distance to the nearest voxel of the structure; within, the distance to the nearest voxel
-    beside it, less the smallest spacing, so that voxels at the surface have 0 (Kervadec et al. 2019). Maps without
+    Outside it is the distance to the nearest voxel of the structure; inside, the distance to the nearest voxel
+    outside, less the smallest spacing, so that voxels at the surface have 0 (Kervadec et al. 2019). Maps without
     a surface, all inside or all outside, are 0 everywhere.
 
     Args:
         inside: bool [B, C, Z, Y, X].
-        known: bool [B, Z, Y, X]; voxels where it is False are neither inside nor beside a structure.
-        spacing_zyx: the unit of the result: (1, 1, 1) for voxels, or the voxels' size in mm.
+        known: bool [B, Z, Y, X]; voxels where it is False are neither inside nor outside a structure.
+        spacing_zyx: unit of the result: (1, 1, 1) for voxels, or the voxel size in mm.
     """
     outside = ~inside
     if known is not None:
@@ -39,7 +39,7 @@ def signed_distance(
 
 
 def distance_to(voxels: torch.Tensor, spacing_zyx: Sequence[float]) -> torch.Tensor:
-    """The distance of every voxel to the nearest True one [..., Z, Y, X], float32; infinite where there is none."""
+    """The distance of every voxel to the nearest True one [..., Z, Y, X], float32; infinite without any."""
     if voxels.device.type == "cpu":
         maps = voxels.flatten(0, -4).numpy()
         out = [
@@ -53,19 +53,19 @@ def distance_to(voxels: torch.Tensor, spacing_zyx: Sequence[float]) -> torch.Ten
 
 
 def squared_distances(voxels: torch.Tensor, spacing_zyx: Sequence[float]) -> torch.Tensor:
-    """The squares of `distance_to` by lower envelopes, axis by axis; for devices that do many voxels at once.
+    """The squares of `distance_to` by lower envelopes, axis by axis; fast on devices that compute in parallel.
 
-    The square splits into axes: min over (z, y, x) of dz^2 + dy^2 + dx^2 is a minimum along x, then y, then z.
+    The minimum separates by axes: min over (z, y, x) of dz^2 + dy^2 + dx^2 is taken along x, then y, then z.
     """
-    found = torch.where(voxels, 0.0, torch.inf)
+    squares = torch.where(voxels, 0.0, torch.inf)
     for axis, spacing in zip((-1, -2, -3), reversed(list(spacing_zyx)), strict=True):
-        size = found.shape[axis]
-        best = found.clone()
+        size = squares.shape[axis]
+        best = squares.clone()
         for offset in range(1, size):
             cost = (offset * spacing) ** 2
             low, high = (
-                found.narrow(axis, 0, size - offset),
-                found.narrow(axis, offset, size - offset),
+                squares.narrow(axis, 0, size - offset),
+                squares.narrow(axis, offset, size - offset),
             )
             ahead, behind = (
                 best.narrow(axis, offset, size - offset),
@@ -73,5 +73,5 @@ def squared_distances(voxels: torch.Tensor, spacing_zyx: Sequence[float]) -> tor
             )
             torch.minimum(ahead, low + cost, out=ahead)
             torch.minimum(behind, high + cost, out=behind)
-        found = best
-    return found
+        squares = best
+    return squares

@@ -1,4 +1,4 @@
-"""Losses that look at the hard voxels: focal, and the worst share of a cross-entropy."""
+"""Losses that emphasise hard voxels: focal, and the highest fraction of a cross-entropy."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from ctseg.losses.voxels import (
-    channel_weights,
-    check_shapes,
-    full_precision,
-    known_classes,
-    known_values,
-    spread_weights,
-    voxel_weights,
-    weighted_mean,
-)
+from ctseg.losses import voxels
 
 
 def focal(
@@ -30,7 +21,7 @@ def focal(
     class_weights: Sequence[float] = (),
     batch: bool = True,
 ) -> torch.Tensor:
-    """-(1 - p)^gamma log p of the right answer's probability p, the mean over voxels (and channels).
+    """-(1 - p)^gamma log p of the true class's probability p, the mean over voxels (and channels).
 
     After Lin et al. 2017, eq. 5. With gamma = 0 it is `ce` for class indices and `bce` for a float target.
 
@@ -38,27 +29,29 @@ def focal(
         logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
         target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
-        gamma: how little easy voxels count.
-        alpha: a factor that balances, none by default: `alpha` where the target is positive and 1 - `alpha` where
-            it is not; for class indices 1 - `alpha` for the background and `alpha` for every other class. It does
-            not divide the mean.
-        class_weights: one number a channel; they do divide the mean.
-        batch: one mean over the batch rather than the mean of one a sample.
+        gamma: focus on hard voxels; 0 gives plain cross-entropy.
+        alpha: balancing factor, none by default: `alpha` where the target is positive and 1 - `alpha` where
+            it is not; for class indices 1 - `alpha` for the background and `alpha` for every other class. It
+            does not enter the mean's denominator.
+        class_weights: one number per channel; they do enter the denominator.
+        batch: one mean over the batch rather than the mean over samples.
     """
-    check_shapes(logits, target)
-    logits = full_precision(logits)
-    weights = voxel_weights(logits, weight, mask)
-    by_channel = channel_weights(logits, class_weights)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
+    weights = voxels.voxel_weights(logits, weight, mask)
+    by_channel = voxels.channel_weights(logits, class_weights)
     if target.is_floating_point():
-        target = known_values(target, mask).to(logits.dtype)
-        # log(1 - p) of the right answer's p: no overflow, no 0^gamma
+        target = voxels.known_values(target, mask).to(logits.dtype)
+        # log(1 - p) of the true class's p, without overflow and without 0^gamma
         wrong = functional.logsigmoid(-logits * (2 * target - 1))
         values = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         values = (gamma * wrong).exp() * values
         if alpha is not None:
             values = values * (alpha * target + (1 - alpha) * (1 - target))
-        return weighted_mean(values, spread_weights(values, weights, by_channel), batch=batch)
-    target = known_classes(target, mask)
+        return voxels.weighted_mean(
+            values, voxels.spread_weights(values, weights, by_channel), batch=batch
+        )
+    target = voxels.known_classes(target, mask)
     minus_log_p = functional.nll_loss(logits.log_softmax(1), target, reduction="none")
     tiny = torch.finfo(logits.dtype).tiny
     values = (-torch.expm1(-minus_log_p)).clamp_min(tiny).pow(gamma) * minus_log_p
@@ -66,7 +59,7 @@ def focal(
         values = values * torch.where(target == 0, 1 - alpha, alpha)
     if by_channel is not None:
         weights = by_channel[target] if weights is None else weights * by_channel[target]
-    return weighted_mean(values, weights, batch=batch)
+    return voxels.weighted_mean(values, weights, batch=batch)
 
 
 def topk_ce(
@@ -77,16 +70,16 @@ def topk_ce(
     *,
     share: float,
 ) -> torch.Tensor:
-    """The weighted mean of the highest cross-entropies of a batch (Wu et al. 2016; as nnU-Net's TopKLoss).
+    """The weighted mean of the highest cross-entropies of a batch (Wu et al. 2016; as in nnU-Net's TopKLoss).
 
     Args:
         log_p: log-probabilities [B, C, ...].
         target: indices within 0 .. C-1.
         weights: [B, ...]; voxels of weight 0 are neither ranked nor counted.
-        share: of the voxels that count which are kept, 0 to 1; at least one voxel is.
+        share: fraction of the voxels that count, 0 to 1; at least one voxel is used.
     """
     values = functional.nll_loss(log_p, target, reduction="none").flatten()
-    by_class = channel_weights(log_p, class_weights)
+    by_class = voxels.channel_weights(log_p, class_weights)
     most = max(1, int(values.numel() * share))
     every = torch.ones_like(values) if weights is None else weights.flatten()
     if by_class is not None:
@@ -95,7 +88,7 @@ def topk_ce(
     ranked = torch.where(counted, values.detach(), -torch.inf)
     hardest = ranked.topk(
         most
-    ).indices  # sorted, so that fewer can be taken without waiting for the device
-    kept = (counted.sum() * share).int().clamp_min(1)
+    ).indices  # sorted, so that fewer can be used without waiting for the device
+    count = (counted.sum() * share).int().clamp_min(1)
     rank = torch.arange(most, device=values.device)
-    return weighted_mean(values[hardest], every[hardest] * (rank < kept))
+    return voxels.weighted_mean(values[hardest], every[hardest] * (rank < count))

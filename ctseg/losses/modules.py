@@ -1,4 +1,4 @@
-"""Losses as modules: a function with its options fixed."""
+"""Losses as modules: a loss function with fixed options."""
 
 from __future__ import annotations
 

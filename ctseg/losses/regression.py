@@ -1,4 +1,4 @@
-"""Losses of the task `regression`: predicted values against float targets, no activation."""
+"""Losses of the task `regression`: predicted values against float targets, without an activation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ import torch
 from torch.nn import functional
 
 from ctseg.errors import BadInput
-from ctseg.losses.voxels import (
-    channel_weights,
-    check_shapes,
-    full_precision,
-    known_values,
-    spread_weights,
-    voxel_weights,
-    weighted_mean,
-)
+from ctseg.losses import voxels
 
 Difference = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -34,10 +26,10 @@ def mse(
 
     Args:
         logits: predicted values [B, C, Z, Y, X].
-        target: float [B, C, Z, Y, X]; anything, NaN too, where the mask is False.
+        target: float [B, C, Z, Y, X]; anything, including NaN, where the mask is False.
         weight, mask: [B, Z, Y, X].
-        class_weights: one number a channel.
-        batch: one mean over the batch rather than the mean of one a sample.
+        class_weights: one number per channel.
+        batch: one mean over the batch rather than the mean over samples.
     """
     return _mean(
         lambda x, y: (x - y).square(), logits, target, weight, mask, class_weights, batch=batch
@@ -53,7 +45,7 @@ def l1(
     class_weights: Sequence[float] = (),
     batch: bool = True,
 ) -> torch.Tensor:
-    """The mean of the absolute difference; arguments as of `mse`."""
+    """The mean of the absolute difference; arguments as for `mse`."""
     return _mean(
         lambda x, y: (x - y).abs(), logits, target, weight, mask, class_weights, batch=batch
     )
@@ -69,9 +61,9 @@ def smooth_l1(
     class_weights: Sequence[float] = (),
     batch: bool = True,
 ) -> torch.Tensor:
-    """d^2 / (2 beta) where the difference d is under `beta`, |d| - beta / 2 beyond (Girshick 2015, eq. 3).
+    """d^2 / (2 beta) where the difference d is below `beta`, |d| - beta / 2 beyond (Girshick 2015, eq. 3).
 
-    Arguments as of `mse`; `beta` has the unit of the target as it is learnt.
+    Arguments as for `mse`; `beta` has the unit of the target in training.
     """
 
     def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -93,9 +85,9 @@ def weighted_smooth_l1(
     class_weights: Sequence[float] = (),
     batch: bool = True,
 ) -> torch.Tensor:
-    """`smooth_l1` times `factor` where the target is under a threshold (or, `below` False, where it is not).
+    """`smooth_l1` times `factor` where the target is below a threshold (or, with `below` False, at and above it).
 
-    The factor does not divide the mean, as in pytorch-3dunet. Arguments as of `smooth_l1`.
+    The factor does not enter the mean's denominator, as in pytorch-3dunet. Arguments as for `smooth_l1`.
     """
 
     def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -117,13 +109,13 @@ def _mean(
 ) -> torch.Tensor:
     if not target.is_floating_point():
         raise BadInput(
-            f"A regression target is floating point, not {target.dtype}.",
-            hint="Give target.float(), shaped as the prediction",
+            f"A regression target must be floating point, not {target.dtype}.",
+            hint="Pass target.float(), in the shape of the prediction",
         )
-    check_shapes(logits, target)
-    logits = full_precision(logits)
-    target = known_values(target, mask).to(logits.dtype)
+    voxels.check_shapes(logits, target)
+    logits = voxels.full_precision(logits)
+    target = voxels.known_values(target, mask).to(logits.dtype)
     values = difference(logits, target)
-    weights = voxel_weights(logits, weight, mask)
-    every = spread_weights(values, weights, channel_weights(logits, class_weights))
-    return weighted_mean(values, every, batch=batch)
+    weights = voxels.voxel_weights(logits, weight, mask)
+    every = voxels.spread_weights(values, weights, voxels.channel_weights(logits, class_weights))
+    return voxels.weighted_mean(values, every, batch=batch)

@@ -1,4 +1,4 @@
-"""What all losses share: voxel weights and checks of shapes. Everything is float32 or better."""
+"""Voxel weights, masks and shape checks that all losses use. Everything is float32 or better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ctseg.errors import BadInput
 
 
 def full_precision(logits: torch.Tensor) -> torch.Tensor:
-    """Logits in float32 (float64 stays): sums over millions of voxels do not fit half precision."""
+    """Logits in float32 (float64 stays): half precision cannot hold sums over millions of voxels."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -32,15 +32,15 @@ def _without_channels(logits: torch.Tensor) -> torch.Size:
 def voxel_weights(
     logits: torch.Tensor, weight: torch.Tensor | None, mask: torch.Tensor | None
 ) -> torch.Tensor | None:
-    """Weight times mask [B, Z, Y, X] in the precision of the logits; None where neither is given.
+    """Weight times mask [B, Z, Y, X] in the precision of the logits; None if both are None.
 
     Raises:
-        BadInput: another shape, which torch would stretch without a word.
+        BadInput: another shape, which torch would broadcast silently.
     """
-    for name, given in (("weight", weight), ("mask", mask)):
-        if given is not None and given.shape != _without_channels(logits):
+    for name, tensor in (("weight", weight), ("mask", mask)):
+        if tensor is not None and tensor.shape != _without_channels(logits):
             raise BadInput(
-                f"The {name} has shape {tuple(given.shape)}; logits of shape {tuple(logits.shape)} need "
+                f"The {name} has shape {tuple(tensor.shape)}; logits of shape {tuple(logits.shape)} need "
                 f"{tuple(_without_channels(logits))}.",
                 hint=f"One {name} serves all channels: [B, Z, Y, X]",
             )
@@ -54,29 +54,29 @@ def voxel_weights(
 
 
 def known_classes(target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Class indices with 0 in place of whatever stands where the mask is False (-1, by convention)."""
+    """Class indices, with 0 where the mask is False (by convention such voxels hold -1)."""
     return target if mask is None else target.masked_fill(~mask.bool(), 0)
 
 
 def known_values(target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """A float target [B, C, ...] with 0 in place of what stands where the mask is False (often NaN)."""
+    """A float target [B, C, ...], with 0 where the mask is False (such voxels often hold NaN)."""
     return target if mask is None else target.masked_fill(~mask.bool()[:, None], 0)
 
 
 def channel_weights(
     logits: torch.Tensor, weights: Sequence[float], *, what: str = "class_weights"
 ) -> torch.Tensor | None:
-    """The weight of each channel as a tensor [C]; None where all weigh alike.
+    """The weight of each channel as a tensor [C]; None if all are equal.
 
     Raises:
-        BadInput: their number is not that of the channels.
+        BadInput: the number of weights is not that of the channels.
     """
     if not weights:
         return None
     if len(weights) != logits.shape[1]:
         raise BadInput(
             f"{what} has {len(weights)} numbers for {logits.shape[1]} output channels.",
-            hint="Give one number an output channel, the background included",
+            hint="Give one number per output channel, the background included",
         )
     return torch.tensor(weights, dtype=logits.dtype, device=logits.device)
 
@@ -84,10 +84,10 @@ def channel_weights(
 def weighted_mean(
     values: torch.Tensor, weights: torch.Tensor | None, *, batch: bool = True
 ) -> torch.Tensor:
-    """The mean of values [B, ...] under weights of the same shape; 0 where all weights are 0.
+    """The mean of values [B, ...] with weights of the same shape; 0 where all weights are 0.
 
     Args:
-        batch: one mean over everything; else the mean of one mean a sample, samples without any weight left out.
+        batch: one mean over everything; else the mean of the samples' means, leaving out samples without weight.
     """
     if weights is None:
         return values.mean()
@@ -104,7 +104,7 @@ def weighted_mean(
 def spread_weights(
     values: torch.Tensor, weights: torch.Tensor | None, by_channel: torch.Tensor | None
 ) -> torch.Tensor | None:
-    """Voxel weights [B, ...] and channel weights [C] as one tensor shaped as the values [B, C, ...]."""
+    """Voxel weights [B, ...] and channel weights [C] as one tensor of the values' shape [B, C, ...]."""
     if weights is None and by_channel is None:
         return None
     every = torch.ones_like(values) if weights is None else weights[:, None].expand_as(values)
