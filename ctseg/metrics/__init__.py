@@ -1,1 +1,1 @@
-"""Overlap, surface distance in mm, instances and errors of values, and the reports made of them."""
+"""Metrics: overlap, surface distances in mm, instances and errors of values, and reports made of them."""

@@ -1,6 +1,6 @@
 """Confidence intervals of means by resampling cases, or groups of cases (Efron and Tibshirani, 1993).
 
-Scans of one patient are not independent, so what is drawn with replacement is the group, with all of its cases.
+Scans of one patient are not independent, so groups are drawn with replacement, each with all of its cases.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ctseg.errors import BadInput
 Interval = tuple[float, float]
 Method = Literal["bca", "percentile"]
 LEAST_GROUPS = 3
-"""Of fewer groups there is no interval: there would be next to nothing to draw from."""
+"""Fewest groups for an interval; resamples of fewer would hardly differ."""
 CHUNK = 2**22
 
 
 @dataclass(frozen=True)
 class BootstrapSample:
-    """How intervals are made.
+    """Settings of bootstrap intervals.
 
     Attributes:
-        confidence: of the interval, between 0 and 1.
-        resamples: how often the groups are drawn.
+        confidence: confidence level of the interval, between 0 and 1.
+        resamples: number of resamples.
         method: `bca` (bias corrected and accelerated, Efron 1987) or `percentile`.
-        seed: of the draws; one seed gives one interval.
+        seed: seed of the resampling; the same seed gives the same interval.
     """
 
     confidence: float = 0.95
@@ -43,7 +43,9 @@ class BootstrapSample:
         if self.resamples < 100:
             raise BadInput(f"An interval needs at least 100 resamples, not {self.resamples}.")
         if self.method not in ("bca", "percentile"):
-            raise BadInput(f"'{self.method}' is no bootstrap.", hint="There are: bca, percentile")
+            raise BadInput(
+                f"'{self.method}' is not a bootstrap method.", hint="There are: bca, percentile"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,21 +56,21 @@ def intervals(
     groups: Sequence[str],
     resampling: BootstrapSample,
 ) -> list[Interval | None]:
-    """The interval of the mean of each column over the rows that have it, and of the mean of these means.
+    """Intervals of the mean of each column over the rows with a value, and of the mean of these means.
 
     Args:
-        table: a row a case, a column a label; None where the case does not have the label.
-        groups: of each row.
+        table: one row per case, one column per label; None where the case does not have the label.
+        groups: group of each row.
 
     Returns:
-        one interval a column and one for the mean of the columns; None where fewer than three groups have values.
+        one interval per column and one for the mean of the columns; None where fewer than three groups have values.
     """
     columns = len(table[0]) if table else 0
     if not columns:
         return [None]
     sums, counts = _by_group(table, groups)
     used = counts.sum(0) > 0
-    drawn = _draws(sums, counts, resampling)
+    drawn = _resample(sums, counts, resampling)
     estimate = _statistics(sums.sum(0)[None], counts.sum(0)[None])[0]
     left_out = _statistics(sums.sum(0) - sums, counts.sum(0) - counts)
     enough = (counts > 0).sum(0) >= LEAST_GROUPS
@@ -84,42 +86,42 @@ def intervals(
 def _by_group(
     table: Sequence[Sequence[float | None]], groups: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums and counts [groups, columns] of the values that are there."""
+    """Sums and counts [groups, columns] of the values that are not None."""
     values = np.array([[np.nan if v is None else v for v in row] for row in table], np.float64)
     _, index = np.unique(np.array(groups), return_inverse=True)
-    there = ~np.isnan(values)
+    present = ~np.isnan(values)
     sums = np.zeros((index.max() + 1, values.shape[1]))
     counts = np.zeros_like(sums)
-    np.add.at(sums, index, np.where(there, values, 0.0))
-    np.add.at(counts, index, there.astype(np.float64))
+    np.add.at(sums, index, np.where(present, values, 0.0))
+    np.add.at(counts, index, present.astype(np.float64))
     return sums, counts
 
 
-def _draws(
+def _resample(
     sums: NDArray[np.float64], counts: NDArray[np.float64], resampling: BootstrapSample
 ) -> NDArray[np.float64]:
-    """The statistics of each resample, [resamples, columns + 1]; NaN where one drew nothing of a column."""
+    """The statistics of each resample, [resamples, columns + 1]; NaN where a resample has no value of a column."""
     rng = np.random.default_rng(resampling.seed)
     size = len(sums)
-    parts, left = [], resampling.resamples
-    while left:
-        some = min(left, max(1, CHUNK // size))
-        drawn = rng.integers(0, size, (some, size))
-        times = np.zeros((some, size))
-        np.add.at(times, (np.arange(some)[:, None], drawn), 1.0)
+    parts, remaining = [], resampling.resamples
+    while remaining:
+        count = min(remaining, max(1, CHUNK // size))
+        drawn = rng.integers(0, size, (count, size))
+        times = np.zeros((count, size))
+        np.add.at(times, (np.arange(count)[:, None], drawn), 1.0)
         parts.append(_statistics(times @ sums, times @ counts))
-        left -= some
+        remaining -= count
     return np.concatenate(parts)
 
 
 def _statistics(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means of the columns, and the mean of these, [n, columns + 1]."""
+    """Means of the columns, and the mean of these means, [n, columns + 1]."""
     means = np.full(sums.shape, np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
-    there = ~np.isnan(means)
-    total = np.where(there, means, 0.0).sum(1)
+    present = ~np.isnan(means)
+    total = np.where(present, means, 0.0).sum(1)
     overall = np.full(len(means), np.nan)
-    np.divide(total, there.sum(1), out=overall, where=there.any(1))
+    np.divide(total, present.sum(1), out=overall, where=present.any(1))
     return np.column_stack([means, overall])
 
 
@@ -146,7 +148,7 @@ def _bca_levels(
 ) -> NDArray[np.float64]:
     """The levels of the percentiles that correct bias and skewness (Efron 1987, equations 2.3 and 6.6).
 
-    Where no draw lies on one side of the estimate (nothing varies) there is nothing to correct.
+    If no resample lies on one side of the estimate (all values are equal), nothing is corrected.
     """
     from scipy.special import ndtr, ndtri
 

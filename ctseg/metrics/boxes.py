@@ -1,4 +1,4 @@
-"""Where each label of two maps lies, so that what costs time looks there alone."""
+"""Bounding boxes of each label in two maps, so that costly metrics look only there."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ T = TypeVar("T")
 def label_boxes(
     task: Task, predicted: NDArray[Any], reference: NDArray[Any], indices: Sequence[int]
 ) -> list[Box | None]:
-    """The box around each label in both maps together, and a voxel more; None where a label is in neither.
+    """The box around each label in both maps together, one voxel wider; None where neither map has the label.
 
     Args:
-        predicted, reference: integer label values [Z, Y, X], or one map a label [C, Z, Y, X].
-        indices: of the task's foreground labels.
+        predicted, reference: integer label values [Z, Y, X], or one map per label [C, Z, Y, X].
+        indices: indices of the task's foreground labels.
     """
     maps = (predicted, reference)
     if all(m.ndim == 3 and m.dtype.kind in "uib" for m in maps):
         values = [v for i in indices for v in task.foreground[i].values]
         lowest = min(int(m.min()) for m in maps)
-        # what lies at 0 is not found so: pores may be a label where the solid is the background
+        # find_objects skips the value 0, which may be a label: pores, where the solid is the background
         if lowest >= 0 and 0 not in values and 0 < (highest := max(values, default=0)) < TABLE:
-            return _found_at_once(task, maps, indices, highest)
+            return _boxes_of_values(task, maps, indices, highest)
     return [
         box_around(label_mask(task, predicted, i) | label_mask(task, reference, i)) for i in indices
     ]
 
 
-def _found_at_once(
+def _boxes_of_values(
     task: Task, maps: Sequence[NDArray[Any]], indices: Sequence[int], highest: int
 ) -> list[Box | None]:
     from scipy.ndimage import find_objects
 
     def boxes(array: NDArray[Any]) -> list[Box | None]:
-        whole = array.view(np.uint8) if array.dtype == bool else array
-        return list(find_objects(whole, highest))
+        integers = array.view(np.uint8) if array.dtype == bool else array
+        return list(find_objects(integers, highest))
 
     by_value = in_threads(boxes, maps)
     shape = maps[0].shape
     out = []
     for index in indices:
         values = [v for v in task.foreground[index].values if v > 0]
-        found = [box for table in by_value for v in values if (box := table[v - 1]) is not None]
-        out.append(_around(found, shape) if found else None)
+        parts = [box for table in by_value for v in values if (box := table[v - 1]) is not None]
+        out.append(_around(parts, shape) if parts else None)
     return out
 
 
@@ -76,7 +76,7 @@ def volume_of(box: Box | None) -> int:
 
 
 def in_threads(call: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-    """The results of a call on each item, in order, on all processors: NumPy and SciPy let go of the interpreter."""
+    """The results of a call on each item, in order, on all processors: NumPy and SciPy release the interpreter lock."""
     workers = min(cores(), len(items))
     if workers < 2:
         return [call(item) for item in items]

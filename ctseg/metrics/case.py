@@ -1,4 +1,4 @@
-"""Every metric of one case: labels counted in one pass over both maps, surfaces within each label's own box."""
+"""All metrics of one case: overlap counted in one pass over both maps, surfaces within each label's box."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _SMALL_VOXEL_MM = 0.1
 
 @dataclass(frozen=True)
 class MetricSettings:
-    """What is measured, and how.
+    """Which metrics are computed, and with which parameters.
 
     Attributes:
-        metrics: names of the catalogue.
-        labels: the only labels to score; None for all of the task.
-        tolerance_mm: of the surface Dice; of each label where it is a mapping. Labels that it does not name, and all
-            where it is None, have `default_tolerance`.
-        iou_thresholds: above which two instances match; the average precision is the mean over them.
-        data_range: width of the values that a regression's PSNR refers to; that of the target where it is None.
-        instances: the values of both maps are ids of instances rather than labels.
+        metrics: names from the catalogue.
+        labels: the labels to score; None for all of the task.
+        tolerance_mm: tolerance of the surface Dice, one for all labels or one per label. Labels that a mapping omits,
+            and all labels if it is None, have `default_tolerance`.
+        iou_thresholds: IoU from which two instances match; the average precision is the mean over the thresholds.
+        data_range: intensity range for the PSNR of a regression; None takes the range of the target.
+        instances: whether the values of both maps are instance ids rather than labels.
     """
 
     metrics: tuple[str, ...] = CHEAP
@@ -48,16 +48,16 @@ class MetricSettings:
     instances: bool = False
 
     def __post_init__(self) -> None:
-        given = self.tolerance_mm
-        tolerances = given.values() if isinstance(given, Mapping) else [given or 0.0]
+        tolerance = self.tolerance_mm
+        tolerances = tolerance.values() if isinstance(tolerance, Mapping) else [tolerance or 0.0]
         if not all(math.isfinite(t) and t >= 0 for t in tolerances):
-            raise BadInput(f"A tolerance is a length in mm, 0 or more, not {given}.")
+            raise BadInput(f"A tolerance is a length in mm, 0 or more, not {tolerance}.")
         width = self.data_range
         if width is not None and not (math.isfinite(width) and width > 0):
             raise BadInput(f"The data range is the width of a range, above 0, not {width}.")
         if not self.iou_thresholds or not all(0 < t <= 1 for t in self.iou_thresholds):
             raise BadInput(
-                f"IoU thresholds lie above 0 and not above 1, unlike {self.iou_thresholds}."
+                f"IoU thresholds must be above 0 and at most 1, not {self.iou_thresholds}."
             )
 
     def tolerance_of(self, label: str, spacing_zyx: Sequence[float]) -> float:
@@ -66,22 +66,22 @@ class MetricSettings:
         return default_tolerance(spacing_zyx) if self.tolerance_mm is None else self.tolerance_mm
 
     def to_dict(self, spacings_zyx: Mapping[str, Sequence[float]] | None = None) -> dict[str, Any]:
-        """What a reader of the figures must know, as plain data.
+        """The parameters that a reader of the results needs, as plain data.
 
         Args:
-            spacings_zyx: of each case, in mm, from which tolerances that nobody gave were chosen.
+            spacings_zyx: spacing of each case, in mm, from which default tolerances are taken.
         """
         out: dict[str, Any] = {}
-        given = self.tolerance_mm
+        tolerance = self.tolerance_mm
         if "surface_dice" in self.metrics:
             chosen = {case: default_tolerance(s) for case, s in (spacings_zyx or {}).items()}
             default = max(chosen.values(), default=1.0)
-            if given is None and len(set(chosen.values())) > 1:
+            if tolerance is None and len(set(chosen.values())) > 1:
                 out["tolerance_by_case_mm"] = chosen
-            out["tolerance_mm"] = dict(given) if isinstance(given, Mapping) else given
-            if given is None:
+            out["tolerance_mm"] = dict(tolerance) if isinstance(tolerance, Mapping) else tolerance
+            if tolerance is None:
                 out["tolerance_mm"] = default
-            if given is None or isinstance(given, Mapping):
+            if tolerance is None or isinstance(tolerance, Mapping):
                 out["default_tolerance_mm"] = default
         if "average_precision" in self.metrics:
             out["iou_thresholds"] = list(self.iou_thresholds)
@@ -93,10 +93,10 @@ class MetricSettings:
 
 
 def default_tolerance(spacing_zyx: Sequence[float]) -> float:
-    """The tolerance of the surface Dice in mm that voxels of this size ask for.
+    """The default tolerance of the surface Dice in mm for voxels of this size.
 
-    1 mm, about what two readers of a clinical scan differ by; two voxels where voxels are smaller than 0.1 mm, as in
-    micro-CT, of which 1 mm would forgive everything.
+    1 mm, about how much two readers of a clinical scan differ; two voxels for voxels smaller than 0.1 mm, as in
+    micro-CT, where 1 mm would tolerate everything.
     """
     largest = max(spacing_zyx)
     return 1.0 if largest >= _SMALL_VOXEL_MM else 2 * largest
@@ -113,14 +113,14 @@ def score_labels(
     instances: tuple[NDArray[Any], NDArray[Any]] | None = None,
     histogram: Histogram | None = None,
 ) -> tuple[LabelResult, ...]:
-    """Every label of a case, in the order of the task.
+    """Results of every label of a case, in the order of the task.
 
     Args:
-        predicted, reference: label values [Z, Y, X], or one map a label [C, Z, Y, X].
-        spacing_zyx: in mm.
-        valid: [Z, Y, X], where the reference counts; what it says to ignore never does.
-        instances: the ids of instances in both maps; without them the connected parts of a label are its instances.
-        histogram: the joint histogram of both maps, where it is known already.
+        predicted, reference: label values [Z, Y, X], or one map per label [C, Z, Y, X].
+        spacing_zyx: spacing in mm.
+        valid: [Z, Y, X], the voxels that count; voxels that the reference ignores never count.
+        instances: instance ids of both maps; without them the connected components of a label are its instances.
+        histogram: the joint histogram of both maps, if it is known already.
     """
     predicted, reference = (
         whole_numbers(array) if array.ndim == 3 else array for array in (predicted, reference)
@@ -135,15 +135,15 @@ def score_labels(
     )
     out = []
     for label in labels:
-        found = counts[label.name]
-        state = state_of(found)
-        values = _overlap(found, ml, settings.metrics) | costly.get(label.name, {})
+        voxels = counts[label.name]
+        state = state_of(voxels)
+        values = _overlap(voxels, ml, settings.metrics) | costly.get(label.name, {})
         for name in settings.metrics:
             worst = METRICS[name].worst
             if state in ("missed", "invented") and worst is not None:
                 values[name] = diagonal if worst == "diagonal" else worst
         ordered = {name: values.get(name) for name in settings.metrics}
-        volumes = (found.predicted * ml, found.reference * ml)
+        volumes = (voxels.predicted * ml, voxels.reference * ml)
         out.append(LabelResult(label.name, ordered, *volumes, state))
     return tuple(out)
 
@@ -159,7 +159,7 @@ def _within_boxes(
     instances: tuple[NDArray[Any], NDArray[Any]] | None,
     names: Sequence[str],
 ) -> dict[str, dict[str, float | None]]:
-    """What is measured label by label, each in its own box, the largest first."""
+    """The metrics that are computed label by label, each in its own box, the largest box first."""
     if not set(settings.metrics) - set(in_group(settings.metrics, "overlap")):
         return {}
     indices = [i for i, label in enumerate(task.foreground) if label.name in names]
@@ -183,8 +183,8 @@ def _within_boxes(
 
     items = [(i, box) for i, box in zip(indices, boxes, strict=True) if box is not None]
     items.sort(key=lambda item: -volume_of(item[1]))
-    found = in_threads(measure, items)
-    return {task.foreground[i].name: values for (i, _), values in zip(items, found, strict=True)}
+    results = in_threads(measure, items)
+    return {task.foreground[i].name: values for (i, _), values in zip(items, results, strict=True)}
 
 
 def _surface(
@@ -195,17 +195,17 @@ def _surface(
     tolerance_mm: float,
     counted: NDArray[np.bool_] | None,
 ) -> dict[str, float | None]:
-    wanted = in_group(metrics, "surface")
-    found = surface_distances(one, two, spacing_zyx, counted) if wanted else None
-    if found is None:
+    names = in_group(metrics, "surface")
+    distances = surface_distances(one, two, spacing_zyx, counted) if names else None
+    if distances is None:
         return {}
     values = {
-        "hd95": found.hausdorff(95),
-        "hausdorff": found.hausdorff(),
-        "surface_distance": found.mean,
-        "surface_dice": found.dice(tolerance_mm),
+        "hd95": distances.hausdorff(95),
+        "hausdorff": distances.hausdorff(),
+        "surface_distance": distances.mean,
+        "surface_dice": distances.dice(tolerance_mm),
     }
-    return {name: values[name] for name in wanted}
+    return {name: values[name] for name in names}
 
 
 def _instances(
@@ -214,17 +214,17 @@ def _instances(
     settings: MetricSettings,
     ids: tuple[NDArray[Any], NDArray[Any]] | None,
 ) -> dict[str, float | None]:
-    wanted = in_group(settings.metrics, "instances")
-    if not wanted:
+    names = in_group(settings.metrics, "instances")
+    if not names:
         return {}
     numbered = (components(one), components(two)) if ids is None else (ids[0] * one, ids[1] * two)
-    found = contingency(*numbered)
-    rand = adapted_rand(found) if "adapted_rand_error" in wanted else None
+    table = contingency(*numbered)
+    rand = adapted_rand(table) if "adapted_rand_error" in names else None
     values = {
         "adapted_rand_error": None if rand is None else rand.error,
-        "average_precision": average_precision(found, settings.iou_thresholds),
+        "average_precision": average_precision(table, settings.iou_thresholds),
     }
-    return {name: values[name] for name in wanted}
+    return {name: values[name] for name in names}
 
 
 def score_values(
@@ -234,14 +234,14 @@ def score_values(
     settings: MetricSettings,
     valid: NDArray[np.bool_] | None = None,
 ) -> tuple[LabelResult, ...]:
-    """Every channel of a regression, in the order of the task.
+    """Results of every channel of a regression, in the order of the task.
 
     Args:
-        predicted, reference: float values [C, Z, Y, X], or [Z, Y, X] where there is one channel; reference voxels
+        predicted, reference: float values [C, Z, Y, X], or [Z, Y, X] for one channel; reference voxels
             that are NaN or the task's ignore value do not count.
 
     Raises:
-        BadInput: the channels are not the task's.
+        BadInput: the number of channels is not the task's.
     """
     stacks = [array if array.ndim == 4 else array[None] for array in (predicted, reference)]
     for stack in stacks:
@@ -250,17 +250,21 @@ def score_values(
                 f"The map has {len(stack)} channels, the task has {len(task.labels)} values."
             )
     out = []
-    kept = task.labels if settings.labels is None else select(task, settings.labels)
-    for label, made, truth in zip(task.labels, *stacks, strict=True):
-        if label not in kept:
+    scored = task.labels if settings.labels is None else select(task, settings.labels)
+    for label, prediction, truth in zip(task.labels, *stacks, strict=True):
+        if label not in scored:
             continue
         mask = valid
         if task.ignore is not None:
             counted = truth != task.ignore
             mask = counted if valid is None else counted & valid
-        found = errors(made, truth, mask)
-        values = {"mse": found.mse, "mae": found.mae, "psnr": found.psnr(settings.data_range)}
-        state: State = "both" if found.voxels else "absent"
+        channel_errors = errors(prediction, truth, mask)
+        values = {
+            "mse": channel_errors.mse,
+            "mae": channel_errors.mae,
+            "psnr": channel_errors.psnr(settings.data_range),
+        }
+        state: State = "both" if channel_errors.voxels else "absent"
         out.append(
             LabelResult(label.name, {n: values.get(n) for n in settings.metrics}, state=state)
         )
@@ -268,12 +272,12 @@ def score_values(
 
 
 def diagonal_mm(shape: Sequence[int], spacing_zyx: Sequence[float]) -> float:
-    """The length of a scan from corner to corner: no two of its points lie farther apart."""
+    """The length of a scan's diagonal: the largest distance between two of its points."""
     return math.hypot(*(n * s for n, s in zip(shape[-3:], spacing_zyx, strict=True)))
 
 
 def state_of(counts: OverlapCounts) -> State:
-    """Whether a label is in both maps, in one or in neither."""
+    """Whether a label is in both maps, in only one, or in neither."""
     if counts.reference:
         return "both" if counts.predicted else "missed"
     return "invented" if counts.predicted else "absent"

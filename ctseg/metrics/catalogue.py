@@ -1,6 +1,6 @@
-"""The metrics by name: what each means, which way is better, and what a missed or invented structure scores.
+"""The metrics by name: their meaning, whether higher or lower is better, and the score of a missed structure.
 
-Nothing here imports NumPy, so that the command line can list them at no cost.
+This module imports no NumPy, so that the command line lists metrics quickly.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: as options and JSON spell it.
-        title: the head of a column.
-        group: metrics that are measured together.
-        better: whether more is better; None where the best value is 0 and the sign says in which direction it errs.
-        worst: what a structure scores that only one of the two maps has; None where it is measured all the same.
-        summary: one line.
+        name: name in options and JSON.
+        title: column header.
+        group: group of metrics that are computed together.
+        better: whether higher or lower is better; None where 0 is best and the sign gives the direction of the error.
+        worst: score of a structure that only one of the two maps has; None if it is computed as usual.
+        summary: description in one line.
     """
 
     name: str
@@ -41,16 +41,16 @@ METRICS: dict[str, Metric] = {
         Metric("dice", "Dice", "overlap", "higher", 0.0, "2|A and B| / (|A| + |B|)"),
         Metric("iou", "IoU", "overlap", "higher", 0.0, "|A and B| / |A or B|"),
         Metric(
-            "precision", "precision", "overlap", "higher", 0.0, "share of the prediction that is right"
+            "precision", "precision", "overlap", "higher", 0.0, "fraction of the prediction that is right"
         ),
-        Metric("recall", "recall", "overlap", "higher", 0.0, "share of the reference that was found"),
+        Metric("recall", "recall", "overlap", "higher", 0.0, "fraction of the reference that was found"),
         Metric(
             "volume_difference_ml", "difference ml", "overlap", None, None,
             "predicted less reference volume, ml",
         ),
         Metric(
             "volume_difference", "difference", "overlap", None, None,
-            "the same as a share of the reference; none where the reference is empty",
+            "the same as a fraction of the reference; none where the reference is empty",
         ),
         Metric(
             "hd95", "HD95 mm", "surface", "lower", "diagonal",
@@ -66,11 +66,11 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "surface_dice", "surface Dice", "surface", "higher", 0.0,
-            "share of both surfaces within the tolerance of the other",
+            "fraction of both surfaces within the tolerance of the other",
         ),
         Metric(
             "centreline_dice", "clDice", "centreline", "higher", 0.0,
-            "how much of each centreline lies in the other structure",
+            "overlap of each centreline with the other structure",
         ),
         Metric(
             "adapted_rand_error", "ARE", "instances", "lower", 1.0,
@@ -87,43 +87,43 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 CHEAP = ("dice", "iou")
-"""What validation during training measures."""
+"""Metrics of validation during training."""
 DEFAULT = ("dice", "iou", "hd95", "surface_distance", "surface_dice")
-"""What `ctseg evaluate` measures unless it is told otherwise."""
+"""Default metrics of `ctseg evaluate`."""
 REGRESSION = ("mse", "mae", "psnr")
-"""What is measured of a regression task, whose targets have no labels."""
+"""Metrics of a regression task, whose targets have no labels."""
 GROUPS: tuple[Group, ...] = ("overlap", "surface", "centreline", "instances", "regression")
 ALL = tuple(name for name, metric in METRICS.items() if metric.group != "regression")
 
 
 def resolve(names: Iterable[str] | str | None) -> tuple[str, ...]:
-    """Metric names, in the order of the catalogue, from names and groups; `all` for all of labels.
+    """Metric names in the order of the catalogue, from names and groups; `all` means all metrics of labels.
 
     Args:
-        names: a list, or one string with commas; None for the default.
+        names: a list, or one string separated by commas; None for the default.
 
     Raises:
-        UnknownName: neither a metric nor a group.
-        BadInput: no name at all.
+        UnknownName: a name is neither a metric nor a group.
+        BadInput: there is no name.
     """
     if names is None:
         return DEFAULT
     words = [w.strip() for w in (names.split(",") if isinstance(names, str) else names)]
-    wanted: set[str] = set()
+    chosen: set[str] = set()
     for word in filter(None, words):
         if word == "all":
-            wanted.update(ALL)
+            chosen.update(ALL)
         elif word in GROUPS:
-            wanted.update(name for name, metric in METRICS.items() if metric.group == word)
+            chosen.update(name for name, metric in METRICS.items() if metric.group == word)
         elif word in METRICS:
-            wanted.add(word)
+            chosen.add(word)
         else:
             raise UnknownName("metric", word, [*METRICS, *GROUPS, "all"])
-    if not wanted:
+    if not chosen:
         raise BadInput("No metric was named.", hint=f"Name some of: {', '.join(METRICS)}")
-    return tuple(name for name in METRICS if name in wanted)
+    return tuple(name for name in METRICS if name in chosen)
 
 
 def in_group(names: Iterable[str], group: Group) -> tuple[str, ...]:
-    """Those of the names that belong to a group."""
+    """The names that belong to a group."""
     return tuple(name for name in names if METRICS[name].group == group)

@@ -1,4 +1,4 @@
-"""Centreline Dice, for vessels, airways and fibres, where being connected matters more than being wide."""
+"""Centreline Dice, for vessels, airways and fibres, where connectivity matters more than width."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ctseg.metrics.skeleton import skeleton
 def centreline_dice(predicted: NDArray[Any], reference: NDArray[Any]) -> float | None:
     """clDice of two boolean maps [Z, Y, X], 0..1 (Shit et al., CVPR 2021, equations 1 and 2).
 
-    The harmonic mean of the share of the predicted centreline that lies in the reference, and of the share of the
-    reference's centreline that lies in the prediction.
+    The harmonic mean of the fraction of the predicted centreline inside the reference and the fraction of the
+    reference's centreline inside the prediction.
 
     Returns:
         None where either map is empty.

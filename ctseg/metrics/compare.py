@@ -1,4 +1,4 @@
-"""Two predictions of the same cases: by how much one is better, and whether that may be chance."""
+"""Comparison of two predictions of the same cases: how much better one is, and whether that may be chance."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ctseg.metrics.catalogue import METRICS
 from ctseg.metrics.report import Report
 
 EXACT = 200
-"""So many differences at most are tested exactly."""
+"""Most differences for the exact test."""
 MEAN = "mean"
-"""The row over all labels: the mean of each case over the labels that have a score."""
+"""Name of the row over all labels: the mean of each case over the labels that have a score."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of one label, prediction less the other, over the cases that both could be scored on.
+    """One metric of one label, first prediction minus the second, over the cases that have a score in both.
 
     Attributes:
-        label: or `mean`, for the mean of each case over its labels.
+        label: name of the label, or `mean` for the mean of each case over its labels.
         prediction, other: means over these cases.
-        difference: of the means.
-        interval: bootstrap confidence interval of the difference, over groups; None where too few have one.
-        cases, groups: how many there are.
-        better, worse, equal: in how many groups the prediction is better, worse or the same; None where the
-            metric has no better side.
+        difference: difference of the means.
+        interval: bootstrap confidence interval of the difference, over groups; None with too few groups.
+        cases, groups: their numbers.
+        better, worse, equal: number of groups in which the first prediction is better, worse or equal; None where
+            neither higher nor lower is better.
         p_value: Wilcoxon signed-rank test, two-sided, over groups; None where no group differs.
-        p_holm: the same, corrected by Holm for all labels of the metric (the mean is not one of them).
-        unpaired: cases that only one of the two could be scored on: it invented what the other rightly left out.
-        overall: whether this is the row over all labels, whatever a label may be called.
+        p_holm: the same, Holm-corrected over all labels of the metric (the mean is not one of them).
+        unpaired: number of cases with a score in one prediction only, which invented a label.
+        overall: whether this is the row over all labels, however a label may be named.
     """
 
     metric: str
@@ -61,12 +61,12 @@ class Difference:
 def compare(
     report: Report, other: Report, resampling: BootstrapSample | None = None
 ) -> tuple[Difference, ...]:
-    """Compare two reports on the same cases, metric by metric and label by label, the mean over the labels last.
+    """Compare two reports on the same cases, by metric and by label, with the mean over the labels last.
 
-    Scans of one group (a patient) are averaged before they are tested, since they are not independent.
+    Scans of one group (a patient) are averaged before the test, since they are not independent.
 
     Raises:
-        BadInput: the cases of the two are not the same.
+        BadInput: the reports are of different cases.
     """
     ours, theirs = ({c.case: c for c in r.cases} for r in (report, other))
     if set(ours) != set(theirs):
@@ -78,9 +78,9 @@ def compare(
     tables = [
         {
             case.case: {item.label: item.values for item in case.labels}
-            for case in (found[name] for name in ours)
+            for case in (results[name] for name in ours)
         }
-        for found in (ours, theirs)
+        for results in (ours, theirs)
     ]
     out: list[Difference] = []
     for metric in report.metrics:
@@ -89,15 +89,15 @@ def compare(
         rows = []
         for label in (*report.labels, None):
             pairs = [tuple(_value(table[case], label, metric) for table in tables) for case in ours]
-            found = _difference(
+            difference = _difference(
                 metric,
                 MEAN if label is None else label,
                 pairs,
                 groups,
                 resampling or BootstrapSample(),
             )
-            if found is not None:
-                rows.append(replace(found, overall=label is None))
+            if difference is not None:
+                rows.append(replace(difference, overall=label is None))
         out += _holm(rows)
     return tuple(out)
 
@@ -105,7 +105,7 @@ def compare(
 def _value(
     labels: Mapping[str, Mapping[str, float | None]], label: str | None, metric: str
 ) -> float | None:
-    """The score of a label, or the mean over the labels where none is named."""
+    """The score of a label, or the mean over the labels if none is named."""
     if label is not None:
         return labels.get(label, {}).get(metric)
     known = [v for values in labels.values() if (v := values.get(metric)) is not None]
@@ -119,17 +119,17 @@ def _difference(
     groups: Sequence[str],
     resampling: BootstrapSample,
 ) -> Difference | None:
-    """The difference of one label, over the cases where both predictions have a score; None where there is none."""
-    kept = [
+    """The difference of one label over the cases with a score in both predictions; None without such cases."""
+    scored = [
         (one, two, group)
         for (one, two), group in zip(pairs, groups, strict=True)
         if one is not None and two is not None
     ]
-    if not kept:
+    if not scored:
         return None
     unpaired = sum((one is None) != (two is None) for one, two in pairs)
-    one, two = (np.array([k[i] for k in kept], float) for i in (0, 1))
-    names = [k[2] for k in kept]
+    one, two = (np.array([k[i] for k in scored], float) for i in (0, 1))
+    names = [k[2] for k in scored]
     delta = one - two
     interval, _ = intervals([[float(d)] for d in delta], names, resampling)
     _, index = np.unique(np.array(names), return_inverse=True)
@@ -141,33 +141,33 @@ def _difference(
         sides = (higher, lower) if better == "higher" else (lower, higher)
     return Difference(
         metric, label, float(one.mean()), float(two.mean()), float(delta.mean()), interval,
-        len(kept), len(by_group), *sides, len(by_group) - higher - lower, signed_rank(by_group), unpaired=unpaired,
+        len(scored), len(by_group), *sides, len(by_group) - higher - lower, signed_rank(by_group), unpaired=unpaired,
     )  # fmt: skip
 
 
 def signed_rank(differences: NDArray[np.float64]) -> float | None:
     """Two-sided p of the signed-rank test (Wilcoxon, Biometrics Bulletin 1, 1945); zeros are left out.
 
-    Up to 200 differences p is exact, ties or not: the chance that as many of all signs, each as likely as the other,
-    give a rank sum as far out. Beyond, the normal approximation.
+    For up to 200 differences p is exact, with or without ties: the probability that equally likely random signs
+    give a rank sum at least as extreme. Beyond, it is the normal approximation.
 
     Returns:
-        None where nothing differs.
+        None where all differences are 0.
     """
     from scipy.stats import rankdata, wilcoxon
 
-    there = differences[differences != 0]
-    if not len(there):
+    nonzero = differences[differences != 0]
+    if not len(nonzero):
         return None
-    if len(there) > EXACT:
-        return float(wilcoxon(there, method="approx").pvalue)
-    ranks = np.round(2 * rankdata(np.abs(there))).astype(np.int64)  # whole numbers, ties included
+    if len(nonzero) > EXACT:
+        return float(wilcoxon(nonzero, method="approx").pvalue)
+    ranks = np.round(2 * rankdata(np.abs(nonzero))).astype(np.int64)  # whole numbers, ties included
     chance = np.zeros(int(ranks.sum()) + 1)
     chance[0] = 1.0
     for rank in ranks.tolist():
         chance[rank:] = (chance[rank:] + chance[: len(chance) - rank]) / 2
         chance[:rank] /= 2
-    at = int(ranks[there > 0].sum())
+    at = int(ranks[nonzero > 0].sum())
     return min(1.0, 2 * float(min(chance[: at + 1].sum(), chance[at:].sum())))
 
 

@@ -1,9 +1,9 @@
 """The area of the surface that crosses a cube of 2x2x2 voxels, for each of its 256 states.
 
 Marching cubes (Lorensen and Cline, SIGGRAPH 1987): the surface cuts each edge of the cube half way between a voxel
-inside and one outside; the cuts are joined across the cube's faces to polygons, and these split into triangles. On a
-face whose diagonal voxels agree, the rarer kind of voxel (inside or outside) is cut off corner by corner. A polygon
-that is not flat has an area only by its triangles: from which corner they fan out is a convention, chosen here so that
+inside and one outside; the cuts are joined across the cube's faces into polygons, which are split into triangles. On a
+face whose diagonal voxels agree, the rarer kind of voxel (inside or outside) is cut off corner by corner. The area of
+a non-planar polygon depends on the corner from which its triangles fan out, which is a convention, chosen here so that
 areas are those of Nikolov et al. (Deep learning to achieve clinically applicable segmentation, 2018, surface-distance).
 """
 
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 Point = tuple[int, int, int]
 
 FANS = "000101101201100201211020010102021110200011201102"
-"""For each state below 128 whose surface is not flat, in ascending order: the corner of the polygon to fan from."""
+"""For each state below 128 with a non-planar polygon, in ascending order: the corner from which its triangles fan."""
 
-_FLAT_RING = ((0, 0), (0, 1), (1, 1), (1, 0))
+_FACE_RING = ((0, 0), (0, 1), (1, 1), (1, 0))
 
 
 @functools.cache
 def triangles() -> tuple[tuple[Point, ...], ...]:
-    """The triangles of each state, as normals of twice their area, with a quarter of a voxel's face as unit.
+    """The triangles of each state, as normals of twice their area, in units of a quarter of a voxel face.
 
     Returns:
         256 tuples of (z, y, x). Bit 7 of the state is the voxel at (0, 0, 0), bit 6 the next along x, bit 5 along
@@ -35,11 +35,11 @@ def triangles() -> tuple[tuple[Point, ...], ...]:
     fans = iter(FANS)
     half: list[tuple[Point, ...]] = []
     for state in range(128):
-        found: list[Point] = []
+        normals: list[Point] = []
         for polygon in _polygons(state):
-            start = 0 if _flat(polygon) else int(next(fans))
-            found += _fan(polygon, start)
-        half.append(tuple(found))
+            start = 0 if _is_planar(polygon) else int(next(fans))
+            normals += _fan(polygon, start)
+        half.append(tuple(normals))
     return (*half, *reversed(half))
 
 
@@ -61,32 +61,30 @@ def _areas(z: float, y: float, x: float) -> NDArray[np.float64]:
 
 
 def _polygons(state: int) -> list[list[Point]]:
-    """The closed polygons of a state, each from its smallest corner on; points in half voxels (z, y, x)."""
+    """The closed polygons of a state, each starting at its smallest corner; points in half voxels (z, y, x)."""
     joined: dict[Point, list[Point]] = {}
     for one, two in _segments(state):
         joined.setdefault(one, []).append(two)
         joined.setdefault(two, []).append(one)
-    left, out = set(joined), []
-    while left:
-        point = min(left)
+    remaining, out = set(joined), []
+    while remaining:
+        point = min(remaining)
         polygon: list[Point] = []
-        while point in left:
-            left.remove(point)
+        while point in remaining:
+            remaining.remove(point)
             polygon.append(point)
-            point = min((p for p in joined[point] if p in left), default=point)
+            point = min((p for p in joined[point] if p in remaining), default=point)
         out.append(polygon)
     return out
 
 
 def _segments(state: int) -> list[tuple[Point, Point]]:
-    """The lines along which the surface crosses the six faces of the cube."""
-    corner_cut = (
-        state.bit_count() <= 4
-    )  # the kind of voxel that is cut off where a face leaves it open
+    """The line segments in which the surface crosses the six faces of the cube."""
+    corner_cut = state.bit_count() <= 4  # the kind of voxel that is cut off on ambiguous faces
     out = []
     for axis in range(3):
         for side in (0, 1):
-            ring = [tuple(np.insert(flat, axis, side).tolist()) for flat in _FLAT_RING]
+            ring = [tuple(np.insert(corner, axis, side).tolist()) for corner in _FACE_RING]
             inside = [bool(state >> (7 - (4 * z + 2 * y + x)) & 1) for z, y, x in ring]
             cuts = [i for i in range(4) if inside[i] != inside[i - 1]]  # the edge from i - 1 to i
             if len(cuts) == 4:
@@ -108,7 +106,7 @@ def _fan(polygon: list[Point], start: int) -> list[Point]:
     return [_cross(hub, one, two) for one, two in itertools.pairwise(rest)]
 
 
-def _flat(polygon: list[Point]) -> bool:
+def _is_planar(polygon: list[Point]) -> bool:
     normals = np.array(_fan(polygon, 0))
     return bool(np.linalg.matrix_rank(normals) == 1)
 

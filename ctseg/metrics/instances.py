@@ -1,4 +1,4 @@
-"""How well instances (grains, cells, fibres, single lesions) are told apart: adapted Rand error, average precision."""
+"""Metrics of instances (grains, cells, fibres, single lesions): adapted Rand error and average precision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contingency:
-    """How many voxels each instance of one map shares with each of another.
+    """Number of voxels that each instance of one map shares with each instance of another.
 
     Attributes:
-        predicted_ids, reference_ids: the ids of rows and columns, ascending, 0 (no instance) among them.
-        shared: voxels, sparse, [predicted, reference].
+        predicted_ids, reference_ids: the ids of rows and columns, ascending, including 0 (no instance).
+        shared: numbers of voxels, sparse, [predicted, reference].
     """
 
     predicted_ids: NDArray[np.int64]
@@ -36,7 +36,7 @@ def contingency(
     """Count the voxels that each pair of instances shares.
 
     Args:
-        predicted, reference: maps of ids, of one shape; 0 is no instance.
+        predicted, reference: maps of ids, of one shape; 0 means no instance.
         valid: the voxels that count; None for all.
 
     Raises:
@@ -49,7 +49,7 @@ def contingency(
             f"The maps have the shapes {predicted.shape} and {reference.shape} and must be alike."
         )
     one, two = whole_numbers(predicted), whole_numbers(reference)
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    runs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for part in slabs(one.shape):
         rows, columns = one[part], two[part]
         if valid is not None:
@@ -57,10 +57,10 @@ def contingency(
         ids = np.stack([rows.ravel(), columns.ravel()]).astype(np.int64)
         change = np.flatnonzero((ids[:, 1:] != ids[:, :-1]).any(0)) + 1
         starts = np.concatenate([[0], change]) if ids.size else change
-        lengths = np.diff(np.append(starts, ids.shape[1]))  # ids come in runs: few pairs are left
-        found.append((ids[:, starts], lengths))
-    pairs = np.concatenate([ids for ids, _ in found], axis=1)
-    lengths = np.concatenate([lengths for _, lengths in found])
+        lengths = np.diff(np.append(starts, ids.shape[1]))  # ids come in runs: few pairs remain
+        runs.append((ids[:, starts], lengths))
+    pairs = np.concatenate([ids for ids, _ in runs], axis=1)
+    lengths = np.concatenate([lengths for _, lengths in runs])
     predicted_ids, rows = np.unique(np.append(pairs[0], 0), return_inverse=True)
     reference_ids, columns = np.unique(np.append(pairs[1], 0), return_inverse=True)
     shape = (len(predicted_ids), len(reference_ids))
@@ -75,8 +75,8 @@ class AdaptedRand:
 
     Attributes:
         error: 1 - F-score of pairs of voxels of one instance, over the voxels of the reference's instances.
-        precision: share of the pairs joined by the prediction that belong together.
-        recall: share of the pairs that belong together that the prediction joins.
+        precision: fraction of the pairs joined by the prediction that belong together.
+        recall: fraction of the pairs that belong together that the prediction joins.
     """
 
     error: float
@@ -84,15 +84,15 @@ class AdaptedRand:
     recall: float
 
 
-def adapted_rand(found: Contingency) -> AdaptedRand | None:
+def adapted_rand(overlaps: Contingency) -> AdaptedRand | None:
     """The adapted Rand error (Arganda-Carreras et al., Frontiers in Neuroanatomy 9:142, 2015).
 
-    Voxels without an instance in the reference do not count; those without one in the prediction are an instance.
+    Voxels without an instance in the reference do not count; those without one in the prediction form one instance.
 
     Returns:
         None where no two voxels share an instance.
     """
-    table = found.shared[:, np.flatnonzero(found.reference_ids != 0)]
+    table = overlaps.shared[:, np.flatnonzero(overlaps.reference_ids != 0)]
     voxels = float(table.sum())
     both = float(np.square(table.data.astype(np.float64)).sum()) - voxels
     joined = float(np.square(table.sum(axis=1).astype(np.float64)).sum()) - voxels
@@ -104,7 +104,7 @@ def adapted_rand(found: Contingency) -> AdaptedRand | None:
 
 @dataclass(frozen=True)
 class Matches:
-    """Instances at one IoU threshold: found, invented and missed."""
+    """Numbers of instances found, invented and missed at one IoU threshold."""
 
     true_positives: int
     false_positives: int
@@ -117,20 +117,20 @@ class Matches:
         return self.true_positives / total if total else None
 
 
-def match(found: Contingency, threshold: float) -> Matches:
-    """Match instances one to one whose IoU is at least the threshold, as many as can be.
+def match(overlaps: Contingency, threshold: float) -> Matches:
+    """Match instances one to one whose IoU is at least the threshold, with as many matches as possible.
 
     Args:
-        threshold: above 0 and not above 1. Above 0.5 an instance overlaps enough with one other at most.
+        threshold: above 0 and at most 1. Above 0.5 an instance can match at most one other.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    table = found.shared.tocoo()
-    sizes = found.shared.sum(axis=1), found.shared.sum(axis=0)
+    table = overlaps.shared.tocoo()
+    sizes = overlaps.shared.sum(axis=1), overlaps.shared.sum(axis=0)
     union = sizes[0][table.row] + sizes[1][table.col] - table.data
     kept = (table.data >= threshold * union - 1e-9) & (table.data > 0)
-    kept &= (found.predicted_ids[table.row] != 0) & (found.reference_ids[table.col] != 0)
+    kept &= (overlaps.predicted_ids[table.row] != 0) & (overlaps.reference_ids[table.col] != 0)
     fitting = csr_array(
         (np.ones(np.count_nonzero(kept), bool), (table.row[kept], table.col[kept])),
         shape=table.shape,
@@ -139,24 +139,24 @@ def match(found: Contingency, threshold: float) -> Matches:
     hits = int(np.count_nonzero(matched >= 0))
     counts = [
         int(np.count_nonzero((ids != 0) & (size > 0)))
-        for ids, size in zip((found.predicted_ids, found.reference_ids), sizes, strict=True)
+        for ids, size in zip((overlaps.predicted_ids, overlaps.reference_ids), sizes, strict=True)
     ]
     return Matches(hits, counts[0] - hits, counts[1] - hits)
 
 
-def average_precision(found: Contingency, thresholds: Sequence[float] = (0.5,)) -> float | None:
+def average_precision(overlaps: Contingency, thresholds: Sequence[float] = (0.5,)) -> float | None:
     """The mean of TP / (TP + FP + FN) over IoU thresholds, 0..1 (Caicedo et al., Nature Methods 16, 2019).
 
     Returns:
         None where neither map has an instance.
     """
-    values = [match(found, threshold).average_precision for threshold in thresholds]
+    values = [match(overlaps, threshold).average_precision for threshold in thresholds]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Instances of a mask: its parts whose voxels touch by face, edge or corner, numbered from 1."""
+    """Instances of a mask: its components, connected by face, edge or corner, numbered from 1."""
     from scipy.ndimage import label
 
     numbered, _ = label(mask, np.ones((3,) * mask.ndim, int))

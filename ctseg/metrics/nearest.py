@@ -1,8 +1,8 @@
-"""From each point of a grid to the nearest of others, exactly, where most of them lie close by.
+"""Exact nearest-neighbour search from the points of a grid to marked points, fast where most lie close by.
 
-Two surfaces of one structure mostly lie within a few voxels of each other. So the places around every point are looked
-up in the order of their distance, all points at once, and those that found something drop out; only what lies far off
-is left to a k-d tree. That takes time with the surface, where a distance map takes it with the volume.
+Two surfaces of one structure mostly lie within a few voxels of each other. So the surroundings of all points are
+searched at once, in order of distance, and points with a match drop out; a k-d tree searches the rest. The time grows
+with the surface, where that of a distance map grows with the volume.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 PLACES = 1000
-"""About how many places around a point are looked up before the tree is asked."""
+"""About how many offsets around a point are tried before the tree is used."""
 BUDGET = 160
-"""Lookups for each point, on average, after which the tree is cheaper."""
+"""Lookups per point, on average, from which on the tree is faster."""
 CHUNK = 2**17
 AT_ONCE = 2**19
-"""So few lookups are made in one call, however far they go."""
+"""Remaining lookups up to which all are made in one call, whatever their distance."""
 TIE = 1e-12
-"""Distances that differ by less than this share are the same but for rounding."""
+"""Distances with a smaller relative difference are equal but for rounding."""
 
 
 @dataclass(frozen=True)
-class Around:
-    """The places around a point, nearest first; none is left out on the way.
+class Offsets:
+    """The offsets around a point, nearest first, without gaps.
 
     Attributes:
-        steps: from the point, flat.
-        shell: of each step; places of one shell are equally far.
-        starts: the first step of each shell.
-        distances: of the shells, in mm, ascending.
+        steps: steps from the point as flat indices.
+        shell: shell of each step; steps of one shell are equally far.
+        starts: first step of each shell.
+        distances: distance of each shell, in mm, ascending.
     """
 
     steps: Indices
@@ -46,11 +46,11 @@ class Around:
 
 @dataclass(frozen=True)
 class SearchGrid:
-    """A grid with a margin, so that the places around each point lie within it.
+    """A grid with a margin, so that all offsets from each point stay within it.
 
     Attributes:
-        shape_zyx: without the margin.
-        spacing_zyx: in mm.
+        shape_zyx: shape without the margin.
+        spacing_zyx: spacing in mm.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -66,7 +66,7 @@ class SearchGrid:
         return z, y, x
 
     def marked(self, where: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Indices]:
-        """The grid with its margin, flat, true where `where` [Z, Y, X] is; and the indices of these places."""
+        """The padded grid, raveled, true where `where` [Z, Y, X] is, and the flat indices of the true points."""
         out = np.zeros(self.padded_zyx, bool)
         out[
             tuple(slice(m, m + n) for n, m in zip(self.shape_zyx, self.margin_zyx, strict=True))
@@ -74,26 +74,26 @@ class SearchGrid:
         flat = out.ravel()
         return flat, np.flatnonzero(flat)
 
-    def around(self) -> Around:
-        """The places around any point of the grid."""
+    def around(self) -> Offsets:
+        """The offsets around any point of the grid."""
         _, steps, distances = _places(self.spacing_zyx)
         _, height, width = self.padded_zyx
         farther = np.diff(distances) > TIE * distances[:-1]
         shell = np.concatenate([[0], np.cumsum(farther)])
         starts = np.concatenate([[0], np.flatnonzero(farther) + 1])
-        return Around(
+        return Offsets(
             steps @ np.array([height * width, width, 1]), shell, starts, distances[starts]
         )
 
     def distances(self, one: Indices, two: Indices) -> NDArray[np.float64]:
-        """From each place to its fellow, in mm."""
+        """Distance from each point of `one` to the point of `two` at the same position, in mm."""
         steps = np.stack(np.unravel_index(one, self.padded_zyx), 1) - np.stack(
             np.unravel_index(two, self.padded_zyx), 1
         )
         return np.asarray(np.sqrt(np.square(steps * np.array(self.spacing_zyx)).sum(1)))
 
     def positions(self, places: Indices) -> NDArray[np.float64]:
-        """In mm, [n, 3]."""
+        """Positions in mm, [n, 3]."""
         index = np.stack(np.unravel_index(places, self.padded_zyx), 1)
         return np.asarray(index * np.array(self.spacing_zyx))
 
@@ -102,7 +102,7 @@ class SearchGrid:
 def _places(
     spacing_zyx: tuple[float, float, float],
 ) -> tuple[tuple[int, int, int], Indices, NDArray[np.float64]]:
-    """Margin, steps [n, 3] and distances in mm of all places within a radius, nearest first."""
+    """Margin, steps [n, 3] and distances in mm of all offsets within a radius, nearest first."""
     radius = float(np.cbrt(PLACES * 3 / (4 * math.pi) * math.prod(spacing_zyx)))
     z, y, x = (int(radius / s) for s in spacing_zyx)
     axes = [np.arange(-n, n + 1) for n in (z, y, x)]
@@ -112,7 +112,7 @@ def _places(
     order = order[distances[order] <= radius]
     if (
         len(order) > PLACES
-    ):  # slices so thick that none but their own lies within reach; end with a whole shell
+    ):  # of very thick slices only the point's own is within reach; end with a whole shell
         order = order[distances[order] < distances[order[PLACES]] * (1 - TIE)]
     steps, distances = steps[order], distances[order]
     z, y, x = np.abs(steps).max(axis=0).tolist()
@@ -122,42 +122,42 @@ def _places(
 def nearest(
     points: Indices, marks: NDArray[np.bool_], places: Indices, grid: SearchGrid
 ) -> tuple[Indices, NDArray[np.float64]]:
-    """The distance from each point to the nearest marked place.
+    """The distance from each point to the nearest marked point.
 
     Args:
         points: flat indices in the padded grid.
-        marks, places: as `SearchGrid.marked` returns them; at least one place.
+        marks, places: as `SearchGrid.marked` returns them; at least one marked point.
 
     Returns:
         for each point an index into the distances, and the distances in mm, ascending.
     """
     around = grid.around()
-    found, left = [], []
+    ranks, remaining = [], []
     for start in range(0, len(points), CHUNK):
-        rank, far = _look_around(points[start : start + CHUNK], marks, around)
-        found.append(rank)
-        left.append(far + start)
-    rank, far = np.concatenate(found), np.concatenate(left)
+        rank, far = _search_shells(points[start : start + CHUNK], marks, around)
+        ranks.append(rank)
+        remaining.append(far + start)
+    rank, far = np.concatenate(ranks), np.concatenate(remaining)
     distances = around.distances
     if len(far):
         rank[far] = len(distances) + np.arange(len(far))
-        distances = np.append(distances, _ask_tree(points[far], places, grid))
+        distances = np.append(distances, _search_tree(points[far], places, grid))
     ascending, order = np.unique(distances, return_inverse=True)
     return order[rank], ascending
 
 
-def _look_around(
-    points: Indices, marks: NDArray[np.bool_], around: Around
+def _search_shells(
+    points: Indices, marks: NDArray[np.bool_], around: Offsets
 ) -> tuple[Indices, Indices]:
-    """The shell in which each point finds a mark, and which points find none."""
+    """The shell in which each point finds a mark, and the points that find none."""
     rank = np.zeros(len(points), np.int64)
     searching, who = points, np.arange(len(points))
     work, total = 0, len(around.steps)
     for number, start in enumerate(around.starts.tolist()):
         if len(who) * (total - start) <= AT_ONCE:
-            seen = marks.take(searching[:, None] + around.steps[None, start:])
-            first = seen.argmax(1) if len(who) else np.zeros(0, np.int64)
-            hit = seen[np.arange(len(who)), first]
+            hits = marks.take(searching[:, None] + around.steps[None, start:])
+            first = hits.argmax(1) if len(who) else np.zeros(0, np.int64)
+            hit = hits[np.arange(len(who)), first]
             rank[who[hit]] = around.shell[start + first[hit]]
             return rank, who[~hit]
         if work > BUDGET * len(points):
@@ -173,7 +173,7 @@ def _look_around(
     return rank, who
 
 
-def _ask_tree(points: Indices, places: Indices, grid: SearchGrid) -> NDArray[np.float64]:
+def _search_tree(points: Indices, places: Indices, grid: SearchGrid) -> NDArray[np.float64]:
     from scipy.spatial import cKDTree
 
     tree = cKDTree(grid.positions(places), balanced_tree=False, compact_nodes=False)

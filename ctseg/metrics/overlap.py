@@ -1,4 +1,4 @@
-"""How much of a predicted label lies on the reference label, counted in one pass over both maps."""
+"""Overlap of predicted and reference labels, counted in one pass over both maps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ctseg.specs import Task
 from ctseg.volume.distinct_values import TABLE, slabs, whole_numbers
 
 MOST_VALUES = 4096
-"""Maps of more values hold no labels: every pair of them would be counted, in gigabytes."""
+"""Most values in a label map: every pair of values is counted, which would take gigabytes for more."""
 Histogram = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""The K values that two maps hold, and how often each pair occurs, [K, K]: rows for one map, columns for the other."""
+"""The K values of two maps, and how often each pair occurs, [K, K]: rows for one map, columns for the other."""
 
 
 @dataclass(frozen=True)
 class OverlapCounts:
-    """Voxels of one label: predicted, in the reference, and both."""
+    """Number of voxels of one label: predicted, in the reference, and in both."""
 
     predicted: int
     reference: int
@@ -40,12 +40,12 @@ class OverlapCounts:
 
     @property
     def precision(self) -> float | None:
-        """|A and B| / |A|, in 0..1: the share of the prediction that is right; None where nothing is predicted."""
+        """|A and B| / |A|, in 0..1: the fraction of the prediction that is right; None where nothing is predicted."""
         return self.both / self.predicted if self.predicted else None
 
     @property
     def recall(self) -> float | None:
-        """|A and B| / |B|, in 0..1: the share of the reference that was found; None where it is empty."""
+        """|A and B| / |B|, in 0..1: the fraction of the reference that was found; None where it is empty."""
         return self.both / self.reference if self.reference else None
 
 
@@ -77,16 +77,16 @@ def label_counts(
     valid: NDArray[np.bool_] | None = None,
     histogram: Histogram | None = None,
 ) -> dict[str, OverlapCounts]:
-    """Counts of each foreground label of a task; voxels where the reference says `ignore` do not count.
+    """Counts of each foreground label of a task; voxels that the reference ignores do not count.
 
     Args:
-        predicted, reference: maps of label values [Z, Y, X], or one map a label [C, Z, Y, X], where a voxel
-            belongs to the label when it is above 0.5 (binary maps and probabilities alike).
+        predicted, reference: maps of label values [Z, Y, X], or one map per label [C, Z, Y, X], where a voxel
+            belongs to the label if it is above 0.5 (binary maps and probabilities alike).
         valid: [Z, Y, X], the only voxels that count; None for all.
-        histogram: the joint histogram of two maps of values, where it is known already.
+        histogram: the joint histogram of two maps of values, if it is known already.
 
     Raises:
-        BadInput: the shapes differ, a value is no whole number, or the channels are not the task's labels.
+        BadInput: the shapes differ, a value is not a whole number, or the channels are not the task's labels.
     """
     _check_shapes(predicted, reference)
     if predicted.ndim == reference.ndim == 3:
@@ -124,10 +124,10 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
         The K values that either map may hold, and [K, K] counts: rows for `one`, columns for `two`.
 
     Raises:
-        BadInput: a value is no whole number, or there are more values than labels can be.
+        BadInput: a value is not a whole number, or there are more values than a label map has.
     """
     one, two = (
-        a.astype(np.int64) if a.dtype == np.uint64 else a  # which mixes with no signed type
+        a.astype(np.int64) if a.dtype == np.uint64 else a  # uint64 mixes with no signed type
         for a in (whole_numbers(one), whole_numbers(two))
     )
     if not one.size:  # nothing counts
@@ -143,18 +143,20 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
     size = len(values)
     if size > MOST_VALUES:
         raise BadInput(
-            f"The two maps hold {size} different values; as labels {MOST_VALUES} at most are compared.",
+            f"The two maps hold {size} different values; label maps with at most {MOST_VALUES} are compared.",
             hint="Are the values ids of instances? Add --instance-ids (instances=True in Python). Was an image given "
-            "where a label map is due?",
+            "where a label map is expected?",
         )
     table = np.zeros(size * size, np.int64)
     for part in slabs(one.shape):
         first, second = one[part].ravel(), two[part].ravel()
-        if lookup is None:  # most voxels of most maps are background in both, and quickly counted
-            there = np.flatnonzero(first | second)
-            if len(there) < first.size // 2:
-                table[0] += first.size - len(there)
-                first, second = first[there], second[there]
+        if (
+            lookup is None
+        ):  # most voxels of most maps are background in both, which is counted quickly
+            labelled = np.flatnonzero(first | second)
+            if len(labelled) < first.size // 2:
+                table[0] += first.size - len(labelled)
+                first, second = first[labelled], second[labelled]
         else:
             first, second = np.searchsorted(lookup, first), np.searchsorted(lookup, second)
         kind = np.int32 if size < 2**15 else np.int64
@@ -164,7 +166,7 @@ def joint_histogram(one: NDArray[Any], two: NDArray[Any]) -> Histogram:
 
 
 def label_mask(task: Task, array: NDArray[Any], index: int) -> NDArray[np.bool_]:
-    """Where a map [Z, Y, X] or [C, Z, Y, X] holds the foreground label of an index, bool [Z, Y, X]."""
+    """Where a map [Z, Y, X] or [C, Z, Y, X] has the foreground label of an index, bool [Z, Y, X]."""
     if array.ndim == 3:
         values = task.foreground[index].values
         return np.asarray(array == values[0]) if len(values) == 1 else np.isin(array, values)
@@ -187,7 +189,7 @@ def label_valid(
     index: int,
     valid: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_] | None:
-    """Where the foreground label of an index counts, bool [Z, Y, X]; None where all voxels do."""
+    """Where the foreground label of an index counts, bool [Z, Y, X]; None if all voxels count."""
     if task.ignore is None:
         return valid
     channel = reference

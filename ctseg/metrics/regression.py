@@ -1,4 +1,4 @@
-"""How far predicted float values lie from their targets: MSE, MAE and PSNR."""
+"""Errors of predicted float values: MSE, MAE and PSNR."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Errors:
     """Sums over the voxels of one channel that count.
 
     Attributes:
-        voxels: how many count.
+        voxels: number of voxels that count.
         squared, absolute: sums of the squared and absolute differences.
-        low, high: the range of the target.
+        low, high: smallest and largest value of the target.
     """
 
     voxels: int
@@ -43,10 +43,10 @@ class Errors:
         """The peak signal-to-noise ratio, 10 log10(range^2 / MSE), in dB.
 
         Args:
-            data_range: the width of the values that are possible; that of the target where it is None.
+            data_range: width of the range of possible values; None takes that of the target.
 
         Returns:
-            None where it is not a number: no voxel counts, nothing differs (it is infinite), or the target is flat.
+            None where it is undefined: no voxel counts, the error is 0 (PSNR is infinite), or the target is constant.
         """
         width = self.high - self.low if data_range is None else float(data_range)
         if not self.voxels or not self.squared or width <= 0:
@@ -57,7 +57,7 @@ class Errors:
 def errors(
     prediction: NDArray[Any], target: NDArray[Any], mask: NDArray[Any] | None = None
 ) -> Errors:
-    """The errors of one map, in float64, slab by slab.
+    """The errors of one map, in float64, computed slab by slab.
 
     Args:
         prediction, target: of one shape, any number of axes.
@@ -77,12 +77,12 @@ def errors(
         counts = ~np.isnan(truth)
         if valid is not None:
             counts &= valid[part]
-        truth, made = truth[counts], prediction[part][counts].astype(np.float64)
+        truth, predicted = truth[counts], prediction[part][counts].astype(np.float64)
         if not truth.size:
             continue
-        if not np.isfinite(made).all():
+        if not np.isfinite(predicted).all():
             raise BadInput("The prediction holds NaN or infinite values.")
-        difference = made - truth
+        difference = predicted - truth
         voxels += truth.size
         squared += float(np.square(difference).sum())
         absolute += float(np.abs(difference).sum())
@@ -93,14 +93,14 @@ def errors(
 def mse(
     prediction: NDArray[Any], target: NDArray[Any], mask: NDArray[Any] | None = None
 ) -> float | None:
-    """The mean squared error over the voxels that count; None where none does. See `errors`."""
+    """The mean squared error over the voxels that count; None if none counts. See `errors`."""
     return errors(prediction, target, mask).mse
 
 
 def mae(
     prediction: NDArray[Any], target: NDArray[Any], mask: NDArray[Any] | None = None
 ) -> float | None:
-    """The mean absolute error over the voxels that count; None where none does. See `errors`."""
+    """The mean absolute error over the voxels that count; None if none counts. See `errors`."""
     return errors(prediction, target, mask).mae
 
 

@@ -1,7 +1,7 @@
-"""What an evaluation found, per case and label, and the means of it.
+"""Results of an evaluation per case and label, and their means.
 
-A label that is in neither map has no score and counts nowhere; one that was missed, or invented, has the worst score
-(Dice 0, a distance of the scan's diagonal) and is counted apart, so that a mean can be read for what it is.
+A label that is in neither map has no score and counts in no mean; a missed or invented label has the worst score
+(Dice 0, a distance of the scan's diagonal) and is also counted separately, which explains low means.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class LabelResult:
     """One label of one case.
 
     Attributes:
-        values: by metric; None where the label has no such score, which absent labels never have.
+        values: score by metric; None where the label has no such score; absent labels have none.
         predicted_ml, reference_ml: volumes in millilitres; None for the channels of a regression.
-        state: in both maps, missed (0 predicted), invented (none in the reference) or absent from both.
+        state: in both maps, missed (not predicted), invented (not in the reference) or absent from both.
     """
 
     label: str
@@ -58,7 +58,7 @@ class LabelResult:
         return self.values.get("iou")
 
     def row(self) -> dict[str, Any]:
-        """Flat, without the label's name."""
+        """A flat row without the label's name."""
         return {**self.values, **{name: getattr(self, name) for name in _FIXED}}
 
 
@@ -67,9 +67,9 @@ class CaseResult:
     """One case, label by label.
 
     Attributes:
-        group: the patient or specimen that it belongs to; itself where it is None.
-        diagonal_mm: of the part of the scan that counted: the distance that a missed or invented label scores.
-        notes: what was odd about its files, and what was done to compare them.
+        group: the patient or specimen that it belongs to; None if the case is a group of its own.
+        diagonal_mm: diagonal of the part of the scan that counted: the distance score of a missed or invented label.
+        notes: remarks on its files and on how they were made comparable.
     """
 
     case: str
@@ -89,10 +89,10 @@ class LabelSummary:
     """One label over all cases.
 
     Attributes:
-        means: by metric, over the cases that have the label in either map; None where none has.
-        cases: how many those are.
-        missed, invented, absent: how many cases are in each of these states.
-        left_out: by metric, how many of `cases` have no such score (an infinite PSNR, a share of nothing).
+        means: mean by metric over the cases with the label in either map; None without such cases.
+        cases: number of these cases.
+        missed, invented, absent: number of cases in each of these states.
+        left_out: by metric, how many of `cases` have no such score (e.g. an infinite PSNR).
     """
 
     label: str
@@ -119,10 +119,10 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class Report:
-    """Every case, and the means over them.
+    """Every case, and the means over all cases.
 
     Attributes:
-        settings: how it was measured, as plain data: the tolerance of the surface Dice and the like.
+        settings: parameters of the metrics as plain data, such as the tolerance of the surface Dice.
     """
 
     cases: tuple[CaseResult, ...]
@@ -130,22 +130,22 @@ class Report:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label that some case was scored on, in the order of the task."""
+        """Every label with a score in some case, in the order of the task."""
         return tuple(dict.fromkeys(item.label for case in self.cases for item in case.labels))
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric that was measured, in the order of the catalogue."""
-        found = {name for case in self.cases for item in case.labels for name in item.values}
-        return tuple(name for name in METRICS if name in found)
+        """Every metric that was computed, in the order of the catalogue."""
+        measured = {name for case in self.cases for item in case.labels for name in item.values}
+        return tuple(name for name in METRICS if name in measured)
 
     def by_label(self, metric: str) -> dict[str, float]:
         """The mean of each label over the cases that have it; labels that no case has are left out."""
-        found = {s.label: s.means.get(metric) for s in self.summary()}
-        return {label: value for label, value in found.items() if value is not None}
+        means = {s.label: s.means.get(metric) for s in self.summary()}
+        return {label: value for label, value in means.items() if value is not None}
 
     def mean(self, metric: str) -> float | None:
-        """The mean over the labels of their mean over the cases; None where nothing could be scored."""
+        """The mean over the labels of their mean over the cases; None without any score."""
         return _mean(self.by_label(metric).values())
 
     @property
@@ -160,22 +160,22 @@ class Report:
 
     @property
     def hd95(self) -> dict[str, float]:
-        """The mean 95 % Hausdorff distance in mm, as `dice`; empty where it was not measured."""
+        """The mean 95 % Hausdorff distance in mm, as `dice`; empty if it was not computed."""
         return self.by_label("hd95")
 
     @property
     def surface_distance(self) -> dict[str, float]:
-        """The mean of the mean surface distance in mm, as `dice`; empty where it was not measured."""
+        """The mean of the mean surface distance in mm, as `dice`; empty if it was not computed."""
         return self.by_label("surface_distance")
 
     @property
     def surface_dice(self) -> dict[str, float]:
-        """The mean surface Dice at the tolerance, as `dice`; empty where it was not measured."""
+        """The mean surface Dice at the tolerance, as `dice`; empty if it was not computed."""
         return self.by_label("surface_dice")
 
     @property
     def mean_dice(self) -> float | None:
-        """The mean over the labels of their mean over the cases; None where nothing could be scored."""
+        """The mean over the labels of their mean over the cases; None without any score."""
         return self.mean("dice")
 
     @property
@@ -183,13 +183,13 @@ class Report:
         return self.mean("iou")
 
     def summary(self) -> tuple[LabelSummary, ...]:
-        """One row a label."""
+        """One row per label."""
         return tuple(self._summary(label) for label in self.labels)
 
     def _summary(self, label: str) -> LabelSummary:
-        found = [item for case in self.cases for item in case.labels if item.label == label]
-        states = [item.state for item in found]
-        present = [item for item in found if item.state != "absent"]
+        results = [item for case in self.cases for item in case.labels if item.label == label]
+        states = [item.state for item in results]
+        present = [item for item in results if item.state != "absent"]
         means = {name: _mean(item.values.get(name) for item in present) for name in self.metrics}
         lacking = {n: sum(item.values.get(n) is None for item in present) for n in self.metrics}
         return LabelSummary(
@@ -208,20 +208,20 @@ class Report:
         """Bootstrap confidence intervals of `by_label` and `mean`, over groups of cases.
 
         Returns:
-            the interval of each label, and that of the mean; without those that too few groups support.
+            the interval of each label, and that of the mean; labels with too few groups are left out.
         """
         table = [[self._value(case, label, metric) for label in self.labels] for case in self.cases]
         groups = [case.group or case.case for case in self.cases]
         *each, mean = intervals(table, groups, resampling or BootstrapSample())
         named = zip(self.labels, each, strict=True)
-        return {label: found for label, found in named if found is not None}, mean
+        return {label: interval for label, interval in named if interval is not None}, mean
 
     @staticmethod
     def _value(case: CaseResult, label: str, metric: str) -> float | None:
         return next((i.values.get(metric) for i in case.labels if i.label == label), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each case and label."""
+        """One flat row per case and label."""
         return [
             {"case": c.case, "label": item.label, **item.row()}
             for c in self.cases
@@ -229,10 +229,10 @@ class Report:
         ]
 
     def to_dict(self, resampling: BootstrapSample | None = None) -> dict[str, Any]:
-        """Plain data, without NaN: what could not be scored is None.
+        """Plain data without NaN: missing scores are None.
 
         Args:
-            resampling: with it, every mean has its confidence interval beside it, under `intervals`.
+            resampling: adds a confidence interval to every mean, under `intervals`.
         """
         out: dict[str, Any] = {
             "version": REPORT_VERSION,
@@ -259,31 +259,31 @@ class Report:
         return out
 
     def _intervals(self, resampling: BootstrapSample) -> dict[str, Any]:
-        found = {name: self.intervals(name, resampling) for name in self.metrics}
+        intervals = {name: self.intervals(name, resampling) for name in self.metrics}
         return {
             **resampling.to_dict(),
             "groups": len({case.group or case.case for case in self.cases}),
-            "means": {n: list(mean) for n, (_, mean) in found.items() if mean is not None},
+            "means": {n: list(mean) for n, (_, mean) in intervals.items() if mean is not None},
             "labels": {
-                label: {n: list(each[label]) for n, (each, _) in found.items() if label in each}
+                label: {n: list(each[label]) for n, (each, _) in intervals.items() if label in each}
                 for label in self.labels
             },
         }
 
     def to_json(self, resampling: BootstrapSample | None = None) -> str:
-        """As `to_dict`. It never holds NaN or Infinity."""
+        """As `to_dict`, as JSON without NaN and Infinity."""
         return json.dumps(self.to_dict(resampling), indent=2, ensure_ascii=False, allow_nan=False)
 
     def to_csv(self) -> str:
-        """One line for each case and label, comma separated, with a header."""
+        """One line per case and label, comma separated, with a header."""
         return csv_text(("case", "label", *self.metrics, *_FIXED), self.rows())
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "the report") -> Report:
-        """A report that `to_json` wrote.
+        """Read a report that `to_json` wrote.
 
         Raises:
-            BadInput: it is none.
+            BadInput: the text is not such a report.
         """
         try:
             data = parse_json(text)

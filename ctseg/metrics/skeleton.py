@@ -1,9 +1,9 @@
-"""The centreline of tubes: voxels peeled off from all sides until one more would tear, close or shorten something.
+"""Centrelines by thinning: voxels are peeled off from all sides while this keeps connectivity, holes and ends.
 
 Lee, Kashyap and Chu, Building skeleton models via 3-D medial surface/axis thinning algorithms (CVGIP 56, 1994). A voxel
-may go when it is simple: its removal changes neither the parts nor the holes of what is left, which its 26 neighbours
-tell (Bertrand and Malandain, Pattern Recognition Letters 15, 1994). Those found in one sweep are tested once more
-before they go, in eight turns; voxels of one turn are no neighbours, so that all of them can go at once.
+can be removed if it is simple: removing it changes neither the parts nor the holes of what remains, which follows from
+its 26 neighbours (Bertrand and Malandain, Pattern Recognition Letters 15, 1994). The candidates of one sweep are tested
+again before removal, in eight turns; voxels of one turn are no neighbours, so all of them can be removed at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STEPS = np.array(
         if (z, y, x) != (0, 0, 0)
     ]
 )
-"""The 26 neighbours of a voxel; the bit of each in a code is its place here."""
+"""The 26 neighbours of a voxel; the index here is the bit in a code."""
 _HALF = 13
 
 
@@ -37,16 +37,16 @@ def skeleton(mask: NDArray[Any]) -> NDArray[np.bool_]:
     strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
     steps = _STEPS @ strides
     sides = [int(step) for step, d in zip(steps, _STEPS, strict=True) if np.abs(d).sum() == 1]
-    left = np.flatnonzero(flat)
-    gone = True
-    while gone:
-        gone = False
+    remaining = np.flatnonzero(flat)
+    removed = True
+    while removed:
+        removed = False
         for side in sides:
-            open_to_side = left[flat[left + side] == 0]
+            open_to_side = remaining[flat[remaining + side] == 0]
             codes = _codes(flat, open_to_side, steps)
             candidates = open_to_side[_simple(codes) & ~_end(codes)]
-            gone |= _peel(flat, candidates, steps, padded.shape)
-            left = left[flat[left] > 0]
+            removed |= _peel(flat, candidates, steps, padded.shape)
+            remaining = remaining[flat[remaining] > 0]
     return np.asarray(padded[1:-1, 1:-1, 1:-1] > 0)
 
 
@@ -56,20 +56,20 @@ def _peel(
     steps: NDArray[np.int64],
     shape: tuple[int, ...],
 ) -> bool:
-    """Remove those candidates that are still simple when their turn comes; whether any was."""
+    """Remove the candidates that are still simple in their turn; returns whether any was removed."""
     z, y, x = np.unravel_index(candidates, shape)
     turns = (z % 2) * 4 + (y % 2) * 2 + x % 2
-    gone = False
+    removed = False
     for turn in range(8):
         now = candidates[turns == turn]
         now = now[_simple(_codes(flat, now, steps))]
         flat[now] = 0
-        gone |= bool(len(now))
-    return gone
+        removed |= bool(len(now))
+    return removed
 
 
 def _codes(flat: NDArray[np.uint8], points: NDArray[np.int64], steps: NDArray[np.int64]) -> Codes:
-    """Which of a voxel's 26 neighbours are in the structure, a bit each."""
+    """Which of a voxel's 26 neighbours are in the structure, one bit each."""
     codes = np.zeros(len(points), np.int32)
     for bit, step in enumerate(steps):
         codes |= np.take(flat, points + step).astype(np.int32) << bit
@@ -77,12 +77,12 @@ def _codes(flat: NDArray[np.uint8], points: NDArray[np.int64], steps: NDArray[np
 
 
 def _end(codes: Codes) -> NDArray[np.bool_]:
-    """Whether a voxel has exactly one neighbour: it is the end of a line."""
+    """Whether a voxel has exactly one neighbour, and so is the end of a line."""
     return np.asarray((codes != 0) & (codes & (codes - 1) == 0))
 
 
 def _simple(codes: Codes) -> NDArray[np.bool_]:
-    """Whether a voxel's neighbours in the structure are one part, and so those outside that touch it by a face."""
+    """Whether a voxel's neighbours in the structure are connected, and those outside that touch it by a face, too."""
     near, faces, edges = _tables()
     inside = _grow(codes & -codes, codes, near)
     outside = ~codes & edges
@@ -94,7 +94,7 @@ def _simple(codes: Codes) -> NDArray[np.bool_]:
 
 
 def _grow(seed: Codes, within: Codes, tables: tuple[Codes, Codes]) -> Codes:
-    """Everything that hangs together with the seed."""
+    """The bits of all neighbours connected to the seed."""
     low, high = tables
     mask = np.int32((1 << _HALF) - 1)
     while True:
@@ -106,7 +106,7 @@ def _grow(seed: Codes, within: Codes, tables: tuple[Codes, Codes]) -> Codes:
 
 @functools.cache
 def _tables() -> tuple[tuple[Codes, Codes], np.int32, np.int32]:
-    """Neighbours of each half of a code; the bits of the 6 face and of the 18 face and edge neighbours."""
+    """Neighbours of each half of a code; the bits of the 6 face neighbours and the 18 face and edge neighbours."""
     touching = np.abs(_STEPS[:, None] - _STEPS[None]).max(-1) <= 1
     length = np.abs(_STEPS).sum(1)
     return _spread(touching), _bits(length == 1), _bits(length <= 2)
@@ -122,7 +122,7 @@ def _bits(chosen: NDArray[np.bool_]) -> np.int32:
 
 
 def _spread(touching: NDArray[np.bool_]) -> tuple[Codes, Codes]:
-    """For every state of 13 bits the union of what touches one of them, for the lower and the upper half."""
+    """For every state of 13 bits the union of the neighbours of its bits, for the lower and the upper half."""
     halves = []
     for start in (0, _HALF):
         table = np.zeros(1 << _HALF, np.int32)

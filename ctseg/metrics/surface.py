@@ -1,7 +1,7 @@
-"""Distances between the surfaces of two structures, in mm, every piece of surface counted by its area.
+"""Distances between the surfaces of two structures, in mm, weighted by surface area.
 
-As Nikolov et al. (Deep learning to achieve clinically applicable segmentation, 2018) define them: an element of surface
-lies in each cube of 2x2x2 voxels that are not all alike (`ctseg.metrics.elements`), and its distance is that from its
+Defined by Nikolov et al. (Deep learning to achieve clinically applicable segmentation, 2018): an element of surface
+lies in each cube of 2x2x2 voxels that are not all equal (`ctseg.metrics.elements`), and its distance is that from its
 cube's centre to the nearest centre of such a cube of the other structure. A structure ends where the scan ends.
 """
 
@@ -19,12 +19,12 @@ from ctseg.metrics.elements import areas
 from ctseg.metrics.nearest import Indices, SearchGrid, nearest
 
 ROUNDING = 1e-12
-"""A share of area that is 95 % but for rounding is 95 %."""
+"""Tolerance for rounding when a fraction of area is compared with a percentage."""
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How far one surface lies from another.
+class SurfaceSpread:
+    """Distances from one surface to another.
 
     Attributes:
         distances: each distance that occurs, in mm, ascending.
@@ -44,45 +44,45 @@ class Spread:
         return float(self.distances @ self.areas) / self.area
 
     def percentile(self, percent: float) -> float:
-        """The smallest distance within which so much of the surface lies, in mm."""
+        """The smallest distance in mm within which that percentage of the surface lies."""
         share = np.cumsum(self.areas) / self.areas.sum()
         at = int(np.searchsorted(share, percent / 100 * (1 - ROUNDING)))
         return float(self.distances[min(at, len(self.distances) - 1)])
 
     def within(self, tolerance_mm: float) -> float:
-        """The area in mm^2 that lies no farther than a tolerance."""
+        """The area in mm^2 within a tolerance."""
         return float(self.areas[self.distances <= tolerance_mm].sum())
 
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """The distances both ways.
+    """The distances in both directions.
 
     Attributes:
         predicted: from the predicted surface to the reference.
         reference: from the reference surface to the prediction.
     """
 
-    predicted: Spread
-    reference: Spread
+    predicted: SurfaceSpread
+    reference: SurfaceSpread
 
     @property
     def mean(self) -> float:
-        """The mean surface distance in mm: over both surfaces together, by area."""
+        """The mean surface distance in mm: over both surfaces together, weighted by area."""
         both = (self.predicted, self.reference)
         return sum(float(s.distances @ s.areas) for s in both) / sum(s.area for s in both)
 
     def hausdorff(self, percent: float = 100.0) -> float:
-        """The larger of both ways' distances in mm within which `percent` of the surface lies."""
+        """The larger of both directions' distances in mm within which `percent` of the surface lies."""
         return max(self.predicted.percentile(percent), self.reference.percentile(percent))
 
     def dice(self, tolerance_mm: float) -> float:
-        """The surface Dice: the share of both surfaces that lies within the tolerance of the other, 0..1."""
+        """The surface Dice: the fraction of both surfaces that lies within the tolerance of the other, 0..1."""
         inside = self.predicted.within(tolerance_mm) + self.reference.within(tolerance_mm)
         return inside / (self.predicted.area + self.reference.area)
 
     def overlap(self, tolerance_mm: float) -> tuple[float, float]:
-        """The shares of the predicted and of the reference surface within the tolerance of the other, 0..1."""
+        """The fractions of the predicted and of the reference surface within the tolerance of the other, 0..1."""
         one, two = self.predicted, self.reference
         return one.within(tolerance_mm) / one.area, two.within(tolerance_mm) / two.area
 
@@ -96,9 +96,9 @@ def surface_distances(
     """The distances between the surfaces of two boolean maps [Z, Y, X].
 
     Args:
-        spacing_zyx: in mm.
+        spacing_zyx: spacing in mm.
         valid: bool [Z, Y, X], the voxels that count. Surface that touches another voxel counts on neither side,
-            since nobody knows where the structure goes on.
+            since the course of the structure is unknown there.
 
     Returns:
         None where either map has no surface that counts.
@@ -121,10 +121,10 @@ def surface_distances(
     (depth, height, width), (z, y, x) = one.shape, spacing_zyx
     grid = SearchGrid((depth + 1, height + 1, width + 1), (float(z), float(y), float(x)))
     table = areas(spacing_zyx)
-    found = [_elements(mask, grid, open_ends) for mask in (one, two)]
-    if not all(len(points) for points, _, _ in found):
+    elements = [_elements(mask, grid, open_ends) for mask in (one, two)]
+    if not all(len(points) for points, _, _ in elements):
         return None
-    (points_a, map_a, states_a), (points_b, map_b, states_b) = found
+    (points_a, map_a, states_a), (points_b, map_b, states_b) = elements
     return SurfaceDistances(
         _spread(nearest(points_a, map_b, points_b, grid), table[states_a]),
         _spread(nearest(points_b, map_a, points_a, grid), table[states_b]),
@@ -134,9 +134,9 @@ def surface_distances(
 def _elements(
     mask: NDArray[np.bool_], grid: SearchGrid, counted: NDArray[np.bool_] | None
 ) -> tuple[Indices, NDArray[np.bool_], NDArray[np.uint8]]:
-    """Where the surface of a structure has elements: as places and marks of the grid, and the state of each cube."""
+    """The surface elements of a structure: flat indices and marks on the grid, and the state of each cube."""
     states = _states(mask)
-    surface = (states + np.uint8(1)) > 1  # neither 0 nor 255, which wraps round
+    surface = (states + np.uint8(1)) > 1  # neither 0 nor 255, which wraps round to 0
     if counted is not None:
         surface &= counted
     marks, places = grid.marked(surface)
@@ -144,7 +144,7 @@ def _elements(
 
 
 def _states(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The state of each cube of 2x2x2 voxels, uint8 [Z + 1, Y + 1, X + 1]; outside of the map nothing is.
+    """The state of each cube of 2x2x2 voxels, uint8 [Z + 1, Y + 1, X + 1]; voxels outside the map are 0.
 
     Bit 7 is the voxel at (0, 0, 0) of the cube, bit 6 that next to it along x, bit 5 along y, bit 3 along z.
     """
@@ -157,15 +157,15 @@ def _states(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def _spread(
     ranked: tuple[Indices, NDArray[np.float64]], element_areas: NDArray[np.float64]
-) -> Spread:
+) -> SurfaceSpread:
     rank, distances = ranked
     total: NDArray[np.float64] = np.bincount(rank, element_areas, len(distances)).astype(np.float64)
-    there = total > 0
-    return Spread(distances[there], total[there])
+    present = total > 0
+    return SurfaceSpread(distances[present], total[present])
 
 
 def box_around(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """The smallest box around what is true, and a voxel more where there is one; None where nothing is."""
+    """The smallest box around the true voxels, one voxel wider where the map allows it; None without true voxels."""
     out = []
     for axis, axes in enumerate(((1, 2), (0, 2), (0, 1))):
         along = np.flatnonzero(mask.any(axis=axes))

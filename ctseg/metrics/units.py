@@ -1,6 +1,6 @@
-"""Units in which people read lengths and volumes: the one in which most of a column's values have digits to show.
+"""Units of lengths and volumes in tables: the unit in which most of a column's values have visible digits.
 
-Files keep millimetres and millilitres; only tables choose. Nothing here imports NumPy.
+Files keep millimetres and millilitres; only tables choose a unit. This module imports no NumPy.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit, and what a value in mm or ml is multiplied with."""
+    """A unit, and the factor that converts mm or ml into it."""
 
     name: str
     factor: float = 1.0
 
     def of(self, value: float | None) -> float | None:
-        """A value in mm or ml in this unit."""
+        """Convert a value in mm or ml into this unit."""
         return None if value is None else value * self.factor
 
 
 _LENGTHS = (Unit("mm"), Unit("um", 1e3))
 _VOLUMES = (Unit("ml"), Unit("mm3", 1e3), Unit("um3", 1e12))
 _LEAST = {"mm": 0.1, "ml": 0.01, "mm3": 0.01}
-"""The next smaller unit is chosen where the middle value is less than this."""
+"""The next smaller unit is chosen if the median is below this value."""
 PLAIN = Unit("")
 
 
@@ -40,7 +40,7 @@ def volume_unit(values_ml: Iterable[float | None]) -> Unit:
 
 
 def unit_for(title: str, values: Iterable[float | None]) -> tuple[str, Unit]:
-    """The head of a column in the unit that suits its values, which are in mm or ml where the title ends so."""
+    """The column header in the unit that suits its values, which are in mm or ml if the title ends with that unit."""
     stem, _, unit = title.rpartition(" ")
     if unit not in ("mm", "ml"):
         return title, PLAIN
