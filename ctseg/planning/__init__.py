@@ -1,1 +1,1 @@
-"""What to train, on what, for how long: fingerprint, plan, and the run that follows from them."""
+"""Planning of a training run: the fingerprint of the data, and the choices that follow from it."""

@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 @dataclass
 class Plan:
-    """Every choice of a run that the user left open, in the order in which it was made.
+    """Every choice of a run that the user left open, in order.
 
     Attributes:
-        choices: for each name its `value`, as JSON holds it, and its `reason`.
+        choices: for each name its `value` as plain JSON and its `reason`.
     """
 
     choices: dict[str, Any] = field(default_factory=dict)
@@ -22,8 +22,8 @@ class Plan:
         """Record a choice and return its value.
 
         Args:
-            choice: the value and the reason, as the functions of this room return them.
-            shown: recorded instead of the value, where that is no plain JSON or too long to read.
+            choice: value and reason, as the functions of this package return them.
+            shown: recorded instead of the value if the value is not plain JSON or too long to read.
         """
         value, reason = choice
         self.choices[name] = {"value": value if shown is None else shown, "reason": reason}
@@ -31,14 +31,14 @@ class Plan:
 
 
 class Budget(NamedTuple):
-    """What a device allows.
+    """What a device can handle.
 
     Attributes:
         patch_voxels: voxels of one patch.
-        features: width at full resolution.
+        features: width of the network at full resolution.
         max_features: width of the deepest level.
-        batch_size: patches of that size in a step.
-        coarsest: how much coarser than the data's own spacing the target may get.
+        batch_size: patches of that size in a training step.
+        coarsest: largest factor by which the target spacing may exceed the spacing of the data.
     """
 
     patch_voxels: int

@@ -1,4 +1,4 @@
-"""The fingerprint of a data set: what a plan rests on."""
+"""The fingerprint of a data set: the statistics that a plan is based on."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Fingerprint:
 
     Attributes:
         shapes_zyx: voxels of each case, after turning the axes to LPS.
-        spacings_zyx: mm, likewise.
-        foreground: per channel the percentiles 0.5, 50 and 99.5, mean and deviation of foreground voxels.
+        spacings_zyx: spacing of each case in mm, likewise.
+        foreground: percentiles 0.5, 50 and 99.5, mean and deviation of foreground voxels, per channel.
         volumes_ml: mean volume of each label over the cases.
         cases: number of cases.
         targets: mean and deviation of each channel of a regression's targets; empty for other tasks.
@@ -54,7 +54,7 @@ class Fingerprint:
         return z, y, x
 
     def median_shape_at(self, spacing_zyx: Sequence[float]) -> tuple[int, int, int]:
-        """The median shape that the cases would have at a spacing."""
+        """The median shape of the cases at a given spacing."""
         extent = np.asarray(self.shapes_zyx) * np.asarray(self.spacings_zyx)
         z, y, x = (max(1, round(float(v))) for v in np.median(extent / np.asarray(spacing_zyx), 0))
         return z, y, x
@@ -69,10 +69,10 @@ class Fingerprint:
 def fingerprint(
     cases: Sequence[Case], task: Task, on_case: Callable[[str], None] | None = None
 ) -> Fingerprint:
-    """Read every training case once, and check it on the way.
+    """Read and check every training case once.
 
     Raises:
-        BadInput: a case that cannot be trained on; the message names its file.
+        BadInput: a case cannot be trained on; the message names its file.
     """
     rng = np.random.default_rng(0)
     shapes, spacings, drawn, targets = [], [], [], []
@@ -82,13 +82,13 @@ def fingerprint(
     for case in cases:
         if task.kind != "regression" and is_large(case):
             look.at_files(case)
-            seen = sample_large_case(case, task, SAMPLES)
-            shapes.append(_oriented(seen.geometry).shape_zyx)
-            spacings.append(_oriented(seen.geometry).spacing_zyx)
-            for item, count in zip(labels, seen.voxels, strict=True):
-                volumes[item.name].append(count * seen.geometry.voxel_volume_mm3 / 1000)
-            if seen.values.size:
-                drawn.append(seen.values)
+            sample = sample_large_case(case, task, SAMPLES)
+            shapes.append(_oriented(sample.geometry).shape_zyx)
+            spacings.append(_oriented(sample.geometry).spacing_zyx)
+            for item, count in zip(labels, sample.voxels, strict=True):
+                volumes[item.name].append(count * sample.geometry.voxel_volume_mm3 / 1000)
+            if sample.values.size:
+                drawn.append(sample.values)
             if on_case:
                 on_case(case.id)
             continue
@@ -100,14 +100,14 @@ def fingerprint(
         spacings.append(oriented.spacing_zyx)
         inside = np.zeros(image.geometry.shape_zyx, bool)
         if task.kind == "regression":
-            inside = measured(case, task, label)
+            inside = target_mask(case, task, label)
         for index, item in enumerate(labels):
             stored = label.array[index] if task.stacked else label.array
-            own = stored > 0 if task.stacked else np.isin(stored, item.values)
+            inside_label = stored > 0 if task.stacked else np.isin(stored, item.values)
             if task.ignore is not None:
-                own &= stored != task.ignore
-            inside |= own
-            ml = float(own.sum()) * image.geometry.voxel_volume_mm3 / 1000
+                inside_label &= stored != task.ignore
+            inside |= inside_label
+            ml = float(inside_label.sum()) * image.geometry.voxel_volume_mm3 / 1000
             volumes[item.name].append(ml)
         flat = np.flatnonzero(inside)
         if flat.size:
@@ -170,7 +170,7 @@ class _Look:
         self.intensities = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in pairs)
 
 
-def measured(case: Case, task: Task, target: Volume) -> NDArray[np.bool_]:
+def target_mask(case: Case, task: Task, target: Volume) -> NDArray[np.bool_]:
     """Where the target of a regression counts [Z, Y, X]: no NaN, no ignore value, and inside the case's mask."""
     inside: NDArray[np.bool_] = np.isfinite(target.czyx).all(0)
     if task.ignore is not None:

@@ -11,7 +11,7 @@ from ctseg.errors import BadInput
 from ctseg.specs import Task, Zyx
 
 MOST_WITH_SIDES = 30.0
-"""Scans whose labels name sides are turned by so many degrees at most."""
+"""Largest rotation in degrees for scans whose labels name sides."""
 USUAL_LOSS = {"classes": "dice_ce", "channels": "bce_dice", "regression": "smooth_l1"}
 
 
@@ -20,7 +20,7 @@ def choose_loss(task: Task) -> tuple[str, str]:
 
 
 def check_loss(name: str, options: Mapping[str, Any], task: Task) -> None:
-    """Refuse a loss that does not serve the task, and options that it does not have.
+    """Refuse a loss that does not serve the task, and options that the loss does not have.
 
     Raises:
         BadInput: the message names the losses that serve the task.
@@ -47,7 +47,7 @@ def _is_sgd(optimizer: str) -> bool:
 
 
 def choose_augment(given: AugmentConfig, patch: Zyx, *, on_cpu: bool) -> tuple[AugmentConfig, str]:
-    """The augmentation with nothing left out."""
+    """The augmentation with every setting filled in."""
     augment = given.resolved(patch, cpu=on_cpu)
     short = augment.preset == "gentle"
     return augment, "trainings on a CPU are short" if short else "nnU-Net's set"
@@ -56,7 +56,7 @@ def choose_augment(given: AugmentConfig, patch: Zyx, *, on_cpu: bool) -> tuple[A
 def choose_rotation(
     given: AugmentConfig, resolved: AugmentConfig, task: Task
 ) -> tuple[tuple[float, float, float], str] | None:
-    """Smaller angles where labels name sides; None where the angles stay as they are."""
+    """Smaller angles where labels name sides; None if the angles stay as they are."""
     if not task.mirror_pairs or given.rotation_degrees is not None:
         return None
     z, y, x = (min(angle, MOST_WITH_SIDES) for angle in resolved.rotation_degrees or (0, 0, 0))
@@ -68,7 +68,7 @@ def choose_rotation(
 def choose_mirror_axes(augment: AugmentConfig, task: Task) -> tuple[Any, ...]:
     """The axes that `--tta` mirrors: those of training, without x where labels name sides.
 
-    A mirrored view of left and right labels has them the wrong way round.
+    A mirrored view swaps left and right labels.
     """
     mirrored = augment.mirror_axes or ()
     return tuple(axis for axis in mirrored if not (task.mirror_pairs and axis == "x"))

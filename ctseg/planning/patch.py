@@ -1,4 +1,4 @@
-"""The size of a patch, how many make a step, and the tile of prediction."""
+"""Patch size, batch size and the tile of prediction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MOST_PATCHES = 16
 def choose_patch(
     shape: Zyx, spacing: Spacing, budget: Budget, demands: Constraints
 ) -> tuple[Zyx, str]:
-    """As close to a cube in mm as the scans and the budget allow, in multiples of 8 where the axis is long.
+    """A patch as close to a cube in mm as scans and budget allow, in multiples of 8 along long axes.
 
     Args:
-        shape: of the median scan (z, y, x) at that spacing.
-        demands: a slice-wise network gets few, large slices.
+        shape: shape of the median scan (z, y, x) at that spacing.
+        demands: constraints of the network; a slice-wise one gets few, large slices.
     """
     if demands.dims == 2:
         return slices_patch(
@@ -35,7 +35,7 @@ def choose_patch(
     patch = _box(aspect, limit, budget.patch_voxels)
     thin = (patch < 8) & (limit > 8)
     if float(np.prod(np.where(thin, 8, patch))) > 1.5 * budget.patch_voxels:
-        patch[thin] = 8  # which it gets in any case: then the other axes give way
+        patch[thin] = 8  # its minimum in any case: the other axes shrink instead
         room = budget.patch_voxels / 8 ** int(thin.sum())
         patch[~thin] = _box(aspect[~thin], limit[~thin], room)
     z, y, x = (
@@ -47,14 +47,14 @@ def choose_patch(
 
 
 def choose_batch_size(patch: Zyx, budget: Budget) -> tuple[int, str]:
-    """As many as the voxels of the budget hold, 2 at least and 16 at most."""
+    """As many patches as the voxels of the budget hold, at least 2 and at most 16."""
     size = int(budget.batch_size * budget.patch_voxels / math.prod(patch))
     reason = f"{budget.batch_size} x {budget.patch_voxels} voxels a step, 2 at least"
     return min(max(size, 2), MOST_PATCHES), reason
 
 
 def choose_tile(patch: Zyx, budget: Budget, constraints: Constraints) -> tuple[Zyx, str]:
-    """The patch; with more slices for a slice-wise network."""
+    """The patch; for a slice-wise network with more slices."""
     if constraints.dims == 2 and constraints.fixed_tile_zyx is None:
         return slices_tile(
             patch, patch_voxels=budget.patch_voxels, context=constraints.context_slices
@@ -63,9 +63,9 @@ def choose_tile(patch: Zyx, budget: Budget, constraints: Constraints) -> tuple[Z
 
 
 def _box(aspect: Any, limit: Any, voxels: float) -> Any:
-    """Sides of a box of so many voxels in the proportions of `aspect`, none longer than its limit."""
+    """Sides of a box of that many voxels in the proportions of `aspect`, none longer than its limit."""
     sides = aspect * (voxels / np.prod(aspect)) ** (1 / len(aspect))
-    for _ in range(3):  # what an axis cannot use goes to the others
+    for _ in range(3):  # what one axis cannot use goes to the others
         full = sides >= limit
         sides[full] = limit[full]
         free = ~full

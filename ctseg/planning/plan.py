@@ -1,7 +1,7 @@
-"""From a fingerprint to a complete configuration, in the manner of nnU-Net but under the device's budget.
+"""From a fingerprint to a complete configuration, with nnU-Net's rules under the device's budget.
 
-What the user set is kept. Every other choice is made by a pure function that returns its value and the reason, and
-both stand in `plan.json`.
+The user's settings are kept. Every other choice is made by a pure function that returns value and reason;
+`plan.json` records both.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def make_plan(
     config: RunConfig,
     task: Task,
     channels: tuple[str, ...],
-    found: Fingerprint,
+    fingerprint: Fingerprint,
     device: str,
     *,
     one_volume: bool = False,
 ) -> tuple[RunConfig, Plan]:
-    """The configuration with nothing left out, and why.
+    """The complete configuration, and the reason for each choice.
 
     Args:
         device: "cpu", "cuda" or "mps"; its budget bounds patch, batch and width.
-        one_volume: whether all cases are parts of one scan, and so have one scale of intensity.
+        one_volume: whether all cases are parts of one scan, and so share one intensity scale.
 
     Raises:
         BadInput: the loss does not serve the task, or the patch does not suit the network.
@@ -54,7 +54,7 @@ def make_plan(
     plan, budget = Plan(), BUDGETS[device]
     spec = plugins.architecture(config.model.architecture)
     options, augment, steps = config.model.options, config.augment, config.preprocess
-    asked_xyz = steps.spacing_xyz
+    set_xyz = steps.spacing_xyz
 
     if task.kind == "regression":
         off, reason = regression.choose_disabled_transforms(augment, task)
@@ -63,33 +63,31 @@ def make_plan(
             augment = augment.model_copy(update=off)
         if regression.loses_level(spec, options):
             options = {**options, "norm": plan.note("norm", regression.choose_norm())}
-        if asked_xyz is None and not steps.steps:
-            asked_xyz = regression.OWN_GRID
+        if set_xyz is None and not steps.steps:
+            set_xyz = regression.OWN_GRID
     dims = spec.constraints_for(plugins.make_config(spec, options)).dims
 
-    spacing = choose_spacing(found, asked_xyz, budget, slicewise=dims == 2)
+    spacing = choose_spacing(fingerprint, set_xyz, budget, slicewise=dims == 2)
     plan.note(
         "target_spacing_zyx", spacing,
-        shown=[s if asked_xyz else rounded_mm(s, 4) for s in spacing[0]],
+        shown=[s if set_xyz else rounded_mm(s, 4) for s in spacing[0]],
     )  # fmt: skip
     if not steps.steps:
-        kept_zyx = (
-            (dims == 2, False, False) if asked_xyz is None else [not s for s in asked_xyz][::-1]
-        )
-        resample, reason = choose_resampling(found, spacing[0], kept_zyx)
+        kept_zyx = (dims == 2, False, False) if set_xyz is None else [not s for s in set_xyz][::-1]
+        resample, reason = choose_resampling(fingerprint, spacing[0], kept_zyx)
         if resample is None:
             if task.kind == "regression" and all(kept_zyx):
                 reason = "values are predicted on the grid of each scan"
             plan.note("resample", (False, reason))
-        scaling = choose_normalisation(found, channels, one_volume=one_volume)
+        scaling = choose_normalisation(fingerprint, channels, one_volume=one_volume)
         plan.note("normalisation", scaling, shown=scheme_of(scaling[0]))
         planned: list[Step] = [Orient(), *([resample] if resample else []), *scaling[0]]
         if task.kind == "regression":
-            scale = regression.choose_target_scale(found.targets)
+            scale = regression.choose_target_scale(fingerprint.targets)
             planned.append(plan.note("targets", scale, shown=regression.scale_to_dict(scale[0])))
         steps = PreprocessConfig(steps=tuple(step_to_dict(step) for step in planned))
 
-    spacing_zyx, median_shape = network_grid(steps, found)
+    spacing_zyx, median_shape = network_grid(steps, fingerprint)
     patch = config.train.patch_zyx
     if patch is None:
         demands = spec.constraints_for(plugins.make_config(spec, options))
@@ -100,7 +98,9 @@ def make_plan(
         fitted = choose_options(spec, options, network, budget)
         options = plan.note("model.options", fitted, shown=plain(fitted[0]))
     options, constraints = complete_options(spec, options)
-    accepted = fit_patch(patch, constraints, spec.name, asked=config.train.patch_zyx is not None)
+    accepted = fit_patch(
+        patch, constraints, spec.name, set_by_user=config.train.patch_zyx is not None
+    )
     if accepted[0] != patch:
         patch = plan.note("patch_zyx", accepted, shown=list(accepted[0]))
     batch_size = config.train.batch_size or plan.note(

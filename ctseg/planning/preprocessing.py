@@ -1,4 +1,4 @@
-"""The planned preprocessing: resampling, and how the values of scans are brought to one scale."""
+"""Planned preprocessing: resampling and intensity normalisation."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ctseg.specs import Zyx
 from ctseg.volume.geometry import Geometry
 
 RESHAPING = ("downscale", "transpose", "crop_or_pad", "pad_to_multiple")
-"""Steps beside `resample` that decide how large a scan and its voxels are for the network."""
+"""Steps besides `resample` that change shape or spacing of the network's input."""
 RARE = 0.01
-"""A label that fills a smaller share of the scans may lie beyond any percentile of theirs."""
+"""Smallest fraction of the scans that a label fills before clipping at percentiles might remove it."""
 
 
 def choose_resampling(
-    found: Fingerprint, spacing_zyx: Spacing, kept_zyx: Sequence[bool]
+    fingerprint: Fingerprint, spacing_zyx: Spacing, kept_zyx: Sequence[bool]
 ) -> tuple[Resample | None, str]:
-    """The step that resamples to the target spacing; None where every scan has it already.
+    """The step that resamples to the target spacing; None if every scan has it already.
 
     Args:
-        kept_zyx: along which axes every scan keeps its own spacing.
+        kept_zyx: axes along which every scan keeps its own spacing.
     """
-    own = np.asarray(found.spacings_zyx)
-    if np.allclose(own, np.where(kept_zyx, own, spacing_zyx), rtol=1e-3):
+    spacings = np.asarray(fingerprint.spacings_zyx)
+    if np.allclose(spacings, np.where(kept_zyx, spacings, spacing_zyx), rtol=1e-3):
         return None, "every scan has the target spacing already"
     z, y, x = (
         0.0 if kept else rounded_mm(s, 6) for s, kept in zip(spacing_zyx, kept_zyx, strict=True)
@@ -38,33 +38,35 @@ def choose_resampling(
     return Resample((x, y, z)), "the scans differ from the target spacing"
 
 
-def network_grid(steps: PreprocessConfig, found: Fingerprint) -> tuple[Spacing, Zyx]:
-    """Spacing and shape of a median scan as the network sees it."""
-    spacing = found.median_spacing_zyx
+def network_grid(steps: PreprocessConfig, fingerprint: Fingerprint) -> tuple[Spacing, Zyx]:
+    """Spacing and shape of a median scan at the network's input."""
+    spacing = fingerprint.median_spacing_zyx
     resample = next((s for s in steps.steps if s.get("kind") == "resample"), None)
     if resample is not None:
         x, y, z = resample["spacing_xyz"]
         spacing = (z or spacing[0], y or spacing[1], x or spacing[2])
     if not any(s.get("kind") in RESHAPING for s in steps.steps):
-        return spacing, found.median_shape_at(spacing)
-    own = found.median_spacing_zyx
-    grid = Pipeline.of(steps).typical_grid(Geometry(found.median_shape_at(own), own[::-1]))
+        return spacing, fingerprint.median_shape_at(spacing)
+    spacing = fingerprint.median_spacing_zyx
+    grid = Pipeline.of(steps).typical_grid(
+        Geometry(fingerprint.median_shape_at(spacing), spacing[::-1])
+    )
     return grid.spacing_zyx, grid.shape_zyx
 
 
 def choose_normalisation(
-    found: Fingerprint, channels: tuple[str, ...], *, one_volume: bool
+    fingerprint: Fingerprint, channels: tuple[str, ...], *, one_volume: bool
 ) -> tuple[list[Step], str]:
-    """The steps that clip and scale.
+    """The steps that clip and scale intensities.
 
     Args:
         channels: `CT` and `CBCT` hold Hounsfield units.
-        one_volume: whether all cases are parts of one scan, and so have one scale.
+        one_volume: whether all cases are parts of one scan, and so share one intensity scale.
     """
-    statistics = found.foreground
+    statistics = fingerprint.foreground
     if not (one_volume or all(name.upper() in ("CT", "CBCT") for name in channels)):
         reason = f"the channels ({', '.join(channels)}) are not CT: each scan has its own scale"
-        if not _some_label_is_rare(found):
+        if not _some_label_is_rare(fingerprint):
             return [NormaliseCase(percentiles=(0.5, 99.5))], reason
         reason += "; not clipped, since a rare label might be all that lies beyond a percentile"
         return [NormaliseCase()], reason
@@ -97,14 +99,14 @@ def scheme_of(steps: Sequence[Step]) -> str:
     return "foreground" if isinstance(steps[0], Clip) else "fixed"
 
 
-def _some_label_is_rare(found: Fingerprint) -> bool:
-    """Whether a label is there and fills next to nothing of the scans: grains of metal, calcifications."""
-    mm3 = np.prod(found.shapes_zyx, 1) * np.prod(found.spacings_zyx, 1)
+def _some_label_is_rare(fingerprint: Fingerprint) -> bool:
+    """Whether some label fills next to nothing of the scans: grains of metal, calcifications."""
+    mm3 = np.prod(fingerprint.shapes_zyx, 1) * np.prod(fingerprint.spacings_zyx, 1)
     least = RARE * float(mm3.mean()) / 1000
-    return any(0 < volume < least for volume in found.volumes_ml.values())
+    return any(0 < volume < least for volume in fingerprint.volumes_ml.values())
 
 
 def _short(value: float, statistics: Mapping[str, float]) -> float:
-    """A value with three decimals, or as many as give a small deviation three digits."""
+    """A value with three decimals, or with enough of them to give a small deviation three digits."""
     deviation = statistics["std"]
     return round(value, 3 if deviation >= 0.1 else 2 - math.floor(math.log10(deviation)))

@@ -1,4 +1,4 @@
-"""What is planned otherwise for a regression: the scale of its targets, its grid and its augmentation."""
+"""Choices that differ for a regression: the scale of its targets, its grid and its augmentation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ctseg.data.steps import NormaliseTarget
 from ctseg.specs import ArchitectureSpec, Task
 
 OWN_GRID = (0.0, 0.0, 0.0)
-"""The spacing that keeps every scan on its own grid: a coarser one would lose what is to be predicted."""
+"""Spacing setting that keeps every scan on its own grid, since a coarser one would lose what is to be predicted."""
 OF_THE_SCAN_ALONE = (
     "noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "gamma_inverted", "shift", "cut_out",
 )  # fmt: skip
-"""Transforms that change a scan and not its target."""
+"""Transforms that change a scan but not its target."""
 TURNING = ("rotation", "turns", "elastic")
-"""Transforms after which the components of a vector would have to turn too."""
+"""Transforms after which the components of a vector would have to turn as well."""
 
 
 def choose_target_scale(
     targets: Sequence[Mapping[str, float]],
 ) -> tuple[NormaliseTarget, str]:
-    """The step that brings the targets to one scale, channel by channel.
+    """The step that normalises the targets, channel by channel.
 
     Args:
         targets: mean and deviation of each channel, as in the fingerprint.
@@ -42,10 +42,10 @@ def scale_to_dict(scale: NormaliseTarget) -> dict[str, Any]:
 
 
 def choose_disabled_transforms(given: AugmentConfig, task: Task) -> tuple[dict[str, Any], str]:
-    """The transforms to switch off so that a target stays right; those that the user set are kept.
+    """The transforms to switch off so that targets stay correct; the user's settings are kept.
 
-    Whatever changes the scan's values alone is off: the target would have to change with it. So is, for several
-    output channels, whatever turns or mirrors: the channels may be a vector's components, which are not turned.
+    Transforms of intensities alone are switched off, since the target would have to change with them. With several
+    output channels, so are those that turn or mirror: the channels may be components of a vector, which stay unturned.
     """
     off: dict[str, Any] = {
         name: 0.0 for name in OF_THE_SCAN_ALONE if getattr(given, name, 0.0) is None
@@ -60,7 +60,7 @@ def choose_disabled_transforms(given: AugmentConfig, task: Task) -> tuple[dict[s
 
 
 def loses_level(spec: ArchitectureSpec, options: Mapping[str, Any]) -> bool:
-    """Whether the network takes the mean of each patch away, and with it the level that is to be predicted."""
+    """Whether the network's normalisation removes the mean of each patch, and with it the level to be predicted."""
     default = {field.name: field.default for field in dataclasses.fields(spec.config)}.get("norm")
     return default == "instance" and not {"norm", "layer_order"} & set(options)
 

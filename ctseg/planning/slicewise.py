@@ -1,4 +1,4 @@
-"""Plans for slice-wise networks: what a slice holds counts, and slices stay where they are.
+"""Choices for slice-wise networks, whose context is a slice and whose slices are never resampled along z.
 
 Each function returns its choice and the reason for `plan.json`.
 """
@@ -15,41 +15,43 @@ from ctseg.planning.fingerprint import Fingerprint
 Zyx = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 SLICES = 4
-"""Slices of a patch, where the network does not look at more."""
+"""Slices of a patch, unless the network looks at more."""
 TILE_SLICES = 16
 """Slices that are predicted at once."""
 
 
 def spacing_in_plane(
-    found: Fingerprint, *, patch_voxels: int, coarsest: float, share: float
+    fingerprint: Fingerprint, *, patch_voxels: int, coarsest: float, share: float
 ) -> tuple[Spacing, str]:
-    """The median spacing (z, y, x); coarser within the plane where a patch would see too little of a slice.
+    """The median spacing (z, y, x); coarser in the plane where a patch would see too little of a slice.
 
     Args:
-        patch_voxels: what the device allows.
-        coarsest: how much coarser the plane may get.
-        share: of a median slice that a patch should see.
+        patch_voxels: voxels of a patch that the device allows.
+        coarsest: largest factor by which the plane may get coarser.
+        share: fraction of a median slice that a patch should see.
     """
-    z, y, x = found.median_spacing_zyx
-    _, rows, columns = found.median_shape_at((z, y, x))
-    pixels, seen = float(rows * columns), patch_voxels / SLICES
+    z, y, x = fingerprint.median_spacing_zyx
+    _, rows, columns = fingerprint.median_shape_at((z, y, x))
+    pixels, patch_pixels = float(rows * columns), patch_voxels / SLICES
     reason = "the median of the data in the plane; slices stay as they are"
-    if seen < share * pixels:
-        factor = min((share * pixels / seen) ** 0.5, coarsest)
+    if patch_pixels < share * pixels:
+        factor = min((share * pixels / patch_pixels) ** 0.5, coarsest)
         y, x = y * factor, x * factor
         if factor > 1:
-            reason += f"; coarser, so that a patch sees more than {seen / pixels:.0%} of a slice"
+            reason += (
+                f"; coarser, so that a patch sees more than {patch_pixels / pixels:.0%} of a slice"
+            )
     return (z, y, x), reason
 
 
 def slices_patch(
     shape: Zyx, spacing: Spacing, *, patch_voxels: int, step_voxels: int, patches: int, context: int
 ) -> tuple[Zyx, str]:
-    """As much of a slice as the budget allows, and few slices: those of one scan are much alike.
+    """As much of a slice as the budget allows, and few slices, since those of one scan are similar.
 
     Args:
-        shape: of the median scan.
-        step_voxels, patches: voxels and most patches of a training step.
+        shape: shape of the median scan.
+        step_voxels, patches: voxels and largest number of patches of a training step.
         context: slices on either side that the network looks at.
     """
     slices = max(SLICES, 2 * context + 3)
@@ -75,7 +77,7 @@ def slices_patch(
 
 
 def slices_tile(patch: Zyx, *, patch_voxels: int, context: int) -> tuple[Zyx, str]:
-    """The patch with more slices, so that fewer of them are computed only to be neighbours."""
+    """The patch with more slices, so that fewer slices are computed only as neighbours of others."""
     z, y, x = patch
     many = min(TILE_SLICES + 2 * context, 2 * patch_voxels // (y * x))
     return (max(z, many), y, x), "the patch that was trained on, with more slices"

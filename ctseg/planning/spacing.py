@@ -13,46 +13,46 @@ from ctseg.planning.slicewise import spacing_in_plane
 Spacing = tuple[float, float, float]
 ANISOTROPY = 3.0
 CONTEXT = 0.25
-"""A patch should see at least this share of a median scan; else the spacing is made coarser, as far as allowed."""
+"""Smallest fraction of a median scan that a patch should see; else the spacing is made coarser, within limits."""
 
 
 def choose_spacing(
-    found: Fingerprint, asked_xyz: Spacing | None, budget: Budget, *, slicewise: bool
+    fingerprint: Fingerprint, set_xyz: Spacing | None, budget: Budget, *, slicewise: bool
 ) -> tuple[Spacing, str]:
     """nnU-Net's target spacing z, y, x, made coarser evenly where a patch would see too little of a scan.
 
     Args:
-        asked_xyz: what the user set; 0 keeps the spacing of each scan along that axis.
-        slicewise: for a slice-wise network; it counts what a slice holds, and slices stay where they are.
+        set_xyz: spacing that the user set; 0 keeps the spacing of each scan along that axis.
+        slicewise: whether the network is slice-wise; then the context within slices decides, and slices stay in place.
     """
-    if asked_xyz is None:
+    if set_xyz is None:
         find = spacing_in_plane if slicewise else spacing_in_space
         return find(
-            found, patch_voxels=budget.patch_voxels, coarsest=budget.coarsest, share=CONTEXT
+            fingerprint, patch_voxels=budget.patch_voxels, coarsest=budget.coarsest, share=CONTEXT
         )
-    own = found.median_spacing_zyx
-    z, y, x = (asked or median for asked, median in zip(asked_xyz[::-1], own, strict=True))
-    if not any(asked_xyz):
+    medians = fingerprint.median_spacing_zyx
+    z, y, x = (chosen or median for chosen, median in zip(set_xyz[::-1], medians, strict=True))
+    if not any(set_xyz):
         return (z, y, x), "the median of the data; no scan is resampled"
     return (z, y, x), "as asked"
 
 
 def rounded_mm(length: float, digits: int) -> float:
-    """A length with so many decimals, or digits where it is small: voxels may measure nanometres."""
+    """A length rounded to that many decimals, or digits for small lengths: voxels may measure nanometres."""
     return round(length, digits) if length >= 0.1 else float(f"{length:.{digits}g}")
 
 
 def spacing_in_space(
-    found: Fingerprint, *, patch_voxels: int, coarsest: float, share: float
+    fingerprint: Fingerprint, *, patch_voxels: int, coarsest: float, share: float
 ) -> tuple[Spacing, str]:
     """nnU-Net's target spacing z, y, x, made coarser evenly where a patch would see too little, and why.
 
     Args:
-        patch_voxels: of one patch.
-        coarsest: how much coarser than the data's own the spacing may get.
-        share: of a median scan that a patch should see.
+        patch_voxels: voxels of one patch.
+        coarsest: largest factor by which the spacing may exceed that of the data.
+        share: fraction of a median scan that a patch should see.
     """
-    spacings, shapes = np.asarray(found.spacings_zyx), np.asarray(found.shapes_zyx)
+    spacings, shapes = np.asarray(fingerprint.spacings_zyx), np.asarray(fingerprint.shapes_zyx)
     target = np.median(spacings, 0)
     reason = "the median of the data, per axis"
     size = np.median(shapes, 0)
@@ -64,10 +64,10 @@ def spacing_in_space(
         tenth = float(np.percentile(spacings[:, worst], 10))
         target[worst] = max(tenth, float(target[others].max()))
         reason += "; the 10th percentile along the coarse axis"
-    voxels = float(np.prod(found.median_shape_at(target)))
+    voxels = float(np.prod(fingerprint.median_shape_at(target)))
     if patch_voxels < share * voxels:
         factor = min((share * voxels / patch_voxels) ** (1 / 3), coarsest)
-        # the finest axes give way first, so that voxels become more alike
+        # the finest axes grow first, so that voxels become more isotropic
         coarser = _coarser(target, factor)
         if not np.allclose(coarser, target):
             target = coarser
@@ -79,12 +79,12 @@ def spacing_in_space(
 
 
 def _coarser(spacing: Any, factor: float) -> Any:
-    """Spacing with voxels `factor`^3 times as large, the finest axes growing first and none past the coarsest."""
+    """The spacing of voxels `factor`^3 times as large; the finest axes grow first, none beyond the coarsest."""
     out, volume = np.array(spacing, float), factor**3
-    wanted = float(np.prod(out)) * volume
+    target_volume = float(np.prod(out)) * volume
     for _ in range(200):
-        if float(np.prod(out)) >= wanted * 0.999:
+        if float(np.prod(out)) >= target_volume * 0.999:
             break
         finest = out <= out.min() * 1.02
-        out[finest] *= min((wanted / float(np.prod(out))) ** (1 / int(finest.sum())), 1.02)
+        out[finest] *= min((target_volume / float(np.prod(out))) ** (1 / int(finest.sum())), 1.02)
     return out

@@ -1,4 +1,4 @@
-"""The task of a run: what the run file says, what the data set says, or what its label files hold."""
+"""The task of a run: from the run file, else from the data set, else from the values in its label files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ctseg.volume.io import open_ref
 
 
 def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
-    """The task of a run: as the run file says, else as the data set says, else every value found is a class.
+    """The task of a run: as the run file declares it, else as the data set does, else every label value is a class.
 
-    A run file may leave the labels to the data set and name an ignore value or mirror pairs only.
+    A run file may leave the labels to the data set and set only an ignore value or mirror pairs.
 
     Raises:
-        ConfigError: labels that cannot be learnt as they are named.
+        ConfigError: the labels cannot be learnt as they are declared.
     """
     if config is not None and config.labels:
         return checked(config.task())
@@ -44,10 +44,10 @@ def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
 
 
 def checked(task: Task) -> Task:
-    """The task of a run file, as it is.
+    """Check the task of a run file and return it.
 
     Raises:
-        ConfigError: two labels of one name, or classes of which none is the background, or that share a value.
+        ConfigError: two labels of one name, or classes of which none is the background or that share a value.
     """
     names = [label.name for label in task.labels]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -59,7 +59,7 @@ def checked(task: Task) -> Task:
     shared = next((value for value in values if values.count(value) > 1), None)
     if shared is not None:
         raise ConfigError(
-            f"The value {shared} belongs to two labels of [task], and a voxel has one class.",
+            f"The value {shared} belongs to two labels of [task], but a voxel has one class.",
             hint='Labels that share values are channels: kind = "channels"',
         )
     if task.ignore != 0 and 0 not in values:
@@ -72,18 +72,18 @@ def checked(task: Task) -> Task:
 
 
 def find_task(dataset: DataSet, cases: Sequence[Case], *, ignore: int | None = None) -> Task:
-    """The task of a data set whose files do not declare one: every value found in the labels is a class.
+    """The task of a data set that does not declare one: every value in the labels is a class.
 
     Args:
-        ignore: the value that marks voxels nobody labelled, and is no class.
+        ignore: value of unlabelled voxels, which is not a class.
     """
     values: set[int] = set()
     for case in cases:
         if case.label is None:
             continue
-        seen = label_values(case)
-        if seen is not None:
-            values.update(seen)
+        found_values = label_values(case)
+        if found_values is not None:
+            values.update(found_values)
             continue
         source = open_ref(case.label)
         try:
@@ -115,9 +115,9 @@ def find_task(dataset: DataSet, cases: Sequence[Case], *, ignore: int | None = N
 
 
 def values_task(config: TaskConfig | None, dataset: DataSet) -> Task:
-    """The task of a regression that names no labels: one output channel for each channel of the targets.
+    """The task of a regression without named labels: one output channel for each channel of the targets.
 
-    The channels are named as the data set names them, else `value`, or `value_0`, `value_1`, ...
+    The channels are named as in the data set, else `value`, or `value_0`, `value_1`, ...
     """
     ignore = None if config is None else config.ignore
     if dataset.task is not None and dataset.task.labels and dataset.task.kind != "classes":
