@@ -1,4 +1,4 @@
-"""What ships in the box, registered through the same hooks as any plugin."""
+"""The built-in plugins, registered through the same hooks as any other plugin."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The networks in the box."""
+"""The built-in networks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from ctseg.hookspecs import hookimpl
 from ctseg.nets.config import (
@@ -29,38 +30,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def _unet3d(config: UNet3DConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
-    from ctseg.nets.unet import unet3d
+def _builder(module: str, name: str) -> Callable[..., torch.nn.Module]:
+    """A build function that imports the network's module on first use."""
 
-    return unet3d(config, in_channels=in_channels, out_channels=out_channels)
+    def build(config: Any, *, in_channels: int, out_channels: int) -> torch.nn.Module:
+        function = getattr(importlib.import_module(f"ctseg.nets.{module}"), name)
+        return cast(
+            "torch.nn.Module",
+            function(config, in_channels=in_channels, out_channels=out_channels),
+        )
 
-
-def _residual_unet3d(
-    config: ResidualUNet3DConfig, *, in_channels: int, out_channels: int
-) -> torch.nn.Module:
-    from ctseg.nets.unet import residual_unet3d
-
-    return residual_unet3d(config, in_channels=in_channels, out_channels=out_channels)
-
-
-def _unet2d(config: UNet2DConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
-    from ctseg.nets.unet2d import unet2d
-
-    return unet2d(config, in_channels=in_channels, out_channels=out_channels)
-
-
-def _residual_unet2d(
-    config: ResidualUNet2DConfig, *, in_channels: int, out_channels: int
-) -> torch.nn.Module:
-    from ctseg.nets.unet2d import residual_unet2d
-
-    return residual_unet2d(config, in_channels=in_channels, out_channels=out_channels)
-
-
-def _timm_unet(config: TimmUNetConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
-    from ctseg.nets.timm_unet import timm_unet
-
-    return timm_unet(config, in_channels=in_channels, out_channels=out_channels)
+    return build
 
 
 def _timm_unet_constraints(config: TimmUNetConfig) -> Constraints:
@@ -75,7 +55,7 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
     return [
         ArchitectureSpec(
             name="unet3d",
-            build=_unet3d,
+            build=_builder("unet", "unet3d"),
             config=UNet3DConfig,
             summary="U-Net of plain convolutions, strides and kernels per axis",
             constraints=unet_constraints,
@@ -84,7 +64,7 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
         ),
         ArchitectureSpec(
             name="residual_unet3d",
-            build=_residual_unet3d,
+            build=_builder("unet", "residual_unet3d"),
             config=ResidualUNet3DConfig,
             summary="U-Net with a deep residual encoder and a light decoder",
             constraints=unet_constraints,
@@ -93,7 +73,7 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
         ),
         ArchitectureSpec(
             name="residual_unet_se3d",
-            build=_residual_unet3d,
+            build=_builder("unet", "residual_unet3d"),
             config=ResidualUNetSE3DConfig,
             summary="residual_unet3d with squeeze and excitation in its blocks",
             constraints=unet_constraints,
@@ -102,7 +82,7 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
         ),
         ArchitectureSpec(
             name="unet2d",
-            build=_unet2d,
+            build=_builder("unet2d", "unet2d"),
             config=UNet2DConfig,
             summary="U-Net of plain convolutions within slices, for thick ones",
             constraints=unet2d_constraints,
@@ -111,7 +91,7 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
         ),
         ArchitectureSpec(
             name="residual_unet2d",
-            build=_residual_unet2d,
+            build=_builder("unet2d", "residual_unet2d"),
             config=ResidualUNet2DConfig,
             summary="residual_unet3d within slices, for thick ones",
             constraints=unet2d_constraints,
@@ -120,7 +100,7 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
         ),
         ArchitectureSpec(
             name="timm_unet",
-            build=_timm_unet,
+            build=_builder("timm_unet", "timm_unet"),
             config=TimmUNetConfig,
             summary="2.5D U-Net around any convolutional encoder of timm",
             constraints=_timm_unet_constraints,

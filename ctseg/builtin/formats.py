@@ -1,4 +1,4 @@
-"""The volume formats in the box."""
+"""The built-in volume formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ctseg.volume.geometry import Geometry
 
-_LIKE = "scan that lends its grid where the file knows no voxel size and has the same shape"
+_LIKE = "scan of the same shape whose grid is used where the file has no voxel size"
 _OUTSIDE = "'yes' also reads files outside the folder that this one names"
 _SPACING = "voxel size x y z in mm, or with a unit: '0.7 0.7 2.5', '5um'"
 
@@ -32,7 +32,7 @@ def _named(suffixes: tuple[str, ...]) -> Callable[[Path], bool]:
 
 
 def _open(name: str, module: str | None = None) -> Callable[..., VolumeSource]:
-    """`open_NAME` of the format's module, which is imported on first use and has the format's name by default."""
+    """`open_NAME` of the format's module, which is imported on first use; the module's default name is the format's."""
 
     def open_(path: Path, **options: Any) -> VolumeSource:
         file = importlib.import_module(f"ctseg.volume.formats.{module or name}")
@@ -62,10 +62,10 @@ def _writer(name: str, module: str | None = None) -> OpenWriter:
     ) -> VolumeWriter:
         file = importlib.import_module(f"ctseg.volume.formats.{module or name}")
         write = getattr(file, f"write_{name}")
-        made = write(
+        file_writer = write(
             path, geometry, dtype, channels=channels, labels=labels, reference=reference, **options
         )
-        return cast(VolumeWriter, made)
+        return cast(VolumeWriter, file_writer)
 
     return writer
 
@@ -153,11 +153,11 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             open=_open("slices", "slice_folders"),
             writer=_writer("slices", "slice_folders"),
             lacks=frozenset({"origin", "direction", "channels", "label names"}),
-            summary="a folder of grey TIFF or PNG pictures, one a slice, in the order of their numbers",
+            summary="a folder of grey TIFF or PNG pictures, one per slice, in the order of their numbers",
             options=frozen(
                 {
                     "spacing": _SPACING,
-                    "gaps": "'yes' takes names whose numbers have gaps as they are",
+                    "gaps": "'yes' accepts names whose numbers have gaps",
                     "like": _LIKE,
                 }
             ),

@@ -1,4 +1,4 @@
-"""The foreign models in the box."""
+"""The built-in importers of models of other projects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ctseg_importers() -> Sequence[ImporterSpec]:
             options=frozen(
                 {
                     "configuration": "e.g. 3d_fullres, where the folder holds several",
-                    "folds": "numbers with commas between, or all; every trained fold by default",
+                    "folds": "numbers separated by commas, or all; every trained fold by default",
                     "checkpoint": "checkpoint_final.pth by default",
                 }
             ),
@@ -54,8 +54,8 @@ def ctseg_importers() -> Sequence[ImporterSpec]:
             paths=("CHECKPOINT", "CONFIG"),
             options=frozen(
                 {
-                    "labels": "names of what is predicted, with commas between; the background first for softmax",
-                    "channels": "names of the scan's channels, with commas between",
+                    "labels": "names of the predicted labels, separated by commas; the background first for softmax",
+                    "channels": "names of the scan's channels, separated by commas",
                 }
             ),
         ),

@@ -1,4 +1,4 @@
-"""The losses in the box."""
+"""The built-in losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEGMENTATION: tuple[TaskKind, ...] = ("classes", "channels")
 
 
 def _builder(module: str, name: str) -> Callable[[Any], Callable[..., torch.Tensor]]:
-    """A function that imports a loss when it is built, and not before."""
+    """A build function that imports the loss's module on first use."""
 
     def build(config: Any) -> Callable[..., torch.Tensor]:
         import importlib
@@ -56,7 +56,7 @@ def ctseg_losses() -> Sequence[LossSpec]:
         ),
         _spec(
             "cross_entropy", "wce", options.CrossEntropyConfig, ("classes",),
-            "softmax cross-entropy, rarely predicted classes weighing more",
+            "softmax cross-entropy with larger weights for rarely predicted classes",
             "Sudre et al., DLMIA 2017; Wolny et al., pytorch-3dunet, eLife 2020",
         ),
         _spec(
@@ -70,7 +70,7 @@ def ctseg_losses() -> Sequence[LossSpec]:
         ),
         _spec(
             "overlap", "generalized_dice", options.GeneralizedDiceConfig, SEGMENTATION,
-            "soft Dice over all classes at once, each weighing 1 / its volume squared",
+            "soft Dice over all classes at once, each weighted by 1 / its volume squared",
             "Sudre et al., DLMIA 2017",
         ),
         _spec(
@@ -95,7 +95,7 @@ def ctseg_losses() -> Sequence[LossSpec]:
         ),
         _spec(
             "overlap", "focal_tversky", options.FocalTverskyConfig, SEGMENTATION,
-            "Tversky loss to a power, so that nearly right classes still pull",
+            "Tversky loss to a power, with a large gradient for nearly correct classes",
             "Abraham and Khan, ISBI 2019",
         ),
         _spec(
@@ -110,7 +110,7 @@ def ctseg_losses() -> Sequence[LossSpec]:
         ),
         _spec(
             "boundary", "boundary", options.BoundaryConfig, SEGMENTATION,
-            "generalised Dice plus probabilities weighed by distance to the true surface",
+            "generalised Dice plus probabilities weighted by distance to the true surface",
             "Kervadec et al., MIDL 2019",
         ),
         _spec(

@@ -1,4 +1,4 @@
-"""The data set layouts in the box."""
+"""The built-in readers of data set layouts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _cases(module: str) -> Callable[..., DataSet]:
 def ctseg_readers() -> Sequence[ReaderSpec]:
     """Medical Segmentation Decathlon, nnU-Net raw, HDF5, pairs in folders, lists of cases."""
     names = {
-        "names": "liver=1,tumour=2; found by looking by default",
-        "ignore": "label value of voxels that nobody labelled, none by default",
+        "names": "e.g. liver=1,tumour=2; by default every value found in the labels",
+        "ignore": "label value of unlabelled voxels, none by default",
     }
     return [
         ReaderSpec(
@@ -70,11 +70,11 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
             summary="a folder of images and one of labels, or two patterns of names",
             options=frozen(
                 {
-                    "images": "pattern such as scans/*.nii.gz, one a channel with commas between",
+                    "images": "pattern such as scans/*.nii.gz, one per channel, separated by commas",
                     "labels": "pattern such as masks/*_seg.nii.gz",
                     "weights": "pattern of weight maps, none by default",
                     "masks": "pattern of maps that are 0 where labels do not count",
-                    "channels": "names with commas between; CT means Hounsfield units",
+                    "channels": "names separated by commas; CT means Hounsfield units",
                     **names,
                 }
             ),
@@ -85,7 +85,7 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
             cases=_cases("listing"),
             summary="CSV or JSON list: image, label, and weight, mask, group, fold of each case",
             options=frozen(
-                {"channels": "names with commas between; CT means Hounsfield units", **names}
+                {"channels": "names separated by commas; CT means Hounsfield units", **names}
             ),
         ),
     ]

@@ -1,4 +1,4 @@
-"""The weights in the box."""
+"""The built-in zoo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ctseg.hookspecs import hookimpl
 
 @hookimpl
 def ctseg_zoos() -> Sequence[Path]:
-    """The zoo inside an installed package, or the one beside it in a source tree."""
+    """The zoo inside an installed package, or the one beside the package in a source tree."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "_zoo"
     if inside.is_dir():
