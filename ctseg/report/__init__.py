@@ -1,1 +1,1 @@
-"""Pictures of runs and predictions, drawn without a display."""
+"""Plots of training runs and pictures of predictions, drawn without a display."""

@@ -1,4 +1,4 @@
-"""Dice and loss against epoch, from the log of a run."""
+"""Plots of Dice and loss by epoch, from the log of a run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Epoch:
     Attributes:
         loss: mean training loss of the epoch.
         mean_dice: mean over the foreground labels in 0..1; None where the epoch was not validated.
-        dice: the same for each label.
-        scores: of a regression: the means of its metrics (`psnr`, ...) for each channel.
+        dice: Dice of each label.
+        scores: for a regression, the mean of each metric (`psnr`, ...) for each channel.
     """
 
     epoch: int
@@ -35,9 +35,9 @@ class Epoch:
 
 
 def draw_curves(log_jsonl: Path, png: Path) -> None:
-    """Draw the course of a training run: Dice above, loss below, both against epoch.
+    """Plot a training run: Dice above, loss below, both by epoch.
 
-    Lines of other kinds are passed over, and so is a last line cut short by a kill.
+    Lines of other kinds are skipped, and so is a last line cut short when the run was killed.
 
     Args:
         log_jsonl: the run's log, one JSON object a line.
@@ -62,30 +62,30 @@ def draw_curves(log_jsonl: Path, png: Path) -> None:
 
 
 def read_epochs(log_jsonl: Path) -> list[Epoch]:
-    """The epochs of a log in order; where a resumed run repeats one, the later line counts.
+    """The epochs of a log in order; if a resumed run repeats one, the later line counts.
 
     Raises:
-        FileProblem: the log is missing, holds a line that is no JSON before its end, or holds no epoch.
+        FileProblem: the log is missing, holds no epoch, or a line other than the last is not JSON.
     """
     try:
         lines = log_jsonl.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise FileProblem(f"The log {log_jsonl} cannot be read: {error.strerror}.") from error
-    found: dict[int, Epoch] = {}
+    epochs: dict[int, Epoch] = {}
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
-            if number == len(lines):  # a kill may cut the last line short
+            if number == len(lines):  # cut short when the run was killed
                 break
-            raise FileProblem(f"Line {number} of {log_jsonl} is no JSON: {error}.") from error
+            raise FileProblem(f"Line {number} of {log_jsonl} is not JSON: {error}.") from error
         if isinstance(entry, dict) and entry.get("kind") == "epoch":
-            found[int(entry["epoch"])] = _epoch(entry)
-    if not found:
+            epochs[int(entry["epoch"])] = _epoch(entry)
+    if not epochs:
         raise FileProblem(
             f"{log_jsonl} holds no finished epoch.", hint="Wait for the first epoch to end."
         )
-    return [found[number] for number in sorted(found)]
+    return [epochs[number] for number in sorted(epochs)]
 
 
 def _epoch(entry: dict[str, Any]) -> Epoch:
@@ -130,10 +130,10 @@ def _draw_dice(axes: Axes, epochs: list[Epoch]) -> None:
 def _draw_psnr(axes: Axes, epochs: list[Epoch]) -> None:
     plain_axes(axes)
     axes.set_ylabel("PSNR in dB, validation scans", color=INK)
-    found = [(e.epoch, e.scores.get("psnr") or {}) for e in epochs]
-    labels = list(dict.fromkeys(name for _, values in found for name in values))
+    scores = [(e.epoch, e.scores.get("psnr") or {}) for e in epochs]
+    labels = list(dict.fromkeys(name for _, values in scores for name in values))
     for index, name in enumerate(labels):
-        points = [(epoch, values[name]) for epoch, values in found if name in values]
+        points = [(epoch, values[name]) for epoch, values in scores if name in values]
         colour = tuple(v / 255 for v in PALETTE[index % len(PALETTE)]) if len(labels) > 1 else INK
         axes.plot(
             *_columns(points), color=colour, linewidth=1.6, marker=_marker(points), label=name
@@ -155,5 +155,5 @@ def _columns(points: Iterable[tuple[int, float]]) -> tuple[list[int], list[float
 
 
 def _marker(points: list[Any]) -> str:
-    """A mark on every point only while there are few: one point alone makes no line."""
+    """A marker on each point while there are few: a single point would draw no line."""
     return "." if len(points) < 30 else ""

@@ -1,4 +1,4 @@
-"""What every picture shares: a figure without a display, one look, and a file written whole or not at all."""
+"""Figures without a display, the common style of axes, and atomic writing of PNG files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ GRID = "#e4e7eb"
 
 
 def new_figure(width: float, height: float, *, background: str = "white") -> Figure:
-    """A figure of a size in inches that belongs to no window and to no global state."""
+    """A figure of a size in inches, without a window or global state."""
     figure = Figure(figsize=(width, height), facecolor=background)
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_png(figure: Figure, png: Path, *, dpi: int = 120) -> None:
-    """Write the figure; without the version of matplotlib in it, so that equal pictures are equal files.
+    """Write the figure without matplotlib's version in it, so that equal pictures are equal files.
 
     Raises:
         FileProblem: the folder cannot be written to, or the disk is full.
@@ -39,7 +39,7 @@ def save_png(figure: Figure, png: Path, *, dpi: int = 120) -> None:
 
 
 def plain_axes(axes: Axes) -> None:
-    """Take away what does not help reading a chart."""
+    """Remove the axis lines and ticks that a chart does not need."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):

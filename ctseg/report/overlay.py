@@ -1,4 +1,4 @@
-"""Scans with their label maps laid over them."""
+"""Slices of scans with label maps overlaid."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Panel:
     """One row of a montage.
 
     Attributes:
-        title: stands to the left of the row.
+        title: text to the left of the row.
         volume: the scan.
-        layers: label maps of written values by name, e.g. `reference` and `prediction`.
+        layers: label maps of label values by name, e.g. `reference` and `prediction`.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class _Cell:
-    """One picture: a slice of the scan and the same slice of a label map, if any."""
+    """One picture: a slice of the scan and, if there is one, the same slice of a label map."""
 
     image: Slice
     label: Slice | None
@@ -74,24 +74,24 @@ def draw_overlay(
     channel: int = 0,
     fill: float = 0.35,
 ) -> None:
-    """Draw label maps over three planes of a scan, one row for each map.
+    """Draw label maps over three planes of a scan, one row per label map.
 
-    The planes go through the slices that show the most of every label of the first map, in the radiological
-    convention (the patient's right on the left of the picture), with the aspect of the spacing.
+    The planes pass through the slices that show the most of every label of the first map, in the radiological
+    convention (the patient's right on the left of the picture), with the aspect ratio of the spacing.
 
     Args:
         volume: the scan, [Z, Y, X] or [C, Z, Y, X].
-        layers: label maps of written values on the scan's grid by name, e.g. `reference` and `prediction`.
+        layers: label maps of label values on the scan's grid by name, e.g. `reference` and `prediction`.
         task: gives the labels their names and colours.
         png: the picture to write.
-        window: grey values shown as black and white; the soft-tissue window for Hounsfield units and
-            percentiles for anything else when left out.
-        channel: which channel of the scan is shown.
+        window: grey values shown as black and white; by default the soft-tissue window for Hounsfield units
+            and percentiles for other scans.
+        channel: index of the channel to show.
         fill: opacity of the labels inside their contours, 0..1.
 
     Raises:
-        GeometryMismatch: a label map on another grid than the scan's.
-        BadInput: no such channel, or an array of another shape than the scan's.
+        GeometryMismatch: a label map lies on another grid than the scan.
+        BadInput: the channel does not exist, or an array has another shape than the scan.
         FileProblem: the picture cannot be written.
     """
     image, arrays, shown = _prepare(volume, layers, window, channel)
@@ -123,11 +123,11 @@ def draw_montage(
     channel: int = 0,
     fill: float = 0.35,
 ) -> None:
-    """Draw several cases one below the other: the bare scan, then each of its label maps, in one plane.
+    """Draw several cases in rows, in one plane: the scan without labels, then each of its label maps.
 
     Args:
-        panels: at least one; the columns are named after the first one's layers, and every panel has these.
-        plane: which plane is shown, through the slice that shows the most of every label.
+        panels: at least one; columns have the names of the first one's layers, which every panel must have.
+        plane: plane to show, through the slice that shows the most of every label.
 
     Raises:
         As `draw_overlay`.
@@ -160,7 +160,7 @@ def _prepare(
     channels = volume.czyx
     if not 0 <= channel < len(channels):
         raise BadInput(
-            f"The scan has {len(channels)} channels (from 0 on) and no channel {channel}."
+            f"The scan has {len(channels)} channels, counted from 0, and no channel {channel}."
         )
     image = canonical(channels[channel], volume.geometry)
     return image, on_grid(volume, layers), window or window_of(image)
@@ -182,7 +182,7 @@ def _draw(
     fill: float,
     dpi: int = 110,
 ) -> None:
-    """Lay the cells out, every picture in the same scale within its row, and write the file."""
+    """Lay out the cells, with one scale for all pictures of a row, and write the file."""
     widths = [max(row[i].image.size_mm[1] for row in rows) for i in range(len(rows[0]))]
     heights = [max(cell.image.size_mm[0] for cell in row) for row in rows]
     inches_per_mm = min(10.0 / sum(widths), 14.0 / sum(heights))
@@ -232,7 +232,7 @@ def _write(
     rotation: float = 0,
     size: float = 10,
 ) -> None:
-    """Text centred on a place in inches."""
+    """Write text centred on a position in inches."""
     figure.text(
         x / width,
         y / height,
@@ -259,7 +259,7 @@ def _draw_cell(axes: Axes, cell: _Cell, task: Task, fill: float) -> None:
             if not mask.any():
                 continue
             colour = _rgb(task, index)
-            padded = np.pad(mask.astype(np.float32), 1)  # so that contours close at the border
+            padded = np.pad(mask.astype(np.float32), 1)  # closes contours at the border
             if fill > 0:
                 axes.contourf(across, down, padded, levels=(0.5, 1.5), colors=[colour], alpha=fill)
             axes.contour(across, down, padded, levels=(0.5,), colors=[colour], linewidths=1.3)
@@ -287,13 +287,15 @@ def _rgb(task: Task, index: int) -> tuple[float, float, float]:
 
 
 def _legend(figure: Figure, task: Task, rows: list[list[_Cell]], width: float) -> None:
-    """The names of the labels that are to be seen, as many as fit on two lines."""
+    """Draw the names of the visible labels, as many as fit on two lines."""
     slices = [cell.label.pixels for row in rows for cell in row if cell.label is not None]
-    seen = {name for pixels in slices for name, mask in masks(task, pixels).items() if mask.any()}
+    visible = {
+        name for pixels in slices for name, mask in masks(task, pixels).items() if mask.any()
+    }
     patches = [
         Patch(color=_rgb(task, index), label=label.name)
         for index, label in enumerate(task.foreground)
-        if label.name in seen or not seen
+        if label.name in visible or not visible
     ]
     longest = max((len(str(patch.get_label())) for patch in patches), default=1)
     fitting = max(1, int(width / (0.085 * longest + 0.5)))

@@ -1,4 +1,4 @@
-"""Slices of a scan as a radiologist looks at them: canonical axes, the right aspect, the slices that show most."""
+"""Slices of a scan as radiologists view them: canonical axes, right aspect ratio, the slices that show the most."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Window = tuple[float, float]
 SOFT_TISSUE: Window = (-160.0, 240.0)
-"""Hounsfield units between which soft tissue is told apart: level 40, width 400."""
+"""Window of Hounsfield units for soft tissue: level 40, width 400."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One cut, ready to be shown with the origin at the upper left.
+    """One slice, ready to be shown with the origin at the upper left.
 
     Attributes:
         pixels: [rows, columns].
         pixel_mm: height and width of a pixel.
-        sides: what lies to the left, right, top and bottom of the picture.
+        sides: directions at the left, right, top and bottom of the picture.
     """
 
     pixels: NDArray[Any]
@@ -44,9 +44,9 @@ class Slice:
 
 
 def canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """A view of [..., Z, Y, X] whose x runs to the left, y to the back and z to the head, as near as it can.
+    """A view of [..., Z, Y, X] whose x runs to the left, y to the back and z to the head, as nearly as possible.
 
-    Axes are exchanged and flipped, never interpolated: an oblique scan stays as oblique as it is.
+    Axes are permuted and flipped, never interpolated: an oblique scan stays oblique.
     """
     order, signs = _order(geometry)
     lead = array.ndim - 3
@@ -56,17 +56,17 @@ def canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 
 def canonical_spacing_zyx(geometry: Geometry) -> tuple[float, float, float]:
-    """The spacing in mm of what `canonical` returns."""
+    """The spacing in mm of the view that `canonical` returns."""
     z, y, x = (geometry.spacing_zyx[axis] for axis in _order(geometry)[0])
     return z, y, x
 
 
 def _order(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """For space axis z, y, x the array axis (0 is Z) that runs along it, and its sign."""
-    found = {
+    """For space axis z, y, x the nearest array axis (0 is Z) and its sign."""
+    axis_of = {
         space: (2 - index, sign) for index, (space, sign) in enumerate(geometry.nearest_axes())
     }
-    (z, y, x) = (found[space] for space in (2, 1, 0))
+    (z, y, x) = (axis_of[space] for space in (2, 1, 0))
     return (z[0], y[0], x[0]), (z[1], y[1], x[1])
 
 
@@ -88,17 +88,17 @@ def cut(
 
 
 def best_point(task: Task, label_zyx: NDArray[Any]) -> tuple[int, int, int]:
-    """The slice of each axis (z, y, x) that shows the most of every label, small ones counting as much as large.
+    """The slice of each axis (z, y, x) that shows the most of every label, with equal weight for small and large ones.
 
-    Each label's area is taken as a share of its own largest area along the axis, and the shares are added. Among
-    equals the one nearest the middle of them is taken; without foreground it is the centre of the array.
+    Each label's area is divided by its largest area along the axis, and the quotients are added. Among equal slices
+    the one nearest their middle is chosen; without foreground it is the centre of the array.
     """
-    found = [mask for mask in masks(task, label_zyx).values() if mask.any()]
+    present = [mask for mask in masks(task, label_zyx).values() if mask.any()]
     point = []
     for axis, length in enumerate(label_zyx.shape[-3:]):
         others = tuple(i for i in range(3) if i != axis)
         shares = np.zeros(length)
-        for mask in found:
+        for mask in present:
             area = mask.sum(axis=others)
             shares += area / area.max()
         best = np.flatnonzero(shares >= shares.max() - 1e-9)
@@ -109,8 +109,8 @@ def best_point(task: Task, label_zyx: NDArray[Any]) -> tuple[int, int, int]:
 def window_of(image: NDArray[Any]) -> Window:
     """Grey values to show as black and white.
 
-    Hounsfield units (recognised by air: something at -500 or below, and nothing absurd) get the soft-tissue window;
-    anything else its 0.5 and 99.5 percentiles.
+    Hounsfield units (recognised by air: values of -500 or below, and none out of range) get the soft-tissue window,
+    other scans their 0.5 and 99.5 percentiles.
     """
     sample = image[tuple(slice(None, None, max(1, n // 64)) for n in image.shape)]
     values = sample[np.isfinite(sample)].astype(np.float64)
@@ -128,8 +128,8 @@ def on_grid(volume: Volume, layers: Mapping[str, Volume | NDArray[Any]]) -> dict
     """The layers as canonical arrays [Z, Y, X], checked to lie on the scan's grid.
 
     Raises:
-        GeometryMismatch: a layer that is a volume of another grid.
-        BadInput: an array of another shape.
+        GeometryMismatch: a layer is a volume on another grid.
+        BadInput: an array has another shape.
     """
     arrays = {}
     for name, layer in layers.items():
@@ -138,14 +138,14 @@ def on_grid(volume: Volume, layers: Mapping[str, Volume | NDArray[Any]]) -> dict
         array = layer.array if isinstance(layer, Volume) else layer
         if array.shape[-3:] != volume.geometry.shape_zyx:
             raise BadInput(
-                f"The {name} is {array.shape} (z, y, x) and the scan {volume.geometry.shape_zyx}."
+                f"The {name} has the shape {array.shape} (z, y, x), the scan {volume.geometry.shape_zyx}."
             )
         arrays[name] = canonical(array, volume.geometry)
     return arrays
 
 
 def first_with_foreground(task: Task, arrays: Iterable[NDArray[Any]]) -> NDArray[Any] | None:
-    """The first label map that holds anything; the first one where none does."""
+    """The first label map with foreground; the first one if none has any."""
     listed = list(arrays)
     for array in listed:
         if any(mask.any() for mask in masks(task, array).values()):

@@ -1,7 +1,7 @@
-"""The kit with which a plugin author checks a network, loss, reader or format before anybody uses it.
+"""The kit with which plugin authors check a network, loss, reader or format before release.
 
-Each function raises `AssertionError` with what was found and what is due. ctseg runs the same
-functions over everything that ships in the box.
+Each function raises `AssertionError` with the value found and the value expected. ctseg runs the same
+functions over all of its built-in plugins.
 
 Example:
     >>> from ctseg import plugins, testing

@@ -11,20 +11,20 @@ from ctseg.specs import LossSpec, TaskKind
 from ctseg.testing.options import check_options, require
 
 HUGE = 3e4
-"""Logits this far from 0 fit float16, but neither their square nor their exponential does."""
+"""Logits of this magnitude fit float16; their square and their exponential overflow."""
 
 
 def check_loss(spec: LossSpec, *, config: Any = None, detached: bool = False) -> None:
-    """Check that a loss keeps to the contract of `ctseg.specs.LossSpec`, for every task it claims.
+    """Check that a loss fulfils the contract of `ctseg.specs.LossSpec`, for every task it claims.
 
-    A finite scalar that is lower for a perfect than for a wrong prediction; gradients right in float64; nothing
-    outside the mask counts; weights weigh; absent classes and empty masks are finite; bfloat16 and float16 logits
-    are summed in float32, and huge ones are finite.
+    The loss is a finite scalar, lower for a perfect than for a wrong prediction; its gradients are right in float64;
+    voxels outside the mask have no effect; weights have an effect; absent classes and empty masks give finite values;
+    bfloat16 and float16 logits are summed in float32, and huge ones stay finite.
 
     Args:
-        config: the options to check with; the defaults when left out.
-        detached: the loss holds a part constant in its gradient, as `wce` its weights. A gradient that is not that
-            of the values is right then; it must still lead downhill.
+        config: options to check with; the defaults if omitted.
+        detached: whether the loss detaches a part from its gradient, as `wce` does with its weights. The gradient then
+            differs from that of the values, and is only checked to lead downhill.
     """
     check_options(spec.name, spec.config)
     require(spec.tasks, f"{spec.name}: tasks is empty; name those that the loss serves")
@@ -42,13 +42,13 @@ def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: Task
     logits, target, good = _example(kind, shape)
 
     value = loss(logits, target)
-    require(value.ndim == 0, f"{name}: gives shape {tuple(value.shape)}, a scalar is due")
+    require(value.ndim == 0, f"{name}: gives shape {tuple(value.shape)}, a scalar is expected")
     require(value.isfinite(), f"{name}: gives {value.item()} for ordinary logits")
     perfect, wrong = loss(good, target), loss(-good, target)
     require(
         perfect < value < wrong,
         f"{name}: a perfect prediction costs {perfect:.4g}, a random one {value:.4g} and a wrong one "
-        f"{wrong:.4g}; this order is due",
+        f"{wrong:.4g}; the costs must be in this order",
     )
 
     mask = torch.rand(2, *shape[2:]) > 0.3
@@ -61,7 +61,7 @@ def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: Task
     require(leaf.grad[outside].abs().max() == 0, f"{name}: voxels outside the mask have a gradient")
     require(leaf.grad[~outside].abs().max() > 0, f"{name}: voxels inside the mask have no gradient")
     changed = loss(torch.where(outside, -logits, logits), target.where(spread, 1), mask=mask)
-    require(torch.allclose(changed, masked), f"{name}: what lies outside the mask changes the loss")
+    require(torch.allclose(changed, masked), f"{name}: values outside the mask change the loss")
 
     ones = torch.ones(mask.shape, dtype=logits.dtype)
     require(
@@ -70,7 +70,7 @@ def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: Task
     )
     require(
         torch.allclose(loss(logits, target, weight=mask.to(logits.dtype)), masked),
-        f"{name}: a weight of 0 is not like being outside the mask",
+        f"{name}: a weight of 0 gives another loss than being outside the mask",
     )
     leaf = logits.clone().requires_grad_()
     nothing = loss(leaf, target, mask=torch.zeros_like(mask))
@@ -78,7 +78,7 @@ def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: Task
     assert leaf.grad is not None
     require(
         nothing.isfinite() and leaf.grad.isfinite().all(),
-        f"{name}: a batch that is masked altogether is not finite",
+        f"{name}: a batch that is masked completely does not give a finite loss",
     )
     leaf = logits.clone().requires_grad_()
     empty = loss(leaf, torch.zeros_like(target))

@@ -16,11 +16,11 @@ from ctseg.testing.options import check_options, require
 from ctseg.testing.overfit import check_overfits
 
 HALF_PRECISION_ERROR = 0.1
-"""Largest error of bfloat16 logits, as a share of the logits' norm, that a sound network shows."""
+"""Largest error of a sound network's bfloat16 logits, relative to the logits' norm."""
 SAME = 1e-3
-"""Largest difference, as a share of the largest logit, of ways that should give the same."""
+"""Largest difference, relative to the largest logit, between computations that should agree."""
 MANY_VOXELS = 2**17
-"""Patches larger than this are not made larger still."""
+"""Patches with more voxels are not enlarged."""
 CPU_BF16 = Runtime(torch.device("cpu"), "bf16", channels_last=True, reason="check")
 
 
@@ -32,16 +32,16 @@ def check_architecture(
     out_channels: int = 3,
     overfit: bool = True,
 ) -> None:
-    """Check that a network keeps to the contract of `ctseg.specs.ArchitectureSpec`.
+    """Check that a network fulfils the contract of `ctseg.specs.ArchitectureSpec`.
 
-    Shapes at the smallest tile, at a fixed one and at multiples of the stride; for a slice-wise network no more
-    context than it claims; one tensor in evaluation and, with deep supervision, a tuple in training, finest first;
-    a gradient for every parameter, in float32 and bfloat16; a safetensors round trip; the same weights and gradients
-    from the same seed; cases of a batch independent of each other; bfloat16 and channels-last agreeing with plain
-    float32; and one patch learnt by heart to a Dice of 0.9.
+    The checks: output shapes at the smallest tile, at a fixed one and at multiples of the stride; for a slice-wise
+    network no more context than it claims; one tensor in evaluation and, with deep supervision, a tuple in training,
+    finest first; a gradient for every parameter, in float32 and bfloat16; a safetensors round trip; equal weights and
+    gradients from equal seeds; cases of a batch independent of each other; bfloat16 and channels-last agreeing with
+    plain float32; and a Dice of 0.9 after overfitting one patch.
 
     Args:
-        config: the options to check with; the defaults when left out. Choose small ones for a large network.
+        config: options to check with; the defaults if omitted. Choose small ones for a large network.
         overfit: whether to train on one patch, which takes most of the time (seconds, for a small network).
     """
     check_options(spec.name, spec.config)
@@ -77,17 +77,17 @@ def check_architecture(
 
 def _check_constraints(name: str, constraints: Constraints) -> None:
     strides, smallest = constraints.stride_zyx, constraints.min_tile_zyx
-    require(min(strides) >= 1, f"{name}: stride_zyx is {strides}; each is at least 1")
-    require(min(smallest) >= 1, f"{name}: min_tile_zyx is {smallest}; each is at least 1")
+    require(min(strides) >= 1, f"{name}: stride_zyx is {strides}; each must be at least 1")
+    require(min(smallest) >= 1, f"{name}: min_tile_zyx is {smallest}; each must be at least 1")
     context, fixed = constraints.context_slices, constraints.fixed_tile_zyx
-    require(context >= 0, f"{name}: context_slices is {context}; it is at least 0")
+    require(context >= 0, f"{name}: context_slices is {context}; it must be at least 0")
     if fixed is not None:
         fits = all(f % s == 0 and f >= m for f, s, m in zip(fixed, strides, smallest, strict=True))
         require(fits, f"{name}: fixed_tile_zyx {fixed} breaks its own stride or smallest tile")
     depth = (fixed or smallest)[0]
     require(
         depth > 2 * context,
-        f"{name}: its smallest tile has {depth} slices; looking at {context} on either side takes "
+        f"{name}: its smallest tile has {depth} slices; a context of {context} on either side needs "
         f"{2 * context + 1}",
     )
 
@@ -110,7 +110,7 @@ def tile(constraints: Constraints, *, larger: bool) -> Zyx:
 def _check_sizes(
     name: str, net: torch.nn.Module, constraints: Constraints, in_channels: int, out_channels: int
 ) -> None:
-    """Logits at the smallest tile, and at one that is a stride longer along z and y."""
+    """Check logits at the smallest tile, and at one that is a stride longer along z and y."""
     smallest = tile(constraints, larger=False)
     sizes = [smallest]
     if constraints.fixed_tile_zyx is None:
@@ -133,7 +133,7 @@ def _check_sizes(
 def _check_context(
     name: str, net: torch.nn.Module, constraints: Constraints, in_channels: int
 ) -> None:
-    """A slice's logits do not change with slices farther away than the context."""
+    """Check that a slice's logits depend on no slice beyond the context."""
     context = constraints.context_slices
     depth, y, x = tile(constraints, larger=True)
     tiles = torch.randn(1, in_channels, depth, y, x)
@@ -149,25 +149,25 @@ def _check_context(
     )
     require(
         off[depth - 1 - context] > 0,
-        f"{name}: a slice does not look as far as {context} slices, which its constraints claim",
+        f"{name}: a slice depends on fewer than the {context} slices that its constraints claim (context_slices)",
     )
 
 
 def _check_logits(name: str, logits: Any, x: torch.Tensor, out_channels: int) -> None:
     require(
         isinstance(logits, torch.Tensor),
-        f"{name}: in evaluation it returns {type(logits).__name__}, one tensor is due",
+        f"{name}: in evaluation it returns {type(logits).__name__}, one tensor is expected",
     )
     expected = (x.shape[0], out_channels, *x.shape[2:])
     require(
         tuple(logits.shape) == expected,
-        f"{name}: {tuple(x.shape)} in, {tuple(logits.shape)} out, {expected} is due",
+        f"{name}: {tuple(x.shape)} in, {tuple(logits.shape)} out, {expected} is expected",
     )
     require(logits.isfinite().all(), f"{name}: logits of {tuple(x.shape)} are not finite")
 
 
 def _backward(net: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A step of training without its update, under what `ctseg train` arranges; returns the outputs, finest first."""
+    """A training step without its update, set up as in `ctseg train`; returns the outputs, finest first."""
     torch.manual_seed(1)  # dropout and the like
     with repeatable(x.device):
         output = net(x)
@@ -185,7 +185,7 @@ def _check_training(name: str, net: torch.nn.Module, x: torch.Tensor, out_channe
         require(
             coarser.shape[:2] == finer.shape[:2]
             and all(c <= f for c, f in zip(coarser.shape, finer.shape, strict=True)),
-            f"{name}: outputs in training are {[tuple(y.shape) for y in levels]}, finest first is due",
+            f"{name}: outputs in training are {[tuple(y.shape) for y in levels]}, finest first is expected",
         )
     _check_gradients(name, net)
     return len(levels)
@@ -205,7 +205,7 @@ def _check_gradients(name: str, net: torch.nn.Module, where: str = "") -> None:
 def _check_same_gradients(
     name: str, net: torch.nn.Module, twin: torch.nn.Module, x: torch.Tensor
 ) -> None:
-    """A resumed run repeats what a run would have done; `net` has been through a step already."""
+    """Check that equal seeds give equal gradients, as resumed runs need; `net` has been through a step already."""
     _backward(twin, x)
     pairs = zip(net.named_parameters(), twin.parameters(), strict=True)
     for (key, one), two in pairs:
@@ -246,12 +246,12 @@ def _check_evaluation(
         error = float((half - plain).norm() / plain.norm())
         require(
             error <= HALF_PRECISION_ERROR,
-            f"{name}: bfloat16 is {error:.1%} off float32; at most {HALF_PRECISION_ERROR:.0%} is due",
+            f"{name}: bfloat16 is {error:.1%} off float32; at most {HALF_PRECISION_ERROR:.0%} is allowed",
         )
 
 
 def _check_half_precision(name: str, net: torch.nn.Module, x: torch.Tensor) -> None:
-    """A step of training as the engine does it on a CPU that multiplies bfloat16."""
+    """Check a training step as the engine does it on a CPU with bfloat16."""
     net = CPU_BF16.place(net.train())
     with CPU_BF16.autocast():
         _backward(net, CPU_BF16.tensor(x))
@@ -278,6 +278,6 @@ def _check_plan(spec: ArchitectureSpec, in_channels: int, out_channels: int) -> 
         config = spec.from_plan(NetworkPlan(patch, spacing, in_channels, out_channels))
         require(
             isinstance(config, spec.config),
-            f"{spec.name}: from_plan gives {type(config).__name__}, {spec.config.__name__} is due",
+            f"{spec.name}: from_plan gives {type(config).__name__}, {spec.config.__name__} is expected",
         )
         _check_constraints(spec.name, spec.constraints_for(config))

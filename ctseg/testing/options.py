@@ -1,4 +1,4 @@
-"""Checks that every kind of plugin shares."""
+"""Checks that all kinds of plugins have in common."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ctseg.config.checking import fill_dataclass
 
 
 def require(condition: object, message: str) -> None:
-    """Fail with a message; unlike `assert` it also holds under `python -O`."""
+    """Fail with a message; unlike `assert` it also works under `python -O`."""
     if not condition:
         raise AssertionError(message)
 
 
 def check_options(name: str, config: type) -> None:
-    """Check that options have defaults and help, and survive JSON, which run files and cards need."""
+    """Check that options have defaults and help texts, and survive JSON, which run files and cards need."""
     try:
         default = config()
     except TypeError as error:
@@ -29,4 +29,4 @@ def check_options(name: str, config: type) -> None:
     again: Any = fill_dataclass(
         config, json.loads(json.dumps(dataclasses.asdict(default))), owner=name
     )
-    require(again == default, f"{name}: options change on their way through JSON: {again}")
+    require(again == default, f"{name}: options change in a round trip through JSON: {again}")

@@ -1,4 +1,4 @@
-"""Whether a network can learn one patch by heart."""
+"""Check that a network can overfit one patch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ DICE = 0.9
 STEPS = 200
 LOOK_EVERY = 10
 SIDE = 16
-"""Shortest side of the patch, where the network leaves it free."""
+"""Shortest side of the patch, unless the network fixes it."""
 BLOCK = 4
-"""Labels are made of blocks of this size, so that a network at a coarser grid can draw them."""
+"""Size of the blocks that labels are made of, so that a network at a coarser grid can draw them."""
 
 
 def check_overfits(
@@ -29,10 +29,10 @@ def check_overfits(
 ) -> None:
     """Train on one patch until its mean foreground Dice is 0.9 in evaluation.
 
-    The patch holds a bar for each class, told apart by its intensity in noise.
+    The patch holds a bar for each class, distinguished by its intensity in noise.
 
     Args:
-        sides_zyx: a tile that the network accepts; sides are made longer where they are short and free.
+        sides_zyx: a tile that the network accepts; short sides are enlarged unless they are fixed.
     """
     classes = max(out_channels, 2)
     image, target = bars(_sides(sides_zyx, constraints, classes), in_channels, classes)
@@ -55,7 +55,7 @@ def check_overfits(
                 return
     require(
         False,
-        f"{name}: {STEPS} steps on one patch take its Dice to {best:.2f}; {DICE} is due "
+        f"{name}: {STEPS} steps on one patch take its Dice to {best:.2f}; {DICE} is expected "
         "(overfit=False leaves this out)",
     )
 
@@ -63,17 +63,17 @@ def check_overfits(
 def _sides(sides_zyx: Zyx, constraints: Constraints, classes: int) -> Zyx:
     if constraints.fixed_tile_zyx is not None:
         return constraints.fixed_tile_zyx
-    rows = BLOCK * (classes + 1)  # a row of blocks a class, and background on either side
-    wanted = (sides_zyx[0] if constraints.dims == 2 else SIDE, max(SIDE, rows), SIDE)
+    rows = BLOCK * (classes + 1)  # a row of blocks per class, and background on either side
+    target = (sides_zyx[0] if constraints.dims == 2 else SIDE, max(SIDE, rows), SIDE)
     z, y, x = (
         math.ceil(max(have, want) / stride) * stride
-        for have, want, stride in zip(sides_zyx, wanted, constraints.stride_zyx, strict=True)
+        for have, want, stride in zip(sides_zyx, target, constraints.stride_zyx, strict=True)
     )
     return z, y, x
 
 
 def bars(sides_zyx: Zyx, in_channels: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """An image [1, C, Z, Y, X] whose first channel tells its labels int64 [1, Z, Y, X] apart."""
+    """An image [1, C, Z, Y, X] whose first channel distinguishes its labels int64 [1, Z, Y, X]."""
     z, y, x = sides_zyx
     target = torch.zeros(1, z, y, x, dtype=torch.int64)
     depth = slice(BLOCK, -BLOCK) if z >= 3 * BLOCK else slice(None)
@@ -89,7 +89,7 @@ def bars(sides_zyx: Zyx, in_channels: int, classes: int) -> tuple[torch.Tensor, 
 
 
 def _as_classes(logits: torch.Tensor) -> torch.Tensor:
-    """Logits of at least two classes; a single channel is the foreground's, against 0."""
+    """Logits of at least two classes; a single channel becomes the foreground's, against 0."""
     if logits.shape[1] > 1:
         return logits
     return torch.cat((torch.zeros_like(logits), logits), 1)

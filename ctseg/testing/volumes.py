@@ -1,4 +1,4 @@
-"""The checks of a reader of data sets and of a volume format."""
+"""Checks of data set readers and volume formats."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ctseg.volume.geometry import Geometry
 
 
 def check_reader(spec: ReaderSpec, path: Path, **options: Any) -> DataSet:
-    """Check a reader on a data set that it should recognise; returns what it read.
+    """Check a reader on a data set that it should recognise; returns the data set.
 
-    Ids are unique and usable as file names; every reference exists and opens; image and label share a grid; reading
-    twice gives the same.
+    Ids are unique and valid as file names; every reference exists and opens; image and label share a grid; reading
+    twice gives equal data sets.
     """
     from ctseg.volume.io import open_ref
 
@@ -25,7 +25,7 @@ def check_reader(spec: ReaderSpec, path: Path, **options: Any) -> DataSet:
     missing = path / "nothing-of-this-name"
     require(not spec.recognise(missing), f"{spec.name}: recognises a path that does not exist")
     data = spec.cases(path, **options)
-    require(isinstance(data, DataSet), f"{spec.name}: gives {type(data).__name__}, no DataSet")
+    require(isinstance(data, DataSet), f"{spec.name}: gives {type(data).__name__}, not a DataSet")
     require(data == spec.cases(path, **options), f"{spec.name}: reading twice gives two data sets")
     require(data.reader == spec.name, f"{spec.name}: says that '{data.reader}' read the data set")
     cases = (*data.cases, *data.unlabelled)
@@ -44,10 +44,10 @@ def check_reader(spec: ReaderSpec, path: Path, **options: Any) -> DataSet:
         require(
             case.label is not None, f"{spec.name}: '{case.id}' has no label but is listed to train"
         )
-    known = set(ids)
+    case_ids = set(ids)
     for train, validation in data.splits:
         require(
-            {*train, *validation} <= known and not set(train) & set(validation),
+            {*train, *validation} <= case_ids and not set(train) & set(validation),
             f"{spec.name}: a split names unknown cases, or a case on both sides",
         )
     first = cases[0]
@@ -74,15 +74,15 @@ def check_format(
     oblique: bool = True,
     channel_options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Check that what a format writes comes back, voxels and grid, and nothing half-written is seen.
+    """Check that a format reads back what it wrote, voxels and grid, and that no partial file appears.
 
     Args:
         folder: an empty folder for files.
-        oblique: whether the format can hold origin and direction; False checks the spacing only.
-        channel_options: options of `open` without which several channels are not read.
+        oblique: whether the format stores origin and direction; False checks the spacing only.
+        channel_options: options of `open` that reading several channels needs.
     """
     require(spec.writer is not None, f"{spec.name}: has no writer, so there is nothing to check")
-    require(all(s == s.lower() for s in spec.suffixes), f"{spec.name}: suffixes are lower case")
+    require(all(s == s.lower() for s in spec.suffixes), f"{spec.name}: suffixes must be lower case")
     rotation = ((0.8, 0.6, 0.0), (-0.6, 0.8, 0.0), (0.0, 0.0, -1.0))  # oblique, left-handed
     geometry = Geometry((5, 6, 7), (0.7, 0.8, 2.5), (-31.5, 12.25, 400.0), rotation)
     if not oblique:
@@ -113,13 +113,16 @@ def _check_written(
         writer = spec.writer(path, geometry, array.dtype, channels=channels)
         for start in range(0, geometry.shape_zyx[0], 2):
             writer.write(start, array[..., start : start + 2, :, :])
-            require(not path.exists(), f"{where}: stands under its name before it is whole")
+            require(not path.exists(), f"{where}: appears under its name before it is complete")
         if commit:
             writer.commit()
         else:
             writer.abort()
-            left = set(path.parent.iterdir()) - before
-            require(not left, f"{where}: after abort {sorted(p.name for p in left)} are left")
+            remaining = set(path.parent.iterdir()) - before
+            require(
+                not remaining,
+                f"{where}: after abort {sorted(p.name for p in remaining)} are remaining",
+            )
     require(spec.recognise(path), f"{where}: is not recognised by its own format")
     source = spec.open(path, **options)
     try:
