@@ -24,8 +24,7 @@ from ctseg.data.threshold_baseline import Threshold, threshold_baseline
 from ctseg.errors import BadInput, FileProblem
 from ctseg.files import disk_errors
 from ctseg.temporary import clear_abandoned, held
-from ctseg.volume.formats.itk import rows
-from ctseg.volume.geometry import Geometry
+from ctseg.volume.geometry import Geometry, as_matrix
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
 
@@ -86,7 +85,7 @@ def _grid(
     middle = np.array([12.0, -150.0, 840.0]) + share * rng.uniform(-60, 60, 3)
     half = (np.array([x, y, z]) - 1) / 2 * np.array([sx, sy, sz])
     ox, oy, oz = (float(v) for v in np.round(middle - direction @ half, 3))
-    return Geometry((z, y, x), (sx, sy, sz), (ox, oy, oz), rows(direction))
+    return Geometry((z, y, x), (sx, sy, sz), (ox, oy, oz), as_matrix(direction))
 
 
 def _patient_coordinates(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ctseg.specs import Label
+from ctseg.volume.geometry import Geometry
 
 
 def labels_in(metadata: Mapping[str, Any]) -> tuple[Label, ...]:
@@ -43,6 +44,27 @@ def segments_in(metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
         colour = _colour(metadata.get(f"{prefix}Color"))
         found[int(match[1])] = Segment(name, int(layer), number, colour)
     return tuple(found[index] for index in sorted(found))
+
+
+def slicer_segments(labels: Sequence[Label], geometry: Geometry) -> dict[str, str]:
+    """3D Slicer's `Segment` fields: name, colour and value of each label, so that it opens as a segmentation."""
+    from ctseg.task import PALETTE
+
+    z, y, x = geometry.shape_zyx
+    fields: dict[str, str] = {}
+    foreground = [label for label in labels if label.value != 0]
+    for index, label in enumerate(foreground):
+        colour = label.colour or PALETTE[index % len(PALETTE)]
+        prefix = f"Segment{index}_"
+        fields |= {
+            f"{prefix}ID": label.name,
+            f"{prefix}Name": label.name,
+            f"{prefix}Color": " ".join(f"{c / 255:.6g}" for c in colour),
+            f"{prefix}LabelValue": str(label.value),
+            f"{prefix}Layer": "0",
+            f"{prefix}Extent": f"0 {x - 1} 0 {y - 1} 0 {z - 1}",
+        }
+    return fields
 
 
 def channel_names(metadata: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.volume.formats import itk
+from ctseg.volume.formats import grids
 from ctseg.volume.geometry import Geometry
 
 Straighten = Literal["no", "yes", "nearest"]
@@ -78,7 +78,7 @@ def directions(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
 
 def is_sheared(matrix: NDArray[np.float64]) -> bool:
     """Whether the columns of a matrix stand askew by more than rounding."""
-    columns = itk.orthonormal(directions(matrix)[1])
+    columns = grids.orthonormal(directions(matrix)[1])
     return not np.allclose(columns.T @ columns, np.eye(3), atol=_ORTHONORMAL)
 
 
@@ -144,7 +144,7 @@ def _straight(path: Path, affine: Affine) -> Placed:
 def _geometry(
     path: Path, affine: Affine, spacing: NDArray[np.float64], columns: NDArray[np.float64]
 ) -> Geometry:
-    return itk.make_geometry(
+    return grids.make_geometry(
         path,
         affine.shape_zyx,
         spacing.tolist(),

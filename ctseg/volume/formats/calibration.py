@@ -11,7 +11,7 @@ import numpy as np
 
 from ctseg import plugins
 from ctseg.errors import FileProblem
-from ctseg.volume.formats import itk
+from ctseg.volume.formats import grids
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import Geometry, Xyz
 
@@ -85,7 +85,7 @@ def grid_of(
         known = replace(
             known, notes=(*known.notes, f"{like} has another shape and cannot lend its grid.")
         )
-    geometry = itk.make_geometry(
+    geometry = grids.make_geometry(
         path, (z, y, x), known.spacing_xyz, (0.0, 0.0, 0.0), np.eye(3), known.unit
     )
     return geometry, known.metadata()

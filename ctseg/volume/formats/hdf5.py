@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
-from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats import grids, paths
 from ctseg.volume.formats.calibration import Calibration, unknown
 from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.hdf5_disk import Forgiving
@@ -24,12 +24,12 @@ from ctseg.volume.formats.hdf5_storage import check_storage, is_external, open_e
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.source import Source
 from ctseg.volume.formats.units import MM, unit_of
-from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry, as_xyz
 
 DEFAULT_DATASET = "/raw"
 DEFAULT_LABEL = "/label"
-_DTYPES = (*itk.DTYPES, "float16")
+_DTYPES = (*DTYPES, "float16")
 _GRID = frozenset({"spacing_xyz", "element_size_um", "origin_xyz", "direction", "unit"})
 _USUAL = (DEFAULT_DATASET, DEFAULT_LABEL)
 _SHOWN = 20
@@ -208,7 +208,7 @@ def _geometry(
         known = unknown("no attribute spacing_xyz or element_size_um", _GIVE)
     origin = numbers("origin_xyz", 3)
     direction = numbers("direction", 9)
-    grid = itk.make_geometry(
+    grid = grids.make_geometry(
         path,
         shape_zyx,
         known.spacing_xyz,

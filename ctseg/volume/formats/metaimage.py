@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from ctseg.errors import BadInput
 from ctseg.specs import Label, VolumeSource, Zyx
-from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, place
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.header_numbers import integer
@@ -28,7 +28,7 @@ from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.straighten import straightened
 from ctseg.volume.formats.text_source import pieces_source, text_source
 from ctseg.volume.formats.units import in_unit
-from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 
@@ -121,7 +121,7 @@ def write_metaimage(
     """A writer of .mha that streams; compressed where it holds labels."""
     if paths.suffix_of(path, paths.METAIMAGE) == ".mhd":
         raise BadInput(f"{path}: two-file MetaImages are not written.", hint="Use the suffix .mha")
-    stored = check_dtype(dtype, itk.DTYPES, format_name="MetaImage")
+    stored = check_dtype(dtype, DTYPES, format_name="MetaImage")
     compress = bool(labels)
     header, size_at = make_metaimage_header(geometry, stored, channels, compress=compress)
     return Writer(

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource
-from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, place
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.nifti_header import NiftiHeader, is_gzip, read_nifti_header
@@ -21,7 +21,7 @@ from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source, with_surplus
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.straighten import straightened
-from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 
@@ -157,7 +157,7 @@ def write_nifti(
     """
     if paths.suffix_of(path, paths.NIFTI_HEADERS + paths.NIFTI_VOXELS):
         raise BadInput(f"{path}: pairs of files are not written.", hint="Use the suffix .nii.gz")
-    stored = check_dtype(dtype, itk.DTYPES, format_name="NIfTI")
+    stored = check_dtype(dtype, DTYPES, format_name="NIfTI")
     suffix = paths.suffix_of(path, paths.NIFTI) or paths.NIFTI[0]
     if max(geometry.shape_zyx) > np.iinfo(np.int16).max:
         raise BadInput(

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
-from ctseg.volume.formats import itk, paths
+from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, place
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.header_numbers import integer
@@ -30,8 +30,9 @@ from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.straighten import straightened
 from ctseg.volume.formats.text_source import pieces_source, text_source
 from ctseg.volume.formats.units import in_unit
-from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.labels import slicer_segments
 
 _COMPRESSIONS: Mapping[str, Compression] = {
     "raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2",
@@ -204,8 +205,8 @@ def write_nrrd(
         raise BadInput(
             f"{path}: detached NRRD headers are not written.", hint="Use the suffix .nrrd"
         )
-    stored = check_dtype(dtype, itk.DTYPES, format_name="NRRD")
-    fields = itk.slicer_segments(labels, geometry) if channels is None else {}
+    stored = check_dtype(dtype, DTYPES, format_name="NRRD")
+    fields = slicer_segments(labels, geometry) if channels is None else {}
     compress = bool(labels)
     header = make_nrrd_header(geometry, stored, channels, fields, compress=compress)
     return Writer(

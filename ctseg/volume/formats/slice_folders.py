@@ -14,14 +14,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
-from ctseg.volume.formats import itk, paths, tiff_metadata
+from ctseg.volume.formats import paths, tiff_metadata
 from ctseg.volume.formats.calibration import Calibration, given, grid_of, unknown
 from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.tiff import tiff_errors
 from ctseg.volume.formats.tiff_ome import read_ome
 from ctseg.volume.formats.tiff_structure import check_structure
-from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 _DEFLATED = 1032
@@ -210,7 +210,7 @@ def write_slices(
             f"{path}: a folder of slices holds one channel, not {channels}.",
             hint="Write a format that holds several, such as .tif or .h5",
         )
-    stored = check_dtype(dtype, (*itk.DTYPES, "float16"), format_name="TIFF")
+    stored = check_dtype(dtype, (*DTYPES, "float16"), format_name="TIFF")
     return Writer(
         path,
         "",

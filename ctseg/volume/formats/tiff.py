@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import CtsegError, FileProblem
 from ctseg.specs import Label, VolumeSource
-from ctseg.volume.formats import itk, paths, tiff_metadata
+from ctseg.volume.formats import paths, tiff_metadata
 from ctseg.volume.formats.calibration import given, grid_of
 from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.outside import is_allowed
@@ -24,7 +24,7 @@ from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import AGAIN, Source, check_file, reading
 from ctseg.volume.formats.tiff_ome import Ome, read_ome
 from ctseg.volume.formats.tiff_structure import check_structure
-from ctseg.volume.formats.writer import Writer, check_dtype
+from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 _BIG = 2 * 1024**3
@@ -254,7 +254,7 @@ def write_tiff(
     reference: VolumeSource | None = None,  # noqa: ARG001
 ) -> Writer:
     """A writer of a stack that ImageJ opens with its voxel size. Origin and direction are lost: TIFF has no place."""
-    stored = check_dtype(dtype, (*itk.DTYPES, "float16"), format_name="TIFF")
+    stored = check_dtype(dtype, (*DTYPES, "float16"), format_name="TIFF")
     suffix = paths.suffix_of(path, paths.TIFF) or paths.TIFF[0]
     return Writer(
         path,

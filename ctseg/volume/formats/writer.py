@@ -25,6 +25,10 @@ from ctseg.temporary import clear_abandoned, held
 from ctseg.volume.geometry import Geometry
 
 NO_ROOM = 2**16
+DTYPES = (
+    "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64",
+)  # fmt: skip
+"""The voxel types that most formats store."""
 FREE_SOME = "Free some space, or choose another place with -o."
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import pixel_array
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.volume.formats import itk
+from ctseg.volume.formats import grids
 from ctseg.volume.formats.dicom.frames import LARGE_PLANE, MOST_PACKED
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom.grid_note import noted
@@ -63,7 +63,7 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
     )
     measures = group(0, "PixelMeasuresSequence")
     row, column = cosines[:3], cosines[3:]
-    matrix = itk.orthonormal(np.stack([row, column, np.cross(row, column)], axis=1))
+    matrix = grids.orthonormal(np.stack([row, column, np.cross(row, column)], axis=1))
     normal = matrix[:, 2]
     along = positions @ normal
     gap = _gap(along, measures)
@@ -83,7 +83,9 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
         )
     spacing = [float(v) for v in measures.PixelSpacing]
     shape = (int(np.rint(steps.max())) + 1, int(data.Rows), int(data.Columns))
-    geometry = itk.make_geometry(path, shape, (spacing[1], spacing[0], gap), first.tolist(), matrix)
+    geometry = grids.make_geometry(
+        path, shape, (spacing[1], spacing[0], gap), first.tolist(), matrix
+    )
     start = 0
     if (whole := noted(data, geometry)) is not None:
         geometry, start = whole

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats import itk
+from ctseg.volume.formats import grids
 from ctseg.volume.geometry import Geometry
 
 _FOOT = 304.8
@@ -163,7 +163,7 @@ def geometry_of(
         offset = np.subtract(origin, along(image.levels[0].translation, 0.0))
         origin = (np.asarray(own["origin_xyz"], np.float64) + direction @ offset).tolist()
     shown = min(factors.values(), default=1.0)
-    return itk.make_geometry(
+    return grids.make_geometry(
         path, shape_zyx, spacing, origin, direction, "um" if shown < 1.0 else "mm"
     )
 

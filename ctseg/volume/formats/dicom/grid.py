@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats import itk
+from ctseg.volume.formats import grids
 from ctseg.volume.formats.dicom.frames import Frame
 from ctseg.volume.geometry import Geometry
 
@@ -67,7 +67,7 @@ def arrange(frames: Sequence[Frame], path: Path) -> Stack:
     order = np.argsort(positions @ normal, kind="stable")
     frames, positions = [frames[i] for i in order], positions[order]
     frames, positions, notes = _once(frames, positions)
-    axes = itk.orthonormal(np.stack([row, column, normal], axis=1))  # cosines of few digits, too
+    axes = grids.orthonormal(np.stack([row, column, normal], axis=1))  # cosines of few digits, too
     offsets = (positions - positions[0]) @ axes
     gap = _distance(frames, offsets[:, 2], path)
     missing = _missing(frames, offsets[:, 2], gap, path)
@@ -75,7 +75,7 @@ def arrange(frames: Sequence[Frame], path: Path) -> Stack:
         gap = float(offsets[-1, 2]) / (
             len(frames) - 1
         )  # positions of few digits alternate about it
-    geometry = itk.make_geometry(
+    geometry = grids.make_geometry(
         path,
         (len(frames), *first.size_yx),
         (*first.vector("spacing_yx")[::-1], gap),
