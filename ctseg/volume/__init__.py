@@ -1,1 +1,1 @@
-"""A scan and its geometry, in memory and on disk."""
+"""Scans and their geometry, in memory and on disk."""

@@ -1,7 +1,7 @@
-"""Connected parts of a label map that may be far larger than memory, found slab by slab.
+"""Connected components of a label map of any size, found slab by slab.
 
-Parts are found within each slab, and joined across slabs by what touches at their borders (two passes, after Rosenfeld
-& Pfaltz, Journal of the ACM 13, 1966). Memory holds one slab and a table of parts, whatever the length of the scan.
+Parts are found within each slab, and joined across slabs where they touch at the border (two passes, after Rosenfeld
+& Pfaltz, Journal of the ACM 13, 1966). Memory holds one slab and a table of parts, however long the scan is.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ctseg.volume.run_lengths import (
 
 SLAB_BYTES = 64 * 2**20
 RUN_BYTES = 160
-"""Working memory that a run costs while its neighbours are looked for."""
+"""Working memory per run while its neighbours are searched."""
 FEW_RUNS = 2**14
-"""No slab is made thinner for so few."""
+"""Number of runs below which a slab is not made thinner."""
 Progress = Callable[[int], None]
-"""Told of each plane or slab that has been passed: the number of planes since the last call."""
+"""Called after each plane or slab with the number of planes since the last call."""
 
 
 class Planes(Protocol):
@@ -47,7 +47,7 @@ class Planes(Protocol):
 
 
 def planes_at_once(labels_zyx: Planes, slab_bytes: int) -> int:
-    """How many planes are worked on at a time: about `slab_bytes` with the working copies."""
+    """How many planes to process at a time so that they take about `slab_bytes` with the working copies."""
     plane = math.prod(labels_zyx.shape[1:]) * (labels_zyx.dtype.itemsize + 1)
     return max(1, slab_bytes // int(max(plane, 1)))
 
@@ -55,7 +55,7 @@ def planes_at_once(labels_zyx: Planes, slab_bytes: int) -> int:
 def runs_by_slab(
     labels_zyx: Planes, groups: Groups, slab_bytes: int = SLAB_BYTES
 ) -> Iterator[tuple[int, RunLengths]]:
-    """The runs of a map, slab by slab; slabs are thinner where the map is ragged."""
+    """The runs of a map, slab by slab; slabs are thinner where planes have many runs."""
     depth, most = labels_zyx.shape[0], max(slab_bytes // RUN_BYTES, FEW_RUNS)
     full = thick = planes_at_once(labels_zyx, slab_bytes)
     start = 0
@@ -87,8 +87,8 @@ def find_parts(
         labels_zyx: whole numbers [Z, Y, X].
         groups: from values to groups; see `Groups`.
         connectivity: 6, 18 or 26.
-        slab_bytes: of memory to work in; the table of parts comes on top.
-        neighbours: find which parts touch each other and which the border, too.
+        slab_bytes: working memory; the table of parts comes on top.
+        neighbours: whether to find which parts touch each other and which touch the border, too.
     """
     joining = Joining(
         (labels_zyx.shape[0], labels_zyx.shape[1], labels_zyx.shape[2]),
@@ -101,8 +101,8 @@ def find_parts(
     return joining.result()
 
 
-def again(labels_zyx: Planes, parts: Parts, slab: Slab) -> tuple[RunLengths, Ints]:
-    """The runs of a slab as `find_parts` found them, and the part of each; read again where they were not kept."""
+def runs_of_slab(labels_zyx: Planes, parts: Parts, slab: Slab) -> tuple[RunLengths, Ints]:
+    """The runs of a slab as `find_parts` found them, and their parts; runs that were not kept are found anew."""
     runs, part = slab.runs, slab.part
     if runs is None or part is None:
         runs = find_runs(np.asarray(labels_zyx[slab.start : slab.stop]), parts.groups)
@@ -120,12 +120,12 @@ def paint_parts(
     """Write values over some parts of the map in which they were found.
 
     Args:
-        chosen: [N], which parts.
-        values: one for all, or one a part [N].
+        chosen: [N], which parts to write.
+        values: one for all, or one per part [N].
     """
     for slab in parts.slabs:
         if chosen[parts.of(slab)].any():
-            runs, number = again(labels_zyx, parts, slab)
+            runs, number = runs_of_slab(labels_zyx, parts, slab)
             pick = chosen[number]
             new = values if isinstance(values, int) else values[number[pick]]
             write_runs(labels_zyx, slab.start, runs, pick, new)
@@ -140,7 +140,7 @@ def write_runs(
     pick: NDArray[np.bool_],
     values: NDArray[Any] | int,
 ) -> None:
-    """Write a value (or one a picked run) over the picked runs of the slab that begins at a plane."""
+    """Write a value (or one per picked run) over the picked runs of the slab that begins at a plane."""
     if not pick.any():
         return
     stop = start + runs.shape_zyx[0]
@@ -154,7 +154,7 @@ def write_runs(
 
 @dataclass(frozen=True)
 class LargestPart:
-    """The largest connected part of a mask; of several the one first met.
+    """The largest connected part of a mask; among equals the first in order.
 
     Attributes:
         voxels: its size; 0 where the mask is empty.
@@ -171,8 +171,8 @@ def largest_part(
     """The largest connected part of a mask that arrives in slabs along z.
 
     Args:
-        slabs: the first plane of each slab, and the mask there [Z, Y, X]; each slab goes on where the last one ended.
-        connectivity: 6 is what `scipy.ndimage.label` joins on its own.
+        slabs: the first plane of each slab and the mask there [Z, Y, X]; each slab begins where the last one ended.
+        connectivity: 6, the default of `scipy.ndimage.label`, or 18 or 26.
     """
     joining: Joining | None = None
     for start, mask in slabs:

@@ -1,4 +1,4 @@
-"""From one format to another, slab by slab; geometry, voxel type and label names stay."""
+"""Conversion from one format to another, slab by slab; geometry, voxel type and label names are kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ctseg.volume.spool import by_region
 
 SLAB_BYTES = 1 << 28
 _IN_MEMORY = 1 << 30
-"""Compressed scans up to this size are unpacked in memory, larger ones into a temporary file."""
+"""Largest compressed scan that is unpacked in memory; larger ones go to a temporary file."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Conversion:
     Attributes:
         source: file or folder.
         target: the file to write.
-        options: of the format that is read.
-        format: name of the format to write, where the target's name does not tell.
-        part: which of several volumes of the source it is, e.g. a series of a study; empty for the only one.
-        like: a scan onto whose grid it is brought; None keeps its own.
-        interpolation: how, where voxels do not fall on each other: `nearest`, `linear` or `auto`, by what it holds.
+        options: options of the format that is read.
+        format: name of the format to write, if the target's name does not give it.
+        part: which volume of the source, e.g. a series of a study; empty if there is only one.
+        like: a scan whose grid the result gets; None keeps the scan's own grid.
+        interpolation: `nearest`, `linear`, or `auto`, which chooses by content, where voxels do not coincide.
     """
 
     source: Path
@@ -51,7 +51,7 @@ class Conversion:
 
     @property
     def name(self) -> str:
-        """The source, and which volume of it where it has several; no two scans of a folder share it."""
+        """The source, with the volume's name if it has several; unique within a folder."""
         return f"{self.source} ({self.part})" if self.part else str(self.source)
 
     @property
@@ -62,11 +62,11 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of a scan.
+    """The result of a conversion.
 
     Attributes:
-        lost: what the target cannot hold: `origin`, `direction`, `label names`.
-        notes: what reading found odd, e.g. copies of slices.
+        lost: what the target cannot store: `origin`, `direction`, `label names`.
+        notes: oddities found while reading, e.g. copies of slices.
     """
 
     source: Path
@@ -83,17 +83,17 @@ class Converted:
 
 
 def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -> list[Conversion]:
-    """The scans of a folder, each with its place below `target`; folders within are kept.
+    """The scans of a folder, each with its target below `target`; subfolders are kept.
 
-    A file of several volumes, or a study of several series, gives one scan each.
+    A file of several volumes, or a study of several series, gives one conversion for each.
 
     Args:
         to: the suffix of the files to write, or the name of a format.
 
     Raises:
-        BadInput: no scans, or two that would get one name.
+        BadInput: there are no scans, or two would get the same name.
     """
-    suffix, name_of_format = _written(to)
+    suffix, name_of_format = _suffix_and_format(to)
     jobs: list[Conversion] = []
     for path, spec in _scans(source):
         inside = path.relative_to(source) if path != source else Path(path.resolve().name)
@@ -114,19 +114,19 @@ def find_jobs(source: Path, target: Path, to: str, options: Mapping[str, Any]) -
         raise BadInput(
             f"{source} holds no scans.", hint=f"Known are: {known}, and folders of slices."
         )
-    seen: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     for job in jobs:
-        if job.target in seen:
+        if job.target in sources:
             raise BadInput(
-                f"{seen[job.target]} and {job.source} would both become {job.target}.",
+                f"{sources[job.target]} and {job.source} would both become {job.target}.",
                 hint="Convert them into folders of their own.",
             )
-        seen[job.target] = job.source
+        sources[job.target] = job.source
     return jobs
 
 
-def _written(to: str) -> tuple[str, str | None]:
-    """The suffix of what is written, and the name of its format where that is what was given."""
+def _suffix_and_format(to: str) -> tuple[str, str | None]:
+    """The suffix of the files to write, and the name of the format if `to` is such a name."""
     spec = next((s for s in plugins.formats() if s.name == to and s.writer is not None), None)
     if spec is not None:
         return spec.suffixes[0] if spec.suffixes else "", spec.name
@@ -144,13 +144,13 @@ def _scans(folder: Path) -> Iterator[tuple[Path, FormatSpec]]:
         return
     slices = sum(format_of(entry) == spec for entry in _files(folder)) > 1
     if spec is not None and slices:
-        yield folder, spec  # with its parts; what lies beside them comes below
+        yield folder, spec  # with its parts; the files beside them follow
     for entry in sorted([*scan_files(_files(folder)), *filter(Path.is_dir, folder.iterdir())]):
         if entry.name.startswith("."):
             continue
-        own = None if entry.is_dir() else format_of(entry)
-        inside = _scans(entry) if entry.is_dir() else [(entry, own)] if own else []
-        yield from (found for found in inside if not (slices and found[1] == spec))
+        entry_spec = None if entry.is_dir() else format_of(entry)
+        inside = _scans(entry) if entry.is_dir() else [(entry, entry_spec)] if entry_spec else []
+        yield from (scan for scan in inside if not (slices and scan[1] == spec))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -158,17 +158,19 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_mixed(folder: Path, spec: FormatSpec) -> bool:
-    """Whether files of several formats lie in a folder, as a DICOM SEG beside a NIfTI file, so that it is no scan."""
+    """Whether a folder holds files of several formats, such as a DICOM SEG beside a NIfTI file, and so is no scan."""
     if any(folder.name.lower().endswith(suffix) for suffix in spec.suffixes):
         return False
-    found = {own.name for entry in _files(folder) if (own := format_of(entry)) is not None}
-    return len(found) > 1
+    formats = {
+        entry_spec.name for entry in _files(folder) if (entry_spec := format_of(entry)) is not None
+    }
+    return len(formats) > 1
 
 
 def _parts(
     spec: FormatSpec, path: Path, options: Mapping[str, Any]
 ) -> Mapping[str, Mapping[str, Any]]:
-    """The volumes of one path and the options that open each; the options given by the user count first."""
+    """The volumes of one path and the options that open each; the user's options take precedence."""
     if spec.parts is None:
         return {"": {}}
     parts = spec.parts(path)
@@ -176,16 +178,16 @@ def _parts(
         return {"": {}}
     named: dict[str, Mapping[str, Any]] = {}
     for name, extra in parts.items():
-        plain = own = re.sub(r"[^\w.-]+", "_", name).strip("_")
+        plain = unique = re.sub(r"[^\w.-]+", "_", name).strip("_")
         number = 2
-        while own in named:  # `a/b` and `a_b`
-            own, number = f"{plain}_{number}", number + 1
-        named[own] = extra
+        while unique in named:  # `a/b` and `a_b`
+            unique, number = f"{plain}_{number}", number + 1
+        named[unique] = extra
     return named
 
 
 def _stem(name: str, spec: FormatSpec) -> str:
-    """The name without the ending of its format, or of another one: a DICOM SEG may be called `a.dcm`."""
+    """The name without the suffix of its format or of another one: a DICOM SEG may be called `a.dcm`."""
     known = [*spec.suffixes, *(s for other in plugins.formats() for s in other.suffixes)]
     suffix = next((s for s in known if name.lower().endswith(s) and len(name) > len(s)), "")
     return name[: len(name) - len(suffix)]
@@ -203,14 +205,14 @@ def convert(
     """Convert one scan.
 
     Args:
-        spacing: voxel size instead of the file's, e.g. `5um`; see `ctseg.volume.formats.units.read_spacing`.
-        labels: names of label values; those that the file carries by default.
-        allow_loss: whether to write what the target cannot hold in full.
-        reference: the scan that labels belong to, for targets such as DICOM SEG; the source itself by default.
-        advance: called with the share of the scan that was just written.
+        spacing: voxel size that replaces the file's, e.g. `5um`; see `ctseg.volume.formats.units.read_spacing`.
+        labels: names of label values; by default those in the file.
+        allow_loss: whether to write even if the target cannot store everything.
+        reference: the scan that labels belong to, for targets such as DICOM SEG; by default the source itself.
+        advance: called with the fraction of the scan that was just written.
 
     Raises:
-        BadInput: the target would lose origin or direction, or cannot be written; an unknown option.
+        BadInput: the target would lose origin or direction, or cannot be written; or an option is unknown.
         FileProblem: the source is damaged, or the disk is full.
     """
     start = time.monotonic()
@@ -241,7 +243,7 @@ def convert(
         if refused and not allow_loss:
             raise BadInput(
                 f"{spec.name} cannot hold the {' and '.join(refused)} of {job.source}: "
-                f"{_told(geometry, refused)}.",
+                f"{_describe(geometry, refused)}.",
                 hint="Choose another format, such as .nii.gz or .nrrd, or lose it knowingly: --allow-loss",
             )
         tell = advance or (lambda _: None)
@@ -264,7 +266,7 @@ def convert(
 def _onto(
     job: Conversion, source: VolumeSource, grid: Geometry, labels: Sequence[Label], notes: list[str]
 ) -> VolumeSource:
-    """The scan on another grid, and notes on how it came there."""
+    """The scan on another grid; appends a note on the method."""
     if job.interpolation not in ("auto", "nearest", "linear"):
         raise BadInput(
             f"'{job.interpolation}' is no interpolation.", hint="There are: auto, nearest, linear"
@@ -274,17 +276,17 @@ def _onto(
     if job.interpolation != "auto":
         kind, why = job.interpolation, "as asked"
     outside = 0.0 if kind == "nearest" else _lowest(region)
-    made = OntoGrid(region, grid, "nearest" if kind == "nearest" else "linear", outside)
+    regridded = OntoGrid(region, grid, "nearest" if kind == "nearest" else "linear", outside)
     where = f"where it does not reach, the value is {outside:g}"
-    if made.moved:
+    if regridded.moved:
         notes.append(f"moved by whole voxels onto the grid of {job.like}; {where}")
     else:
         notes.append(f"resampled onto the grid of {job.like}, {kind} ({why}); {where}")
-    return made
+    return regridded
 
 
 def _lowest(source: VolumeSource) -> float:
-    """The lowest value of a scan, which is what lies around it: air."""
+    """The lowest value of a scan, used as the value of the air around it."""
     depth, y, x = source.geometry.shape_zyx
     step = slab_depth(y * x * source.channels * source.dtype.itemsize)
     slabs = (source.read((z, min(z + step, depth))) for z in range(0, depth, step))
@@ -292,7 +294,7 @@ def _lowest(source: VolumeSource) -> float:
 
 
 def _check_apart(job: Conversion) -> None:
-    """Input is never written to, nor anything into a folder of slices that is read."""
+    """Check that the target is neither the input nor inside a folder of slices that is read."""
     one, two = job.source.resolve(), job.target.resolve()
     if one == two or (job.source.is_dir() and one in two.parents):
         raise BadInput(
@@ -301,15 +303,15 @@ def _check_apart(job: Conversion) -> None:
         )
 
 
-def _labels(source: VolumeSource, given: Sequence[Label]) -> tuple[Label, ...]:
+def _labels(source: VolumeSource, labels: Sequence[Label]) -> tuple[Label, ...]:
     """Label names for a label map: whole numbers, one channel."""
-    if given and (source.dtype.kind == "f" or source.channels != 1):
+    if labels and (source.dtype.kind == "f" or source.channels != 1):
         raise BadInput(
             f"{source.path} has {source.channels} channels of {source.dtype}, which are no label map.",
-            hint="Leave --label away.",
+            hint="Omit --label.",
         )
     one_map = source.dtype.kind in "iub" and source.channels == 1
-    return tuple(given) or (labels_in(source.metadata) if one_map else ())
+    return tuple(labels) or (labels_in(source.metadata) if one_map else ())
 
 
 def _lost(spec: FormatSpec, geometry: Geometry, labels: Sequence[Label]) -> tuple[str, ...]:
@@ -323,12 +325,12 @@ def _lost(spec: FormatSpec, geometry: Geometry, labels: Sequence[Label]) -> tupl
     return tuple(out)
 
 
-def _told(geometry: Geometry, what: Sequence[str]) -> str:
-    told = {
+def _describe(geometry: Geometry, what: Sequence[str]) -> str:
+    described = {
         "origin": f"origin {np.round(geometry.origin_xyz, 3).tolist()} mm",
         "direction": f"direction {np.round(geometry.direction, 3).tolist()}",
     }
-    return ", ".join(told[word] for word in what)
+    return ", ".join(described[word] for word in what)
 
 
 def _stream(
@@ -343,9 +345,9 @@ def _stream(
     depth, y, x = geometry.shape_zyx
     plane = y * x * source.channels * source.dtype.itemsize
     region = source
-    whole = None
+    array = None
     if not source.by_region and plane * depth <= _IN_MEMORY:
-        whole = source.read()
+        array = source.read()
     elif not source.by_region:
         region = by_region(source, target.parent if target.parent.is_dir() else None)
     # A scan of one channel is written with three axes; channels stay channels, even if a file has one axis of one.
@@ -358,7 +360,7 @@ def _stream(
     try:
         for start in range(0, depth, step):
             stop = min(start + step, depth)
-            slab = region.read((start, stop)) if whole is None else whole[:, start:stop]
+            slab = region.read((start, stop)) if array is None else array[:, start:stop]
             writer.write(start, slab if channels else slab[0])
             advance((stop - start) / depth)
         writer.commit()

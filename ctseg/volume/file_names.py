@@ -1,4 +1,4 @@
-"""The names of volume files: without the suffix of their format, and made of the id of a case."""
+"""Names of volume files: from the id of a case, and without the suffix of their format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ctseg import plugins
 
 
 def file_name(case_id: str) -> str:
-    """The name of a case's files, which stay in the folder that they belong to; that is the id itself where it can be.
+    """The name of a case's files, which keeps them in their folder; it is the id itself if that is a valid name.
 
     Ids come from files of a data set, where they may be `p1/first` or `../first`.
     """
@@ -25,13 +25,13 @@ def stem_of(path: Path) -> str:
 
 
 def volume_suffix(path: Path) -> str:
-    """The suffix of the name that belongs to a format of volumes, empty where it has none."""
+    """The suffix of a name if it belongs to a volume format, else empty."""
     fitting = [s for f in plugins.formats() for s in f.suffixes if path.name.lower().endswith(s)]
     return max(fitting, key=len, default="")
 
 
 def matching(path: Path) -> list[Path]:
-    """The files that a quoted pattern such as `out/*.nii.gz` stands for; none where it is no pattern."""
+    """The files that match a quoted pattern such as `out/*.nii.gz`; none if it is not a pattern."""
     if path.exists() or not glob.has_magic(str(path)):
         return []
     return [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207

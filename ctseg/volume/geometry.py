@@ -1,4 +1,4 @@
-"""The grid of a scan: where each voxel lies in the patient or specimen.
+"""The grid of a scan: the position of each voxel in the patient or specimen.
 
 Arrays are [Z, Y, X]; physical quantities are x, y, z in LPS (x to the left, y to the back, z to the head) and
 millimetres, as in ITK and DICOM. Column i of `direction` is the unit vector along array axis x, y, z respectively.
@@ -23,9 +23,9 @@ Xyz = tuple[float, float, float]
 Matrix = tuple[Xyz, Xyz, Xyz]
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 TOLERANCE_VOXELS = 1e-3
-"""Two geometries agree when no voxel centre lies more than this share of a voxel apart: files round differently."""
+"""Largest distance of corresponding voxel centres, in voxels, at which geometries agree: files round differently."""
 _ROUNDED = 0.1
-"""Share of a voxel up to which a difference may come of rounding, and is not another grid."""
+"""Largest difference, in voxels, that is treated as rounding rather than as another grid."""
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -38,8 +38,8 @@ class Geometry:
         spacing_xyz: distance between voxel centres, mm.
         origin_xyz: centre of the first voxel, mm, LPS.
         direction: 3x3 matrix, rows x, y, z of space, columns the array axes x, y, z; orthonormal.
-        unit: the unit that files were given in and results are shown in, `mm` or `um`; spacing and origin are
-            millimetres all the same.
+        unit: unit in which the file gave lengths and results show them, `mm` or `um`; spacing and origin are always in
+            millimetres.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -94,7 +94,7 @@ class Geometry:
 
     @property
     def orientation(self) -> str:
-        """Three letters for where x, y, z of the array run to, e.g. `LPS`; the nearest axes where oblique."""
+        """Three letters for the directions of x, y, z of the array, e.g. `LPS`; the nearest axes where oblique."""
         letters = []
         for column in self.nearest_axes():
             axis, sign = column
@@ -102,10 +102,10 @@ class Geometry:
         return "".join(letters)
 
     def nearest_axes(self) -> list[tuple[int, int]]:
-        """For each array axis x, y, z the space axis that it is nearest to, and its sign; a permutation."""
+        """For each array axis x, y, z the nearest space axis and its sign; the axes are a permutation."""
         remaining = np.abs(self.matrix)
         out: dict[int, tuple[int, int]] = {}
-        for _ in range(3):  # the clearest axis first, so that oblique scans give a permutation
+        for _ in range(3):  # the least oblique axis first, so that the result is a permutation
             space, array = np.unravel_index(int(remaining.argmax()), (3, 3))
             out[int(array)] = int(space), 1 if self.matrix[space, array] >= 0 else -1
             remaining[space, :] = remaining[:, array] = -1
@@ -118,17 +118,17 @@ class Geometry:
         return out
 
     def sub(self, start_zyx: tuple[int, int, int], shape_zyx: tuple[int, int, int]) -> Geometry:
-        """The grid of a part that starts at a voxel (which may lie outside, for padding)."""
+        """The grid of a part that starts at a given voxel (which may lie outside, for padding)."""
         z, y, x = start_zyx
         origin = self.position((x, y, z))
         return replace(self, shape_zyx=shape_zyx, origin_xyz=tuple(origin))
 
     def agrees(self, other: Geometry, tolerance: float = TOLERANCE_VOXELS) -> bool:
-        """Whether no voxel centre lies more than a share of a voxel, 1e-3 by default, from its fellow."""
+        """Whether corresponding voxel centres lie at most a fraction of a voxel apart, 1e-3 by default."""
         return self.difference(other, tolerance) is None
 
     def offset_voxels(self, other: Geometry) -> float | None:
-        """How far voxel centres lie apart at most, in voxels; None where the shapes differ."""
+        """The largest distance between corresponding voxel centres, in voxels; None where the shapes differ."""
         if self.shape_zyx != other.shape_zyx:
             return None
         z, y, x = self.shape_zyx
@@ -137,7 +137,7 @@ class Geometry:
         return float(np.abs(offsets @ self.matrix / np.asarray(self.spacing_xyz)).max())
 
     def difference(self, other: Geometry, tolerance: float = TOLERANCE_VOXELS) -> str | None:
-        """What keeps two grids from being the same, in words; None where they agree."""
+        """Description of the difference between two grids; None where they agree."""
         worst = self.offset_voxels(other)
         if worst is None:
             return f"shape (z, y, x) {self.shape_zyx} against {other.shape_zyx}"
@@ -153,11 +153,11 @@ class Geometry:
     def mismatch(
         self, other: Geometry, *, names: tuple[str, str], files: tuple[Path, Path] | None = None
     ) -> GeometryMismatch:
-        """The error of two volumes that should share a grid: what differs, and what brings them together.
+        """The error for two volumes that should share a grid: the difference, and how to mend it.
 
         Args:
-            names: what to call the two.
-            files: where they lie, for the command that resamples the first one.
+            names: names of the two in the message.
+            files: their files, for the command that resamples the first one.
         """
         worst = self.offset_voxels(other)
         near = worst is not None and worst <= _ROUNDED
@@ -201,12 +201,12 @@ def check_same(
     files: tuple[Path, Path] | None = None,
     tolerance: float = TOLERANCE_VOXELS,
 ) -> None:
-    """Refuse two volumes that should share a grid and do not.
+    """Raise an error if two volumes that should share a grid do not.
 
     Args:
-        names: what to call the two.
-        files: where they lie, for the command that resamples the first one.
-        tolerance: share of a voxel by which their centres may lie apart.
+        names: names of the two in the message.
+        files: their files, for the command that resamples the first one.
+        tolerance: largest distance of corresponding voxel centres, in voxels.
 
     Raises:
         GeometryMismatch: with the first difference found.

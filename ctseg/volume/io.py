@@ -27,18 +27,18 @@ from ctseg.volume.volume import Volume
 
 _ZARR = (".zarr", ".zarr.zip", ".ozx")
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
-"""Names by which a store is known where its plugin is not installed."""
+"""Names of stores, for a hint if the plugin that reads them is not installed."""
 
 
 def format_of(path: Path) -> FormatSpec | None:
-    """The format that recognises a path, None where none does, or where it is neither file nor folder."""
-    if path.exists() and not what_is(path):  # reading the first bytes of a pipe would wait for ever
+    """The format that recognises a path; None where none does, or where the path is neither file nor folder."""
+    if path.exists() and not what_is(path):  # reading the first bytes of a pipe would block
         return None
     return next((spec for spec in plugins.formats() if spec.recognise(path)), None)
 
 
 def scan_files(files: Iterable[Path]) -> list[Path]:
-    """The files of known formats among some, without those that hold the voxels of another one's header."""
+    """The files of known formats, without data files that belong to another file's header."""
     return without_companions(file for file in files if format_of(file) is not None)
 
 
@@ -46,7 +46,7 @@ def writer_format(path: Path) -> FormatSpec:
     """The format that writes a file of this name.
 
     Raises:
-        BadInput: no format that can be written has the suffix.
+        BadInput: no writable format has the suffix.
     """
     name = path.name.lower()
     writable = [spec for spec in plugins.formats() if spec.writer is not None]
@@ -62,14 +62,14 @@ def writer_format(path: Path) -> FormatSpec:
 def open_volume(path: str | Path, *, format: str | None = None, **options: Any) -> VolumeSource:  # noqa: A002
     """Open a scan without reading its voxels.
 
-    Args:
-        path: file, or folder of DICOM slices.
-        format: name of the format, where the path does not tell.
-        options: of the format, e.g. `dataset` for HDF5 and `series` for DICOM; `spacing` for all.
+        Args:
+            path: file, or folder of DICOM slices.
+            format: name of the format, if the path does not give it.
+        options: options of the format, e.g. `dataset` for HDF5 and `series` for DICOM; `spacing` for all.
 
-    Raises:
-        FileProblem: missing, damaged, or of no known format.
-        BadInput: an option that the format has not.
+        Raises:
+            FileProblem: missing, damaged, or of no known format.
+            BadInput: the format does not have such an option.
     """
     path = Path(path)
     spec = plugins.format_named(format) if format else None
@@ -102,7 +102,7 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
 
 
 def read(path: str | Path, *, format: str | None = None, **options: Any) -> Volume:  # noqa: A002
-    """Read a scan: [Z, Y, X] where it has one channel, else [C, Z, Y, X]. Arguments as for `open_volume`."""
+    """Read a scan: [Z, Y, X] if it has one channel, else [C, Z, Y, X]. Arguments as for `open_volume`."""
     source = open_volume(path, format=format, **options)
     try:
         array = source.read()
@@ -123,14 +123,14 @@ def write(
 
     Args:
         volume: [Z, Y, X] or [C, Z, Y, X].
-        path: where to; an existing file is replaced.
+        path: target file; an existing file is replaced.
         labels: names and colours of label values, for formats that hold them.
-        reference: the scan that the volume belongs to, for formats that need it.
-        options: of the format's writer; see `ctseg.specs.FormatSpec.writer_options`.
+        reference: the scan that the volume belongs to, for formats that require it.
+        options: options of the format's writer; see `ctseg.specs.FormatSpec.writer_options`.
 
     Raises:
-        BadInput: no such format or option, or voxels of a type that it cannot hold.
-        FileProblem: the place cannot be written.
+        BadInput: the format or option does not exist, or the format cannot store the voxel type.
+        FileProblem: the target cannot be written.
     """
     channels = volume.array.shape[0] if volume.array.ndim == 4 else None
     writer = open_writer(
@@ -155,7 +155,7 @@ def open_writer(
     reference: VolumeSource | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> VolumeWriter:
-    """A writer in the format of the path's suffix, to be given slabs; arguments and errors as for `write`.
+    """A writer for slabs, in the format of the path's suffix; arguments and errors as for `write`.
 
     Args:
         channels: None for slabs [Z, Y, X], a number for [C, Z, Y, X].
@@ -177,10 +177,10 @@ def open_writer(
 
 
 class SlicedSource:
-    """Some slices of another source; see `ctseg.specs.ImageRef.slices`.
+    """A range of slices of another source; see `ctseg.specs.ImageRef.slices`.
 
     Args:
-        source: the whole scan, closed with this.
+        source: the whole scan; closed with this source.
         slices: start and stop along z.
     """
 
@@ -214,7 +214,7 @@ class SlicedSource:
 
 
 def notes_of(sources: Sequence[VolumeSource]) -> list[str]:
-    """What opening scans found odd, each once; with the name of its file where there are several."""
+    """The notes of opened scans, each once; with file names if there are several scans."""
     notes = []
     for source in sources:
         where = f"{source.path.name}: " if len(sources) > 1 else ""
@@ -223,7 +223,7 @@ def notes_of(sources: Sequence[VolumeSource]) -> list[str]:
 
 
 def open_ref(ref: ImageRef) -> VolumeSource:
-    """Open what a case refers to, its slices only where it names some."""
+    """Open the image that a case refers to, limited to its slices if the reference names some."""
     source = open_volume(ref.path, **ref.options)
     if ref.slices is None:
         return source
@@ -235,7 +235,7 @@ def open_ref(ref: ImageRef) -> VolumeSource:
 
 
 def read_ref(ref: ImageRef) -> Volume:
-    """Read what a case refers to, as [C, Z, Y, X]."""
+    """Read the image that a case refers to, as [C, Z, Y, X]."""
     source = open_ref(ref)
     try:
         return Volume(source.read(), source.geometry, source.metadata)

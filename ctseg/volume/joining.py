@@ -1,4 +1,4 @@
-"""Parts of slabs joined into the parts of the whole map."""
+"""Joins the connected parts of slabs into the parts of a whole map."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ KEPT_RUN_BYTES = 28
 
 @dataclass(frozen=True)
 class Slab:
-    """Some planes; their parts have numbers of their own until parts of different slabs are joined.
+    """Some planes of a map; their parts are numbered separately until parts of different slabs are joined.
 
     Attributes:
         start, stop: planes along z.
         offset, count: its parts are numbered from `offset`.
-        runs: kept from the first pass while memory allows.
-        part: of each run kept, from 0 within the slab.
+        runs: kept from the first pass if memory allows.
+        part: part of each run kept, from 0 within the slab.
     """
 
     start: int
@@ -39,15 +39,15 @@ class Parts:
     """The connected parts of a map, numbered from 0 in the order of their first voxels.
 
     Attributes:
-        number: of each part of a slab, the part of the map that it belongs to.
+        number: for each part of a slab, the part of the map that it belongs to.
         size: [N] voxels.
-        group: [N].
-        slabs: in which they were found.
-        groups: from values to groups, as they were looked for.
-        connectivity: of voxels.
-        box_zyx: [N, 3, 2], first and last + 1 voxel along each axis, where asked for.
-        at_border: [N] whether a part touches the border of the map, where neighbours were asked for.
-        neighbours: [M, 2] parts of different groups that touch, each pair once, where asked for.
+        group: [N] group of each part.
+        slabs: the slabs in which they were found.
+        groups: the mapping from values to groups that was used.
+        connectivity: connectivity of voxels.
+        box_zyx: [N, 3, 2], first and last + 1 voxel along each axis, if requested.
+        at_border: [N] whether a part touches the border of the map, if neighbours were requested.
+        neighbours: [M, 2] parts of different groups that touch, each pair once, if requested.
     """
 
     number: Ints
@@ -64,20 +64,20 @@ class Parts:
         return len(self.size)
 
     def of(self, slab: Slab) -> Ints:
-        """The numbers of a slab's parts."""
+        """The part numbers of a slab's parts."""
         return self.number[slab.offset : slab.offset + slab.count]
 
 
 class Joining:
-    """Takes the slabs of a map in their order along z and joins their parts.
+    """Takes the slabs of a map in order along z and joins their parts.
 
     Args:
-        shape_zyx: of the map; its length counts only where neighbours are asked for.
-        groups: with which the runs were found.
-        connectivity: of voxels.
-        boxes: find the box of each part.
-        neighbours: find which parts touch (by the same connectivity), and which touch the border.
-        keep_bytes: memory for the runs of slabs, so that they need not be found twice.
+        shape_zyx: shape of the map; its length matters only with `neighbours`.
+        groups: the mapping from values to groups with which the runs were found.
+        connectivity: connectivity of voxels.
+        boxes: whether to find the box of each part.
+        neighbours: whether to find which parts touch (with the same connectivity), and which touch the border.
+        keep_bytes: memory for the runs of slabs, which saves finding them again.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Joining:
         self.slabs: list[Slab] = []
         self.tables: dict[str, list[NDArray[Any]]] = {}
         self.before: tuple[RunLengths, Ints] | None = None
-        """The runs of the last plane so far and the number of each."""
+        """The runs of the last plane so far and the part number of each."""
 
     def add(self, start: int, runs: RunLengths) -> None:
-        """The next slab, from the plane `start` on.
+        """Add the next slab, which begins at the plane `start`.
 
         Raises:
-            ValueError: it does not go on where the last one ended.
-            BadInput: the map has too many parts to count.
+            ValueError: it does not begin where the last one ended.
+            BadInput: the map has too many parts.
         """
         stop = start + runs.shape_zyx[0]
         if self.slabs and start != self.slabs[-1].stop:
@@ -141,7 +141,7 @@ class Joining:
         self.before = last, part[len(runs) - len(last) :] + offset
 
     def result(self) -> Parts:
-        """All parts, joined."""
+        """All parts of the map."""
         joins = self._table("joins", np.int32, 2)
         number, count = connected(self.count, joins[:, 0], joins[:, 1])
         weights = self._table("size", np.int64)
@@ -178,7 +178,7 @@ class Joining:
 
 
 def parts_within(runs: RunLengths, connectivity: Connectivity) -> Ints:
-    """The part of each run, within its slab alone; as `Joining` numbers them."""
+    """The part of each run, within its slab only, numbered as `Joining` does."""
     inner, _, _ = _links(runs, connectivity, 0, neighbours=False)
     return connected(len(runs), *inner)[0]
 
@@ -187,23 +187,23 @@ Pairs = tuple[Ints, Ints]
 
 
 def _links(
-    runs: RunLengths, connectivity: Connectivity, behind: int, neighbours: bool
+    runs: RunLengths, connectivity: Connectivity, previous: int, neighbours: bool
 ) -> tuple[Pairs, Pairs, Pairs]:
-    """Runs that touch: alike within the slab, alike across its first plane, and unlike, if asked for.
+    """Pairs of touching runs: of one group within the slab, of one group across its first plane, of different groups.
 
     Args:
-        behind: the number of runs that belong to the plane before the slab.
+        previous: the number of runs that belong to the plane before the slab.
     """
     inner, across, unlike = [], [], []
     for one, two in touching(runs, connectivity):
-        alike = runs.group[one] == runs.group[two]
+        same_group = runs.group[one] == runs.group[two]
         if neighbours:
-            other = ~alike & (two >= behind)
+            other = ~same_group & (two >= previous)
             unlike.append((one[other], two[other]))
-        if not alike.all():
-            one, two = one[alike], two[alike]
-        if behind:
-            within, over = one >= behind, (one < behind) & (two >= behind)
+        if not same_group.all():
+            one, two = one[same_group], two[same_group]
+        if previous:
+            within, over = one >= previous, (one < previous) & (two >= previous)
             across.append((one[over], two[over]))
             one, two = one[within], two[within]
         inner.append((one, two))
@@ -231,7 +231,7 @@ def _boxes(start: int, runs: RunLengths, part: Ints, count: int) -> Ints:
 
 
 def _over(boxes: Ints, number: Ints, count: int) -> Ints:
-    """Boxes [M, 3, 2] that hold those of one number each, [count, 3, 2]; every number occurs."""
+    """The boxes [count, 3, 2] that enclose the boxes [M, 3, 2] of each number; every number occurs."""
     if not count:
         return np.empty((0, 3, 2), np.int64)
     order = np.argsort(number, kind="stable")

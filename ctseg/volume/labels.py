@@ -1,4 +1,4 @@
-"""Names and colours of label values that files carry: 3D Slicer's segments in NRRD, attributes in HDF5."""
+"""Names and colours of label values in files: 3D Slicer's segments in NRRD, attributes in HDF5."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ctseg.volume.geometry import Geometry
 
 
 def labels_in(metadata: Mapping[str, Any]) -> tuple[Label, ...]:
-    """The labels that the metadata of an opened file declare, by value; empty where they declare none."""
-    found = _segments(metadata) or _attributes(metadata)
-    return tuple(sorted(found, key=lambda label: label.value))
+    """The labels that the metadata of an opened file declare, by value; empty without such a declaration."""
+    labels = _segments(metadata) or _attributes(metadata)
+    return tuple(sorted(labels, key=lambda label: label.value))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of 3D Slicer: where its voxels are, by layer and value."""
+    """A segment of 3D Slicer: the layer and the value of its voxels."""
 
     name: str
     layer: int
@@ -30,7 +30,7 @@ class Segment:
 
 def segments_in(metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
     """The segments that `Segment0_Name`, `Segment0_Layer`, `Segment0_LabelValue`, `Segment0_Color` ... declare."""
-    found = {}
+    segments = {}
     for key, value in metadata.items():
         match = re.fullmatch(r"Segment(\d{1,6})_LabelValue", str(key))
         if match is None:
@@ -42,8 +42,8 @@ def segments_in(metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
         number = int(str(value))
         name = str(metadata.get(f"{prefix}Name") or f"label_{number}")
         colour = _colour(metadata.get(f"{prefix}Color"))
-        found[int(match[1])] = Segment(name, int(layer), number, colour)
-    return tuple(found[index] for index in sorted(found))
+        segments[int(match[1])] = Segment(name, int(layer), number, colour)
+    return tuple(segments[index] for index in sorted(segments))
 
 
 def slicer_segments(labels: Sequence[Label], geometry: Geometry) -> dict[str, str]:
@@ -68,12 +68,12 @@ def slicer_segments(labels: Sequence[Label], geometry: Geometry) -> dict[str, st
 
 
 def channel_names(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the channels of an opened file are called; empty where it does not say."""
+    """Names of the channels of an opened file; empty if it has none."""
     return tuple(map(str, metadata.get("channel_names", ())))
 
 
 def _segments(metadata: Mapping[str, Any]) -> list[Label]:
-    """The segments of the first layer as labels; those of further layers share its voxels."""
+    """The segments of the first layer as labels; segments of further layers overlap them."""
     return [
         Label(one.name, (one.value,), one.value, one.colour)
         for one in segments_in(metadata)
@@ -106,7 +106,7 @@ def _rgb(value: Any) -> tuple[int, int, int] | None:
         return None
     try:
         red, green, blue = map(int, value)
-    except (TypeError, ValueError, OverflowError):  # what another program wrote
+    except (TypeError, ValueError, OverflowError):  # attributes of other programs may hold anything
         return None
     return red, green, blue
 

@@ -1,4 +1,4 @@
-"""Volumes on the same voxels stored another way: axes swapped or turned round, or cropped by whole voxels."""
+"""Grids that share their voxels but store them differently: with axes permuted or flipped, or cropped."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the voxels of one grid lie among those of another one.
+    """Position and orientation of one grid within another one that shares its voxels.
 
     Attributes:
-        axes: for each axis z, y, x of the other grid the own axis along it.
-        signs: whether that runs the same way, 1, or back, -1.
-        start: where the first voxel comes to lie; may be negative.
-        shape: of the grid along the axes of the other one.
-        offset_voxels: how far the centres lie apart at most, in voxels.
+        axes: for each axis z, y, x of the other grid the corresponding axis of this one.
+        signs: 1 if that axis runs the same way, -1 if it runs the other way.
+        start: index of the first voxel in the other grid; may be negative.
+        shape: shape of this grid along the axes of the other one.
+        offset_voxels: largest distance of corresponding voxel centres, in voxels.
     """
 
     axes: Triple
@@ -37,13 +37,13 @@ class Placement:
 
     @property
     def stop(self) -> Triple:
-        """One past the last voxel."""
+        """Index in the other grid one past the last voxel."""
         z, y, x = (a + n for a, n in zip(self.start, self.shape, strict=True))
         return z, y, x
 
     @property
     def turned(self) -> bool:
-        """Whether axes are swapped or run the other way."""
+        """Whether axes are permuted or flipped."""
         return self.axes != (0, 1, 2) or self.signs != (1, 1, 1)
 
     def turn(self, array: NDArray[Number]) -> NDArray[Number]:
@@ -57,7 +57,7 @@ class Placement:
     def place(
         self, array: NDArray[Number], start: Sequence[int], stop: Sequence[int]
     ) -> NDArray[Number]:
-        """The array [..., Z, Y, X] in a box of the other grid, 0 where it does not reach."""
+        """The array [..., Z, Y, X] in a box of the other grid, 0 outside this grid."""
         shape = [b - a for a, b in zip(start, stop, strict=True)]
         if not self.turned and self.start == tuple(start) and list(self.shape) == shape:
             return array
@@ -67,28 +67,28 @@ class Placement:
         if all(a < b for a, b in zip(low, high, strict=True)):
             ends = list(zip(low, high, strict=True))
             into: Any = tuple(slice(a - s, b - s) for (a, b), s in zip(ends, start, strict=True))
-            own: Any = tuple(
+            source: Any = tuple(
                 slice(a - s, b - s) for (a, b), s in zip(ends, self.start, strict=True)
             )
-            out[(..., *into)] = self.turn(array)[(..., *own)]
+            out[(..., *into)] = self.turn(array)[(..., *source)]
         return out
 
 
 def placement(
-    own: Geometry, other: Geometry, tolerance: float = TOLERANCE_VOXELS
+    grid: Geometry, other: Geometry, tolerance: float = TOLERANCE_VOXELS
 ) -> Placement | None:
-    """Where a grid lies within another one whose voxels it shares; None where it does not share them.
+    """The placement of a grid within another one whose voxels it shares; None if it does not share them.
 
     Args:
-        tolerance: in voxels, by which the centres may miss each other.
+        tolerance: largest distance of corresponding voxel centres, in voxels.
     """
-    to_other = np.linalg.inv(other.affine) @ own.affine
+    to_other = np.linalg.inv(other.affine) @ grid.affine
     turn = to_other[:3, :3][::-1, ::-1]  # from x, y, z to z, y, x
     offset = to_other[:3, 3][::-1]
     nearest = np.rint(turn)
     if (np.abs(nearest).sum(0) != 1).any() or (np.abs(nearest).sum(1) != 1).any():
         return None
-    last = np.array(own.shape_zyx) - 1
+    last = np.array(grid.shape_zyx) - 1
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * last
     whole = np.rint(offset) + corners @ nearest.T
     if np.abs(whole).max() > 2**31:
@@ -102,20 +102,20 @@ def placement(
         axes=(axes[0], axes[1], axes[2]),
         signs=tuple(int(nearest[i, axis]) for i, axis in enumerate(axes)),  # type: ignore[arg-type]
         start=(z, y, x),
-        shape=tuple(own.shape_zyx[axis] for axis in axes),  # type: ignore[arg-type]
+        shape=tuple(grid.shape_zyx[axis] for axis in axes),  # type: ignore[arg-type]
         offset_voxels=apart,
     )
 
 
 @dataclass(frozen=True)
-class Common:
+class CommonGrid:
     """Two maps on one grid.
 
     Attributes:
-        one, two: the maps; 0 where one of them does not reach.
-        start: first voxel (z, y, x) of the grid among those of the second map's own; 0 or less.
+        one, two: the maps; 0 outside their own grids.
+        start: index (z, y, x) of the grid's first voxel in the second map's own grid; 0 or less.
         reference_depth: slices of the second map's own grid.
-        notes: what was done to bring them there.
+        notes: how the maps were brought onto the grid.
     """
 
     one: Volume
@@ -124,8 +124,8 @@ class Common:
     reference_depth: int
     notes: tuple[str, ...] = ()
 
-    def track_axes(self, array: NDArray[Number]) -> NDArray[Number]:
-        """Another array on the second map's own grid, on the common one; 0 outside."""
+    def to_common(self, array: NDArray[Number]) -> NDArray[Number]:
+        """Another array on the second map's own grid, padded with 0 to the common grid."""
         return _padded(array, self.start, self.two.geometry.shape_zyx)
 
 
@@ -137,18 +137,18 @@ def on_common_grid(
     files: tuple[Path, Path] | None = None,
     tolerance: float = TOLERANCE_VOXELS,
     pad: bool = True,
-) -> Common:
+) -> CommonGrid:
     """Two maps on the smallest grid of shared voxels that holds both.
 
     Args:
-        names: what to call the two.
-        files: where they lie, for messages.
-        tolerance: in voxels, by which their centres may miss each other.
-        pad: whether there is nothing where a map does not reach; else the grid is that of the second one, which the
-            first one must cover.
+        names: names of the two in messages.
+        files: their files, for messages.
+        tolerance: largest distance of corresponding voxel centres, in voxels.
+        pad: whether maps are padded with 0; else the grid is that of the second map, which the first one must
+            cover.
 
     Raises:
-        GeometryMismatch: they share no voxels, or not all that they must.
+        GeometryMismatch: they share no voxels, or fewer than required.
     """
     place = placement(one.geometry, two.geometry, tolerance)
     if place is None:
@@ -169,16 +169,16 @@ def on_common_grid(
     geometry = two.geometry if shape == target else two.geometry.sub(start, shape)  # type: ignore[arg-type]
     moved = replace(one, array=place.place(one.array, start, stop), geometry=geometry)
     grown = replace(two, array=_padded(two.array, start, geometry.shape_zyx), geometry=geometry)
-    return Common(moved, grown, start, target[0], _notes(place, one, two, names))
+    return CommonGrid(moved, grown, start, target[0], _notes(place, one, two, names))
 
 
 def _padded(array: NDArray[Number], start: Triple, shape: Sequence[int]) -> NDArray[Number]:
-    """An array [..., Z, Y, X] in a larger grid that begins at `start`, 0 or less."""
-    own = array.shape[-3:]
-    if own == tuple(shape):
+    """An array [..., Z, Y, X] padded to a larger grid that begins at `start`, 0 or less."""
+    size = array.shape[-3:]
+    if size == tuple(shape):
         return array
     out = np.zeros((*array.shape[:-3], *shape), array.dtype)
-    into: Any = tuple(slice(-a, n - a) for a, n in zip(start, own, strict=True))
+    into: Any = tuple(slice(-a, n - a) for a, n in zip(start, size, strict=True))
     out[(..., *into)] = array
     return out
 

@@ -1,4 +1,4 @@
-"""Memory-mapped arrays: handing back the pages that a walk through a large file has touched."""
+"""Releases pages of memory-mapped arrays that a pass over a large file has touched."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def drop_pages(array: Any) -> None:
-    """Take the pages of a memory-mapped array (or of some of its planes) out of this process's memory.
+    """Remove the pages of a memory-mapped array (or of some of its planes) from this process's memory.
 
-    Nothing is lost: changed pages stay in the system's cache of the file and reach the disk as they would otherwise.
-    Only maps shared with the file are touched (modes r, r+ and w+), on Linux; any other array is left alone.
+    Changes are kept: changed pages stay in the system's cache of the file and reach the disk as usual.
+    Only maps shared with the file are affected (modes r, r+ and w+), on Linux; other arrays are left alone.
     """
     if not isinstance(array, np.memmap) or sys.platform != "linux" or not array.size:
         return
@@ -32,6 +32,6 @@ def drop_pages(array: Any) -> None:
 
 
 def drop_array_pages(array: Any, start: int, stop: int) -> None:
-    """The same for some planes of an array, which is not read if it is no memory-mapped one."""
+    """`drop_pages` for some planes of an array; does nothing, and reads nothing, for other arrays."""
     if isinstance(array, np.memmap):
         drop_pages(array[start:stop])

@@ -1,4 +1,4 @@
-"""A scan or label map on the grid of another scan: moved by whole voxels where they share them, else resampled."""
+"""A scan or label map on the grid of another scan: shifted by whole voxels where they coincide, else resampled."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ctseg.volume.lattice import placement
 
 Interpolation = Literal["nearest", "linear"]
 _FEW_VALUES = 64
-"""Whole numbers of no more different values than this are labels."""
+"""Most different values of a map of whole numbers that counts as a label map."""
 _ALIKE = 0.7
-"""So are those of which this share of the voxels above 0 has a neighbour along x of the same value."""
+"""Fraction of the voxels above 0 with an equal neighbour along x from which such a map counts as a label map."""
 _SAMPLE_SLICES = 16
 
 
 class OntoGrid:
-    """Another source on a grid; see `ctseg.specs.VolumeSource`.
+    """Another source, on a given grid; see `ctseg.specs.VolumeSource`.
 
     Args:
-        source: read by region; closed with this.
+        source: read by region; closed with this source.
         geometry: the grid.
-        interpolation: where voxels do not fall on each other.
-        outside: the value where the source does not reach.
+        interpolation: method where voxels do not coincide.
+        outside: value outside the source's grid.
 
     Raises:
         GeometryMismatch: the two do not overlap.
@@ -55,7 +55,7 @@ class OntoGrid:
         self.metadata: Mapping[str, Any] = source.metadata
         place = placement(source.geometry, geometry)
         self.moved = place is not None
-        """Whether the voxels fall on each other, so that none is made up."""
+        """Whether the voxels coincide, so that none is interpolated."""
         affine = np.linalg.inv(source.geometry.affine) @ geometry.affine
         self._turn, self._offset = affine[:3, :3][::-1, ::-1], affine[:3, 3][::-1]
         if self.moved:
@@ -84,7 +84,7 @@ class OntoGrid:
         self._source.close()
 
     def _reach(self, start: Zyx, stop: Zyx) -> tuple[Zyx, Zyx] | None:
-        """The box of the source from which voxels of the grid are made; None where it does not reach."""
+        """The box of the source that voxels of the grid are computed from; None if they lie outside."""
         ends = np.array([start, np.asarray(stop) - 1], np.float64)
         corners = np.array([ends[list(bits), range(3)] for bits in np.ndindex(2, 2, 2)])
         places = corners @ self._turn.T + self._offset
@@ -97,7 +97,7 @@ class OntoGrid:
         return (a[0], a[1], a[2]), (b[0], b[1], b[2])
 
     def _fill(self, out: NDArray[Any], start: Zyx, stop: Zyx) -> None:
-        """One slice [C, Y, X] of the grid."""
+        """Fill one slice [C, Y, X] of the grid."""
         reach = self._reach(start, stop)
         if reach is None:
             return
@@ -108,21 +108,23 @@ class OntoGrid:
         places = self._turn @ grid + self._offset[:, None]
         size = np.asarray(self._source.geometry.shape_zyx)[:, None]
         inside = ((places >= -0.5) & (places < size - 0.5)).all(0)
-        own = places[:, inside] - np.asarray(first)[:, None]
-        flat = out.reshape(len(out), -1)
+        inside_zyx = places[:, inside] - np.asarray(first)[:, None]
+        out_raveled = out.reshape(len(out), -1)
         if self._interpolation == "nearest" or self.moved:
             z, y, x = (
-                np.floor(own + 0.5).astype(np.int64).clip(0, np.array(part.shape[1:])[:, None] - 1)
+                np.floor(inside_zyx + 0.5)
+                .astype(np.int64)
+                .clip(0, np.array(part.shape[1:])[:, None] - 1)
             )
-            flat[:, inside] = part[:, z, y, x]
+            out_raveled[:, inside] = part[:, z, y, x]
             return
         for number, channel in enumerate(part):
-            values = map_coordinates(channel, own, np.float64, order=1, mode="nearest")
-            flat[number, inside] = values if self.dtype.kind == "f" else np.rint(values)
+            values = map_coordinates(channel, inside_zyx, np.float64, order=1, mode="nearest")
+            out_raveled[number, inside] = values if self.dtype.kind == "f" else np.rint(values)
 
 
 def interpolation_for(source: VolumeSource) -> tuple[Interpolation, str]:
-    """Nearest for labels, linear for everything else, and by what it was told."""
+    """Nearest for label maps, linear for images, and the reason."""
     if labels_in(source.metadata):
         return "nearest", "a label map by its names"
     depth = source.geometry.shape_zyx[0]

@@ -1,7 +1,7 @@
-"""Resampling along the axes of a grid, extent kept: the outer faces of both grids coincide.
+"""Resampling along the axes of a grid with the same extent: the outer faces of both grids coincide.
 
 The new grid has voxel centres at (i + 0.5) * n_in / n_out - 0.5 of the old one, as in
-`torch.nn.functional.interpolate(align_corners=False)` and nnU-Net's `resize`. Values beyond the edge repeat it.
+`torch.nn.functional.interpolate(align_corners=False)` and nnU-Net's `resize`. Edge values continue beyond the edge.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def resampled_geometry(geometry: Geometry, shape_zyx: tuple[int, int, int]) -> G
     ratio_zyx = np.asarray(geometry.shape_zyx) / np.asarray(shape_zyx)
     ratio_xyz = ratio_zyx[::-1]
     spacing = np.asarray(geometry.spacing_xyz) * ratio_xyz
-    first_index = 0.5 * ratio_xyz - 0.5  # the first new centre, in old voxels
+    first_index = 0.5 * ratio_xyz - 0.5  # centre of the first new voxel, in old voxels
     origin = geometry.position(first_index)
     return replace(
         geometry, shape_zyx=shape_zyx, spacing_xyz=tuple(spacing), origin_xyz=tuple(origin)
@@ -39,7 +39,7 @@ def resample(
         float32 tensor [C, *shape_zyx].
     """
     out = x_czyx.float()
-    # the axis that shrinks most goes first, so that the others have less to do
+    # the axis that shrinks most goes first, so that the others process less data
     axes = sorted(range(3), key=lambda a: shape_zyx[a] / out.shape[a + 1])
     for axis in axes:
         out = resample_axis(out, axis + 1, shape_zyx[axis], orders_zyx[axis])
@@ -60,7 +60,7 @@ def resample_axis(
 def resample_at(
     x: torch.Tensor, axis: int, positions: NDArray[np.float64], order: int
 ) -> torch.Tensor:
-    """The values along one axis at the given positions, in voxels of that axis; the edge repeats beyond it."""
+    """The values along one axis at the given positions, in voxels of that axis; the edge value continues beyond it."""
     indices, weights = taps_at(positions, x.shape[axis], order)
     indices, weights = indices.to(x.device), weights.to(x.device, x.dtype)
     shape = [1] * x.ndim
@@ -72,27 +72,27 @@ def resample_at(
 
 
 def centres(n_in: int, n_out: int) -> NDArray[np.float64]:
-    """Where the centres of `n_out` voxels lie among `n_in` that fill the same extent.
+    """Positions of the centres of `n_out` voxels among `n_in` voxels of the same extent.
 
-    Operations are in the order of nnU-Net and SciPy, so that half-way positions round to the same neighbour.
+    The order of operations is that of nnU-Net and SciPy, so that positions half-way between voxels round alike.
     """
     out: NDArray[np.float64] = (np.arange(n_out, dtype=np.float64) + 0.5) * (n_in / n_out) - 0.5
     return out
 
 
 def taps(n_in: int, n_out: int, order: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which old samples make each new one: indices [n_out, K] and weights [n_out, K]."""
+    """The old samples that contribute to each new one: indices [n_out, K] and weights [n_out, K]."""
     return taps_at(centres(n_in, n_out), n_in, order)
 
 
 def taps_at(
     position: NDArray[np.float64], n_in: int, order: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which of `n_in` samples make the value at each position: indices [N, K] and weights [N, K]."""
+    """The samples of `n_in` that contribute to the value at each position: indices [N, K] and weights [N, K]."""
     indices: NDArray[np.float64]
     weights: NDArray[np.float64]
     if order == 0:
-        nearest = np.floor(position + 0.5)  # half-way positions go to the later sample
+        nearest = np.floor(position + 0.5)  # half-way positions round to the later sample
         indices, weights = nearest[:, None], np.ones((len(position), 1))
     else:
         base = np.floor(position)

@@ -1,4 +1,4 @@
-"""Arrays too large for memory, in temporary files that vanish with the process."""
+"""Arrays too large for memory, in temporary files that are deleted when the process ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.files import disk_errors
 
 IN_MEMORY = 2**28
-"""Arrays up to so many bytes are held in memory."""
+"""Largest array in bytes that is held in memory."""
 
 
 def scratch(
@@ -25,20 +25,20 @@ def scratch(
     *,
     in_memory: int | None = None,
 ) -> NDArray[Any]:
-    """An array of zeros to work on: in memory where it is small, else mapped from an unnamed file.
+    """A zero-filled work array: in memory if it is small, else mapped from an unnamed file.
 
     Args:
-        folder: where the file lies; the system's temporary folder by default.
+        folder: folder of the file; by default the system's temporary folder.
         in_memory: bytes up to which memory is used; `IN_MEMORY` by default.
 
     Raises:
-        FileProblem: the disk has no room for it.
+        FileProblem: the disk is full.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= (IN_MEMORY if in_memory is None else in_memory):
         return np.zeros(tuple(shape), dtype)
     place = Path(folder or tempfile.gettempdir())
-    # it has no name where the system knows such files, so that nothing stays if the process is killed
+    # the file has no name where the system supports that, so that nothing remains if the process is killed
     with (
         disk_errors(place, needed=size),
         tempfile.TemporaryFile(suffix=".ctseg", dir=folder) as file,
@@ -48,7 +48,7 @@ def scratch(
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Have the disk keep room for a file, so that a full disk is an error now and not a crash of a mapping later."""
+    """Reserve disk space for a file, so that a full disk raises an error now instead of crashing a mapping later."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:

@@ -17,22 +17,22 @@ from ctseg.volume.formats.source import Source, reading
 from ctseg.volume.scratch import reserve
 
 OPEN_FILES = Path("/proc/self/fd")
-"""Where Linux shows a process its open files, with and without names."""
+"""Folder in which Linux lists a process's open files, with and without names."""
 
 
 def by_region(source: VolumeSource, folder: Path | None = None) -> VolumeSource:
-    """The source itself where it reads by region, else one that reads an unpacked copy.
+    """The source itself if it reads by region, else one that reads an unpacked copy.
 
-    Formats of one block of voxels are unpacked a few megabytes at a time; others are read whole once.
+    Formats with one block of voxels are unpacked a few megabytes at a time; others are read whole, once.
 
     Args:
-        source: stays open, and stays the caller's to close.
-        folder: where the copy goes, the system's temporary folder by default. Closing the new source deletes it, as
-            does the end of the process; on Linux however the process ends.
+        source: stays open; the caller closes it.
+        folder: folder of the copy, by default the system's temporary folder. The copy is deleted when the new source is
+            closed or the process ends; on Linux even if it is killed.
 
     Raises:
         FileProblem: a damaged file.
-        DiskFull: no room for the copy, known before it is made.
+        DiskFull: the copy would not fit, which is checked first.
     """
     if source.by_region:
         return source
@@ -67,15 +67,15 @@ def _whole(source: VolumeSource, spool: Spool) -> Source:
 
 
 class Spool:
-    """A temporary file that loses its name as soon as it is open, where the system can read it without one.
+    """A temporary file that is unlinked while it is open, where the system can read it without a name.
 
-    Then nothing stays even if the process is killed. Elsewhere it is deleted when it is closed.
+    Nothing remains even if the process is killed. On other systems it is deleted when it is closed.
 
     Attributes:
-        path: under which this process (and what it forks) reads it.
+        path: path under which this process and its forks read it.
 
     Raises:
-        FileProblem: no file can be made in the folder.
+        FileProblem: the folder does not accept a file.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -94,13 +94,13 @@ class Spool:
             reserve(self._descriptor, size)
 
     def write(self, data: bytes | memoryview) -> None:
-        left = memoryview(data)
+        rest = memoryview(data)
         with disk_errors(self._place):
-            while left:
-                left = left[os.write(self._descriptor, left) :]
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
 
     def close(self) -> None:
-        """Delete it; it may be called again."""
+        """Delete it; calling this again does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

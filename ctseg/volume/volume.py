@@ -1,4 +1,4 @@
-"""A scan in memory: voxels and their grid, never one without the other."""
+"""A scan in memory: voxels together with their grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Volume:
     Attributes:
         array: [Z, Y, X], or [C, Z, Y, X] with channels.
         geometry: its grid; the shape must be that of the array's last three axes.
-        metadata: what the file said besides.
+        metadata: further information from the file.
     """
 
     array: NDArray[Any]

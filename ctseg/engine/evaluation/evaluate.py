@@ -22,7 +22,7 @@ from ctseg.task import check_values, classes_task, in_one_map, labelled_channels
 from ctseg.volume.distinct_values import distinct_values, whole_numbers
 from ctseg.volume.geometry import TOLERANCE_VOXELS, check_same
 from ctseg.volume.io import read_ref
-from ctseg.volume.lattice import Common, on_common_grid
+from ctseg.volume.lattice import CommonGrid, on_common_grid
 from ctseg.volume.volume import Volume
 
 Slices = tuple[int | None, int | None]
@@ -99,7 +99,7 @@ def evaluate(
         common = _common(
             _volume(prediction, prediction_options), expected, names, None, grid_tolerance, task
         )
-        where = None if mask is None else common.track_axes(_mask_of(_volume(mask, None), expected))
+        where = None if mask is None else common.to_common(_mask_of(_volume(mask, None), expected))
         result = evaluate_case(
             task, common.one, common.two, "case", slices=_moved(slices, common), mask=where,
             settings=settings,
@@ -145,7 +145,7 @@ def _evaluate_pairs(
         common = _common(made, expected, names, files, found.grid_tolerance, task)
         mask = None
         if pair.mask is not None:
-            mask = common.track_axes(_mask_of(_volume(pair.mask, None), expected))
+            mask = common.to_common(_mask_of(_volume(pair.mask, None), expected))
         result = evaluate_case(
             task, common.one, common.two, pair.case, names=names, slices=_moved(slices, common),
             mask=mask, group=pair.group, settings=settings,
@@ -169,7 +169,7 @@ def _common(
     files: tuple[Path, Path] | None,
     tolerance: float | None,
     task: Task | None,
-) -> Common:
+) -> CommonGrid:
     """Both maps on one grid; the values of a regression have no background to fill a part that is missing."""
     return on_common_grid(
         prediction,
@@ -181,7 +181,7 @@ def _common(
     )
 
 
-def _moved(slices: Slices | None, common: Common) -> Slices | None:
+def _moved(slices: Slices | None, common: CommonGrid) -> Slices | None:
     """Slices of the reference as slices of the common grid."""
     if slices is None:
         return None

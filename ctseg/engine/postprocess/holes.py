@@ -65,7 +65,7 @@ def fill_holes_in_slices(
     for start, runs in runs_by_slab(labels_zyx, _groups(targets), slab_bytes):
         alike: list[tuple[Ints, Ints]] = []
         unlike: list[tuple[Ints, Ints]] = []
-        for one, two in touching(runs, 6, flat=True):
+        for one, two in touching(runs, 6, within_planes=True):
             same = runs.group[one] == runs.group[two]
             alike.append((one[same], two[same]))
             unlike.append((one[~same], two[~same]))

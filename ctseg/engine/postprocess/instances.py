@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ctseg.engine.postprocess.label_values import check_map, grouping
 from ctseg.errors import BadInput
-from ctseg.volume.components import SLAB_BYTES, Planes, Progress, again, find_parts
+from ctseg.volume.components import SLAB_BYTES, Planes, Progress, find_parts, runs_of_slab
 from ctseg.volume.joining import Parts
 from ctseg.volume.memory_map import drop_array_pages
-from ctseg.volume.run_lengths import Connectivity, Ints, drawn
+from ctseg.volume.run_lengths import Connectivity, Ints, draw_runs
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Instances:
                 hint=f"Write {self.dtype}, or drop small objects with a least size.",
             )
         for slab in self.parts.slabs:
-            runs, part = again(self.labels_zyx, self.parts, slab)
-            out_zyx[slab.start : slab.stop] = drawn(runs, self.numbers[part].astype(dtype))
+            runs, part = runs_of_slab(self.labels_zyx, self.parts, slab)
+            out_zyx[slab.start : slab.stop] = draw_runs(runs, self.numbers[part].astype(dtype))
             for array in (out_zyx, self.labels_zyx):
                 drop_array_pages(array, slab.start, slab.stop)
             if progress:
