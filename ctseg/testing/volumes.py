@@ -121,7 +121,7 @@ def _check_written(
             remaining = set(path.parent.iterdir()) - before
             require(
                 not remaining,
-                f"{where}: after abort {sorted(p.name for p in remaining)} are remaining",
+                f"{where}: after abort {sorted(p.name for p in remaining)} are left",
             )
     require(spec.recognise(path), f"{where}: is not recognised by its own format")
     source = spec.open(path, **options)

@@ -62,14 +62,14 @@ def writer_format(path: Path) -> FormatSpec:
 def open_volume(path: str | Path, *, format: str | None = None, **options: Any) -> VolumeSource:  # noqa: A002
     """Open a scan without reading its voxels.
 
-        Args:
-            path: file, or folder of DICOM slices.
-            format: name of the format, if the path does not give it.
-        options: options of the format, e.g. `dataset` for HDF5 and `series` for DICOM; `spacing` for all.
+    Args:
+        path: file, or folder of DICOM slices.
+        format: name of the format, if the path does not give it.
+    options: options of the format, e.g. `dataset` for HDF5 and `series` for DICOM; `spacing` for all.
 
-        Raises:
-            FileProblem: missing, damaged, or of no known format.
-            BadInput: the format does not have such an option.
+    Raises:
+        FileProblem: missing, damaged, or of no known format.
+        BadInput: the format does not have such an option.
     """
     path = Path(path)
     spec = plugins.format_named(format) if format else None

@@ -1,1 +1,1 @@
-"""One file for each volume format: how it is opened and, where it can be, written."""
+"""Volume formats, one module each: opening and, where supported, writing."""

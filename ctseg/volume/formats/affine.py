@@ -1,4 +1,4 @@
-"""From the matrix of a header to a grid: orthonormal as it stands, or sheared and then straightened on demand."""
+"""From the matrix of a header to a grid: orthonormal as it is, or sheared and straightened on request."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _ORTHONORMAL = 1e-3
 _LONGEST = 1e9
 """Millimetres."""
 _GROWTH = 64
-"""How many times as many voxels a straightened scan may have; a tilt of 30 degrees takes about twice as many."""
+"""Largest ratio of voxels, straightened to stored; a tilt of 30 degrees takes about 2."""
 
 
 @dataclass(frozen=True)
 class Affine:
-    """Where voxels lie: position = matrix @ index + origin, in x, y, z, LPS and millimetres.
+    """Position of voxels: position = matrix @ index + origin, in x, y, z, LPS and millimetres.
 
     Attributes:
-        shape_zyx: voxels.
+        shape_zyx: number of voxels.
         matrix: 3x3, a column for each array axis x, y, z, spacing included.
-        origin_xyz: of the first voxel.
-        unit: in which lengths are shown.
+        origin_xyz: position of the first voxel.
+        unit: unit in which lengths are shown.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -41,13 +41,13 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """The grid of a scan, and how its voxels have to be moved to lie on it.
+class StraightGrid:
+    """The grid of a scan, and how its voxels must be moved to lie on it.
 
     Attributes:
         geometry: the grid that the scan is read on.
-        skew: 3x3, upper triangular with ones on the diagonal: the place of the stored voxel (i, j, k) on an
-            orthogonal grid of the same first voxel, in voxels. None where voxels lie on the grid as they are.
+        skew: 3x3, upper triangular with ones on the diagonal: the position of the stored voxel (i, j, k) on an
+            orthogonal grid with the same first voxel, in voxels. None if voxels lie on the grid already.
         start_xy: first column and row of `geometry` on that orthogonal grid.
     """
 
@@ -57,10 +57,10 @@ class Placed:
 
 
 def check_straighten(value: str) -> Straighten:
-    """The value of the option `straighten`.
+    """Check the value of the option `straighten`.
 
     Raises:
-        BadInput: another one than `no`, `yes` and `nearest`.
+        BadInput: the value is not `no`, `yes` or `nearest`.
     """
     if value not in ("no", "yes", "nearest"):
         raise BadInput(
@@ -71,28 +71,28 @@ def check_straighten(value: str) -> Straighten:
 
 
 def directions(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The spacing of each column and the columns at unit length; empty columns stay empty."""
+    """The spacing of each column, and the columns at unit length; zero columns stay zero."""
     spacing = np.linalg.norm(matrix, axis=0)
     return spacing, matrix / np.where(spacing > 0, spacing, 1.0)
 
 
 def is_sheared(matrix: NDArray[np.float64]) -> bool:
-    """Whether the columns of a matrix stand askew by more than rounding."""
+    """Whether the columns of a matrix deviate from right angles by more than rounding."""
     columns = grids.orthonormal(directions(matrix)[1])
     return not np.allclose(columns.T @ columns, np.eye(3), atol=_ORTHONORMAL)
 
 
-def place(path: Path, affine: Affine, straighten: Straighten) -> Placed:
+def straight_grid(path: Path, affine: Affine, straighten: Straighten) -> StraightGrid:
     """The grid of a scan.
 
     Raises:
-        FileProblem: numbers that are no grid; a sheared one where it is not to be straightened.
+        FileProblem: the numbers are not a grid, or the grid is sheared and is not to be straightened.
     """
     _check_lengths(path, affine)
     spacing, columns = directions(affine.matrix)
     usable = abs(np.linalg.det(columns)) > 1e-6
     if not usable or not is_sheared(affine.matrix):
-        return Placed(_geometry(path, affine, spacing, columns))
+        return StraightGrid(_geometry(path, affine, spacing, columns))
     if straighten == "no":
         skewed = np.round(columns, 4).tolist()
         raise FileProblem(
@@ -104,7 +104,7 @@ def place(path: Path, affine: Affine, straighten: Straighten) -> Placed:
 
 
 def _check_lengths(path: Path, affine: Affine) -> None:
-    """Refuse lengths that no scan has, before anything is computed with them."""
+    """Refuse lengths that no scan has, before they are used."""
     numbers = np.column_stack([affine.matrix, affine.origin_xyz])
     sizes = np.abs(affine.matrix).max(axis=0)
     if not (np.abs(numbers) <= _LONGEST).all() or sizes.min() < 1 / _LONGEST:
@@ -115,7 +115,7 @@ def _check_lengths(path: Path, affine: Affine) -> None:
         )
 
 
-def _straight(path: Path, affine: Affine) -> Placed:
+def _straight(path: Path, affine: Affine) -> StraightGrid:
     """The orthogonal grid that keeps the first axis and the plane of the first two (QR factors of the matrix)."""
     q, r = np.linalg.qr(affine.matrix)
     signs = np.sign(np.diag(r))
@@ -127,7 +127,7 @@ def _straight(path: Path, affine: Affine) -> Placed:
     reached = corners @ skew.T
     if np.abs(reached).max() > 1e9:
         raise FileProblem(
-            f"{path}: the axes of its grid are sheared beyond measure.", hint=_DAMAGED
+            f"{path}: the axes of its grid are sheared too far to be straightened.", hint=_DAMAGED
         )
     low, high = np.floor(reached.min(0) + 1e-6), np.ceil(reached.max(0) - 1e-6)
     shape = (z, int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1)
@@ -138,7 +138,7 @@ def _straight(path: Path, affine: Affine) -> Placed:
         )
     origin = affine.origin_xyz + q @ (spacing * np.array([low[0], low[1], 0.0]))
     straight = Affine(shape, q * spacing, origin, affine.unit)
-    return Placed(_geometry(path, straight, spacing, q), skew, (int(low[0]), int(low[1])))
+    return StraightGrid(_geometry(path, straight, spacing, q), skew, (int(low[0]), int(low[1])))
 
 
 def _geometry(

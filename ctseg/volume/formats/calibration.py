@@ -1,4 +1,4 @@
-"""Voxel sizes of files that may not know theirs: pictures, and volumes without a header of their own."""
+"""Voxel sizes of files that may lack them: pictures, and volumes without a header."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctseg.volume.geometry import Geometry, Xyz
 
 SPACING_OPTION = "spacing, e.g. --option spacing='0.7 0.7 2.5' or spacing=5um"
 UNKNOWN = "spacing_unknown"
-"""The entry of a source's metadata that says that its spacing is made up."""
+"""Metadata key that marks an assumed spacing."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Calibration:
     """The voxel size of a file.
 
     Attributes:
-        spacing_xyz: mm.
-        unit: to show lengths in.
-        is_known: whether the file says it; else voxels of 1 mm are taken.
-        notes: what was taken for granted.
+        spacing_xyz: spacing in mm.
+        unit: unit in which lengths are shown.
+        is_known: whether the file gives the voxel size; else 1 mm is assumed.
+        notes: assumptions that were made.
     """
 
     spacing_xyz: Xyz
@@ -37,58 +37,59 @@ class Calibration:
     notes: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, Any]:
-        """What a source says of it."""
+        """Metadata of a source with this voxel size."""
         return {
             **({} if self.is_known else {UNKNOWN: True}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
-def unknown(why: str, option: str = SPACING_OPTION) -> Calibration:
-    """Voxels of 1 mm, and a note that says so.
+def unknown_spacing(why: str, option: str = SPACING_OPTION) -> Calibration:
+    """An assumed voxel size of 1 mm, with a note.
 
     Args:
-        why: nothing is known, e.g. "the file does not say it".
-        option: how to give the voxel size.
+        why: reason, e.g. "the file does not say it".
+        option: how the user sets the voxel size.
     """
     note = f"The voxel size is unknown ({why}): 1 x 1 x 1 mm is taken. Give it with the option {option}"
     return Calibration((1.0, 1.0, 1.0), "mm", False, (note,))
 
 
-def given(spacing: str) -> Calibration:
-    """The voxel size that an option gives.
+def calibration_of_option(spacing: str) -> Calibration:
+    """The voxel size from the value of an option.
 
     Raises:
-        BadInput: it is no spacing.
+        BadInput: the value is not a spacing.
     """
     return Calibration(*read_spacing(spacing))
 
 
 def grid_of(
-    path: Path, shape_zyx: Sequence[int], known: Calibration, like: str | None
+    path: Path, shape_zyx: Sequence[int], calibration: Calibration, like: str | None
 ) -> tuple[Geometry, dict[str, Any]]:
-    """The grid of a file without origin and direction, and what its metadata say of it.
+    """The grid of a file without origin and direction, and metadata about it.
 
     Args:
-        known: what the file says.
-        like: a scan whose grid counts where the file knows no voxel size and has the same number of voxels.
+        calibration: voxel size from the file.
+        like: a scan whose grid is used if the file has no voxel size and the shapes are equal.
 
     Raises:
-        FileProblem: numbers that are no grid, or no such scan.
+        FileProblem: the numbers are not a grid, or `like` is not a scan.
     """
     z, y, x = shape_zyx
-    if like is not None and not known.is_known:
+    if like is not None and not calibration.is_known:
         lender = _grid_at(Path(like))
         if lender.shape_zyx == (z, y, x):
             note = f"It knows no voxel size of its own and takes the grid of {like}, whose shape it has."
             return lender, {"notes": [note]}
-        known = replace(
-            known, notes=(*known.notes, f"{like} has another shape and cannot lend its grid.")
+        calibration = replace(
+            calibration,
+            notes=(*calibration.notes, f"{like} has another shape and cannot lend its grid."),
         )
     geometry = grids.make_geometry(
-        path, (z, y, x), known.spacing_xyz, (0.0, 0.0, 0.0), np.eye(3), known.unit
+        path, (z, y, x), calibration.spacing_xyz, (0.0, 0.0, 0.0), np.eye(3), calibration.unit
     )
-    return geometry, known.metadata()
+    return geometry, calibration.metadata()
 
 
 def _grid_at(path: Path) -> Geometry:

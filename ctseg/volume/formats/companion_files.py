@@ -1,4 +1,4 @@
-"""The files that belong together as one scan: a header and the files of its voxels."""
+"""Files that form one scan: a header and the files of its voxels."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ctseg.volume.formats.nrrd_header import read_nrrd_header
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a scan's file stands for: itself first, then those of its voxels where they lie beside it."""
+    """The files of a scan: the given one first, then its data files if they lie beside it."""
     return [path, *(file for file in _data_files(path) if file != path)]
 
 
 def without_companions(files: Iterable[Path]) -> list[Path]:
-    """Files without those that hold the voxels of another one among them."""
+    """The files, without data files that belong to another file among them."""
     files = list(files)
-    there = set(files)
-    held = {
-        other for file in files for other in _data_files(file) if other != file and other in there
+    present = set(files)
+    companions = {
+        other for file in files for other in _data_files(file) if other != file and other in present
     }
-    return [file for file in files if file not in held]
+    return [file for file in files if file not in companions]
 
 
 def _data_files(path: Path) -> Sequence[Path]:
-    """The data files of a header under the names that it gives them; none where the file is no such header."""
+    """The data files that a header names; none if the file is not such a header."""
     try:
         if paths.suffix_of(path, paths.NIFTI_HEADERS):
             data = paths.nifti_partner(path)
@@ -39,5 +39,5 @@ def _data_files(path: Path) -> Sequence[Path]:
         else:
             return []
         return [path.parent / name for name in names if (path.parent / name).is_file()]
-    except (CtsegError, OSError, ValueError):  # told when it is read
+    except (CtsegError, OSError, ValueError):  # reported when the file is read
         return []

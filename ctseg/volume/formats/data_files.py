@@ -1,4 +1,4 @@
-"""Where the voxels of a scan lie whose header is a file of its own: `.mhd`, `.nhdr`, and `.hdr` with `.img`."""
+"""Data files of scans with a separate header: `.mhd`, `.nhdr`, and `.hdr` with `.img`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ MOST_FILES = 1 << 20
 
 
 def data_file(header: Path, name: str, data_folder: str | Path | None = None) -> Path:
-    """The file that a header names, which must lie beside or below it, or in a folder that the user allows.
+    """The file that a header names; it must lie beside or below the header, or in a folder that the user allows.
 
-    Symbolic links are followed first: a header from a stranger must not turn other files of this machine into voxels.
+    Symbolic links are resolved first, so that a stranger's header cannot read other files of this machine as voxels.
 
     Args:
-        header: the file with the header.
-        name: as the header has it.
-        data_folder: another folder in or below which it may lie.
+        header: the header file.
+        name: file name in the header.
+        data_folder: another folder that may contain it, at any depth.
 
     Raises:
-        FileProblem: it lies elsewhere, or is not there.
+        FileProblem: it lies elsewhere, or does not exist.
     """
     if not name.strip() or "\0" in name:
         raise FileProblem(f"{header} names no data file.", hint="Export the scan again.")
@@ -31,14 +31,14 @@ def data_file(header: Path, name: str, data_folder: str | Path | None = None) ->
         allowed = [header.parent.resolve(), header.resolve().parent]
         if data_folder is not None:
             allowed.append(Path(data_folder).resolve())
-    except (OSError, RuntimeError) as error:  # a circle of links, a name that is too long
+    except (OSError, RuntimeError) as error:  # links in a circle, or a name that is too long
         raise FileProblem(
-            f"{header} names a data file that cannot be looked at: {error}."
+            f"{header} names a data file that cannot be accessed: {error}."
         ) from error
     if not any(file.is_relative_to(folder) for folder in allowed):
         raise FileProblem(
             f"{header} keeps its voxels in {file}, which lies neither beside nor below it.",
-            hint=f"If that is meant, allow it: --option {OPTION}={file.parent}",
+            hint=f"If that is intended, allow it: --option {OPTION}={file.parent}",
         )
     if not file.is_file():
         raise FileProblem(
@@ -49,10 +49,10 @@ def data_file(header: Path, name: str, data_folder: str | Path | None = None) ->
 
 
 def numbered(pattern: str, first: int, last: int, step: int) -> list[str]:
-    """Names with a number in them, as `slice%03d.raw` from first to last.
+    """File names with a running number, such as `slice%03d.raw` from first to last.
 
     Raises:
-        ValueError: no single number in the pattern, or too many names.
+        ValueError: the pattern does not have exactly one number, or there are too many names.
     """
     places = re.findall(r"%0?\d{0,2}d", pattern)
     if len(places) != 1 or pattern.count("%") != 1:

@@ -1,4 +1,4 @@
-"""An open file that each process has for itself."""
+"""File objects that each process opens for itself."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T", bound=Closable)
 
 
 class Handle(Generic[T]):
-    """A file object that a forked process, such as a loader's worker, opens anew: two must not share a position.
+    """A file object that is reopened in forked processes such as loader workers, which must not share a position.
 
     Args:
         open_file: opens the file.
-        first: the object that this process has opened already.
+        first: the object that this process has already opened.
     """
 
     def __init__(self, open_file: Callable[[], T], first: T) -> None:

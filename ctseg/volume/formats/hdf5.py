@@ -1,4 +1,4 @@
-"""HDF5: `/raw` and `/label`, DHW or CDHW, geometry as attributes. Files to be read are opened read-only, always."""
+"""HDF5: `/raw` and `/label`, DHW or CDHW, geometry as attributes. Files are always opened read-only for reading."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import grids, paths
-from ctseg.volume.formats.calibration import Calibration, unknown
+from ctseg.volume.formats.calibration import Calibration, unknown_spacing
 from ctseg.volume.formats.handle import Handle
-from ctseg.volume.formats.hdf5_disk import Forgiving
-from ctseg.volume.formats.hdf5_links import Links, Place, attributes_of, opened
+from ctseg.volume.formats.hdf5_disk import DeferredErrors
+from ctseg.volume.formats.hdf5_links import Links, StoredDataset, attributes_of, opened
 from ctseg.volume.formats.hdf5_map import mapped_box
 from ctseg.volume.formats.hdf5_storage import check_storage, is_external, open_external
 from ctseg.volume.formats.outside import is_allowed
@@ -36,26 +36,26 @@ _SHOWN = 20
 _GIVE = "geometry, or as an attribute: h5py.File(FILE, 'a')['raw'].attrs['spacing_xyz'] = (x, y, z)"
 _CHUNK_ZYX = (32, 128, 128)
 _CHUNK_BYTES = 1 << 20
-"""Flat chunks are made wider up to about this."""
+"""Size up to which flat chunks are made wider."""
 _LAYER_BYTES = 1 << 26
-"""Chunks are so flat that a layer of them is no larger, but where a single slice is; it waits in memory until whole."""
+"""Largest layer of chunks, which waits in memory until it is complete, unless a single slice is larger."""
 
 
 def open_hdf5(
     path: Path, *, dataset: str | None = None, geometry: str | None = None, outside: str = "no"
 ) -> Source:
-    """Open one dataset of an HDF5 file, [Z, Y, X] or [C, Z, Y, X]; any part of it is read alone.
+    """Open one dataset of an HDF5 file, [Z, Y, X] or [C, Z, Y, X]; any box is read by itself.
 
     Its attributes `spacing_xyz`, `origin_xyz` (mm, LPS), `direction` (3x3) and `unit` give the geometry, or
-    `element_size_um` (z, y, x in micrometres). Where it has none, those of the scan in the same file count, and
-    then those of the file.
+    `element_size_um` (z, y, x in micrometres). If it has none, those of the scan in the same file apply, then
+    those of the file.
 
     Args:
         path: the file.
-        dataset: the name within the file. Without it `/raw`, or the only volume that the file has.
-        geometry: the dataset whose grid counts where the chosen one says nothing of its own, `/raw` by default.
-        outside: `yes` also reads voxels that lie outside the folder of the file: behind external links, in external
-            storage and in the sources of virtual datasets.
+        dataset: name within the file; by default `/raw`, or the file's only volume.
+        geometry: dataset whose grid applies if the chosen one has none, `/raw` by default.
+        outside: `yes` also reads voxels outside the file's folder: through external links, external storage
+            and the sources of virtual datasets.
 
     Raises:
         FileProblem: missing, damaged, not HDF5, or no such dataset.
@@ -98,7 +98,7 @@ def open_hdf5(
     )
 
 
-def _part(stored: h5py.Dataset, place: Place, box: tuple[slice, ...]) -> NDArray[Any]:
+def _part(stored: h5py.Dataset, place: StoredDataset, box: tuple[slice, ...]) -> NDArray[Any]:
     try:
         array: NDArray[Any] | None = mapped_box(stored, box, place.file)
         if array is None:
@@ -107,7 +107,7 @@ def _part(stored: h5py.Dataset, place: Place, box: tuple[slice, ...]) -> NDArray
         if "filter" not in str(error):
             raise
         raise FileProblem(
-            f"{place.file}:{place.name} is compressed with a filter that this HDF5 library has not.",
+            f"{place.file}:{place.name} is compressed with a filter that this HDF5 library lacks.",
             hint="Store it again with one that all have: h5repack -f GZIP=1 IN.h5 OUT.h5",
         ) from error
     return array if array.ndim == 4 else array[None]
@@ -119,15 +119,15 @@ def parts(path: Path) -> dict[str, dict[str, str]]:
         return {name.strip("/"): {"dataset": name} for name in _distinct(links.volumes())}
 
 
-def _distinct(volumes: Mapping[str, Place]) -> dict[str, Place]:
-    """Volumes by one name each: the shortest one, as a rule that of the dataset itself and not of a link to it."""
-    found: dict[tuple[Path, int], str] = {}
+def _distinct(volumes: Mapping[str, StoredDataset]) -> dict[str, StoredDataset]:
+    """Each volume once, under its shortest name, usually that of the dataset itself and not of a link to it."""
+    names: dict[tuple[Path, int], str] = {}
     for name in sorted(volumes, key=lambda name: (name not in _USUAL, len(name), name)):
-        found.setdefault(volumes[name].key, name)
-    return {name: volumes[name] for name in sorted(found.values())}
+        names.setdefault(volumes[name].key, name)
+    return {name: volumes[name] for name in sorted(names.values())}
 
 
-def _choose(links: Links, dataset: str | None) -> Place:
+def _choose(links: Links, dataset: str | None) -> StoredDataset:
     name = DEFAULT_DATASET if dataset is None else dataset
     if (place := links.place(name)) is not None and (
         dataset is not None or len(place.shape) in (3, 4)
@@ -145,7 +145,7 @@ def _choose(links: Links, dataset: str | None) -> Place:
         raise next(iter(links.broken.values()))
     raise FileProblem(
         f"{links.path} has no dataset {DEFAULT_DATASET} and {len(volumes) or 'no'} others that are volumes.",
-        hint=f"Say which one with the option dataset. It has: {_listed(volumes)}",
+        hint=f"Choose one with the option dataset. It has: {_listed(volumes)}",
     )
 
 
@@ -160,7 +160,7 @@ def _lender(links: Links, stored: h5py.Dataset, scan: str) -> dict[str, Any]:
     return {}
 
 
-def _listed(volumes: Mapping[str, Place]) -> str:
+def _listed(volumes: Mapping[str, StoredDataset]) -> str:
     listed = [f"{name} {place.shape}" for name, place in volumes.items()]
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more or "no volumes at all"
@@ -172,13 +172,13 @@ def _check_volume(stored: h5py.Dataset, path: Path) -> None:
             f"{path}:{stored.name} has the shape {stored.shape}; a volume is [Z, Y, X] or [C, Z, Y, X]."
         )
     if stored.dtype.kind not in "biuf":
-        raise FileProblem(f"{path}:{stored.name} holds {stored.dtype}, which are no real numbers.")
+        raise FileProblem(f"{path}:{stored.name} holds {stored.dtype}, which are not real numbers.")
 
 
 def _geometry(
     attributes: Mapping[str, Any], shape_zyx: tuple[int, ...], path: Path
 ) -> tuple[Geometry, dict[str, Any]]:
-    """The grid that attributes give, and what is to be noted of it."""
+    """The grid that attributes give, and metadata about it."""
 
     def numbers(name: str, count: int) -> NDArray[np.float64] | None:
         if name not in attributes:
@@ -201,28 +201,28 @@ def _geometry(
         factor, shown = unit_of(unit)
         if unit.strip().lower() not in MM or factor not in (1.0, 1e-3):
             notes.append(f"The attribute unit is '{unit}'; spacing_xyz counts as mm all the same.")
-        known = Calibration(as_xyz(spacing), shown, notes=tuple(notes))
+        calibration = Calibration(as_xyz(spacing), shown, notes=tuple(notes))
     elif element is not None:
-        known = Calibration(as_xyz(element[::-1] / 1000.0), "um")
+        calibration = Calibration(as_xyz(element[::-1] / 1000.0), "um")
     else:
-        known = unknown("no attribute spacing_xyz or element_size_um", _GIVE)
+        calibration = unknown_spacing("no attribute spacing_xyz or element_size_um", _GIVE)
     origin = numbers("origin_xyz", 3)
     direction = numbers("direction", 9)
     grid = grids.make_geometry(
         path,
         shape_zyx,
-        known.spacing_xyz,
+        calibration.spacing_xyz,
         (0.0, 0.0, 0.0) if origin is None else origin.tolist(),
         np.eye(3) if direction is None else direction.reshape(3, 3),
-        known.unit,
+        calibration.unit,
     )
-    return grid, known.metadata()
+    return grid, calibration.metadata()
 
 
 def chunk_of(shape_zyx: Zyx, dtype: np.dtype[Any], channels: int | None = None) -> tuple[int, ...]:
-    """The chunks of a volume that is written slice by slice, and read by slices, boxes, or a channel at a time.
+    """The chunks of a volume that is written by slices and read by slices, boxes or channels.
 
-    A chunk holds one channel and at most a few MiB; the more a slice of all channels takes, the flatter it is.
+    A chunk holds one channel and at most a few MiB; the larger a slice of all channels, the flatter the chunk.
     """
     z, y, x = shape_zyx
     slice_bytes = y * x * dtype.itemsize * (channels or 1)
@@ -250,9 +250,9 @@ class _Hdf5Sink:
         chunk = chunk_of(geometry.shape_zyx, dtype, channels)
         layer = chunk[-3] * dtype.itemsize * math.prod(shape) // geometry.shape_zyx[0]
         exact = dtype.kind in "iu"
-        # Slabs that end within a layer of chunks stay in this cache until the layer is whole: a compressed chunk
+        # Slabs that end within a layer of chunks stay in this cache until the layer is complete: a compressed chunk
         # that is written twice leaves a hole in the file.
-        self._disk = Forgiving(temporary)
+        self._disk = DeferredErrors(temporary)
         self._file = h5py.File(
             self._disk, "w", rdcc_nbytes=2 * min(_LAYER_BYTES, layer), rdcc_nslots=100_003
         )
@@ -308,10 +308,10 @@ def write_hdf5(
     """A writer of HDF5.
 
     Args:
-        dataset: name within the file. Without it label maps go to `/label`, everything else to `/raw`.
+        dataset: name within the file; by default `/label` for label maps and `/raw` for other volumes.
 
     Raises:
-        BadInput: a type that HDF5 has not.
+        BadInput: HDF5 does not support the type.
     """
     stored = check_dtype(dtype, _DTYPES, format_name="HDF5")
     suffix = paths.suffix_of(path, paths.HDF5) or paths.HDF5[0]

@@ -1,4 +1,4 @@
-"""The file under an HDF5 file that is written: one that a full disk does not break."""
+"""A file object under h5py that records write errors such as a full disk instead of raising them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-class Forgiving(io.RawIOBase):
-    """A file whose failed writes are noted rather than raised.
+class DeferredErrors(io.RawIOBase):
+    """A file whose write errors are recorded rather than raised.
 
-    An error in the middle of its work leaves the HDF5 library in a state in which closing the file ends the process
-    (seen with HDF5 1.14). So it is told that all went well, and who writes asks with `check`.
+    An error during a write leaves the HDF5 library in a state in which closing the file ends the process
+    (seen with HDF5 1.14). So the library sees success, and the writer calls `check`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -19,7 +19,7 @@ class Forgiving(io.RawIOBase):
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raise the first error that there was."""
+        """Raise the first recorded error."""
         if self._error is not None:
             raise self._error
 
@@ -38,7 +38,7 @@ class Forgiving(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         count = self._file.readinto(view) or 0
-        view[count:] = bytes(len(view) - count)  # what could not be written
+        view[count:] = bytes(len(view) - count)  # stands for bytes that could not be written
         return len(view)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -66,6 +66,6 @@ class Forgiving(io.RawIOBase):
     def close(self) -> None:
         try:
             self._file.close()
-        except OSError as error:  # some file systems only tell now
+        except OSError as error:  # some file systems report errors only here
             self._error = self._error or error
         super().close()

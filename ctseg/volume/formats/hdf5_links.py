@@ -1,4 +1,4 @@
-"""The volumes of an HDF5 file, those behind soft and external links too, and where each of them really lies."""
+"""The volumes of an HDF5 file, including those behind soft and external links, and where each is stored."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ctseg.volume.formats.probe import try_open
 from ctseg.volume.formats.source import AGAIN, check_file, reading
 
 _MOST_LINKS = 32
-"""Links that one name may lead through."""
+"""Most links that one name may lead through."""
 _MOST_GROUPS = 100_000
 _MOST_ATTRIBUTE = 1 << 20
 _TRIED: set[tuple[Path, int, int]] = set()
-"""Odd files that a helper process could open, with their sizes and times."""
+"""Odd files that a helper process opened successfully, with their sizes and times."""
 _LOOK = "ctseg.volume.formats.hdf5_links:look"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a dataset lies.
+class StoredDataset:
+    """A dataset and where it is stored.
 
     Attributes:
-        file: in which it is stored.
-        name: in that file.
-        shape: of the dataset.
-        key: the same for all names of one dataset.
+        file: file that contains it.
+        name: name in that file.
+        shape: shape of the dataset.
+        key: equal for all names of one dataset.
     """
 
     file: Path
@@ -45,7 +45,7 @@ class Place:
 
 @contextmanager
 def opened(path: Path, *, allowed: bool = False) -> Iterator[Links]:
-    """A file and those that its links lead to, closed at the end.
+    """Open a file, and those that its links lead to; all are closed at the end.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ def opened(path: Path, *, allowed: bool = False) -> Iterator[Links]:
 
 
 def open_file(path: Path) -> h5py.File:
-    """Open a file read-only; one whose structures are odd is tried by a helper process first.
+    """Open a file read-only; a file with odd structures is first tried by a helper process.
 
     Raises:
         FileProblem: missing, damaged or not HDF5.
@@ -72,19 +72,19 @@ def open_file(path: Path) -> h5py.File:
     with reading(path):
         if not h5py.is_hdf5(path):
             raise FileProblem(
-                f"{path} is no HDF5 file.",
+                f"{path} is not an HDF5 file.",
                 hint="Check what it is (file PATH) and give it the suffix of its format.",
             )
         state = path.stat()
-        seen = (path.resolve(), state.st_size, state.st_mtime_ns)
-        if seen not in _TRIED and suspicion(path):
+        state_key = (path.resolve(), state.st_size, state.st_mtime_ns)
+        if state_key not in _TRIED and suspicion(path):
             try_open(path, _LOOK)
-            _TRIED.add(seen)
+            _TRIED.add(state_key)
         return h5py.File(path, "r")
 
 
 def look(path: Path) -> None:
-    """Follow all structures of a file; for a helper process."""
+    """Follow all structures of a file; called in a helper process."""
     with h5py.File(path, "r") as file:
 
         def visit(_: str, item: Any) -> None:
@@ -98,17 +98,17 @@ def look(path: Path) -> None:
 
 
 def attributes_of(item: h5py.HLObject) -> dict[str, Any]:
-    """The attributes of an object, without those that no header holds because they are too large."""
-    found: dict[str, Any] = {}
+    """The attributes of an object, without those too large for a header."""
+    attributes: dict[str, Any] = {}
     for name in item.attrs:
         about = item.attrs.get_id(name)
         if math.prod(about.shape or ()) * about.dtype.itemsize <= _MOST_ATTRIBUTE:
-            found[name] = item.attrs[name]
-    return found
+            attributes[name] = item.attrs[name]
+    return attributes
 
 
 class Links:
-    """A file in which names are looked up by following links ourselves: HDF5 would follow them anywhere.
+    """A file whose links ctseg follows itself, since HDF5 would follow them anywhere.
 
     Args:
         path: the file.
@@ -120,18 +120,18 @@ class Links:
         self._allowed = allowed
         self._files: dict[Path, h5py.File] = {path: open_file(path)}
         self.broken: dict[str, FileProblem] = {}
-        """Links that lead nowhere, once `volumes` was called."""
+        """Links that lead nowhere; filled by `volumes`."""
 
     @property
     def root(self) -> h5py.File:
         return self._files[self.path]
 
-    def file(self, place: Place) -> h5py.File:
-        """The opened file in which a dataset lies."""
+    def file(self, place: StoredDataset) -> h5py.File:
+        """The open file that contains a dataset."""
         return self._files[place.file]
 
-    def take(self, place: Place) -> h5py.File:
-        """The same file, for the caller to close."""
+    def take(self, place: StoredDataset) -> h5py.File:
+        """The same file, which the caller then closes."""
         return self._files.pop(place.file)
 
     def close(self) -> None:
@@ -139,27 +139,27 @@ class Links:
             file.close()
 
     def find(self, name: str) -> h5py.HLObject | None:
-        """The object of a name; None where nothing has it.
+        """The object of a name; None if nothing has that name.
 
         Raises:
             FileProblem: a link leads outside the folder, to a missing file, or in a circle.
         """
-        found = self._resolve(self.path, self.root, name, _MOST_LINKS)
-        return None if found is None else found[1]
+        item = self._resolve(self.path, self.root, name, _MOST_LINKS)
+        return None if item is None else item[1]
 
-    def place(self, name: str) -> Place | None:
-        """Where the dataset of a name lies; None where it is none."""
-        found = self._resolve(self.path, self.root, name, _MOST_LINKS)
-        if found is None or not isinstance(found[1], h5py.Dataset):
+    def place(self, name: str) -> StoredDataset | None:
+        """The dataset of a name; None if the name is not a dataset."""
+        item = self._resolve(self.path, self.root, name, _MOST_LINKS)
+        if item is None or not isinstance(item[1], h5py.Dataset):
             return None
-        return _place(*found)
+        return _place(*item)
 
-    def volumes(self) -> dict[str, Place]:
-        """The datasets of three or four axes, by absolute name; one with several names has several entries."""
-        found: dict[str, Place] = {}
+    def volumes(self) -> dict[str, StoredDataset]:
+        """The datasets of three or four axes, by absolute name; a dataset with several names has several entries."""
+        volumes: dict[str, StoredDataset] = {}
         self.broken = {}
         waiting: list[tuple[str, Path, h5py.Group]] = [("", self.path, self.root)]
-        seen = {_key(self.path, self.root)}
+        visited = {_key(self.path, self.root)}
         while waiting:
             prefix, path, group = waiting.pop(0)
             for name in group:
@@ -176,13 +176,13 @@ class Links:
                 owner, thing = item
                 if isinstance(thing, h5py.Dataset):
                     if thing.ndim in (3, 4):
-                        found[full] = _place(owner, thing)
-                elif isinstance(thing, h5py.Group) and _key(owner, thing) not in seen:
-                    seen.add(_key(owner, thing))
-                    if len(seen) > _MOST_GROUPS:
+                        volumes[full] = _place(owner, thing)
+                elif isinstance(thing, h5py.Group) and _key(owner, thing) not in visited:
+                    visited.add(_key(owner, thing))
+                    if len(visited) > _MOST_GROUPS:
                         raise FileProblem(f"{self.path} has more than {_MOST_GROUPS} groups.")
                     waiting.append((full, owner, thing))
-        return dict(sorted(found.items()))
+        return dict(sorted(volumes.items()))
 
     def _resolve(
         self, path: Path, group: h5py.Group, name: str, links: int
@@ -203,7 +203,7 @@ class Links:
     def _step(
         self, path: Path, group: h5py.Group, name: str, links: int
     ) -> tuple[Path, h5py.HLObject] | None:
-        """What one name of a group stands for, and the file in which it lies."""
+        """The object of one name in a group, and the file that contains it."""
         if not group.id.links.exists(name.encode()):
             return None
         link = group.get(name, getlink=True)
@@ -216,15 +216,15 @@ class Links:
         target = outside.follow(path, link.filename, allowed=self._allowed, what="data")
         if target not in self._files:
             self._files[target] = open_file(target)
-        found = self._resolve(target, self._files[target], f"/{link.path}", links - 1)
-        if found is None:
+        item = self._resolve(target, self._files[target], f"/{link.path}", links - 1)
+        if item is None:
             raise FileProblem(f"{path} takes {name} from {target}, which has no {link.path}.")
-        return found
+        return item
 
 
 def _key(path: Path, item: h5py.HLObject) -> tuple[Path, int]:
     return path.resolve(), int(h5py.h5o.get_info(item.id).addr)
 
 
-def _place(path: Path, stored: h5py.Dataset) -> Place:
-    return Place(path, stored.name, stored.shape, _key(path, stored))
+def _place(path: Path, stored: h5py.Dataset) -> StoredDataset:
+    return StoredDataset(path, stored.name, stored.shape, _key(path, stored))

@@ -1,4 +1,4 @@
-"""Whether the voxels that an HDF5 dataset promises are there: in chunks, in other files, in other datasets."""
+"""Checks that the voxels of an HDF5 dataset exist: in chunks, in external files, in other datasets."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ctseg.volume.formats.hdf5_links import opened
 from ctseg.volume.formats.source import AGAIN
 
 _DEPTH = 8
-"""Virtual datasets of virtual datasets."""
+"""Largest nesting of virtual datasets."""
 _LARGE_CHUNK = 1 << 30
 _MANY_CHUNKS = 50_000
-"""Of more chunks only the number is looked at: it takes time."""
+"""Number of chunks above which only their number is checked, to save time."""
 _OVERHEAD, _HEADER = 1.1, 4096
-"""What compression may add to a chunk that cannot be compressed."""
+"""Bytes that compression may add to an incompressible chunk."""
 
 
 def is_external(stored: h5py.Dataset) -> bool:
-    """Whether the voxels lie in files of their own, without a header."""
+    """Whether the voxels are stored in files of their own, without a header."""
     return bool(stored.id.get_create_plist().get_external_count())
 
 
 def open_external(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset whose external files count from the folder of its file, not from where the program was started.
+    """Open a dataset with its external files relative to the folder of its file instead of the working directory.
 
-    While it is open the library opens it in no other way; so this is for reading its voxels, and for such datasets.
+    While it is open, the library does not open it any other way; so use this only to read voxels of such datasets.
     """
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_efile_prefix(b"${ORIGIN}")
@@ -39,16 +39,16 @@ def open_external(file: h5py.File, name: str) -> h5py.Dataset:
 def check_storage(
     stored: h5py.Dataset, path: Path, *, allowed: bool, depth: int = _DEPTH
 ) -> list[str]:
-    """Find voxels that are not where the dataset takes them from.
+    """Find voxels that are missing from where the dataset refers to them.
 
     Args:
         stored: the dataset.
-        path: of its file.
-        allowed: whether it may take them from outside the folder.
-        depth: virtual datasets that may follow on each other.
+        path: file of the dataset.
+        allowed: whether references may lead outside the folder.
+        depth: how deep virtual datasets may be nested.
 
     Returns:
-        Notes about voxels that were never written and count as the fill value.
+        Notes on voxels that were never written and have the fill value.
 
     Raises:
         FileProblem: a file or dataset is missing, too short, or lies outside.
@@ -79,10 +79,10 @@ def _note(what: str, stored: h5py.Dataset) -> str:
 
 
 def _check_chunks(stored: h5py.Dataset, path: Path, nbytes: int) -> None:
-    """Find a chunk that is stored in far more bytes than it has: HDF5 unpacks it to the end, whatever it holds.
+    """Find a chunk whose stored size exceeds its unpacked size: HDF5 would unpack all of it, whatever it holds.
 
     Args:
-        nbytes: of a chunk once it is unpacked.
+        nbytes: size of an unpacked chunk.
     """
     most = int(nbytes * _OVERHEAD) + _HEADER
 
@@ -98,22 +98,22 @@ def _check_chunks(stored: h5py.Dataset, path: Path, nbytes: int) -> None:
 
 def _check_external(stored: h5py.Dataset, path: Path, *, allowed: bool) -> None:
     layout = stored.id.get_create_plist()
-    left = stored.nbytes
+    remaining = stored.nbytes
     for number in range(layout.get_external_count()):
         name, offset, size = layout.get_external(number)
         target = outside.follow(
             path, name.decode(errors="surrogateescape"), allowed=allowed, what="voxels"
         )
-        size = min(size, left)
-        there = max(target.stat().st_size - offset, 0)
-        if there < size:
+        size = min(size, remaining)
+        present = max(target.stat().st_size - offset, 0)
+        if present < size:
             raise FileProblem(
-                f"{path} takes its voxels from {target}, which is truncated: it has {there} of {size} bytes.",
+                f"{path} takes its voxels from {target}, which is truncated: it has {present} of {size} bytes.",
                 hint="Copy that file again.",
             )
-        left -= size
-    if left > 0:
-        raise FileProblem(f"{path}:{stored.name} is truncated: its files lack {left} bytes.")
+        remaining -= size
+    if remaining > 0:
+        raise FileProblem(f"{path}:{stored.name} is truncated: its files lack {remaining} bytes.")
 
 
 def _check_virtual(stored: h5py.Dataset, path: Path, *, allowed: bool, depth: int) -> list[str]:
@@ -122,7 +122,7 @@ def _check_virtual(stored: h5py.Dataset, path: Path, *, allowed: bool, depth: in
     covered, notes = 0, []
     for source in stored.virtual_sources():
         covered += max(int(source.vspace.get_select_npoints()), 0)
-        # Printf-style names stand for a run of files, of which the first is looked at.
+        # Printf-style names stand for a series of files, of which only the first is checked.
         name, inner = (
             text.replace("%b", "0").replace("%%", "%")
             for text in (source.file_name, source.dset_name)
@@ -130,15 +130,15 @@ def _check_virtual(stored: h5py.Dataset, path: Path, *, allowed: bool, depth: in
         target = path if name == "." else outside.follow(path, name, allowed=allowed, what="voxels")
         with opened(target, allowed=allowed) as links:
             place = links.place(inner)
-            wanted = source.src_space.shape
-            if place is None or any(n < m for n, m in zip(place.shape, wanted, strict=False)):
-                what = "is missing" if place is None else f"has {place.shape} of {wanted} voxels"
+            shape = source.src_space.shape
+            if place is None or any(n < m for n, m in zip(place.shape, shape, strict=False)):
+                what = "is missing" if place is None else f"has {place.shape} of {shape} voxels"
                 raise FileProblem(
                     f"{path}:{stored.name} takes its voxels from {target}:{inner}, which {what}.",
-                    hint="The scan is not whole without it.",
+                    hint="The scan is incomplete without it.",
                 )
-            found = links.file(place)[place.name]
-            notes += check_storage(found, place.file, allowed=allowed, depth=depth - 1)
+            stored_source = links.file(place)[place.name]
+            notes += check_storage(stored_source, place.file, allowed=allowed, depth=depth - 1)
     if 0 <= covered < stored.size:
         notes.append(
             f"{stored.size - covered} voxels of {stored.name} have no source and count as {stored.fillvalue}."

@@ -1,7 +1,7 @@
-"""The old structures of HDF5, which carry no checksums, looked at before the library follows them.
+"""Old structures of HDF5, which carry no checksums, checked before the library follows them.
 
-Files of h5py's default, `libver="earliest"`, keep groups and chunks in B-trees of version 1. Damage there leads the
-library anywhere. What newer versions write has checksums, which the library checks itself.
+Files of h5py's default, `libver="earliest"`, keep groups and chunks in B-trees of version 1. Damage there makes the
+library follow arbitrary addresses. Newer versions write checksums, which the library checks itself.
 https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
 
@@ -16,19 +16,19 @@ _UNDEFINED = 2**64 - 1
 _CONTINUATION, _SYMBOL_TABLE, _LAYOUT = 0x10, 0x11, 0x08
 _CHUNKED = 2
 _MOST_NODES = 20_000
-"""Nodes that are looked at; a file of more is left to the library."""
+"""Most nodes to check; larger files are left to the library."""
 _MOST_HEADER = 1 << 24
 
 
 class OddStructureError(Exception):
-    """Something that no writer leaves."""
+    """A structure that no writer produces."""
 
 
 def suspicion(path: Path) -> str:
-    """What is odd in a file; empty where nothing is, or where checksums tell the library.
+    """Description of what is odd in a file; empty if nothing is, or if checksums protect it.
 
     Raises:
-        EOFError: the file was cut short.
+        EOFError: the file is truncated.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -54,8 +54,8 @@ class _Walk:
 
     Args:
         file: opened for reading.
-        base: place of the superblock, from which addresses count.
-        size: of the file.
+        base: offset of the superblock, to which addresses are relative.
+        size: size of the file.
     """
 
     def __init__(self, file: BinaryIO, base: int, size: int) -> None:
@@ -66,7 +66,7 @@ class _Walk:
         self._leaf = 4
 
     def superblock(self) -> None:
-        """Check a superblock of version 0 or 1 and all that it leads to."""
+        """Check a superblock of version 0 or 1 and everything it leads to."""
         head = self._bytes(0, 112)
         version, offsets, lengths = head[8], head[13], head[14]
         if version not in (0, 1) or (offsets, lengths) != (8, 8):
@@ -89,14 +89,14 @@ class _Walk:
         return self._file.read(length)
 
     def _is_new(self, address: int, what: str) -> bool:
-        """Whether to go on; a tree never comes back to a place."""
+        """Whether an address is new; a tree never leads back to one."""
         if address in self._seen:
             raise OddStructureError(f"{what} leads back into itself")
         self._seen.add(address)
         return len(self._seen) < _MOST_NODES
 
     def _object(self, address: int) -> None:
-        """An object header of version 1; several names may lead to one object."""
+        """Check an object header of version 1; several names may lead to one object."""
         if address in self._seen or len(self._seen) >= _MOST_NODES:
             return
         self._seen.add(address)
@@ -126,7 +126,7 @@ class _Walk:
                 messages -= 1
 
     def _group(self, tree: int, heap: int) -> None:
-        """The names of a group."""
+        """Check the names of a group."""
         head = self._bytes(heap, 32)
         names, _, place = struct.unpack_from("<QQQ", head, 8)
         if head[:4] != b"HEAP" or names > _MOST_HEADER:
@@ -146,7 +146,7 @@ class _Walk:
                     self._object(header)
 
     def _layout(self, data: bytes) -> None:
-        """Where the chunks of a dataset lie."""
+        """Check the addresses of a dataset's chunks."""
         version = data[0] if data else 0
         if version == 3 and data[1] == _CHUNKED:
             axes, tree = data[2], struct.unpack_from("<Q", data, 3)[0]
@@ -160,13 +160,13 @@ class _Walk:
                 raise OddStructureError("an address lies beyond its end")
 
     def _leaves(self, tree: int, kind: int, key: int) -> list[int]:
-        """What the lowest nodes of a B-tree point at.
+        """The addresses in the lowest nodes of a B-tree.
 
         Args:
             kind: 0 for groups, 1 for chunks.
-            key: bytes of one.
+            key: bytes of a key.
         """
-        found: list[int] = []
+        addresses: list[int] = []
         waiting: list[tuple[int, int | None]] = [(tree, None)]
         while waiting:
             address, expected = waiting.pop()
@@ -181,7 +181,7 @@ class _Walk:
                 struct.unpack_from("<Q", block, at + key)[0] for at in range(0, len(block), key + 8)
             ]
             if level == 0:
-                found += children
+                addresses += children
             else:
                 waiting += [(child, level - 1) for child in children]
-        return found
+        return addresses

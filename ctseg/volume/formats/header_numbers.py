@@ -1,4 +1,4 @@
-"""Numbers in the text of headers, with bounds: what a header says is not to be trusted."""
+"""Numbers in the text of headers, checked against bounds, since headers may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ctseg.errors import FileProblem
 
 MOST_VOXELS = 1 << 46
-"""Voxels along one axis, and of a volume: more than any disk holds, and far from what overflows."""
+"""Most voxels along one axis, and in a volume: more than any disk holds, and far below an overflow."""
 _LARGEST = 1e12
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
 def integer(text: str, what: str, low: int, high: int = MOST_VOXELS) -> int:
-    """A whole number within bounds.
+    """Parse a whole number within bounds.
 
     Raises:
         ValueError: anything else; for use within `reading`.
@@ -31,7 +31,7 @@ def integer(text: str, what: str, low: int, high: int = MOST_VOXELS) -> int:
 
 
 def integers(text: str, what: str, count: int, low: int) -> list[int]:
-    """So many whole numbers with blanks between them."""
+    """Parse a given number of whole numbers separated by blanks."""
     words = text.split(maxsplit=count)
     if len(words) != count:
         raise ValueError(f"its {what} is '{text[:40]}', not {count} whole numbers")
@@ -39,23 +39,23 @@ def integers(text: str, what: str, count: int, low: int) -> list[int]:
 
 
 def floats(text: str, what: str, count: int) -> list[float]:
-    """So many numbers with blanks or commas between them, each of a size that lengths have, or NaN.
+    """Parse a given number of numbers separated by blanks or commas, each within the range of lengths, or NaN.
 
     Raises:
         ValueError: anything else; for use within `reading`.
     """
     words = re.split(r"[\s,]+", text.strip(), maxsplit=count)
     try:
-        found = [float(word) for word in words]
+        numbers = [float(word) for word in words]
     except ValueError:
-        found = []
-    if len(found) != count or any(abs(number) > _LARGEST for number in found):
+        numbers = []
+    if len(numbers) != count or any(abs(number) > _LARGEST for number in numbers):
         raise ValueError(f"its {what} is '{text[:60]}', not {count} numbers")
-    return found
+    return numbers
 
 
 def check_voxels(shape: Sequence[int], what: object) -> None:
-    """Refuse more voxels than there can be, before anything is computed with their number.
+    """Refuse more voxels than a file can hold, before their number is used.
 
     Raises:
         FileProblem: too many.
@@ -68,11 +68,11 @@ def check_voxels(shape: Sequence[int], what: object) -> None:
 
 
 def parse_text(text: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Voxels that are written as text, blanks or commas between them.
+    """Parse voxels written as text, separated by blanks or commas.
 
     Raises:
-        ValueError: no numbers, or values that the type does not hold.
-        EOFError: fewer than there should be.
+        ValueError: the text is not numbers, or the type does not hold the values.
+        EOFError: there are fewer values than expected.
     """
     words = text.replace(b",", b" ").split(maxsplit=count)[:count]
     if len(words) < count:

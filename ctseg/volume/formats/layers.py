@@ -1,4 +1,4 @@
-"""Segmentations of 3D Slicer whose segments overlap: several layers in one file, read as one channel a segment."""
+"""3D Slicer segmentations with overlapping segments: several layers in one file, read as one channel per segment."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ctseg.volume.labels import Segment, segments_in
 
 
 def by_segment(source: Source) -> Source:
-    """The source itself, or its segments as channels of 0 and 1 where they lie in several layers.
+    """The source itself, or, if its segments lie in several layers, one channel of 0 and 1 per segment.
 
     Raises:
-        FileProblem: a segment in a layer that the file does not have.
+        FileProblem: a segment is in a layer that the file does not have.
     """
     segments = segments_in(source.metadata)
     if source.channels < 2 or not segments:
@@ -31,13 +31,13 @@ def by_segment(source: Source) -> Source:
                 hint="Save the segmentation again in 3D Slicer.",
             )
     names = ", ".join(segment.name for segment in segments)
-    told = (
+    note = (
         f"{source.channels} layers of segments that may overlap, read as one channel each: {names}"
     )
     metadata = {
         **source.metadata,
         "channel_names": [segment.name for segment in segments],
-        "notes": [*source.metadata.get("notes", ()), told],
+        "notes": [*source.metadata.get("notes", ()), note],
     }
     return _segments(source, segments, metadata)
 

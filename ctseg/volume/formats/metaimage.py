@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from ctseg.errors import BadInput
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import paths
-from ctseg.volume.formats.affine import check_straighten, place
+from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.header_numbers import integer
 from ctseg.volume.formats.metaimage_header import (
@@ -33,12 +33,12 @@ from ctseg.volume.geometry import Geometry
 
 
 def open_metaimage(path: Path, *, straighten: str = "no", data_folder: str | None = None) -> Source:
-    """Open a MetaImage file; several element channels are read as channels. Uncompressed ones are read by region.
+    """Open a MetaImage file; element channels are read as channels. Uncompressed files are read by region.
 
     Args:
-        path: the file with the header.
+        path: the header file.
         straighten: `yes` resamples a sheared grid onto one that is not, linearly; `nearest` does so for label maps.
-        data_folder: a folder in or below which the data file may lie, besides that of the header.
+        data_folder: a folder that may contain the data file at any depth, besides that of the header.
 
     Raises:
         FileProblem: missing, damaged, sheared, or not three axes.
@@ -48,20 +48,20 @@ def open_metaimage(path: Path, *, straighten: str = "no", data_folder: str | Non
     with reading(path):
         header = read_metaimage_header(path)
         grid = grid_of(path, header)
-        placed = place(path, grid.affine, how)
+        straight = straight_grid(path, grid.affine, how)
         unit = header.fields.get("distanceunits", "mm")
-        geometry = in_unit(placed.geometry, unit)
+        geometry = in_unit(straight.geometry, unit)
         if header.fields.get(UNIT_KEY.lower()) == "um":
             geometry = replace(geometry, unit="um")
-        stored = geometry if placed.skew is None else Geometry(grid.affine.shape_zyx)
+        stored = geometry if straight.skew is None else Geometry(grid.affine.shape_zyx)
         source = _stored(path, header, grid, stored, data_folder)
-        return straightened(source, replace(placed, geometry=geometry), how)
+        return straightened(source, replace(straight, geometry=geometry), how)
 
 
 def _stored(
     path: Path, header: MetaHeader, grid: MetaGrid, geometry: Geometry, data_folder: str | None
 ) -> Source:
-    """The voxels as they are stored."""
+    """A source of the voxels as they are stored."""
     notes = {**header.notes, "notes": list(grid.notes)}
     files = [data_file(path, name, data_folder) for name in header.files]
     start = header.offset if not files else 0
@@ -79,7 +79,7 @@ def _stored(
 
 
 def _raw(file: Path, start: int, header: MetaHeader, grid: MetaGrid, shape_zyx: Zyx) -> Raw:
-    """Where voxels lie in a file.
+    """The block of voxels in a file.
 
     Raises:
         EOFError: bytes are missing.
@@ -118,7 +118,7 @@ def write_metaimage(
     labels: Sequence[Label] = (),
     reference: VolumeSource | None = None,  # noqa: ARG001
 ) -> Writer:
-    """A writer of .mha that streams; compressed where it holds labels."""
+    """A writer of .mha that streams; with labels the file is compressed."""
     if paths.suffix_of(path, paths.METAIMAGE) == ".mhd":
         raise BadInput(f"{path}: two-file MetaImages are not written.", hint="Use the suffix .mha")
     stored = check_dtype(dtype, DTYPES, format_name="MetaImage")

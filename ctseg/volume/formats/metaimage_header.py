@@ -1,6 +1,6 @@
-"""MetaImage headers: where the voxels are, and how ctseg writes them. Layout: itk.org/Wiki/ITK/MetaIO.
+"""MetaImage headers: reading and writing. Layout: itk.org/Wiki/ITK/MetaIO.
 
-Headers are read here and not by ITK, which trusts what they say: sizes that no file holds have made it hang or end the
+ctseg reads headers itself because ITK trusts them: sizes that no file holds have made it hang or end the
 process.
 """
 
@@ -40,7 +40,7 @@ _STRUCTURE = {
     "elementnumberofchannels", "elementtype", "elementdatafile",
 }  # fmt: skip
 UNIT_KEY = "CtsegUnit"
-"""Key with the unit to show; the numbers are millimetres, since ITK does not apply `DistanceUnits`."""
+"""Key of the unit to show; the numbers are millimetres, since ITK ignores `DistanceUnits`."""
 _SIZE_KEY = "CompressedDataSize = "
 
 
@@ -49,10 +49,10 @@ class MetaHeader:
     """A header as text.
 
     Attributes:
-        offset: first byte behind it.
-        fields: values by key in lower case; of keys with several names the first one.
-        names: keys as they are written.
-        files: names of the files that hold the voxels; none where they follow the header.
+        offset: first byte after it.
+        fields: values by key in lower case; of keys with synonyms the first one.
+        names: keys as they are written in the file.
+        files: names of the files with the voxels; empty if the voxels follow the header.
     """
 
     offset: int
@@ -62,7 +62,7 @@ class MetaHeader:
 
     @property
     def notes(self) -> dict[str, str]:
-        """What the header says besides grid and voxels."""
+        """The fields of the header besides grid and voxels."""
         return {
             self.names[key]: value for key, value in self.fields.items() if key not in _STRUCTURE
         }
@@ -72,11 +72,11 @@ class MetaHeader:
 
 
 def read_metaimage_header(path: Path) -> MetaHeader:
-    """The `Key = Value` lines up to ElementDataFile, and the list of files where one follows.
+    """The `Key = Value` lines up to ElementDataFile, and the list of files if one follows.
 
     Raises:
-        FileProblem: no MetaImage file.
-        ValueError: lines that are too long, or a list of files that cannot be.
+        FileProblem: not a MetaImage file.
+        ValueError: lines that are too long, or an invalid list of files.
     """
     fields: dict[str, str] = {}
     names: dict[str, str] = {}
@@ -95,7 +95,7 @@ def read_metaimage_header(path: Path) -> MetaHeader:
                 files = _files(fields, listed.decode("utf-8", "surrogateescape"))
                 return MetaHeader(file.tell(), fields, names, files)
     raise FileProblem(
-        f"{path} is no MetaImage file: it has no ElementDataFile line.",
+        f"{path} is not a MetaImage file: it has no ElementDataFile line.",
         hint="Check what it is (file PATH) and give it the suffix of its format.",
     )
 
@@ -111,23 +111,23 @@ def _files(fields: Mapping[str, str], listed: str) -> tuple[str, ...]:
     if _is_list(value):
         names = [line.strip() for line in listed.splitlines()]
         return tuple(name for name in names if name)[:MOST_FILES]
-    name, *rest = value.rsplit(maxsplit=3)
-    while rest and not all(re.fullmatch(r"[+-]?\d+", word) for word in rest):
-        name, rest = f"{name} {rest[0]}", rest[1:]
+    name, *range_words = value.rsplit(maxsplit=3)
+    while range_words and not all(re.fullmatch(r"[+-]?\d+", word) for word in range_words):
+        name, range_words = f"{name} {range_words[0]}", range_words[1:]
     if "%" not in name:
         return (value,)
     last_axis = integer((fields.get("dimsize") or "1").split()[-1], "DimSize", 1)
-    numbers = [integer(word, "range of files", -MOST_FILES, MOST_FILES) for word in rest]
+    numbers = [integer(word, "range of files", -MOST_FILES, MOST_FILES) for word in range_words]
     first, last, step = (*numbers, *(1, (numbers or [1])[0] + last_axis - 1, 1)[len(numbers) :])
     return tuple(numbered(name, first, last, step))
 
 
 @dataclass(frozen=True)
 class MetaGrid:
-    """What a header says of grid and voxels.
+    """Grid and voxel type from a header.
 
     Attributes:
-        channels: numbers a voxel; 0 where the header does not speak of channels or says one.
+        channels: numbers per voxel; 0 if the header does not mention channels or gives one.
     """
 
     affine: Affine
@@ -137,11 +137,11 @@ class MetaGrid:
 
 
 def grid_of(path: Path, header: MetaHeader) -> MetaGrid:
-    """Sizes, type and place of the voxels. Axes of one voxel beyond the third are dropped, the last one first.
+    """Size, type and position of the voxels. Axes of one voxel beyond the third are dropped, the last one first.
 
     Raises:
-        FileProblem: no three axes, or voxels that are no real numbers.
-        ValueError: numbers that cannot be.
+        FileProblem: there are not three axes, or voxels are not real numbers.
+        ValueError: invalid numbers.
     """
     fields = header.fields
     dims = integer(fields.get("ndims", ""), "NDims", 1, 10)
@@ -149,7 +149,7 @@ def grid_of(path: Path, header: MetaHeader) -> MetaGrid:
     name = fields.get("elementtype", "").upper()
     if name not in _DTYPES:
         raise FileProblem(
-            f"{path} holds voxels of the ElementType '{name[:40]}'; a scan holds one real number a voxel.",
+            f"{path} holds voxels of the ElementType '{name[:40]}'; a scan holds one real number per voxel.",
             hint=f"It reads: {', '.join(_DTYPES)}",
         )
     channels = integer(fields.get("elementnumberofchannels") or "1", "ElementNumberOfChannels", 1)
@@ -164,40 +164,40 @@ def grid_of(path: Path, header: MetaHeader) -> MetaGrid:
     words = fields.get("transformmatrix")
     matrix = np.eye(dims) if words is None else _matrix(words, dims)
     matrix = matrix * np.asarray(spacing)
-    kept = _three(path, dims, sizes)
-    rows = _rows(matrix, kept)
-    x, y, z = (sizes[axis] for axis in kept)
-    affine = Affine((z, y, x), matrix[np.ix_(rows, kept)], np.asarray(origin)[rows])
+    spatial = _three(path, dims, sizes)
+    rows = _rows(matrix, spatial)
+    x, y, z = (sizes[axis] for axis in spatial)
+    affine = Affine((z, y, x), matrix[np.ix_(rows, spatial)], np.asarray(origin)[rows])
     return MetaGrid(affine, np.dtype(_DTYPES[name]), channels if channels > 1 else 0, tuple(notes))
 
 
 def _matrix(words: str, dims: int) -> NDArray[np.float64]:
-    """A column for each array axis; a header writes one axis of the array after another."""
+    """The matrix with a column per array axis; a header writes one array axis after another."""
     return np.reshape(floats(words, "TransformMatrix", dims * dims), (dims, dims)).T
 
 
 def _three(path: Path, dims: int, sizes: list[int]) -> list[int]:
-    """The three axes that a volume has."""
-    kept = list(range(dims))
+    """The three axes of the volume."""
+    spatial = list(range(dims))
     for axis in reversed(range(dims)):
-        if len(kept) > 3 and sizes[axis] == 1:
-            kept.remove(axis)
-    if len(kept) > 3:
+        if len(spatial) > 3 and sizes[axis] == 1:
+            spatial.remove(axis)
+    if len(spatial) > 3:
         raise FileProblem(
             f"{path} has {dims} axes of {tuple(sizes)} voxels (x, y, z, ...); a volume has three.",
-            hint="Store one file a time step, or the channels as a vector image.",
+            hint="Store one file per time step, or the channels as a vector image.",
         )
-    if len(kept) < 3:
+    if len(spatial) < 3:
         raise FileProblem(
             f"{path} has {dims} axes; a volume has three.", hint="Stack the slices into one file."
         )
-    return kept
+    return spatial
 
 
-def _rows(matrix: NDArray[np.float64], kept: list[int]) -> list[int]:
-    """The space axes that are left when the dropped array axes take theirs with them."""
+def _rows(matrix: NDArray[np.float64], spatial: list[int]) -> list[int]:
+    """The space axes that remain when dropped array axes take theirs along."""
     rows = list(range(len(matrix)))
-    for axis in set(range(len(matrix))) - set(kept):
+    for axis in set(range(len(matrix))) - set(spatial):
         rows.remove(max(rows, key=lambda row: abs(float(matrix[row, axis]))))
     return rows
 
@@ -205,7 +205,7 @@ def _rows(matrix: NDArray[np.float64], kept: list[int]) -> list[int]:
 def make_metaimage_header(
     geometry: Geometry, dtype: np.dtype[np.generic], channels: int | None, *, compress: bool
 ) -> tuple[bytes, int | None]:
-    """A header for little-endian voxels, and where in it the compressed size is to be filled in."""
+    """A header for little-endian voxels, and the offset of the compressed size, which is filled in later."""
     z, y, x = geometry.shape_zyx
 
     def words(values: object) -> str:
@@ -218,7 +218,7 @@ def make_metaimage_header(
         "BinaryDataByteOrderMSB = False",
         f"CompressedData = {compress}",
         *([_SIZE_KEY + " " * 20] if compress else []),
-        f"TransformMatrix = {words(geometry.matrix.T)}",  # one axis of the array after another
+        f"TransformMatrix = {words(geometry.matrix.T)}",  # one array axis after another
         f"Offset = {words(geometry.origin_xyz)}",
         "CenterOfRotation = 0 0 0",
         f"ElementSpacing = {words(geometry.spacing_xyz)}",

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import paths
-from ctseg.volume.formats.affine import check_straighten, place
+from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.nifti_header import NiftiHeader, is_gzip, read_nifti_header
 from ctseg.volume.formats.nifti_orientation import METADATA
@@ -39,11 +39,11 @@ def open_nifti(
         channels: `last` reads the fourth axis as channels; without it a fourth axis is refused, since it may
             as well be time.
         straighten: `yes` resamples a sheared grid onto one that is not, linearly; `nearest` does so for label maps.
-        data_folder: a folder in or below which the `.img` of a pair may lie, besides that of the header.
+        data_folder: a folder that may contain the `.img` of a pair at any depth, besides that of the header.
 
     Raises:
         FileProblem: missing, damaged, not NIfTI, sheared, or not one scalar volume.
-        BadInput: another value of `channels` or `straighten`.
+        BadInput: an invalid value of `channels` or `straighten`.
     """
     if channels not in (None, "last"):
         raise BadInput(
@@ -57,8 +57,8 @@ def open_nifti(
         count = _channel_count(header, path, channels)
         x, y, z = header.shape[:3]
         affine, notes = header.orientation.affine((z, y, x))
-        placed = place(path, affine, how)
-        stored = placed.geometry if placed.skew is None else Geometry((z, y, x))
+        straight = straight_grid(path, affine, how)
+        stored = straight.geometry if straight.skew is None else Geometry((z, y, x))
     voxels = _voxels_of(header_file, header, data_folder)
     with reading(voxels):
         raw = Raw(
@@ -83,7 +83,7 @@ def open_nifti(
         convert=lambda part: _rescale(part, header, dtype),
     )
     with reading(path):
-        return straightened(source, placed, how)
+        return straightened(source, straight, how)
 
 
 def _header_of(path: Path) -> Path:
@@ -128,8 +128,8 @@ def _channel_count(header: NiftiHeader, path: Path, channels: str | None) -> int
     if channels is None:
         raise FileProblem(
             f"{path} has four axes of {header.shape} voxels (x, y, z, and channels or time).",
-            hint='If the fourth axis holds channels, read it with channels="last"; a Decathlon data set says '
-            "so by listing several modalities in dataset.json. Otherwise store one file a time step.",
+            hint='If the fourth axis holds channels, read it with channels="last"; a Decathlon data set declares '
+            "this by listing several modalities in dataset.json. Otherwise store one file per time step.",
         )
     return header.shape[3]
 
@@ -150,9 +150,9 @@ def write_nifti(
     labels: Sequence[Label] = (),  # noqa: ARG001
     reference: VolumeSource | None = None,
 ) -> Writer:
-    """A writer of .nii or .nii.gz that streams; label names have no place in NIfTI.
+    """A writer of .nii or .nii.gz that streams; NIfTI does not store label names.
 
-    What is written on the grid of a NIfTI file keeps its qform, its sform and their codes, so that no program that
+    A result on the grid of a NIfTI file gets that file's qform, sform and codes, so that no program that
     prefers the other one shifts the result against its scan.
     """
     if paths.suffix_of(path, paths.NIFTI_HEADERS + paths.NIFTI_VOXELS):
@@ -165,8 +165,8 @@ def write_nifti(
             hint="Write HDF5 instead: give the output the suffix .h5",
         )
     orientation = reference.metadata.get(METADATA) if reference is not None else None
-    kept = orientation if orientation is not None and orientation.is_of(geometry) else None
-    header = make_nifti_header(geometry, stored, channels, kept)
+    matching = orientation if orientation is not None and orientation.is_of(geometry) else None
+    header = make_nifti_header(geometry, stored, channels, matching)
     return Writer(
         path,
         suffix,

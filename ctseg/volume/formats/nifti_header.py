@@ -1,7 +1,7 @@
-"""NIfTI-1 and NIfTI-2 headers: where the voxels are and what they mean.
+"""NIfTI-1 and NIfTI-2 headers: position and meaning of the voxels.
 
-Layout: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h. They are read here and not by ITK, which
-fills what a truncated file lacks with zeros and says nothing that a caller sees.
+Layout: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h. ctseg reads them itself because ITK
+fills truncated files with zeros without an error that a caller sees.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _CHECK = "Check what it is (file PATH) and give it the suffix of its format."
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """The fields that are needed to read voxels.
+    """The fields of a header that are needed to read voxels.
 
     Attributes:
-        shape: voxels along x, y, z and further axes, axes of one voxel at the end left out.
+        shape: voxels along x, y, z and further axes, without axes of one voxel at the end.
         dtype: as stored, byte order included.
         offset: first byte of the voxels in the (uncompressed) file.
-        slope, inter: stored values times slope plus inter are the real ones.
-        orientation: where the voxels lie.
-        pair: whether the voxels lie in a file of their own.
-        notes: what else the header says.
+        slope, inter: real value = stored value * slope + inter.
+        orientation: position of the voxels.
+        pair: whether the voxels are in a separate file.
+        notes: further text fields.
     """
 
     shape: tuple[int, ...]
@@ -65,7 +65,7 @@ def is_gzip(path: Path) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file, uncompressed on the way where it is compressed, whatever its name says."""
+    """Open the file, decompressed if it is compressed, whatever its name."""
     with path.open("rb") as file, unpacked(file, "gzip" if is_gzip(path) else "") as stream:
         yield stream
 
@@ -74,9 +74,9 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     """Parse a header of either version and byte order.
 
     Raises:
-        FileProblem: no NIfTI file, or voxels that are no real numbers.
+        FileProblem: not a NIfTI file, or voxels are not real numbers.
         EOFError: the file ends within the header.
-        ValueError: numbers that cannot be.
+        ValueError: invalid numbers.
     """
     with opened(path) as file:
         raw = file.read(540)
@@ -91,7 +91,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
                 raise EOFError(f"it ends after {len(raw)} bytes, within the header")
             return _version_2(raw, order, path)
     raise FileProblem(
-        f"{path} is no NIfTI file: it does not start with a NIfTI header.", hint=_CHECK
+        f"{path} is not a NIfTI file: it does not start with a NIfTI header.", hint=_CHECK
     )
 
 
@@ -143,12 +143,12 @@ def _version_2(raw: bytes, order: str, path: Path) -> NiftiHeader:
     )
     kind = (field("8q", 16), field("h", 12)[0])
     texts = {"descrip": raw[240:320], "intent_name": raw[508:524]}
-    place = (field("q", 168)[0], 540, raw[4:7] == b"ni2")
-    return _make(path, order, kind, place, field("2d", 176), (orientation, texts))
+    position = (field("q", 168)[0], 540, raw[4:7] == b"ni2")
+    return _make(path, order, kind, position, field("2d", 176), (orientation, texts))
 
 
 def _whole(offset: float) -> int:
-    """The first byte of the voxels, which NIfTI-1 stores as a real number."""
+    """The first byte of the voxels as a whole number; NIfTI-1 stores it as a real number."""
     if not np.isfinite(offset) or abs(offset) > _FAR:
         raise ValueError(f"its voxels start at byte {offset:g}")
     return int(offset)
@@ -158,13 +158,15 @@ def _make(
     path: Path,
     order: str,
     kind: tuple[tuple[int, ...], int],
-    place: tuple[int, int, bool],
+    position: tuple[int, int, bool],
     scaling: Any,
     more: tuple[NiftiOrientation, dict[str, bytes]],
 ) -> NiftiHeader:
-    """Args:
+    """Check the fields and put them into a header.
+
+    Args:
     kind: dimensions, and the code of the type.
-    place: first byte of the voxels, length of the header, and whether it is one of a pair.
+    position: first byte of the voxels, length of the header, and whether it is one of a pair.
     scaling: slope and intercept.
     more: orientation and texts.
     """
@@ -172,7 +174,7 @@ def _make(
     if datatype not in DATATYPES:
         what = _COLOUR.get(datatype, f"type code {datatype}")
         raise FileProblem(
-            f"{path} holds {what} voxels; a scan holds one real number a voxel.",
+            f"{path} holds {what} voxels; a scan holds one real number per voxel.",
             hint="Convert it to a grey-scale volume first.",
         )
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
@@ -184,7 +186,7 @@ def _make(
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     check_voxels(shape, path)
-    offset, length, pair = place
+    offset, length, pair = position
     if offset > _FAR:
         raise ValueError(f"its voxels start at byte {offset}")
     if any(abs(v) > _SCALE for v in scaling if np.isfinite(v)):
@@ -195,7 +197,7 @@ def _make(
     return NiftiHeader(
         shape=shape,
         dtype=np.dtype(DATATYPES[datatype]).newbyteorder("<" if order == "<" else ">"),
-        # as niftilib: some programs write 0 for "right behind the header"
+        # as niftilib: some programs write 0 for "right after the header"
         offset=max(offset, 0) if pair else max(offset, length),
         slope=slope,
         inter=inter,

@@ -1,8 +1,8 @@
-"""Where the voxels of a NIfTI file lie: one rule for its sform, its qform and its voxel sizes, which may disagree.
+"""Position of the voxels of a NIfTI file: one rule for its sform, qform and voxel sizes, which may disagree.
 
-The rule, that of nibabel, FSL and what builds on them: the sform counts where its code is above 0, else the qform
-where its code is above 0, else the voxel sizes alone, along x, y, z of LPS from the origin, as ITK has it. What
-disagrees with what counts is told, and all of it is kept in what is written on the same grid.
+The rule is that of nibabel, FSL and software based on them: the sform applies if its code is above 0, else the qform
+if its code is above 0, else the voxel sizes alone, along x, y, z of LPS from the origin, as in ITK. Disagreements are
+noted, and all fields are kept in results on the same grid.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats.affine import Affine, is_sheared, place
+from ctseg.volume.formats.affine import Affine, is_sheared, straight_grid
 from ctseg.volume.geometry import Geometry
 
 METADATA = "nifti_orientation"
-"""Key of a source's metadata that holds its orientation."""
+"""Metadata key of a source's orientation."""
 METRE, MILLIMETRE, MICROMETRE = 1, 2, 3
 _UNITS_IN_MM = {METRE: 1000.0, MILLIMETRE: 1.0, MICROMETRE: 1e-3}
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 _FIRST_VOXEL, _CORNERS = 0.02, 0.5
-"""Voxels by which qform and sform may differ unsaid, at the first voxel and at the corners: a quaternion of single
-precision turns a scan by up to 6e-4, which is a third of a voxel over 512."""
+"""Largest difference of qform and sform without a note, in voxels, at the first voxel and the corners: a
+single-precision quaternion turns a scan by up to 6e-4, which is a third of a voxel over 512."""
 _SIZES = 1e-3
 _LONGEST = 1e12
-"""Of lengths in any unit; what lies beyond is no number of a scan."""
+"""Largest length, in any unit; larger numbers are not lengths of a scan."""
 
 
 @dataclass(frozen=True)
 class NiftiOrientation:
-    """The fields of a header, as they are stored.
+    """The orientation fields of a header, as they are stored.
 
     Attributes:
-        pixdim: the first four: the sign of the qform's third axis, and the voxel sizes.
-        qform_code, sform_code: what the matrices refer to; 0 for a matrix that is none.
+        pixdim: the first four values: sign of the qform's third axis, and the voxel sizes.
+        qform_code, sform_code: what the matrices refer to; 0 if a matrix is unset.
         quaternion: b, c, d of the qform.
         offset: x, y, z of the qform.
         sform: 3x4, in RAS.
@@ -55,19 +55,19 @@ class NiftiOrientation:
 
     @property
     def sizes(self) -> NDArray[np.float64]:
-        """Voxel sizes in the header's unit: positive, and 1 where there is none."""
+        """Voxel sizes in the header's unit: positive, and 1 where the header has none."""
         sizes = np.abs(np.array(self.pixdim[1:], np.float64))
         return np.where(_are_lengths(sizes), sizes, 1.0)
 
     def affine(self, shape_zyx: tuple[int, int, int]) -> tuple[Affine, tuple[str, ...]]:
-        """What counts, in mm and LPS, and what is worth a word."""
+        """The matrix that applies, in mm and LPS, and notes."""
         notes = []
         sizes = np.array(self.pixdim[1:])
         if not _are_lengths(np.abs(sizes)).all():
-            notes.append(f"the header has no voxel size for all axes: pixdim is {_told(sizes)}")
+            notes.append(f"the header has no voxel size for all axes: pixdim is {_joined(sizes)}")
         elif (sizes < 0).any():
             notes.append(
-                f"the header has negative voxel sizes, {_told(sizes)}; their sign is ignored"
+                f"the header has negative voxel sizes, {_joined(sizes)}; their sign is ignored"
             )
         sform = np.array(self.sform, np.float64).reshape(3, 4) if self.sform_code > 0 else None
         if sform is not None and not _is_usable(sform):
@@ -98,10 +98,10 @@ class NiftiOrientation:
         """The 3x4 matrix of the quaternion (nifti1.h, method 2)."""
         parts = np.array([*self.quaternion, *self.offset], np.float64)
         if not (np.abs(parts) < _LONGEST).all():
-            raise ValueError("its qform holds numbers that are none")
+            raise ValueError("its qform holds numbers that are not finite")
         b, c, d = parts[:3]
         square = 1.0 - (b * b + c * c + d * d)
-        if square < 1e-7:  # a turn by half, as niftilib has it
+        if square < 1e-7:  # a half turn, as in niftilib
             b, c, d = parts[:3] / max(float(np.linalg.norm(parts[:3])), 1e-30)
             square = 0.0
         a = np.sqrt(square)
@@ -123,7 +123,7 @@ class NiftiOrientation:
     ) -> list[str]:
         z, y, x = shape_zyx
         factor = _UNITS_IN_MM.get(self.unit, 1.0)
-        told = []
+        notes = []
         if qform is not None:
             ends = ((0, x - 1), (0, y - 1), (0, z - 1))
             corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
@@ -131,31 +131,31 @@ class NiftiOrientation:
             in_voxels = np.abs(np.linalg.solve(sform[:, :3], apart)).max(0)
             if in_voxels[0] > _FIRST_VOXEL or in_voxels.max() > _CORNERS:
                 far = np.linalg.norm(apart, axis=0).max() * factor
-                told.append(
+                notes.append(
                     f"its sform (code {self.sform_code}) and qform (code {self.qform_code}) disagree: they place "
                     f"voxels up to {far:.3g} mm apart; the sform counts"
                 )
         sizes = np.linalg.norm(sform[:, :3], axis=0)
         if np.abs(self.sizes / sizes - 1).max() > _SIZES:
-            told.append(
-                f"its voxel sizes (pixdim {_told(self.sizes)}) and its sform ({_told(sizes)}) disagree; "
+            notes.append(
+                f"its voxel sizes (pixdim {_joined(self.sizes)}) and its sform ({_joined(sizes)}) disagree; "
                 "the sform counts"
             )
-        return told
+        return notes
 
     def is_of(self, geometry: Geometry) -> bool:
-        """Whether this is the orientation of a grid as it stands."""
+        """Whether this orientation gives exactly the grid of a geometry."""
         try:
             affine, _ = self.affine(geometry.shape_zyx)
             if is_sheared(affine.matrix):
                 return False
-            own = place(Path(), affine, "no").geometry
+            grid = straight_grid(Path(), affine, "no").geometry
         except (FileProblem, ValueError):
             return False
-        return own.difference(geometry) is None
+        return grid.difference(geometry) is None
 
     def write_into(self, header: bytearray) -> None:
-        """Put the fields into a NIfTI-1 header of little-endian numbers."""
+        """Write the fields into a NIfTI-1 header of little-endian numbers."""
         codes = [code if 0 <= code <= 5 else 2 for code in (self.qform_code, self.sform_code)]
         struct.pack_into("<4f", header, 76, *_single(self.pixdim))
         header[123] = header[123] & ~7 | self.unit
@@ -165,12 +165,12 @@ class NiftiOrientation:
 
 
 def _single(numbers: Sequence[float]) -> list[float]:
-    """The numbers that single precision holds, 0 for others: junk in a NIfTI-2 matrix that does not count."""
+    """The numbers that single precision can hold, 0 for others: unused NIfTI-2 matrices may hold junk."""
     return [0.0 if abs(number) > 3e38 else float(number) for number in numbers]
 
 
 def orientation_of(geometry: Geometry) -> NiftiOrientation:
-    """The fields that say where a grid lies, sform and qform alike."""
+    """The fields for the position of a grid, sform and qform alike."""
     factor = 1000.0 if geometry.unit == "um" else 1.0
     matrix = geometry.affine[:3] * _RAS_TO_LPS[:, None]
     matrix = matrix * factor
@@ -218,5 +218,5 @@ def _is_usable(matrix: NDArray[np.float64]) -> bool:
     return bool(_are_lengths(sizes).all() and abs(np.linalg.det(matrix[:, :3] / sizes)) > 1e-6)
 
 
-def _told(sizes: NDArray[np.float64]) -> str:
+def _joined(sizes: NDArray[np.float64]) -> str:
     return " x ".join(f"{size:.4g}" for size in sizes)

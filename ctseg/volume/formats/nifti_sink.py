@@ -1,4 +1,4 @@
-"""Writing NIfTI slab by slab, the voxels in the order of the file."""
+"""Writing NIfTI slab by slab, with the voxels in the file's order."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ctseg.volume.geometry import Geometry
 
 _CODES = {name: code for code, name in DATATYPES.items()}
 _COMPRESSION = 4
-"""As small as the default within a few percent on CT and label maps, in about half the time."""
+"""Compression level: files within a few percent of the default on CT and label maps, in about half the time."""
 
 
 class NiftiSink:
-    """Streams voxels behind a header; see `ctseg.volume.formats.writer.FormatSink`.
+    """Streams voxels after a header; see `ctseg.volume.formats.writer.FormatSink`.
 
-    Channels are the slowest axis of a NIfTI file. Plain files are written at any place; compressed ones of
-    several channels wait in an uncompressed temporary file until all is there.
+    Channels are the slowest axis of a NIfTI file. Plain files are written at any offset; compressed ones of
+    several channels wait in an uncompressed temporary file until they are complete.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class NiftiSink:
         self._gzip: gzip.GzipFile | None = None
         self._spool: IO[bytes] | None = None
         if gz:
-            # No name and no time in the gzip header: the same volume gives the same bytes.
+            # no name and no time in the gzip header, so that equal volumes give equal bytes
             self._gzip = gzip.GzipFile("", "wb", _COMPRESSION, self._file, mtime=0)
             if struct.unpack_from("<h", header, 48)[0] > 1:
                 spool = tempfile.TemporaryFile(dir=temporary.parent)  # noqa: SIM115
@@ -89,13 +89,13 @@ def make_nifti_header(
     channels: int | None,
     orientation: NiftiOrientation | None = None,
 ) -> bytes:
-    """The bytes of a NIfTI-1 file in front of its voxels, little-endian; sform and qform say the same.
+    """The bytes of a NIfTI-1 file before its voxels, little-endian; sform and qform are equal.
 
-    Micrometre volumes keep their unit: their numbers are stored in micrometres and marked so.
+    Volumes in micrometres keep their unit: their numbers are stored and marked as micrometres.
 
     Args:
-        channels: along the fourth axis; None for three axes.
-        orientation: of another file on this grid, which counts instead.
+        channels: size of the fourth axis; None for three axes.
+        orientation: fields of another file on this grid, which are used instead.
     """
     raw = bytearray(352)
     z, y, x = geometry.shape_zyx

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import paths
-from ctseg.volume.formats.affine import check_straighten, place
+from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.header_numbers import integer
 from ctseg.volume.formats.layers import by_segment
@@ -44,12 +44,12 @@ _LINES = 1 << 20
 def open_nrrd(path: Path, *, straighten: str = "no", data_folder: str | None = None) -> Source:
     """Open an NRRD file; a vector axis is read as channels. Uncompressed files are read by region.
 
-    A segmentation of 3D Slicer in several layers is read as one channel a segment.
+    A segmentation of 3D Slicer in several layers is read as one channel per segment.
 
     Args:
-        path: the file with the header.
+        path: the header file.
         straighten: `yes` resamples a sheared grid onto one that is not, linearly; `nearest` does so for label maps.
-        data_folder: a folder in or below which the data file may lie, besides that of the header.
+        data_folder: a folder that may contain the data file at any depth, besides that of the header.
 
     Raises:
         FileProblem: missing, damaged, sheared, colours, or not three space axes.
@@ -59,19 +59,19 @@ def open_nrrd(path: Path, *, straighten: str = "no", data_folder: str | None = N
     with reading(path):
         header = read_nrrd_header(path)
         grid = grid_of(path, header)
-        placed = place(path, grid.affine, how)
-        geometry = in_unit(placed.geometry, grid.unit)
+        straight = straight_grid(path, grid.affine, how)
+        geometry = in_unit(straight.geometry, grid.unit)
         if header.notes.get(UNIT_KEY) == "um":
             geometry = replace(geometry, unit="um")
-        stored = geometry if placed.skew is None else Geometry(grid.affine.shape_zyx)
+        stored = geometry if straight.skew is None else Geometry(grid.affine.shape_zyx)
         source = by_segment(_stored(path, header, grid, stored, data_folder))
-        return straightened(source, replace(placed, geometry=geometry), how)
+        return straightened(source, replace(straight, geometry=geometry), how)
 
 
 def _stored(
     path: Path, header: NrrdHeader, grid: NrrdGrid, geometry: Geometry, data_folder: str | None
 ) -> Source:
-    """The voxels as they are stored."""
+    """A source of the voxels as they are stored."""
     notes = {**header.notes, "notes": list(grid.notes)}
     files = [data_file(path, name, data_folder) for name in header.files]
     if grid.channels and grid.channel_axis in (1, 2):
@@ -83,7 +83,7 @@ def _stored(
     if len(files) > 1:
         if grid.channels and not raw.interleaved:
             raise FileProblem(
-                f"{path} has channels in files of their own, which are not read together.",
+                f"{path} has channels in separate files, which ctseg does not join.",
                 hint="Read the files one by one, as the channels of a scan: a,b",
             )
 
@@ -98,16 +98,16 @@ def _stored(
 def _within(
     path: Path, header: NrrdHeader, grid: NrrdGrid, geometry: Geometry, files: list[Path]
 ) -> Source:
-    """A source of a file whose channels stand between the axes of space, read as rows or slices of one channel."""
+    """A source of a file whose channels lie between the space axes, read as rows or slices of one channel."""
     if len(files) > 1 or header.fields.get("encoding", "").lower() in _TEXT:
         raise FileProblem(
-            f"{path} has its channels between other axes, in text or several files, which is not read.",
+            f"{path} has its channels between other axes, in text or several files, which is not supported.",
             hint="Store the channels as the first axis.",
         )
     z, y, x = geometry.shape_zyx
     count, rows = grid.channels, grid.channel_axis == 1
-    flat = (z, y * count, x) if rows else (z * count, y, x)
-    raw = _raw(path, files, header, replace(grid, channels=0), flat)
+    one_channel = (z, y * count, x) if rows else (z * count, y, x)
+    raw = _raw(path, files, header, replace(grid, channels=0), one_channel)
     raw.check_size()
 
     def load(start: int, stop: int) -> NDArray[Any]:
@@ -130,18 +130,18 @@ def _within(
 def _raw(
     path: Path, files: Sequence[Path], header: NrrdHeader, grid: NrrdGrid, shape_zyx: Zyx
 ) -> Raw:
-    """Where voxels lie: behind the header, or in the first of some files.
+    """The block of voxels: after the header, or in the first of the data files.
 
     Raises:
-        FileProblem: an encoding that is none.
+        FileProblem: the encoding is unknown.
         EOFError: bytes are missing.
-        ValueError: numbers that cannot be.
+        ValueError: invalid numbers.
     """
     fields = header.fields
     encoding = fields.get("encoding", "").lower()
     if encoding not in _COMPRESSIONS and encoding not in _TEXT:
         raise FileProblem(
-            f"{path} has the encoding '{encoding[:40]}'.",
+            f"{path} has the unknown encoding '{encoding[:40]}'.",
             hint=f"NRRD knows: {', '.join((*_COMPRESSIONS, *_TEXT))}",
         )
     endian = fields.get("endian", "").lower()
@@ -149,7 +149,7 @@ def _raw(
     if endian not in ("little", "big") and (endian or bytes_matter):
         raise FileProblem(
             f"{path} does not say the byte order of its voxels, which take {grid.dtype.itemsize} bytes each.",
-            hint="Add the line that is true to its header: 'endian: little' or 'endian: big'.",
+            hint="Add the correct line to its header: 'endian: little' or 'endian: big'.",
         )
     file, start = (files[0], 0) if files else (path, header.offset)
     start += _skipped_lines(file, start, integer(fields.get("lineskip") or "0", "line skip", 0))
@@ -168,10 +168,10 @@ def _raw(
         return raw
     if encoding != "raw":
         raise FileProblem(
-            f"{path} counts its voxels from the end of the file (byte skip {skip}), which {encoding} has not.",
+            f"{path} counts its voxels from the end of the file (byte skip {skip}), which {encoding} does not allow.",
             hint="Export the scan again.",
         )
-    # -1: the voxels are the last bytes of the file, less what -2, -3 ... leave behind them
+    # -1: the voxels are the last bytes of the file; -2, -3, ... leave bytes after them
     first = file.stat().st_size - raw.nbytes + skip + 1
     if first < start:
         raise EOFError(f"it has {file.stat().st_size - start} of {raw.nbytes} bytes of voxels")

@@ -1,4 +1,4 @@
-"""What an NRRD header says of grid and voxels, as ITK understands it."""
+"""Grid and voxel type from an NRRD header, interpreted as in ITK."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ _SPACES = {
     "left-posterior-superior": (1.0, 1.0, 1.0), "lps": (1.0, 1.0, 1.0),
     "scanner-xyz": (1.0, 1.0, 1.0), "3d-right-handed": (1.0, 1.0, 1.0), "3d-left-handed": (1.0, 1.0, 1.0),
 }  # fmt: skip
-"""Named spaces, and the signs that turn their positions into LPS."""
+"""Named spaces, with the signs that turn their positions into LPS."""
 _TIMED = {"rast": "ras", "last": "las", "lpst": "lps"}
 
 
 @dataclass(frozen=True)
 class NrrdGrid:
-    """What a header says of grid and voxels.
+    """Grid and voxel type from a header.
 
     Attributes:
-        channels: numbers a voxel; 0 where there is no such axis.
-        channel_axis: its place among the four stored axes, the fastest one first; 0 where there is none.
-        unit: of spacing and origin.
-        notes: what is worth a word.
+        channels: numbers per voxel; 0 without a channel axis.
+        channel_axis: its index among the four stored axes, the fastest one first; 0 without one.
+        unit: unit of spacing and origin.
+        notes: assumptions and disagreements in the header.
     """
 
     affine: Affine
@@ -72,18 +72,18 @@ class _Axis:
 
 
 def grid_of(path: Path, header: NrrdHeader) -> NrrdGrid:
-    """Sizes, type and place of the voxels. A fourth axis of one voxel is dropped, wherever it stands.
+    """Size, type and position of the voxels. A fourth axis of one voxel is dropped, wherever it is.
 
     Raises:
-        FileProblem: no three axes of space, colours, or voxels that are no real numbers.
-        ValueError: numbers that cannot be.
+        FileProblem: there are not three space axes, or voxels are colours or not real numbers.
+        ValueError: invalid numbers.
     """
     fields = header.fields
     name = fields.get("type", "").lower()
     if name not in _DTYPES:
         raise FileProblem(
-            f"{path} holds voxels of the type '{name[:40]}'; a scan holds one real number a voxel.",
-            hint="It reads whole numbers of 8 to 64 bits, float and double.",
+            f"{path} holds voxels of the type '{name[:40]}'; a scan holds one real number per voxel.",
+            hint="ctseg reads whole numbers of 8 to 64 bits, float and double.",
         )
     signs = _signs(fields)
     axes = _axes(path, fields, len(signs))
@@ -100,12 +100,12 @@ def grid_of(path: Path, header: NrrdHeader) -> NrrdGrid:
 
 
 def _signs(fields: Mapping[str, str]) -> tuple[float, ...]:
-    """The sign of each axis of space; none where the header names no space."""
+    """The sign of each space axis; empty if the header names no space."""
     space = fields.get("space", "").lower()
     if space:
         short = _TIMED.get(space, space.removesuffix("-time"))
         if short not in _SPACES:
-            raise ValueError(f"its space is '{space[:40]}', which is none that NRRD knows")
+            raise ValueError(f"its space is '{space[:40]}', which NRRD does not define")
         return (*_SPACES[short], *([1.0] if short != space else []))
     if "spacedimension" in fields:
         return (1.0,) * integer(fields["spacedimension"], "space dimension", 1, 8)
@@ -123,7 +123,7 @@ def _axes(path: Path, fields: Mapping[str, str], dims_of_space: int) -> list[_Ax
     colours = [kind for kind in kinds if kind in _COLOURS]
     if colours:
         raise FileProblem(
-            f"{path} holds {colours[0]} voxels; a scan holds one real number a voxel.",
+            f"{path} holds {colours[0]} voxels; a scan holds one real number per voxel.",
             hint="Convert it to a grey-scale volume first.",
         )
     directions = _directions(fields, count, dims_of_space)
@@ -167,7 +167,7 @@ def _vector(text: str, what: str, count: int) -> tuple[float, ...]:
 
 
 def _three(path: Path, axes: list[_Axis]) -> tuple[list[int], list[int]]:
-    """Indices of the three axes of space, and of the one of channels where there is one."""
+    """Indices of the three space axes, and of the channel axis if there is one."""
     spatial = [i for i, axis in enumerate(axes) if axis.spatial]
     others = [i for i, axis in enumerate(axes) if not axis.spatial and axis.size > 1]
     for index in reversed(list(spatial)):
@@ -183,20 +183,18 @@ def _three(path: Path, axes: list[_Axis]) -> tuple[list[int], list[int]]:
         )
     raise FileProblem(
         f"{path} has {len(axes)} axes of {sizes} voxels, {len(spatial)} of them axes of space; a volume has three.",
-        hint="Store one file a time step, or the channels as a vector image.",
+        hint="Store one file per time step, or the channels as a vector image.",
     )
 
 
 def _matrix(
     fields: Mapping[str, str], axes: list[_Axis], spatial: list[int], signs: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], list[int], list[str]]:
-    """A column for each axis of space, the rows of space that it has, and what is worth a word."""
+    """The matrix with a column per space axis, its rows of space, and notes."""
     vectors = [axes[i].direction for i in spatial]
     if all(vector is not None for vector in vectors):
         rows = list(range(len(signs)))
-        for index, axis in enumerate(
-            axes
-        ):  # a dropped axis takes the row with it that it runs along
+        for index, axis in enumerate(axes):  # a dropped axis takes along the row that it runs along
             if axis.direction is not None and index not in spatial and len(rows) > 3:
                 along = np.abs(np.array(axis.direction)[rows])
                 del rows[int(along.argmax())]
@@ -207,15 +205,15 @@ def _matrix(
     if any(axis.direction is not None for axis in axes):
         raise ValueError("its space directions are missing for an axis of space")
     words = fields.get("spacings")
-    found = [math.nan] * 3
+    spacings = [math.nan] * 3
     if words is not None:
         every = floats(words, "spacings", len(axes))
-        found = [every[i] for i in spatial]
+        spacings = [every[i] for i in spatial]
     notes = []
-    if any(map(math.isnan, found)):
+    if any(map(math.isnan, spacings)):
         notes.append("the header has no spacing for all axes; 1 mm is assumed where it is missing")
     return (
-        np.diag([1.0 if math.isnan(v) else v for v in found]),
+        np.diag([1.0 if math.isnan(v) else v for v in spacings]),
         [0, 1, 2],
         notes,
     )
@@ -227,16 +225,16 @@ def _spacing_notes(
     spatial: list[int],
     matrix: NDArray[np.float64],
 ) -> list[str]:
-    """A word where `spacings` say something else than the directions, which count."""
+    """A note if `spacings` disagree with the directions, which apply."""
     if "spacings" not in fields:
         return []
     every = np.array(floats(fields["spacings"], "spacings", len(axes)))[spatial]
     sizes = np.linalg.norm(matrix, axis=0)
     if not (np.abs(np.abs(every) - sizes) > 1e-3 * sizes).any():
         return []
-    told = [" x ".join(f"{v:.4g}" for v in numbers) for numbers in (every, sizes)]
+    joined = [" x ".join(f"{v:.4g}" for v in numbers) for numbers in (every, sizes)]
     return [
-        f"its spacings ({told[0]}) and space directions ({told[1]}) disagree; the directions count"
+        f"its spacings ({joined[0]}) and space directions ({joined[1]}) disagree; the directions count"
     ]
 
 
@@ -260,7 +258,7 @@ def _mins(
     spatial: list[int],
     matrix: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The first voxel of a header without a space: `axis mins`, which are edges of cells unless `centers` say nodes."""
+    """The first voxel of a header without a space: `axis mins`, which are cell edges unless `centers` are nodes."""
     text = fields.get("axismins")
     if text is None:
         return np.zeros(3)
@@ -275,6 +273,6 @@ def _mins(
 
 
 def _unit(header: NrrdHeader) -> str:
-    """The unit of spacing and origin, or of what shows them: of `space units`, where all axes have the same."""
+    """The unit of spacing and origin, or the unit to show: that of `space units`, if all axes have the same."""
     units = {unit.strip('" ') for unit in header.fields.get("spaceunits", "").split()}
     return units.pop() if len(units) == 1 else header.notes.get(UNIT_KEY, "mm")

@@ -1,6 +1,6 @@
-"""NRRD headers: their lines, and how ctseg writes them. Layout: teem.sourceforge.net/nrrd/format.html.
+"""NRRD headers: reading and writing. Layout: teem.sourceforge.net/nrrd/format.html.
 
-Headers are read here and not by ITK, whose reader ends the process on some malformed lines.
+ctseg reads headers itself because ITK's reader ends the process on some malformed lines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TYPES = {
     "uint32": "uint32", "int64": "int64", "uint64": "uint64", "float32": "float", "float64": "double",
 }  # fmt: skip
 UNIT_KEY = "ctseg_unit"
-"""Key-value pair with the unit to show; the numbers are millimetres, since readers overlook `space units`."""
+"""Key of the unit to show; the numbers are millimetres, since readers ignore `space units`."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class NrrdHeader:
     """A header as text.
 
     Attributes:
-        offset: first byte behind it.
-        fields: `field: value`, fields in lower case without blanks.
+        offset: first byte after it.
+        fields: `field: value`, with fields in lower case without blanks.
         notes: `key:=value`.
-        files: names of the files that hold the voxels; none where they follow the header.
+        files: names of the files with the voxels; empty if the voxels follow the header.
     """
 
     offset: int
@@ -49,15 +49,15 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
     """The lines of a header.
 
     Raises:
-        FileProblem: no NRRD file, a line that is too long or means nothing, or a field given twice.
-        ValueError: a list of files that cannot be.
+        FileProblem: not an NRRD file, a line that is too long or meaningless, or a field that occurs twice.
+        ValueError: an invalid list of files.
     """
     fields: dict[str, str] = {}
     notes: dict[str, str] = {}
     with path.open("rb") as file:
         if not file.readline(16).startswith(b"NRRD"):
             raise FileProblem(
-                f"{path} is no NRRD file: it does not start with NRRD.",
+                f"{path} is not an NRRD file: it does not start with NRRD.",
                 hint="Check what it is (file PATH) and give it the suffix of its format.",
             )
         for number, line in enumerate(_lines(file, path), start=2):
@@ -76,7 +76,7 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
                 )
             fields[name] = value.strip()
             if name == "datafile" and value.split()[:1] == ["LIST"]:
-                break  # the names follow at once
+                break  # the names follow
         offset = file.tell()
         files = _files(fields.get("datafile"), file)
     return NrrdHeader(offset, fields, notes, files)
@@ -107,7 +107,7 @@ def _lines(file: IO[bytes], path: Path) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Key or value with its escapes undone."""
+    """Key or value with its escape sequences decoded."""
     return re.sub(r"\\([\\n])", lambda m: "\n" if m[1] == "n" else "\\", text)
 
 
@@ -134,7 +134,7 @@ def make_nrrd_header(
     *,
     compress: bool,
 ) -> bytes:
-    """A header for little-endian voxels with the channels of a voxel side by side."""
+    """A header for little-endian voxels, with the channels of a voxel side by side."""
     z, y, x = geometry.shape_zyx
     columns = geometry.matrix * np.asarray(geometry.spacing_xyz)
     directions = ["(" + ",".join(f"{v:.17g}" for v in column) + ")" for column in columns.T]

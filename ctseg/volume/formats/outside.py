@@ -1,4 +1,4 @@
-"""Files that name other files: only those beside or below them are followed, unless the reader is told to."""
+"""Files named in other files: only those beside or below the naming file are followed, unless the user allows more."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ctseg.errors import BadInput, FileProblem
 
 
 def is_allowed(value: str) -> bool:
-    """The option `outside` of a format.
+    """The value of the option `outside` as a boolean.
 
     Raises:
-        BadInput: neither yes nor no.
+        BadInput: the value is neither yes nor no.
     """
     if value not in ("yes", "no"):
         raise BadInput(f"The option outside is 'yes' or 'no', not '{value}'.")
@@ -19,33 +19,35 @@ def is_allowed(value: str) -> bool:
 
 
 def follow(owner: Path, name: str, *, allowed: bool, what: str) -> Path:
-    """The file that another one names, symbolic links resolved.
+    """The file that another one names, with symbolic links resolved.
 
     Args:
-        owner: the file that names it; relative names count from its folder.
-        name: as it stands in the owner.
-        allowed: whether it may lie elsewhere than beside or below the owner.
-        what: it holds, for the messages, e.g. "voxels".
+        owner: the file that names it; relative names start in its folder.
+        name: name in the owner.
+        allowed: whether it may lie outside the owner's folder.
+        what: its content, for messages, e.g. "voxels".
 
     Raises:
         FileProblem: it lies elsewhere, or is missing.
     """
     folder = owner.parent.resolve()
     if "\0" in name or not name:
-        raise FileProblem(f"{owner} names a file {name!r} for its {what}, which no file is called.")
+        raise FileProblem(
+            f"{owner} names a file {name!r} for its {what}, which is not a valid file name."
+        )
     try:
         target = (folder / name).resolve()
         missing = not target.is_file()
-    except (OSError, RuntimeError) as error:  # names that are too long, links that lead in a circle
+    except (OSError, RuntimeError) as error:  # names that are too long, links in a circle
         raise FileProblem(f"{owner} names the file {name} for its {what}: {error}.") from error
     if not allowed and not target.is_relative_to(folder):
         raise FileProblem(
             f"{owner} takes its {what} from {target}, which lies outside its folder.",
-            hint="Where you trust the file, allow it with the option outside=yes",
+            hint="If you trust the file, allow it with the option outside=yes",
         )
     if missing:
         raise FileProblem(
             f"{owner} takes its {what} from {target}, which is missing.",
-            hint="Copy the missing file to that place; the scan is not whole without it.",
+            hint="Copy the missing file to that place; the scan is incomplete without it.",
         )
     return target

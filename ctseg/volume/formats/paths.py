@@ -1,4 +1,4 @@
-"""Which paths belong to which format: by name and, where names are shared, by the first bytes."""
+"""Recognises formats by file name and, where suffixes are shared, by the first bytes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ DICOM = (".dcm", ".dicom")
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...]) -> str | None:
-    """The suffix of the list that the name ends with, without regard to case."""
+    """The suffix of the list with which the name ends, ignoring case; None without one."""
     name = path.name.lower()
     return next((s for s in suffixes if name.endswith(s) and len(name) > len(s)), None)
 
 
 def nifti_partner(path: Path) -> Path | None:
-    """The other file of a NIfTI pair: `a.img` (or `a.img.gz`) of `a.hdr`, and the other way round; None without one."""
-    own = suffix_of(path, NIFTI_HEADERS + NIFTI_VOXELS)
-    if own is None:
+    """The other file of a NIfTI pair: `a.img` (or `a.img.gz`) of `a.hdr`, and vice versa; None without one."""
+    suffix = suffix_of(path, NIFTI_HEADERS + NIFTI_VOXELS)
+    if suffix is None:
         return None
-    others = NIFTI_VOXELS if own in NIFTI_HEADERS else NIFTI_HEADERS
-    stem = path.name[: -len(own)]
+    others = NIFTI_VOXELS if suffix in NIFTI_HEADERS else NIFTI_HEADERS
+    stem = path.name[: -len(suffix)]
     names = [stem + suffix for suffix in (*reversed(others), *(s.upper() for s in others))]
     try:
         return next((path.with_name(n) for n in names if path.with_name(n).is_file()), None)
@@ -35,7 +35,7 @@ def nifti_partner(path: Path) -> Path | None:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a path is a NIfTI file by its name, or one of a pair; other formats have `.hdr` and `.img`, too."""
+    """Whether a path is a NIfTI file by its name, or one of a pair; other formats use `.hdr` and `.img`, too."""
     if suffix_of(path, NIFTI) is not None:
         return True
     partner = nifti_partner(path)

@@ -1,4 +1,4 @@
-"""Which folders are scans of one picture a slice. Looks at names and a few bytes; nothing heavy is imported."""
+"""Recognises folders with one picture per slice, by names and a few bytes; without heavy imports."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _DESCRIPTION = 270
 
 
 def natural_key(path: Path) -> tuple[int, ...]:
-    """The numbers of a name, so that slice 10 comes after slice 9."""
+    """The numbers in a name, which sort slice 10 after slice 9."""
     return tuple(int(word) for word in re.findall(r"\d+", path.stem))
 
 
 def slice_files(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of their numbers, empty where their names differ in more than numbers."""
-    found: list[Path] = []
+    """The pictures of a folder in the order of their numbers; empty if their names differ in more than numbers."""
+    pictures: list[Path] = []
     kinds: set[str] = set()
     try:
         for entry in folder.iterdir():
             if entry.name.startswith(".") or paths.suffix_of(entry, PICTURES) is None:
                 continue
-            found.append(entry)
+            pictures.append(entry)
             kinds.add(re.sub(r"\d+", "#", entry.stem))
             if len(kinds) > 1:
                 return []
     except OSError:
         return []
-    return sorted(found, key=natural_key)
+    return sorted(pictures, key=natural_key)
 
 
 def is_slices(folder: Path) -> bool:
-    """Whether a folder holds two or more pictures of one name and running numbers."""
+    """Whether a folder holds two or more pictures whose names differ only in running numbers."""
     if not folder.is_dir():
         return False
     files = slice_files(folder)
@@ -73,7 +73,7 @@ def is_picture(path: Path) -> bool:
                     pages = re.search(rb"images=(\d+)", file.read(min(length, 4096)))
                     return (
                         pages is None or int(pages[1]) == 1
-                    )  # ImageJ hangs many pictures on one page
+                    )  # ImageJ stores many pictures in one page
     except (OSError, struct.error):
         return False
     return True

@@ -1,7 +1,7 @@
-"""A helper process that opens a suspicious file first, so that a broken scan costs itself alone.
+"""A helper process that opens suspicious files first, so that a broken file cannot crash or hang the main process.
 
-A native library that meets damage may crash or never return. It costs a start of Python, so a format asks for it only
-where a check of its own finds something odd.
+Native libraries may crash or never return on damaged files. The helper takes a start of Python, so a format uses it
+only if its own checks find something odd.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from ctseg.errors import FileProblem
 from ctseg.volume.formats.source import AGAIN
 
 SECONDS = 5.0
-"""How long a helper may take, once it has started."""
+"""Seconds that a helper may take after its start."""
 MEMORY = 1 << 30
-"""How much more memory it may take than after its start."""
+"""Memory that a helper may take beyond that after its start."""
 _START = 30.0
 _SAID = 2000
 
 
 def try_open(path: Path, function: str, **options: Any) -> None:
-    """Let a helper process open a file.
+    """Open a file in a helper process.
 
     Args:
         path: the file.
-        function: `module:name` of a function that takes the path and the options, opens the file, and reads of it
-            what the library must understand.
-        options: of the function, as JSON can hold them.
+        function: `module:name` of a function that takes the path and the options, opens the file, and reads the parts
+            that the library must interpret.
+        options: options of the function, as JSON can store them.
 
     Raises:
         FileProblem: the helper failed, crashed, or took too much time or memory.
     """
     command = [sys.executable, "-m", __name__, str(path), function, json.dumps(options)]
-    # One thread: each of many would reserve memory of its own.
+    # one thread, since each of many would reserve memory
     threads = {
         f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")
     }
@@ -51,17 +51,15 @@ def try_open(path: Path, function: str, **options: Any) -> None:
         env={**os.environ, **threads},
     ) as helper:
         try:
-            said, _ = helper.communicate(timeout=_START + SECONDS)
+            output, _ = helper.communicate(timeout=_START + SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise FileProblem(
-                f"{damaged}: opening it does not come to an end.", hint=AGAIN
-            ) from error
+            raise FileProblem(f"{damaged}: opening it does not end.", hint=AGAIN) from error
         finally:
             helper.kill()
     if helper.returncode == 0:
         return
-    if helper.returncode == 1 and said:
-        raise FileProblem(f"{damaged}: {said.decode(errors='replace')}.", hint=AGAIN)
+    if helper.returncode == 1 and output:
+        raise FileProblem(f"{damaged}: {output.decode(errors='replace')}.", hint=AGAIN)
     raise FileProblem(
         f"{damaged}: opening it ended the helper process that tried (status {helper.returncode}).",
         hint=AGAIN,
@@ -69,8 +67,8 @@ def try_open(path: Path, function: str, **options: Any) -> None:
 
 
 def _limit() -> None:
-    """Bound time and memory of this process, where the system can."""
-    if sys.platform == "win32":  # no limits there, but the caller's patience
+    """Limit time and memory of this process, where the system supports it."""
+    if sys.platform == "win32":  # no such limits; the caller's timeout still applies
         return
     import resource
     import signal
@@ -93,7 +91,7 @@ def _run(path: str, function: str, options: Mapping[str, Any]) -> int:
     _limit()
     try:
         look(Path(path), **options)
-    except Exception as error:  # whatever it is, the caller tells it
+    except Exception as error:  # the caller reports errors of any kind
         lines = str(error).strip().splitlines() or [type(error).__name__]
         sys.stdout.write(lines[-1].rstrip(".")[:_SAID])
         return 1

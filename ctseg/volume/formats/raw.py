@@ -1,6 +1,6 @@
-"""Voxels as they lie in a file, compressed or not: NIfTI, NRRD and MetaImage differ in their headers only.
+"""Blocks of voxels in files, compressed or not: NIfTI, NRRD and MetaImage differ only in their headers.
 
-Files are opened anew for every read, so nothing is shared between the processes of a loader.
+Files are opened anew for every read, so processes of a loader share nothing.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from ctseg.specs import Zyx
 Compression = Literal["", "gzip", "bzip2", "zlib"]
 BLOCK = 1 << 22
 BEHIND = 1 << 26
-"""Bytes behind the voxels of a compressed file that are unpacked for the sake of its checksum, and no more."""
+"""Most bytes after the voxels of a compressed file that are unpacked to reach its checksum."""
 _NARROW = 1 << 16
-"""Rows of a box that lie further apart than this in bytes are read without read-ahead."""
+"""Distance of a box's rows in bytes above which they are read without read-ahead."""
 _DEFLATED = 1032
-"""Bytes that one of a deflated stream can stand for at most: 258 for two bits (RFC 1951; zlib's technical notes)."""
+"""Largest compression ratio of deflate: 258 bytes for two bits (RFC 1951; zlib's technical notes)."""
 _BZIP2 = 1 << 22
-"""The same for bzip2, generously: a block of 46 MB of one value takes some 40 bytes."""
+"""Largest compression ratio of bzip2, with a margin: a block of 46 MB of one value takes some 40 bytes."""
 
 
 class UnpackTarget(Protocol):
-    """A file that takes unpacked voxels.
+    """A file that receives unpacked voxels.
 
     Attributes:
-        path: under which it is read, until it is closed.
+        path: path under which it is read, until it is closed.
     """
 
     path: Path
 
     def reserve(self, size: int) -> None:
-        """Make sure that so many bytes fit."""
+        """Make sure that there is space for that many bytes."""
         ...
 
     def write(self, data: bytes | memoryview) -> None: ...
 
     def close(self) -> None:
-        """Release and delete it."""
+        """Release and delete the file."""
         ...
 
 
@@ -61,12 +61,12 @@ class Raw:
     Attributes:
         path: the file.
         dtype: as stored, byte order included.
-        shape_zyx: voxels.
-        channels: numbers a voxel.
+        shape_zyx: number of voxels.
+        channels: numbers per voxel.
         interleaved: whether the channels of a voxel lie side by side; otherwise they are the slowest axis.
         start: first byte of the block in the file.
-        compression: of everything from `start` on.
-        skip: bytes to pass over once uncompressed.
+        compression: compression of everything from `start` on.
+        skip: bytes to skip after decompression.
     """
 
     path: Path
@@ -89,23 +89,25 @@ class Raw:
         return math.prod(self.stored_shape) * self.dtype.itemsize
 
     def check_size(self) -> None:
-        """Find a file cut short, or a header that promises more than a file of its size can hold.
+        """Detect a truncated file, or a header that declares more voxels than a file of this size can hold.
 
-        Whether a compressed file is whole is known only once it is read.
+        Truncation within the last blocks of a compressed file is detected only when it is read.
 
         Raises:
             EOFError: bytes are missing.
         """
-        there = self.path.stat().st_size - self.start
-        if not self.compression and there - self.skip < self.nbytes:
-            raise EOFError(f"it has {max(there - self.skip, 0)} of {self.nbytes} bytes of voxels")
-        most = there * (_BZIP2 if self.compression == "bzip2" else _DEFLATED)
+        available = self.path.stat().st_size - self.start
+        if not self.compression and available - self.skip < self.nbytes:
+            raise EOFError(
+                f"it has {max(available - self.skip, 0)} of {self.nbytes} bytes of voxels"
+            )
+        most = available * (_BZIP2 if self.compression == "bzip2" else _DEFLATED)
         if self.compression and most < self.nbytes + self.skip:
             raise EOFError(f"it is too small for {self.nbytes} bytes of voxels")
 
     @property
     def surplus(self) -> int:
-        """Slices that an uncompressed file holds beyond those that its header promises."""
+        """Number of slices in an uncompressed file beyond those that its header declares."""
         if self.compression:
             return 0
         plane = self.nbytes // self.shape_zyx[0]
@@ -119,11 +121,11 @@ class Raw:
         return self.box((start, 0, 0), (stop, y, x))
 
     def box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
-        """Voxels as [C, Z, Y, X]; of a compressed file the slices are unpacked and cut."""
+        """Voxels as [C, Z, Y, X]; from a compressed file whole slices are unpacked and cut."""
         rows = tuple(slice(a, b) for a, b in zip(start_zyx, stop_zyx, strict=True))
         if self.compression:
             return self._unpacked(start_zyx[0], stop_zyx[0])[:, :, rows[1], rows[2]]
-        self.check_size()  # a mapped file that shrinks would end the process
+        self.check_size()  # mapping a file that has shrunk would end the process
         first = self.start + self.skip
         with self.path.open("rb") as file:
             page = first - first % mmap.ALLOCATIONGRANULARITY
@@ -133,17 +135,19 @@ class Raw:
                 plane = self.shape_zyx[1] * x * self.dtype.itemsize
                 if stop_zyx[2] - start_zyx[2] < x and plane > _NARROW:
                     _advise_random(mapped)
-                whole = np.frombuffer(
+                block_voxels = np.frombuffer(
                     mapped, self.dtype, self.nbytes // self.dtype.itemsize, first - page
                 )
-                whole = whole.reshape(self.stored_shape)
-                part = whole[rows] if self.interleaved else whole[(slice(None), *rows)]
+                block_voxels = block_voxels.reshape(self.stored_shape)
+                part = (
+                    block_voxels[rows] if self.interleaved else block_voxels[(slice(None), *rows)]
+                )
                 out = np.array(np.moveaxis(part, -1, 0) if self.interleaved else part, order="C")
-                del whole, part  # the map cannot be closed while arrays look into it
+                del block_voxels, part  # the map cannot be closed while arrays refer to it
                 return out
 
     def _unpacked(self, start: int, stop: int) -> NDArray[Any]:
-        """Slices of a compressed file; its end is read, and so its checksum, when all are asked for."""
+        """Slices of a compressed file; if all slices are read, the end and its checksum are read, too."""
         z, y, x = self.shape_zyx
         each = y * x * self.dtype.itemsize
         blocks = 1 if self.interleaved else self.channels
@@ -162,17 +166,17 @@ class Raw:
         return np.moveaxis(out[0], -1, 0) if self.interleaved else out
 
     def unpack(self, target: UnpackTarget) -> Raw:
-        """Write the voxels uncompressed to a file, a block at a time, and describe them there."""
+        """Write the voxels uncompressed to a file, block by block, and return their description there."""
         target.reserve(self.nbytes)
         with self._stream() as file:
             pass_over(file, self.skip)
-            left = self.nbytes
-            while left:
-                block = file.read(min(BLOCK, left))
+            remaining = self.nbytes
+            while remaining:
+                block = file.read(min(BLOCK, remaining))
                 if not block:
-                    raise EOFError(f"{left} bytes of its voxels are missing")
+                    raise EOFError(f"{remaining} bytes of its voxels are missing")
                 target.write(block)
-                left -= len(block)
+                remaining -= len(block)
             read_end(file)
         return replace(self, path=target.path, start=0, skip=0, compression="")
 
@@ -186,7 +190,7 @@ class Raw:
 
 @contextmanager
 def unpacked(file: IO[bytes], compression: Compression) -> Iterator[IO[bytes]]:
-    """An open file as a stream of what is compressed in it, from where it stands."""
+    """An open file as a decompressed stream, from its current position."""
     if compression == "bzip2":
         with bz2.BZ2File(file) as stream:
             yield cast(IO[bytes], stream)
@@ -198,15 +202,15 @@ def unpacked(file: IO[bytes], compression: Compression) -> Iterator[IO[bytes]]:
 
 
 class _Inflated(io.RawIOBase):
-    """A zlib stream, or one of gzip with its members, read as a file; MetaImage allows both.
+    """A zlib stream, or a gzip stream with its members, read as a file; MetaImage allows both.
 
-    Checksums are checked. Bytes behind the last whole member are no part of the stream and are ignored, as gzip and
-    SimpleITK do.
+    Checksums are verified. Bytes after the last complete member are ignored, as in gzip and
+    SimpleITK.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._inflate = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of the two
+        self._inflate = zlib.decompressobj(wbits=47)  # 32 + 15: detects zlib or gzip by the header
         self._rest = b""
 
     def readable(self) -> bool:
@@ -227,24 +231,24 @@ class _Inflated(io.RawIOBase):
 
     def _next_member(self) -> bool:
         """Whether another gzip member follows the one that has ended."""
-        rest = self._inflate.unused_data
-        if len(rest) < 2:
-            rest += self._file.read(2 - len(rest))
-        if not rest.startswith(b"\x1f\x8b"):
+        unused = self._inflate.unused_data
+        if len(unused) < 2:
+            unused += self._file.read(2 - len(unused))
+        if not unused.startswith(b"\x1f\x8b"):
             return False
-        self._inflate, self._rest = zlib.decompressobj(wbits=31), rest
+        self._inflate, self._rest = zlib.decompressobj(wbits=31), unused
         return True
 
 
 def read_end(file: IO[bytes]) -> None:
-    """Read what lies behind the voxels of a stream, so that its checksum is checked; no more than a bounded part."""
-    left = BEHIND
-    while left > 0 and (block := file.read(min(BLOCK, left))):
-        left -= len(block)
+    """Read the bytes after a stream's voxels, up to a limit, so that its checksum is verified."""
+    remaining = BEHIND
+    while remaining > 0 and (block := file.read(min(BLOCK, remaining))):
+        remaining -= len(block)
 
 
 def _advise_random(mapped: mmap.mmap) -> None:
-    """A box is many short rows: reading ahead of each would read most of the file."""
+    """Turn off read-ahead: for the many short rows of a box it would read most of the file."""
     if hasattr(mmap, "MADV_RANDOM") and os.name == "posix":
         mapped.madvise(mmap.MADV_RANDOM)
 
@@ -261,7 +265,7 @@ def fill(file: Any, part: NDArray[Any]) -> None:
     """Read a contiguous array from a stream.
 
     Raises:
-        EOFError: the stream ends before it is full.
+        EOFError: the stream ends before the array is full.
     """
     view = part.reshape(-1).view(np.uint8).data
     done = 0
@@ -273,13 +277,13 @@ def fill(file: Any, part: NDArray[Any]) -> None:
 
 
 class RawSink:
-    """Streams voxels behind a header, compressed or not; see `ctseg.volume.formats.writer.FormatSink`.
+    """Streams voxels after a header, compressed or not; see `ctseg.volume.formats.writer.FormatSink`.
 
     Args:
         temporary: the file to write.
-        header: everything in front of the voxels.
-        compression: of the voxels.
-        size_at: where in the header the compressed size goes, 20 digits or spaces; None where it has no place.
+        header: all bytes before the voxels.
+        compression: compression of the voxels.
+        size_at: offset of the compressed size in the header, 20 digits or spaces; None if it has no such field.
     """
 
     def __init__(
@@ -294,12 +298,12 @@ class RawSink:
         self._file.write(header)
         self._first = len(header)
         self._size_at = size_at
-        # No name and no time, so that the same volume gives the same bytes.
+        # no name and no time, so that equal volumes give equal bytes
         wbits = {"gzip": 31, "zlib": 15}
         self._deflate = zlib.compressobj(4, wbits=wbits[compression]) if compression else None
 
     def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
-        """Channels lie side by side."""
+        """Write slices with the channels of a voxel side by side."""
         little = slab_czyx.astype(slab_czyx.dtype.newbyteorder("<"), copy=False)
         block = np.ascontiguousarray(np.moveaxis(little, 0, -1)).data.cast("B")
         self._file.write(block if self._deflate is None else self._deflate.compress(block))

@@ -1,4 +1,4 @@
-"""The opened scan over a block of voxels, and its uncompressed copy."""
+"""Sources that read from a block of voxels, and their uncompressed copies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def raw_source(
     convert: Convert | None = None,
     close: Callable[[], None] | None = None,
 ) -> Source:
-    """A source that reads from `raw`; `convert` turns stored numbers into those of `dtype`."""
+    """A source that reads from `raw`; `convert` turns stored numbers into values of `dtype`."""
 
     def load(start: int, stop: int) -> NDArray[Any]:
         part = raw.slices(start, stop)
@@ -63,8 +63,8 @@ def raw_source(
 
 
 def with_surplus(metadata: Mapping[str, Any], raw: Raw) -> dict[str, Any]:
-    """Metadata with a note where the file holds whole slices that its header does not speak of."""
+    """Metadata, with a note if the file holds whole slices beyond those in its header."""
     more = raw.surplus
-    told = f"the file holds {more} slices more than the {raw.shape_zyx[0]} of its header"
-    notes = [*metadata.get("notes", ()), *([told] if more else [])]
+    note = f"the file holds {more} slices more than the {raw.shape_zyx[0]} of its header"
+    notes = [*metadata.get("notes", ()), *([note] if more else [])]
     return {**metadata, "notes": notes}

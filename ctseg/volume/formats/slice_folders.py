@@ -1,4 +1,4 @@
-"""Folders of slices: one grey TIFF or PNG a slice, in the order of the numbers in their names."""
+"""Folders of slices: one grey TIFF or PNG per slice, in the order of the numbers in their names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import paths, tiff_metadata
-from ctseg.volume.formats.calibration import Calibration, given, grid_of, unknown
+from ctseg.volume.formats.calibration import (
+    Calibration,
+    calibration_of_option,
+    grid_of,
+    unknown_spacing,
+)
 from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.tiff import tiff_errors
@@ -25,19 +30,19 @@ from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
 _DEFLATED = 1032
-"""Bytes that one deflated byte can stand for at most."""
+"""Largest compression ratio of deflate."""
 
 
 def open_slices(
     path: Path, *, spacing: str | None = None, gaps: str = "no", like: str | None = None
 ) -> Source:
-    """Open a folder of pictures as one scan; any slices are read alone.
+    """Open a folder of pictures as one scan; slices are read one by one.
 
     Args:
         path: the folder.
-        spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`; without it that of the first TIFF, or 1 mm.
-        gaps: `yes` takes names whose numbers have gaps as they are; otherwise they are refused.
-        like: a scan that lends its grid where the slices do not know their voxel size and are as many.
+        spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`; by default that of the first TIFF, or 1 mm.
+        gaps: `yes` accepts names whose numbers have gaps; otherwise they are refused.
+        like: a scan of the same shape whose grid is used if the slices have no voxel size.
 
     Raises:
         FileProblem: no such pictures, missing numbers, colours, or slices that differ in size.
@@ -46,20 +51,20 @@ def open_slices(
         raise BadInput(f"The option gaps of a folder of slices is 'yes' or 'no', not '{gaps}'.")
     if not path.is_dir():
         raise FileProblem(
-            f"{path} is no folder of slices.", hint="Name the folder, not a file in it."
+            f"{path} is not a folder of slices.", hint="Name the folder, not a file in it."
         )
     files = slice_files(path)
     if not files:
         raise FileProblem(
-            f"{path} holds no pictures whose names differ in their numbers alone.",
+            f"{path} holds no pictures whose names differ only in their numbers.",
             hint=f"Slices are named like scan_0001.tif; they end in one of: {', '.join(PICTURES)}",
         )
     if gaps == "no":
         _check_numbers(files, path)
     first = _picture(files[0])
     dtype, shape = first.dtype.newbyteorder("="), first.shape
-    known = given(spacing) if spacing is not None else _calibration(files[0])
-    geometry, about = grid_of(path, (len(files), *shape), known, like)
+    calibration = calibration_of_option(spacing) if spacing is not None else _calibration(files[0])
+    geometry, about = grid_of(path, (len(files), *shape), calibration, like)
 
     def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
         out = np.empty((1, *(b - a for a, b in zip(start, stop, strict=True))), dtype)
@@ -84,9 +89,9 @@ def open_slices(
 
 
 def _check_numbers(files: Sequence[Path], path: Path) -> None:
-    """Find slices that are missing or there twice, by each number that runs through the names.
+    """Find missing or repeated slices, by each number that varies among the names.
 
-    Where several run, e.g. a number and a position, one without gaps is enough: positions may be uneven.
+    If several numbers vary, e.g. an index and a position, one without gaps suffices: positions may be uneven.
     """
     keys = np.array([natural_key(file) for file in files])
     running = [np.diff(column) for column in keys.T if len(set(column.tolist())) > 1]
@@ -94,7 +99,7 @@ def _check_numbers(files: Sequence[Path], path: Path) -> None:
         at = int(running[0].argmin())
         raise FileProblem(
             f"{path}: {files[at].name} and {files[at + 1].name} have the same number.",
-            hint="Keep one file a slice.",
+            hint="Keep one file per slice.",
         )
     rising = [steps for steps in running if steps.min() >= 1]
     gaps = [np.flatnonzero(steps != int(np.median(steps))) for steps in rising]
@@ -130,29 +135,29 @@ def _picture(file: Path) -> NDArray[Any]:
                     plane = np.asarray(tif.pages.first.asarray())
     if plane.ndim != 2 or plane.dtype.kind not in "biuf":
         raise FileProblem(
-            f"{file} is a colour picture of shape {plane.shape}; a scan holds one number a voxel.",
+            f"{file} is a colour picture of shape {plane.shape}; a scan holds one number per voxel.",
             hint="Convert the slices to grey values first, e.g. in Fiji: Image > Type > 16-bit.",
         )
     return plane
 
 
 def _check_png(file: Path) -> None:
-    """Find a picture that is cut short, or declares more than its bytes can hold (PNG, third edition, 11.2.1)."""
+    """Detect a PNG that is truncated, or declares more than its bytes can hold (PNG, third edition, 11.2.1)."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         head = opened.read(33)
         opened.seek(max(size - 12, 0))
         end = opened.read()
     if len(head) < 33 or head[12:16] != b"IHDR" or end[4:8] != b"IEND":
-        raise EOFError("it is no whole PNG picture")
+        raise EOFError("it is not a complete PNG picture")
     width, height, bits = struct.unpack(">IIB", head[16:25])
-    if width * height * bits > 8 * size * _DEFLATED * 4:  # up to four numbers a pixel
+    if width * height * bits > 8 * size * _DEFLATED * 4:  # up to four numbers per pixel
         raise EOFError(f"it is too small for {width} x {height} pixels")
 
 
 def _calibration(file: Path) -> Calibration:
     if paths.suffix_of(file, paths.TIFF) is None:
-        return unknown("PNG pictures do not say it")
+        return unknown_spacing("PNG pictures do not say it")
     with tiff_errors(file), tifffile.TiffFile(file) as tif:
         ome = read_ome(tif.ome_metadata, file, 1, allowed=False) if tif.ome_metadata else None
         return tiff_metadata.calibration(tif, None if ome is None else ome.pixels(), file)
@@ -199,11 +204,11 @@ def write_slices(
     labels: Sequence[Label] = (),
     reference: VolumeSource | None = None,  # noqa: ARG001
 ) -> Writer:
-    """A writer of a new folder with one TIFF a slice, `slice_0000.tif` and so on. Origin and direction are lost.
+    """A writer of a new folder with one TIFF per slice, `slice_0000.tif` and so on. Origin and direction are lost.
 
     Raises:
-        BadInput: several channels, or a type that TIFF has not.
-        FileProblem: a folder of that name that is not empty.
+        BadInput: several channels, or a type that TIFF does not support.
+        FileProblem: a folder of that name exists and is not empty.
     """
     if channels is not None:
         raise BadInput(

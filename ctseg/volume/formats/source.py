@@ -1,4 +1,4 @@
-"""The opened scan that every format returns, and the errors of reading, told in one way."""
+"""The opened scan that every format returns, and the translation of errors while reading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMON_OPTIONS: Mapping[str, str] = frozen(
 """Options that scans of every format have; the spacing stands in for what the file says."""
 AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
 MOST_VOXELS = 1 << 44
-"""A scan of more is a damaged header: as a cube it would have 26,000 voxels along an edge."""
+"""Most voxels of a scan; a header with more is damaged: as a cube it would have 26,000 voxels along an edge."""
 _DAMAGE = (
     OSError, RuntimeError, ValueError, KeyError, OverflowError, struct.error, zlib.error,
 )  # fmt: skip
@@ -43,19 +43,19 @@ class Source:
     Args:
         path: the file or folder.
         geometry: its grid.
-        dtype: of the voxels.
+        dtype: type of the voxels.
         load: `load(start, stop)` reads these slices as [C, Z, Y, X].
         load_box: `load_box(start_zyx, stop_zyx)` reads these voxels as [C, Z, Y, X]; without it boxes are cut from
             whole slices.
-        unpack: `unpack(target)` writes the voxels of a compressed file to another one, a block at a time, and gives
-            a source that reads them there; closing that deletes the file.
+        unpack: `unpack(target)` writes the voxels of a compressed file to another one, block by block, and returns
+            a source that reads them there; closing that source deletes the file.
         channels: number of channels.
-        by_region: whether `load` reads no more than it is asked for.
-        metadata: what the file says besides.
+        by_region: whether `load` reads only the slices that it is asked for.
+        metadata: further information from the file.
         close: releases the file.
 
     Raises:
-        FileProblem: more voxels than any scan has.
+        FileProblem: the header declares more voxels than any scan has.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Source:
         self.unpack = unpack
         self._close = close
         self.opened_with: tuple[str, Mapping[str, Any]] | None = None
-        """Name of the format and options, with which a copy in another process opens the file again."""
+        """Name of the format and options, with which an unpickled copy in another process reopens the file."""
 
     def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
         """The volume, or its slices from start to stop, as [C, Z, Y, X]; the array belongs to the caller.
@@ -119,7 +119,7 @@ class Source:
             return self._own(slab[:, :, start[1] : stop[1], start[2] : stop[2]], shape)
 
     def _own(self, array: NDArray[Any], shape_zyx: tuple[int, ...]) -> NDArray[Any]:
-        """A contiguous array of the promised shape that shares nothing with the file."""
+        """A contiguous array of the expected shape that shares no memory with the file."""
         shape = (self.channels, *shape_zyx)
         if array.shape != shape:
             raise FileProblem(
@@ -127,7 +127,7 @@ class Source:
                 hint=AGAIN,
             )
         if isinstance(array, np.memmap) or not array.flags.writeable:
-            # read now, while errors of the disk still have a name
+            # read now, while errors of the disk can be reported with the file's name
             return np.array(array, self.dtype, order="C", subok=False)
         return np.ascontiguousarray(array, dtype=self.dtype)
 
@@ -155,7 +155,7 @@ class Source:
 
 
 def reopen(path: Path, format: str, options: Mapping[str, Any]) -> VolumeSource:  # noqa: A002
-    """Open a pickled source again, in a worker."""
+    """Reopen a pickled source, in a worker."""
     return open_as(plugins.format_named(format), path, options)
 
 
@@ -165,7 +165,7 @@ def options_of(spec: FormatSpec) -> dict[str, str]:
 
 
 def open_as(spec: FormatSpec, path: Path, options: Mapping[str, Any]) -> VolumeSource:
-    """Open a scan in a format, so that the source can be sent to another process.
+    """Open a scan in a format so that the source can be pickled for another process.
 
     Raises:
         PluginError: what a plugin's format opens is no scan.
@@ -202,7 +202,7 @@ def check_slices(slices: tuple[int, int] | None, depth: int, path: Path) -> tupl
 
 
 def check_box(start_zyx: Zyx, stop_zyx: Zyx, shape_zyx: Zyx, path: Path) -> tuple[Zyx, Zyx]:
-    """First voxel and the one past the last, as plain integers within a volume.
+    """First voxel and the one past the last, as plain integers, checked against the volume.
 
     Raises:
         BadInput: an empty box, or one that leaves the volume.
@@ -218,7 +218,7 @@ def check_box(start_zyx: Zyx, stop_zyx: Zyx, shape_zyx: Zyx, path: Path) -> tupl
 
 
 def check_file(path: Path) -> None:
-    """Refuse a path that cannot be a volume file, before a library gives a vaguer message.
+    """Refuse a path that cannot be a volume file, before a library raises a vaguer error.
 
     Raises:
         FileProblem: missing, a directory, empty, or not readable.
@@ -226,15 +226,15 @@ def check_file(path: Path) -> None:
     try:
         is_dir, is_file = path.is_dir(), path.exists()
     except OSError as error:
-        raise FileProblem(f"{path} cannot be looked at: {error.strerror or error}.") from error
+        raise FileProblem(f"{path} cannot be accessed: {error.strerror or error}.") from error
     if is_dir:
         raise FileProblem(
             f"{path} is a folder where a file is expected.", hint="Name the file inside it."
         )
     if not is_file:
         raise FileProblem(f"{path} does not exist.", hint=_near(path))
-    if not path.is_file():  # a pipe or a device, which has no end or waits for ever
-        raise FileProblem(f"{path} is no regular file.", hint="Copy it into a file first.")
+    if not path.is_file():  # a pipe or a device has no end, or blocks
+        raise FileProblem(f"{path} is not a regular file.", hint="Copy it into a file first.")
     if not os.access(path, os.R_OK):
         raise FileProblem(
             f"{path} may not be read: permission denied.", hint=f"Allow it: chmod u+r {path}"
@@ -244,10 +244,10 @@ def check_file(path: Path) -> None:
 
 
 def what_is(path: Path) -> Literal["file", "folder", ""]:
-    """What lies at a path; nothing where it cannot be looked at or is no regular file, which `check_file` tells."""
+    """What a path is; empty if it cannot be accessed or is no regular file, for which `check_file` raises errors."""
     try:
         return "folder" if path.is_dir() else "file" if path.is_file() else ""
-    except OSError:  # a folder that may not be entered, or a name that is too long
+    except OSError:  # a folder without access, or a name that is too long
         return ""
 
 
@@ -268,7 +268,7 @@ def _near(path: Path) -> str:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what libraries raise on a bad file into one `FileProblem`.
+    """Turn the errors that libraries raise for bad files into a `FileProblem`.
 
     Args:
         path: the file being read, for the message.
@@ -294,7 +294,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _last_line(error: BaseException) -> str:
-    """The telling part of a library's message: its last line, without source files and addresses."""
+    """The informative part of a library's message: its last line, without source files and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__
     for mark in ("ERROR: ", "Reason: "):

@@ -1,4 +1,4 @@
-"""Voxels written as text (`ascii` and `hex` of NRRD, MetaImage without `BinaryData`), and those in several files."""
+"""Voxels written as text (`ascii` and `hex` of NRRD, MetaImage without `BinaryData`), and voxels in several files."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from ctseg.volume.geometry import Geometry
 def text_source(
     raw: Raw, path: Path, geometry: Geometry, metadata: Mapping[str, Any], *, hexadecimal: bool
 ) -> Source:
-    """A source of voxels that are text; all of them are read for a part.
+    """A source of voxels in text; every read parses all of them.
 
     Args:
-        raw: where they lie and in which order, as if they were bytes.
-        hexadecimal: two digits a byte instead of decimal numbers.
+        raw: position and order of the voxels, as if they were bytes.
+        hexadecimal: whether the text has two hexadecimal digits per byte instead of decimal numbers.
 
     Raises:
-        EOFError: the file is too short for so many numbers.
+        EOFError: the file is too short for that many numbers.
     """
     count = raw.nbytes // raw.dtype.itemsize
-    there = raw.path.stat().st_size - raw.start - raw.skip
+    available = raw.path.stat().st_size - raw.start - raw.skip
     needed = 2 * raw.nbytes if hexadecimal else 2 * count - 1
-    if there < needed:
-        raise EOFError(f"it has {max(there, 0)} of at least {needed} characters of voxels")
+    if available < needed:
+        raise EOFError(f"it has {max(available, 0)} of at least {needed} characters of voxels")
 
     def load(start: int, stop: int) -> NDArray[Any]:
         with raw.path.open("rb") as file:
@@ -63,19 +63,19 @@ def pieces_source(
     metadata: Mapping[str, Any],
     piece: Callable[[Path, Zyx], Raw],
 ) -> Source:
-    """A source of several files, each with the same number of slices; their order is that of the list.
+    """A source of several files with equal numbers of slices, in the order of the list.
 
     Args:
-        piece: where the voxels of so many slices lie in a file.
+        piece: `piece(file, shape_zyx)` describes the block of voxels in a file.
 
     Raises:
-        FileProblem: slices that cannot be shared out evenly among the files.
+        FileProblem: the slices do not divide evenly among the files.
         EOFError: one of the files is too short.
     """
     depth, y, x = geometry.shape_zyx
     if not files or depth % len(files):
         raise FileProblem(
-            f"{path} has {depth} slices in {len(files)} files, which do not hold as many each.",
+            f"{path} has {depth} slices in {len(files)} files, which cannot all hold the same number.",
             hint="Its header is damaged or files are missing from its list; copy it again.",
         )
     each = depth // len(files)

@@ -1,4 +1,4 @@
-"""TIFF stacks. They hold spacing and unit, as ImageJ and OME write them, but neither origin nor direction."""
+"""TIFF stacks. They store spacing and unit, as ImageJ and OME write them, but no origin or direction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import CtsegError, FileProblem
 from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import paths, tiff_metadata
-from ctseg.volume.formats.calibration import given, grid_of
+from ctseg.volume.formats.calibration import calibration_of_option, grid_of
 from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.raw import Raw
@@ -29,7 +29,7 @@ from ctseg.volume.geometry import Geometry
 
 _BIG = 2 * 1024**3
 _STACK_AXES = "ZIQT"
-"""Axes that a stack's slices go by: writers without metadata leave them unnamed, and ImageJ calls them time."""
+"""Axes that may hold a stack's slices: writers without metadata leave them unnamed, and ImageJ calls them time."""
 
 
 def open_tiff(
@@ -39,9 +39,9 @@ def open_tiff(
 
     Args:
         path: the file.
-        spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`, instead of what the file says.
-        like: a scan that lends its grid where the file does not know its voxel size and has as many voxels.
-        outside: `yes` reads files that OME-XML names outside the folder too.
+        spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`, which replaces that of the file.
+        like: a scan of the same shape whose grid is used if the file has no voxel size.
+        outside: `yes` also reads files outside the folder that OME-XML names.
 
     Raises:
         FileProblem: missing, damaged, colour pictures, or more axes than a volume has.
@@ -59,16 +59,16 @@ def open_tiff(
             series = _only_series(tif, path)
             dtype = np.dtype(series.dtype)
             if dtype.kind not in "biuf":
-                raise FileProblem(f"{path} holds {dtype}, which are no real numbers.")
+                raise FileProblem(f"{path} holds {dtype}, which are not real numbers.")
             axes, shape = _axes(series, path)
             _check_complete(tif, series, ome, path)
             sizes = dict(zip(axes, shape, strict=True))
             if spacing is not None:
-                known = given(spacing)
+                voxel_size = calibration_of_option(spacing)
             else:
                 pixels = None if ome is None else ome.pixels()
-                known = tiff_metadata.calibration(tif, pixels, path)
-            geometry, about = grid_of(path, (sizes["Z"], sizes["Y"], sizes["X"]), known, like)
+                voxel_size = tiff_metadata.calibration(tif, pixels, path)
+            geometry, about = grid_of(path, (sizes["Z"], sizes["Y"], sizes["X"]), voxel_size, like)
         except BaseException:
             tif.close()
             raise
@@ -77,7 +77,7 @@ def open_tiff(
     channels = sizes.get("C", 1)
     if offset is not None and axes in ("ZYX", "CZYX", "ZYXC"):
         stored = dtype.newbyteorder("<" if tif.byteorder == "<" else ">")
-        tif.close()  # the voxels lie in one block: any box is read where it lies
+        tif.close()  # the voxels form one block, of which any box can be read directly
         raw = Raw(
             path, stored, geometry.shape_zyx, channels, interleaved=axes == "ZYXC", start=offset
         )
@@ -114,16 +114,16 @@ def open_tiff(
 
 
 def _ome(tif: tifffile.TiffFile, path: Path, pages: int, *, allowed: bool) -> Ome | None:
-    """The checked OME-XML of a file; None where it has none."""
+    """The checked OME-XML of a file; None if it has none."""
     text = tif.ome_metadata
     return None if text is None else read_ome(text, path, pages, allowed=allowed)
 
 
 def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """The scan of a file; small pictures beside it, such as a thumbnail, do not count.
+    """The scan of a file; small pictures besides it, such as a thumbnail, are ignored.
 
     Raises:
-        FileProblem: several pictures that may be the scan, or parts of it.
+        FileProblem: several pictures may be the scan, or parts of it.
     """
     first, *others = tif.series
     like = [s for s in others if s.shape[-2:] == first.shape[-2:] or s.size >= first.size]
@@ -136,7 +136,7 @@ def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
 
 
 def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[int, ...]]:
-    """Axis letters of C, Z, Y, X and their sizes; axes of one voxel that mean nothing are dropped."""
+    """Axis letters of C, Z, Y, X and their sizes; other axes of one voxel are dropped."""
     pairs = [
         ("Z" if axis in _STACK_AXES else axis, size)
         for axis, size in zip(series.axes, series.shape, strict=True)
@@ -145,7 +145,7 @@ def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[int, 
     letters = "".join(axis for axis, _ in pairs)
     if "S" in letters:
         raise FileProblem(
-            f"{path} holds colour pages; a scan holds one number a voxel.",
+            f"{path} holds colour pages; a scan holds one number per voxel.",
             hint="Convert it to grey values first, e.g. in Fiji: Image > Type > 16-bit.",
         )
     if letters.count("Z") > 1 or not set(letters) <= set("CZYX") or letters[-2:] != "YX":
@@ -160,7 +160,7 @@ def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[int, 
 def _check_complete(
     tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, ome: Ome | None, path: Path
 ) -> None:
-    """Find a stack of which pages are missing: tifffile only logs what it misses."""
+    """Detect missing pages of a stack, which tifffile only logs."""
     size = path.stat().st_size
     if series.dataoffset is not None and size < series.dataoffset + series.nbytes:
         raise EOFError(f"it has {size} of {series.dataoffset + series.nbytes} bytes")
@@ -181,9 +181,9 @@ def _check_complete(
 
 @contextmanager
 def tiff_errors(path: Path) -> Iterator[None]:
-    """Tell what tifffile and its codecs raise as a `FileProblem`.
+    """Turn errors of tifffile and its codecs into a `FileProblem`.
 
-    What it logs to stderr is raised as an error here, or does not matter.
+    Its log messages on stderr are silenced: ctseg raises an error for those that matter.
     """
     logger = logging.getLogger("tifffile")
     before = logger.disabled
@@ -193,19 +193,17 @@ def tiff_errors(path: Path) -> Iterator[None]:
             yield
     except (CtsegError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # tifffile meets damage with errors of every kind, AssertionError too
-        said = str(error).strip().splitlines() or [type(error).__name__]
+    except Exception as error:  # tifffile raises errors of any kind for damage, even AssertionError
+        message = str(error).strip().splitlines() or [type(error).__name__]
         raise FileProblem(
-            f"{path} cannot be read; it is truncated or damaged: {said[-1]}.", hint=AGAIN
+            f"{path} cannot be read; it is truncated or damaged: {message[-1]}.", hint=AGAIN
         ) from error
     finally:
         logger.disabled = before
 
 
 class _TiffSink:
-    """Streams pages, channels of one slice after another, as ImageJ orders them."""
+    """Streams pages, with the channels of one slice after another, as ImageJ orders them."""
 
     def __init__(
         self,
@@ -253,7 +251,7 @@ def write_tiff(
     labels: Sequence[Label] = (),
     reference: VolumeSource | None = None,  # noqa: ARG001
 ) -> Writer:
-    """A writer of a stack that ImageJ opens with its voxel size. Origin and direction are lost: TIFF has no place."""
+    """A writer of a stack that ImageJ opens with its voxel size. Origin and direction are lost: TIFF has no field."""
     stored = check_dtype(dtype, (*DTYPES, "float16"), format_name="TIFF")
     suffix = paths.suffix_of(path, paths.TIFF) or paths.TIFF[0]
     return Writer(

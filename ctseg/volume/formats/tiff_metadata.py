@@ -1,4 +1,4 @@
-"""Voxel size in TIFF files: what ImageJ, OME and the resolution tags say, and how ctseg writes it."""
+"""Voxel size in TIFF files, from ImageJ's, OME's and the resolution tags; and how ctseg writes it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from xml.etree.ElementTree import Element
 import tifffile
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats.calibration import SPACING_OPTION, Calibration, unknown
+from ctseg.volume.formats.calibration import SPACING_OPTION, Calibration, unknown_spacing
 from ctseg.volume.formats.units import INCH, MM, OME, shown_in, unit_of
 from ctseg.volume.geometry import Geometry
 
 VERSION = "1.11a"
-"""The lowest version of ImageJ whose hyperstack fields these are."""
+"""Lowest version of ImageJ with these hyperstack fields."""
 _PRINTS = (
     1, 72, 75, 90, 96, 100, 120, 144, 150, 160, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200, 2400, 4800,
 )  # fmt: skip
-"""Dots per inch that programs write for screens and prints where they know no voxel size."""
+"""Dots per inch of screens and prints, which programs write if they know no voxel size."""
 _SAME = 1e-3
 _INCHES = ("inch", "inches", "in")
 _INCH = 2
@@ -28,36 +28,36 @@ _RESOLUTION_UNITS = {
     4: ("millimetre", 1.0),
     5: ("micrometre", 1e-3),
 }
-"""Names and millimetres by `ResolutionUnit`; tifffile and others know the last two, which TIFF 6.0 has not."""
+"""Names and millimetres by `ResolutionUnit`; the last two are not in TIFF 6.0, but tifffile and others use them."""
 _FINE = 0.1
-"""Voxels smaller than this, mm, are shown in micrometres where the file's unit does not tell."""
+"""Voxel size in mm below which lengths are shown in micrometres if the file's unit does not decide."""
 _NO_UNIT = ("pixel", "pixels", "px", "voxel", "voxels", "none", "null")
 
 
 def calibration(tif: tifffile.TiffFile, ome: Element | None, path: Path) -> Calibration:
-    """What a file says of its voxel size.
+    """The voxel size of a file.
 
     Args:
-        ome: the element `Pixels` of its OME-XML, where it has one.
+        ome: the element `Pixels` of its OME-XML, if it has one.
 
     Raises:
-        FileProblem: lengths in a unit that is none.
+        FileProblem: the unit of lengths is unknown.
     """
-    if ome is not None and (found := _from_ome(ome, path)) is not None:
-        return found
-    if tif.is_imagej and (found := _from_imagej(tif)) is not None:
-        return found
+    if ome is not None and (from_file := _from_ome(ome, path)) is not None:
+        return from_file
+    if tif.is_imagej and (from_file := _from_imagej(tif)) is not None:
+        return from_file
     return _from_tags(tif)
 
 
 def _from_ome(pixels: Element, path: Path) -> Calibration | None:
-    """None where nothing is said, or in pixels of size 1, as uncalibrated images are exported."""
-    given = {axis: pixels.get(f"PhysicalSize{axis}") for axis in "XYZ"}
+    """The voxel size in OME-XML; None without one, or for pixels of size 1, as uncalibrated images are exported."""
+    texts = {axis: pixels.get(f"PhysicalSize{axis}") for axis in "XYZ"}
     units = {axis: pixels.get(f"PhysicalSize{axis}Unit", "µm").strip() for axis in "XYZ"}
-    if given["X"] is None or given["Y"] is None:
+    if texts["X"] is None or texts["Y"] is None:
         return None
     sizes: dict[str, float] = {}
-    for axis, text in given.items():
+    for axis, text in texts.items():
         if text is None:
             continue
         try:
@@ -73,7 +73,7 @@ def _from_ome(pixels: Element, path: Path) -> Calibration | None:
             if units[axis] == "pixel" and value == 1.0:
                 return None
             raise FileProblem(
-                f"{path} gives its voxel size in '{units[axis]}', which is no known length.",
+                f"{path} gives its voxel size in '{units[axis]}', which is not a known unit of length.",
                 hint=f"Give it with the option {SPACING_OPTION}",
             )
         sizes[axis] = value * OME[units[axis]]
@@ -81,15 +81,15 @@ def _from_ome(pixels: Element, path: Path) -> Calibration | None:
 
 
 def _from_imagej(tif: tifffile.TiffFile) -> Calibration | None:
-    """None where the description names no unit, so that the one of the resolution tags counts, as in ImageJ."""
+    """The voxel size of ImageJ; None if its description has no unit, since ImageJ then uses the resolution tags."""
     metadata = tif.imagej_metadata or {}
     name = str(metadata.get("unit", "")).strip().lower()
     if not name or name in _INCHES:
         return _from_tags(tif, metadata.get("spacing")) if name else None
     if name in _NO_UNIT:
-        return unknown("ImageJ left it in pixels")
+        return unknown_spacing("ImageJ left it in pixels")
     if name not in MM:
-        return unknown(f"its unit is '{name}'")
+        return unknown_spacing(f"its unit is '{name}'")
     factor, unit = unit_of(name)
     dots = _dots(tif)
     if dots is None:
@@ -99,20 +99,20 @@ def _from_imagej(tif: tifffile.TiffFile) -> Calibration | None:
 
 
 def _from_tags(tif: tifffile.TiffFile, depth: object = None) -> Calibration:
-    """What `XResolution`, `YResolution` and `ResolutionUnit` say; the dots per inch of a print are no voxel size.
+    """The voxel size in `XResolution`, `YResolution` and `ResolutionUnit`; a print's dots per inch are ignored.
 
     Args:
-        depth: distance of slices in the same unit, where ImageJ gives one.
+        depth: distance of slices in the same unit, if ImageJ gives one.
     """
     dots, tag = _dots(tif), tif.pages.first.tags.get("ResolutionUnit")
     unit = int(tag.value) if tag is not None else _INCH
     if dots is None or unit not in _RESOLUTION_UNITS:
-        return unknown("the file does not say it")
+        return unknown_spacing("the file does not say it")
     name, factor = _RESOLUTION_UNITS[unit]
     if dots == (1.0, 1.0):
-        return unknown(f"1 dot per {name} is what programs write that do not know it")
+        return unknown_spacing(f"1 dot per {name} is what programs write that do not know it")
     if any(_is_print(value * INCH / factor) for value in dots):
-        return unknown(
+        return unknown_spacing(
             f"{dots[0] * INCH / factor:.4g} dots per inch are the resolution of a screen or print"
         )
     size = factor / dots[0]
@@ -127,8 +127,8 @@ def _is_print(dots_per_inch: float) -> bool:
 
 
 def _dots(tif: tifffile.TiffFile) -> tuple[float, float] | None:
-    """Pixels a unit along x and y; None where a tag is missing or says nothing."""
-    found: list[float] = []
+    """Pixels per unit along x and y; None if a tag is missing or invalid."""
+    pixels_per_unit: list[float] = []
     for name in ("XResolution", "YResolution"):
         tag = tif.pages.first.tags.get(name)
         try:
@@ -138,8 +138,8 @@ def _dots(tif: tifffile.TiffFile) -> tuple[float, float] | None:
             return None
         if not math.isfinite(value) or value <= 0:
             return None
-        found.append(value)
-    return found[0], found[1]
+        pixels_per_unit.append(value)
+    return pixels_per_unit[0], pixels_per_unit[1]
 
 
 def _positive(value: object) -> float | None:
@@ -151,7 +151,7 @@ def _positive(value: object) -> float | None:
 
 
 def _complete(x: float, y: float, z: float | None, unit: str) -> Calibration:
-    """A calibration, with slices as far apart as pixels where nothing is said of them."""
+    """A calibration; slices without a given distance are as far apart as pixels."""
     if z is not None:
         return Calibration((x, y, z), unit)
     note = (

@@ -1,4 +1,4 @@
-"""What OME-XML says about a stack: checked before tifffile builds a stack by it.
+"""OME-XML metadata of a stack, checked before tifffile uses them.
 
 https://docs.openmicroscopy.org/ome-model/6.3.1/ome-tiff/specification.html
 """
@@ -26,19 +26,19 @@ class Ome:
 
     Attributes:
         root: the element `OME`.
-        text: it was read from; None where it stands in the TIFF itself.
+        text: text that it was read from; None if it is in the TIFF itself.
     """
 
     root: Element
     text: str | None
 
     def pixels(self) -> Element | None:
-        """What is said of the voxels of the first image."""
+        """The `Pixels` element of the first image."""
         image = next(_named(self.root, "Image"), None)
         return None if image is None else next(_named(image, "Pixels"), None)
 
     def planes(self) -> int:
-        """How many planes the first image announces."""
+        """The number of planes that the first image declares."""
         pixels = self.pixels()
         if pixels is None:
             return 0
@@ -51,12 +51,12 @@ def read_ome(description: str, path: Path, pages: int, *, allowed: bool) -> Ome:
     Args:
         description: the text in its first page.
         path: the file.
-        pages: how many it has.
+        pages: number of pages in the file.
         allowed: whether files outside the folder are read.
 
     Raises:
         FileProblem: damaged metadata, or files that are missing or lie elsewhere.
-        EOFError: more planes than the files have pages.
+        EOFError: the files have fewer pages than declared planes.
     """
     root, text = _parse(description, path), None
     binary = next(_named(root, "BinaryOnly"), None)
@@ -65,7 +65,7 @@ def read_ome(description: str, path: Path, pages: int, *, allowed: bool) -> Ome:
             path, binary.get("MetadataFile", ""), allowed=allowed, what="metadata"
         )
         root = _parse(_text(companion, path), companion)
-        # tifffile takes the identity of the metadata for that of the file that it opens.
+        # tifffile identifies the opened file by the UUID in the metadata
         root.attrib.pop("UUID", None)
         text = ET.tostring(root, encoding="unicode")
         if next(_named(root, "BinaryOnly"), None) is not None:
@@ -83,7 +83,7 @@ def read_ome(description: str, path: Path, pages: int, *, allowed: bool) -> Ome:
 
 
 def _text(companion: Path, path: Path) -> str:
-    """A file of metadata, or the metadata in another TIFF."""
+    """The text of a metadata file, or the metadata in another TIFF."""
     if companion.suffix.lower() in (".tif", ".tiff"):
         raise FileProblem(
             f"{path} is a part of the scan that {companion} describes.",
@@ -95,8 +95,8 @@ def _text(companion: Path, path: Path) -> str:
 
 
 def _parse(text: str, path: Path) -> Element:
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # OME-XML has neither; bombs are made of them
-        raise FileProblem(f"{path} has OME-XML with a document type, which is not read.")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # not part of OME-XML, but of XML bombs
+        raise FileProblem(f"{path} has OME-XML with a document type, which is not allowed.")
     try:
         return ET.fromstring(text)  # noqa: S314 (no document type, so no entities)
     except (ET.ParseError, ValueError) as error:
@@ -114,13 +114,13 @@ def _named(element: Element, name: str) -> Iterator[Element]:
 
 
 def _whole(element: Element, name: str, default: int | None, path: Path) -> int:
-    """A whole number of 0 or more in an attribute."""
+    """A whole number of 0 or more from an attribute."""
     text = element.get(name)
     if text is None and default is not None:
         return default
     if text is None or not text.strip().isdecimal() or len(text) > 18:
         raise FileProblem(
-            f"{path} has damaged OME-XML: {name} of {_name(element)} is {text!r}, no whole number."
+            f"{path} has damaged OME-XML: {name} of {_name(element)} is {text!r}, not a whole number."
         )
     return int(text)
 
@@ -134,10 +134,10 @@ def _check_pixels(pixels: Element, path: Path) -> None:
 
 
 def _check_block(block: Element, counts: dict[str, int], path: Path, *, allowed: bool) -> None:
-    """Check that the pages which a `TiffData` means are there.
+    """Check that the pages of a `TiffData` element exist.
 
     Args:
-        counts: pages of the files that were met, to which others are added.
+        counts: number of pages of the files seen so far; others are added.
     """
     uuid = next(_named(block, "UUID"), None)
     name = "" if uuid is None else uuid.get("FileName", "")
@@ -156,7 +156,7 @@ def _check_block(block: Element, counts: dict[str, int], path: Path, *, allowed:
 
 
 def _check_steps(along: Element, path: Path) -> None:
-    """`ModuloAlong` gives a range, of which tifffile makes a list."""
+    """Check the range of a `ModuloAlong`, of which tifffile would make a list."""
     if "Start" not in along.attrib:
         return
     try:

@@ -1,7 +1,7 @@
-"""The skeleton of a TIFF file, checked before tifffile sees it: its chain of pages, and where their voxels lie.
+"""The structure of a TIFF file, checked before tifffile reads it: its chain of pages, and the position of their voxels.
 
-tifffile reads what it finds: a file cut between two pages is a shorter stack, a chain that leads back into itself is
-never left, and a few bytes may declare a page of any size.
+tifffile trusts the file: a file cut between two pages becomes a shorter stack, a chain of pages in a circle
+never ends, and a few bytes may declare a page of any size.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _FORMS = {
     1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4), 6: ("b", 1), 7: ("B", 1), 8: ("h", 2), 9: ("i", 4),
     13: ("I", 4), 16: ("Q", 8), 17: ("q", 8), 18: ("Q", 8),
 }  # fmt: skip
-"""Whole numbers by the type of a tag (TIFF 6.0, section 2; BigTIFF)."""
+"""Formats of whole numbers by the type of a tag (TIFF 6.0, section 2; BigTIFF)."""
 _SIZES = {kind: wide for kind, (_, wide) in _FORMS.items()} | {5: 8, 10: 8, 11: 4, 12: 8}
-"""Bytes of a value by the type of a tag, fractions and floats too."""
+"""Size in bytes by the type of a tag, including fractions and floats."""
 _HEADS = {order: struct.Struct(f"{order}HHI") for order in "<>"}
 _BIG_HEADS = {order: struct.Struct(f"{order}HHQ") for order in "<>"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOUR = 256, 257, 258, 259, 262
@@ -31,7 +31,7 @@ _WANTED = {
     _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES,
 }  # fmt: skip
 _GROWTH = {1: 1, 32773: 64, 5: 4096, 8: 1032, 32946: 1032, 50013: 1032, 7: 1024}
-"""Bytes that one stored byte can stand for at most: none, PackBits, LZW, Deflate (three codes), JPEG."""
+"""Largest compression ratio by method: none, PackBits, LZW, Deflate (three codes), JPEG."""
 _GROWTH_OF_OTHERS = 1 << 16
 _GREY = (0, 1)
 _MOST_TAGS = 4096
@@ -41,7 +41,7 @@ Numbers = dict[int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class _Form:
-    """Byte order, and the widths that make the difference between TIFF and BigTIFF."""
+    """Byte order and field widths, which differ between TIFF and BigTIFF."""
 
     order: str
     big: bool
@@ -68,41 +68,41 @@ class _Form:
 
 
 def check_structure(path: Path) -> int:
-    """Walk through all pages of a file.
+    """Check all pages of a file.
 
     Returns:
-        How many there are.
+        The number of pages.
 
     Raises:
-        EOFError: pages or voxels lie beyond the end of the file, so that it was cut short.
-        ValueError: a page that no writer makes.
-        FileProblem: no TIFF file, or a chain of pages that leads back into itself.
+        EOFError: pages or voxels lie beyond the end of the file, which is then truncated.
+        ValueError: a page that no writer produces.
+        FileProblem: not a TIFF file, or a chain of pages in a circle.
     """
     with path.open("rb") as file:
         form, at = _start(file, path)
         walk = _Walk(file, form, path.stat().st_size)
-        seen: set[int] = set()
+        offsets: set[int] = set()
         while at:
-            if at in seen:
+            if at in offsets:
                 raise FileProblem(
-                    f"{path} is damaged: page {len(seen)} is followed by an earlier one.",
+                    f"{path} is damaged: page {len(offsets)} is followed by an earlier one.",
                     hint="Copy or download the file again.",
                 )
-            seen.add(at)
-            at = walk.check_page(at, f"page {len(seen)}")
-    if not seen:
+            offsets.add(at)
+            at = walk.check_page(at, f"page {len(offsets)}")
+    if not offsets:
         raise EOFError("it has no pages")
-    return len(seen)
+    return len(offsets)
 
 
 def _start(file: BinaryIO, path: Path) -> tuple[_Form, int]:
-    """The form of a file and the place of its first page."""
+    """Byte order and widths of a file, and the offset of its first page."""
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     version = struct.unpack(f"{order}H", head[2:4])[0] if order and len(head) >= 8 else 0
     if order is None or version not in (42, 43):
         raise FileProblem(
-            f"{path} is no TIFF file: it starts with {head[:4]!r}.",
+            f"{path} is not a TIFF file: it starts with {head[:4]!r}.",
             hint="Check what it is (file PATH) and give it the suffix of its format.",
         )
     form = _Form(order, version == 43)
@@ -114,14 +114,14 @@ def _start(file: BinaryIO, path: Path) -> tuple[_Form, int]:
 
 @dataclass(frozen=True)
 class _Walk:
-    """An open file of `size` bytes whose pages are looked at."""
+    """An open file of `size` bytes whose pages are checked."""
 
     file: BinaryIO
     form: _Form
     size: int
 
     def check_page(self, at: int, name: str) -> int:
-        """Check one page and return the place of the next one, 0 after the last."""
+        """Check one page and return the offset of the next one, 0 after the last."""
         form = self.form
         wide, width = struct.calcsize(form.count), struct.calcsize(form.offset)
         (count,) = struct.unpack(form.count, self._bytes(at, wide, name))
@@ -145,10 +145,10 @@ class _Walk:
         if at + length > self.size:
             raise EOFError(f"{name} should lie at byte {at} of {self.size}")
         self.file.seek(at)
-        found = self.file.read(length)
-        if len(found) < length:
+        data = self.file.read(length)
+        if len(data) < length:
             raise EOFError(f"{name} should lie at byte {at}, where the file ends")
-        return found
+        return data
 
     def _values(self, entry: bytes, name: str) -> tuple[int, ...]:
         """The whole numbers of a tag."""
@@ -166,12 +166,12 @@ class _Walk:
 
 
 def _one(numbers: Numbers, tag: int, default: int) -> int:
-    found = numbers.get(tag)
-    return found[0] if found else default
+    values = numbers.get(tag)
+    return values[0] if values else default
 
 
 def _check_voxels(numbers: Numbers, size: int, name: str) -> None:
-    """Find voxels beyond the end of the file, and sizes that the bytes of a page cannot hold."""
+    """Detect voxels beyond the end of the file, and sizes that the bytes of a page cannot hold."""
     tiled = _TILES in numbers
     offsets = numbers.get(_TILES if tiled else _STRIPS, ())
     counts = numbers.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
@@ -179,7 +179,7 @@ def _check_voxels(numbers: Numbers, size: int, name: str) -> None:
         raise ValueError(f"{name} does not say where its voxels lie")
     parts, needed = _extent(numbers, name)
     compression = _one(numbers, _COMPRESSION, 1)
-    if compression == 1 and parts == 1:  # old writers leave the size out, or write a wrong one
+    if compression == 1 and parts == 1:  # old writers omit the size, or write a wrong one
         counts = (needed,)
     if min(len(offsets), len(counts)) < parts:
         raise EOFError(f"{name} has {min(len(offsets), len(counts))} of {parts} parts")
@@ -196,7 +196,7 @@ def _check_voxels(numbers: Numbers, size: int, name: str) -> None:
 
 
 def _extent(numbers: Numbers, name: str) -> tuple[int, int]:
-    """In how many strips or tiles a page lies, and its bytes once they are unpacked."""
+    """The number of strips or tiles of a page, and its unpacked size in bytes."""
     width, height = _one(numbers, _WIDTH, 0), _one(numbers, _HEIGHT, 0)
     if width < 1 or height < 1:
         raise ValueError(f"{name} has {width} x {height} voxels")

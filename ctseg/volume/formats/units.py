@@ -1,4 +1,4 @@
-"""Names of units of length as files write them, in millimetres."""
+"""Names of units of length in files, and their size in millimetres."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MM = {
     "nm": 1e-6, "nanometer": 1e-6, "nanometre": 1e-6, "angstrom": 1e-7, "å": 1e-7,
     "pm": 1e-9, "picometer": 1e-9, "picometre": 1e-9,
 }  # fmt: skip
-"""Inches are left out on purpose: they are the resolution of a print, not the size of a voxel."""
+"""Inches are omitted on purpose: they give the resolution of a print, not the size of a voxel."""
 INCH = 25.4
 _METRE = 1e3
 _LIGHT_YEAR = 9_460_730_472_580_800 * _METRE
@@ -29,26 +29,26 @@ OME = {
     "thou": INCH / 1000, "li": INCH / 12, "in": INCH, "ft": 12 * INCH, "yd": 36 * INCH, "mi": 63360 * INCH,
     "ua": _ASTRONOMICAL_UNIT, "ly": _LIGHT_YEAR, "pc": _ASTRONOMICAL_UNIT * 648_000 / math.pi, "pt": INCH / 72,
 }  # fmt: skip
-"""Millimetres in the units of length of OME-XML, whose capitals matter: `Mm` is no `mm`.
+"""Millimetres per unit of length in OME-XML, whose names are case-sensitive: `Mm` differs from `mm`.
 
-`pixel` and `reference frame`, which the schema has too, are no lengths.
+`pixel` and `reference frame`, which the schema also allows, are not lengths.
 https://www.openmicroscopy.org/Schemas/Documentation/Generated/OME-2016-06/ome_xsd.html#UnitsLength
 """
 
 
 def unit_of(name: str) -> tuple[float, str]:
-    """Millimetres in a unit (1 for an unknown one), and whether to show lengths in `mm` or `um`."""
+    """Millimetres per unit (1 for an unknown one), and whether to show lengths in `mm` or `um`."""
     factor = MM.get(name.strip().lower(), 1.0)
     return factor, shown_in(factor)
 
 
 def shown_in(factor: float) -> str:
-    """The unit in which lengths are shown that a file gives in a unit of `factor` millimetres."""
+    """The unit in which to show lengths that a file gives in units of `factor` millimetres."""
     return "um" if factor < 1.0 else "mm"
 
 
 def in_unit(geometry: Geometry, name: str) -> Geometry:
-    """A grid whose numbers were read as millimetres and are of another unit."""
+    """Convert a grid whose numbers were read as millimetres but have another unit."""
     factor, shown = unit_of(name)
     if factor == 1.0:
         return replace(geometry, unit=shown)
@@ -61,10 +61,10 @@ def in_unit(geometry: Geometry, name: str) -> Geometry:
 
 
 def read_spacing(text: str) -> tuple[Xyz, str]:
-    """A spacing as people write it: one number or x, y, z, with a unit or in mm; in mm, and the unit to show.
+    """Parse a spacing, one number or x, y, z, with a unit or in mm; returns it in mm, and the unit to show.
 
     Raises:
-        BadInput: anything else.
+        BadInput: the text is not a spacing.
 
     Example:
         >>> read_spacing("5 um")
@@ -79,7 +79,7 @@ def read_spacing(text: str) -> tuple[Xyz, str]:
         values = []
     if len(values) not in (1, 3) or min(values) <= 0 or (name and name.lower() not in MM):
         raise BadInput(
-            f"'{text}' is no spacing.",
+            f"'{text}' is not a spacing.",
             hint='Write x, y and z, or one number for all, in mm or with a unit: "0.7 0.7 2.5", "5um"',
         )
     factor, shown = unit_of(name or "mm")

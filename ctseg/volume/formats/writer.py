@@ -1,6 +1,6 @@
-"""The writer that every format returns: slabs in order, checked, and a file that appears only when complete.
+"""The writer that every format returns: it checks slabs in order, and the file appears only when complete.
 
-Formats of plugins use it too: a format is a `FormatSink`, and `Writer` does the rest.
+Formats of plugins use it, too: a format implements a `FormatSink`, and `Writer` does the rest.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ FREE_SOME = "Free some space, or choose another place with -o."
 
 
 class FormatSink(Protocol):
-    """What a format must do to be written."""
+    """The part of a writer that a format implements."""
 
     def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
-        """Take slices from `start` on; they come in order, whole and of the right type."""
+        """Take slices from `start` on; they come in order, complete and of the right type."""
         ...
 
     def finish(self) -> None:
@@ -44,7 +44,7 @@ class FormatSink(Protocol):
         ...
 
     def discard(self) -> None:
-        """Close the file as it is; it is about to be deleted."""
+        """Close the file as it is; it is then deleted."""
         ...
 
 
@@ -52,14 +52,14 @@ class Writer:
     """Writes a volume beside its final name and moves it there on `commit`; see `ctseg.specs.VolumeWriter`.
 
     Args:
-        path: the final name.
-        suffix: its ending, which the temporary file keeps because libraries choose the format by it.
-        geometry: the grid to be written.
-        dtype: of the voxels.
+        path: final name.
+        suffix: its suffix, which the temporary file keeps because libraries choose the format by it.
+        geometry: grid of the volume.
+        dtype: type of the voxels.
         channels: None for [Z, Y, X], a number for [C, Z, Y, X].
-        open_sink: makes the format's sink on the temporary file.
-        folder: for a volume that is a folder of files, which the sink makes: whether one of that name that holds files
-            already may be replaced. None where it is a file.
+        open_sink: creates the format's sink on the temporary file.
+        folder: for a volume that is a folder of files, which the sink creates: whether an existing non-empty folder of
+            that name may be replaced. None for a file.
 
     Raises:
         FileProblem: the folder is missing or cannot be written.
@@ -88,10 +88,12 @@ class Writer:
         self._temporary = path.with_name(
             f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{suffix}"
         )
-        own = f".{glob.escape(stem)}.*-{'[0-9a-f]' * 8}.tmp{glob.escape(suffix)}"
+        pattern = f".{glob.escape(stem)}.*-{'[0-9a-f]' * 8}.tmp{glob.escape(suffix)}"
         if folder is not None:
-            _recover(path, own)
-        clear_abandoned(path.parent.glob(own))  # of killed processes that wrote the same
+            _recover(path, pattern)
+        clear_abandoned(
+            path.parent.glob(pattern)
+        )  # left by killed processes that wrote the same volume
         self._held = ExitStack()
         with self._writing():
             self._sink = open_sink(self._temporary)
@@ -99,7 +101,7 @@ class Writer:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Clean up after any failure, and tell those of the disk as a `FileProblem`."""
+        """Clean up after any failure, and raise a `FileProblem` for errors of the disk."""
         try:
             with disk_errors(self.path):
                 yield
@@ -109,11 +111,11 @@ class Writer:
         except (OSError, RuntimeError) as error:
             full = shutil.disk_usage(self.path.parent).free < NO_ROOM
             self.abort()
-            if full:  # some libraries do not say why they failed
-                told = DiskFull(
+            if full:  # some libraries do not report why they failed
+                disk_full = DiskFull(
                     f"The disk is full: {self.path} could not be written.", hint=FREE_SOME
                 )
-                raise self._with_rest(told) from error
+                raise self._with_rest(disk_full) from error
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise FileProblem(
                 f"{self.path} cannot be written: {lines[-1]}.",
@@ -128,11 +130,11 @@ class Writer:
         return with_rest(error, self._depth - self._next, self._depth, slice_bytes)
 
     def write(self, start: int, slab: NDArray[Any]) -> None:
-        """Write [Z, Y, X], or [C, Z, Y, X] where channels were asked for, from slice `start` on.
+        """Write [Z, Y, X], or [C, Z, Y, X] if the writer has channels, from slice `start` on.
 
         Raises:
             BadInput: a slab out of order, of another shape, or of a type that would lose values.
-            FileProblem: the disk refuses.
+            FileProblem: the disk reports an error.
         """
         slab_czyx = slab if self._channels is not None else slab[None]
         expected = (self._channels or 1, slab_czyx.shape[1], *self._plane)
@@ -158,11 +160,11 @@ class Writer:
             self._next += slab_czyx.shape[1]
 
     def commit(self) -> None:
-        """Complete the file and give it its name.
+        """Complete the file and rename it to its final name.
 
         Raises:
             BadInput: slices are missing.
-            FileProblem: the disk refuses.
+            FileProblem: the disk reports an error.
         """
         with self._writing():
             if self._sink is None:
@@ -179,7 +181,7 @@ class Writer:
             self._held.close()
 
     def _rename(self) -> None:
-        """Give the volume its name."""
+        """Rename the volume to its final name."""
         if not (self._temporary.is_dir() and self.path.exists()):
             self._temporary.replace(self.path)
             return
@@ -194,10 +196,10 @@ class Writer:
         shutil.rmtree(earlier, ignore_errors=True)
 
     def abort(self) -> None:
-        """Leave nothing behind; does nothing after `commit`."""
+        """Delete the temporary file; does nothing after `commit`."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            # The file is deleted in any case, and the first error is the one to tell.
+            # The file is deleted in any case, and only the first error is reported.
             with suppress(OSError, RuntimeError, ValueError):
                 sink.discard()
         self._held.close()
@@ -218,30 +220,32 @@ class Writer:
             self.abort()
 
 
-def _recover(path: Path, own: str) -> None:
-    """Give an earlier folder its name back where its replacement was killed.
+def _recover(path: Path, pattern: str) -> None:
+    """Restore an earlier folder whose replacement was interrupted.
 
     Args:
-        own: pattern of the temporary names of processes that wrote the same.
+        pattern: pattern of the temporary names of processes that wrote the same volume.
     """
-    for earlier in path.parent.glob(f"{own}.old"):
+    for earlier in path.parent.glob(f"{pattern}.old"):
         with held(earlier) as free, suppress(OSError):
             if free and not path.exists():
                 earlier.rename(path)
-    clear_abandoned(path.parent.glob(f"{own}.old"))
+    clear_abandoned(path.parent.glob(f"{pattern}.old"))
 
 
 def with_rest(error: DiskFull, missing: int, depth: int, slice_bytes: int) -> DiskFull:
-    """The same error, and how much there was still to write.
+    """The same error with the amount of data that was still to be written.
 
     Args:
-        missing: slices of `depth`.
-        slice_bytes: of one, uncompressed.
+        missing: missing slices of `depth`.
+        slice_bytes: size of one slice, uncompressed.
     """
-    rest = f"{missing} of {depth} slices are missing, up to {missing * slice_bytes / 2**20:.1f} MiB"
-    if not missing:  # it ran out of room when all was given, some of which waited in memory
-        rest = f"whole it takes up to {depth * slice_bytes / 2**20:.1f} MiB"
-    return DiskFull(f"{error.message[:-1]}; {rest}.", hint=error.hint, needed=error.needed)
+    amount = (
+        f"{missing} of {depth} slices are missing, up to {missing * slice_bytes / 2**20:.1f} MiB"
+    )
+    if not missing:  # all slices were accepted, but some still waited in memory
+        amount = f"whole it takes up to {depth * slice_bytes / 2**20:.1f} MiB"
+    return DiskFull(f"{error.message[:-1]}; {amount}.", hint=error.hint, needed=error.needed)
 
 
 def _flush(path: Path) -> None:
@@ -271,15 +275,19 @@ def _check_target(path: Path, folder: Callable[[Path], bool] | None) -> None:
 
 
 def check_dtype(dtype: DTypeLike, known: tuple[str, ...], *, format_name: str) -> np.dtype[Any]:
-    """The type that a format stores a given type as: bool becomes uint8, float16 float32 where it must.
+    """The type as which a format stores a given type: bool becomes uint8, float16 float32 if necessary.
 
     Raises:
-        BadInput: the format has no such type.
+        BadInput: the format does not support such a type.
     """
-    wanted = np.dtype(dtype).newbyteorder("=")
-    for name, stand_in in ((wanted.name, wanted.name), ("bool", "uint8"), ("float16", "float32")):
-        if wanted.name == name and stand_in in known:
+    requested = np.dtype(dtype).newbyteorder("=")
+    for name, stand_in in (
+        (requested.name, requested.name),
+        ("bool", "uint8"),
+        ("float16", "float32"),
+    ):
+        if requested.name == name and stand_in in known:
             return np.dtype(stand_in)
     raise BadInput(
-        f"{format_name} cannot hold {wanted} voxels.", hint=f"It holds: {', '.join(known)}"
+        f"{format_name} cannot hold {requested} voxels.", hint=f"It holds: {', '.join(known)}"
     )

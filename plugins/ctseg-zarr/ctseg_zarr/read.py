@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Zyx
-from ctseg.volume.formats.calibration import unknown
+from ctseg.volume.formats.calibration import unknown_spacing
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.source import Source
 from ctseg_zarr.chunks import check_chunks, check_sizes, needs_sizes
@@ -120,7 +120,9 @@ def open_ome_zarr(
 def _spacing_notes(image: Image, voxel: Any, unit: str | None, notes: list[str]) -> dict[str, Any]:
     """What the metadata of a source say of its voxel size, beside other notes."""
     if image.is_plain and voxel is None:
-        known = unknown("a plain array does not say it", "voxel, e.g. --option voxel=0.7,0.7,2.5")
+        known = unknown_spacing(
+            "a plain array does not say it", "voxel, e.g. --option voxel=0.7,0.7,2.5"
+        )
         return {**known.metadata(), "notes": [*notes, *known.notes]}
     units = [name for axis, name in zip(image.axes, image.units, strict=True) if axis in "zyx"]
     if not image.is_plain and not all(units) and unit is None:

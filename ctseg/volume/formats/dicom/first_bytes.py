@@ -1,4 +1,4 @@
-"""The first bytes of DICOM files, from which they are known; nothing heavy is imported."""
+"""Recognises DICOM files by their first bytes, without heavy imports."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DICOM_HEAD = 4096
-"""Bytes within which the elements that tell what a DICOM file is stand."""
+"""Number of bytes that contain the elements which identify a DICOM file."""
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN")
-"""Explicit types whose length takes four bytes."""
+"""Explicit types whose length field has four bytes."""
 _LONGEST = 1024
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file carries the DICOM mark, or starts as those do that old programs wrote without preamble."""
+    """Whether a file has the DICOM mark, or starts like files that old programs wrote without a preamble."""
     try:
         with path.open("rb") as file:
             return is_dicom_start(file.read(DICOM_HEAD))
@@ -22,20 +22,20 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def is_dicom_start(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of DICOM: the mark `DICM` behind a preamble, or elements at once."""
+    """Whether the first bytes of a file are DICOM: a preamble and the mark `DICM`, or elements from the start."""
     if head[128:132] == b"DICM":
         return True
     if head[:2] not in (b"\x02\0", b"\x08\0"):
         return False
-    found = list(first_elements(head))
-    return len(found) > 1 and found[-1][0] > found[0][0]
+    elements = list(first_elements(head))
+    return len(elements) > 1 and elements[-1][0] > elements[0][0]
 
 
 def first_elements(head: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and value of the elements at the start of a file, as far as the given bytes go.
+    """Tag and value of the elements at the start of a file, as far as the bytes reach.
 
-    The groups 0002 (in explicit form) and 0008 alone are looked at, little endian, explicit or implicit; it ends
-    where the tags do not ascend, or a value is too long for them.
+    Only the groups 0002 (explicit) and 0008 are read, little endian, explicit or implicit; reading ends
+    where tags do not ascend, or a value is longer than the bytes.
     """
     at = 132 if head[128:132] == b"DICM" else 0
     last = 0

@@ -1,4 +1,4 @@
-"""The frames of DICOM files and where each lies: one to a file, or many in enhanced CT and MR."""
+"""The frames of DICOM files and their positions: one per file, or many in enhanced CT and MR."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SLOPE, _INTERCEPT = 0x00281053, 0x00281052
 _SHARED, _EACH = 0x52009229, 0x52009230
 _HOLDERS = {_POSITION: 0x00209113, _COSINES: 0x00209116, _SPACING: 0x00289110,
             _SLOPE: 0x00289145, _INTERCEPT: 0x00289145}  # fmt: skip
-"""The functional group that holds each value (PS3.3, C.7.6.16.2)."""
+"""The functional group that contains each value (PS3.3, C.7.6.16.2)."""
 LARGE_PLANE, MOST_PACKED = 2**26, 1000
-"""Bytes of a plane from which on it may be no more than so many times as large as its compressed file."""
+"""Size of a plane from which its ratio to the compressed file is checked."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Frame:
     """One plane of voxels.
 
     Attributes:
-        header: of its file.
-        index: which frame of the file it is.
-        position, cosines, spacing_yx: its place; empty where the file does not say.
-        slope, intercept: stored values times slope plus intercept are the real ones.
-        rescaled: whether the file says so, rather than nothing.
+        header: header of its file.
+        index: index of the frame in the file.
+        position, cosines, spacing_yx: geometry; empty where the file has none.
+        slope, intercept: real value = stored value * slope + intercept.
+        rescaled: whether the file gives slope and intercept.
     """
 
     header: Header
@@ -49,7 +49,7 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """The file, and which frame of it where it has several."""
+        """The file name, with the frame number if the file has several."""
         many = self.header.integer(0x00280008, 1) > 1
         return f"{self.header.path.name}" + (f", frame {self.index + 1}" if many else "")
 
@@ -57,7 +57,7 @@ class Frame:
         """Position (3), cosines (6) or pixel spacing (2).
 
         Raises:
-            FileProblem: the file does not say.
+            FileProblem: the file does not contain it.
         """
         tag, values, count = {
             "position": ("0020,0032", self.position, 3),
@@ -80,13 +80,19 @@ def frames_of(header: Header) -> Iterator[Frame]:
     """
     count = max(header.integer(0x00280008, 1), 1)
     bits = header.integer(0x00280010) * header.integer(0x00280011) * header.integer(0x00280100, 16)
-    there = header.pixel_bytes
+    pixel_bytes = header.pixel_bytes
     needed = (
-        count * bits // 8 if there is not None else count * 8
-    )  # each piece has a head of 8 bytes
-    if header.pixel_tag == 0x7FE00010 and needed > (header.file_bytes if there is None else there):
+        count * bits // 8 if pixel_bytes is not None else count * 8
+    )  # each item has a header of 8 bytes
+    if header.pixel_tag == 0x7FE00010 and needed > (
+        header.file_bytes if pixel_bytes is None else pixel_bytes
+    ):
         raise EOFError(f"{header.path.name} is too short for {count} frames")
-    if there is None and bits >= 8 * LARGE_PLANE and bits > 8 * MOST_PACKED * header.file_bytes:
+    if (
+        pixel_bytes is None
+        and bits >= 8 * LARGE_PLANE
+        and bits > 8 * MOST_PACKED * header.file_bytes
+    ):
         raise ValueError(
             f"{header.path.name} says {bits // 8} bytes a plane and has {header.file_bytes} in all"
         )
@@ -96,19 +102,19 @@ def frames_of(header: Header) -> Iterator[Frame]:
     if groups and len(groups) != count:
         raise ValueError(f"{header.path.name} says {count} frames and describes {len(groups)}")
     stored = bits * max(header.integer(0x00280002, 1), 1)  # colour pictures have several samples
-    native = header.pixel_tag == 0x7FE00010 and there is not None
-    if native and stored and (there or 0) * 8 >= (count + 1) * stored:
+    native = header.pixel_tag == 0x7FE00010 and pixel_bytes is not None
+    if native and stored and (pixel_bytes or 0) * 8 >= (count + 1) * stored:
         raise ValueError(
-            f"{header.path.name} says {count} frames and has voxels of {(there or 0) * 8 // stored}"
+            f"{header.path.name} says {count} frames and has voxels of {(pixel_bytes or 0) * 8 // stored}"
         )
     for index in range(count):
-        own = groups[index] if index < len(groups) else {}
+        frame_groups = groups[index] if index < len(groups) else {}
 
-        def find(tag: int, own: Mapping[int, Element] = own) -> tuple[float, ...]:
-            for place in (own, shared):
+        def find(tag: int, frame_groups: Mapping[int, Element] = frame_groups) -> tuple[float, ...]:
+            for place in (frame_groups, shared):
                 if found := numbers(_first(place, _HOLDERS[tag]), tag):
                     return tuple(found)
-            # a file of many frames without functional groups has one place for all: none is known
+            # without functional groups a file of many frames has one position for all, so none is known
             known = count == 1 or tag not in (_POSITION,)
             return tuple(header.numbers(tag)) if known else ()
 
@@ -130,6 +136,6 @@ def frames_of(header: Header) -> Iterator[Frame]:
 
 
 def _first(elements: Mapping[int, Element], tag: int) -> Mapping[int, Element]:
-    """The first item of a sequence, empty where there is none."""
+    """The first item of a sequence, empty without one."""
     element = elements.get(tag)
     return element.items[0] if element is not None and element.items else {}

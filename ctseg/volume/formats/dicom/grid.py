@@ -1,4 +1,4 @@
-"""The frames of a DICOM series in the order of their positions, and the grid that these give."""
+"""The frames of a DICOM series in order of position, and the grid that they form."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ctseg.volume.formats.dicom.frames import Frame
 from ctseg.volume.geometry import Geometry
 
 _GAP_TOLERANCE = 0.02
-"""Share of the slice distance by which a gap may differ: positions are decimal strings of few digits."""
+"""Largest deviation of a gap, as a fraction of the slice distance: positions are decimal strings of few digits."""
 _SHEAR_TOLERANCE = 1e-3
 _PIXEL_TOLERANCE = 0.02
-"""Share of a pixel by which single slices may lie beside the line of the others, for the same reason."""
+"""Largest offset of single slices from the line of the others, as a fraction of a pixel, for the same reason."""
 _STRAIGHTEN = (
     "Read it with the option straighten=yes, which resamples the scan onto an even, unsheared grid."
 )
@@ -29,20 +29,20 @@ _TELLING = {
     "TriggerTime": 0x00181060, "EchoTime": 0x00180081, "ContentTime": 0x00080033,
     "ImageType": 0x00080008, "ConvolutionKernel": 0x00181210,
 }  # fmt: skip
-"""What may tell apart several planes at one place."""
+"""Values that may distinguish several planes at one position."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Frames in order, the grid that the first of them and their usual distance give, and what is odd about it.
+    """Frames in order, the grid that the first frame and the usual distance define, and deviations from it.
 
     Attributes:
-        frames: by position along the normal.
-        geometry: of an even stack of these frames.
-        offsets_xyz: of each frame from the first, mm, along the axes of `geometry`: (0, 0, i * spacing) in an even
-            stack.
-        notes: what was left out.
-        problem: why the stack is not the grid, None where it is.
+        frames: frames by position along the normal.
+        geometry: grid of an even stack of these frames.
+        offsets_xyz: offset of each frame from the first, mm, along the axes of `geometry`: (0, 0, i * spacing) in an
+            even stack.
+        notes: notes on frames that were left out.
+        problem: why the frames do not form the grid; None if they do.
     """
 
     frames: tuple[Frame, ...]
@@ -53,10 +53,10 @@ class Stack:
 
 
 def arrange(frames: Sequence[Frame], path: Path) -> Stack:
-    """Sort frames by position and look how they lie.
+    """Sort frames by position and check their spacing.
 
     Raises:
-        FileProblem: frames of several sizes or orientations, or several at one place.
+        FileProblem: frames of several sizes or orientations, or several at one position.
     """
     first = frames[0]
     cosines = first.vector("cosines")
@@ -72,9 +72,7 @@ def arrange(frames: Sequence[Frame], path: Path) -> Stack:
     gap = _distance(frames, offsets[:, 2], path)
     missing = _missing(frames, offsets[:, 2], gap, path)
     if missing is None and len(frames) > 1:
-        gap = float(offsets[-1, 2]) / (
-            len(frames) - 1
-        )  # positions of few digits alternate about it
+        gap = float(offsets[-1, 2]) / (len(frames) - 1)  # positions of few digits scatter about it
     geometry = grids.make_geometry(
         path,
         (len(frames), *first.size_yx),
@@ -88,7 +86,7 @@ def arrange(frames: Sequence[Frame], path: Path) -> Stack:
 
 
 def _check_alike(frames: Sequence[Frame], path: Path) -> None:
-    wanted: tuple[tuple[str, Callable[[Frame], Any]], ...] = (
+    properties: tuple[tuple[str, Callable[[Frame], Any]], ...] = (
         ("size", lambda f: f.size_yx),
         ("pixel spacing", lambda f: tuple(np.round(f.vector("spacing_yx"), 4).tolist())),
         ("orientation", lambda f: tuple((np.round(f.vector("cosines"), 3) + 0.0).tolist())),
@@ -96,7 +94,7 @@ def _check_alike(frames: Sequence[Frame], path: Path) -> None:
         ("frame of reference", lambda f: f.header.text(0x00200052) or "none"),
         ("rescaling", lambda f: "a slope or intercept" if f.rescaled else "none"),
     )
-    for what, of in wanted:
+    for what, of in properties:
         counts = Counter(map(of, frames))
         if len(counts) == 1:
             continue
@@ -112,14 +110,14 @@ def _check_alike(frames: Sequence[Frame], path: Path) -> None:
 
 
 def _close(one: Sequence[float], two: Sequence[float]) -> bool:
-    """Whether two rounded sets of cosines are the same but for the rounding."""
+    """Whether two rounded sets of cosines are equal up to the rounding."""
     return bool(np.abs(np.subtract(one, two)).max() < 2e-3)
 
 
 def _once(
     frames: list[Frame], positions: NDArray[np.float64]
 ) -> tuple[list[Frame], NDArray[np.float64], list[str]]:
-    """Leave out copies of a slice: the same SOPInstanceUID, frame and place."""
+    """Leave out copies of a slice: the same SOPInstanceUID, frame and position."""
     seen: set[tuple[str, int, tuple[float, ...]]] = set()
     keep: list[int] = []
     copies: list[int] = []
@@ -135,16 +133,16 @@ def _once(
 
 
 def _distance(frames: Sequence[Frame], heights: NDArray[np.float64], path: Path) -> float:
-    """The median distance of neighbours; the thickness of a single slice.
+    """The median distance of neighbours; for a single slice its thickness.
 
     Raises:
-        FileProblem: several slices lie at one place.
+        FileProblem: several slices lie at one position.
     """
     if len(frames) == 1:
         for tag in (0x00180050, 0x00180088):  # SliceThickness, SpacingBetweenSlices
-            found = frames[0].header.numbers(tag)
-            if found and found[0] > 0:
-                return found[0]
+            lengths = frames[0].header.numbers(tag)
+            if lengths and lengths[0] > 0:
+                return lengths[0]
         return 1.0
     gaps = np.diff(heights)
     apart = gaps[gaps > 1e-3]
@@ -177,12 +175,12 @@ def _missing(
         return None
     at = int(odd[np.abs(gaps[odd] - gap).argmax()])
     lost = np.round(gaps[odd] / gap).astype(int) - 1
-    whole = np.abs(gaps[odd] / gap - (lost + 1)).max() < 0.1 and lost.min() > 0
-    tail = f" {lost.sum()} slices are missing." if whole else f" {odd.size} distances differ."
+    is_multiple = np.abs(gaps[odd] / gap - (lost + 1)).max() < 0.1 and lost.min() > 0
+    tail = f" {lost.sum()} slices are missing." if is_multiple else f" {odd.size} distances differ."
     return FileProblem(
         f"{path}: the slices are {gap:.4g} mm apart, but {gaps[at]:.4g} mm between "
         f"{frames[at].name} and {frames[at + 1].name}.{tail}",
-        hint=("Copy the series again. " if whole else "") + _STRAIGHTEN,
+        hint=("Copy the series again. " if is_multiple else "") + _STRAIGHTEN,
     )
 
 
@@ -192,11 +190,11 @@ def _sheared(
     if len(offsets) < 2:
         return None
     expected = offsets[:, 2:] / offsets[-1, 2] * offsets[-1, :2]
-    whole = float(np.linalg.norm(offsets[-1, :2]))
-    shift = whole / (len(offsets) - 1)
+    total = float(np.linalg.norm(offsets[-1, :2]))
+    shift = total / (len(offsets) - 1)
     uneven = float(np.abs(offsets[:, :2] - expected).max())
     aside = max(_SHEAR_TOLERANCE * gap, _PIXEL_TOLERANCE * pixel)
-    if (shift <= _SHEAR_TOLERANCE * gap or whole <= aside) and uneven <= aside:
+    if (shift <= _SHEAR_TOLERANCE * gap or total <= aside) and uneven <= aside:
         return None
     angle = float(np.degrees(np.arctan2(shift, gap)))
     return FileProblem(

@@ -1,4 +1,4 @@
-"""The header of a DICOM file, up to its voxels, read by pydicom. It imports no NumPy of its own."""
+"""The header of a DICOM file, up to its voxels, read with pydicom; this module imports no NumPy itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODALITY_LUT = 0x00283000
 _SEQUENCES = frozenset({
     0x52009229, 0x52009230, 0x00209113, 0x00209116, 0x00289110, 0x00289145, MODALITY_LUT,
 })  # fmt: skip
-"""Sequences with the places of frames, and with what their values mean."""
+"""Sequences that contain positions of frames and the meaning of their values."""
 _KEPT = _SEQUENCES | frozenset({
     0x00080008, 0x00080018, 0x00080033, 0x00080060, 0x0008103E,  # what it is
     0x00100020, 0x00180050, 0x00180081, 0x00180088, 0x00181060, 0x00181210,
@@ -38,11 +38,11 @@ _KEPT = _SEQUENCES | frozenset({
     0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030,  # pixels
     0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00281052, 0x00281053,
 })  # fmt: skip
-"""The elements that are read; a study has thousands of files, and private blocks and pictures may be large."""
+"""The elements that are read: a study has thousands of files, and private blocks and pictures may be large."""
 _MOST_INFLATED = 2**29
 _WARNINGS = threading.Lock()
-"""Python's filters of warnings belong to all threads, and scans are read in several."""
-if hasattr(os, "register_at_fork"):  # a process forked meanwhile must not find it taken for ever
+"""Python's warning filters are shared by all threads, and scans are read in several."""
+if hasattr(os, "register_at_fork"):  # a forked process must not inherit the lock in a locked state
     os.register_at_fork(
         before=_WARNINGS.acquire,
         after_in_parent=_WARNINGS.release,
@@ -52,7 +52,7 @@ if hasattr(os, "register_at_fork"):  # a process forked meanwhile must not find 
 
 @dataclass(frozen=True)
 class Element:
-    """One value: its parts as text, none where it is empty or damaged, or the items of a sequence."""
+    """One value: its parts as text, none if it is empty or damaged, or the items of a sequence."""
 
     words: tuple[str, ...]
     items: tuple[Mapping[int, Element], ...] = ()
@@ -60,17 +60,17 @@ class Element:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its voxels.
+    """The elements of a file before its voxels.
 
     Attributes:
         path: the file.
         syntax: UID of the transfer syntax.
         elements: by tag, e.g. 0x00280010 for Rows; only those that ctseg uses.
-        order: `<` or `>`, for the voxels.
-        pixel_tag: which kind of voxels follow, 0 for none.
-        pixel_start: first byte of the voxels in the file, 0 where it is deflated.
-        pixel_bytes: their number, None for encapsulated ones.
-        file_bytes: size of the file, or of the voxels where it is deflated.
+        order: byte order of the voxels, `<` or `>`.
+        pixel_tag: tag of the voxels, 0 without any.
+        pixel_start: first byte of the voxels in the file, 0 if it is deflated.
+        pixel_bytes: number of bytes of the voxels, None for encapsulated ones.
+        file_bytes: size of the file, or of the voxels if it is deflated.
     """
 
     path: Path
@@ -83,24 +83,24 @@ class Header:
     file_bytes: int
 
     def text(self, tag: int) -> str:
-        """A value as text, without its padding; several are parted by backslashes, and none is empty.
+        """A value as text without padding; several values are separated by backslashes, none gives empty text.
 
         Raises:
-            KeyError: a tag that is not read.
+            KeyError: the tag is not among those that are read.
         """
         return "\\".join(_words(self.elements, tag))
 
     def numbers(self, tag: int) -> list[float]:
-        """A value as numbers; empty where there are none."""
+        """A value as numbers; empty without any."""
         return numbers(self.elements, tag)
 
     def integer(self, tag: int, default: int = 0) -> int:
-        found = self.numbers(tag)
-        return int(found[0]) if found else default
+        values = self.numbers(tag)
+        return int(values[0]) if values else default
 
 
 def numbers(elements: Mapping[int, Element], tag: int) -> list[float]:
-    """A value of a header, or of an item of a sequence, as numbers; empty where there are none."""
+    """A value of a header, or of an item of a sequence, as numbers; empty without any."""
     try:
         return [float(word) for word in _words(elements, tag)]
     except ValueError:
@@ -114,7 +114,7 @@ def _words(elements: Mapping[int, Element], tag: int) -> tuple[str, ...]:
 
 
 class BoundedFile(io.BufferedReader):
-    """A file that is never asked for more than it has: a damaged length must not claim gigabytes of memory."""
+    """A file whose reads are limited to its size, so that a damaged length cannot claim gigabytes of memory."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(str(path)))
@@ -130,9 +130,9 @@ def read_dicom_header(path: Path) -> Header:
     """Read a file up to its voxels.
 
     Raises:
-        FileProblem: no DICOM file.
-        ValueError: a damaged header.
-        EOFError: the file ends within the header, or before the last of its voxels.
+        FileProblem: not a DICOM file.
+        ValueError: the header is damaged.
+        EOFError: the file ends within the header, or before the last voxel.
     """
     tag, start, length, end = 0, 0, 0, None
 
@@ -171,7 +171,7 @@ def inflated_voxels(path: Path, tag: int) -> bytes:
     """The voxels of a deflated file, which is inflated as a whole.
 
     Raises:
-        ValueError: a damaged file.
+        ValueError: the file is damaged.
     """
     with BoundedFile(path) as file, quiet_pydicom():
         return bytes(dcmread(file, specific_tags=[tag])[tag].value)
@@ -179,11 +179,11 @@ def inflated_voxels(path: Path, tag: int) -> bytes:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Odd values do not warn: what counts is checked here. Damage is told with the errors that `reading` expects."""
+    """Silence pydicom's warnings, as ctseg checks values itself; turn damage into errors that `reading` expects."""
     try:
         with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # pydicom keeps nothing of such a header, and only warns
+            # pydicom drops such a header and only warns
             warnings.filterwarnings("error", message="End of file reached")
             yield
     except EOFError:
@@ -191,10 +191,10 @@ def quiet_pydicom() -> Iterator[None]:
     except UserWarning as error:
         raise EOFError("it ends within the header") from error
     except OSError as error:
-        if error.errno is not None:  # the disk's, not pydicom's
+        if error.errno is not None:  # an error of the disk, not of pydicom
             raise
         raise EOFError("it ends within a sequence, or a sequence is damaged") from error
-    except Exception as error:  # pydicom lets through whatever a damaged value leads to
+    except Exception as error:  # pydicom raises errors of any kind for damaged values
         raise ValueError(str(error) or type(error).__name__) from error
 
 
@@ -203,7 +203,7 @@ def _check_start(file: BoundedFile, path: Path) -> None:
     file.seek(0)
     if not is_dicom_start(first):
         raise FileProblem(
-            f"{path} is no DICOM file.",
+            f"{path} is not a DICOM file.",
             hint="Check what it is (file PATH) and give it the suffix of its format.",
         )
 
@@ -228,7 +228,7 @@ def _check_deflated(file: BoundedFile) -> None:
 
 
 def _elements(data: Dataset) -> dict[int, Element]:
-    """The elements of a header or item that are needed, without damaged numbers that can be missing."""
+    """The required elements of a header or item, without damaged numbers that are optional."""
     out = {}
     for tag in _KEPT.intersection(data.keys()):
         if tag in _SEQUENCES:
@@ -240,7 +240,7 @@ def _elements(data: Dataset) -> dict[int, Element]:
         try:
             out[int(tag)] = _element(data[tag])
         except (ValueError, TypeError, OverflowError) as error:
-            if tag >> 16 == 0x0028:  # what the voxels mean: no default may take its place
+            if tag >> 16 == 0x0028:  # the meaning of voxels: no default may replace it
                 raise ValueError(f"the element ({tag:08x}) is damaged") from error
     return out
 
@@ -253,6 +253,6 @@ def _element(element: DataElement) -> Element:
     words = tuple(str(one).rstrip(" \0").lstrip(" ") for one in many)
     if not any(words):
         return Element(())
-    if element.VR in ("DS", "IS"):  # in which pydicom may leave what is no number
+    if element.VR in ("DS", "IS"):  # pydicom may leave values that are not numbers
         list(map(float, words))
     return Element(words)

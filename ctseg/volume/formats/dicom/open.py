@@ -1,4 +1,4 @@
-"""DICOM image series: a folder, or one file in it. Slices are placed by their position, never by name or number."""
+"""DICOM image series: a folder, or one file in it. Slices are ordered by position, never by name or number."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ctseg.volume.formats.dicom.straighten import straight_geometry, straight_sl
 from ctseg.volume.formats.source import Source, reading
 from ctseg.volume.geometry import Geometry
 
-_KEPT = {"modality": 0x00080060, "series_uid": 0x0020000E, "description": 0x0008103E,
+_METADATA_TAGS = {"modality": 0x00080060, "series_uid": 0x0020000E, "description": 0x0008103E,
          "study_uid": 0x0020000D, "patient_id": 0x00100020, "frame_of_reference_uid": 0x00200052}  # fmt: skip
 _AIR = {"CT": -1024.0}
 
 
 def open_dicom(path: Path, *, series: str | None = None, straighten: str = "no") -> Source:
-    """Open a series, stored values rescaled (to Hounsfield units for CT); any slices are read alone.
+    """Open a series with rescaled values (Hounsfield units for CT); slices are read one by one.
 
     Args:
-        path: a folder with the files of a series, also spread over folders in it, or one of its files.
-        series: the SeriesInstanceUID (or its end) to take where the folder holds several.
-        straighten: `yes` resamples slices that lie unevenly or sheared (missing ones, a tilted gantry) onto an even
-            grid, linearly; otherwise they are refused.
+        path: a folder with the files of a series, at any depth, or one of its files.
+        series: SeriesInstanceUID (or its end) to choose if the folder holds several.
+        straighten: `yes` resamples uneven or sheared slices (missing ones, a tilted gantry) onto an even
+            grid, linearly; otherwise such scans are refused.
 
     Raises:
-        FileProblem: no image series, several of them, missing or doubled slices, a tilted gantry, damaged files.
+        FileProblem: no image series, several of them, missing or duplicate slices, a tilted gantry, damaged files.
     """
     if straighten not in ("yes", "no"):
         raise BadInput(f"The option straighten of DICOM is 'yes' or 'no', not '{straighten}'.")
@@ -57,7 +57,7 @@ def open_dicom(path: Path, *, series: str | None = None, straighten: str = "no")
 def parts(path: Path) -> dict[str, dict[str, str]]:
     """The image series of a folder, by description and the end of their UID, and the option that opens each.
 
-    The ends are as long as it takes to tell the series apart: the UIDs of some scanners all end in 0.0.0.
+    The ends are as long as is needed to distinguish the series: the UIDs of some scanners all end in 0.0.0.
     """
     scans = [one for one in list_series(path) if one.image]
     for length in range(6, 65):
@@ -115,13 +115,15 @@ def _straight(
 
 
 def _naming(frame: Frame, path: Path) -> Any:
-    """Errors of a slice name its file, which `path` may only hold."""
+    """Name the slice's file in errors, since `path` may be its folder."""
     return reading(frame.header.path if frame.header.path != path else path)
 
 
 def _metadata(stack: Stack) -> dict[str, Any]:
     first = stack.frames[0].header
-    found: dict[str, Any] = {key: first.text(tag) for key, tag in _KEPT.items() if first.text(tag)}
-    found["files"] = list(dict.fromkeys(str(frame.header.path) for frame in stack.frames))
-    found["notes"] = list(stack.notes)
-    return found
+    metadata: dict[str, Any] = {
+        key: first.text(tag) for key, tag in _METADATA_TAGS.items() if first.text(tag)
+    }
+    metadata["files"] = list(dict.fromkeys(str(frame.header.path) for frame in stack.frames))
+    metadata["notes"] = list(stack.notes)
+    return metadata

@@ -44,7 +44,7 @@ _NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 def _lossless_jpeg(data: bytes) -> NDArray[Any]:
     try:
         return np.asarray(imagecodecs.jpeg8_decode(data))
-    except RuntimeError:  # 16 bits of some encoders are read by the other library only
+    except RuntimeError:  # only the other library reads some encoders' 16 bits
         return np.asarray(imagecodecs.ljpeg_decode(data))
 
 
@@ -63,24 +63,24 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
 
 
 def check_syntax(header: Header) -> None:
-    """Refuse what is no grey picture, or a compression that is not known here.
+    """Refuse colour pictures and unknown compressions.
 
     Raises:
-        FileProblem: naming it.
+        FileProblem: the message names the file.
     """
     path, syntax = header.path, header.syntax
     if header.integer(0x00280002, 1) != 1 or header.text(0x00280004) in ("RGB", "PALETTE COLOR"):
         raise FileProblem(f"{path} is a colour picture, not a scan.")
     if MODALITY_LUT in header.elements and header.elements[MODALITY_LUT].items:
         raise FileProblem(
-            f"{path} holds its values behind a table (Modality LUT Sequence), which ctseg does not apply.",
+            f"{path} maps its values by a table (Modality LUT Sequence), which ctseg does not apply.",
             hint="Store it again with a RescaleSlope and RescaleIntercept.",
         )
     if header.pixel_tag == 0:
         raise FileProblem(f"{path} holds no voxels.", hint="Name the files of an image series.")
     if syntax not in (*_NATIVE, _RLE, *_DECODERS):
         raise FileProblem(
-            f"{path} has the transfer syntax {syntax}, which is none of a scan that ctseg knows.",
+            f"{path} has the transfer syntax {syntax}, which ctseg does not support.",
             hint="Store it again uncompressed, for example with: gdcmconv --raw IN.dcm OUT.dcm",
         )
     if header.pixel_tag == PIXELS[0] and header.integer(0x00280100) not in (8, 16, 32):
@@ -91,7 +91,7 @@ def check_syntax(header: Header) -> None:
 
 def dtype_of(frames: list[Frame]) -> np.dtype[Any]:
     """The smallest type that holds every value that the frames may have after rescaling."""
-    low, high, whole = 0.0, 0.0, True
+    low, high, is_whole = 0.0, 0.0, True
     for header, slope, intercept in {
         (id(f.header), f.slope, f.intercept): (f.header, f.slope, f.intercept) for f in frames
     }.values():
@@ -101,10 +101,10 @@ def dtype_of(frames: list[Frame]) -> np.dtype[Any]:
         least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         ends = sorted((least * slope + intercept, most * slope + intercept))
         low, high = min(low, ends[0]), max(high, ends[1])
-        whole = whole and slope.is_integer() and intercept.is_integer()
-        if not whole and bits > 24:
+        is_whole = is_whole and slope.is_integer() and intercept.is_integer()
+        if not is_whole and bits > 24:
             return np.dtype("float64")
-    if not whole:
+    if not is_whole:
         return np.dtype("float32")
     for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32"):
         info = np.iinfo(name)
@@ -124,8 +124,8 @@ def pixels(frame: Frame, dtype: np.dtype[Any], rows: tuple[int, int] | None = No
     """One frame, or some of its rows, rescaled, as [Y, X].
 
     Args:
-        dtype: as `dtype_of` gave it.
-        rows: start and stop; of an uncompressed frame nothing else is read.
+        dtype: type from `dtype_of`.
+        rows: start and stop; of an uncompressed frame only these rows are read.
     """
     height, _ = frame.size_yx
     start, stop = rows or (0, height)
@@ -137,7 +137,7 @@ def pixels(frame: Frame, dtype: np.dtype[Any], rows: tuple[int, int] | None = No
         return stored.astype(dtype, copy=False)
     if dtype.kind == "f":
         return (stored * np.float64(frame.slope) + frame.intercept).astype(dtype)
-    out: NDArray[Any] = stored.astype(dtype)  # whole numbers wrap around and come back
+    out: NDArray[Any] = stored.astype(dtype)  # whole numbers wrap around and wrap back
     out *= np.array(int(frame.slope)).astype(dtype)
     out += np.array(int(frame.intercept)).astype(dtype)
     return out
@@ -190,9 +190,9 @@ def _decoded(frame: Frame) -> NDArray[Any]:
 
 
 def _codestream_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width that a compressed frame says itself, before a decoder asks for memory; None where it does not.
+    """Height and width declared by a compressed frame, read before a decoder allocates memory; None if undeclared.
 
-    JPEG and JPEG-LS say it in their start of frame, JPEG 2000 in its SIZ segment.
+    JPEG and JPEG-LS declare it in their start of frame, JPEG 2000 in its SIZ segment.
     """
     at = data.find(b"\xff\x4f\xff\x51")
     if at >= 0 and len(data) >= at + 24:
@@ -211,7 +211,7 @@ def _codestream_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _run_lengths(frame: Frame, data: bytes) -> NDArray[Any]:
-    """Decoded by pydicom: the decoder of imagecodecs crashes on damaged data."""
+    """A frame decoded by pydicom, since imagecodecs' decoder crashes on damaged data."""
     bits = frame.header.integer(0x00280100)
     options: dict[str, Any] = {
         "rows": frame.size_yx[0], "columns": frame.size_yx[1], "number_of_frames": 1, "samples_per_pixel": 1,
@@ -226,20 +226,20 @@ def _run_lengths(frame: Frame, data: bytes) -> NDArray[Any]:
 
 
 def _codestream(header: Header, index: int) -> bytes:
-    """The compressed pieces of a frame, joined."""
+    """The compressed fragments of a frame, joined."""
     count = max(header.integer(0x00280008, 1), 1)
     starts, pieces = _places(str(header.path), header.pixel_start, count)
     with BoundedFile(header.path) as file:
         file.seek(starts[index])
         data = b"".join(islice(generate_fragments(file), pieces[index]))
-        if len(file.read(8)) < 8:  # another piece or the end mark must follow
+        if len(file.read(8)) < 8:  # another fragment or the end mark must follow
             raise EOFError("its compressed voxels end too early")
     return data
 
 
 @functools.lru_cache(maxsize=64)
 def _places(path: str, start: int, frames: int) -> tuple[list[int], list[int]]:
-    """For each frame the place of its first compressed piece in the file, and the number of its pieces."""
+    """For each frame the offset of its first compressed fragment in the file, and the number of its fragments."""
     with BoundedFile(Path(path)) as file:
         file.seek(start)
         offsets = parse_basic_offsets(file)
@@ -266,9 +266,9 @@ def _places(path: str, start: int, frames: int) -> tuple[list[int], list[int]]:
 
 
 def _unpacked_bits(stored: NDArray[Any], header: Header) -> NDArray[Any]:
-    """Stored bits as numbers: other bits of the cell are masked, the highest is the sign where there is one."""
+    """Stored bits as numbers: unused bits of the cell are masked; in signed data the highest bit is the sign."""
     bits, signed = _bits(header)
-    if stored.dtype.kind == "i":  # JPEG 2000 knows the sign of its voxels
+    if stored.dtype.kind == "i":  # JPEG 2000 stores the sign itself
         return stored
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     shift = header.integer(0x00280102, bits - 1) + 1 - bits
@@ -277,7 +277,7 @@ def _unpacked_bits(stored: NDArray[Any], header: Header) -> NDArray[Any]:
     cell = stored.dtype.itemsize * 8
     if not signed:
         return stored if bits >= cell else stored & stored.dtype.type(2**bits - 1)
-    if bits > cell:  # a codestream of fewer bits than the header says holds no negative numbers
+    if bits > cell:  # a codestream of fewer bits than the header says has no negative numbers
         return stored
-    whole = (stored << (cell - bits)) if bits < cell else stored
-    return whole.view(stored.dtype.str.replace("u", "i")) >> (cell - bits)
+    shifted = (stored << (cell - bits)) if bits < cell else stored
+    return shifted.view(stored.dtype.str.replace("u", "i")) >> (cell - bits)

@@ -1,4 +1,4 @@
-"""Which files and folders are DICOM, and which folders are a study; nothing heavy is imported."""
+"""Recognises DICOM files, folders and studies, without heavy imports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def _first_dicom(folder: Path) -> Path | None:
-    """A DICOM file that lies directly in a folder; a few files tell."""
+    """A DICOM file directly in a folder; only a few files are looked at."""
     try:
         tried = 0
         for entry in folder.iterdir():
@@ -37,9 +37,9 @@ def _first_dicom(folder: Path) -> Path | None:
 
 
 def _is_study(folder: Path) -> bool:
-    """Whether two or more folders in this one, or in its folders, hold DICOM files, all of them of one study.
+    """Whether at least two folders in this one, up to two levels deep, hold DICOM files, all of them of one study.
 
-    A folder of patients is none: it is many scans.
+    A folder of patients is no study: it holds many scans.
     """
     studies: list[str] = []
     inside = _folders_in(folder)[:_FOLDERS_TO_TRY]

@@ -1,4 +1,4 @@
-"""Which image series a folder of DICOM files holds, and the files of the one that is meant."""
+"""The image series in a folder of DICOM files, and the files of the chosen one."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Series:
     """One series of a folder or study.
 
     Attributes:
-        uid, study_uid: its identifiers.
+        uid, study_uid: SeriesInstanceUID and StudyInstanceUID.
         modality: e.g. `CT`.
-        description: as the scanner's operator wrote it.
-        slices: number of planes, those of multi-frame files counted singly.
-        shape_yx: voxels of a plane; (0, 0) where there are none.
-        orientation: axial, coronal, sagittal, or oblique; empty where the files do not say.
-        image: whether it is a scan; segmentations, contours, reports and localizers are not.
+        description: as entered by the scanner's operator.
+        slices: number of planes, with multi-frame files counted by frame.
+        shape_yx: voxels of a plane; (0, 0) without any.
+        orientation: axial, coronal, sagittal, or oblique; empty if the files do not give it.
+        image: whether it is a scan, unlike segmentations, contours, reports and localizers.
         files: its files.
     """
 
@@ -64,7 +64,7 @@ class Series:
 
     @property
     def line(self) -> str:
-        """One line for a list."""
+        """The series in one line of text."""
         words = [
             self.modality, self.description, f"({len(self.files)} files)" if self.image else "(no scan)",
             f"{self.slices} slices of {self.shape_yx[1]} x {self.shape_yx[0]}" if self.image else "",
@@ -74,21 +74,21 @@ class Series:
 
 
 def list_series(path: Path) -> tuple[Series, ...]:
-    """All series of a folder and the folders in it, or of one file; scans first, larger ones before smaller.
+    """All series of a folder with its subfolders, or of one file; scans first, larger ones before smaller.
 
     Raises:
-        FileProblem: nothing there, or a damaged DICOM file.
+        FileProblem: there are none, or a DICOM file is damaged.
     """
-    found = _grouped(read_headers(path))
-    listed = [_series(uid, headers) for uid, headers in found.items()]
+    groups = _grouped(read_headers(path))
+    listed = [_series(uid, headers) for uid, headers in groups.items()]
     return tuple(sorted(listed, key=lambda one: (not one.image, -one.slices, one.uid)))
 
 
 def read_headers(path: Path) -> list[Header]:
-    """The headers of all DICOM files in a folder and the folders in it, or of one file.
+    """The headers of all DICOM files in a folder with its subfolders, or of one file.
 
     Raises:
-        FileProblem: a damaged DICOM file; without it a series would only seem to end earlier.
+        FileProblem: a DICOM file is damaged; skipping it would shorten its series silently.
     """
     if not path.is_dir():
         check_file(path)
@@ -101,7 +101,7 @@ def read_headers(path: Path) -> list[Header]:
                 headers.append(read_dicom_header(file))
         except FileProblem as error:
             raise FileProblem(
-                f"{file} is truncated, damaged or no DICOM file: {error.message}", hint=AGAIN
+                f"{file} is truncated, damaged or not a DICOM file: {error.message}", hint=AGAIN
             ) from error
     return headers
 
@@ -117,35 +117,35 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield file
 
 
-def find_series(path: Path, wanted: str | None) -> list[Header]:
-    """The headers of the series that a path and the option `series` mean, without its localizers.
+def find_series(path: Path, series_uid: str | None) -> list[Header]:
+    """The headers of the series that a path and the option `series` select, without its localizers.
 
     Args:
-        path: a folder, or one file, which stands for its series in the same folder.
-        wanted: a SeriesInstanceUID or its end.
+        path: a folder, or one file, which selects its series in the same folder.
+        series_uid: a SeriesInstanceUID or its end.
 
     Raises:
-        FileProblem: no image series, or several of which none is chosen.
-        BadInput: none, or several, that match `wanted`.
+        FileProblem: there is no image series, or there are several and none is chosen.
+        BadInput: no series, or several, match the option.
     """
     if not path.is_dir():
         return _of_file(path)
     headers = read_headers(path)
     direct = {h.text(_UID) for h in headers if h.path.parent == path and is_image(h)}
     groups = _grouped(headers)
-    if wanted is not None:
+    if series_uid is not None:
         scans = {uid: group for uid, group in groups.items() if any(map(is_image, group))}
-        matches = [uid for uid in scans if uid == wanted] or [
-            uid for uid in scans if uid.endswith(wanted)
+        matches = [uid for uid in scans if uid == series_uid] or [
+            uid for uid in scans if uid.endswith(series_uid)
         ]
         if len(matches) == 1:
             return _pictures(groups[matches[0]])
         raise BadInput(
-            f"{path} has {len(matches) or 'no'} image series that match '{wanted}'.",
+            f"{path} has {len(matches) or 'no'} image series that match '{series_uid}'.",
             hint=_listed(groups),
         )
     scans = {uid: group for uid, group in groups.items() if any(map(is_image, group))}
-    if direct:  # what lies in the folders inside counts where it belongs to the same series
+    if direct:  # files in subfolders count if they belong to the same series
         scans = {uid: group for uid, group in scans.items() if uid in direct}
     if len(scans) > 1 and (larger := _without_localizers(scans)):
         scans = larger
@@ -158,8 +158,7 @@ def find_series(path: Path, wanted: str | None) -> list[Header]:
         raise FileProblem(
             f"{path} holds {len(scans)} image series; one must be chosen.",
             hint=_listed(scans)
-            + "\n  Choose with the option series=UID (its last digits do), or name one "
-            "file of the series.",
+            + "\n  Choose with the option series=UID (its last digits suffice), or name one ",
         )
     return _pictures(next(iter(scans.values())))
 
@@ -192,12 +191,12 @@ def _grouped(headers: Iterable[Header]) -> dict[str, list[Header]]:
 
 
 def is_image(header: Header) -> bool:
-    """Whether a file is a plane, or planes, of a scan."""
+    """Whether a file contains one or more planes of a scan."""
     return header.text(_MODALITY) not in _NOT_IMAGES and header.pixel_tag != 0
 
 
 def is_localizer(header: Header) -> bool:
-    """Whether a file is a scout view, which scanners keep with the scan or in a series of its own."""
+    """Whether a file is a scout view, which scanners store with the scan or in a separate series."""
     return "LOCALIZER" in header.text(0x00080008).upper().split("\\")
 
 
@@ -231,7 +230,7 @@ def _orientation(header: Header) -> str:
     try:
         with reading(header.path):
             cosines = next(frames_of(header)).cosines
-    except FileProblem:  # told where this series is opened; the others can be listed all the same
+    except FileProblem:  # reported when this series is opened; the others can still be listed
         return ""
     if len(cosines) != 6:
         return ""

@@ -14,12 +14,12 @@ from ctseg.volume.formats.dicom.grid import Stack
 from ctseg.volume.geometry import Geometry, as_xyz
 
 _MOST_ADDED = 100
-"""More slices than so many for each that is there are not made up."""
+"""Largest ratio of slices, straightened to stored."""
 LoadSlice = Callable[[int], NDArray[Any]]
 
 
 def straight_geometry(stack: Stack) -> Geometry:
-    """The even grid that holds all slices: their axes and pixels, their median distance."""
+    """The even grid that covers all slices, with their axes, pixels and median distance."""
     sx, sy, sz = stack.geometry.spacing_xyz
     shifts = stack.offsets_xyz[:, :2] / (sx, sy)
     low, high = np.floor(shifts.min(0) + 1e-6), np.ceil(shifts.max(0) - 1e-6)
@@ -42,7 +42,7 @@ def straight_geometry(stack: Stack) -> Geometry:
 def straight_slice(
     stack: Stack, geometry: Geometry, number: int, load: LoadSlice, outside: float
 ) -> NDArray[np.float64]:
-    """One slice of the even grid: linear between the two slices around it, each shifted into place.
+    """One slice of the even grid: linear between its two neighbours, each shifted into place.
 
     Args:
         load: reads slice i of the stack as [Y, X].
@@ -65,7 +65,7 @@ def straight_slice(
 def _placed(
     stack: Stack, geometry: Geometry, index: int, plane: NDArray[Any], outside: float
 ) -> NDArray[np.float64]:
-    """A slice at its place in the even grid, shifted by parts of a pixel with linear interpolation."""
+    """A slice at its position in the even grid, shifted by fractions of a pixel with linear interpolation."""
     start = np.linalg.inv(geometry.matrix * np.asarray(geometry.spacing_xyz)) @ (
         np.asarray(stack.geometry.origin_xyz) - np.asarray(geometry.origin_xyz)
     )
