@@ -128,7 +128,7 @@ class ResidualUNet3DConfig(UNetOptions):
         if self.block == "projected" and self.downsampling == "strided":
             self._refuse(
                 "block",
-                "a projected block cannot be strided",
+                "a projected block has no stride",
                 hint='Add downsampling = "max" (or "avg")',
             )
 

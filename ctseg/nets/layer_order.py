@@ -67,7 +67,7 @@ def parse_layer_order(text: str) -> LayerOrder:
     unknown = [letter for letter in text if letter not in ROLES]
     if unknown:
         raise ConfigError(
-            f"layer_order is '{text}'; '{unknown[0]}' is no letter of a layer.",
+            f"layer_order is '{text}'; '{unknown[0]}' stands for no layer.",
             hint=f"Letters: {LETTERS}",
         )
     roles = tuple(ROLES[letter] for letter in text)

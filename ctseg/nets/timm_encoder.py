@@ -141,7 +141,7 @@ def read_encoder_weights(weights: str) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileProblem(f"{path} is not a complete safetensors file: {error}.") from error
+        raise FileProblem(f"{path} is no whole safetensors file: {error}.") from error
     if not tensors:
         raise BadInput(f"{path} holds no tensors.")
     return tensors
@@ -157,7 +157,7 @@ def weights_path(weights: str) -> Path:
     path = Path(weights).expanduser()
     if path.suffix != ".safetensors":
         raise ConfigError(
-            f"The encoder's weights {path} are not a .safetensors file, the only format that is read.",
+            f"The encoder's weights {path} are no .safetensors file, the only format that ctseg reads.",
             hint="timm publishes model.safetensors for its networks; pickled files can hold programs.",
         )
     if not path.is_file():

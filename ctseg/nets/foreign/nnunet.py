@@ -198,7 +198,7 @@ def channels(state: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     heads = [t.shape[0] for key, t in state.items() if "seg_layers." in key and t.ndim > 1]
     if not first or not heads:
         raise BadInput(
-            "These weights lack the first convolution or the head of an nnU-Net.",
+            "These weights have no first convolution or no head of an nnU-Net.",
             hint="Pass the 'network_weights' of a checkpoint.",
         )
     return first[0], heads[-1]
