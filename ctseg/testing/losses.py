@@ -78,7 +78,7 @@ def _check_loss_of_task(name: str, loss: Callable[..., torch.Tensor], kind: Task
     assert leaf.grad is not None
     require(
         nothing.isfinite() and leaf.grad.isfinite().all(),
-        f"{name}: a batch that is masked completely does not give a finite loss",
+        f"{name}: the loss of a batch that is masked altogether is not finite",
     )
     leaf = logits.clone().requires_grad_()
     empty = loss(leaf, torch.zeros_like(target))

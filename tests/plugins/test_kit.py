@@ -101,13 +101,13 @@ class Wild(Net):
 @pytest.mark.parametrize(
     ("net", "complaint"),
     [
-        (Tuple, "one tensor is due"),
-        (Cropped, "is due"),
+        (Tuple, "one tensor is expected"),
+        (Cropped, "is expected"),
         (Unused, "no gradient reaches 'idle'"),
         (Shared, "safetensors cannot hold"),
         (Dropping, "the same input gives other logits"),
         (Gregarious, "depends on the others in its batch"),
-        (Coarse, "out, .* is due"),
+        (Coarse, "out, .* is expected"),
         (Wild, "not finite"),
     ],
 )
@@ -139,7 +139,7 @@ def test_networks_that_do_not_learn_are_found_out(monkeypatch):
         return Lazy(in_channels, out_channels, config.width)
 
     lazy = dataclasses.replace(SOUND, build=build)
-    with pytest.raises(AssertionError, match=r"on one patch .* 0\.9 is due"):
+    with pytest.raises(AssertionError, match=r"on one patch .* 0\.9 is expected"):
         testing.check_architecture(lazy)
     testing.check_architecture(lazy, overfit=False)
 
@@ -256,8 +256,8 @@ def detached(logits, target, *, weight=None, mask=None):
 @pytest.mark.parametrize(
     ("loss", "complaint"),
     [
-        (unreduced, "a scalar is due"),
-        (upside_down, "this order is due"),
+        (unreduced, "a scalar is expected"),
+        (upside_down, "must be in this order"),
         (unmasked, "outside the mask have a gradient"),
         (unweighted, "a weight of 0"),
         (undefined, "masked altogether is not finite"),
