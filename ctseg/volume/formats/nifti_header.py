@@ -165,10 +165,10 @@ def _make(
     """Check the fields and put them into a header.
 
     Args:
-    kind: dimensions, and the code of the type.
-    position: first byte of the voxels, length of the header, and whether it is one of a pair.
-    scaling: slope and intercept.
-    more: orientation and texts.
+        kind: dimensions, and the code of the type.
+        position: first byte of the voxels, length of the header, and whether it is one of a pair.
+        scaling: slope and intercept.
+        more: orientation and texts.
     """
     dim, datatype = kind
     if datatype not in DATATYPES:

@@ -73,7 +73,7 @@ def _from_ome(pixels: Element, path: Path) -> Calibration | None:
             if units[axis] == "pixel" and value == 1.0:
                 return None
             raise FileProblem(
-                f"{path} gives its voxel size in '{units[axis]}', which is not a known unit of length.",
+                f"{path} gives its voxel size in '{units[axis]}', which is no known length.",
                 hint=f"Give it with the option {SPACING_OPTION}",
             )
         sizes[axis] = value * OME[units[axis]]

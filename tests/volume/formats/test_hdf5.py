@@ -89,7 +89,7 @@ def test_broken_attributes_name_the_file(tmp_path: Path) -> None:
         file["zero"].attrs["spacing_xyz"] = (1.0, 2.0, 0.0)
     with pytest.raises(FileProblem, match="spacing_xyz has 2 numbers"):
         read(tmp_path / "a.h5")
-    with pytest.raises(FileProblem, match="no real numbers"):
+    with pytest.raises(FileProblem, match="not real numbers"):
         read(tmp_path / "a.h5", dataset="text")
     with pytest.raises(FileProblem, match=r"a\.h5.*positive"):
         read(tmp_path / "a.h5", dataset="zero")
