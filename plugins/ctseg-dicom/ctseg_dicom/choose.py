@@ -1,4 +1,4 @@
-"""Which regions of interest or segments are read, which value each gets, and what happens where two overlap."""
+"""Selection of regions of interest or segments, their values in the label map, and the handling of overlaps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Region:
     """One segment or region of interest.
 
     Attributes:
-        number: within its file.
-        name: as the file gives it.
-        value: in the label map; 0 before it is chosen.
-        colour: red, green, blue in 0..255, None where the file names none.
+        number: number within its file.
+        name: name in the file.
+        value: value in the label map; 0 before it is chosen.
+        colour: red, green, blue in 0..255, None if the file has none.
     """
 
     number: int
@@ -34,30 +34,30 @@ class Region:
 
 
 def choose(
-    regions: Sequence[Region], wanted: Sequence[str] | None, missing: str, what: str, path: Path
+    regions: Sequence[Region], names: Sequence[str] | None, missing: str, what: str, path: Path
 ) -> list[tuple[int, list[Region]]]:
-    """The values of the label map and the regions that each is made of.
+    """The values of the label map, and the regions that form each.
 
     Args:
-        regions: what the file has.
-        wanted: for the values 1, 2, ... a name each, or its number; `a|b` takes either, `*` and `?` stand for any
-            letters, upper and lower case are the same. None takes every region with the value it has.
+        regions: all regions of the file.
+        names: one name or number for each of the values 1, 2, ...; `a|b` accepts either, `*` and `?` match any
+            letters, and case is ignored. None takes every region with the value it has.
         missing: `refuse`, or `empty` for a value without voxels.
-        what: e.g. `region of interest`, for messages.
+        what: kind of region for messages, e.g. `region of interest`.
 
     Raises:
-        UnknownName: nothing has such a name.
-        BadInput: the file has no regions at all, or one of them was asked for twice.
+        UnknownName: no region has such a name.
+        BadInput: the file has no regions at all, or a region is requested twice.
     """
     if not regions:
         raise BadInput(f"{path} has no {what} with voxels.")
-    if wanted is None:
+    if names is None:
         return [(region.value, [region]) for region in regions]
     chosen: list[tuple[int, list[Region]]] = []
-    taken: dict[int, str] = {}
-    for value, text in enumerate(wanted, start=1):
-        found = [region for region in regions if _fits(region, text)]
-        if not found and missing == "refuse":
+    requested_by: dict[int, str] = {}
+    for value, text in enumerate(names, start=1):
+        matches = [region for region in regions if _fits(region, text)]
+        if not matches and missing == "refuse":
             known = [region.name for region in regions]
             error = UnknownName(what, text, known)
             error.hint = (
@@ -65,13 +65,13 @@ def choose(
                 "For files that may lack it: missing=empty."
             )
             raise error
-        for region in found:
-            if taken.setdefault(region.number, text) != text:
+        for region in matches:
+            if requested_by.setdefault(region.number, text) != text:
                 raise BadInput(
-                    f"{path}: '{region.name}' is asked for by '{taken[region.number]}' and '{text}'.",
+                    f"{path}: '{region.name}' is asked for by '{requested_by[region.number]}' and '{text}'.",
                     hint="Give each value names of its own.",
                 )
-        chosen.append((value, found))
+        chosen.append((value, matches))
     return chosen
 
 
@@ -82,12 +82,12 @@ def _fits(region: Region, text: str) -> bool:
 
 
 class Combiner:
-    """Puts masks of single regions together, as one label map or as a channel each.
+    """Combines masks of single regions into one label map, or one channel per region.
 
     Args:
-        chosen: values and the names that go with them, in the order of channels.
-        overlaps: `refuse`, `last` (of two the later one stays) or `channels`.
-        shape_zyx: of the part to be filled.
+        chosen: values and their names, in the order of channels.
+        overlaps: `refuse`, `last` (the later region replaces the earlier one) or `channels`.
+        shape_zyx: shape of the part to fill.
         path: for messages.
     """
 
@@ -111,7 +111,7 @@ class Combiner:
         """Add a mask at an index of [Z, Y, X].
 
         Raises:
-            BadInput: another region is there already, and overlaps are refused.
+            BadInput: it overlaps another region, and overlaps are refused.
         """
         if self._overlaps == "channels":
             self.array[self._values.index(value)][where] |= mask
@@ -119,13 +119,13 @@ class Combiner:
         part = self.array[0][where]
         if (
             self._overlaps == "refuse"
-            and (there := part[mask & (part != 0) & (part != value)]).size
+            and (covered := part[mask & (part != 0) & (part != value)]).size
         ):
-            other = self._names[int(there[0])]
+            other = self._names[int(covered[0])]
             raise BadInput(
-                f"{self._path}: '{self._names[value]}' overlaps '{other}' in {there.size} voxels of a slice; a label "
+                f"{self._path}: '{self._names[value]}' overlaps '{other}' in {covered.size} voxels of a slice; a label "
                 "map holds one value a voxel.",
-                hint="Use overlaps=channels for a channel each, or overlaps=last to let the later one stay.",
+                hint="Use overlaps=channels for one channel per region, or overlaps=last to keep the later region.",
             )
         part[mask] = value
         self.array[0][where] = part

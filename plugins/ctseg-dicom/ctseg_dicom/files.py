@@ -1,4 +1,4 @@
-"""Reading DICOM objects: errors told in ctseg's way, and the options that both formats share."""
+"""Reading DICOM objects: translation of errors, and the options that SEG and RTSTRUCT share."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ctseg_dicom.sniff import object_in
 
 @contextmanager
 def dicom(path: Path) -> Iterator[None]:
-    """Tell what pydicom raises about a file as a `FileProblem`, and take values as they are.
+    """Turn pydicom's errors into a `FileProblem`, and accept values that break DICOM's rules.
 
-    Scanners and planning systems write values that break a rule of their type (too long, for example). What counts
-    here is checked here, so pydicom's warnings about the rest are off.
+    Scanners and planning systems write values that violate their type (too long, for example). ctseg checks the values
+    it uses, so pydicom's warnings about the rest are off.
     """
     settings = pydicom.config.settings
     before = settings.reading_validation_mode, settings.writing_validation_mode
@@ -34,25 +34,25 @@ def dicom(path: Path) -> Iterator[None]:
             yield
     except (CtsegError, MemoryError):
         raise
-    except Exception as error:  # pydicom lets through whatever a damaged value leads to
-        said = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # pydicom raises errors of any kind for damaged values
+        message = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, AttributeError) and error.name:
-            said = f"no {error.name}"
+            message = f"no {error.name}"
         raise FileProblem(
-            f"{path} is damaged, or lacks what its kind of object must have: {said}.", hint=AGAIN
+            f"{path} is damaged, or lacks what its kind of object must have: {message}.", hint=AGAIN
         ) from error
     finally:
         settings.reading_validation_mode, settings.writing_validation_mode = before
 
 
 def load(path: Path, classes: frozenset[str], what: str, **options: Any) -> pydicom.Dataset:
-    """Read a DICOM object of some class.
+    """Read a DICOM object of one of some classes.
 
     Args:
-        path: the file, or the folder that holds it alone.
-        classes: UIDs of the SOP classes that will do.
-        what: their name, for the message.
-        options: of `pydicom.dcmread`.
+        path: the file, or the folder that holds only this file.
+        classes: UIDs of the accepted SOP classes.
+        what: name of the classes, for the message.
+        options: options of `pydicom.dcmread`.
 
     Raises:
         FileProblem: missing, damaged, or another kind of object.
@@ -61,7 +61,7 @@ def load(path: Path, classes: frozenset[str], what: str, **options: Any) -> pydi
     if file is None:
         check_file(path)
         raise FileProblem(
-            f"{path} is no {what}.",
+            f"{path} is not a {what}.",
             hint="Open image series and other objects without the option format.",
         )
     with dicom(path):
@@ -69,11 +69,11 @@ def load(path: Path, classes: frozenset[str], what: str, **options: Any) -> pydi
 
 
 def read_dataset(path: Path, **options: Any) -> pydicom.FileDataset:
-    """Read a DICOM file, be it without preamble; a damaged length asks for no more memory than the file has bytes.
+    """Read a DICOM file, with or without preamble; reads are limited to the file's size, even if lengths are damaged.
 
     Args:
         path: the file.
-        options: of `pydicom.dcmread`.
+        options: options of `pydicom.dcmread`.
     """
     with BoundedFile(path) as file:
         data = pydicom.dcmread(file, force=True, **options)
@@ -86,19 +86,19 @@ def read_dataset(path: Path, **options: Any) -> pydicom.FileDataset:
 
 
 def names_of(option: str | int | Sequence[str | int] | None) -> list[str] | None:
-    """The entries of an option that lists names, e.g. `Liver,GTV*`; None where it is not given."""
+    """The entries of an option that lists names, e.g. `Liver,GTV*`; None if the option is absent."""
     if option is None:
         return None
     parts = option.split(",") if isinstance(option, str) else [str(part) for part in option] \
         if isinstance(option, Sequence) else [str(option)]  # fmt: skip
-    wanted = [part.strip() for part in parts if part.strip()]
-    if not wanted:
+    names = [part.strip() for part in parts if part.strip()]
+    if not names:
         raise BadInput("The list of names is empty.", hint="Leave the option out to take all.")
-    return wanted
+    return names
 
 
 def check_word(name: str, value: str, known: Sequence[str], path: Path) -> None:
-    """Refuse an option that is none of a few words."""
+    """Refuse a value that is not one of the known words."""
     if value not in known:
         raise BadInput(
             f"The option {name} is '{value}' (for {path}).", hint=f"Use one of: {', '.join(known)}"

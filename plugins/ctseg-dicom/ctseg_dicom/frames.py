@@ -1,4 +1,4 @@
-"""The frames of a DICOM SEG: which segment, where, and their pixels."""
+"""The frames of a DICOM SEG: their segments, positions and pixels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.formats import grids
 from ctseg.volume.formats.dicom.frames import LARGE_PLANE, MOST_PACKED
 from ctseg.volume.geometry import Geometry
-from ctseg_dicom.grid_note import noted
+from ctseg_dicom.grid_note import stored_grid
 
 _TOLERANCE = 0.02
-"""Share of the slice distance by which positions may differ from an even grid, as for image series."""
+"""Largest deviation of positions from an even grid, as a fraction of the slice distance, as for image series."""
 _MOST_SLICES = 65536
 
 
@@ -32,10 +32,10 @@ class Frame:
 
 
 def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
-    """The grid that the frames lie on, and the frames, which may leave out empty slices.
+    """The grid of the frames, and the frames; empty slices may have none.
 
     Raises:
-        FileProblem: frames without a place in the patient, or on no even grid.
+        FileProblem: frames without a position in the patient, or not on an even grid.
     """
     shared = data.SharedFunctionalGroupsSequence[0]
     groups = data.PerFrameFunctionalGroupsSequence
@@ -46,8 +46,8 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
     def group(number: int, keyword: str) -> pydicom.Dataset:
         for owner in (groups[number], shared):
             if keyword in owner:
-                found: pydicom.Dataset = owner[keyword].value[0]
-                return found
+                sequence_item: pydicom.Dataset = owner[keyword].value[0]
+                return sequence_item
         raise FileProblem(
             f"{path}: frame {number + 1} has no {keyword}, so its place in the patient is unknown.",
             hint="Segmentations of slide microscopy or of single pictures are not volumes.",
@@ -55,8 +55,8 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
 
     cosines = np.array(group(0, "PlaneOrientationSequence").ImageOrientationPatient, np.float64)
     for number in range(1, count):
-        own = group(number, "PlaneOrientationSequence").ImageOrientationPatient
-        if np.abs(np.array(own, np.float64) - cosines).max() > 1e-3:
+        cosines_of_frame = group(number, "PlaneOrientationSequence").ImageOrientationPatient
+        if np.abs(np.array(cosines_of_frame, np.float64) - cosines).max() > 1e-3:
             raise FileProblem(f"{path}: the frames 1 and {number + 1} differ in orientation.")
     positions = np.array(
         [group(n, "PlanePositionSequence").ImagePositionPatient for n in range(count)], np.float64
@@ -87,8 +87,8 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
         path, shape, (spacing[1], spacing[0], gap), first.tolist(), matrix
     )
     start = 0
-    if (whole := noted(data, geometry)) is not None:
-        geometry, start = whole
+    if (full_grid := stored_grid(data, geometry)) is not None:
+        geometry, start = full_grid
     by_segment = data.SegmentationType != "LABELMAP"
     frames = [
         Frame(
@@ -104,25 +104,25 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
 
 
 def _gap(along: NDArray[np.float64], measures: pydicom.Dataset) -> float:
-    """The slice distance: as the header says, where the positions agree, else the smallest one between frames."""
-    said = float(measures.get("SpacingBetweenSlices") or 0)
+    """The slice distance: from the header if the positions agree, else the smallest one between frames."""
+    header_gap = float(measures.get("SpacingBetweenSlices") or 0)
     gaps = np.diff(np.unique(np.round(along, 4)))
     gaps = gaps[gaps > 1e-3]
     if not len(gaps):
-        return said or float(measures.get("SliceThickness") or 1.0)
-    steps = gaps / said if said > 0 else np.zeros(0)
+        return header_gap or float(measures.get("SliceThickness") or 1.0)
+    steps = gaps / header_gap if header_gap > 0 else np.zeros(0)
     if len(steps) and np.abs(steps - np.rint(steps)).max() < _TOLERANCE and steps.min() > 0.5:
         return float(gaps.sum() / np.rint(steps).sum())
     return float(gaps.min())
 
 
 class Pixels:
-    """The pixels of single frames, decoded as they are asked for.
+    """The pixels of single frames, decoded on request.
 
     Args:
         data: the whole object.
         path: for messages.
-        threshold: of FRACTIONAL objects, the share from which on a voxel belongs to the segment.
+        threshold: for FRACTIONAL objects, the fraction from which on a voxel belongs to the segment.
     """
 
     def __init__(self, data: pydicom.Dataset, path: Path, threshold: float) -> None:

@@ -1,4 +1,4 @@
-"""The grid of a SEG that ctseg wrote, noted in a private element: empty slices at its ends leave no frames."""
+"""The full grid of a SEG that ctseg wrote, stored in a private element: empty slices at its ends have no frames."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ON_GRID = 1e-2
 _MOST_SLICES = 65536
 
 
-def note(data: pydicom.Dataset, geometry: Geometry) -> None:
-    """Keep the whole grid, so that the file can be read without its series."""
+def store_grid(data: pydicom.Dataset, geometry: Geometry) -> None:
+    """Store the full grid, so that the file can be read without its series."""
     z, y, x = geometry.shape_zyx
     text = {
         "shape_zyx": [z, y, x],
@@ -28,22 +28,22 @@ def note(data: pydicom.Dataset, geometry: Geometry) -> None:
     block.add_new(_ELEMENT, "UT", json.dumps(text))
 
 
-def noted(data: pydicom.Dataset, frames: Geometry) -> tuple[Geometry, int] | None:
-    """The whole grid and the slice at which that of the frames begins; None where nothing that fits was noted."""
+def stored_grid(data: pydicom.Dataset, frames: Geometry) -> tuple[Geometry, int] | None:
+    """The full grid and the slice at which the frames' grid begins; None without a matching entry."""
     try:
         text = json.loads(str(data.private_block(_GROUP, _CREATOR)[_ELEMENT].value))
         z, y, x = text["shape_zyx"]
         spacing, origin = as_xyz(text["spacing_xyz"]), as_xyz(text["origin_xyz"])
-        whole = Geometry((z, y, x), spacing, origin, as_matrix(text["direction"]))
+        full = Geometry((z, y, x), spacing, origin, as_matrix(text["direction"]))
     except (KeyError, ValueError, TypeError, BadInput):
         return None
-    at = np.linalg.inv(whole.affine) @ [*frames.origin_xyz, 1.0]
+    at = np.linalg.inv(full.affine) @ [*frames.origin_xyz, 1.0]
     start = round(float(at[2]))
-    part = whole.sub((start, 0, 0), frames.shape_zyx)
-    offsets = np.abs(part.affine - frames.affine) / min(whole.spacing_xyz)
+    part = full.sub((start, 0, 0), frames.shape_zyx)
+    offsets = np.abs(part.affine - frames.affine) / min(full.spacing_xyz)
     inside = (
         z <= _MOST_SLICES
         and 0 <= start <= z - frames.shape_zyx[0]
         and frames.shape_zyx[1:] == (y, x)
     )
-    return (whole, start) if inside and offsets.max() <= _ON_GRID else None
+    return (full, start) if inside and offsets.max() <= _ON_GRID else None

@@ -1,4 +1,4 @@
-"""What this package registers with ctseg."""
+"""The plugins that this package registers with ctseg."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _NAMES = "names for the values 1, 2, ..., e.g. 'Liver|Hepar,GTV*'; all by default"
 _SERIES = "the scan it belongs to: a folder or file; searched around it by default"
-_OVERLAPS = "refuse (default), last (the later one stays) or channels (one each)"
-_MISSING = "refuse (default) or empty, for names that the file has not"
+_OVERLAPS = "refuse (default), last (keeps the later one) or channels (one each)"
+_MISSING = "refuse (default) or empty, for names that the file lacks"
 
 
 def _is_seg(path: Path) -> bool:
@@ -95,10 +95,10 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
             summary="a folder of DICOM studies: a scan in each, and a SEG or RTSTRUCT drawn on it",
             options=frozen(
                 {
-                    "labels": "names and what they take: 'tumour=GTV*|Tumor,liver=Liver'",
+                    "labels": "label names with patterns of regions: 'tumour=GTV*|Tumor,liver=Liver'",
                     "image": "modality of the scan, or a pattern of its series' description",
                     "label": "SEG, RTSTRUCT, or a pattern of the object's description",
-                    "ignore": "label value of voxels that nobody labelled, none by default",
+                    "ignore": "label value of unlabelled voxels, none by default",
                 }
             ),
         )
@@ -120,10 +120,10 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                 {
                     "segments": _NAMES,
                     "series": _SERIES,
-                    "grid": "auto (default: that of the series where it is there), series or own",
+                    "grid": "auto (default: that of the series if it is found), series or own",
                     "overlaps": _OVERLAPS,
                     "missing": _MISSING,
-                    "threshold": "share from which on a voxel of a FRACTIONAL one counts, 0.5",
+                    "threshold": "fraction from which on a voxel of a FRACTIONAL one counts, 0.5",
                 }
             ),
             writer_options=frozen({"algorithm": "name of the model, stored with each segment"}),

@@ -1,4 +1,4 @@
-"""The images of a DICOM series that a SEG refers to: one under each slice of the grid."""
+"""The images of a DICOM series that a SEG refers to: one for each slice of the grid."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ctseg_dicom.files import dicom, read_dataset
 
 HINT = "Predict from the DICOM series itself, or write .nii.gz or .nrrd, which need no source."
 _ON_GRID = 1e-2
-"""Share of a voxel by which a slice of the result may miss its image: headers hold few digits."""
+"""Largest distance between a slice of the result and its image, in voxels: headers hold few digits."""
 _TURN = 1e-3
 """The same for direction cosines."""
 _EMPTY_TYPE_2 = (
     "AccessionNumber", "PatientBirthDate", "PatientID", "PatientName", "PatientSex", "ReferringPhysicianName",
     "StudyDate", "StudyID", "StudyTime",
 )  # fmt: skip
-"""What every image must have, be it empty, and anonymised images sometimes lack."""
+"""Elements that every image must have, even if empty, and anonymised images sometimes lack."""
 _NEEDED = {
     "SOPClassUID": "kind of object", "SOPInstanceUID": "identifier", "StudyInstanceUID": "study",
     "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference", "Modality": "modality",
@@ -38,12 +38,12 @@ _IN_FILE_META = {
 
 @dataclass(frozen=True)
 class Images:
-    """The images under the slices of a grid.
+    """The images at the slices of a grid.
 
     Attributes:
-        headers: of single images, or of the one file that holds them all.
+        headers: headers of single images, or of the one file that holds them all.
         frame_of: for each slice of the grid the number of its image.
-        count: images altogether; those beyond the grid stay empty.
+        count: number of images; those beyond the grid stay empty.
     """
 
     headers: list[pydicom.Dataset]
@@ -52,11 +52,11 @@ class Images:
 
 
 def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None) -> Images:
-    """The headers of the images under each slice of the grid.
+    """The headers of the images at each slice of the grid.
 
     Raises:
-        BadInput: the reference is no DICOM series.
-        GeometryMismatch: a slice without an image.
+        BadInput: the reference is not a DICOM series.
+        GeometryMismatch: a slice has no image.
     """
     files = [] if reference is None else list(reference.metadata.get("files", []))
     if reference is None or not files:
@@ -73,7 +73,7 @@ def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None)
             many = max(many, int(header.get("NumberOfFrames") or 1))
             if many > 1 and len(files) > 1:
                 raise BadInput(
-                    f"{path}: the series lies in several files of many frames.", hint=HINT
+                    f"{path}: the series consists of several files with many frames.", hint=HINT
                 )
             for number, k in _slices(header, geometry):
                 at[k], names[k] = (header, number), name
@@ -119,7 +119,7 @@ def _slices(header: pydicom.Dataset, geometry: Geometry) -> Iterator[tuple[int, 
 
 
 def _complete(header: pydicom.Dataset, name: str) -> None:
-    """Refuse an image that a SEG cannot refer to; give it, empty, what it must have and anonymisers remove."""
+    """Refuse an image that a SEG cannot refer to; add missing required elements, empty."""
     meta = getattr(header, "file_meta", pydicom.Dataset())
     for keyword, other in _IN_FILE_META.items():
         if not header.get(keyword) and meta.get(other):
@@ -127,19 +127,19 @@ def _complete(header: pydicom.Dataset, name: str) -> None:
     lacking = [keyword for keyword in _NEEDED if not str(header.get(keyword) or "").strip()]
     if lacking:
         words = ", ".join(f"{_NEEDED[keyword]} ({keyword})" for keyword in lacking)
-        raise BadInput(f"{name} names no {words}, to which a DICOM SEG must refer.", hint=HINT)
+        raise BadInput(f"{name} lacks the {words}, to which a DICOM SEG must refer.", hint=HINT)
     for keyword in _EMPTY_TYPE_2:
         if keyword not in header:
             setattr(header, keyword, "")
 
 
 def _check_one_series(headers: Sequence[pydicom.Dataset], names: Sequence[str]) -> None:
-    """Refuse images that a SEG cannot refer to together, or one that is there twice.
+    """Refuse images that a SEG cannot refer to together, or an image that occurs twice.
 
     Raises:
-        BadInput: naming the first of them.
+        BadInput: the message names the first of them.
     """
-    first, seen = headers[0], dict[str, str]()
+    first, name_of_uid = headers[0], dict[str, str]()
     for header, name in zip(headers, names, strict=True):
         for keyword in _ALIKE:
             if header.get(keyword) != first.get(keyword):
@@ -149,9 +149,10 @@ def _check_one_series(headers: Sequence[pydicom.Dataset], names: Sequence[str]) 
                     hint=HINT,
                 )
         uid = str(header.SOPInstanceUID)
-        if uid in seen:
+        if uid in name_of_uid:
             raise BadInput(
-                f"{name} and {seen[uid]} have the same SOPInstanceUID, by which a DICOM SEG refers to each of them.",
+                f"{name} and {name_of_uid[uid]} have the same SOPInstanceUID, by which a DICOM SEG refers to each of "
+                "them.",
                 hint=HINT,
             )
-        seen[uid] = name
+        name_of_uid[uid] = name

@@ -1,8 +1,8 @@
-"""How the contours of one region of interest combine on one plane.
+"""Combination of the contours of one region of interest on one plane.
 
-DICOM (PS3.3, C.8.8.6.3) says what several contours on a plane mean for CLOSEDPLANAR_XOR alone. For CLOSED_PLANAR the
-practice of planning systems counts: a contour inside another one is a hole, one inside a hole an island, and contours
-that cross, or that are there twice, never cancel each other.
+DICOM (PS3.3, C.8.8.6.3) defines the combination for CLOSEDPLANAR_XOR only. For CLOSED_PLANAR the practice of planning
+systems applies: a contour inside another one is a hole, one inside a hole an island, and contours that cross or are
+repeated never cancel each other.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ctseg_dicom import raster
 
 _SAME = 0.5
-"""Contours nowhere farther apart than this share of a pixel are one: no wall between them could be drawn."""
+"""Largest distance, in pixels, at which contours are copies: no wall between them could be drawn."""
 _REPEATS = 1e-3
-"""The same in pixels for the points of a contour that runs round several times."""
+"""The same in pixels, for the points of a contour that runs round several times."""
 _MOST_POINTS = 3000
-"""Contours of more points are compared by some of them."""
+"""Number of points above which contours are compared by a subset of them."""
 
 Polygon = NDArray[np.float64]
 
@@ -30,9 +30,9 @@ class Plane:
     """The contours of one region on one plane.
 
     Attributes:
-        polygons: [N, 2] of x and y in pixels; none is there twice, unless they cancel.
-        cancels: whether they are CLOSEDPLANAR_XOR: what lies in an even number of them is outside.
-        copies: contours that were left out because another one is the same.
+        polygons: [N, 2] of x and y in pixels; without copies, unless the contours cancel.
+        cancels: whether they are CLOSEDPLANAR_XOR: an area in an even number of them is outside.
+        copies: number of contours that were left out as copies.
     """
 
     polygons: tuple[Polygon, ...]
@@ -43,24 +43,26 @@ class Plane:
     def of(cls, polygons: Sequence[Polygon], *, cancels: bool = False) -> Plane:
         once = [_one_turn(polygon) for polygon in polygons]
         boxes = np.array([[*p.min(0), *p.max(0)] for p in once])
-        kept: list[int] = []
+        unique: list[int] = []
         copies = 0
         for number, polygon in enumerate(once):
             near = (
-                np.flatnonzero(np.abs(boxes[kept] - boxes[number]).max(1) <= _SAME) if kept else ()
+                np.flatnonzero(np.abs(boxes[unique] - boxes[number]).max(1) <= _SAME)
+                if unique
+                else ()
             )
-            copy = any(_same(polygon, once[kept[index]]) for index in near)
+            copy = any(_same(polygon, once[unique[index]]) for index in near)
             copies += copy
             if cancels or not copy:
-                kept.append(number)
-        return cls(tuple(once[number] for number in kept), cancels, copies)
+                unique.append(number)
+        return cls(tuple(once[number] for number in unique), cancels, copies)
 
     def mask(self, shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
         """The pixels [Y, X] inside."""
         return self._combined(shape_yx)[0]
 
     def crossings(self, shape_yx: tuple[int, int]) -> int:
-        """How many contours cross others and were joined with them."""
+        """The number of contours that cross others and were joined with them."""
         low, high = (np.array([end(p, 0) for p in self.polygons]) for end in (np.min, np.max))
         apart = all(
             ((low[n] > high[:n]) | (high[n] < low[:n])).any(1).all() for n in range(1, len(low))
@@ -90,7 +92,7 @@ def _area(polygon: Polygon) -> float:
 
 
 def _one_turn(polygon: Polygon) -> Polygon:
-    """A contour that runs round several times, which would cancel itself, once round."""
+    """A contour that runs round several times, reduced to one turn, since the turns would cancel each other."""
     moves = np.abs(polygon - np.roll(polygon, 1, axis=0)).max(1) > _REPEATS
     points: Polygon = polygon[moves]  # each turn may be closed by its first point
     count = len(points)
@@ -102,7 +104,7 @@ def _one_turn(polygon: Polygon) -> Polygon:
 
 
 def _same(one: Polygon, two: Polygon) -> bool:
-    """Whether two contours enclose the same, wherever they start and whichever way they run."""
+    """Whether two contours enclose the same area, whatever their start and direction."""
     one, two = (p[:: -(-len(p) // _MOST_POINTS)] for p in (one, two))
     return max(_farthest(one, two), _farthest(two, one)) <= _SAME
 

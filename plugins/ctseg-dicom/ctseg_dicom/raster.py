@@ -1,4 +1,4 @@
-"""Contours to voxels: planar polygons filled by the even-odd rule, and slices between two contours."""
+"""Conversion of contours to voxels: polygons filled by the even-odd rule, and slices between two contours."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 _CROSSINGS = 4_000_000
-"""Crossings of edges and rows that are looked at together."""
+"""Crossings of edges and rows that are processed together."""
 
 
 def fill(contours: Iterable[NDArray[np.float64]], shape_yx: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels [Y, X] whose centre lies inside an odd number of contours.
+    """The pixels [Y, X] whose centre is inside an odd number of contours.
 
-    So a contour inside another one is a hole, and a keyhole contour, which runs to its hole and back along one line,
-    comes out right too. Left and upper borders count as inside, right and lower ones do not: regions that share a
+    So a contour inside another one is a hole; a keyhole contour, which runs to its hole and back along one line,
+    is correct, too. Left and upper borders count as inside, right and lower ones as outside: regions that share a
     border never share a pixel.
 
     Args:
-        contours: polygons [N, 2] of x and y in pixels, where the centre of pixel (i, j) is at x = j, y = i. The last
+        contours: polygons [N, 2] of x and y in pixels; the centre of pixel (i, j) is at x = j, y = i. The last
             point is joined to the first one.
     """
     toggles = np.zeros((shape_yx[0], shape_yx[1] + 1), np.uint32)
@@ -32,7 +32,7 @@ def fill(contours: Iterable[NDArray[np.float64]], shape_yx: tuple[int, int]) -> 
 def fill_rows(
     contour: NDArray[np.float64], shape_yx: tuple[int, int]
 ) -> tuple[slice, NDArray[np.bool_]]:
-    """One contour as `fill` fills it: the rows that it reaches, and their pixels."""
+    """One contour, filled as by `fill`: its rows, and their pixels."""
     low, high = contour[:, 1].min(), contour[:, 1].max()
     first, last = (int(v) for v in np.ceil([low, high]).clip(0, shape_yx[0]))
     toggles = np.zeros((last - first, shape_yx[1] + 1), np.uint32)
@@ -45,9 +45,9 @@ def _toggle(toggles: NDArray[np.uint32], contour: NDArray[np.float64]) -> None:
     height, width = toggles.shape[0], toggles.shape[1] - 1
     after = np.roll(contour, -1, axis=0)
     down = (contour[:, 1] <= after[:, 1])[:, None]
-    # From the upper end down, so that an edge drawn there and back gives the same numbers twice.
+    # from the upper end down, so that an edge drawn there and back gives equal numbers
     (x0, y0), (x1, y1) = np.where(down, contour, after).T, np.where(down, after, contour).T
-    # An edge crosses the rows from its upper end, included, to the lower one, excluded.
+    # an edge crosses the rows from its upper end, included, to the lower one, excluded
     first = np.ceil(y0).clip(0, height).astype(np.int64)
     last = np.ceil(y1).clip(0, height).astype(np.int64)
     counts = last - first
@@ -67,9 +67,9 @@ def _inside(toggles: NDArray[np.uint32]) -> NDArray[np.bool_]:
 
 
 def between(one: NDArray[np.bool_], two: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
-    """The shape at a share of the way from one mask to another one.
+    """The shape at a fraction of the distance from one mask to another one.
 
-    Shape-based interpolation: signed distances to the two borders are mixed, and what is inside is kept (Raya and
+    Shape-based interpolation: signed distances to the two borders are averaged; positive values are inside (Raya and
     Udupa 1990, doi 10.1109/42.52980).
     """
     mixed: NDArray[np.bool_] = (1 - share) * _signed(one) + share * _signed(two) > 0

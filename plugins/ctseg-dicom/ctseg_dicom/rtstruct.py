@@ -24,16 +24,16 @@ from ctseg_dicom.sniff import STRUCTURE_SET
 _CANCELLING = ("CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 _CLOSED = ("CLOSED_PLANAR", *_CANCELLING)
 _FLAT_MM = 0.1
-"""How far the points of a contour may lie from its plane: coordinates are decimal strings of few digits."""
+"""Largest distance of a contour's points from its plane: coordinates are decimal strings of few digits."""
 _ON_SLICE = 0.1
-"""Share of the slice distance within which a contour counts as lying on a slice."""
+"""Largest distance of a contour from a slice on which it counts, as a fraction of the slice distance."""
 _NEIGHBOURS = 1.5
-"""Contours up to so many times their usual distance apart bound one body; farther ones leave a gap."""
+"""Largest gap between contours of one body, as a multiple of their usual distance; larger ones leave a gap."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One closed contour: points [N, 3] of x, y, z, and whether it is a CLOSEDPLANAR_XOR one."""
+    """One closed contour: points [N, 3] of x, y, z, and whether it is CLOSEDPLANAR_XOR."""
 
     points: NDArray[np.float64]
     cancels: bool
@@ -45,8 +45,8 @@ class Contours:
 
     Attributes:
         heights: position along z of each plane, ascending.
-        planes: the contours of each.
-        step: the usual distance of neighbouring planes; 1 where there is but one plane.
+        planes: contours of each plane.
+        step: usual distance of neighbouring planes; 1 if there is only one plane.
     """
 
     heights: NDArray[np.float64]
@@ -55,7 +55,7 @@ class Contours:
 
     @classmethod
     def of(cls, contours: Sequence[Drawn]) -> Contours:
-        """From contours in voxels, each within one plane of constant z."""
+        """Group contours in voxels, each within one plane of constant z, by plane."""
         heights: list[float] = []
         grouped: list[list[Drawn]] = []
         for z, one in sorted(
@@ -75,10 +75,11 @@ class Contours:
     def mask(
         self, z: int, shape_yx: tuple[int, int], *, interpolate: bool
     ) -> NDArray[np.bool_] | None:
-        """The voxels of slice z inside, None where there are none.
+        """The voxels of slice z inside the contours; None without any.
 
-        A contour on the slice counts. Between two contours no farther apart than usual the shape is interpolated,
-        and beyond the last one it reaches half their distance: each contour stands for a slab of that thickness.
+        A contour on the slice applies directly. Between two contours no farther apart than usual the shape is
+        interpolated, and it extends beyond the last one by half their distance: each contour represents a slab of
+        that thickness.
         """
 
         def filled(index: int) -> NDArray[np.bool_]:
@@ -111,19 +112,19 @@ def open_rtstruct(
     """Open a structure set as a label map on the grid of its series; slices are filled as they are read.
 
     Args:
-        path: the file, or a folder that holds nothing else.
-        roi: names for the values 1, 2, ...; see `ctseg_dicom.choose.choose`. Without it all regions of interest with
+        path: the file, or a folder that holds only this file.
+        roi: names for the values 1, 2, ...; see `ctseg_dicom.choose.choose`. By default all regions of interest with
             closed contours, in the order of their numbers.
-        series: the scan that was drawn on; searched around `path` by default.
+        series: the scan that was drawn on; by default it is searched around `path`.
         overlaps: `refuse`, `last` or `channels`.
-        missing: `refuse` or `empty`, for names of `roi` that the file has not.
-        between: `interpolate` slices between two contours, or `none`, which takes contours within half a slice only.
+        missing: `refuse` or `empty`, for names of `roi` that the file lacks.
+        between: `interpolate` slices between two contours, or `none`, which uses contours within half a slice only.
 
     Raises:
-        FileProblem: damaged, or no structure set.
+        FileProblem: damaged, or not a structure set.
         UnknownName: no region of interest has a name of `roi`.
-        BadInput: the series is not there, or regions overlap.
-        GeometryMismatch: contours off the slices of the series, or the series of another scan.
+        BadInput: the series is not found, or regions overlap.
+        GeometryMismatch: contours lie off the slices of the series, or the series is of another scan.
     """
     check_word("overlaps", overlaps, OVERLAPS, path)
     check_word("missing", missing, ("refuse", "empty"), path)
@@ -187,7 +188,7 @@ def open_rtstruct(
 def _regions(
     data: pydicom.Dataset,
 ) -> tuple[list[Region], dict[int, list[Drawn]], dict[int, str]]:
-    """Regions with closed contours, these in mm, and the frame of reference of each."""
+    """Regions with closed contours, the contours in mm, and the frame of reference of each region."""
     contours: dict[int, list[Drawn]] = {}
     colours: dict[int, Any] = {}
     for item in data.get("ROIContourSequence") or []:
@@ -198,7 +199,7 @@ def _regions(
                 points = np.array(contour.ContourData, np.float64)
                 if points.size % 3 or not np.isfinite(points).all():
                     raise ValueError(f"a contour of region {number} has {points.size} coordinates")
-                if points.size >= 9:  # fewer than three points hold no area
+                if points.size >= 9:  # fewer than three points enclose no area
                     cancels = contour.ContourGeometricType in _CANCELLING
                     contours.setdefault(number, []).append(Drawn(points.reshape(-1, 3), cancels))
     regions: list[Region] = []
@@ -215,18 +216,18 @@ def _regions(
 
 
 def _left_out(data: pydicom.Dataset, regions: Sequence[Region]) -> list[str]:
-    """A note on regions that hold no area: points of reference, lines, empty ones."""
-    kept = {region.number for region in regions}
+    """A note on regions without an area: reference points, lines, empty ones."""
+    region_numbers = {region.number for region in regions}
     others = [
         str(item.get("ROIName") or item.ROINumber)
         for item in data.StructureSetROISequence
-        if int(item.ROINumber) not in kept
+        if int(item.ROINumber) not in region_numbers
     ]
     return [f"left out, without closed contours: {', '.join(others)}"] if others else []
 
 
 def _combined(name: str, planes: Sequence[Plane], shape_yx: tuple[int, int]) -> list[str]:
-    """Notes on contours of a region that are there twice, cancel each other or cross."""
+    """Notes on contours of a region that are repeated, cancel each other or cross."""
     left_out = sum(plane.copies for plane in planes if not plane.cancels)
     cancelled = sum(plane.copies for plane in planes if plane.cancels)
     crossing = sum(plane.crossings(shape_yx) > 0 for plane in planes)
@@ -268,10 +269,10 @@ def _references(data: pydicom.Dataset, frames: Sequence[str]) -> tuple[list[str]
 
 
 def _in_voxels(contour: Drawn, geometry: Geometry, path: Path) -> Drawn:
-    """A contour in mm as one in voxels of the grid.
+    """Convert a contour from mm to voxels of the grid.
 
     Raises:
-        GeometryMismatch: it does not lie in a plane of the slices.
+        GeometryMismatch: the contour does not lie in a plane of the slices.
     """
     inverse = np.linalg.inv(geometry.affine)
     voxels: NDArray[np.float64] = contour.points @ inverse[:3, :3].T + inverse[:3, 3]
@@ -287,7 +288,7 @@ def _in_voxels(contour: Drawn, geometry: Geometry, path: Path) -> Drawn:
 
 
 def _touches(contours: Contours, geometry: Geometry) -> bool:
-    """Whether any contour lies within the grid at least in part."""
+    """Whether any contour lies at least partly within the grid."""
     depth, height, width = geometry.shape_zyx
     for z, drawn in zip(contours.heights, contours.planes, strict=True):
         for xy in drawn.polygons:

@@ -23,7 +23,7 @@ from ctseg_dicom.series import missing_series, open_series
 from ctseg_dicom.sniff import SEGMENTATION
 
 _ON_GRID = 1e-2
-"""Share of a voxel by which the voxels of two grids may miss each other: headers hold few digits."""
+"""Largest distance of corresponding voxels of two grids, in voxels: headers hold few digits."""
 
 Read = Callable[[int, int], NDArray[Any]]
 
@@ -41,29 +41,29 @@ def open_dicom_seg(
     """Open a segmentation (BINARY, FRACTIONAL or LABELMAP); frames are decoded as they are read.
 
     Args:
-        path: the file, or a folder that holds nothing else.
-        segments: names or numbers for the values 1, 2, ...; see `ctseg_dicom.choose.choose`. Without it each segment
-            has its number as value, or the value that ctseg noted when it wrote the file.
-        series: the scan that gives the grid; searched around `path` by default.
-        grid: `series` (which must be there), `own`, or `auto`: that of the series where it is there, else its own.
+        path: the file, or a folder that holds only this file.
+        segments: names or numbers for the values 1, 2, ...; see `ctseg_dicom.choose.choose`. By default each segment
+            has its number as value, or the value that ctseg stored when it wrote the file.
+        series: the scan that defines the grid; by default it is searched around `path`.
+        grid: `series` (which must be found), `own`, or `auto`: that of the series if it is found, else its own.
         overlaps: `refuse`, `last` or `channels`.
-        missing: `refuse` or `empty`, for names of `segments` that the file has not.
-        threshold: of FRACTIONAL files, the share from which on a voxel belongs to a segment, over 0 up to 1.
+        missing: `refuse` or `empty`, for names of `segments` that the file lacks.
+        threshold: for FRACTIONAL files, the fraction from which on a voxel belongs to a segment, above 0 up to 1.
 
     Raises:
-        FileProblem: damaged, or no DICOM SEG.
+        FileProblem: damaged, or not a DICOM SEG.
         UnknownName: no segment has a name of `segments`.
-        GeometryMismatch: its voxels do not lie on those of the series.
-        BadInput: the series is not there, or segments overlap (told when those slices are read).
+        GeometryMismatch: its voxels do not coincide with those of the series.
+        BadInput: the series is not found, or segments overlap (raised when those slices are read).
     """
     check_word("overlaps", overlaps, OVERLAPS, path)
     check_word("missing", missing, ("refuse", "empty"), path)
     check_word("grid", grid, ("auto", "series", "own"), path)
     names = names_of(segments)
-    least = _share(threshold, path)
+    least = _threshold(threshold, path)
     data = load(path, SEGMENTATION, "DICOM segmentation (SEG)")
     with dicom(path):
-        own, frames = layout(data, path)
+        own_grid, frames = layout(data, path)
         pixels = Pixels(data, path, least)
         regions = _regions(data)
         uids = [str(item.SeriesInstanceUID) for item in data.get("ReferencedSeriesSequence") or []]
@@ -72,7 +72,7 @@ def open_dicom_seg(
     chosen = choose(regions, names, missing, "segment", path)
     value_of = {region.number: value for value, parts in chosen for region in parts}
     labelled = [(value, parts[0].name if parts else f"label {value}") for value, parts in chosen]
-    plane = own.shape_zyx[1:]
+    plane = own_grid.shape_zyx[1:]
 
     def read_own(start: int, stop: int) -> NDArray[Any]:
         combined = Combiner(labelled, overlaps, (stop - start, *plane), path)
@@ -90,7 +90,7 @@ def open_dicom_seg(
                     combined.add(value_of[frame.segment], frame.z - start, mask)
         return combined.array
 
-    read, geometry = _on_series(path, own, read_own, grid, series, uids, frame_uid)
+    read, geometry = _on_series(path, own_grid, read_own, grid, series, uids, frame_uid)
     return Source(
         path,
         geometry,
@@ -107,7 +107,7 @@ def open_dicom_seg(
     )
 
 
-def _share(threshold: Any, path: Path) -> float:
+def _threshold(threshold: Any, path: Path) -> float:
     try:
         share = float(threshold)
     except (TypeError, ValueError):
@@ -115,7 +115,7 @@ def _share(threshold: Any, path: Path) -> float:
     if not 0 < share <= 1:
         raise BadInput(
             f"The option threshold is {threshold!r} (for {path}).",
-            hint="Use a share over 0, up to 1",
+            hint="Use a fraction above 0, up to 1",
         )
     return share
 
@@ -125,7 +125,7 @@ def _regions(data: pydicom.Dataset) -> list[Region]:
     items = data.SegmentSequence
     noted = [VALUE_TEXT.search(str(item.get("SegmentDescription") or "")) for item in items]
     values = [int(match[1]) for match in noted if match]
-    if len(set(values)) != len(items):  # not written by ctseg, or not by it alone
+    if len(set(values)) != len(items):  # not written by ctseg, or changed afterwards
         values = [int(item.SegmentNumber) for item in items]
     return [
         Region(
@@ -141,16 +141,16 @@ def _regions(data: pydicom.Dataset) -> list[Region]:
 
 def _on_series(
     path: Path,
-    own: Geometry,
+    own_grid: Geometry,
     read_own: Read,
     grid: str,
     series: str | Path | None,
     uids: Sequence[str],
     frame_uid: str,
 ) -> tuple[Read, Geometry]:
-    """How to read slices of the grid that was asked for, and that grid."""
+    """The function that reads slices of the requested grid, and that grid."""
     if grid == "own":
-        return read_own, own
+        return read_own, own_grid
     try:
         scan = open_series(path, series, uids, frame_uid)
     except FileProblem as error:
@@ -163,12 +163,12 @@ def _on_series(
     if scan is None:
         if grid == "series":
             raise missing_series(path, uids)
-        return read_own, own
+        return read_own, own_grid
     target = scan.geometry
     scan.close()
-    if own.agrees(target):
+    if own_grid.agrees(target):
         return read_own, target
-    place = _placed(own, target, path, scan.path)
+    place = _placed(own_grid, target, path, scan.path)
     z0, depth = place.start[0], place.shape[0]
     # then slices of the series are slices of the segmentation
     along = place.axes == (0, 1, 2) and place.signs[0] > 0
@@ -179,7 +179,7 @@ def _on_series(
             nothing = read_own(0, 1)
             return np.zeros((len(nothing), last - first, *target.shape_zyx[1:]), nothing.dtype)
         if not along:
-            part = read_own(0, own.shape_zyx[0])
+            part = read_own(0, own_grid.shape_zyx[0])
             return place.place(part, (first, 0, 0), (last, *target.shape_zyx[1:]))
         part = read_own(low - z0, high - z0)
         inner = replace(place, start=(low, *place.start[1:]), shape=(high - low, *place.shape[1:]))
@@ -188,16 +188,16 @@ def _on_series(
     return read, target
 
 
-def _placed(own: Geometry, target: Geometry, path: Path, scan: Path) -> Placement:
-    """Where a grid lies within that of the series.
+def _placed(own_grid: Geometry, target: Geometry, path: Path, scan: Path) -> Placement:
+    """The placement of a grid within that of the series.
 
     Raises:
-        GeometryMismatch: the voxels do not fall on each other, or some lie outside.
+        GeometryMismatch: the voxels do not coincide, or some lie outside.
     """
-    place = placement(own, target, max(_ON_GRID, 1e-5 * max(own.shape_zyx)))
+    place = placement(own_grid, target, max(_ON_GRID, 1e-5 * max(own_grid.shape_zyx)))
     if place is None:
         raise GeometryMismatch(
-            f"The voxels of {path} are not those of the series {scan}: {target.difference(own)}.",
+            f"The voxels of {path} are not those of the series {scan}: {target.difference(own_grid)}.",
             hint="Read it on its own grid with the option grid=own, and resample: ctseg data convert A B "
             "--option grid=own --like REFERENCE",
         )

@@ -1,4 +1,4 @@
-"""Predictions as DICOM SEG, with references to the images that they were made of."""
+"""Writing predictions as DICOM SEG, with references to the images of their scan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom.codes import cielab_of, concepts, value_text
 from ctseg_dicom.files import dicom
-from ctseg_dicom.grid_note import note
+from ctseg_dicom.grid_note import store_grid
 from ctseg_dicom.images import HINT, Images, images_under
 
 SUFFIXES = (".seg.dcm",)
@@ -41,24 +41,24 @@ def write_dicom_seg(
     reference: VolumeSource | None = None,
     algorithm: str | None = None,
 ) -> Writer:
-    """A writer of one SEG file. It is put together in memory when the last slice is there.
+    """A writer of one SEG file, which is composed in memory once the last slice has arrived.
 
-    Label maps [Z, Y, X] become a BINARY SEG of one segment a label; channels [C, Z, Y, X] of 0 and 1 a BINARY one of
-    one segment a channel, which may overlap; channels of probabilities a FRACTIONAL one in steps of 1/255.
+    Label maps [Z, Y, X] become a BINARY SEG with one segment per label; channels [C, Z, Y, X] of 0 and 1 a BINARY one
+    with one segment per channel, which may overlap; channels of probabilities a FRACTIONAL one in steps of 1/255.
 
     Args:
-        path: ends in `.seg.dcm`.
-        geometry: the grid, whose slices are images of the series.
+        path: file name ending in `.seg.dcm`.
+        geometry: grid whose slices are images of the series.
         dtype: integers, or floats for probabilities.
-        channels: as for every writer.
+        channels: None for [Z, Y, X], a number for [C, Z, Y, X].
         labels: names, values and colours of the segments, for channels in their order.
         reference: the DICOM series that was segmented.
-        algorithm: the name of the model, `ctseg` by default.
+        algorithm: name of the model, `ctseg` by default.
 
     Raises:
-        BadInput: no series to refer to, or voxels that a SEG cannot hold.
-        GeometryMismatch: a slice of the grid is no image of the series.
-        FileProblem: the images or the place cannot be used.
+        BadInput: there is no series to refer to, or a SEG cannot store the voxels.
+        GeometryMismatch: a slice of the grid is not an image of the series.
+        FileProblem: the images cannot be used, or the file cannot be written.
     """
     stored = check_dtype(
         dtype,
@@ -84,7 +84,7 @@ def write_dicom_seg(
 
 
 class _SegSink:
-    """Collects slabs, and makes the object from all of them."""
+    """Collects slabs, and composes the object from all of them."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _SegSink:
         self._voxels: NDArray[Any] = np.zeros(shape, np.float32 if fraction else np.uint16)
         if channels is not None and not fraction:
             self._voxels = self._voxels.astype(np.uint8)
-        temporary.touch()  # tells now whether the place can be written
+        temporary.touch()  # raises now if the folder cannot be written
 
     def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
         lowest, highest = slab_czyx.min(), slab_czyx.max()
@@ -125,21 +125,21 @@ class _SegSink:
     def finish(self) -> None:
         names = self._names()
         voxels = self._voxels if self._channels is not None else _numbered(self._voxels, names)
-        made = _object(self._path, self._images.headers, voxels, names, self._algorithm)
-        note(made, self._geometry)
+        segmentation = _object(self._path, self._images.headers, voxels, names, self._algorithm)
+        store_grid(segmentation, self._geometry)
         with dicom(self._path):
-            made.save_as(self._temporary)
+            segmentation.save_as(self._temporary)
 
     def _names(self) -> list[Label]:
-        """The labels of the segments; values or channels that have none get a plain name."""
+        """The labels of the segments; values or channels without a label get a generic name."""
         if self._channels is not None:
-            given = self._labels if len(self._labels) == self._channels else []
-            return given or [Label(f"channel {n}", (n,), n) for n in range(1, self._channels + 1)]
+            names = self._labels if len(self._labels) == self._channels else []
+            return names or [Label(f"channel {n}", (n,), n) for n in range(1, self._channels + 1)]
         known = {label.value for label in self._labels}
-        found = np.flatnonzero(np.bincount(self._voxels.ravel())).tolist()
-        others = [Label(f"label {v}", (v,), v) for v in found if v and v not in known]
+        values = np.flatnonzero(np.bincount(self._voxels.ravel())).tolist()
+        others = [Label(f"label {v}", (v,), v) for v in values if v and v not in known]
         labels = [*self._labels, *others]
-        return labels or [Label("label 1", (1,), 1)]  # an object without any segment is not allowed
+        return labels or [Label("label 1", (1,), 1)]  # DICOM requires at least one segment
 
     def discard(self) -> None:
         self._voxels = np.zeros(0)
@@ -148,10 +148,10 @@ class _SegSink:
 def _try(
     path: Path, images: Images, channels: int | None, labels: Sequence[Label], algorithm: str
 ) -> None:
-    """Make the object of one slice, or of one file of many frames, without voxels: what it lacks is told beforehand.
+    """Compose an object of one slice, or of one multi-frame file, without voxels, so that missing elements raise early.
 
     Raises:
-        BadInput: the images lack what a SEG takes from them.
+        BadInput: the images lack elements that a SEG copies from them.
     """
     headers = images.headers[:1]
     depth = images.count if len(images.headers) < images.count else 1
@@ -168,7 +168,7 @@ def _object(
     labels: Sequence[Label],
     algorithm: str,
 ) -> Segmentation:
-    """A SEG in memory."""
+    """Compose a SEG in memory."""
     series_number = int(headers[0].get("SeriesNumber") or 0)
     try:
         with dicom(path), _quiet():
@@ -190,13 +190,15 @@ def _object(
                 series_description=f"Segmentation {algorithm}"[:64],
                 specific_character_set="ISO_IR 192",  # names of labels in any script
             )
-    except Exception as error:  # highdicom lets through whatever an odd value leads to
+    except Exception as error:  # highdicom raises errors of any kind for odd values
         if isinstance(error, MemoryError):
             raise
         cause = error.__cause__ if isinstance(error, FileProblem) and error.__cause__ else error
-        said = f"no {cause}" if isinstance(cause, KeyError) else str(cause) or type(cause).__name__
+        reason = (
+            f"no {cause}" if isinstance(cause, KeyError) else str(cause) or type(cause).__name__
+        )
         raise BadInput(
-            f"{path}: no DICOM SEG can refer to the images of this series: {said}", hint=HINT
+            f"{path}: no DICOM SEG can refer to the images of this series: {reason}", hint=HINT
         ) from error
 
 
@@ -223,7 +225,7 @@ def _segments(labels: Sequence[Label], algorithm: str) -> list[SegmentDescriptio
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A scan without a voxel of any label, and odd values copied from its images, are no news."""
+    """Silence warnings about scans without labelled voxels and about odd values copied from images."""
     logger = logging.getLogger("highdicom")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -236,7 +238,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _numbered(values: NDArray[Any], labels: Sequence[Label]) -> NDArray[np.uint16]:
-    """Label values as segment numbers 1, 2, ..."""
+    """Convert label values to segment numbers 1, 2, ..."""
     table = np.zeros(65536, np.uint16)
     for number, label in enumerate(labels, start=1):
         table[label.value] = number

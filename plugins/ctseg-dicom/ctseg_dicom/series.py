@@ -1,4 +1,4 @@
-"""The image series that a SEG or RTSTRUCT refers to: found beside it, or named by the option `series`."""
+"""The image series that a SEG or RTSTRUCT refers to: found nearby, or named by the option `series`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ctseg_dicom.files import dicom, read_dataset
 
 _FOLDERS = 3000
 _FILES = 20_000
-"""How many places are looked at before a search is given up."""
+"""Most folders to look at in a search."""
 
 
 def open_series(
@@ -23,12 +23,12 @@ def open_series(
 
     Args:
         path: the SEG or RTSTRUCT.
-        series: file or folder of the scan, in any format; without it folders around `path` are searched.
+        series: file or folder of the scan, in any format; by default folders around `path` are searched.
         series_uids: the SeriesInstanceUIDs that the object refers to.
         frame_uid: its FrameOfReferenceUID.
 
     Returns:
-        None where no series was named and none of those referred to is near.
+        None if no series was named and none of those referred to is nearby.
 
     Raises:
         FileProblem: the named scan is missing or damaged.
@@ -38,8 +38,8 @@ def open_series(
         return _open_named(path, Path(series), series_uids, frame_uid)
     for folder, uid in _search(path, series_uids):
         parts = [other for other in _folders_in([folder.parent]) if _first_uid(other) == uid]
-        whole = folder.parent if len(parts) > 1 else folder  # big series lie in several folders
-        return open_volume(whole, format="dicom", series=uid)
+        root = folder.parent if len(parts) > 1 else folder  # large series are spread over folders
+        return open_volume(root, format="dicom", series=uid)
     return None
 
 
@@ -52,14 +52,16 @@ def _open_named(
             f"The scan {named} that the option series names for {path} does not exist.",
             hint="Name the folder of its slices, or one of its files.",
         )
-    here = [uid for uid in series_uids if place.is_dir() and _holds(place, uid)]
+    uids_here = [uid for uid in series_uids if place.is_dir() and _holds(place, uid)]
     source = (
-        open_volume(place, format="dicom", series=here[0]) if len(here) == 1 else open_volume(place)
+        open_volume(place, format="dicom", series=uids_here[0])
+        if len(uids_here) == 1
+        else open_volume(place)
     )
     uid = source.metadata.get("series_uid")
     files = source.metadata.get("files")
     if not uid or uid in series_uids or not files:
-        return source  # a scan in another format says nothing of whom it belongs to
+        return source  # a scan in another format does not identify its series
     frame = str(source.metadata.get("frame_of_reference_uid", ""))
     if frame_uid and frame and frame != frame_uid:
         source.close()
@@ -72,7 +74,7 @@ def _open_named(
 
 
 def missing_series(path: Path, series_uids: Sequence[str]) -> BadInput:
-    """The error for an object whose series is not there."""
+    """The error for an object whose series is not found."""
     return BadInput(
         f"The image series that {path} refers to is not near it: {', '.join(series_uids) or 'it names none'}.",
         hint="Put it into a folder beside, or name it with the option series=FOLDER.",
@@ -81,42 +83,42 @@ def missing_series(path: Path, series_uids: Sequence[str]) -> BadInput:
 
 def _search(path: Path, series_uids: Sequence[str]) -> Iterator[tuple[Path, str]]:
     """Folders that hold one of the series, the nearest first."""
-    wanted = set(series_uids)
-    if not wanted:
+    uids = set(series_uids)
+    if not uids:
         return
     folders = list(_folders_around(path.resolve()))
-    for folder in folders:  # mostly a folder holds one series, so the first file tells
-        if (uid := _first_uid(folder)) in wanted:
+    for folder in folders:  # a folder mostly holds one series, so the first file suffices
+        if (uid := _first_uid(folder)) in uids:
             yield folder, uid
     for number, file in enumerate(_dicom_files(folders)):
         if number >= _FILES:
             return
-        if (uid := _tag(file, "SeriesInstanceUID")) in wanted:
+        if (uid := _tag(file, "SeriesInstanceUID")) in uids:
             yield file.parent, uid
 
 
 def _folders_around(path: Path) -> Iterator[Path]:
-    own = path if path.is_dir() else path.parent
-    rings = [[own], _folders_in([own]), _folders_in([own.parent])]
+    own_folder = path if path.is_dir() else path.parent
+    rings = [[own_folder], _folders_in([own_folder]), _folders_in([own_folder.parent])]
     rings.append(_folders_in(rings[2]))
-    seen: set[Path] = set()
+    visited: set[Path] = set()
     for folder in (folder for ring in rings for folder in ring):
-        if folder not in seen and len(seen) < _FOLDERS:
-            seen.add(folder)
+        if folder not in visited and len(visited) < _FOLDERS:
+            visited.add(folder)
             yield folder
 
 
 def _folders_in(parents: Iterable[Path]) -> list[Path]:
-    found: list[Path] = []
+    folders: list[Path] = []
     for parent in parents:
-        if len(found) >= _FOLDERS:
+        if len(folders) >= _FOLDERS:
             break
         try:
             entries = sorted(parent.iterdir())
         except OSError:
             continue
-        found += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return found
+        folders += [e for e in entries if e.is_dir() and not e.name.startswith(".")]
+    return folders
 
 
 def _dicom_files(folders: Iterable[Path]) -> Iterator[Path]:
@@ -129,7 +131,7 @@ def _dicom_files(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def _first_uid(folder: Path) -> str:
-    """The series of the first DICOM file of a folder, empty where there is none."""
+    """The series of the first DICOM file of a folder; empty without one."""
     first = next(_dicom_files([folder]), None)
     return "" if first is None else _tag(first, "SeriesInstanceUID")
 
@@ -139,10 +141,10 @@ def _holds(folder: Path, uid: str) -> bool:
 
 
 def _tag(path: Path, keyword: str) -> str:
-    """One value of a file's header, empty where it cannot be read."""
+    """One value of a file's header; empty if it cannot be read."""
     try:
         with dicom(path):
             header = read_dataset(path, stop_before_pixels=True, specific_tags=[keyword])
             return str(header.get(keyword, ""))
-    except Exception:  # whatever a stranger's damaged file leads to must not end the search
+    except Exception:  # damaged files raise errors of any kind, which must not end the search
         return ""

@@ -1,4 +1,4 @@
-"""What kind of DICOM object a path holds, from its first bytes. Imports neither pydicom nor NumPy."""
+"""Recognises kinds of DICOM objects by their first bytes. Imports neither pydicom nor NumPy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SEGMENTATION = frozenset(
 )
 STRUCTURE_SET = frozenset({"1.2.840.10008.5.1.4.1.1.481.3"})  # RT Structure Set Storage
 _CLASSES = (0x00080016, 0x00020002)
-"""SOP Class UID, and the same in the file meta information, which some files lack."""
+"""SOP Class UID, and its copy in the file meta information, which some files lack."""
 _FEW = 20
 
 
 def sop_class(path: Path) -> str | None:
-    """The SOP class of a DICOM file, None for any other file."""
+    """The SOP class of a DICOM file; None for any other file."""
     try:
         with path.open("rb") as file:
             head = file.read(DICOM_HEAD)
@@ -28,25 +28,25 @@ def sop_class(path: Path) -> str | None:
         return None
     if not is_dicom_start(head):
         return None
-    found = dict(first_elements(head))
-    named = (found.get(tag, b"").rstrip(b"\0 ").decode("ascii", "replace") for tag in _CLASSES)
+    elements = dict(first_elements(head))
+    named = (elements.get(tag, b"").rstrip(b"\0 ").decode("ascii", "replace") for tag in _CLASSES)
     return next(filter(None, named), "")
 
 
 def object_in(path: Path, classes: frozenset[str]) -> Path | None:
-    """The file that a path means: itself, or the only DICOM file of a folder; None where it is of no such class."""
+    """The file that a path means: itself, or the only DICOM file of a folder; None if it is of another class."""
     try:
         if not path.is_dir():
             return path if sop_class(path) in classes else None
         entries = list(islice(path.iterdir(), _FEW + 1))
-        if len(entries) > _FEW:  # not worth a look: these are slices
+        if len(entries) > _FEW:  # a folder of slices
             return None
-        found = None
+        only_file = None
         for entry in entries:
             kind = None if entry.name.startswith(".") or entry.is_dir() else sop_class(entry)
-            if kind and (found or kind not in classes):
+            if kind and (only_file or kind not in classes):
                 return None
-            found = entry if kind else found
+            only_file = entry if kind else only_file
     except OSError:
         return None
-    return found
+    return only_file

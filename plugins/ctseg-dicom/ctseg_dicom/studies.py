@@ -16,7 +16,7 @@ from ctseg_dicom.sniff import SEGMENTATION, STRUCTURE_SET, object_in
 KINDS = {"RTSTRUCT": ("rtstruct", "roi"), "SEG": ("dicom_seg", "segments")}
 _PATIENT = 0x00100020
 _FEW = 3
-"""Folders with more DICOM files than these hold slices, and need not be looked into for labels."""
+"""Number of DICOM files above which a folder holds slices, and is not searched for labels."""
 
 
 def recognise(path: Path) -> bool:
@@ -36,7 +36,7 @@ def recognise(path: Path) -> bool:
 
 
 def _beside(path: Path) -> bool:
-    """Whether no folders of images and labels lie here, which the reader `pairs` knows."""
+    """Whether there are no folders of images and labels here, which the reader `pairs` recognises."""
     from ctseg.data.readers import pairs
 
     return not pairs.recognise(path)
@@ -50,28 +50,28 @@ def cases(
     label: str = "*",
     ignore: str | int | None = None,
 ) -> DataSet:
-    """Find studies and pair their scans with what was drawn on them.
+    """Find studies and pair their scans with their segmentations.
 
     Args:
         path: a folder; each study in it is a case, its patient the group.
-        labels: `tumour=GTV*|Tumor,liver=Liver`: names of the task's labels, and the regions of interest or segments
-            that each takes (`*` and `?` as in file names, `|` for either). Without it every file's own numbers are
-            the values, which suits only files written by one program.
-        image: which series is the scan: its modality or a pattern of its description.
-        label: which object holds the labels: `SEG`, `RTSTRUCT` or a pattern of its description.
-        ignore: value of voxels that nobody labelled.
+        labels: `tumour=GTV*|Tumor,liver=Liver`: names of the task's labels, and patterns of the regions of interest or
+            segments that form each (`*` and `?` as in file names, `|` for either). By default every file's own numbers
+            are the values, which suits only files written by one program.
+        image: series that is the scan: its modality or a pattern of its description.
+        label: object that holds the labels: `SEG`, `RTSTRUCT` or a pattern of its description.
+        ignore: value of unlabelled voxels.
 
     Raises:
-        FileProblem: no studies, or damaged files.
-        BadInput: several scans or label objects in a study, or no scan.
+        FileProblem: there are no studies, or files are damaged.
+        BadInput: a study has several scans or label objects, or no scan.
     """
     studies: dict[str, list[Series]] = {}
     for series in list_series(path):
         studies.setdefault(series.study_uid, []).append(series)
     if not studies:
         raise FileProblem(f"{path} holds no DICOM files: the data set is empty.")
-    wanted = _wanted(labels)
-    found, modalities = [], set()
+    patterns = _patterns(labels)
+    cases_, modalities = [], set()
     for study in studies.values():
         scan = _one([s for s in study if s.image], image, "scan", "image", study)
         drawn = _one(
@@ -86,23 +86,23 @@ def cases(
                 hint="Keep one of them: " + ", ".join(file.name for file in drawn.files[:5]),
             )
         modalities.add(scan.modality)
-        found.append(_case(path, scan, drawn, wanted))
-    labelled = layout.finish_cases([case for case in found if case.label is not None], where=path)
-    names = ",".join(f"{name}={value}" for value, name in enumerate(wanted, start=1)) or None
+        cases_.append(_case(path, scan, drawn, patterns))
+    labelled = layout.finish_cases([case for case in cases_ if case.label is not None], where=path)
+    names = ",".join(f"{name}={value}" for value, name in enumerate(patterns, start=1)) or None
     return DataSet(
         name=path.resolve().name,
         path=path,
         reader="dicom_studies",
         cases=labelled,
-        unlabelled=layout.finish_cases([c for c in found if c.label is None], where=path),
+        unlabelled=layout.finish_cases([c for c in cases_ if c.label is None], where=path),
         channels=(modalities.pop() if len(modalities) == 1 else "image",),
         task=layout.named_task(names, ignore),
         splits=layout.load_splits(path, labelled),
     )
 
 
-def _wanted(labels: str | None) -> dict[str, str]:
-    """Label name -> pattern of regions."""
+def _patterns(labels: str | None) -> dict[str, str]:
+    """Pattern of regions by label name."""
     out: dict[str, str] = {}
     for part in labels.split(",") if labels else []:
         name, mark, pattern = part.partition("=")
@@ -117,7 +117,7 @@ def _wanted(labels: str | None) -> dict[str, str]:
 def _one(
     series: Sequence[Series], pattern: str, what: str, option: str, study: Iterable[Series]
 ) -> Series | None:
-    """The only series that fits; of none that fits, none."""
+    """The only series that fits; None if none fits."""
     fitting = [s for s in series if _fits(s, pattern)]
     if len(fitting) < 2:
         return fitting[0] if fitting else None
@@ -133,14 +133,14 @@ def _fits(series: Series, pattern: str) -> bool:
     return any(fnmatchcase(text, pattern.strip().lower()) for text in texts)
 
 
-def _case(path: Path, scan: Series, drawn: Series | None, wanted: dict[str, str]) -> Case:
+def _case(path: Path, scan: Series, drawn: Series | None, patterns: dict[str, str]) -> Case:
     folder = Path(os.path.commonpath([file.parent for file in scan.files]))
     label = None
     if drawn is not None:
         format_name, option = KINDS[drawn.modality]
         options = {"format": format_name, "series": str(folder)}
-        if wanted:
-            options[option] = ",".join(wanted.values())
+        if patterns:
+            options[option] = ",".join(patterns.values())
         label = ImageRef(drawn.files[0], frozen(options))
     study = Path(os.path.commonpath([f.parent for s in (scan, drawn) if s for f in s.files]))
     name = "_".join(study.resolve().relative_to(path.resolve()).parts) or path.resolve().name

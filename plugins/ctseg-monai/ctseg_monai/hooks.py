@@ -1,4 +1,4 @@
-"""What this package registers with ctseg."""
+"""The plugins that this package registers with ctseg."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def ctseg_losses() -> Sequence[LossSpec]:
             build=_tversky,
             config=TverskyConfig,
             tasks=frozenset({"classes", "channels"}),
-            summary="Tversky loss of MONAI: false positives and negatives weighed apart",
+            summary="Tversky loss of MONAI, with weights for false positives and false negatives",
             reference="Salehi et al., MLMI 2017, arXiv:1706.05721",
         )
     ]

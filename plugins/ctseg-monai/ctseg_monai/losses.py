@@ -1,4 +1,4 @@
-"""MONAI's Tversky loss behind ctseg's contract of weights and masks."""
+"""MONAI's Tversky loss with ctseg's voxel weights and masks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ctseg_monai.options import TverskyConfig
 class Tversky(nn.Module):
     """1 - TP / (TP + alpha FP + beta FN) of soft counts, averaged over channels.
 
-    Probabilities and target are both multiplied by the voxel weight before MONAI counts. With its `soft_label` counts,
-    which are made of sums of p, t and |p - t|, this is the same as weighing each voxel's count.
+    Probabilities and target are multiplied by the voxel weight before MONAI counts them. With its `soft_label` counts,
+    which are sums of p, t and |p - t|, this equals weighting each voxel's count.
     """
 
     def __init__(self, config: TverskyConfig) -> None:
@@ -41,7 +41,7 @@ class Tversky(nn.Module):
         """The loss of logits [B, C, Z, Y, X]; see `ctseg.specs.LossSpec`."""
         if logits.dtype != torch.float64:
             logits = logits.float()
-        if mask is not None:  # anything may stand in the target outside the mask
+        if mask is not None:  # the target may hold anything outside the mask
             inside = mask.bool() if target.ndim == mask.ndim else mask.bool()[:, None]
             target = target.masked_fill(~inside, 0)
         if target.is_floating_point():

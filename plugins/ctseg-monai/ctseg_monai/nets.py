@@ -9,7 +9,7 @@ from ctseg_monai.options import SegResNetConfig, SwinUNETRConfig
 
 
 def segresnet(config: SegResNetConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
-    """SegResNet for patches [B, in, Z, Y, X] that its levels divide."""
+    """SegResNet for patches [B, in, Z, Y, X] whose sides its levels divide."""
     network: torch.nn.Module = SegResNet(
         spatial_dims=3,
         init_filters=config.init_filters,

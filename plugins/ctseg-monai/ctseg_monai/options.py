@@ -1,4 +1,4 @@
-"""The options of the networks and the loss, and their demands on patches. Imports neither torch nor MONAI."""
+"""Options of the networks and the loss, and their constraints on patches. Imports neither torch nor MONAI."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def segresnet_constraints(config: SegResNetConfig) -> Constraints:
 
 
 def segresnet_from_plan(plan: NetworkPlan) -> SegResNetConfig:
-    """As many levels, up to four, as leave at least 4 voxels along the shortest axis of the patch."""
+    """Options with as many levels, up to four, as leave at least 4 voxels along the shortest axis of the patch."""
     levels = 2
     while levels < 4 and min(plan.patch_zyx) // 2**levels >= 4:
         levels += 1
@@ -112,9 +112,9 @@ class SwinUNETRConfig:
 
 
 SWIN_STRIDE: Zyx = (32, 32, 32)
-"""Patches of 2 voxels, merged four times."""
+"""Product of the strides: patches of 2 voxels, merged four times."""
 SWIN_SMALLEST: Zyx = (64, 64, 64)
-"""Instance normalisation at the lowest level needs more than one voxel."""
+"""Smallest tile: instance normalisation at the lowest level needs more than one voxel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +127,17 @@ class TverskyConfig:
         default=False, metadata={"help": "for the task `classes`: whether class 0 counts"}
     )
     batch: bool = field(
-        default=False, metadata={"help": "one index over the whole batch rather than one a sample"}
+        default=False,
+        metadata={"help": "one index over the whole batch rather than one per sample"},
     )
     smooth: float = field(
-        default=1e-5, metadata={"help": "added above and below, so that absent classes are finite"}
+        default=1e-5,
+        metadata={"help": "added to numerator and denominator, so absent classes are finite"},
     )
 
     def __post_init__(self) -> None:
         if min(self.alpha, self.beta) < 0 or self.alpha + self.beta == 0 or self.smooth <= 0:
             raise ConfigError(
                 f"alpha is {self.alpha}, beta {self.beta}, smooth {self.smooth}.",
-                hint="Neither alpha nor beta is negative, one of them and smooth are above 0",
+                hint="alpha and beta must be 0 or more, one of them and smooth above 0",
             )

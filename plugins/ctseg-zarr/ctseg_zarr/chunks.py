@@ -1,4 +1,4 @@
-"""Whether the chunks of an array are there and whole: Zarr itself reads what is missing as the fill value."""
+"""Checks that the chunks of an array are present and complete; Zarr itself reads missing ones as the fill value."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ctseg.volume.formats.source import AGAIN
 
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _EMPTY = 2**64 - 1
-"""Place and size of a chunk that a shard leaves out."""
+"""Offset and size of a chunk that a shard leaves out."""
 _LARGE_CHUNK = 1 << 30
 
 
 def check_chunks(array: zarr.Array[Any], store: Path, *, allowed: bool) -> list[str]:
-    """Look at the chunks of an array, by their names, and at the lists in its shards.
+    """Check the chunks of an array, by their names, and the indices in its shards.
 
     Args:
-        array: of the store.
-        store: its path; what lies in a zipped one is not looked at, since its reader checks it.
+        array: array of the store.
+        store: path of the store; a zipped store is not checked, since its reader does that.
         allowed: whether links may lead outside the store's folder.
 
     Returns:
-        A note that counts missing chunks, where there are some.
+        A note with the number of missing chunks, if there are any.
 
     Raises:
-        FileProblem: cut shards, links that lead out, or chunks far larger than the array.
+        FileProblem: truncated shards, links that lead outside, or chunks far larger than the array.
     """
     shards = array.shards or array.chunks
     nbytes = math.prod(array.chunks) * array.dtype.itemsize
@@ -47,14 +47,14 @@ def check_chunks(array: zarr.Array[Any], store: Path, *, allowed: bool) -> list[
     _check_link(folder, home, store, allowed=allowed)
     sharding = _sharding(array)
     grid = [-(-n // c) for n, c in zip(array.shape, shards, strict=True)]
-    found = 0
+    present = 0
     for entry, key in _files(folder, home, store, allowed=allowed):
         if not _is_chunk(key, grid):
             continue
-        found += 1
+        present += 1
         if sharding is not None:
             _check_shard(Path(entry.path), sharding, shards, store)
-    missing = math.prod(grid) - found
+    missing = math.prod(grid) - present
     if missing <= 0:
         return []
     what = f"{missing} of {math.prod(grid)} {'chunks' if sharding is None else 'shards'}"
@@ -67,7 +67,7 @@ def _check_link(target: Path, home: Path, store: Path, *, allowed: bool) -> None
     if not allowed and not real.is_relative_to(home):
         raise FileProblem(
             f"{store} takes its voxels from {real}, which lies outside its folder.",
-            hint="Where you trust the store, allow it with the option outside=yes",
+            hint="If you trust the store, allow it with the option outside=yes",
         )
 
 
@@ -106,7 +106,7 @@ def _sharding(array: zarr.Array[Any]) -> ShardingCodec | None:
 
 
 def _check_shard(file: Path, codec: ShardingCodec, shard: Sequence[int], store: Path) -> None:
-    """Read the list in a shard: where each of its chunks lies.
+    """Check the index of a shard: the position of each of its chunks.
 
     https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
     """
@@ -131,7 +131,7 @@ def _check_shard(file: Path, codec: ShardingCodec, shard: Sequence[int], store: 
 
 
 def needs_sizes(array: zarr.Array[Any], store: Path) -> bool:
-    """Whether `check_sizes` is for an array: Blosc reads on behind the end of a chunk that was cut."""
+    """Whether an array needs `check_sizes`: Blosc reads beyond the end of a truncated chunk."""
     if not store.is_dir() or _sharding(array) is not None:
         return False
     codecs = getattr(array.metadata, "codecs", None) or [
@@ -142,12 +142,12 @@ def needs_sizes(array: zarr.Array[Any], store: Path) -> bool:
 
 
 def check_sizes(array: zarr.Array[Any], store: Path, box: Sequence[slice | int]) -> None:
-    """Compare the sizes of the chunks under a box with those that Blosc notes in them.
+    """Compare the sizes of the chunks in a box with those in their Blosc headers.
 
     https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 
     Raises:
-        FileProblem: a chunk is cut.
+        FileProblem: a chunk is truncated.
     """
     ranges = []
     for part, size, chunk in zip(box, array.shape, array.chunks, strict=True):

@@ -1,4 +1,4 @@
-"""What is written about an image: the attributes of OME-NGFF 0.4 and 0.5."""
+"""Attributes of OME-NGFF 0.4 and 0.5 that describe an image."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def multiscales(
     front = [1.0] if with_channels else []
     datasets = []
     for number, step in enumerate([(1, 1, 1), *factors]):
-        if (
-            not is_labels
-        ):  # the mean of two voxels lies between them; a label that is kept lies where it was
+        if not is_labels:  # the mean of two voxels lies between them; a kept label stays at the first one's position
             place = place + scale * (np.array(step) - 1) / 2
         scale = scale * np.array(step)
         still = [0.0] if with_channels else []

@@ -1,4 +1,4 @@
-"""What this package registers with ctseg."""
+"""The plugins that this package registers with ctseg."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def _module(name: str) -> Any:
-    """A module of this package that needs zarr.
+    """Import a module of this package that needs zarr.
 
     Raises:
-        BadInput: zarr is missing, or older than the version whose interface is used.
+        BadInput: zarr is missing, or older than the required version.
     """
     try:
         return importlib.import_module(f"ctseg_zarr.{name}")
@@ -47,7 +47,7 @@ def _write(
     reference: VolumeSource | None = None,
     version: str = "0.5",
 ) -> VolumeWriter:
-    made = _module("write").write_ome_zarr(
+    writer = _module("write").write_ome_zarr(
         path,
         geometry,
         dtype,
@@ -56,7 +56,7 @@ def _write(
         reference=reference,
         version=version,
     )
-    return cast("VolumeWriter", made)
+    return cast("VolumeWriter", writer)
 
 
 def _parts(path: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -74,21 +74,21 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             open=_open,
             writer=_write,
             parts=_parts,
-            summary="OME-Zarr images with a pyramid, and plain Zarr arrays; any box is read alone",
+            summary="OME-Zarr images with a pyramid, and plain Zarr arrays; boxes are read one by one",
             options=frozen(
                 {
                     "dataset": "image or array within the store, e.g. labels/liver",
-                    "level": "of the pyramid, 0 (default) being the finest",
+                    "level": "level of the pyramid, 0 (default) is the finest",
                     "spacing": "takes the coarsest level no coarser than this, mm: one number or x,y,z",
                     "voxel": "voxel size of a plain array: one number or x,y,z",
-                    "unit": "of voxel, and of images that name none: millimeter (default), micrometer, ...",
-                    "axes": "of a plain array, e.g. zcyx",
-                    "time": "the point in time, where there are several",
+                    "unit": "unit of voxel, and of images without one: millimeter (default), micrometer, ...",
+                    "axes": "axes of a plain array, e.g. zcyx",
+                    "time": "point in time, if there are several",
                     "outside": "'yes' also follows links that lead outside the folder of the store",
                 }
             ),
             writer_options=frozen(
-                {"version": "of OME-NGFF: 0.5 (default, Zarr 3) or 0.4 (Zarr 2)"}
+                {"version": "version of OME-NGFF: 0.5 (default, Zarr 3) or 0.4 (Zarr 2)"}
             ),
         )
     ]

@@ -1,4 +1,4 @@
-"""What OME-NGFF says about an image: axes, levels, their scale and place (versions 0.1 to 0.5).
+"""OME-NGFF metadata of an image: axes, levels, their scale and position (versions 0.1 to 0.5).
 
 https://ngff.openmicroscopy.org/specifications/index.html
 """
@@ -27,9 +27,9 @@ MM = {
     "m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3,
     "μm": 1e-3, "micron": 1e-3, "nm": 1e-6,
 }  # fmt: skip
-"""Millimetres in a unit; the long names are those of the specification (UDUNITS-2), the short ones are met too."""
+"""Millimetres per unit; the long names are those of the specification (UDUNITS-2), the short ones occur, too."""
 OWN = "ctseg"
-"""The attribute with which ctseg keeps what OME-NGFF has no place for: direction and origin in the patient."""
+"""Attribute in which ctseg stores what OME-NGFF has no field for: direction and origin in the patient."""
 _OLD_AXES = ("t", "c", "z", "y", "x")
 """The fixed axes of versions 0.1 and 0.2."""
 
@@ -39,9 +39,9 @@ class Level:
     """One level of a multiscale image.
 
     Attributes:
-        path: of its array, within the image's group.
-        scale: of each axis, in the axis's unit.
-        translation: of the first voxel's centre.
+        path: path of its array within the image's group.
+        scale: scale of each axis, in the axis's unit.
+        translation: position of the first voxel's centre.
     """
 
     path: str
@@ -54,8 +54,8 @@ class Image:
     """A multiscale image.
 
     Attributes:
-        axes: a letter each: t, c, z, y, x.
-        units: of each axis, empty where none is given.
+        axes: one letter each: t, c, z, y, x.
+        units: unit of each axis, empty without one.
         levels: the finest first.
         is_plain: whether it is an array without metadata.
     """
@@ -67,30 +67,30 @@ class Image:
 
 
 def image_of(attributes: Mapping[str, Any], path: Path) -> Image:
-    """Read `multiscales` of a group; of several the first one counts.
+    """Read `multiscales` of a group; of several entries the first one is used.
 
     Raises:
-        FileProblem: metadata that do not say what they must.
+        FileProblem: invalid metadata.
     """
     try:
-        found = attributes["multiscales"][0]
-        axes = found.get("axes") or _OLD_AXES
+        multiscale = attributes["multiscales"][0]
+        axes = multiscale.get("axes") or _OLD_AXES
         named = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in axes]
         letters = "".join(_letter(axis) for axis in named)
         if len(set(letters)) < len(letters) or not set("yx") <= set(letters):
             raise ValueError(f"its axes are '{letters}'")
         units = tuple(str(axis.get("unit") or "") for axis in named)
-        after = _transform(found.get("coordinateTransformations") or [], len(named))
+        after = _transform(multiscale.get("coordinateTransformations") or [], len(named))
         levels = []
-        for dataset in found["datasets"]:
-            own = _transform(dataset.get("coordinateTransformations") or [], len(named))
-            # The level's own transformation comes first, then that of the whole image.
-            scale = own[0] * after[0]
-            translation = own[1] * after[0] + after[1]
+        for dataset in multiscale["datasets"]:
+            transform = _transform(dataset.get("coordinateTransformations") or [], len(named))
+            # the level's own transformation comes first, then that of the whole image
+            scale = transform[0] * after[0]
+            translation = transform[1] * after[0] + after[1]
             levels.append(Level(str(dataset["path"]), tuple(scale), tuple(translation)))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise FileProblem(
-            f"{path}: the attribute 'multiscales' is not as OME-NGFF has it ({type(error).__name__}: {error})."
+            f"{path}: the attribute 'multiscales' does not follow OME-NGFF ({type(error).__name__}: {error})."
         ) from error
     if not levels:
         raise FileProblem(f"{path}: the attribute 'multiscales' names no levels.")
@@ -119,7 +119,7 @@ def _transform(
         if kind == "identity":
             continue
         if kind not in ("scale", "translation") or kind not in step:
-            raise ValueError(f"a transformation '{kind}' whose numbers do not stand in it")
+            raise ValueError(f"a transformation '{kind}' whose numbers are in another file")
         values = np.asarray(step[kind], np.float64)
         if values.shape != (axes,) or not np.isfinite(values).all():
             raise ValueError(f"a {kind} of {values.tolist()} for {axes} axes")
@@ -141,8 +141,8 @@ def geometry_of(
     """The grid of a level. Numbers without a unit are millimetres.
 
     Args:
-        own: what ctseg noted besides (direction and origin of the finest level).
-        unit: that of numbers without one.
+        own: ctseg's attribute (direction and origin of the finest level).
+        unit: unit of numbers without one.
     """
     units = {
         axis: name for axis, name in zip(image.axes, image.units, strict=True) if axis in "zyx"
@@ -172,12 +172,12 @@ def factor_of(unit: str, path: Path) -> float:
     """Millimetres in a unit.
 
     Raises:
-        FileProblem: none that is known.
+        FileProblem: the unit is unknown.
     """
     factor = MM.get(unit, MM.get(unit.lower()) if len(unit) > 2 else None)
     if factor is None:
         raise FileProblem(
-            f"{path}: lengths are in '{unit}', which is no known unit.",
+            f"{path}: lengths are in '{unit}', which is not a known unit.",
             hint=f"Known are: {', '.join(MM)}",
         )
     return factor

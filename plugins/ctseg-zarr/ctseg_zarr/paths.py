@@ -1,4 +1,4 @@
-"""Which paths are Zarr stores. Imports neither zarr nor NumPy."""
+"""Recognises Zarr stores. Imports neither zarr nor NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 SUFFIXES = (".ome.zarr", ".zarr")
 ZIPPED = (".zarr.zip", ".ozx")
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-"""Files of which a Zarr group or array of version 3 or 2 has one at least."""
+"""Files of which every Zarr group or array of version 3 or 2 has at least one."""
 
 
 def is_zarr(path: Path) -> bool:
@@ -21,5 +21,5 @@ def is_zarr(path: Path) -> bool:
 
 
 def suffix_of(path: Path) -> str:
-    """The ending of the name by which it is known as a store; empty where it has none."""
+    """The suffix of a name that marks it as a store; empty without one."""
     return next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")

@@ -1,4 +1,4 @@
-"""A pyramid written in one pass: slabs come in at full size, every coarser level follows as soon as it can."""
+"""A pyramid written in one pass: slabs arrive at full size, and coarser levels are written as soon as possible."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ctseg.specs import Zyx
 
 CHUNK_ZYX: Zyx = (32, 128, 128)
 _LAYER_BYTES = 2**26
-"""Chunks are so flat that a layer of them in all channels is no larger: it waits in memory until it is whole."""
+"""Largest layer of chunks in all channels, which waits in memory until it is complete."""
 _CHUNK_BYTES = 2**20
 _SMALL = 192
-"""A level no longer than this along any axis is the last one."""
+"""Longest axis of the last level."""
 _ISOTROPIC = 1.5
-"""Axes coarser than this many times the finest one are not halved: the pyramid evens spacings out."""
+"""Ratio to the finest axis above which an axis is not halved: the pyramid makes voxels more isotropic."""
 
 
 def steps(shape_zyx: Zyx, spacing_zyx: Sequence[float]) -> list[Zyx]:
-    """For each level after the first the factors (1 or 2 along z, y, x) by which it is coarser than the one before."""
+    """For each level after the first the factors (1 or 2 along z, y, x) relative to the level before."""
     shape, spacing = np.array(shape_zyx), np.array(spacing_zyx, float)
-    found: list[Zyx] = []
+    factors: list[Zyx] = []
     while shape.max() > _SMALL:
         longest = shape > 1
         halve = longest & (spacing <= _ISOTROPIC * spacing[longest].min())
         factors = np.where(halve, 2, 1)
         z, y, x = (int(f) for f in factors)
-        found.append((z, y, x))
+        factors.append((z, y, x))
         shape, spacing = -(-shape // factors), spacing * factors
-    return found
+    return factors
 
 
 def chunk_of(shape_zyx: Zyx, dtype: np.dtype[Any], channels: int | None) -> Zyx:
-    """The chunks of a level; the more a slice of all channels takes, the flatter and wider they are.
+    """The chunks of a level; the larger a slice of all channels, the flatter and wider they are.
 
-    They are at least two slices deep, since two make one of the next level.
+    They are at least two slices deep, since two slices form one of the next level.
     """
     slice_bytes = shape_zyx[1] * shape_zyx[2] * dtype.itemsize * (channels or 1)
     deep = 1 << (max(2, _LAYER_BYTES // slice_bytes).bit_length() - 1)
@@ -50,21 +50,21 @@ def chunk_of(shape_zyx: Zyx, dtype: np.dtype[Any], channels: int | None) -> Zyx:
 
 
 def coarser(block: NDArray[Any], factors: Zyx, *, exact: bool) -> NDArray[Any]:
-    """A block [C, Z, Y, X] at a fraction of its size.
+    """A block [C, Z, Y, X], downsampled.
 
     Args:
-        block: with an odd number of voxels along an axis the last ones stand alone.
+        block: along an axis of odd length the last voxels form groups of one.
         factors: 1 or 2 along z, y, x.
-        exact: whether to keep the first voxel of each group, as labels need it; else their mean.
+        exact: whether to keep the first voxel of each group, as labels require, instead of the mean.
     """
     if exact:
         return block[(slice(None), *(slice(None, None, f) for f in factors))]
     odd = [(0, -n % f) for n, f in zip(block.shape[1:], factors, strict=True)]
-    whole = np.pad(block, [(0, 0), *odd], mode="edge") if any(b for _, b in odd) else block
+    padded = np.pad(block, [(0, 0), *odd], mode="edge") if any(b for _, b in odd) else block
     halves: list[int] = []
-    for n, f in zip(whole.shape[1:], factors, strict=True):
+    for n, f in zip(padded.shape[1:], factors, strict=True):
         halves += [n // f, f]
-    mean = whole.reshape(len(whole), *halves).mean((2, 4, 6), dtype=np.float64)
+    mean = padded.reshape(len(padded), *halves).mean((2, 4, 6), dtype=np.float64)
     if block.dtype.kind in "iu":
         mean = np.rint(mean)
     out: NDArray[Any] = mean.astype(block.dtype)
@@ -72,13 +72,13 @@ def coarser(block: NDArray[Any], factors: Zyx, *, exact: bool) -> NDArray[Any]:
 
 
 class LevelWriter:
-    """Writes one level in blocks of whole chunks along z, and hands each on to the next coarser level.
+    """Writes one level in blocks of whole chunks along z, and passes each block on to the next coarser level.
 
     Args:
-        array: of the level, [Z, Y, X] or [C, Z, Y, X].
-        factors: towards the next level.
-        following: the writer of that, None for the last level.
-        exact: labels are kept rather than averaged.
+        array: array of the level, [Z, Y, X] or [C, Z, Y, X].
+        factors: factors to the next level.
+        following: writer of the next level, None for the last one.
+        exact: whether values are kept rather than averaged.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class LevelWriter:
     def put(self, slab: NDArray[Any]) -> None:
         """Take the next slices [C, Z, Y, X]; at most one layer of chunks stays in memory."""
         while slab.shape[1]:
-            taken = slab[:, : self._layer - self._depth]
-            slab = slab[:, taken.shape[1] :]
-            whole = taken.shape[1] == self._layer
-            self._waiting.append(taken if whole else taken.copy())
-            self._depth += taken.shape[1]
+            part = slab[:, : self._layer - self._depth]
+            slab = slab[:, part.shape[1] :]
+            complete = part.shape[1] == self._layer
+            self._waiting.append(part if complete else part.copy())
+            self._depth += part.shape[1]
             if self._depth == self._layer:
                 self._write()
 

@@ -1,4 +1,4 @@
-"""OME-Zarr images and plain Zarr arrays, any box read alone, at the level that is asked for."""
+"""Reads OME-Zarr images and plain Zarr arrays by boxes, at a chosen level."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ctseg_zarr.metadata import OWN, Image, Level, factor_of, geometry_of, image
 from ctseg_zarr.stores import attributes, choose, open_store, zarr_errors
 
 _SAME = 1e-3
-"""Share by which the spacing of a level may exceed what is asked for."""
+"""Tolerance by which the spacing of a level may exceed the requested one."""
 
 
 def open_ome_zarr(
@@ -35,22 +35,22 @@ def open_ome_zarr(
     time: int | str | None = None,
     outside: str = "no",
 ) -> Source:
-    """Open a multiscale image, or a plain array. Only the chunks under what is read are decoded.
+    """Open a multiscale image, or a plain array. Only the chunks of the requested boxes are decoded.
 
     Args:
         path: the folder of the store or of a group in it, or a zipped store.
-        dataset: name of the image or array within, e.g. `labels/liver`.
-        level: of the pyramid, 0 being the finest; negative ones count from the coarsest.
+        dataset: name of the image or array within the store, e.g. `labels/liver`.
+        level: level of the pyramid, 0 is the finest; negative ones count from the coarsest.
         spacing: takes the coarsest level that is no coarser than this, mm: one number, or x, y, z.
         voxel: voxel size of a plain array, one number or x, y, z, in `unit`.
-        unit: of `voxel`, and of images whose axes name none; millimetres by default.
-        axes: of a plain array, a letter each, e.g. `zcyx`; `zyx` or `czyx` by default.
-        time: the point in time to read where there are several.
+        unit: unit of `voxel`, and of images whose axes have none; millimetres by default.
+        axes: axes of a plain array, one letter each, e.g. `zcyx`; `zyx` or `czyx` by default.
+        time: point in time to read, if there are several.
         outside: `yes` also follows links that lead outside the folder of the store.
 
     Raises:
-        FileProblem: no Zarr store, damaged, metadata that are none, or several images to choose from.
-        BadInput: options that do not go together, or a level or time that is not there.
+        FileProblem: not a Zarr store, damaged, invalid metadata, or several images to choose from.
+        BadInput: contradictory options, or a level or time that does not exist.
     """
     allowed = is_allowed(outside)
     root, close = open_store(path)
@@ -77,7 +77,7 @@ def open_ome_zarr(
                     f"{path}: the array {array.path or '/'} has {array.ndim} axes where {image.axes} are announced."
                 )
             if array.dtype.kind not in "biuf":
-                raise FileProblem(f"{path} holds {array.dtype}, which are no real numbers.")
+                raise FileProblem(f"{path} holds {array.dtype}, which are not real numbers.")
             sizes = dict(zip(image.axes, array.shape, strict=True))
             shape: Zyx = (sizes.get("z", 1), sizes["y"], sizes["x"])
             geometry = geometry_of(image, chosen, shape, own, unit, path)
@@ -90,17 +90,17 @@ def open_ome_zarr(
         raise
 
     def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
-        wanted: dict[str, Any] = dict(zip("zyx", map(slice, start, stop), strict=True))
-        index = tuple({"t": at, "c": slice(None), **wanted}[axis] for axis in image.axes)
+        ranges: dict[str, Any] = dict(zip("zyx", map(slice, start, stop), strict=True))
+        index = tuple({"t": at, "c": slice(None), **ranges}[axis] for axis in image.axes)
         with zarr_errors(path):
             if sized:
                 check_sizes(array, path, index)
             part = np.asarray(array[index])
-        left = image.axes.replace("t", "")
+        axes_left = image.axes.replace("t", "")
         for axis in "cz":
-            if axis not in left:
-                part, left = part[None], axis + left
-        return part.transpose([left.index(axis) for axis in "czyx"])
+            if axis not in axes_left:
+                part, axes_left = part[None], axis + axes_left
+        return part.transpose([axes_left.index(axis) for axis in "czyx"])
 
     def load(start: int, stop: int) -> NDArray[Any]:
         return load_box((start, 0, 0), (stop, *shape[1:]))
@@ -118,7 +118,7 @@ def open_ome_zarr(
 
 
 def _spacing_notes(image: Image, voxel: Any, unit: str | None, notes: list[str]) -> dict[str, Any]:
-    """What the metadata of a source say of its voxel size, beside other notes."""
+    """Metadata of a source about its voxel size, together with other notes."""
     if image.is_plain and voxel is None:
         known = unknown_spacing(
             "a plain array does not say it", "voxel, e.g. --option voxel=0.7,0.7,2.5"
@@ -146,7 +146,7 @@ def _array(group: zarr.Group, level: Level, path: Path) -> zarr.Array[Any]:
 def _level(
     image: Image, level: int | str | None, spacing: Any, unit: str | None, path: Path
 ) -> int:
-    """The number of the level that is asked for."""
+    """The number of the requested level."""
     count = len(image.levels)
     if level is not None:
         if spacing is not None:
@@ -163,11 +163,11 @@ def _level(
         return number % count
     if spacing is None:
         return 0
-    wanted = _three(spacing, "spacing", path)
+    limits = _three(spacing, "spacing", path)
     best = 0
     for number in range(count):
         grid = geometry_of(image, image.levels[number], (1, 1, 1), None, unit, path)
-        if (np.asarray(grid.spacing_xyz) <= np.asarray(wanted) * (1 + _SAME)).all():
+        if (np.asarray(grid.spacing_xyz) <= np.asarray(limits) * (1 + _SAME)).all():
             best = number
     return best
 
@@ -175,9 +175,9 @@ def _level(
 def _plain(
     array: zarr.Array[Any], axes: str | None, voxel: Any, unit: str | None, path: Path
 ) -> Image:
-    """What the options say about an array that says nothing itself, its dimension names apart."""
+    """The description of an array without metadata other than dimension names, from the options."""
     names: Any = array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
-    names = names or array.attrs.get("_ARRAY_DIMENSIONS")  # as xarray names them in version 2
+    names = names or array.attrs.get("_ARRAY_DIMENSIONS")  # xarray's names in version 2
     letters = axes or "".join(str(name) for name in names or ())
     if not axes and (sorted(set(letters)) != sorted(letters) or not set("yx") <= set(letters)):
         letters = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}.get(array.ndim, "")
@@ -198,7 +198,7 @@ def _plain(
 
 
 def _three(value: Any, option: str, path: Path) -> tuple[float, float, float]:
-    """An option of one number or three."""
+    """The value of an option of one or three numbers."""
     try:
         parts = value.split(",") if isinstance(value, str) else np.atleast_1d(value).tolist()
         numbers = [float(part) for part in parts]
@@ -229,18 +229,18 @@ def _time(time: int | str | None, count: int, path: Path) -> int:
 
 
 def _refuse(path: Path, **options: Any) -> None:
-    """Refuse options that mean nothing for what is at the path."""
+    """Refuse options that do not apply to the object at the path."""
     for name, value in options.items():
         if value is not None:
             what = "a plain array" if name in ("level", "spacing") else "an image with metadata"
             raise BadInput(
-                f"{path} is {what}, for which the option {name} means nothing.",
-                hint="Leave it out.",
+                f"{path} is {what}, to which the option {name} does not apply.",
+                hint="Omit it.",
             )
 
 
 def _names(about: Any) -> dict[str, Any]:
-    """Names of channels and label values, where the metadata give them."""
+    """Names of channels and label values, if the metadata contain them."""
     out: dict[str, Any] = {}
     channels = (about.get("omero") or {}).get("channels") or []
     if channels:

@@ -1,4 +1,4 @@
-"""Opening stores read-only, and finding the image or array that is meant."""
+"""Opens stores read-only, and finds the chosen image or array."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ctseg.volume.formats.source import AGAIN, check_file, reading
 from ctseg_zarr.paths import is_zarr
 
 _UNKNOWN_CODEC = re.compile("codec not available|unknown codec", re.IGNORECASE)
-"""What numcodecs and zarr say of a codec that they have not."""
+"""Messages of numcodecs and zarr about an unknown codec."""
 Node = zarr.Group | zarr.Array[Any]
 
 
 @contextmanager
 def zarr_errors(path: Path) -> Iterator[None]:
-    """Tell what zarr and its codecs raise as a `FileProblem`."""
+    """Turn errors of zarr and its codecs into a `FileProblem`."""
     try:
         with reading(path):
             yield
@@ -33,31 +33,31 @@ def zarr_errors(path: Path) -> Iterator[None]:
         raise
     except CtsegError:
         raise
-    except Exception as error:  # codecs are libraries of their own, with errors of their own
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        if _UNKNOWN_CODEC.search(said[-1]):
-            raise _no_codec(path, said[-1]) from error
-        raise FileProblem(f"{path} cannot be read: {said[-1]}.", hint=AGAIN) from error
+    except Exception as error:  # each codec library has its own errors
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        if _UNKNOWN_CODEC.search(message[-1]):
+            raise _no_codec(path, message[-1]) from error
+        raise FileProblem(f"{path} cannot be read: {message[-1]}.", hint=AGAIN) from error
 
 
-def _no_codec(path: Path, said: str) -> FileProblem:
+def _no_codec(path: Path, codec: str) -> FileProblem:
     return FileProblem(
-        f"{path} is compressed with a codec that is not installed ({said.rstrip('.')}).",
+        f"{path} is compressed with a codec that is not installed ({codec.rstrip('.')}).",
         hint="Install the package that has it, e.g.: pip install 'numcodecs[zfpy,pcodec]' imagecodecs",
     )
 
 
 def open_store(path: Path) -> tuple[Node, Callable[[], None]]:
-    """The node at a path, which may lie within a store, and how to close it.
+    """The node at a path, which may lie within a store, and a function that closes it.
 
     Raises:
-        FileProblem: nothing there, or no Zarr.
+        FileProblem: the path does not exist, or is not Zarr.
     """
     if not path.is_dir():
         check_file(path)
     if not is_zarr(path):
         raise FileProblem(
-            f"{path} is no Zarr store: it has neither zarr.json nor .zgroup, .zarray or .zattrs.",
+            f"{path} is not a Zarr store: it has neither zarr.json nor .zgroup, .zarray or .zattrs.",
             hint="Name the folder that holds one of these files.",
         )
     with zarr_errors(path):
@@ -68,22 +68,22 @@ def open_store(path: Path) -> tuple[Node, Callable[[], None]]:
 
 
 def attributes(node: Node) -> Mapping[str, Any]:
-    """The attributes of a node; those of OME-NGFF 0.5, which lie under `ome`, beside the others."""
+    """The attributes of a node, merged with those of OME-NGFF 0.5, which are under `ome`."""
     plain = dict(node.attrs)
     ome = plain.get("ome")
     return {**plain, **ome} if isinstance(ome, Mapping) else plain
 
 
 def choose(root: Node, path: Path, dataset: str | None) -> Node:
-    """The multiscale image or the array that is meant.
+    """The chosen multiscale image or array.
 
     Args:
-        root: of the store.
+        root: root of the store.
         path: for messages.
-        dataset: its name within the store. Without it: the root itself, or what alone is within it.
+        dataset: name within the store. By default the root itself, or the only image within it.
 
     Raises:
-        FileProblem: no such node, or several to choose from.
+        FileProblem: the node does not exist, or there are several to choose from.
     """
     if dataset is not None and dataset.strip("/"):
         try:
@@ -104,14 +104,12 @@ def choose(root: Node, path: Path, dataset: str | None) -> Node:
         return next(iter(images.values()))
     raise FileProblem(
         f"{path} holds {len(images) or 'no'} images; one must be chosen.",
-        hint=f"Say which one with the option dataset.\n  {_listed(root)}"
-        if images
-        else _listed(root),
+        hint=f"Choose one with the option dataset.\n  {_listed(root)}" if images else _listed(root),
     )
 
 
 def parts(path: Path) -> dict[str, dict[str, str]]:
-    """The images of a store, its label images too, by name, and the option that opens each."""
+    """The images of a store, including label images, by name, and the option that opens each."""
     root, close = open_store(path)
     try:
         with zarr_errors(path):
@@ -119,18 +117,18 @@ def parts(path: Path) -> dict[str, dict[str, str]]:
                 return {"": {}}
             if "multiscales" not in attributes(root):
                 return {name: {"dataset": name} for name, _ in _images(root)}
-            found: dict[str, dict[str, str]] = {"": {}}
+            options: dict[str, dict[str, str]] = {"": {}}
             labels = root.get("labels")
             if isinstance(labels, zarr.Group):
                 names = [f"labels/{name}" for name, _ in _images(labels, 0)]
-                found |= {name: {"dataset": name} for name in names}
-            return found
+                options |= {name: {"dataset": name} for name in names}
+            return options
     finally:
         close()
 
 
 def _images(group: zarr.Group, depth: int = 2) -> Iterator[tuple[str, Node]]:
-    """Images and arrays of three axes and more within a group; the levels of an image are none themselves."""
+    """Images and arrays of three or more axes within a group, without the levels of images."""
     for name, node in sorted(group.members()):
         if isinstance(node, zarr.Array):
             if node.ndim >= 3:
@@ -144,5 +142,5 @@ def _images(group: zarr.Group, depth: int = 2) -> Iterator[tuple[str, Node]]:
 
 
 def _listed(root: Node) -> str:
-    found = [name for name, _ in _images(root)] if isinstance(root, zarr.Group) else []
-    return f"It holds: {', '.join(found[:20])}" if found else "It holds nothing that is a volume."
+    names = [name for name, _ in _images(root)] if isinstance(root, zarr.Group) else []
+    return f"It holds: {', '.join(names[:20])}" if names else "It holds nothing that is a volume."

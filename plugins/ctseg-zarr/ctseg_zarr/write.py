@@ -1,4 +1,4 @@
-"""OME-Zarr with a pyramid, streamed; the folder appears under its name only when it is whole."""
+"""Writes OME-Zarr with a pyramid, slab by slab; the folder appears under its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DTYPES = (
 
 
 @dataclass(frozen=True)
-class _About:
-    """What the metadata of an image say.
+class _Description:
+    """The content of an image's metadata.
 
     Attributes:
-        path: its final name.
-        labels: names and colours: of values, or of channels.
-        version: of OME-NGFF.
-        source: the store of the scan that a label map belongs to.
+        path: final name of the image.
+        labels: names and colours of values, or of channels.
+        version: version of OME-NGFF.
+        source: store of the scan that a label map belongs to.
     """
 
     path: Path
@@ -48,11 +48,11 @@ class _ZarrSink:
     """Streams slabs into a pyramid of arrays; see `ctseg.volume.formats.writer.FormatSink`.
 
     Args:
-        temporary: the folder to make.
-        geometry: the grid to be written.
-        dtype: of the voxels.
+        temporary: folder to create.
+        geometry: grid of the image.
+        dtype: type of the voxels.
         channels: None for [Z, Y, X], a number for [C, Z, Y, X].
-        about: what the metadata say.
+        about: content of the metadata.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class _ZarrSink:
         geometry: Geometry,
         dtype: np.dtype[Any],
         channels: int | None,
-        about: _About,
+        about: _Description,
     ) -> None:
         self._geometry = geometry
         self._dtype = dtype
@@ -76,7 +76,7 @@ class _ZarrSink:
 
     def discard(self) -> None: ...
 
-    def _create(self, temporary: Path, about: _About) -> LevelWriter:
+    def _create(self, temporary: Path, about: _Description) -> LevelWriter:
         version, labels = about.version, about.labels
         number: Literal[2, 3] = 2 if version == "0.4" else 3
         group = zarr.create_group(temporary, zarr_format=number)
@@ -98,7 +98,7 @@ class _ZarrSink:
             if is_labels
             else channel_names(labels, self._channels, self._dtype)
         )
-        own: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             OWN: {
                 "version": ctseg.__version__,
                 "origin_xyz": list(self._geometry.origin_xyz),
@@ -106,10 +106,10 @@ class _ZarrSink:
             }
         }
         if version == "0.4":
-            group.attrs.update({"multiscales": [described], **more, **own})
+            group.attrs.update({"multiscales": [described], **more, **attributes})
         else:
             group.attrs.update(
-                {"ome": {"version": version, "multiscales": [described], **more}, **own}
+                {"ome": {"version": version, "multiscales": [described], **more}, **attributes}
             )
         assert following is not None
         return following
@@ -141,14 +141,14 @@ def write_ome_zarr(
     reference: VolumeSource | None = None,
     version: str = "0.5",
 ) -> Writer:
-    """A writer of an OME-Zarr image; label maps get their names and colours, and levels that keep label values.
+    """A writer of an OME-Zarr image; label maps get names, colours, and levels that keep label values.
 
-    OME-NGFF has neither direction nor a frame of the patient: scale and translation are those of the array's axes.
-    ctseg notes the direction in an attribute of its own, so that it comes back.
+    OME-NGFF stores neither direction nor patient coordinates: scale and translation are along the array's axes.
+    ctseg stores the direction in its own attribute, and reads it back.
 
     Raises:
-        BadInput: voxels that Zarr cannot hold, or an unknown version.
-        FileProblem: the place cannot be written.
+        BadInput: voxels of a type that Zarr does not support, or an unknown version.
+        FileProblem: the target cannot be written.
     """
     if version not in VERSIONS:
         raise BadInput(
@@ -161,7 +161,7 @@ def write_ome_zarr(
         )
     stored = check_dtype(dtype, _DTYPES, format_name="Zarr")
     source = reference.path if reference is not None and is_zarr(reference.path) else None
-    about = _About(path, tuple(labels), version, source)
+    about = _Description(path, tuple(labels), version, source)
     return Writer(
         path,
         "",
