@@ -1,4 +1,4 @@
-"""Logits of many classes brought back to the grid of the scan: `strongest` against nnU-Net's export.
+"""Logits of many classes brought back to the grid of the scan: `argmax_at` against nnU-Net's export.
 
 Both get the same float16 logits, which is how nnU-Net's predictor hands them over, of 117 classes on a grid of 1.5 mm,
 and find the labels on 512 x 512 slices of 0.8 mm, 2 mm apart. nnU-Net runs as it is, with the resampling that its plans

@@ -48,7 +48,7 @@ class Plan:
     """A network and its patch, as nnU-Net plans them: two convolutions a level, kernels of 3.
 
     Attributes:
-        turns: of each network and way; short ones need more of them.
+        turns: of each network and its numerics; short ones need more of them.
     """
 
     patch_zyx: tuple[int, int, int]
@@ -115,11 +115,11 @@ NETWORKS: dict[str, Callable[[Plan], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a network runs.
+class Numerics:
+    """Number types and memory layout with which a network runs.
 
     Attributes:
-        precision: of autocast; `fp32` for none.
+        precision: precision of autocast; `fp32` for none.
         channels_last: memory layout of weights and input.
         tf32: whether float32 products may be rounded on a GPU.
         kept_buffers: whether the C library keeps freed buffers during training, as `ctseg train` has it on a CPU.
@@ -131,54 +131,58 @@ class Way:
     kept_buffers: bool = False
 
 
-def way(network: str, mode: Mode, device: str) -> Way:
-    """What a mode means for a network.
+def numerics_of(network: str, mode: Mode, device: str) -> Numerics:
+    """The numerics of a network in a mode.
 
     Defaults: ctseg chooses by the device; nnU-Net's trainer uses autocast to float16 on CUDA and nothing on a CPU;
     MONAI's networks are used as torch has them (TF32 in convolutions).
     """
     on_gpu = device == "cuda"
     if mode == "fp32":
-        return Way("fp32", False)
+        return Numerics("fp32", False)
     if mode == "by_hand":
-        return Way("bf16", True, tf32=True, kept_buffers=not on_gpu)
+        return Numerics("bf16", True, tf32=True, kept_buffers=not on_gpu)
     if network == "ctseg":
         runtime = choose(device)
-        return Way(runtime.precision, runtime.channels_last, tf32=True, kept_buffers=not on_gpu)
-    return Way("fp16" if on_gpu and network == "nnunet" else "fp32", False, tf32=on_gpu)
+        return Numerics(
+            runtime.precision, runtime.channels_last, tf32=True, kept_buffers=not on_gpu
+        )
+    return Numerics("fp16" if on_gpu and network == "nnunet" else "fp32", False, tf32=on_gpu)
 
 
 class Entry:
     """A network that is ready to be timed."""
 
     def __init__(self, network: str, mode: Mode, plan: Plan, device: str) -> None:
-        self.way, self.device = way(network, mode, device), device
+        self.numerics, self.device = numerics_of(network, mode, device), device
         torch.manual_seed(0)
         self.net = NETWORKS[network](plan).to(device)
-        layout = torch.channels_last_3d if self.way.channels_last else torch.contiguous_format
+        layout = torch.channels_last_3d if self.numerics.channels_last else torch.contiguous_format
         self.autocast = self._plain_autocast
         if network == "ctseg":
             # the engine's arrangements, which come with `ctseg train` and `ctseg predict`
-            own = Runtime(torch.device(device), self.way.precision, self.way.channels_last, mode)
+            own = Runtime(
+                torch.device(device), self.numerics.precision, self.numerics.channels_last, mode
+            )
             self.net = own.place(self.net)
             self.autocast = own.autocast
-        elif self.way.channels_last:
+        elif self.numerics.channels_last:
             self.net = self.net.to(memory_format=layout)
         shape = (plan.batch, 1, *plan.patch_zyx)
         self.image = torch.randn(shape, device=device).contiguous(memory_format=layout)
         self.target = torch.randint(0, CLASSES, (plan.batch, *plan.patch_zyx), device=device)
         self.optimizer = torch.optim.SGD(self.net.parameters(), 1e-3, 0.99, nesterov=True)
-        self.scaler = torch.amp.GradScaler(device, enabled=self.way.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device, enabled=self.numerics.precision == "fp16")
 
     def _plain_autocast(self) -> contextlib.AbstractContextManager[Any]:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        if self.way.precision == "fp32":
+        if self.numerics.precision == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(self.device, kinds[self.way.precision])
+        return torch.autocast(self.device, kinds[self.numerics.precision])
 
     def set_tf32(self) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self.way.tf32
-        torch.backends.cudnn.allow_tf32 = self.way.tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.numerics.tf32
+        torch.backends.cudnn.allow_tf32 = self.numerics.tf32
 
     def forward(self) -> None:
         self.net.eval()
@@ -210,7 +214,7 @@ class Entry:
         return found[SETTLE:]
 
     def buffers(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return kept_buffers(self.way.kept_buffers and what == "step")
+        return kept_buffers(self.numerics.kept_buffers and what == "step")
 
     def wait(self) -> None:
         if self.device == "cuda":
@@ -239,17 +243,17 @@ def measure(plans: Sequence[str] = (), turns: int | None = None) -> dict[str, An
 
 
 def measure_plan(name: str, device: str, turns: int | None = None) -> dict[str, Any]:
-    """Every network and way for one plan; ways that are the same are measured once."""
+    """Every network and mode for one plan; modes with equal numerics are measured once."""
     plan = PLANS[name]
     if turns is not None:
         plan = replace(plan, turns=turns)
-    entries: dict[tuple[str, Way], Entry] = {}
+    entries: dict[tuple[str, Numerics], Entry] = {}
     for network in NETWORKS:
         for mode in ("fp32", "default", "by_hand"):
-            key = (network, way(network, mode, device))
+            key = (network, numerics_of(network, mode, device))
             if key not in entries:
                 entries[key] = Entry(network, mode, plan, device)
-    times: dict[tuple[str, Way], dict[str, list[float]]] = {
+    times: dict[tuple[str, Numerics], dict[str, list[float]]] = {
         key: {"forward": [], "step": []} for key in entries
     }
     for what in ("forward", "step"):
@@ -261,11 +265,11 @@ def measure_plan(name: str, device: str, turns: int | None = None) -> dict[str, 
     entries.clear()
     gc.collect()
     found: dict[str, dict[str, Any]] = {}
-    memory: dict[tuple[str, Way], dict[str, float | None]] = {}
+    memory: dict[tuple[str, Numerics], dict[str, float | None]] = {}
     for network in NETWORKS:
         found[network] = {}
         for mode in ("fp32", "default", "by_hand"):
-            key = (network, way(network, mode, device))
+            key = (network, numerics_of(network, mode, device))
             if key not in memory:
                 memory[key] = {w: _memory(network, mode, name, device, w) for w in times[key]}
             found[network][mode] = {"way": asdict(key[1])} | {

@@ -61,7 +61,7 @@ REPEATS: dict[str, dict[str, int]] = {
     "160": {"logits": 3, "labels": 3, "by hand": 2},
     "256": {"logits": 2, "labels": 2},
 }
-"""Runs of each way where there is more than one: what takes minutes is run once."""
+"""Repetitions of each way; ways that take minutes run once."""
 USUAL = ("160", "256")
 WITH_OURS = "by hand with our network"
 TURNS = ("logits", "labels", "by hand", WITH_OURS, "as it comes")

@@ -110,7 +110,7 @@ def mini_run(
 
 @pytest.fixture(scope="session")
 def take_back() -> Callable[..., Any]:
-    """An array on the network's grid, taken back to the scan's whole: linearly, integers by the strongest value.
+    """An array on the network's grid, resampled to the scan's grid: linearly, integers by the largest share.
 
     `fill` [C] is put where the network saw nothing.
     """
