@@ -188,7 +188,7 @@ def test_voxels_that_start_nowhere(tmp_path: Path, noise: Volume) -> None:
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(FileProblem, match=r"cannot be looked at|does not exist"):
+    with pytest.raises(FileProblem, match=r"cannot be accessed|does not exist"):
         open_volume(tmp_path / f"{'a' * 300}.nii.gz")
-    with pytest.raises(FileProblem, match=r"cannot be looked at|does not exist"):
+    with pytest.raises(FileProblem, match=r"cannot be accessed|does not exist"):
         open_dataset(tmp_path / ("a" * 300))

@@ -287,7 +287,7 @@ def test_a_byte_order_that_is_not_said(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_no_scan(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.nii")
-    with pytest.raises(FileProblem, match="no regular file"):
+    with pytest.raises(FileProblem, match="not a regular file"):
         ctseg.open(tmp_path / "a.nii")
 
 

@@ -142,7 +142,7 @@ def test_spacing_as_people_write_it(text: str, expected: tuple[tuple[float, ...]
 
 @pytest.mark.parametrize("text", ["", "big", "1 2", "0 1 1", "-1", "5 ells", "1 2 3 4"])
 def test_no_spacing(text: str) -> None:
-    with pytest.raises(BadInput, match="no spacing"):
+    with pytest.raises(BadInput, match="is not a spacing"):
         read_spacing(text)
 
 

@@ -38,7 +38,7 @@ def test_a_file_without_preamble(tmp_path: Path, plane: np.ndarray, syntax: str)
     content = path.read_bytes()
     path.write_bytes(content[content.index(b"\x20\0\x0d\0") :])
     with pytest.raises(
-        FileProblem, match=r"a\.dcm is no DICOM file"
+        FileProblem, match=r"a\.dcm is not a DICOM file"
     ):  # it starts with no known mark
         read(path)
     path.write_bytes(content[content.index(b"\x08\0\x16\0") :])
