@@ -127,7 +127,7 @@ def _complete(header: pydicom.Dataset, name: str) -> None:
     lacking = [keyword for keyword in _NEEDED if not str(header.get(keyword) or "").strip()]
     if lacking:
         words = ", ".join(f"{_NEEDED[keyword]} ({keyword})" for keyword in lacking)
-        raise BadInput(f"{name} lacks the {words}, to which a DICOM SEG must refer.", hint=HINT)
+        raise BadInput(f"{name} names no {words}, to which a DICOM SEG must refer.", hint=HINT)
     for keyword in _EMPTY_TYPE_2:
         if keyword not in header:
             setattr(header, keyword, "")

@@ -156,7 +156,7 @@ def test_errors_say_what_is_wrong(tmp_path, geometry, series, label, make_series
     path = tmp_path / "study" / "seg.dcm"
     make_seg(path, series, label)
     ct = sorted((tmp_path / "study" / "ct").iterdir())
-    with pytest.raises(FileProblem, match="is no DICOM segmentation"):
+    with pytest.raises(FileProblem, match="is not a DICOM segmentation"):
         open_volume(ct[0], format="dicom_seg")
     with pytest.raises(FileProblem, match="does not exist"):
         open_volume(tmp_path / "nothing.seg.dcm", format="dicom_seg")

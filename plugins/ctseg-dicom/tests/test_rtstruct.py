@@ -144,7 +144,7 @@ def test_a_gap_between_two_bodies_is_left_open(write_rtstruct):
 def test_errors_say_what_is_wrong(write_rtstruct, tmp_path, geometry, make_series):
     contours = {"Liver": [box(2.5, 1.5, 11.5, 8.5, 2)]}
     path = write_rtstruct(contours)
-    with pytest.raises(FileProblem, match="is no DICOM RT structure set"):
+    with pytest.raises(FileProblem, match="is not a DICOM RT structure set"):
         open_volume(next((tmp_path / "study" / "ct").iterdir()), format="rtstruct")
     with pytest.raises(BadInput, match=r"between is 'linear'"):
         open_volume(path, between="linear")

@@ -185,7 +185,7 @@ def test_groups_ask_which_of_several_is_meant(tmp_path):
 
 def test_bad_metadata_and_missing_parts_are_named(store, tmp_path):
     (tmp_path / "plain").mkdir()
-    with pytest.raises(FileProblem, match="is no Zarr store"):
+    with pytest.raises(FileProblem, match="is not a Zarr store"):
         open_volume(tmp_path / "plain", format="ome_zarr")
     with pytest.raises(FileProblem, match="does not exist"):
         open_volume(tmp_path / "nothing.zarr")
@@ -235,7 +235,7 @@ def test_damaged_chunks_are_named(store):
 
 def test_numbers_that_are_none_are_refused(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=np.zeros((2, 3, 4), np.complex64))
-    with pytest.raises(FileProblem, match="complex64, which are no real numbers"):
+    with pytest.raises(FileProblem, match="complex64, which are not real numbers"):
         open_volume(tmp_path / "a.zarr")
 
 
