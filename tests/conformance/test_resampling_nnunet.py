@@ -89,7 +89,7 @@ def test_scores_come_back_as_in_nnunet(shape, spacing, target):
     found = np.zeros((3, *shape), np.float32)
     for piece in back.feed(0, torch.from_numpy(logits)):
         values = interpolate(piece.low_czyx, piece.positions)
-        found[:, piece.start : piece.start + values.shape[1]] = back.placed(piece, values)
+        found[:, piece.start : piece.start + values.shape[1]] = back.to_source_axes(piece, values)
     assert np.abs(found - expected).max() < 1e-4
 
 

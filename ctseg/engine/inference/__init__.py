@@ -1,1 +1,1 @@
-"""From a volume to labels: tiles, networks, blending, the scan's own grid."""
+"""Tiled prediction of a volume: tiling, networks, blending, and resampling to the scan's own grid."""

@@ -1,4 +1,4 @@
-"""A caller's network on loan: placed for the time of a prediction, and given back as it was."""
+"""`borrowed`: lends a caller's network to a prediction and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ctseg.engine.model.runtime import Runtime
 
 
 class _Loan:
-    """What a network was before it was placed, and how many predictions use it."""
+    """The original state of a borrowed network, and the number of predictions that use it."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.users = 0
@@ -22,14 +22,15 @@ class _Loan:
         self._weights = [(parameter, parameter.data) for parameter in network.parameters()]
 
     def place(self, runtime: Runtime) -> None:
-        """Place it as the runtime has it, unless that was done: weights in use are better left alone."""
+        """Place the network for this runtime; does nothing if it is placed already, as its weights may be in use."""
         if runtime != self._runtime:
             runtime.place(self._network.eval())
             self._runtime = runtime
 
     def give_back(self) -> None:
+        """Restore training modes and memory layout; weights stay on the device to which they were moved."""
         self._network.train(self._modes[0][1])
-        for module, mode in self._modes:  # parts may have been frozen
+        for module, mode in self._modes:  # the caller may have frozen some modules
             module.training = mode
         for parameter, before in self._weights:
             if parameter.device != before.device:
@@ -43,10 +44,10 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def borrowed(network: torch.nn.Module, runtime: Runtime) -> Iterator[torch.nn.Module]:
-    """The network in eval mode, placed as the runtime has it; afterwards modes and memory layout are what they were.
+    """Put a network in eval mode on the runtime's device, and restore its modes and memory layout afterwards.
 
-    It stays on the device to which it was moved. Several threads may borrow a network at a time; the last one gives
-    it back.
+    The network stays on the device to which it was moved. Several threads may borrow one network at the same time;
+    the last of them restores it.
     """
     with _lock:
         loan = _loans.get(network) or _loans.setdefault(network, _Loan(network))

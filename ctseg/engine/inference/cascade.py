@@ -1,4 +1,4 @@
-"""Coarse to fine: a first model finds where to look, a second one looks there alone."""
+"""Cascades: a coarse model finds the region in which a finer model predicts."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ from ctseg.task import select
 from ctseg.volume.geometry import Geometry
 
 MARGIN_MM = 10.0
-"""Kept around what a first stage finds."""
+"""Default margin around the region that a coarse model finds."""
 
 
-class Extent:
-    """Takes pieces of a label map and keeps only the box around what is not background."""
+class LabelExtent:
+    """A sink that records the bounding box of the foreground in a label map."""
 
-    def __init__(self, back: SourceGridMapper) -> None:
-        self._back = back
-        self._hits = [np.zeros(b - a, bool) for a, b in back.box]
+    def __init__(self, mapper: SourceGridMapper) -> None:
+        self._mapper = mapper
+        self._hits = [np.zeros(b - a, bool) for a, b in mapper.box]
 
     def put(self, axis: int, start: int, part: NDArray[Any]) -> None:
-        found = part != 0
+        foreground = part != 0
         for own, hit in enumerate(self._hits):
-            along = found.any(tuple(a for a in range(3) if a != own))
+            along = foreground.any(tuple(a for a in range(3) if a != own))
             first = start if own == axis else 0
             hit[first : first + len(along)] |= along
 
     def box(self, margin_zyx: tuple[int, int, int]) -> Box | None:
-        """With a margin in voxels, cut at the scan's faces; None where there is nothing."""
+        """The box with a margin in voxels, clipped to the scan; None if there is no foreground."""
         spans = []
         for hit, (low, _), size, margin in zip(
-            self._hits, self._back.box, self._back.source, margin_zyx, strict=True
+            self._hits, self._mapper.box, self._mapper.source, margin_zyx, strict=True
         ):
-            at = np.flatnonzero(hit)
-            if not len(at):
+            indices = np.flatnonzero(hit)
+            if not len(indices):
                 return None
-            first, last = low + int(at[0]), low + int(at[-1]) + 1
+            first, last = low + int(indices[0]), low + int(indices[-1]) + 1
             spans.append((max(first - margin, 0), min(last + margin, size)))
         return spans[0], spans[1], spans[2]
 
@@ -68,40 +68,42 @@ def find_region(
     folder: Path | None = None,
     on_tiles: OnTiles | None = None,
 ) -> Box | None:
-    """Where a first model sees any of its labels.
+    """The region in which a coarse model finds its labels.
 
     Args:
-        coarse: the first model.
-        labels: the only ones of its labels that count; all by default.
-        margin_mm: kept around them.
-        folder: where temporary files go.
+        coarse: the coarse model.
+        labels: names of the labels that count; all by default.
+        margin_mm: margin around them.
+        folder: folder for temporary files.
 
     Returns:
-        first voxel and the one past the last along z, y, x of the scan as it is stored; None where it sees nothing.
+        start and stop voxel along z, y, x of the stored scan; None if the model finds nothing.
 
     Raises:
         BadInput: a negative margin, or a model that predicts no labels.
     """
     if margin_mm < 0:
-        raise BadInput(f"The margin around what the first stage finds is {margin_mm} mm.")
-    kept = None if labels is None else select(coarse.task, labels)
-    product = LabelMap(coarse.task, kept)
+        raise BadInput(
+            f"The margin around the coarse model's labels is {margin_mm} mm; it must be 0 or more."
+        )
+    selected = None if labels is None else select(coarse.task, labels)
+    decoder = LabelMap(coarse.task, selected)
     stream = coarse.open(scan, folder)
-    back = SourceGridMapper(stream.applied)
-    extent = Extent(back)
-    coarse.predictor.run(stream, [(product, extent)], back=back, on_tiles=on_tiles)
+    mapper = SourceGridMapper(stream.applied)
+    extent = LabelExtent(mapper)
+    coarse.predictor.run(stream, [(decoder, extent)], mapper=mapper, on_tiles=on_tiles)
     z, y, x = (int(np.ceil(margin_mm / s)) for s in scan.geometry.spacing_zyx)
     return extent.box((z, y, x))
 
 
 @dataclass(frozen=True)
 class CoarseModel:
-    """A model that says where to look.
+    """A model that selects the region for the next, finer model.
 
     Attributes:
-        labels: the only ones of its labels that count; all where it is None.
-        margin_mm: kept around them.
-        as_channels: its labels are further channels of the network behind it, and it does not say where to look.
+        labels: names of the labels that count; None for all.
+        margin_mm: margin around them.
+        as_channels: whether its labels are further channels of the next network; then it selects no region.
     """
 
     model: Model
@@ -111,17 +113,17 @@ class CoarseModel:
 
 
 class Cascade:
-    """A model that looks only where it is told to, or where coarser models before it found something.
+    """Restricts a model to a given region, or to the region that coarse models find.
 
-    See `ctseg.engine.inference.model.Model`.
+    Implements `ctseg.engine.inference.model.Model`.
 
     Args:
-        model: the last one, which predicts.
-        stages: from coarse to fine, each looks where the one before it found something.
-        region: the box of each scan to look at, as it is stored; all of it where it is None.
+        model: the final model, which predicts.
+        stages: coarse models, from coarse to fine; each predicts in the region that the previous one found.
+        region: a box of the stored scan; None for the whole scan.
 
     Raises:
-        BadInput: a stage that takes other channels than the model, or predicts no labels.
+        BadInput: a coarse model with other input channels than the final model, or without labels.
     """
 
     def __init__(
@@ -130,8 +132,8 @@ class Cascade:
         for stage in stages:
             if stage.model.card.in_channels != model.card.in_channels:
                 raise BadInput(
-                    f"The stage {stage.model.card.name} takes {stage.model.card.in_channels} channel(s), the model "
-                    f"{model.card.name} {model.card.in_channels}."
+                    f"The coarse model {stage.model.card.name} takes {stage.model.card.in_channels} channel(s), "
+                    f"the model {model.card.name} takes {model.card.in_channels}."
                 )
             if stage.as_channels and isinstance(model, Ensemble):
                 raise BadInput(
@@ -139,7 +141,7 @@ class Cascade:
                     f"{stage.model.card.name} as channels.",
                     hint="Predict with one of them.",
                 )
-            LabelMap(stage.model.task)  # a regression has none
+            LabelMap(stage.model.task)  # raises for a regression
             if stage.labels is not None:
                 select(stage.model.task, stage.labels)
         self.model, self.stages, self.region = model, tuple(stages), region
@@ -155,7 +157,7 @@ class Cascade:
 
     @property
     def reads_ahead(self) -> bool:
-        """A stage runs its networks when a scan is opened."""
+        """False with coarse models, since `open` runs their networks."""
         return not self.stages and self.model.reads_ahead
 
     def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
@@ -168,16 +170,15 @@ class Cascade:
                 values = [label.value for label in select(stage.model.task, stage.labels or ())]
                 shown.append((label_map(within, scan, folder), values))
                 continue
-            found = find_region(
+            region = find_region(
                 within, scan, labels=stage.labels, margin_mm=stage.margin_mm, folder=folder
             )
             name = name_of(stage.model)
-            if found is None:
-                self._say(f"The first stage {name} found nothing; all is background.")
+            if region is None:
+                self._say(f"The coarse model {name} found nothing; everything is background.")
                 return listening(self.model, self).open(scan, folder, (Nowhere(), *first))
-            region = found
             spans = ", ".join(f"{a}:{b}" for a, b in region)
-            self._say(f"The first stage {name} found something in {spans} (z, y, x).")
+            self._say(f"The coarse model {name} found something in {spans} (z, y, x).")
         steps = first if region is None else (Region(region), *first)
         stream = listening(self.model, self).open(scan, folder, steps)
         for labels, values in shown:
@@ -185,9 +186,9 @@ class Cascade:
         return stream
 
     def with_settings(self, **changes: Any) -> Cascade:
-        """The tiling of the stages before the last model stays.
+        """The same cascade with another tiling of the final model; coarse models keep theirs.
 
-        A stage whose labels are channels averages mirrored views as the model behind it does.
+        A coarse model whose labels are channels averages mirrored views as the final model does.
         """
         stages = [
             dataclasses.replace(stage, model=stage.model.with_settings(tta=True))
@@ -195,17 +196,17 @@ class Cascade:
             else stage
             for stage in self.stages
         ]
-        return self._of(self.model.with_settings(**changes), stages)
+        return self._with_model(self.model.with_settings(**changes), stages)
 
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Cascade, Fitted]:
         model, fitted = self.model.fit(scan, request)
-        return self._of(model, self.stages), fitted
+        return self._with_model(model, self.stages), fitted
 
-    def shrink(self, asked: Cascade) -> Cascade | None:
-        smaller = self.model.shrink(asked.model)
-        return None if smaller is None else self._of(smaller, self.stages)
+    def shrink(self, original: Cascade) -> Cascade | None:
+        smaller = self.model.shrink(original.model)
+        return None if smaller is None else self._with_model(smaller, self.stages)
 
-    def _of(self, model: Model, stages: Sequence[CoarseModel]) -> Cascade:
+    def _with_model(self, model: Model, stages: Sequence[CoarseModel]) -> Cascade:
         return listening(Cascade(model, stages, self.region), self)
 
     def _say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What is made of logits on the scan's grid: labels, probabilities, confidence, masks of classes, values."""
+"""Decoders: turn logits into results on the scan's grid (labels, probabilities, confidence, masks, values)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ctseg.task import activate, label_dtype, values_of
 
 FloatType = Literal["float16", "float32", "float64"]
 ROWS_BYTES = 2**23
-"""Logits of all classes that are made into probabilities at a time."""
+"""Bytes of logits, over all classes, that are turned into probabilities at a time."""
 
 
 class Decoder(Protocol):
-    """A result, piece by piece.
+    """Turns logits into the voxels of one result, piece by piece.
 
     Attributes:
         channels: None for [Z, Y, X], a number for [K, Z, Y, X].
-        dtype: of the voxels, as NumPy writes it.
-        fill: [channels or 1], what stands where a crop left nothing to predict from.
-        working: bytes that a voxel of the scan's grid takes while it is made.
+        dtype: NumPy name of the voxel type.
+        fill: [channels or 1], the value of voxels that a crop removed before prediction.
+        working: bytes of working memory for each voxel of the scan's grid.
     """
 
     channels: int | None
@@ -44,57 +44,57 @@ class Decoder(Protocol):
     working: int
 
     def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
-        """The voxels at these positions (on the network's grid) from fp32 logits around them."""
+        """Voxels at these positions (on the network's grid), from the fp32 logits around them."""
         ...
 
 
 class LabelMap:
-    """The label of each voxel, in the smallest type that holds them.
+    """The label of each voxel, in the smallest type that holds all of them.
 
     Args:
-        kept: the only labels to write; all where it is None.
+        selected: labels to write; None for all.
     """
 
-    def __init__(self, task: Task, kept: Sequence[Label] | None = None) -> None:
+    def __init__(self, task: Task, selected: Sequence[Label] | None = None) -> None:
         if task.kind == "regression":
-            raise BadInput("A regression has no labels.", hint="Its values are what it predicts.")
+            raise BadInput("A regression has no labels.", hint="It predicts values.")
         self.channels: int | None = None
         self.dtype = label_dtype(task)
         self.fill = np.zeros(1, self.dtype)
         self.working = 12
         self._exclusive = task.kind == "classes"
-        wanted = task.foreground if kept is None else kept
-        numbers = [label.value if label in wanted else 0 for label in task.labels]
+        written = task.foreground if selected is None else selected
+        values = [label.value if label in written else 0 for label in task.labels]
         if not self._exclusive:
-            numbers.insert(0, 0)  # where no channel is present
+            values.insert(0, 0)  # no channel is present
         self._hidden = None
-        if not self._exclusive and kept is not None:
-            self._hidden = [i for i, label in enumerate(task.labels) if label not in wanted]
+        if not self._exclusive and selected is not None:
+            self._hidden = [i for i, label in enumerate(task.labels) if label not in written]
         kind = torch.uint8 if self.dtype == "uint8" else torch.int32  # torch has no uint16
-        plain = numbers == list(range(len(numbers)))
-        self._table = None if plain else torch.tensor(numbers, dtype=kind)
+        identity = values == list(range(len(values)))
+        self._table = None if identity else torch.tensor(values, dtype=kind)
 
     def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         if self._exclusive:
-            found = argmax_at(low_czyx, positions)
+            classes = argmax_at(low_czyx, positions)
         else:
-            if self._hidden:  # else a label that nobody asked for would cover those that they did
+            if self._hidden:  # otherwise an unselected label would cover a selected one
                 low_czyx = low_czyx.clone()
                 low_czyx[self._hidden] = -1.0
-            found = last_positive_at(low_czyx, positions)
-        return self.of_classes(found)
+            classes = last_positive_at(low_czyx, positions)
+        return self.of_classes(classes)
 
-    def of_classes(self, found: torch.Tensor) -> torch.Tensor:
-        """The same from the class of each voxel."""
-        return found if self._table is None else self._table.to(found.device)[found.int()]
+    def of_classes(self, classes: torch.Tensor) -> torch.Tensor:
+        """The label map, from the class index of each voxel."""
+        return classes if self._table is None else self._table.to(classes.device)[classes.int()]
 
 
 class Probabilities:
-    """The probability of each label, for `classes` with the background first.
+    """The probability of each label; for `classes` the background comes first.
 
     Args:
-        temperature: logits are divided by it.
-        kept: the only labels to write; all where it is None.
+        temperature: divisor of the logits.
+        selected: labels to write; None for all.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Probabilities:
         *,
         temperature: float = 1.0,
         dtype: FloatType = "float32",
-        kept: Sequence[Label] | None = None,
+        selected: Sequence[Label] | None = None,
     ) -> None:
         self._task, self._temperature = task, temperature
         self.dtype: str = dtype
-        self._chosen = _indices(task, kept)
+        self._chosen = _indices(task, selected)
         self.channels: int | None = len(self._chosen)
         fill = background_fill(task, probabilities=True)
         self.fill = fill[self._chosen].astype(dtype)
@@ -117,22 +117,23 @@ class Probabilities:
     def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
         z, y, x = positions
         out = torch.empty((len(self._chosen), len(z), len(y), len(x)), device=low_czyx.device)
-        # in rows, so that what all classes take on the way is small beside the result
+        # row by row, so that the working memory of all classes stays small compared with the result
         rows = max(1, ROWS_BYTES // (4 * len(low_czyx) * len(z) * len(x)))
         for start in range(0, len(y), rows):
             part = slice(start, start + rows)
             logits = interpolate(low_czyx, (z, y[part], x))
-            shares = activate(self._task, (logits / self._temperature)[None])[0]
-            out[:, :, part] = shares if len(out) == len(shares) else shares[self._chosen]
+            every = activate(self._task, (logits / self._temperature)[None])[0]
+            out[:, :, part] = every if len(out) == len(every) else every[self._chosen]
         return out
 
 
 class Values:
-    """What a regression predicts, in the target's own unit; its mean where there was nothing to predict from.
+    """The values of a regression, in the unit of its target; the mean of the target outside a crop.
 
     Args:
-        scale: mean and deviation of each channel on which it was trained.
-        kept: the only channels to write.
+        scale: mean and standard deviation of each channel in training.
+        selected: channels to write; None for all.
+        squeeze: drop the channel axis of a single channel.
     """
 
     def __init__(
@@ -141,34 +142,34 @@ class Values:
         scale: Scale | None,
         *,
         dtype: FloatType = "float32",
-        kept: Sequence[Label] | None = None,
-        flat: bool = True,
+        selected: Sequence[Label] | None = None,
+        squeeze: bool = True,
     ) -> None:
         self._scale = scale
         self.dtype: str = dtype
-        self._chosen = _indices(task, kept)
-        one = flat and len(self._chosen) == 1
-        self.channels = None if one else len(self._chosen)
+        self._chosen = _indices(task, selected)
+        single = squeeze and len(self._chosen) == 1
+        self.channels = None if single else len(self._chosen)
         fill = values_of(torch.zeros(task.out_channels, 1, 1, 1), scale).flatten().numpy()
         self.fill = fill[self._chosen].astype(dtype)
         self.working = 12 * task.out_channels
 
     def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
-        found = values_of(interpolate(low_czyx, positions), self._scale)[self._chosen]
-        most = float(found.abs().amax())
-        if not most <= float(np.finfo(self.dtype).max):
-            check_finite(most)
+        values = values_of(interpolate(low_czyx, positions), self._scale)[self._chosen]
+        largest = float(values.abs().amax())
+        if not largest <= float(np.finfo(self.dtype).max):
+            check_finite(largest)
             raise RunFailed(
-                f"The network gave values up to {most:.3g}, which {self.dtype} does not hold.",
+                f"The network predicts values up to {largest:.3g}, which {self.dtype} does not hold.",
                 hint="Write them as float32: --set dtype=float32",
             )
-        return found[0] if self.channels is None else found
+        return values[0] if self.channels is None else values
 
 
 class Confidence:
-    """How sure the model is of the label of each voxel: the probability of the strongest one, 0 to 1.
+    """The probability of the most probable label of each voxel, 0 to 1.
 
-    For `channels` it is that of the least certain decision, the smallest of max(p, 1 - p).
+    For `channels` it is the probability of the least certain decision, the minimum of max(p, 1 - p).
     """
 
     def __init__(
@@ -203,13 +204,17 @@ class Logits:
 
 
 class Masks:
-    """One map of 0 and 1 a label; those of `channels` may overlap."""
+    """One binary mask for each label; the masks of `channels` may overlap.
 
-    def __init__(self, task: Task, kept: Sequence[Label] | None = None) -> None:
+    Args:
+        selected: labels to write; None for all.
+    """
+
+    def __init__(self, task: Task, selected: Sequence[Label] | None = None) -> None:
         if task.kind == "regression":
             raise BadInput("A regression has no masks.")
         self._exclusive = task.kind == "classes"
-        foreground = task.foreground if kept is None else kept
+        foreground = task.foreground if selected is None else selected
         self._chosen = [task.labels.index(label) for label in foreground]
         self.channels: int | None = len(self._chosen)
         self.dtype = "uint8"
@@ -221,12 +226,12 @@ class Masks:
             return self.of_classes(argmax_at(low_czyx, positions))
         return (interpolate(low_czyx[self._chosen], positions) > 0).to(torch.uint8)
 
-    def of_classes(self, found: torch.Tensor) -> torch.Tensor:
-        """The same from the class of each voxel."""
-        return torch.stack([found == index for index in self._chosen]).to(torch.uint8)
+    def of_classes(self, classes: torch.Tensor) -> torch.Tensor:
+        """The masks, from the class index of each voxel."""
+        return torch.stack([classes == index for index in self._chosen]).to(torch.uint8)
 
 
-def _indices(task: Task, kept: Iterable[Label] | None) -> list[int]:
-    if kept is None:
+def _indices(task: Task, selected: Iterable[Label] | None) -> list[int]:
+    if selected is None:
         return list(range(task.out_channels))
-    return [task.labels.index(label) for label in kept]
+    return [task.labels.index(label) for label in selected]

@@ -1,7 +1,7 @@
-"""Several models as one: the mean of their probabilities, each with its own preprocessing and tiles.
+"""Ensembles of models that differ in preprocessing or tiling: the mean of their probabilities.
 
-Folds of one run share all of that and go through the engine together (see `Predictor.networks`). Here each model
-predicts the scan by itself; the sum of probabilities on the scan's grid lies in a temporary file where it is large.
+The folds of one run share preprocessing and tiles, so that one `Predictor` runs them together. Here each model predicts
+the whole scan in turn; large sums of probabilities on the scan's grid are kept in a temporary file.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from ctseg.volume.geometry import Geometry
 from ctseg.volume.scratch import scratch
 
 LEAST = 1e-7
-"""Shares are kept this far from 0 and 1 before their logarithm is taken."""
+"""Probabilities are clamped this far from 0 and 1 before their logarithm is taken."""
 
 
 class Ensemble:
-    """The mean of several models; see `ctseg.engine.inference.model.Model`.
+    """The mean of several models; implements `ctseg.engine.inference.model.Model`.
 
     Args:
-        models: of one task, for scans of the same channels.
+        models: models with the same task and the same input channels.
 
     Raises:
-        BadInput: models that predict different things.
+        BadInput: models with different tasks or channels.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -61,26 +61,26 @@ class Ensemble:
         )
         self.networks = tuple(net for model in models for net in model.networks)
         self.runtime, self.task, self.settings = first.runtime, first.task, first.settings
-        self.scale: Scale | None = None  # values come in their own unit already
+        self.scale: Scale | None = None  # the models return values in the unit of the target
         self.on_note: Callable[[str], None] | None = None
         self.on_plan: Callable[[PlannedGrid], None] | None = None
 
     def of_models(self, models: Sequence[Model]) -> Ensemble:
-        """The same of other models, such as these with other tiles."""
+        """The same kind of ensemble of other models, such as these models with other tiles."""
         return Ensemble(models)
 
-    def made_by(self, model: Model) -> Decoder:
-        """What one of the models makes of a scan, for all of them together."""
-        return shares(model)
+    def member_decoder(self, model: Model) -> Decoder:
+        """The decoder for what one model contributes."""
+        return ensemble_decoder(model)
 
     @property
-    def held(self) -> Decoder:
-        """What is held of a whole scan while the models take turns."""
-        return shares(self.models[0])
+    def accumulator(self) -> Decoder:
+        """The decoder whose result has the size of the accumulator that holds a whole scan."""
+        return ensemble_decoder(self.models[0])
 
     @property
     def predictor(self) -> Predictor:
-        return Mean(
+        return EnsemblePredictor(
             self.networks, self.task, self.settings, self.runtime, self.on_note, models=self.models
         )
 
@@ -96,29 +96,29 @@ class Ensemble:
         return self.of_models([model.with_settings(**changes) for model in self.models])
 
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Ensemble, Fitted]:
-        """Each model gets a tiling of its own, since they take turns."""
+        """Fit each model separately, since only one runs at a time."""
         streams = scan.streams if isinstance(scan, _Streams) else [scan] * len(self.models)
         source = scan.applied.source if isinstance(scan, Stream) else scan
-        held = waiting_bytes(source, (self.held, *request.finished))
-        alone = dataclasses.replace(request, finished=(), held=held)
+        buffered_bytes = waiting_bytes(source, (self.accumulator, *request.buffered))
+        base = dataclasses.replace(request, buffered=(), buffered_bytes=buffered_bytes)
         fits = [
-            model.fit(own, dataclasses.replace(alone, products=(self.made_by(model),)))
-            for model, own in zip(self.models, streams, strict=True)
+            model.fit(stream, dataclasses.replace(base, decoders=(self.member_decoder(model),)))
+            for model, stream in zip(self.models, streams, strict=True)
         ]
-        most = max((fitted for _, fitted in fits), key=lambda fitted: fitted.estimate.total)
+        largest = max((fitted for _, fitted in fits), key=lambda fitted: fitted.estimate.total)
         notes = tuple(dict.fromkeys(note for _, fitted in fits for note in fitted.notes))
-        out = self._of([model for model, _ in fits])
-        return out, dataclasses.replace(most, settings=out.settings, notes=notes)
+        out = self._retiled([model for model, _ in fits])
+        return out, dataclasses.replace(largest, settings=out.settings, notes=notes)
 
-    def shrink(self, asked: Ensemble) -> Ensemble | None:
-        pairs = list(zip(self.models, asked.models, strict=True))
+    def shrink(self, original: Ensemble) -> Ensemble | None:
+        pairs = list(zip(self.models, original.models, strict=True))
         smaller = [model.shrink(first) for model, first in pairs]
         if all(model is None for model in smaller):
             return None
-        return self._of([new or old for new, (old, _) in zip(smaller, pairs, strict=True)])
+        return self._retiled([new or old for new, (old, _) in zip(smaller, pairs, strict=True)])
 
-    def _of(self, models: Sequence[Model]) -> Ensemble:
-        """The same ensemble with its models tiled otherwise."""
+    def _retiled(self, models: Sequence[Model]) -> Ensemble:
+        """The same ensemble; its models have another tiling."""
         out = self.of_models([listening(model, self) for model in models])
         out.card = self.card
         return listening(out, self)
@@ -133,30 +133,30 @@ def _check_same(first: Model, other: Model) -> None:
         )
     if first.card.in_channels != other.card.in_channels:
         raise BadInput(
-            f"{name_of(first)} takes {first.card.in_channels} channel(s), {name_of(other)} "
+            f"{name_of(first)} takes {first.card.in_channels} channel(s), {name_of(other)} takes "
             f"{other.card.in_channels}."
         )
     ours, theirs = ([c.casefold() for c in model.card.channels] for model in (first, other))
     if ours != theirs and sorted(ours) == sorted(theirs):
         raise BadInput(
             f"{name_of(first)} takes the channels {', '.join(first.card.channels)}, {name_of(other)} takes "
-            f"{', '.join(other.card.channels)}: not in the same order."
+            f"{', '.join(other.card.channels)}: they are not in the same order."
         )
 
 
 class _Streams(Stream):
-    """A scan as each of the models sees it; by itself it is the scan as it is stored."""
+    """One stream for each model; as a stream of its own it yields the stored scan."""
 
     def __init__(self, scan: Scan, streams: Sequence[Stream], folder: Path | None) -> None:
         super().__init__(scan, AppliedPipeline((), scan.geometry, scan.geometry))
         self.streams, self.folder = tuple(streams), folder
 
 
-class Mean(Predictor):
-    """Runs model after model, and makes results of the mean of what they say."""
+class EnsemblePredictor(Predictor):
+    """Runs one model after another, and decodes results from the mean of their predictions."""
 
-    def __init__(self, *engine: Any, models: Sequence[Model]) -> None:
-        super().__init__(*engine)
+    def __init__(self, *arguments: Any, models: Sequence[Model]) -> None:
+        super().__init__(*arguments)
         object.__setattr__(self, "models", tuple(models))
 
     models: tuple[Model, ...]
@@ -164,15 +164,15 @@ class Mean(Predictor):
     def run(
         self,
         stream: Stream,
-        wanted: Sequence[tuple[Decoder, Sink]],
+        results: Sequence[tuple[Decoder, Sink]],
         *,
-        back: SourceGridMapper | None = None,
-        pieces: tuple[int, int] | None = None,
+        mapper: SourceGridMapper | None = None,
+        slice_range: tuple[int, int] | None = None,
         on_tiles: OnTiles | None = None,
     ) -> None:
         assert isinstance(stream, _Streams)
-        back = back or SourceGridMapper(stream.applied)
-        total = self._room(back, stream.folder)
+        mapper = mapper or SourceGridMapper(stream.applied)
+        total = self._allocate(mapper, stream.folder)
         count = len(self.models)
         for number, (model, own) in enumerate(zip(self.models, stream.streams, strict=True)):
 
@@ -180,88 +180,89 @@ class Mean(Predictor):
                 if on_tiles:
                     on_tiles(before * tiles + done, count * tiles)
 
-            way = SourceGridMapper(own.applied)
-            product, sink = self._share(number, way, total)
-            part = _part(model, own, way, pieces)
-            if part is None or part[1] > part[0]:
-                model.predictor.run(own, [(product, sink)], back=way, pieces=part, on_tiles=report)
-        self._make(total, wanted, back, pieces or (0, back.slices))
+            own_mapper = SourceGridMapper(own.applied)
+            own_range = _own_range(model, own, own_mapper, slice_range)
+            result = self._member_result(number, own_mapper, total)
+            if own_range is None or own_range[1] > own_range[0]:
+                model.predictor.run(
+                    own, [result], mapper=own_mapper, slice_range=own_range, on_tiles=report
+                )
+        self._decode(total, results, mapper, slice_range or (0, mapper.slices))
 
-    def _room(self, back: SourceGridMapper, folder: Path | None) -> NDArray[Any]:
-        """Where the models put their shares of a scan."""
-        return scratch((self.task.out_channels, *back.source), np.float32, folder)
+    def _allocate(self, mapper: SourceGridMapper, folder: Path | None) -> NDArray[Any]:
+        """The array that accumulates the predictions of a scan."""
+        return scratch((self.task.out_channels, *mapper.source), np.float32, folder)
 
-    def _share(
-        self, number: int, way: SourceGridMapper, total: NDArray[Any]
+    def _member_result(
+        self, number: int, mapper: SourceGridMapper, total: NDArray[Any]
     ) -> tuple[Decoder, Sink]:
-        """What one of the models makes, and how it gets to the others."""
-        product = shares(self.models[number])
-        return product, _Adding(total, way.box, product.fill, 1 / len(self.models))
+        """The decoder of one model, and the sink that accumulates its result."""
+        decoder = ensemble_decoder(self.models[number])
+        return decoder, _WeightedSum(total, mapper.box, decoder.fill, 1 / len(self.models))
 
-    def seams(self, stream: Stream, back: SourceGridMapper) -> list[int]:
-        """Where a part of the sum ends that is made into results at a time."""
-        return [*range(0, back.slices, self._slices(back)), back.slices]
+    def seams(self, stream: Stream, mapper: SourceGridMapper) -> list[int]:
+        """Slices at which the sum is cut into the slabs that are decoded at a time."""
+        return [*range(0, mapper.slices, self._slab_slices(mapper)), mapper.slices]
 
-    def tiles(self, stream: Stream, back: SourceGridMapper, pieces: tuple[int, int]) -> int:
+    def tiles(self, stream: Stream, mapper: SourceGridMapper, slice_range: tuple[int, int]) -> int:
         assert isinstance(stream, _Streams)
         count = 0
         for model, own in zip(self.models, stream.streams, strict=True):
-            way = SourceGridMapper(own.applied)
-            a, b = _part(model, own, way, pieces) or (0, way.slices)
-            count += model.predictor.tiles(own, way, (a, b)) if b > a else 0
+            own_mapper = SourceGridMapper(own.applied)
+            a, b = _own_range(model, own, own_mapper, slice_range) or (0, own_mapper.slices)
+            count += model.predictor.tiles(own, own_mapper, (a, b)) if b > a else 0
         return count
 
-    def _slices(self, back: SourceGridMapper) -> int:
-        """Slices of the sum that are made into results at a time."""
-        return max(1, PIECE_BYTES // (4 * self.task.out_channels * back.plane))
+    def _slab_slices(self, mapper: SourceGridMapper) -> int:
+        """Slices of the sum that are decoded at a time."""
+        return max(1, PIECE_BYTES // (4 * self.task.out_channels * mapper.plane))
 
-    def _make(
+    def _decode(
         self,
         total: NDArray[Any],
-        wanted: Sequence[tuple[Decoder, Sink]],
-        back: SourceGridMapper,
-        pieces: tuple[int, int],
+        results: Sequence[tuple[Decoder, Sink]],
+        mapper: SourceGridMapper,
+        slice_range: tuple[int, int],
     ) -> None:
-        slices = self._slices(back)
-        for start in range(*pieces, slices):
-            part = np.array(total[:, start : min(start + slices, pieces[1])])
+        slices = self._slab_slices(mapper)
+        for start in range(*slice_range, slices):
+            part = np.array(total[:, start : min(start + slices, slice_range[1])])
             low = torch.from_numpy(part)
             if self.task.kind == "classes":
                 low = low.clamp_(LEAST, 1).log_()
             elif self.task.kind == "channels":
                 low = low.clamp_(LEAST, 1 - LEAST).logit_()
             z, y, x = (np.arange(n, dtype=np.float64) for n in low.shape[1:])
-            for product, sink in wanted:
-                made = product.decode(low, (z, y, x))
-                sink.put(0, start, made.cpu().numpy())
+            for decoder, sink in results:
+                sink.put(0, start, decoder.decode(low, (z, y, x)).cpu().numpy())
 
 
-def _part(
-    model: Model, stream: Stream, way: SourceGridMapper, pieces: tuple[int, int] | None
+def _own_range(
+    model: Model, stream: Stream, mapper: SourceGridMapper, slice_range: tuple[int, int] | None
 ) -> tuple[int, int] | None:
-    """What a model makes for these slices of the scan, cut at its own seams; None for all of it."""
-    if pieces is None or way.axis != 0 or way.empty:
+    """A model's own slices that cover these slices of the scan, cut at its own seams; None for all of them."""
+    if slice_range is None or mapper.axis != 0 or mapper.empty:
         return None
-    a, b = way.pieces_of(*pieces)
-    seams = model.predictor.seams(stream, way)
+    a, b = mapper.box_slices(*slice_range)
+    seams = model.predictor.seams(stream, mapper)
     return max(s for s in seams if s <= a), min(s for s in seams if s >= b)
 
 
-def shares(model: Model) -> Decoder:
-    """What is averaged: probabilities, or the values of a regression."""
+def ensemble_decoder(model: Model) -> Decoder:
+    """The decoder whose results are averaged: probabilities, or the values of a regression."""
     if model.task.kind == "regression":
-        return Values(model.task, model.scale, flat=False)
+        return Values(model.task, model.scale, squeeze=False)
     return Probabilities(model.task, temperature=model.card.temperature)
 
 
-class _Adding:
-    """Adds a share of each piece to an array; outside of what a model saw it adds the fill."""
+class _WeightedSum:
+    """A sink that adds each piece, times a weight, to an array; outside a model's box it adds the fill value."""
 
-    def __init__(self, total: NDArray[np.float32], box: Box, fill: Array, share: float) -> None:
-        self._total, self._box, self._share = total, box, np.float32(share)
+    def __init__(self, total: NDArray[np.float32], box: Box, fill: Array, weight: float) -> None:
+        self._total, self._box, self._weight = total, box, np.float32(weight)
         self._fill = fill.astype(np.float32)[:, None, None, None]
         for z in range(total.shape[1]):
-            total[:, z : z + 1] += self._fill * self._share
+            total[:, z : z + 1] += self._fill * self._weight
 
     def put(self, axis: int, start: int, part: Array) -> None:
         spans: list[Any] = [
@@ -269,4 +270,4 @@ class _Adding:
         ]
         first = self._box[axis][0] + start
         spans[axis] = slice(first, first + part.shape[axis + 1])
-        self._total[(slice(None), *spans)] += (part - self._fill) * self._share
+        self._total[(slice(None), *spans)] += (part - self._fill) * self._weight

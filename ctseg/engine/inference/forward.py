@@ -1,4 +1,4 @@
-"""One network on a batch of tiles: precision, mirrored views, and what happens when the memory runs out."""
+"""`Forward`: runs one network on batches of tiles, with precision, mirrored views and handling of full memory."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ctseg.errors import BadInput, RunFailed
 
 
 class TileTooLarge(RunFailed):
-    """One tile does not fit the memory of the device."""
+    """One tile does not fit in the memory of the device."""
 
 
-_NO_ROOM = (
+_OUT_OF_MEMORY = (
     "can't allocate memory",  # main memory
     "not enough memory",  # on Windows
     "backend out of memory",  # MPS
-    "CUDA error: out of memory",  # beside what torch itself allocates
+    "CUDA error: out of memory",  # outside torch's own allocator
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""What torch says in errors that have no type of their own."""
+"""Texts of torch's out-of-memory errors that are plain RuntimeErrors."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on CUDA, on MPS, or in main memory (where Linux rather ends the process)."""
+    """Whether an allocation failed on CUDA, on MPS, or in main memory (where Linux usually kills the process)."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and any(words in text for words in _NO_ROOM)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def release(device: torch.device) -> None:
-    """Give memory that torch keeps for later back to the device."""
+    """Return the memory that torch caches to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -44,10 +44,10 @@ def release(device: torch.device) -> None:
 
 
 def logits_of(output: Any, tiles_bczyx: torch.Tensor) -> torch.Tensor:
-    """What a network gave for tiles, as fp32 logits [B, K, Z, Y, X].
+    """The output of a network for tiles, as fp32 logits [B, K, Z, Y, X].
 
     Raises:
-        BadInput: it gave something else.
+        BadInput: the output is not a tensor of logits of the tiles' size.
     """
     if not isinstance(output, torch.Tensor):
         text = f"The network returns a {type(output).__name__}, not a tensor of logits"
@@ -57,7 +57,7 @@ def logits_of(output: Any, tiles_bczyx: torch.Tensor) -> torch.Tensor:
             text += f" (it has {len(output)} elements)"
         raise BadInput(
             f"{text}.",
-            hint="Wrap it in a module whose forward returns the logits alone, those at full resolution.",
+            hint="Wrap it in a module whose forward returns only the logits at full resolution.",
         )
     batch, _, *size = tiles_bczyx.shape
     shape = list(output.shape)
@@ -69,8 +69,8 @@ def logits_of(output: Any, tiles_bczyx: torch.Tensor) -> torch.Tensor:
         )
     if not output.is_floating_point():
         raise BadInput(
-            f"The network returns {str(output.dtype).removeprefix('torch.')} values, and logits are floating-point.",
-            hint="Return what goes into softmax or sigmoid; labels cannot be averaged where tiles overlap.",
+            f"The network returns {str(output.dtype).removeprefix('torch.')} values, but logits are floating-point.",
+            hint="Return the input of softmax or sigmoid; labels cannot be averaged where tiles overlap.",
         )
     return output.float()
 
@@ -82,23 +82,23 @@ def not_finite(network: torch.nn.Module, precision: Precision) -> RunFailed:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return RunFailed(
                 f"{text}, and so are some in its weights '{name}'.",
-                hint="They are damaged, or their training failed: get or train them anew.",
+                hint="The weights are damaged, or their training failed: download or train them again.",
             )
-    hint = "Its weights may be damaged, or the scan is unlike those that it was trained with."
+    hint = "Its weights may be damaged, or the scan differs from those that it was trained on."
     if precision != "fp32":
         hint = (
-            f"Numbers may have become too large for {precision}: predict with --precision fp32 (in Python "
+            f"Activations may exceed the range of {precision}: predict with --precision fp32 (in Python "
             "precision='fp32'). If that does not help, the weights may be damaged."
         )
     return RunFailed(f"{text}.", hint=hint)
 
 
 class Forward:
-    """Fp32 logits of tiles, the mean over mirrored views.
+    """Computes fp32 logits of tiles, averaged over mirrored views.
 
     Args:
         network: in eval mode on the runtime's device.
-        on_note: told when the batch was halved.
+        on_note: called with a note when the batch is halved.
     """
 
     def __init__(
@@ -117,14 +117,14 @@ class Forward:
 
         Raises:
             TileTooLarge: a single tile does not fit.
-            BadInput: the network gives something else than logits.
+            BadInput: the network returns something else than logits.
         """
         outs: list[torch.Tensor] = []
         first = 0
         while first < len(tiles_bczyx):
             part = tiles_bczyx[first : first + self.limit]
-            out = self._tried(part)
-            if out is None:  # not in the handler, whose traceback keeps the tensors of the attempt
+            out = self._try(part)
+            if out is None:  # outside the handler, whose traceback holds the tensors of the attempt
                 release(self.runtime.device)
                 self._halve(part)
             else:
@@ -132,8 +132,8 @@ class Forward:
                 first += len(part)
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    def _tried(self, tiles: torch.Tensor) -> torch.Tensor | None:
-        """Logits, or None where there was no room for them."""
+    def _try(self, tiles: torch.Tensor) -> torch.Tensor | None:
+        """The logits, or None if the memory does not suffice."""
         try:
             return self._mean(tiles)
         except (RuntimeError, MemoryError) as error:
@@ -142,20 +142,20 @@ class Forward:
             return None
 
     def _halve(self, tiles: torch.Tensor) -> None:
-        """Put fewer tiles and views together from here on."""
+        """Halve the number of tiles and views in a batch."""
         together = min(self.limit, len(tiles) * len(self.views))
         if together == 1:
             size = " x ".join(map(str, tiles.shape[2:]))
             raise TileTooLarge(
                 f"A tile of {size} voxels does not fit the memory of {self.runtime.device}.",
-                hint="Use a smaller one: --tile Z,Y,X",
+                hint="Use a smaller tile: --tile Z,Y,X",
             )
         self.limit = together // 2
         if self._on_note:
-            self._on_note(f"Memory was short: {self.limit} tile(s) at a time from here on.")
+            self._on_note(f"Memory was short: from now on {self.limit} tile(s) at a time.")
 
     def _mean(self, tiles: torch.Tensor) -> torch.Tensor:
-        """The mean over the views, as many of them at a time as the batch allows."""
+        """The mean over the views, with as many views at a time as the batch allows."""
         together = max(self.limit // len(tiles), 1)
         total: torch.Tensor | None = None
         for first in range(0, len(self.views), together):
@@ -166,9 +166,9 @@ class Forward:
                 with self.runtime.autocast():
                     out = logits_of(self.network(self.runtime.tensor(x)), x)
                 for axes, part in zip(views, torch.split(out, len(tiles)), strict=True):
-                    back = part.flip([2 + a for a in axes]) if axes else part
-                    total = back if total is None else total.add_(back)
-                del out, part, back
+                    unflipped = part.flip([2 + a for a in axes]) if axes else part
+                    total = unflipped if total is None else total.add_(unflipped)
+                del out, part, unflipped
         assert total is not None
         with torch.inference_mode():
             return total if len(self.views) == 1 else total.div_(len(self.views))

@@ -46,8 +46,8 @@ class WithLabels(Stream):
 
 def label_map(model: Model, scan: Scan, folder: Path | None = None) -> NDArray[np.generic]:
     """The label map of a scan on its own grid; in a temporary file where it is large."""
-    stream, product = model.open(scan, folder), LabelMap(model.task)
-    back = SourceGridMapper(stream.applied)
-    out = scratch(back.source, np.dtype(product.dtype), folder)
-    model.predictor.run(stream, [(product, ToArray(out, back.box, product.fill))], back=back)
+    stream, decoder = model.open(scan, folder), LabelMap(model.task)
+    mapper = SourceGridMapper(stream.applied)
+    out = scratch(mapper.source, np.dtype(decoder.dtype), folder)
+    model.predictor.run(stream, [(decoder, ToArray(out, mapper.box, decoder.fill))], mapper=mapper)
     return out

@@ -1,4 +1,4 @@
-"""Models that part the labels among them, as one: each predicts its own, and their label maps are laid together."""
+"""Merged models: several models that each predict labels of their own, merged into one label map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ctseg.card import Card
 from ctseg.data.steps.base import Array, Box
 from ctseg.engine.inference.decoders import Decoder, LabelMap, Masks
-from ctseg.engine.inference.ensemble import Ensemble, Mean
+from ctseg.engine.inference.ensemble import Ensemble, EnsemblePredictor
 from ctseg.engine.inference.model import Model, settings_of
 from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sinks import Sink
@@ -26,11 +26,11 @@ from ctseg.volume.scratch import scratch
 
 
 class Merged(Ensemble):
-    """Models with labels of their own. Where two of them see something, the later one counts.
+    """Merges the label maps of models with labels of their own; where two overlap, the later model wins.
 
     Args:
-        card: of the whole; its `parts` are the cards of the models, and its labels theirs by name.
-        models: one a part.
+        card: card of the merged model; `parts` holds the models' cards, and its labels have the names of theirs.
+        models: one for each part.
     """
 
     def __init__(self, card: Card, models: Sequence[Model]) -> None:
@@ -46,64 +46,64 @@ class Merged(Ensemble):
     def of_models(self, models: Sequence[Model]) -> Ensemble:
         return Merged(self.card, models)
 
-    def made_by(self, model: Model) -> Decoder:
+    def member_decoder(self, model: Model) -> Decoder:
         return LabelMap(model.task)
 
     @property
-    def held(self) -> Decoder:
+    def accumulator(self) -> Decoder:
         return LabelMap(self.task)
 
     @property
     def predictor(self) -> Predictor:
-        return _Over(
+        return _MergePredictor(
             self.networks, self.task, self.settings, self.runtime, self.on_note, models=self.models
         )
 
 
-class _Over(Mean):
-    """Runs model after model, and makes results of the labels that they leave."""
+class _MergePredictor(EnsemblePredictor):
+    """Runs one model after another, and decodes results from the merged label map."""
 
     def run(
-        self, stream: Any, wanted: Sequence[tuple[Decoder, Sink]], *, back: SourceGridMapper | None = None,
-        pieces: tuple[int, int] | None = None, on_tiles: OnTiles | None = None,
+        self, stream: Any, results: Sequence[tuple[Decoder, Sink]], *, mapper: SourceGridMapper | None = None,
+        slice_range: tuple[int, int] | None = None, on_tiles: OnTiles | None = None,
     ) -> None:  # fmt: skip
-        for product, _ in wanted:
-            if not isinstance(product, LabelMap | Masks):
+        for decoder, _ in results:
+            if not isinstance(decoder, LabelMap | Masks):
                 raise BadInput(
-                    "A model of merged parts has labels and masks, and no probabilities of all labels together.",
+                    "A merged model predicts labels and masks; it has no probabilities of all labels together.",
                     hint="Leave out --probabilities and --confidence, or predict with one of its parts.",
                 )
-        super().run(stream, wanted, back=back, pieces=pieces, on_tiles=on_tiles)
+        super().run(stream, results, mapper=mapper, slice_range=slice_range, on_tiles=on_tiles)
 
-    def _room(self, back: SourceGridMapper, folder: Path | None) -> NDArray[Any]:
-        """The index among the labels of the whole, of each voxel."""
-        return scratch(back.source, np.dtype(label_dtype(self.task)), folder)
+    def _allocate(self, mapper: SourceGridMapper, folder: Path | None) -> NDArray[Any]:
+        """The array that holds, for each voxel, the index of its label in the merged task."""
+        return scratch(mapper.source, np.dtype(label_dtype(self.task)), folder)
 
-    def _share(
-        self, number: int, way: SourceGridMapper, total: NDArray[Any]
+    def _member_result(
+        self, number: int, mapper: SourceGridMapper, total: NDArray[Any]
     ) -> tuple[Decoder, Sink]:
         own = self.models[number].task
-        return LabelMap(own), _Laying(total, way.box, indices_in(own, self.task))
+        return LabelMap(own), _Overlay(total, mapper.box, indices_in(own, self.task))
 
-    def _make(
+    def _decode(
         self,
         total: NDArray[Any],
-        wanted: Sequence[tuple[Decoder, Sink]],
-        back: SourceGridMapper,
-        pieces: tuple[int, int],
+        results: Sequence[tuple[Decoder, Sink]],
+        mapper: SourceGridMapper,
+        slice_range: tuple[int, int],
     ) -> None:
-        slices = self._slices(back)
-        for start in range(*pieces, slices):
-            part = np.array(total[start : min(start + slices, pieces[1])])
-            found = torch.from_numpy(part.astype(np.int32))
-            for product, sink in wanted:
-                assert isinstance(product, LabelMap | Masks)
-                made = product.of_classes(found).numpy().astype(product.dtype, copy=False)
-                sink.put(0, start, made)
+        slices = self._slab_slices(mapper)
+        for start in range(*slice_range, slices):
+            part = np.array(total[start : min(start + slices, slice_range[1])])
+            classes = torch.from_numpy(part.astype(np.int32))
+            for decoder, sink in results:
+                assert isinstance(decoder, LabelMap | Masks)
+                voxels = decoder.of_classes(classes).numpy().astype(decoder.dtype, copy=False)
+                sink.put(0, start, voxels)
 
 
-class _Laying:
-    """Puts the labels of a part over what lies there; its background leaves it."""
+class _Overlay:
+    """A sink that writes the labels of a part over an array; voxels of its background keep their label."""
 
     def __init__(self, total: NDArray[Any], box: Box, table: NDArray[Any]) -> None:
         self._total, self._box, self._table = total, box, table
@@ -119,15 +119,17 @@ class _Laying:
 
 
 def indices_in(part: Task, whole: Task) -> NDArray[np.int32]:
-    """For each value that a part writes, the index of its label among those of the whole.
+    """For each value that a part writes, the index of its label in the merged task.
 
     Raises:
-        BadInput: a label that the whole does not have.
+        BadInput: the merged task lacks a label of the part.
     """
     known = {label.name: index for index, label in enumerate(whole.labels)}
     table = np.zeros(max(label.value for label in part.labels) + 1, np.int32)
     for label in part.foreground:
         if label.name not in known:
-            raise BadInput(f"The label '{label.name}' of a part is none of the whole.")
+            raise BadInput(
+                f"The merged model has no label '{label.name}', which one of its parts has."
+            )
         table[label.value] = known[label.name]
     return table

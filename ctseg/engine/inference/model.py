@@ -1,8 +1,8 @@
-"""A model in memory that predicts scans: networks with their card on a device.
+"""Models in memory that predict scans: networks with their card on a device.
 
-`Model` is what the rest of the engine asks of it. `NetworkModel` has the networks of one card,
-`ctseg.engine.inference.ensemble.Ensemble` averages several models, and `ctseg.engine.inference.cascade.Cascade` looks
-only where a coarser model found something. None of them knows files of results.
+`Model` is the protocol that the rest of the engine uses. `NetworkModel` holds the networks of one card,
+`ctseg.engine.inference.ensemble.Ensemble` averages several models, and `ctseg.engine.inference.cascade.Cascade`
+restricts a model to the region that a coarse model finds. Result files belong to `ctseg.engine.prediction`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from ctseg.volume.geometry import Geometry
 
 
 class Model(Protocol):
-    """What predicts scans.
+    """A model that predicts scans.
 
     Attributes:
-        card: what the model is.
-        networks: those that share one tiling, in eval mode on the runtime's device.
+        card: description of the model.
+        networks: the networks, in eval mode on the runtime's device.
         runtime: device, precision and memory layout.
-        task: what the logits mean.
-        scale: of a regression's targets; None where values come in their own unit.
-        settings: how a scan is tiled.
-        on_note: told of what was changed on the way, and of what may make a result wrong; without it that is a
-            Python warning.
-        on_plan: told of the grid of a scan before anything is made of it.
+        task: meaning of the logits.
+        scale: scale of a regression's targets; None if the model returns values in the unit of the target.
+        settings: tiling of a scan.
+        on_note: called with notes about changes, such as a smaller batch, and about what may make a result wrong; if
+            it is None, these are Python warnings.
+        on_plan: called with the grid of a scan before memory for it is allocated.
     """
 
     card: Card
@@ -69,56 +69,56 @@ class Model(Protocol):
 
     @property
     def predictor(self) -> Predictor:
-        """The networks as they run."""
+        """Runs the networks over a scan."""
         ...
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether `open` leaves the networks alone, so that the next scan can be opened while one is predicted."""
+        """Whether the next scan can be opened during a prediction, since `open` runs no network."""
         ...
 
     def open(self, scan: Scan, folder: Path | None = None, first: Sequence[Step] = ()) -> Stream:
-        """The scan as the networks see it.
+        """Open a scan, preprocessed for the networks.
 
         Args:
-            folder: where temporary files go.
-            first: steps before those of the card, such as a region.
+            folder: folder for temporary files.
+            first: steps that precede those of the card, such as a region.
 
         Raises:
-            BadInput: another number of channels than the model was trained with, NaN in the scan, or a voxel size
-                or grid that cannot be meant (see `ctseg.engine.inference.check_scan`).
+            BadInput: the scan has another number of channels than the training scans, contains NaN, or has an
+                implausible voxel size or grid (see `ctseg.engine.inference.check_scan`).
         """
         ...
 
     def with_settings(self, **changes: Any) -> Model:
-        """The same model with another tiling; arguments as for `retile`."""
+        """The same model with another tiling; arguments as in `retile`."""
         ...
 
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[Model, Fitted]:
-        """The same model with a tiling that fits the memory.
+        """The same model with a tiling that fits in memory.
 
         Args:
-            scan: as the networks see it; or its geometry, which is taken for uncropped.
+            scan: the opened scan, or its geometry, for which no crop is assumed.
 
         Raises:
-            BadInput: not even the smallest tile fits.
+            BadInput: even the smallest tile does not fit.
         """
         ...
 
-    def shrink(self, asked: Self) -> Model | None:
-        """The same model with tiles of half the voxels; None where the networks take no smaller ones.
+    def shrink(self, original: Self) -> Model | None:
+        """The same model with tiles of half the voxels; None if the networks take no smaller tile.
 
         Args:
-            asked: the model as it was in the beginning, a quarter of whose tile an axis keeps.
+            original: the model before any shrinking; each axis keeps at least a quarter of its tile.
         """
         ...
 
 
 class NetworkModel:
-    """One card with its network, or with those of the members of an ensemble of folds; see `Model`.
+    """The network of one card, or the networks of an ensemble of folds; implements `Model`.
 
     Args:
-        networks: one a member, with their weights, in eval mode on the runtime's device.
+        networks: one for each member, with weights loaded, in eval mode on the runtime's device.
     """
 
     def __init__(self, card: Card, networks: Sequence[torch.nn.Module], runtime: Runtime) -> None:
@@ -142,13 +142,13 @@ class NetworkModel:
         precision: str = "auto",
         force: bool = False,
     ) -> NetworkModel:
-        """A model from its weight files, checksums checked.
+        """Load a model from its weight files and verify their checksums.
 
         Args:
             force: warn where another version of a plugin, or a scan unlike those of training, would be refused.
 
         Raises:
-            CorruptWeights: a file that is not what its card says.
+            CorruptWeights: a file does not match its card.
             UnknownName: the architecture is not installed; the message names the plugin that provides it.
             PluginError: the plugin that provides it is of another major version, or fails to build it.
         """
@@ -196,13 +196,15 @@ class NetworkModel:
         return out
 
     def fit(self, scan: Stream | Geometry, request: FitRequest) -> tuple[NetworkModel, Fitted]:
-        products = request.products or (decoder_of(self),)
-        job = memory_request(self, scan, products, finished=request.finished, held=request.held)
+        decoders = request.decoders or (decoder_of(self),)
+        job = memory_request(
+            self, scan, decoders, buffered=request.buffered, buffered_bytes=request.buffered_bytes
+        )
         fitted = fit(job, self.settings, limit=request.limit, keep_batch=request.keep_batch)
         return (self if fitted.settings == self.settings else self.tiled(fitted.settings)), fitted
 
-    def shrink(self, asked: NetworkModel) -> NetworkModel | None:
-        tile = halved(self.settings, asked.settings.tile_zyx)
+    def shrink(self, original: NetworkModel) -> NetworkModel | None:
+        tile = halved(self.settings, original.settings.tile_zyx)
         if tile is None:
             return None
         return self.tiled(dataclasses.replace(self.settings, tile_zyx=tile, batch_size=1))
@@ -238,7 +240,7 @@ def retile(
     """The model's settings with these changes; see `ctseg.engine.inference.tiling_settings.TilingSettings`.
 
     Raises:
-        BadInput: a tile that the network does not accept, or no axis that may be mirrored.
+        BadInput: the network does not accept the tile, or the model was trained without mirroring.
     """
     changes: dict[str, Any] = {}
     if tile_zyx is not None:
@@ -250,11 +252,12 @@ def retile(
     if skip_air is not None:
         if not math.isfinite(skip_air):
             raise BadInput(
-                f"The value of air cannot be {skip_air}.", hint="For CT: --set skip_air=-900"
+                f"The value of air cannot be {skip_air}; it must be a finite number.",
+                hint="For CT: --set skip_air=-900",
             )
         if model.task.kind == "regression":
             raise BadInput(
-                "A regression has no background that air could be.",
+                "A regression cannot skip air: it has no background.",
                 hint="Leave out --set skip_air.",
             )
         changes["skip_air"] = skip_air
@@ -262,7 +265,7 @@ def retile(
         axes = model.card.predict.mirror_axes
         if not axes:
             raise BadInput(
-                "This model was trained without mirroring; averaging mirrored views would harm it.",
+                "This model was trained without mirroring; averaging mirrored views would harm its results.",
                 hint="Leave out --tta, or train with augment.mirror_axes.",
             )
         changes["mirror_axes"] = tuple("zyx".index(axis) for axis in axes)
@@ -272,10 +275,10 @@ def retile(
 
 
 def fitting_tile(card: Card, tile_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The smallest tile that the card's network accepts and that is no smaller than asked.
+    """The smallest tile of at least this size that the card's network accepts.
 
     Raises:
-        BadInput: a size that is no size.
+        BadInput: a size below 1, or not three of them.
     """
     tiling.check(tile_zyx, 0.0)
     return constraints_of(card).fit(tile_zyx)
@@ -293,74 +296,76 @@ def settings_of(card: Card) -> TilingSettings:
 
 
 def check_channels(card: Card, scan: Scan) -> None:
-    """Refuse a scan of another number of channels than the model was trained with."""
+    """Reject a scan whose number of channels differs from that of the training scans."""
     if scan.channels != card.in_channels:
         raise BadInput(
             f"The model takes {card.in_channels} channel(s) ({', '.join(card.channels)}), "
             f"the scan has {scan.channels}.",
-            hint="Give one file a channel, separated by commas: ctseg predict a.nii.gz,b.nii.gz",
+            hint="Give one file for each channel, separated by commas: ctseg predict a.nii.gz,b.nii.gz",
         )
 
 
 def decoder_of(
     model: Model, *, probabilities: bool = False, labels: Iterable[str] | None = None
 ) -> Decoder:
-    """What a prediction writes: labels, or the values of a regression; or the probability of each label."""
-    kept = None if labels is None else select(model.task, labels)
+    """The decoder of a prediction's main result: labels or regression values; or of label probabilities."""
+    selected = None if labels is None else select(model.task, labels)
     if model.task.kind == "regression":
-        return Values(model.task, model.scale, kept=kept, flat=not probabilities)
+        return Values(model.task, model.scale, selected=selected, squeeze=not probabilities)
     if probabilities:
-        return Probabilities(model.task, temperature=model.card.temperature, kept=kept)
-    return LabelMap(model.task, kept)
+        return Probabilities(model.task, temperature=model.card.temperature, selected=selected)
+    return LabelMap(model.task, selected)
 
 
 def predict_array(
-    model: Model, stream: Stream, product: Decoder, on_tiles: OnTiles | None = None
+    model: Model, stream: Stream, decoder: Decoder, on_tiles: OnTiles | None = None
 ) -> NDArray[Any]:
-    """A whole result [.., Z, Y, X] on the scan's own grid, in memory."""
-    back = SourceGridMapper(stream.applied)
-    front = () if product.channels is None else (product.channels,)
-    out = np.zeros((*front, *back.source), product.dtype)
-    sink = ToArray(out, back.box, product.fill)
-    model.predictor.run(stream, [(product, sink)], back=back, on_tiles=on_tiles)
+    """Predict a whole result [.., Z, Y, X] on the scan's own grid, in memory."""
+    mapper = SourceGridMapper(stream.applied)
+    front = () if decoder.channels is None else (decoder.channels,)
+    out = np.zeros((*front, *mapper.source), decoder.dtype)
+    sink = ToArray(out, mapper.box, decoder.fill)
+    model.predictor.run(stream, [(decoder, sink)], mapper=mapper, on_tiles=on_tiles)
     return out
 
 
 def name_of(model: Model) -> str:
-    """How a model is called in messages and records."""
+    """The name of a model in messages and records."""
     return model.card.name or model.card.architecture
 
 
 def memory_request(
     model: NetworkModel,
     scan: Stream | Geometry,
-    products: Sequence[Decoder],
+    decoders: Sequence[Decoder],
     *,
-    finished: Sequence[Decoder] = (),
-    held: int = 0,
+    buffered: Sequence[Decoder] = (),
+    buffered_bytes: int = 0,
 ) -> MemoryRequest:
-    """What the memory of this model on this scan depends on.
+    """The inputs of the memory estimate for this model on this scan.
 
     Args:
-        finished: the products that wait for the end of the scan whatever its direction, as post-processing needs it.
-        held: bytes that are held to the end of the scan besides.
+        buffered: decoders whose results are buffered until the end of the scan in any case, for post-processing.
+        buffered_bytes: further bytes that are held until the end of the scan.
     """
     if isinstance(scan, Stream):
-        applied, part = scan.applied, scan.part_bytes
+        applied, part_bytes = scan.applied, scan.part_bytes
     else:
-        applied, part = _uncropped(model, scan), PART_BYTES
-    back = SourceGridMapper(applied)
-    along = back.axis == 0 and back.ascending
-    waiting = held + waiting_bytes(applied.source, finished if along else products)
+        applied, part_bytes = _uncropped(model, scan), PART_BYTES
+    mapper = SourceGridMapper(applied)
+    in_file_order = mapper.axis == 0 and mapper.ascending
+    waiting = buffered_bytes + waiting_bytes(
+        applied.source, buffered if in_file_order else decoders
+    )
     return MemoryRequest(
         model.networks, model.runtime,
         (model.card.network_channels, *applied.target.shape_zyx),
-        model.task.out_channels, back.plane, back.slices, part, products, waiting,
+        model.task.out_channels, mapper.plane, mapper.slices, part_bytes, decoders, waiting,
     )  # fmt: skip
 
 
 def _uncropped(model: NetworkModel, source: Geometry) -> AppliedPipeline:
-    """The way of a scan whose voxels nobody has seen: no crop, which takes the most memory."""
+    """The pipeline applied to a scan whose voxels are unknown: without a crop, which takes the most memory."""
     geometry, steps = source, []
     for step in model.pipeline.steps:
         if not step.fits:

@@ -43,30 +43,32 @@ def predict_tiles(
 ) -> Array:
     """Run any network over a scan tile by tile.
 
-    Tiles are spread evenly, the last one flush with the end; scans smaller than a tile are padded by reflection.
-    Where tiles overlap, logits are averaged with the weights of `blend`, in fp32.
+    Tiles are spread evenly, and the last one is flush with the end of the scan; scans smaller than a tile are padded by
+    reflection. Where tiles overlap, logits are averaged in fp32 with the weights of `blend`.
 
     Args:
-        net: takes [B, C, Z, Y, X] and returns logits [B, K, Z, Y, X]; put in eval mode for the call, and moved to the
-            device, where it stays. Nothing else of it is changed.
-        image_czyx: the scan as the network expects it, [C, Z, Y, X], a NumPy array or a torch tensor.
+        net: takes [B, C, Z, Y, X] and returns logits [B, K, Z, Y, X]. It is put in eval mode for the call and moved to
+            the device, where it stays; everything else about it stays the same.
+        image_czyx: the preprocessed scan, [C, Z, Y, X], a NumPy array or a torch tensor.
         tile_zyx: size of a tile in voxels.
-        overlap: share of a tile that neighbours share, 0 to under 1, for all axes or for each (z, y, x).
+        overlap: fraction of a tile that overlaps with its neighbour, 0 to under 1, for all axes or for each (z, y, x).
         blend: `gaussian` or `constant`.
         output: `logits`, `probabilities` (needs `activation`) or `labels`.
         activation: `softmax` for exclusive classes, `sigmoid` for channels, `none` for values.
         device, precision: `auto`, or as on the command line.
+        batch_size: tiles in a batch.
         mirror_axes: spatial axes (0 z, 1 y, 2 x) whose mirrored views are averaged.
-        constraints: of the network (`ArchitectureSpec.constraints_for`); slice-wise ones overlap along z by
-            no more than the slices they look at, so that every slice is seen once with its neighbours.
+        constraints: constraints of the network (`ArchitectureSpec.constraints_for`). Tiles of a slice-wise network
+            overlap along z only by its context, so that each slice is predicted once, with its neighbours.
+        on_tiles: called with (tiles done, tiles in total).
 
     Returns:
-        float32 [K, Z, Y, X]; for `labels` int64 [Z, Y, X] of class indices (softmax), or, with
-        `activation="sigmoid"`, uint8 [K, Z, Y, X]. For a tensor a tensor, in main memory.
+        float32 [K, Z, Y, X]; for `labels` int64 class indices [Z, Y, X] (softmax), or uint8 [K, Z, Y, X] with
+        `activation="sigmoid"`. A tensor in main memory if the scan is a tensor, else an array.
 
     Raises:
-        BadInput: a scan, setting or network that does not fit.
-        RunFailed: the network gives NaN or infinite values.
+        BadInput: an invalid scan, setting or network.
+        RunFailed: the network returns NaN or infinite values.
     """
     array = _as_array(image_czyx)
     if output == "probabilities" and activation is None:
@@ -79,12 +81,14 @@ def predict_tiles(
         ("blend", blend, get_args(tiling.Blend)),
     ):
         if given not in known:
-            raise BadInput(f"'{given}' is no {what}.", hint=", ".join(filter(None, known)))
+            raise BadInput(
+                f"'{given}' is no {what}.", hint=f"Choose from: {', '.join(filter(None, known))}"
+            )
     tile = cast(Zyx, tuple(int(n) for n in tile_zyx))
     tiling.check(tile, overlap, constraints.context_slices)
     if batch_size < 1 or not set(mirror_axes) <= {0, 1, 2}:
         raise BadInput(
-            f"A batch of {batch_size} tiles and views mirrored along {tuple(mirror_axes)} cannot be.",
+            f"A batch of {batch_size} tiles with views mirrored along {tuple(mirror_axes)} is impossible.",
             hint="batch_size is 1 or more, and mirror_axes are some of 0 (z), 1 (y) and 2 (x)",
         )
     runtime = choose(device, precision)
@@ -92,26 +96,26 @@ def predict_tiles(
     grid = Geometry((z, y, x))
     stream = ready(array, AppliedPipeline((), grid, grid))
     settings = TilingSettings(tile, overlap, blend, tuple(mirror_axes), batch_size, constraints)
-    made: NDArray[Any]
+    slab: NDArray[Any]
     out: NDArray[Any] | None = None
     with borrowed(net, runtime) as placed:
         for start, (logits,) in slabs(
             [placed], stream, settings, runtime=runtime, on_tiles=on_tiles
         ):
-            made = _made(logits, output, activation)
+            slab = _activated(logits, output, activation)
             if out is None:
-                out = np.empty((*made.shape[:-3], z, y, x), made.dtype)
-            out[..., start : start + made.shape[-3], :, :] = made
+                out = np.empty((*slab.shape[:-3], z, y, x), slab.dtype)
+            out[..., start : start + slab.shape[-3], :, :] = slab
     assert out is not None
     return torch.from_numpy(out) if isinstance(image_czyx, torch.Tensor) else out
 
 
 def _as_array(image_czyx: Any) -> NDArray[Any]:
-    """A scan [C, Z, Y, X] as an array, where it is one."""
+    """The scan [C, Z, Y, X] as a NumPy array; raises BadInput for anything else."""
     if not all(hasattr(image_czyx, name) for name in ("ndim", "shape", "dtype")):
         raise BadInput(
             f"predict_tiles needs a NumPy array or a torch tensor, not a {type(image_czyx).__name__}.",
-            hint="Make one of it: numpy.asarray(image)",
+            hint="Convert it: numpy.asarray(image)",
         )
     shape = tuple(image_czyx.shape)
     if len(shape) != 4:
@@ -127,31 +131,32 @@ def _as_array(image_czyx: Any) -> NDArray[Any]:
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
     if np.dtype(array.dtype).kind not in "fiub":
         raise BadInput(
-            f"A scan holds real numbers, not {array.dtype}.", hint="image.astype(numpy.float32)"
+            f"A scan holds real numbers, not {array.dtype}.",
+            hint="Convert it: image.astype(numpy.float32)",
         )
     return cast(NDArray[Any], array)
 
 
-def _made(logits: torch.Tensor, output: Output, activation: Activation | None) -> NDArray[Any]:
-    if len(logits) == 1 and _compares(output, activation):
+def _activated(logits: torch.Tensor, output: Output, activation: Activation | None) -> NDArray[Any]:
+    if len(logits) == 1 and _exclusive(output, activation):
         raise BadInput(
             "The network gives one logit a voxel, so there are no classes to compare.",
-            hint="activation='sigmoid' takes each channel for a label of its own",
+            hint="activation='sigmoid' treats each channel as a label of its own",
         )
     if output == "labels":
-        made = (logits > 0).to(torch.uint8) if activation == "sigmoid" else logits.argmax(0)
+        values = (logits > 0).to(torch.uint8) if activation == "sigmoid" else logits.argmax(0)
     elif output == "probabilities" and activation == "softmax":
-        made = logits.softmax(0)
+        values = logits.softmax(0)
     elif output == "probabilities" and activation == "sigmoid":
-        made = logits.sigmoid()
+        values = logits.sigmoid()
     else:
-        made = logits
-    result: NDArray[Any] = made.cpu().numpy()
+        values = logits
+    result: NDArray[Any] = values.cpu().numpy()
     return result
 
 
-def _compares(output: Output, activation: Activation | None) -> bool:
-    """Whether classes exclude each other, so that there must be several."""
+def _exclusive(output: Output, activation: Activation | None) -> bool:
+    """Whether classes are mutually exclusive, so that the network needs at least two."""
     if output == "labels":
         return activation != "sigmoid"
     return output == "probabilities" and activation == "softmax"

@@ -1,7 +1,7 @@
-"""The streaming engine: a scan goes in slab by slab, results come out piece by piece.
+"""`Predictor`: predicts a scan slab by slab and passes results on piece by piece.
 
-Read, preprocess, tile, network, blend, back to the scan's grid, write: each slab is finished as soon as its last tile
-is in. Memory depends on tile, overlap, cross-section and classes, never on the length of the scan.
+A slab is read, preprocessed, tiled, predicted, blended, resampled to the scan's grid and written as soon as its last
+tile is predicted. Memory depends on tile, overlap, cross-section and classes; it is independent of the scan's length.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from ctseg.specs import Task, Zyx
 from ctseg.task import activate
 
 PIECE_BYTES = 2**26
-"""Pieces are cut so that making one takes about this much memory."""
+"""Pieces are cut so that decoding one takes about this much memory."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Networks and how they run.
+    """Runs networks over scans.
 
     Attributes:
-        networks: one a member of an ensemble, whose probabilities (or logits) are averaged; in eval mode on the device.
-        task: what their logits mean.
-        on_note: told of what was changed on the way.
+        networks: one for each member of an ensemble, in eval mode on the device; their probabilities (or logits) are
+            averaged.
+        task: meaning of the logits.
+        settings: tiling of a scan.
+        runtime: device, precision and memory layout.
+        on_note: called with notes about changes, such as a smaller batch.
     """
 
     networks: Sequence[torch.nn.Module]
@@ -49,62 +52,63 @@ class Predictor:
     def run(
         self,
         stream: Stream,
-        wanted: Sequence[tuple[Decoder, Sink]],
+        results: Sequence[tuple[Decoder, Sink]],
         *,
-        back: SourceGridMapper | None = None,
-        pieces: tuple[int, int] | None = None,
+        mapper: SourceGridMapper | None = None,
+        slice_range: tuple[int, int] | None = None,
         on_tiles: OnTiles | None = None,
     ) -> None:
         """Predict a scan.
 
         Args:
-            wanted: what is made of the logits, and where it goes.
-            back: the map from this stream's grid to the scan's, where it is known already.
-            pieces: start and stop along `SourceGridMapper.axis` of the box's slices to make, counted as the network
-                meets them; all by default. Parts made apart equal the whole bit for bit, if their seams lie where
-                slabs end; a confidence, which leaves out classes that hardly matter, differs by 1e-7 at other seams.
+            results: pairs of a decoder and the sink for its pieces.
+            mapper: the mapper from this stream's grid to the scan's, if there is one already.
+            slice_range: start and stop of the box's slices to predict, along `SourceGridMapper.axis` in the network's
+                order; all by default. Ranges predicted separately equal the whole bit for bit if they are cut where
+                slabs end (`seams`); at other seams a confidence, which ignores negligible classes, differs by 1e-7.
+            on_tiles: called with (tiles done, tiles in total).
         """
-        back = back or SourceGridMapper(stream.applied)
-        if back.empty:
+        mapper = mapper or SourceGridMapper(stream.applied)
+        if mapper.empty:
             return
         span = None
         stop = None
-        if pieces is not None:
-            low, high = back.network_span(*pieces)
-            # as far as the slab goes: that costs nothing, and pieces are cut as those of the whole
+        if slice_range is not None:
+            low, high = mapper.network_span(*slice_range)
+            # up to the end of the slab: this costs nothing, and pieces are cut as in the whole scan
             ends = _grid(stream.shape_czyx[1:], self.settings).ends
             span = low, next(end for end in ends if end >= high)
-            back.start_at(pieces[0])
-            stop = pieces[1]
+            mapper.start_at(slice_range[0])
+            stop = slice_range[1]
         air, background = self._air(stream)
         for start, outs in slabs(
             self.networks, stream, self.settings, runtime=self.runtime, span=span,
             air=air, background=background, on_tiles=on_tiles, on_note=self.on_note,
         ):  # fmt: skip
             combined = combine(self.task, outs, average=self.settings.average)
-            for piece in back.feed(start, combined, stop):
-                for product, sink in wanted:
-                    slices = max(1, PIECE_BYTES // (product.working * back.plane))
+            for piece in mapper.feed(start, combined, stop):
+                for decoder, sink in results:
+                    slices = max(1, PIECE_BYTES // (decoder.working * mapper.plane))
                     for part in piece.split(slices):
-                        made = product.decode(part.low_czyx, part.positions)
-                        sink.put(back.axis, part.start, back.placed(part, made))
+                        voxels = decoder.decode(part.low_czyx, part.positions)
+                        sink.put(mapper.axis, part.start, mapper.to_source_axes(part, voxels))
 
-    def seams(self, stream: Stream, back: SourceGridMapper) -> list[int]:
-        """Where a scan may be cut into parts for `run`: where slabs end, so that parts are cut into the same pieces."""
+    def seams(self, stream: Stream, mapper: SourceGridMapper) -> list[int]:
+        """Slices at which a scan may be cut into ranges for `run`: the ends of slabs, so that pieces stay the same."""
         ends = _grid(stream.shape_czyx[1:], self.settings).ends
-        return sorted({0, back.slices, *(back.slices_before(end) for end in ends)})
+        return sorted({0, mapper.slices, *(mapper.slices_before(end) for end in ends)})
 
-    def tiles(self, stream: Stream, back: SourceGridMapper, pieces: tuple[int, int]) -> int:
-        """How many tiles a part takes."""
+    def tiles(self, stream: Stream, mapper: SourceGridMapper, slice_range: tuple[int, int]) -> int:
+        """The number of tiles that a range of slices needs."""
         grid = _grid(stream.shape_czyx[1:], self.settings)
-        return len(grid.rows(*back.network_span(*pieces))) * len(grid.columns)
+        return len(grid.rows(*mapper.network_span(*slice_range))) * len(grid.columns)
 
     def _air(self, stream: Stream) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The preprocessed value of each channel up to which a voxel is air, and the logits of background."""
         if self.settings.skip_air is None:
             return None, None
         if self.task.kind == "regression":
-            raise BadInput("A regression has no background that air could be.")
+            raise BadInput("A regression cannot skip air: it has no background.")
         level = np.full((stream.shape_czyx[0], 1, 1, 1), self.settings.skip_air, np.float32)
         for applied_step in stream.applied.steps:
             if isinstance(applied_step.step, OnValues):
@@ -122,10 +126,10 @@ def _grid(shape_zyx: Zyx, settings: TilingSettings) -> TileGrid:
 def combine(
     task: Task, outs: Sequence[torch.Tensor], *, average: str = "probabilities"
 ) -> torch.Tensor:
-    """The logits of one network, or those of the mean probability of several; values are averaged themselves.
+    """Combine the logits of several networks into the logits of their mean probability; regression values are averaged.
 
     Args:
-        average: `logits` takes the mean of the logits instead, as nnU-Net does.
+        average: `logits` averages the logits instead, as nnU-Net does.
     """
     if len(outs) == 1:
         return outs[0]

@@ -1,10 +1,10 @@
-"""Logits on one grid to values and labels on another, linearly, without holding all classes on the finer one.
+"""Linear interpolation of logits to another grid: values, labels and confidence, without holding all classes at once.
 
-Positions are in voxels of the low grid, one array an axis, in any order; beyond its ends the grid repeats its edge.
-On the CPU the work goes block by block: an interpolated value lies between those of the corners around it, so a class
-whose largest corner in a block is below the smallest corner of another one cannot win there. Of 117 classes that
-leaves a few, and one alone needs no interpolation. Elsewhere (CUDA) all classes go in chunks with a running maximum.
-All ways round alike: `strongest` is the argmax of `interpolate` bit for bit, and chunks leave no trace.
+Positions are in voxels of the low grid, one array for each axis, in any order; beyond its ends the grid repeats its
+edge. The CPU works block by block: an interpolated value lies between those of the corners around it, so a class whose
+largest corner in a block is below the smallest corner of another one cannot win there. Of 117 classes that leaves a
+few, and a single one needs no interpolation. Other devices (CUDA) process all classes in chunks with a running maximum.
+All implementations round alike: `argmax_at` is the argmax of `interpolate` bit for bit, whatever the chunks.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from ctseg.errors import BadInput
 Positions = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 CHUNK_BYTES = 2**26
 NEGLIGIBLE = 1e-7
-"""Classes are left out of a softmax whose probabilities sum to less than this."""
+"""A softmax omits the classes whose probabilities sum to less than this."""
 CACHED_VOXELS = 2**16
-"""Voxels of which labels are found at a time where nothing is interpolated: a few arrays of them stay in the cache."""
-FEW, LEADING = 6, 5
-"""More candidates than so many are worth a closer look, at the cells of so many of them; measured."""
+"""Voxels in a step of an argmax without interpolation, so that a few arrays of them stay in the cache."""
+MANY_CANDIDATES, TOP_CANDIDATES = 6, 5
+"""With more candidates than the first number, a tighter bound is computed from the top ones; measured."""
 
 
 @torch.no_grad()
 def interpolate(low_czyx: torch.Tensor, positions_zyx: Positions) -> torch.Tensor:
-    """Every class at every position.
+    """Interpolate every class at every position.
 
     Args:
         low_czyx: [C, Z, Y, X], finite, any floating type.
-        positions_zyx: for each axis where, in voxels of that axis.
+        positions_zyx: positions along each axis, in voxels of that axis.
 
     Returns:
-        float32 [C, n_z, n_y, n_x] on the same device. Where the positions are the voxels themselves that is the
-        input, not a copy.
+        float32 [C, n_z, n_y, n_x] on the same device. If the positions are the voxels themselves, the input is
+        returned without a copy.
 
     Raises:
-        BadInput: an input that has not four axes of at least one voxel, or positions that are not a finite list each.
+        BadInput: the input lacks voxels or one of its four axes, or positions are not a list of finite numbers.
     """
     taps_zyx = _taps(low_czyx, positions_zyx)
     low_czyx = low_czyx.detach()
@@ -60,18 +60,18 @@ def interpolate(low_czyx: torch.Tensor, positions_zyx: Positions) -> torch.Tenso
 def argmax_at(
     low_czyx: torch.Tensor, positions_zyx: Positions, *, chunk_bytes: int = CHUNK_BYTES
 ) -> torch.Tensor:
-    """The class with the largest interpolated value, the first of those that are equal.
+    """The class with the largest interpolated value; the first one of a tie.
 
     Args:
         low_czyx: [C, Z, Y, X], finite, any floating type.
-        positions_zyx: for each axis where, in voxels of that axis.
-        chunk_bytes: about how much memory may be used meanwhile on a device that is not a CPU.
+        positions_zyx: positions along each axis, in voxels of that axis.
+        chunk_bytes: approximate working memory on a device other than a CPU.
 
     Returns:
-        [n_z, n_y, n_x] on the same device: uint8, or int16 or int32 where the classes need it.
+        [n_z, n_y, n_x] on the same device: uint8, or int16 or int32 for many classes.
 
     Raises:
-        RunFailed: NaN or infinity among the logits; so do `confidence` and `above_zero_last`.
+        RunFailed: NaN or infinity among the logits; `confidence` and `last_positive_at` raise it, too.
     """
 
     def make(block: Block, high: Float, low: Float) -> NDArray[np.integer]:
@@ -80,10 +80,10 @@ def argmax_at(
             return np.asarray(first, dtype)
         best = block.values(first)
         label = np.full(block.shape, first, dtype)
-        for k in others:  # ascending, so that the largest label is the latest
+        for k in others:  # ascending, so that the latest label is the largest
             values = block.values(k)
             np.maximum(label, np.multiply(values > best, dtype.type(k), dtype=dtype), out=label)
-            best = np.maximum(best, values)  # not in place: values may be the input itself
+            best = np.maximum(best, values)  # out of place, since values may be a view of the input
         return label
 
     def plain(chunk: _Chunk, out: torch.Tensor) -> None:
@@ -108,7 +108,7 @@ def argmax_at(
 
 @torch.no_grad()
 def _largest(low_czyx: torch.Tensor, dtype: np.dtype[np.generic]) -> torch.Tensor:
-    """The class of the largest value of each voxel itself, in rows that stay in the cache."""
+    """The argmax without interpolation, in rows that stay in the cache."""
     _, depth, height, width = low_czyx.shape
     out = torch.empty((depth, height, width), dtype=getattr(torch, dtype.name))
     rows = max(1, CACHED_VOXELS // width)
@@ -130,16 +130,16 @@ def confidence(
     temperature: float = 1.0,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> torch.Tensor:
-    """The softmax probability of the strongest class, of interpolated logits.
+    """The softmax probability of the most probable class, from interpolated logits.
 
     Args:
-        temperature: by which logits are divided first.
+        temperature: divisor of the logits.
 
     Returns:
         float32 [n_z, n_y, n_x] in (0, 1].
 
     Raises:
-        BadInput: a temperature that is not above 0.
+        BadInput: the temperature is not above 0.
     """
     if not (temperature > 0 and math.isfinite(temperature)):
         raise BadInput(f"A temperature is a number above 0, not {temperature:g}.")
@@ -177,24 +177,24 @@ def confidence(
 def last_positive_at(
     low_czyx: torch.Tensor, positions_zyx: Positions, *, chunk_bytes: int = CHUNK_BYTES
 ) -> torch.Tensor:
-    """One more than the index of the last class whose interpolated value is above 0, or 0 where none is.
+    """One plus the index of the last class whose interpolated value is above 0; 0 if there is none.
 
-    That is how ordered regions are written: see `ctseg.task.decode`.
+    Ordered regions are written this way; see `ctseg.task.decode`.
 
     Returns:
-        [n_z, n_y, n_x] on the same device: uint8, or int16 or int32 where the classes need it.
+        [n_z, n_y, n_x] on the same device: uint8, or int16 or int32 for many classes.
     """
     dtype = _dtype(len(low_czyx))
 
     def make(block: Block, high: Float, low: Float) -> NDArray[np.integer]:
         margin = _margin(high, low)
-        surely = np.flatnonzero(low - margin > 0)
-        bottom = int(surely[-1]) if len(surely) else -1  # the last class that is above 0 everywhere
-        unsure = bottom + 1 + np.flatnonzero((high + margin > 0)[bottom + 1 :])
-        if not len(unsure):
+        positive = np.flatnonzero(low - margin > 0)  # above 0 everywhere in the block
+        bottom = int(positive[-1]) if len(positive) else -1
+        undecided = bottom + 1 + np.flatnonzero((high + margin > 0)[bottom + 1 :])
+        if not len(undecided):
             return np.asarray(bottom + 1, dtype)
         label = np.full(block.shape, bottom + 1, dtype)
-        for k in unsure.tolist():
+        for k in undecided.tolist():
             label[block.values(k) > 0] = k + 1
         return label
 
@@ -207,49 +207,51 @@ def last_positive_at(
     return _make(low_czyx, positions_zyx, dtype, make, plain, chunk_bytes)
 
 
-# ---------------------------------------------------------------- which classes can matter
+# ---------------------------------------------------------------- candidate classes
 
 
 def _argmax_candidates(block: Block, high: Float, low: Float) -> list[int]:
-    """The classes that may be the strongest somewhere in a block, from their largest and smallest corners [C]."""
-    reach = high + _margin(high, low)
-    kept: list[int] = np.flatnonzero(reach >= _best_lower_bound(block, high, low)).tolist()
-    return kept
+    """The classes that may be the largest somewhere in a block, from their largest and smallest corners [C]."""
+    upper_bound = high + _margin(high, low)
+    candidates: list[int] = np.flatnonzero(
+        upper_bound >= _best_lower_bound(block, high, low)
+    ).tolist()
+    return candidates
 
 
 def _softmax_candidates(block: Block, high: Float, low: Float, scale: float) -> list[int]:
-    """The classes of a softmax of scaled logits; those left out have probabilities that sum to less than NEGLIGIBLE."""
-    share = np.exp(
+    """The classes that a softmax of scaled logits needs; the probabilities of the others sum to below NEGLIGIBLE."""
+    probability = np.exp(
         np.minimum(scale * (high.astype(np.float64) - _best_lower_bound(block, high, low)), 0.0)
     )
-    order = np.argsort(share, kind="stable")
-    kept: list[int] = np.sort(order[np.cumsum(share[order]) > NEGLIGIBLE]).tolist()
-    return kept
+    order = np.argsort(probability, kind="stable")
+    candidates: list[int] = np.sort(order[np.cumsum(probability[order]) > NEGLIGIBLE]).tolist()
+    return candidates
 
 
 def _best_lower_bound(block: Block, high: Float, low: Float) -> float:
-    """A value that the strongest class is never below."""
+    """A lower bound of the largest class, everywhere in a block."""
     margin = _margin(high, low)
-    found = float((low - margin).max())
-    kept = np.flatnonzero(high + margin >= found)
-    if len(kept) > FEW:
-        leading = kept[np.argsort(high[kept], kind="stable")[-LEADING:]]
-        least = blocks.lower_bound(block, leading.tolist()) - 2 * float(margin[leading].max())
-        found = max(found, least)
-    return found
+    bound = float((low - margin).max())
+    candidates = np.flatnonzero(high + margin >= bound)
+    if len(candidates) > MANY_CANDIDATES:
+        top = candidates[np.argsort(high[candidates], kind="stable")[-TOP_CANDIDATES:]]
+        tighter = blocks.lower_bound(block, top.tolist()) - 2 * float(margin[top].max())
+        bound = max(bound, tighter)
+    return bound
 
 
 def _margin(high: Float, low: Float) -> Float:
-    """How far rounding may carry values beyond their corners."""
+    """A bound on how far rounding carries interpolated values beyond their corners."""
     out: Float = np.float32(blocks.ROUNDING) * np.maximum(np.abs(high), np.abs(low))
     return out
 
 
-# ---------------------------------------------------------------- by blocks or by chunks
+# ---------------------------------------------------------------- blocks (CPU) and chunks (other devices)
 
 
 class _Chunk:
-    """Some planes of positions, given class by class or several at once."""
+    """Some planes of positions, interpolated one or several classes at a time."""
 
     def __init__(
         self, low_czyx: torch.Tensor, taps_zyx: Sequence[Taps], planes: slice, together: int
@@ -259,7 +261,7 @@ class _Chunk:
         self.taps = (Taps(z.index[planes], z.weight[planes]), y, x)
 
     def classes(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The first class and new values [c, n_z, n_y, n_x], as many classes at once as fit."""
+        """Yield (first class, values [c, n_z, n_y, n_x]) for as many classes at a time as fit."""
         for start in range(0, len(self.low), self.together):
             yield start, _lerp_all(self.low[start : start + self.together], self.taps)
 
@@ -292,11 +294,9 @@ def _by_chunks(
     plain: Callable[[_Chunk, torch.Tensor], None],
     chunk_bytes: int,
 ) -> None:
-    """Planes of all classes while they fit into the memory, else one plane of some of them."""
+    """Process planes of all classes if they fit in memory, else one plane of some classes at a time."""
     plane = 4 * max(1, math.prod(out_zyx.shape[1:]), math.prod(low_czyx.shape[2:]))
-    fit = max(
-        1, chunk_bytes // (4 * plane)
-    )  # the values, two taps and a product are there at a time
+    fit = max(1, chunk_bytes // (4 * plane))  # the values, two taps and their product
     planes = max(1, fit // len(low_czyx))
     for start in range(0, len(out_zyx), planes):
         part = slice(start, start + planes)
@@ -304,7 +304,7 @@ def _by_chunks(
 
 
 def _lerp_all(low_czyx: torch.Tensor, taps_zyx: Sequence[Taps]) -> torch.Tensor:
-    """New values of all classes [C, n_z, n_y, n_x], rounded as the blocks do."""
+    """Interpolated values of all classes [C, n_z, n_y, n_x], rounded as in the blocks of the CPU."""
     out, device = low_czyx, low_czyx.device
     for axis in (1, 3, 2):
         taps, last = taps_zyx[axis - 1], out.shape[axis] - 1
@@ -313,7 +313,7 @@ def _lerp_all(low_czyx: torch.Tensor, taps_zyx: Sequence[Taps]) -> torch.Tensor:
         after = out.index_select(axis, (index + 1).clamp_(max=last)).float()
         shape = [-1 if a == axis else 1 for a in range(4)]
         weight = torch.from_numpy(taps.weight).to(device).view(shape)
-        # one operation at a time: a fused one would round otherwise than a CPU
+        # one operation at a time, since a fused one would round differently from the CPU
         out = after.sub_(before).mul_(weight).add_(before)
     return out
 
@@ -326,7 +326,7 @@ def _taps(low_czyx: torch.Tensor, positions_zyx: Positions) -> list[Taps]:
         )
     for axis, positions in zip("zyx", positions_zyx, strict=True):
         if np.ndim(positions) != 1 or not np.isfinite(positions).all():
-            raise BadInput(f"Positions along {axis} are a list of finite numbers, in voxels.")
+            raise BadInput(f"Positions along {axis} must be a list of finite numbers, in voxels.")
     pairs = zip(positions_zyx, low_czyx.shape[1:], strict=True)
     return [taps_at(positions, n) for positions, n in pairs]
 
@@ -337,5 +337,5 @@ def _shape(taps_zyx: Sequence[Taps]) -> tuple[int, int, int]:
 
 
 def _dtype(highest: int) -> np.dtype[np.generic]:
-    """The smallest type of torch's integers that holds the label."""
+    """The smallest integer type of torch that holds the label."""
     return np.dtype(np.uint8 if highest < 2**8 else np.int16 if highest < 2**15 else np.int32)

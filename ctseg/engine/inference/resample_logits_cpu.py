@@ -1,7 +1,7 @@
-"""The CPU's way through a block of linear interpolation: small, in cache, and only with the classes that can matter.
+"""Linear interpolation on the CPU, in blocks that fit in the cache and only for the classes that can win.
 
-Every value is made by the same operations in the same order wherever its block begins (z, then x, then y; on each
-axis a + w * (b - a), one correctly rounded operation after the other), so blocks and threads leave no trace.
+Every value is computed by the same operations in the same order wherever its block begins (z, then x, then y; on each
+axis a + w * (b - a), one correctly rounded operation after another), so it is independent of blocks and threads.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 from ctseg.errors import RunFailed
 
 CELLS_ZYX, OUTPUTS_ZYX = (16, 16, 32), (48, 48, 96)
-"""How many voxels of the low grid a block covers, and how many positions it holds at most.
+"""Voxels of the low grid that a block covers, and the largest number of positions in it.
 
-Measured with 117 classes on a core with 1 MiB of second-level cache: smaller blocks hold fewer classes, larger ones
-cost fewer calls.
+Measured with 117 classes on a core with 1 MiB of second-level cache: smaller blocks have fewer candidate classes,
+larger ones need fewer calls.
 """
 ROW_CELLS_ZYX, ROW_OUTPUTS_ZYX = (16, 64, 256), (48, 128, 512)
-"""The same where nothing is chosen and all values are wanted."""
+"""The same for `fill_all`, which interpolates all classes."""
 ROUNDING = 2e-6
-"""How far rounding may carry a value beyond its corners, of the largest of them, with room to spare.
+"""A safe bound on how far rounding carries a value beyond its corners, relative to the largest corner.
 
-An axis adds at most 5 * 2**-24: a difference of up to twice the corner, its product, and the sum; so three add 9e-7.
+An axis adds at most 5 * 2**-24: a difference of up to twice the corner, its product, and the sum; three axes add 9e-7.
 """
 
 Float = NDArray[np.float32]
 Fill = Callable[["Block", Float, Float], NDArray[Any]]
-"""Values [n_z, n_y, n_x] of a block, from the largest and smallest corner of each class [C]."""
+"""Computes values [n_z, n_y, n_x] of a block, from the largest and smallest corner of each class [C]."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Taps:
 
 @dataclass(frozen=True)
 class Run:
-    """Some neighbouring positions of an axis and the samples low[first:last] that they are made of."""
+    """Neighbouring positions start:stop of an axis, and the samples low[first:last] that they depend on."""
 
     start: int
     stop: int
@@ -94,7 +94,7 @@ class Block:
     x: Run
 
     def corners(self, k: int) -> Float:
-        """The samples of class k that the block is made of."""
+        """The samples of class k that the block depends on."""
         return float32(self.low_czyx[k, self.z.low, self.y.low, self.x.low])
 
     @property
@@ -111,14 +111,14 @@ class Block:
 
 
 def taps_at(positions: NDArray[np.float64], n_in: int) -> Taps:
-    """Taps at positions in voxels; those beyond an end take the sample there."""
+    """Taps at positions in voxels; positions beyond an end take the last sample there."""
     inside = np.clip(np.asarray(positions, np.float64), 0, n_in - 1)
     index = np.floor(inside)
     return Taps(index.astype(np.intp), (inside - index).astype(np.float32))
 
 
 def lerp(values: Float, taps: Taps, axis: int) -> Float:
-    """One axis of values [Z, Y, X]; the taps count from its first sample."""
+    """Interpolate values [Z, Y, X] along one axis; the taps count from its first sample."""
     if taps.identity(values.shape[axis]):
         return values
     out: Float = values.take(taps.index, axis, mode="clip")
@@ -137,28 +137,29 @@ def lerp(values: Float, taps: Taps, axis: int) -> Float:
 
 
 def runs(taps: Taps, cells: int, outputs: int) -> list[Run]:
-    """An axis cut into runs of about `cells` samples and at most `outputs` positions."""
+    """Cut an axis into runs of about `cells` samples and at most `outputs` positions."""
     count = len(taps.index)
     if not count:
         return []
     after = taps.index + (taps.weight > 0)
     span = int(after.max() - taps.index.min()) + 1
-    pieces = min(max(math.ceil(span / cells), math.ceil(count / outputs)), count)
-    found = []
-    for part in np.array_split(np.arange(count), pieces):
+    parts = min(max(math.ceil(span / cells), math.ceil(count / outputs)), count)
+    out = []
+    for part in np.array_split(np.arange(count), parts):
         start, stop = int(part[0]), int(part[-1]) + 1
         index = taps.index[start:stop]
         first, last = int(index.min()), int(after[start:stop].max()) + 1
-        found.append(Run(start, stop, first, last, Taps(index - first, taps.weight[start:stop])))
-    return found
+        out.append(Run(start, stop, first, last, Taps(index - first, taps.weight[start:stop])))
+    return out
 
 
 def lower_bound(block: Block, classes: Sequence[int]) -> float:
-    """A value that the largest of all interpolated classes is never below, anywhere in the block.
+    """A lower bound of the largest interpolated class, everywhere in the block.
 
-    The largest of some functions is nowhere below their mean, and the mean of linear interpolations is one itself: it
-    lies above its smallest corner. Where two classes meet, both are low there, and their mean is not. So each cell
-    takes the best of the means of a few classes, and the block the least of its cells.
+    The maximum of some functions is at least their mean, and the mean of linear interpolations is itself a linear
+    interpolation: it is at least its smallest corner. At a border between two classes both have low corners, but their
+    mean does not. So each cell takes the best bound from the means of a few classes, and the block the least of its
+    cells.
     """
     sums: list[Float | None] = [None]
     best: Float | None = None
@@ -192,15 +193,15 @@ def fill(
     make: Fill,
     threads: int,
 ) -> None:
-    """Write what `make` finds for every block into out [n_z, n_y, n_x].
+    """Write the values that `make` computes for every block into out [n_z, n_y, n_x].
 
     Raises:
         RunFailed: NaN or infinity among the logits.
     """
     z_runs, y_runs, x_runs = _grid(taps_zyx, CELLS_ZYX, OUTPUTS_ZYX)
 
-    def row(place: tuple[Run, Run]) -> None:
-        z, y = place
+    def row(runs_zy: tuple[Run, Run]) -> None:
+        z, y = runs_zy
         highest, lowest = _corners(low_czyx[:, z.low, y.low], x_runs)
         check_finite(float(highest.max()))
         for x, high, low in zip(x_runs, highest, lowest, strict=True):
@@ -210,15 +211,15 @@ def fill(
 
 
 def check_finite(highest: float) -> None:
-    """Refuse logits of which none can be the strongest.
+    """Reject logits with NaN or infinity.
 
     Args:
-        highest: the largest of them; NaN where any is.
+        highest: the largest logit; NaN if any is NaN.
     """
     if not highest < math.inf:
         raise RunFailed(
             "The network gave NaN or infinite values.",
-            hint="Predict with --precision fp32; if that helps nothing, its weights are of no use.",
+            hint="Predict with --precision fp32; if that does not help, its weights are damaged.",
         )
 
 
@@ -228,21 +229,21 @@ def fill_all(
     """Write the interpolated values of every class into out [C, n_z, n_y, n_x]."""
     z_runs, y_runs, x_runs = _grid(taps_zyx, ROW_CELLS_ZYX, ROW_OUTPUTS_ZYX)
 
-    def row(place: tuple[int, Run, Run]) -> None:
-        k, z, y = place
+    def row(item: tuple[int, Run, Run]) -> None:
+        k, z, y = item
         for x in x_runs:
             out_czyx[k, z.out, y.out, x.out] = Block(low_czyx, z, y, x).values(k)
 
-    places = [(k, z, y) for k in range(len(low_czyx)) for z in z_runs for y in y_runs]
-    _each(row, places, threads)
+    items = [(k, z, y) for k in range(len(low_czyx)) for z in z_runs for y in y_runs]
+    _each(row, items, threads)
 
 
 def float32(values: torch.Tensor) -> Float:
-    """A tensor on the CPU as float32, without a copy where it is that already."""
-    if values.dtype == torch.float16:  # NumPy's conversion starts no threads of its own
+    """A tensor on the CPU as a float32 array; a float32 tensor is not copied."""
+    if values.dtype == torch.float16:  # unlike torch, NumPy converts without starting threads
         return values.numpy().astype(np.float32)
-    found: Float = values.float().numpy()
-    return found
+    out: Float = values.float().numpy()
+    return out
 
 
 def _grid(
@@ -252,7 +253,7 @@ def _grid(
 
 
 def _corners(low_czyx: torch.Tensor, x_runs: list[Run]) -> tuple[Float, Float]:
-    """The largest and the smallest value of each class among the samples of each run, [runs, C] each."""
+    """The largest and the smallest value of each class among the samples of each run, both [runs, C]."""
     high, low = np.empty((2, len(low_czyx), low_czyx.shape[-1]), np.float32)
     for k, class_zyx in enumerate(low_czyx):
         values = float32(class_zyx)
@@ -263,13 +264,13 @@ def _corners(low_czyx: torch.Tensor, x_runs: list[Run]) -> tuple[Float, Float]:
     return highest, lowest
 
 
-def _each(call: Callable[[Any], None], places: Iterable[Any], threads: int) -> None:
-    """In as many threads as torch may use: NumPy lets go of the interpreter while it computes."""
-    places = list(places)
-    if min(threads, len(places)) < 2:
-        for place in places:
-            call(place)
+def _each(call: Callable[[Any], None], items: Iterable[Any], threads: int) -> None:
+    """Call a function with each item, in as many threads as torch uses: NumPy releases the GIL as it computes."""
+    items = list(items)
+    if min(threads, len(items)) < 2:
+        for item in items:
+            call(item)
         return
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(call, places):
+        for _ in pool.map(call, items):
             pass

@@ -1,4 +1,4 @@
-"""A scan that does not fit the device starts anew with smaller tiles."""
+"""`restarting`: predicts a scan again with smaller tiles if it does not fit the device."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ T = TypeVar("T")
 
 
 def restarting(model: Model, call: Callable[[Model], T]) -> tuple[T, Model]:
-    """Call with the model; where a tile does not fit the device, say so and start anew with smaller ones.
+    """Call a function with the model; if a tile does not fit the device, note it and call again with smaller tiles.
 
-    The tile never changes within a scan, since normalisation layers see it: the call begins from the start.
+    The tile never changes within a scan, since normalisation layers depend on it, so the call starts from scratch.
 
     Args:
-        call: predicts one scan and leaves nothing behind if it fails.
+        call: predicts one scan; cleans up after itself if it fails.
 
     Returns:
-        what the call gave, and the model with the settings that it had then, which belong into its record.
+        the result of the call, and the model with the settings that it used, for its record.
 
     Raises:
-        RunFailed: not even the smallest tile fits.
+        RunFailed: even the smallest tile does not fit.
     """
-    asked = model
+    original = model
     while True:
         try:
             return call(model), model
         except (RunFailed, RuntimeError, MemoryError) as error:
             if not isinstance(error, TileTooLarge) and not out_of_memory(error):
                 raise
-            smaller = model.shrink(asked)
+            smaller = model.shrink(original)
             if smaller is None:
                 if isinstance(error, TileTooLarge):
                     raise

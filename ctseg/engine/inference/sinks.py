@@ -1,4 +1,4 @@
-"""Where pieces of a result go: an array, or a file that is written from the first slice to the last."""
+"""Sinks: take the pieces of a result and put them in an array, or in a file that is written slice by slice."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ctseg.data.steps.base import Box
 from ctseg.specs import VolumeWriter, Zyx
 from ctseg.volume.memory_map import drop_pages
 
-PIECES = 4
-"""So many pieces may wait to be written; they bound the memory where the disk is slower than the network."""
+MAX_QUEUED = 4
+"""The most pieces that wait to be written; this bounds the memory if the disk is slower than the network."""
 
 
 class Sink(Protocol):
-    """Takes pieces along one axis."""
+    """Takes the pieces of a result, which follow each other along one axis."""
 
     def put(self, axis: int, start: int, part: NDArray[Any]) -> None:
-        """A part [.., z, y, x] of the box that the network saw, from `start` (within the box) along an axis on."""
+        """Take a piece [.., z, y, x] of the predicted box, which begins at `start` (within the box) along an axis."""
         ...
 
 
 class ToArray:
-    """Into an array [.., Z, Y, X] of the scan's size, in any order.
+    """Writes pieces to an array [.., Z, Y, X] of the scan's size, in any order.
 
     Args:
-        array: in memory or mapped; it is filled where it lies outside of the box.
-        box: what the network saw.
+        array: in memory or memory-mapped; set to `fill` outside the box.
+        box: the predicted box of the scan.
         fill: [channels or 1].
     """
 
@@ -50,27 +50,26 @@ class ToArray:
         first = self._box[axis][0] + start
         spans[axis] = slice(first, first + part.shape[part.ndim - 3 + axis])
         self.array[(..., *spans)] = part
-        if (
-            axis == 0
-        ):  # later pieces lie elsewhere; of a mapped file these pages need not stay in memory
+        if axis == 0:
+            # later pieces lie elsewhere, so a mapped file may drop these pages from memory
             for planes in self.array if self.array.ndim == 4 else [self.array]:
                 drop_pages(planes[spans[0]])
 
 
 class ToWriter:
-    """Straight into a file; for pieces along z in ascending order.
+    """Writes pieces straight to a file, for pieces along z in ascending order.
 
     Args:
-        box: what the network saw; slices before and after it are filled, too.
+        box: the predicted box of the scan; voxels outside it are set to `fill`.
         fill: [channels or 1].
     """
 
     def __init__(
-        self, writer: VolumeWriter, shape_zyx: Zyx, box: Box, product_dtype: str,
+        self, writer: VolumeWriter, shape_zyx: Zyx, box: Box, dtype: str,
         channels: int | None, fill: NDArray[Any],
     ) -> None:  # fmt: skip
         self._writer, self._shape, self._box = writer, shape_zyx, box
-        self._dtype, self._channels, self._fill = np.dtype(product_dtype), channels, fill
+        self._dtype, self._channels, self._fill = np.dtype(dtype), channels, fill
         self._next = 0
 
     def put(self, axis: int, start: int, part: NDArray[Any]) -> None:
@@ -104,10 +103,10 @@ class ToWriter:
 
 
 class TimedSink:
-    """A sink whose time is taken.
+    """Passes pieces on to a sink and measures the time that it takes.
 
     Attributes:
-        seconds: spent writing by now.
+        seconds: time spent writing so far.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -120,39 +119,38 @@ class TimedSink:
         self.seconds += time.monotonic() - begun
 
     def join(self) -> None:
-        """Wait until all is written."""
+        """Wait until all pieces are written."""
 
     def drop(self) -> None:
-        """Forget what was not written yet."""
+        """Discard the pieces that are still queued."""
 
 
 class BackgroundSink(TimedSink):
-    """The same in another thread, piece by piece in their order.
+    """Writes pieces in another thread, in order.
 
     Args:
-        pool: of one thread.
+        pool: a pool of one thread.
     """
 
     def __init__(self, sink: Sink, pool: ThreadPoolExecutor) -> None:
         super().__init__(sink)
         self._pool = pool
-        self._waiting: deque[Future[None]] = deque()
+        self._queue: deque[Future[None]] = deque()
 
     def put(self, axis: int, start: int, part: NDArray[Any]) -> None:
-        """Leave a piece to be written; what went wrong with an earlier one is raised here or by `join`."""
-        while len(self._waiting) >= PIECES:
-            self._waiting.popleft().result()
-        own = np.array(
-            part, order="C"
-        )  # a piece may be a view of what the network writes over next
-        self._waiting.append(self._pool.submit(super().put, axis, start, own))
+        """Queue a piece; errors of earlier pieces are raised here or by `join`."""
+        while len(self._queue) >= MAX_QUEUED:
+            self._queue.popleft().result()
+        # a copy, since the piece may be a view of memory that is overwritten next
+        copy = np.array(part, order="C")
+        self._queue.append(self._pool.submit(super().put, axis, start, copy))
 
     def join(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().result()
+        while self._queue:
+            self._queue.popleft().result()
 
     def drop(self) -> None:
-        for piece in self._waiting:
+        for piece in self._queue:
             piece.cancel()
-        wait(self._waiting)  # the one under way still uses the file
-        self._waiting.clear()
+        wait(self._queue)  # the running one still uses the file
+        self._queue.clear()

@@ -1,8 +1,8 @@
-"""A network over a scan of any length: tile by tile, blended slab by slab.
+"""`slabs`: runs networks over a scan of any length, tile by tile, and yields blended logits slab by slab.
 
-Rows of tiles run along z. Sums are kept for the depth of one tile only, in a ring of slices: those that no later tile
-touches are handed on, and their place is used again. A slice-wise network gives a slice the same logits wherever in
-a tile it lies, if only its neighbours are there; so its tiles overlap along z by the context it looks at.
+Rows of tiles follow each other along z. Sums of logits are held for the depth of one tile, in a ring buffer of slices:
+slices that no later tile touches are yielded, and their part of the ring is reused. A slice-wise network predicts the
+same logits for a slice anywhere in a tile that holds its neighbours, so its tiles overlap along z by its context.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ctseg.engine.model.runtime import Runtime
 from ctseg.specs import Zyx
 
 COMBINED_BYTES = 2**26
-"""The logits of several networks are handed on in slabs of about this size, since combining them takes copies."""
+"""Approximate size of the slabs in which logits of several networks are yielded, since combining them takes copies."""
 
 OnTiles = Callable[[int, int], None]
 Slab = tuple[int, list[torch.Tensor]]
@@ -41,23 +41,23 @@ def slabs(
     on_tiles: OnTiles | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Iterator[Slab]:
-    """Blended logits in slabs along z, each as soon as its last tile is in.
+    """Yield blended logits in slabs along z, each as soon as its last tile is predicted.
 
     Args:
-        networks: in eval mode, on the runtime's device; each gets the same tiles.
-        span: only these slices, start and stop; the rows of tiles are those of the whole scan all the same, so that
-            parts predicted apart equal the whole bit for bit.
-        air: [C], a tile with no voxel above these (preprocessed) values gets the logits `background` [K].
-        on_tiles: called with (tiles done, tiles in all).
-        on_note: told of what was changed on the way, such as a smaller batch.
+        networks: in eval mode, on the runtime's device; all predict the same tiles.
+        span: start and stop of the slices to predict. The rows of tiles are still those of the whole scan, so that
+            parts predicted separately equal the whole bit for bit.
+        air: [C], a tile without a voxel above these (preprocessed) values gets the logits `background` [K].
+        on_tiles: called with (tiles done, tiles in total).
+        on_note: called with notes about changes, such as a smaller batch.
 
     Yields:
-        (first slice, fp32 logits [K, slices, Y, X] of each network) where the sums are held, valid until the next is
-        asked for.
+        (first slice, fp32 logits [K, slices, Y, X] of each network), on the device of the sums; valid until the next
+        slab is requested.
 
     Raises:
         TileTooLarge: one tile, or the sums, do not fit the memory.
-        BadInput: a network gives something else than logits.
+        BadInput: a network returns something else than logits.
         RunFailed: logits are NaN or infinite.
     """
     return _Slabs(
@@ -104,7 +104,7 @@ class _Slabs:
                 end = self.grid.shape_zyx[0] if last else starts[row + 1]
                 z = starts[row]
                 while z < end:
-                    stop = min(end, (z // depth + 1) * depth)  # the ring begins anew there
+                    stop = min(end, (z // depth + 1) * depth)  # the ring wraps around there
                     ring = slice(z % depth, z % depth + stop - z)
                     yield from self._cut(z, stop, ring)
                     for sums in self.rings:
@@ -112,7 +112,7 @@ class _Slabs:
                     z = stop
 
     def _add(self, row: int, block: torch.Tensor) -> None:
-        """Put all tiles of a row through the networks and add them to the rings."""
+        """Predict all tiles of a row and add their logits to the rings."""
         ys, xs = self.grid.starts[1:]
         _, ty, tx = self.grid.tile_zyx
         group: list[tuple[int, int]] = []
@@ -150,11 +150,11 @@ class _Slabs:
             filled = self.background[:, None, None, None].expand(-1, depth, ty, tx)
             outs = [filled] * len(self.forwards)
         if not self.rings:
-            self._hold([len(out) for out in outs])
+            self._allocate([len(out) for out in outs])
         outs = [out.to(self.place) for out in outs]
         wz, wy, wx = self.weights[0][row], self.weights[1][yi], self.weights[2][xi]
         plane = wy[:, None] * wx
-        turn = z % depth  # where the tile's first slice lies in the ring
+        turn = z % depth  # position of the tile's first slice in the ring
         for out, sums in zip(outs, self.rings, strict=True):
             for tile, ring in (
                 (slice(0, depth - turn), slice(turn, depth)),
@@ -170,8 +170,8 @@ class _Slabs:
     def _weights(self) -> list[list[torch.Tensor]]:
         return [[torch.from_numpy(w).to(self.place) for w in axis] for axis in self.grid.weights]
 
-    def _hold(self, classes: Sequence[int]) -> None:
-        """Make room for the sums; in main memory where the device has none."""
+    def _allocate(self, classes: Sequence[int]) -> None:
+        """Allocate the sums; in main memory if the device has no room for them."""
         depth, _, _ = self.grid.tile_zyx
         plane = self.grid.shape_zyx[1:]
         try:
@@ -188,17 +188,17 @@ class _Slabs:
             release(self.place)
             self.place = torch.device("cpu")
             self.weights = self._weights()
-            self._hold(classes)
+            self._allocate(classes)
             if self.on_note:
                 self.on_note("Device memory was short: sums of logits are held in main memory.")
 
     def _cut(self, start: int, stop: int, ring: slice) -> Iterator[Slab]:
-        """Finished slices without what was padded, and no more than asked for."""
+        """Yield completed slices, without padding and within the requested span."""
         (z0, _), (y0, _), (x0, _) = self.grid.margins
         low = max(start - z0, self.span[0])
         high = min(stop - z0, self.span[1])
         step = stop - start
-        if len(self.rings) > 1:  # cut where it lies the same whatever is asked for
+        if len(self.rings) > 1:  # cut at places that are independent of the requested span
             slice_bytes = 4 * len(self.rings[0]) * self.shape[1] * self.shape[2]
             step = max(COMBINED_BYTES // slice_bytes, 1)
         for first in range(start, stop, step):
@@ -214,15 +214,15 @@ class _Slabs:
 
     def _check_finite(self, outs: Sequence[torch.Tensor]) -> None:
         for out, forward in zip(outs, self.forwards, strict=True):
-            # one pass, without another tensor; a sum of large numbers may be infinite where none of them is
+            # the sum takes one pass and no tensor, but a sum of large finite numbers may be infinite
             if not math.isfinite(out.sum()) and not out.isfinite().all():
                 raise not_finite(forward.network, forward.runtime.precision)
 
 
 class _Rows:
-    """The scan row by row, each [C, tile, Y, X] padded on the device; only new slices are read.
+    """Reads the scan row by row, as [C, tile, Y, X] padded on the device; each slice is read once.
 
-    Off the CPU the next row is read while the network works on this one. On the CPU both want the same cores.
+    On a GPU the next row is read while the network works on this one; on the CPU both would compete for the cores.
     """
 
     def __init__(
@@ -234,14 +234,14 @@ class _Rows:
         device: torch.device,
     ) -> None:
         self._stream, self._grid, self._device = stream, grid, device
-        self._flat = settings.constraints.dims == 2
+        self._slicewise = settings.constraints.dims == 2
         self._padding = settings.padding
         self._rows = iter(rows)
         self._last = rows[-1]
-        self._held: torch.Tensor | None = None
-        self._stop = 0  # slices of the padded scan up to here are held
+        self._row: torch.Tensor | None = None
+        self._stop = 0  # end of the current row in the padded scan
         self._pool = None if device.type == "cpu" else ThreadPoolExecutor(1)
-        self._coming: Future[NDArray[np.float32]] | None = None
+        self._prefetch: Future[NDArray[np.float32]] | None = None
 
     def __enter__(self) -> _Rows:
         return self
@@ -251,45 +251,46 @@ class _Rows:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def next(self) -> torch.Tensor:
-        row = next(self._rows)
-        z, depth = self._grid.starts[0][row], self._grid.tile_zyx[0]
-        kept = 0
-        if self._held is None:
+        number = next(self._rows)
+        z, depth = self._grid.starts[0][number], self._grid.tile_zyx[0]
+        reused = 0
+        if self._row is None:
             shape = (self._stream.shape_czyx[0], depth, *self._grid.shape_zyx[1:])
-            held = self._held = torch.empty(shape, device=self._device)
+            row = self._row = torch.empty(shape, device=self._device)
         else:
-            held, kept = self._held, max(self._stop - z, 0)
-            for i in range(kept):  # slice by slice, since source and target overlap
-                held[:, i] = held[:, i + depth - kept]
+            row, reused = self._row, max(self._stop - z, 0)
+            for i in range(reused):  # slice by slice, since source and target overlap
+                row[:, i] = row[:, i + depth - reused]
         if self._pool is None:
-            self._read(z + kept, held[:, kept:].numpy())
+            self._read(z + reused, row[:, reused:].numpy())
+        elif self._prefetch is None:
+            row[:, reused:] = torch.from_numpy(self._new_slices(z + reused)).to(self._device)
         else:
-            fresh = self._fresh(z + kept) if self._coming is None else self._coming.result()
-            held[:, kept:] = torch.from_numpy(fresh).to(self._device)
+            row[:, reused:] = torch.from_numpy(self._prefetch.result()).to(self._device)
         self._stop = z + depth
-        if self._pool is not None and row != self._last:
-            following = self._grid.starts[0][row + 1]
-            self._coming = self._pool.submit(self._fresh, max(following, self._stop), following)
-        return held
+        if self._pool is not None and number != self._last:
+            next_z = self._grid.starts[0][number + 1]
+            self._prefetch = self._pool.submit(self._new_slices, max(next_z, self._stop), next_z)
+        return row
 
-    def _fresh(self, start: int, row: int | None = None) -> NDArray[np.float32]:
-        """Slices from `start` to the end of the row of tiles that begins at `row`, or at `start`."""
-        stop = (start if row is None else row) + self._grid.tile_zyx[0]
+    def _new_slices(self, start: int, row_start: int | None = None) -> NDArray[np.float32]:
+        """Slices from `start` to the end of the row of tiles that begins at `row_start` (`start` by default)."""
+        stop = (start if row_start is None else row_start) + self._grid.tile_zyx[0]
         shape = (self._stream.shape_czyx[0], stop - start, *self._grid.shape_zyx[1:])
         out = np.empty(shape, np.float32)
         self._read(start, out)
         return out
 
     def _read(self, start: int, out_czyx: NDArray[np.float32]) -> None:
-        """Fill slices of the padded scan from `start` on.
+        """Read slices of the padded scan, from `start` on.
 
-        Along z it is padded only where it is smaller than a tile, and read at once then.
+        Only a scan that is shorter than a tile is padded along z; it is read in one go.
         """
         stop, depth = start + out_czyx.shape[1], self._stream.shape_czyx[1]
         tile = self._grid.tile_zyx
         if depth < tile[0]:
             part = self._stream.read(0, depth)
-            out_czyx[:] = tiling.pad(part, tile, repeat_slices=self._flat, mode=self._padding)
+            out_czyx[:] = tiling.pad(part, tile, repeat_slices=self._slicewise, mode=self._padding)
         elif out_czyx.shape[2:] == self._stream.shape_czyx[2:]:
             self._stream.read(start, stop, out_czyx)
         else:

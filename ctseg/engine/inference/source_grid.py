@@ -1,4 +1,4 @@
-"""From slabs of logits on the network's grid to pieces of results on the scan's own grid."""
+"""`SourceGridMapper`: maps slabs of logits on the network's grid to pieces of results on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ctseg.specs import Zyx
 
 @dataclass(frozen=True)
 class GridPiece:
-    """A part of the scan for which all logits are there.
+    """A part of the scan whose logits are complete.
 
     Attributes:
         start: its first slice along `SourceGridMapper.axis`, within `SourceGridMapper.box`.
-        low_czyx: logits on the network's grid, around it.
-        positions: where its voxels lie on them, in their voxels along the network's z, y, x.
-        flip: whether slices come in the other order on the scan's grid.
+        low_czyx: the logits around it, on the network's grid.
+        positions: positions of its voxels in `low_czyx`, along the network's z, y, x.
+        flip: whether the scan's grid has the slices in reverse order.
     """
 
     start: int
@@ -31,11 +31,11 @@ class GridPiece:
     flip: bool
 
     def split(self, slices: int) -> Iterator[GridPiece]:
-        """The same in parts of at most so many slices."""
+        """Split the piece into pieces of at most this many slices."""
         z, y, x = self.positions
         for first in range(0, len(z), slices):
             at = z[first : first + slices]
-            # the voxels at and around the positions, so that an axis of 117 classes is not taken through for one slice
+            # only the slices around the positions, so that one slice of the result does not pass on all of them
             low = int(np.clip(np.floor(at[0]), 0, self.low_czyx.shape[1] - 1))
             high = int(np.clip(np.floor(at[-1]) + 2, low + 1, self.low_czyx.shape[1]))
             start = self.start + (len(z) - first - len(at) if self.flip else first)
@@ -43,11 +43,12 @@ class GridPiece:
 
 
 class SourceGridMapper:
-    """The way back to the scan's grid, slab by slab.
+    """Maps the network's grid back to the scan's grid, slab by slab.
 
     Attributes:
-        axis: the axis of the scan that runs along the network's z; pieces come along it.
-        box: start and stop along each axis of the scan that the network saw; what a crop left out lies around it.
+        axis: the axis of the scan that runs along the network's z; pieces follow each other along it.
+        box: start and stop of the predicted box along each axis of the scan; a crop removed the voxels around it.
+        source: shape of the scan's grid.
         ascending: whether pieces come from the first slice of the scan to the last.
     """
 
@@ -58,7 +59,7 @@ class SourceGridMapper:
         self.source: Zyx = applied.source.shape_zyx
         z, y, x = (self._order.index(axis) for axis in range(3))
         self.axis = z
-        # so that they stay the same to the last bit when a whole number is taken off
+        # rounded, so that subtracting a whole number is exact
         at = [
             np.round(track.at[a:b] * 2**24) / 2**24
             for track, (a, b) in zip(tracks, self.box, strict=True)
@@ -73,49 +74,49 @@ class SourceGridMapper:
 
     @property
     def empty(self) -> bool:
-        """Whether a crop left nothing of the scan."""
+        """Whether a crop removed the whole scan."""
         return any(b <= a for a, b in self.box)
 
     @property
     def plane(self) -> int:
-        """Voxels of a slice of a piece."""
+        """Voxels in a slice of a piece."""
         return len(self._plane[0]) * len(self._plane[1])
 
     def start_at(self, first: int) -> None:
-        """Leave out the slices before this one, counted as the network meets them."""
+        """Skip the slices before this one, in the network's order."""
         self._next = first
 
-    def pieces_of(self, first: int, stop: int) -> tuple[int, int]:
-        """Slices of the scan along `axis`, as those of the box, counted as the network meets them."""
+    def box_slices(self, first: int, stop: int) -> tuple[int, int]:
+        """Convert a range of the scan's slices along `axis` to slices of the box, in the network's order."""
         low, high = self.box[self.axis]
         a, b = (min(max(n, low), high) - low for n in (first, stop))
         return (self.slices - b, self.slices - a) if self._flip else (a, b)
 
     @property
     def slices(self) -> int:
-        """Slices of the box along `axis`."""
+        """The number of slices of the box along `axis`."""
         return len(self._at)
 
     def network_span(self, first: int, stop: int) -> tuple[int, int]:
-        """The slices of the network's grid around those from `first` to before `stop`, as the network meets them."""
+        """The slices of the network's grid that slices `first` to `stop` (in the network's order) depend on."""
         low = int(np.clip(np.floor(self._at[first]), 0, self._depth - 1))
         high = int(np.clip(np.ceil(self._at[stop - 1]) + 1, low + 1, self._depth))
         return low, high
 
     def slices_before(self, end: int) -> int:
-        """How many slices can be made of those of the network's grid before `end`, as the network meets them."""
+        """The number of slices, in the network's order, that only need slices of the network's grid before `end`."""
         whole = end >= self._depth
         return self.slices if whole else int(np.searchsorted(self._at, end - 1, "right"))
 
     def feed(
         self, start: int, low_czyx: torch.Tensor, stop: int | None = None
     ) -> Iterator[GridPiece]:
-        """Take the logits that follow; give what can be made of them.
+        """Take the next slab of logits and yield the pieces that are complete with it.
 
         Args:
-            start: first slice on the network's grid.
+            start: its first slice on the network's grid.
             low_czyx: [K, slices, Y, X]; pieces are views of it.
-            stop: leave out the slices of the scan from this one on, counted as the network meets them.
+            stop: skip the slices of the scan from this one on, in the network's order.
         """
         end = start + low_czyx.shape[1]
         ready = self.slices_before(end)
@@ -135,8 +136,8 @@ class SourceGridMapper:
         begin = len(self._at) - stop if self._flip else first
         return GridPiece(begin, low, (at, *self._plane), self._flip)
 
-    def placed(self, piece: GridPiece, result: torch.Tensor) -> NDArray[np.generic]:
-        """A result [.., z, y, x] along the network's axes in the order of the scan's."""
+    def to_source_axes(self, piece: GridPiece, result: torch.Tensor) -> NDArray[np.generic]:
+        """Reorder a result [.., z, y, x] along the network's axes to the axes of the scan."""
         front = result.ndim - 3
         if piece.flip:
             result = result.flip(front)

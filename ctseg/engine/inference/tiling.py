@@ -1,4 +1,4 @@
-"""Where tiles lie and how they are blended. Pure arithmetic, no network."""
+"""Tile positions, padding and blending weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Zyx = tuple[int, int, int]
 Blend = Literal["gaussian", "nnunet", "constant"]
 Padding = Literal["reflect", "zeros"]
 Overlap = float | tuple[float, float, float]
-"""Share of a tile that neighbours share: one for all axes, or one for each (z, y, x)."""
+"""Fraction of a tile that overlaps with its neighbour: one for all axes, or one for each (z, y, x)."""
 
 
 def starts(size: int, tile: int, overlap: float, context: int = 0) -> list[int]:
     """First voxels of the tiles along one axis: evenly spread, the first and last flush with the ends.
 
-    The steps are as large as `tile * (1 - overlap)` allows, as in nnU-Net: 110 voxels, tile 64, overlap 0.5
-    give 0, 23, 46. Neighbours overlap by `2 * context` voxels at least.
+    Steps are as large as `tile * (1 - overlap)` allows, as in nnU-Net: 110 voxels with tile 64 and overlap 0.5
+    give 0, 23, 46. Neighbours overlap by at least `2 * context` voxels.
     """
     if size <= tile:
         return [0]
@@ -33,11 +33,11 @@ def starts(size: int, tile: int, overlap: float, context: int = 0) -> list[int]:
 
 
 def window(tile: int, blend: Blend) -> NDArray[np.float32]:
-    """The weight of each voxel of a tile along one axis, 1 at most.
+    """The weight of each voxel of a tile along one axis, at most 1.
 
-    `gaussian` is centred with sigma tile / 8, and never under 1e-3, so that no voxel has a vanishing weight in
-    the product over three axes. `nnunet` is centred on the voxel tile // 2 and has no such limit; nnU-Net makes it by
-    filtering a delta there (Isensee et al., Nature Methods 18, 2021).
+    `gaussian` is centred with sigma tile / 8, and at least 1e-3, so that the product over three axes never vanishes.
+    `nnunet` is centred on the voxel tile // 2 without a lower limit; nnU-Net computes it by filtering a delta there
+    (Isensee et al., Nature Methods 18, 2021).
     """
     if blend == "constant":
         return np.ones(tile, np.float32)
@@ -53,8 +53,8 @@ def windows(
 ) -> list[NDArray[np.float32]]:
     """The weights of each tile along one axis.
 
-    Within `context` voxels of a tile's end the network lacks neighbours that the scan has; another tile has them,
-    so they weigh nothing there, except at the ends of the scan.
+    Within `context` voxels of a tile's end the network lacks neighbours that the scan has. Another tile has them, so
+    the weights there are 0, except at the ends of the scan.
     """
     out = []
     for start in starts(size, tile, overlap, context):
@@ -70,7 +70,7 @@ def windows(
 def total_weight(
     size: int, tile: int, overlap: float, blend: Blend, context: int = 0
 ) -> NDArray[np.float32]:
-    """The sum of all tiles' windows along one axis. Tiles form a grid, so the sum over a volume is a product."""
+    """The sum of all tiles' weights along one axis; since tiles form a grid, the sum over a volume is a product."""
     out = np.zeros(size, np.float64)
     every = windows(size, tile, overlap, blend, context)
     for start, weights in zip(starts(size, tile, overlap, context), every, strict=True):
@@ -79,7 +79,7 @@ def total_weight(
 
 
 def padding(shape_zyx: Zyx, tile_zyx: Zyx) -> tuple[tuple[int, int], ...]:
-    """What a scan smaller than a tile needs on either side, per axis."""
+    """Voxels of padding before and after each axis of a scan smaller than a tile."""
     out = []
     for size, tile in zip(shape_zyx, tile_zyx, strict=True):
         missing = max(tile - size, 0)
@@ -94,11 +94,11 @@ def pad(
     repeat_slices: bool = False,
     mode: Padding = "reflect",
 ) -> NDArray[np.float32]:
-    """Pad up to a tile: by reflection where the axis is long enough for it, else by its edge; or with zeros.
+    """Pad a scan to the size of a tile.
 
     Args:
-        mode: `zeros` pads with zeros.
         repeat_slices: repeat the first and the last slice, as slice-wise networks do at the ends of a scan.
+        mode: `reflect` pads by reflection, or repeats the edge of an axis too short for it; `zeros` pads with zeros.
     """
     _, z, y, x = image_czyx.shape
     before_after = padding((z, y, x), tile_zyx)
@@ -128,13 +128,13 @@ def overlap_zyx(overlap: Overlap) -> tuple[float, float, float]:
 
 
 def check(tile_zyx: Zyx, overlap: Overlap, context_slices: int = 0) -> None:
-    """Refuse settings that make no tiles."""
+    """Reject an invalid tile size or overlap."""
     if len(tile_zyx) != 3 or min(tile_zyx) < 1:
         raise BadInput(f"A tile needs three positive sizes (z, y, x), not {tuple(tile_zyx)}.")
-    shares = overlap if isinstance(overlap, Sequence) else (overlap,)
-    if len(shares) not in (1, 3) or not all(0 <= share < 1 for share in shares):
+    fractions = overlap if isinstance(overlap, Sequence) else (overlap,)
+    if len(fractions) not in (1, 3) or not all(0 <= fraction < 1 for fraction in fractions):
         raise BadInput(
-            f"The overlap is a share of a tile from 0 to under 1, or three of them (z, y, x), not {overlap}."
+            f"The overlap is a fraction of a tile from 0 to under 1, or three of them (z, y, x), not {overlap}."
         )
     if tile_zyx[0] <= 2 * context_slices:
         raise BadInput(
@@ -144,10 +144,10 @@ def check(tile_zyx: Zyx, overlap: Overlap, context_slices: int = 0) -> None:
         )
 
 
-def slices_of(depth: int, tile_zyx: Zyx, demands: Constraints) -> Zyx:
-    """The tile of a slice-wise network: no deeper than the scan, as far as the network allows."""
-    if demands.dims == 3 or demands.fixed_tile_zyx is not None or depth >= tile_zyx[0]:
+def slices_of(depth: int, tile_zyx: Zyx, constraints: Constraints) -> Zyx:
+    """The tile for a scan: a slice-wise network gets one no deeper than the scan, as far as its constraints allow."""
+    if constraints.dims == 3 or constraints.fixed_tile_zyx is not None or depth >= tile_zyx[0]:
         return tile_zyx
-    least = max(depth, demands.min_tile_zyx[0], 2 * demands.context_slices + 1)
-    stride = demands.stride_zyx[0]
+    least = max(depth, constraints.min_tile_zyx[0], 2 * constraints.context_slices + 1)
+    stride = constraints.stride_zyx[0]
     return min(math.ceil(least / stride) * stride, tile_zyx[0]), tile_zyx[1], tile_zyx[2]

@@ -1,4 +1,4 @@
-"""How a scan is tiled, and where the tiles lie."""
+"""`TilingSettings` and `TileGrid`: the tiling of a scan."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ctseg.specs import Constraints, Zyx
 
 @dataclass(frozen=True)
 class TilingSettings:
-    """How a scan is tiled.
+    """Settings for the tiling of a scan.
 
     Attributes:
-        tile_zyx: voxels, as the network accepts them.
-        overlap: share of a tile that neighbours share, for all axes or for each (z, y, x).
-        blend: weights where tiles overlap.
+        tile_zyx: size of a tile in voxels, which the network accepts.
+        overlap: fraction of a tile that overlaps with its neighbour, for all axes or for each (z, y, x).
+        blend: weights of overlapping tiles.
         mirror_axes: spatial axes 0..2 whose mirrored views are averaged.
-        batch_size: tiles (and views of them) that go through the network together.
-        constraints: of the network.
-        skip_air: a tile whose voxels are all at or below this value of the scan (HU in CT) is taken for background
-            without the network; None for never.
-        sums_on_host: hold the sums of logits in main memory and not on the device.
-        padding: what lies around a scan smaller than a tile.
-        average: what the networks of an ensemble average.
+        batch_size: tiles (and their mirrored views) in a batch.
+        constraints: constraints of the network.
+        skip_air: a tile whose voxels are all at or below this value of the scan (HU in CT) becomes background without
+            running the network; None to predict every tile.
+        sums_on_host: hold the sums of logits in main memory instead of on the device.
+        padding: padding of a scan smaller than a tile.
+        average: quantity that the networks of an ensemble average.
     """
 
     tile_zyx: Zyx
@@ -44,7 +44,7 @@ class TilingSettings:
 
     @property
     def views(self) -> list[tuple[int, ...]]:
-        """The axes that each of the 2^n mirrored views flips, the scan as it is first."""
+        """The axes that each of the 2^n mirrored views flips; the unmirrored view comes first."""
         return [
             axes
             for n in range(len(self.mirror_axes) + 1)
@@ -55,37 +55,35 @@ class TilingSettings:
 class TileGrid:
     """The tiles of one scan.
 
-    Weights are divided by their sum beforehand, which is a product over the axes since tiles form a grid. So what
-    the tiles add up to needs no division any more.
+    Weights are normalised: they are divided by their sum, which is a product over the axes since tiles form a grid.
+    So the sum of the weighted tiles is their mean.
 
     Attributes:
-        tile_zyx: voxels of a tile.
-        margins: voxels put before and after each axis of a scan smaller than a tile.
-        shape_zyx: of the padded scan.
+        tile_zyx: size of a tile in voxels.
+        margins: voxels of padding before and after each axis of a scan smaller than a tile.
+        shape_zyx: shape of the padded scan.
         starts: first voxels of the tiles along each axis of the padded scan.
         weights: along each axis, for each start, [tile] float32.
     """
 
     def __init__(self, shape_zyx: Zyx, settings: TilingSettings) -> None:
-        demands = settings.constraints
-        self.tile_zyx = tiling.slices_of(shape_zyx[0], settings.tile_zyx, demands)
+        constraints = settings.constraints
+        self.tile_zyx = tiling.slices_of(shape_zyx[0], settings.tile_zyx, constraints)
         self.margins = tiling.padding(shape_zyx, self.tile_zyx)
         z, y, x = (n + sum(m) for n, m in zip(shape_zyx, self.margins, strict=True))
         self.shape_zyx: Zyx = (z, y, x)
-        # a slice-wise network gains nothing from a second look at a slice
-        flat = demands.dims == 2
         along_z, along_y, along_x = tiling.overlap_zyx(settings.overlap)
-        ways: list[tuple[float, tiling.Blend, int]] = [
-            (along_z, settings.blend, demands.context_slices),
+        axes: list[tuple[float, tiling.Blend, int]] = [
+            (along_z, settings.blend, constraints.context_slices),
             (along_y, settings.blend, 0),
             (along_x, settings.blend, 0),
         ]
-        if flat:
-            ways[0] = (0.0, "constant", demands.context_slices)
+        if constraints.dims == 2:  # a slice-wise network predicts the same for a slice in any tile
+            axes[0] = (0.0, "constant", constraints.context_slices)
         self.starts: list[list[int]] = []
         self.weights: list[list[NDArray[np.float32]]] = []
-        for size, tile, way in zip(self.shape_zyx, self.tile_zyx, ways, strict=True):
-            overlap, blend, context = way
+        for size, tile, axis in zip(self.shape_zyx, self.tile_zyx, axes, strict=True):
+            overlap, blend, context = axis
             starts = tiling.starts(size, tile, overlap, context)
             windows = tiling.windows(size, tile, overlap, blend, context)
             total = np.zeros(size, np.float64)
@@ -101,25 +99,25 @@ class TileGrid:
 
     @property
     def columns(self) -> list[tuple[int, int]]:
-        """The tiles of a row: which start along y, and along x."""
+        """The tiles of a row, as indices of their starts along y and x."""
         return list(itertools.product(range(len(self.starts[1])), range(len(self.starts[2]))))
 
     @property
     def tiles(self) -> int:
-        """The number of tiles in all."""
+        """The total number of tiles."""
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
     @property
     def ends(self) -> list[int]:
-        """Where slabs of finished slices end, on the scan that is not padded."""
+        """The ends of the slabs of completed slices, in the scan without padding."""
         before, depth = self.margins[0][0], self.tile_zyx[0]
-        finished = {*self.starts[0][1:], self.shape_zyx[0]}
-        turns = range(depth, self.shape_zyx[0], depth)  # where the ring of slices begins anew
+        row_ends = {*self.starts[0][1:], self.shape_zyx[0]}
+        wraps = range(depth, self.shape_zyx[0], depth)  # where the ring of slices wraps around
         last = self.shape_zyx[0] - sum(self.margins[0])
-        return sorted({min(max(end - before, 0), last) for end in finished.union(turns)})
+        return sorted({min(max(end - before, 0), last) for end in row_ends.union(wraps)})
 
     def rows(self, start: int, stop: int) -> range:
-        """The rows of tiles that touch the slices (of the scan, not padded) from start to before stop."""
+        """The rows of tiles that overlap slices start to stop of the scan without padding."""
         before, depth = self.margins[0][0], self.tile_zyx[0]
         touching = [
             i

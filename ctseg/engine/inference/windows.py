@@ -1,6 +1,6 @@
-"""Windows over a volume for scripts of one's own: pad so that they fit, and list where they lie.
+"""Windows over a volume for user scripts: `pad_to_windows` pads a volume, `window_coordinates` lists the windows.
 
-Both take NumPy arrays and torch tensors alike, and lay windows as `ctseg.predict_tiles` lays its tiles.
+Both take NumPy arrays and torch tensors, and place windows like the tiles of `ctseg.predict_tiles`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ def pad_to_windows(
     stride_zyx: Sequence[int] | None = None,
     value: float | None = None,
 ) -> tuple[T, Slices]:
-    """Pad a volume so that windows fit: evenly on both sides, the odd voxel behind.
+    """Pad a volume so that windows fit: evenly on both sides, an odd voxel at the end.
 
     Args:
-        volume: [..., Z, Y, X], NumPy or torch; channels in front are left alone.
-        window_zyx: voxels of a window.
-        stride_zyx: voxels from window to window; padded until the last one ends with the volume. Without it axes
-            shorter than a window are padded, and no others.
-        value: of the padding; None reflects the volume at its border (an axis too short for that repeats its edge).
+        volume: [..., Z, Y, X], NumPy or torch; leading axes are not padded.
+        window_zyx: size of a window in voxels.
+        stride_zyx: voxels from window to window; the volume is padded until the last window ends with it. By default
+            only axes shorter than a window are padded.
+        value: value of the padding; None reflects the volume at its border (an axis too short for that repeats its
+            edge).
 
     Returns:
-        the padded volume, of the same kind and type, and where in it the volume itself lies: `padded[..., *inside]`.
+        the padded volume, of the same kind and type, and the slices of the original in it: `padded[..., *inside]`.
 
     Raises:
-        BadInput: fewer than three axes, or sizes under 1.
+        BadInput: fewer than three axes, or sizes below 1.
 
     Example:
         >>> import numpy as np
@@ -55,11 +56,11 @@ def pad_to_windows(
     inside: list[slice] = []
     out: Any = volume
     for axis, size in enumerate(_shape(volume)):
-        wanted = max(size, window[axis])
+        padded = max(size, window[axis])
         if stride is not None:
-            wanted = window[axis] + -(-(wanted - window[axis]) // stride[axis]) * stride[axis]
-        before = (wanted - size) // 2
-        after = wanted - size - before
+            padded = window[axis] + -(-(padded - window[axis]) // stride[axis]) * stride[axis]
+        before = (padded - size) // 2
+        after = padded - size - before
         inside.append(slice(before, before + size))
         if before or after:
             out = _pad_axis(out, out.ndim - 3 + axis, before, after, value)
@@ -73,17 +74,18 @@ def window_coordinates(
     overlap: tiling.Overlap = 0.5,
     stride_zyx: Sequence[int] | None = None,
 ) -> list[Zyx]:
-    """The first voxel (z, y, x) of every window over a volume; together they cover it, unless a stride skips some.
+    """The first voxel (z, y, x) of every window over a volume; together they cover it, unless a stride skips voxels.
 
     Args:
         volume: [..., Z, Y, X], or its shape (z, y, x).
-        window_zyx: voxels of a window.
-        overlap: share of a window that neighbours share, for all axes or for each (z, y, x); windows are spread
-            evenly, the first and last flush with the ends, as `ctseg.predict_tiles` does.
-        stride_zyx: voxels from window to window instead; the last one is moved inward where it would not fit.
+        window_zyx: size of a window in voxels.
+        overlap: fraction of a window that overlaps with its neighbour, for all axes or for each (z, y, x). Windows are
+            spread evenly, the first and last flush with the ends, as in `ctseg.predict_tiles`.
+        stride_zyx: voxels from window to window, instead of an overlap; the last window is moved inward if it does
+            not fit.
 
     Raises:
-        BadInput: a volume smaller than a window (see `pad_to_windows`), or impossible sizes.
+        BadInput: a volume smaller than a window (see `pad_to_windows`), or sizes below 1.
 
     Example:
         >>> window_coordinates((16, 48, 32), (16, 32, 32), stride_zyx=(8, 16, 16))
@@ -98,10 +100,10 @@ def window_coordinates(
             hint="Pad it first: volume, inside = ctseg.pad_to_windows(volume, window_zyx)",
         )
     axes = []
-    shares = tiling.overlap_zyx(overlap)
+    overlaps = tiling.overlap_zyx(overlap)
     for axis, (size, length) in enumerate(zip(shape, window, strict=True)):
         if stride is None:
-            axes.append(tiling.starts(size, length, shares[axis]))
+            axes.append(tiling.starts(size, length, overlaps[axis]))
         else:
             count = math.ceil((size - length) / stride[axis]) + 1
             axes.append([min(i * stride[axis], size - length) for i in range(count)])
@@ -111,7 +113,9 @@ def window_coordinates(
 def _shape(volume: Any) -> Zyx:
     shape = tuple(volume.shape) if hasattr(volume, "shape") else tuple(volume)
     if len(shape) < 3:
-        raise BadInput(f"A volume has three axes (z, y, x) at least, not the shape {shape}.")
+        raise BadInput(
+            f"A volume has at least three axes (z, y, x); this one has the shape {shape}."
+        )
     return _three(shape[-3:], "volume")
 
 
@@ -129,13 +133,13 @@ def _stride(stride_zyx: Sequence[int] | None) -> Zyx | None:
 def _pad_axis(volume: Any, axis: int, before: int, after: int, value: float | None) -> Any:
     size = volume.shape[axis]
     index = np.arange(-before, size + after)
-    # an axis too short to be reflected repeats its edge, as tiles do
-    held = reflect(index, size) if max(before, after) < size else np.clip(index, 0, size - 1)
+    # an axis too short for reflection repeats its edge, as in tiles
+    source = reflect(index, size) if max(before, after) < size else np.clip(index, 0, size - 1)
     outside = [slice(None)] * volume.ndim
     if isinstance(volume, torch.Tensor):
-        out: Any = volume.index_select(axis, torch.from_numpy(held).to(volume.device))
+        out: Any = volume.index_select(axis, torch.from_numpy(source).to(volume.device))
     else:
-        out = np.take(volume, held, axis)
+        out = np.take(volume, source, axis)
     if value is not None:
         for part in (slice(0, before), slice(before + size, None)):
             outside[axis] = part

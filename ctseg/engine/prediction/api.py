@@ -1,4 +1,4 @@
-"""`ctseg.Segmenter`: a model ready to use, for volumes in memory and for files."""
+"""`ctseg.Segmenter`: predicts volumes in memory and files with a loaded model."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def _scan_of(volume: Volume) -> InMemory:
 
 
 class Segmenter:
-    """Predicts scans with one model, an ensemble or a cascade; `ctseg.load` gives one.
+    """Predicts scans with one model, an ensemble or a cascade; `ctseg.load` returns one.
 
     Args:
-        card: what the model is.
-        networks: one a member, with their weights, in eval mode on the runtime's device.
+        card: description of the model.
+        networks: one for each member, with weights loaded, in eval mode on the runtime's device.
         runtime: device, precision and memory layout.
     """
 
@@ -42,7 +42,7 @@ class Segmenter:
 
     @classmethod
     def of(cls, model: Model) -> Segmenter:
-        """The public face of a model that the engine has loaded."""
+        """Wrap a model of the engine."""
         out = cls.__new__(cls)
         out.model = model
         return out
@@ -51,22 +51,22 @@ class Segmenter:
     def from_files(
         cls, files: Sequence[Path], *, device: str = "auto", precision: str = "auto"
     ) -> Segmenter:
-        """A model from its weight files, checksums checked.
+        """Load a model from its weight files and verify their checksums.
 
         Raises:
-            CorruptWeights: a file that is not what its card says.
+            CorruptWeights: a file does not match its card.
             UnknownName: the architecture is not installed; the message names the plugin that provides it.
         """
         return cls.of(NetworkModel.from_files(files, device=device, precision=precision))
 
     @property
     def card(self) -> Card:
-        """What the model is."""
+        """Description of the model."""
         return self.model.card
 
     @property
     def task(self) -> Task:
-        """What the model predicts."""
+        """The labels or values that the model predicts."""
         return self.model.task
 
     @property
@@ -76,12 +76,12 @@ class Segmenter:
 
     @property
     def networks(self) -> tuple[torch.nn.Module, ...]:
-        """The networks, one a member of an ensemble."""
+        """The networks, one for each member of an ensemble."""
         return self.model.networks
 
     @property
     def on_note(self) -> Callable[[str], None] | None:
-        """Told of what was changed on the way, such as a smaller batch."""
+        """Called with notes about changes, such as a smaller batch."""
         return self.model.on_note
 
     @on_note.setter
@@ -100,7 +100,7 @@ class Segmenter:
         """The same model with another tiling; see `ctseg.engine.inference.tiling_settings.TilingSettings`.
 
         Raises:
-            BadInput: a tile that the network does not accept, or no axis that may be mirrored.
+            BadInput: the network does not accept the tile, or the model was trained without mirroring.
         """
         return Segmenter.of(
             self.model.with_settings(
@@ -124,15 +124,16 @@ class Segmenter:
 
         Args:
             volume: [Z, Y, X], or [C, Z, Y, X] with the channels of the card in their order.
-            labels: names of those to keep; all by default.
-            rules: of post-processing; those of the card by default, none where it is empty.
+            labels: names of the labels to keep; all by default.
+            rules: post-processing rules; by default those of the card, none if empty.
+            on_tiles: called with (tiles done, tiles in total).
 
         Returns:
-            Label values [Z, Y, X] on the grid of the input; for a regression what it predicts, float32, with a
-            channel axis where there are several.
+            Label values [Z, Y, X] on the grid of the input; for a regression its float32 values, with a channel axis
+            if there are several.
 
         Raises:
-            BadInput: another number of channels than the model was trained with, or NaN in the scan.
+            BadInput: the scan has another number of channels than the training scans, or contains NaN.
         """
         request = Request(
             Path("map.nii.gz"),
@@ -143,17 +144,17 @@ class Segmenter:
         stream = self.model.open(_scan_of(volume))
         return Volume(
             outputs.in_memory(
-                lambda product: predict_array(self.model, stream, product, on_tiles),
+                lambda decoder: predict_array(self.model, stream, decoder, on_tiles),
                 volume.geometry,
             ),
             volume.geometry,
         )
 
     def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
-        """The probability of each label (for `classes` with the background first), float32 [C, Z, Y, X]."""
+        """The probability of each label (for `classes` the background comes first), float32 [C, Z, Y, X]."""
         stream = self.model.open(_scan_of(volume))
-        product = decoder_of(self.model, probabilities=True)
-        return Volume(predict_array(self.model, stream, product, on_tiles), volume.geometry)
+        decoder = decoder_of(self.model, probabilities=True)
+        return Volume(predict_array(self.model, stream, decoder, on_tiles), volume.geometry)
 
     def predict_file(
         self,
@@ -169,20 +170,22 @@ class Segmenter:
         dtype: FloatType = "float32",
         on_tiles: OnTiles | None = None,
     ) -> dict[str, Any]:
-        """Segment a file into another one, and into more beside it; they appear under their names when all are whole.
+        """Segment a file into one or more result files, which appear under their names when all are complete.
 
-        Scan and results go through memory in slabs; none is held as a whole.
+        Scan and results are processed in slabs; neither is held in memory as a whole.
 
         Args:
-            dst: the label map, or the values of a regression. For `mask.nii.gz` the others are
+            src: the scan.
+            dst: the label map, or the values of a regression. For `mask.nii.gz` the other results are
                 `mask_probabilities.h5`, `mask_confidence.nii.gz`, `mask_masks/LABEL.nii.gz`, `mask_instances.nii.gz`.
-            labels: names of those to keep; all by default.
-            probabilities, confidence, masks, instances: what is written beside it.
-            rules: of post-processing; those of the card by default, none where it is empty.
-            dtype: of probabilities, confidence, and the values of a regression.
+            labels: names of the labels to keep; all by default.
+            probabilities, confidence, masks, instances: further results to write.
+            rules: post-processing rules; by default those of the card, none if empty.
+            dtype: voxel type of probabilities, confidence, and the values of a regression.
+            on_tiles: called with (tiles done, tiles in total).
 
         Returns:
-            The files, volumes in ml, and what post-processing changed, as in `predictions.json`.
+            The files, volumes in ml, and changes by post-processing, as in `predictions.json`.
         """
         request = Request(
             Path(dst), probabilities, None if labels is None else tuple(labels), dtype=dtype, masks=masks,
@@ -190,6 +193,6 @@ class Segmenter:
         )  # fmt: skip
         outputs = Outputs(self.model, request, request.output)
         geometry = predict_scan(
-            self.model, [ImageRef(Path(src))], outputs.wanted, on_tiles=on_tiles
+            self.model, [ImageRef(Path(src))], outputs.results, on_tiles=on_tiles
         )
         return outputs.record(geometry)

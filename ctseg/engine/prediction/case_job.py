@@ -110,7 +110,8 @@ class CaseJob:
         self._made_from = inputs_of(self.images)
         self._outputs = Outputs(self._model, self._request, self.places.main)
         self._job = ScanJob(
-            self._model, self._item.images, self._outputs.wanted, behind=writer, share=self.share
+            self._model, self._item.images, self._outputs.results,
+            writer_pool=writer, shared_scan=self.share,
         )  # fmt: skip
         self._job.open()
 
@@ -146,9 +147,10 @@ class CaseJob:
 
     def _fitted(self, job: ScanJob) -> None:
         """Make batch and tile fit the memory, and say what comes."""
-        products = [one.product for one in self._outputs.wanted]
-        finished = [one.product for one in self._outputs.wanted if one.finish is not None]
-        wanted = FitRequest(self._fit.memory, products, finished, keep_batch=self._fit.keep_batch)
+        results = self._outputs.results
+        decoders = [spec.decoder for spec in results]
+        buffered = [spec.decoder for spec in results if spec.postprocess is not None]
+        wanted = FitRequest(self._fit.memory, decoders, buffered, keep_batch=self._fit.keep_batch)
         self._model, fitted = self._model.fit(job.stream, wanted)
         for note in [*job.notes, *fitted.notes]:
             if note not in self.notes:

@@ -1,4 +1,4 @@
-"""What is to be predicted: scans named one by one, a folder of them, a DICOM study, or a data set."""
+"""Finds the scans to predict: single files, folders of scans, DICOM studies, or data sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 @dataclass(frozen=True)
 class Item:
-    """One scan to predict: an id that names the output, and one file or one for each channel."""
+    """One scan to predict: an id that names the output, and one file or one file for each channel."""
 
     id: str
     images: tuple[ImageRef, ...]
@@ -43,18 +43,18 @@ def find_items(
 ) -> list[Item]:
     """The scans that the command line names.
 
-    `name_0000`, `name_0001` are channels of one scan, in a folder or named one by one, where the model takes several.
+    For a model with several channels, `name_0000` and `name_0001` are channels of one scan.
 
     Args:
         inputs: files, `a,b` for a scan of two channels, folders, DICOM folders, or data sets.
-        channels: what the model takes.
-        dataset: name within HDF5 files.
-        fold: of data sets only the validation cases of this fold.
-        options: of the formats, for files and folders of those that have them.
+        channels: input channels of the model.
+        dataset: name of the data set within HDF5 files.
+        fold: select only the validation cases of this fold of data sets.
+        options: format options, passed to the formats that have them.
 
     Raises:
-        FileProblem: nothing is there.
-        BadInput: no scans in a folder, two with one name, or an option that no format of theirs has.
+        FileProblem: a path does not exist, or a pattern matches nothing.
+        BadInput: a folder without scans, two scans with the same name, or an option that none of the formats has.
     """
     find = _Finder(channels, {**(options or {}), **({"dataset": dataset} if dataset else {})}, fold)
     items: list[Item] = []
@@ -77,14 +77,14 @@ def find_items(
         if item.id in seen:
             raise BadInput(
                 f"Two scans would be written as '{item.id}': {seen[item.id].path} and {item.path}.",
-                hint="Predict them into two folders.",
+                hint="Predict them in two runs, with a different -o each.",
             )
         seen[item.id] = item
     return items
 
 
 def _expanded(inputs: Sequence[str]) -> list[str]:
-    """The inputs, patterns such as `scans/*.nii.gz` as what they match, where the shell left them as they are."""
+    """Replace patterns such as `scans/*.nii.gz`, which the shell may leave unexpanded, by their matches."""
     out: list[str] = []
     for text in inputs:
         if Path(text).exists() or not glob.has_magic(text):
@@ -93,21 +93,21 @@ def _expanded(inputs: Sequence[str]) -> list[str]:
         matches = sorted(map(str, matching(Path(text))))
         if not matches:
             raise FileProblem(
-                f"Nothing matches {text}.", hint=f"Look what there is: ls {Path(text).parent}"
+                f"Nothing matches {text}.", hint=f"List the folder: ls {Path(text).parent}"
             )
         out += matches
     return out
 
 
 class _Finder:
-    """Finds scans in one place after the other; arguments as those of `find_items`."""
+    """Finds the scans at one path after another; arguments as in `find_items`."""
 
     def __init__(self, channels: int, options: Mapping[str, str], fold: int | None) -> None:
         self._channels, self._options, self._fold = channels, options, fold
         self._known: set[str] = set()
 
     def is_set(self, path: Path) -> bool:
-        """Whether the cases of a data set are asked for."""
+        """Whether the path is to be read as a data set."""
         if self._fold is not None:
             return True
         return (path.is_dir() or format_of(path) is None) and self._recognised(path)
@@ -119,11 +119,11 @@ class _Finder:
         """A data set, a folder that is one scan (DICOM, or a store), or a folder of scans."""
         _check_there(path)
         if self.is_set(path):
-            found = open_dataset(path)
-            cases = [*found.cases, *found.unlabelled]
+            dataset = open_dataset(path)
+            cases = [*dataset.cases, *dataset.unlabelled]
             if self._fold is not None:
-                wanted = set(fold_cases(found, self._fold)[1])
-                cases = [case for case in cases if case.id in wanted]
+                validation = set(fold_cases(dataset, self._fold)[1])
+                cases = [case for case in cases if case.id in validation]
             return [Item(file_name(case.id), case.images) for case in cases]
         spec = format_of(path)
         if spec is not None:
@@ -141,10 +141,9 @@ class _Finder:
         return self.of_files(files)
 
     def _scans_inside(self, path: Path, spec: FormatSpec) -> list[Path]:
-        """The folders in a folder of several scans, such as the series of a DICOM study; none where it is one scan.
+        """The subfolders of a folder with several scans, such as the series of a DICOM study; empty for a single scan.
 
-        Only a folder of folders alone (with DICOM's own index of it) is taken apart: a store, as of Zarr, holds its
-        description beside them.
+        The folder must hold only subfolders (and a DICOMDIR): a store such as Zarr also holds its metadata.
         """
         if spec.parts is None or set(spec.options) & set(self._options):
             return []
@@ -154,11 +153,11 @@ class _Finder:
         return [folder for folder in inside if format_of(folder) is not None]
 
     def of_files(self, files: Sequence[Path]) -> list[Item]:
-        """Files by case: channels of one scan come together."""
+        """Group files into scans: channels of one scan belong together."""
         groups: dict[tuple[Path, str], list[Path]] = {}
         for file in files:
             if format_of(file) is None:
-                raise FileProblem(f"{file} is of no format that ctseg reads.")
+                raise FileProblem(f"{file} has no format that ctseg reads.")
             match = CHANNEL.match(stem_of(file))
             case = match["case"] if match else stem_of(file)
             groups.setdefault((file.parent, case), []).append(file)
@@ -171,21 +170,24 @@ class _Finder:
                 raise BadInput(
                     f"{group[0].parent} holds {len(group)} files for the scan '{case}', but the model takes "
                     f"{self._channels} channel(s): {', '.join(p.name for p in group[:4])}.",
-                    hint="If they are scans of their own, give them names that do not end in _0000.",
+                    hint="If they are separate scans, give them names that do not end in _0000.",
                 )
             ordered = sorted(group, key=stem_of)
             items.append(Item(case, tuple(self.ref(file) for file in ordered)))
         return items
 
     def _numbered_scans(self, group: Sequence[Path]) -> bool:
-        """Whether numbers at the end of names count scans: there is no channel 0000, and no room for several."""
+        """Whether the numbers at the end of names count scans instead of channels.
+
+        They do if there is no 0000, and the model takes one channel or another number than there are files.
+        """
         numbers = [m["channel"] for p in group if (m := CHANNEL.match(stem_of(p)))]
         return len(numbers) == len(group) and "0000" not in numbers and (
             self._channels == 1 or len(group) != self._channels
         )  # fmt: skip
 
     def ref(self, path: Path) -> ImageRef:
-        """A file with those of the options that its format has."""
+        """A reference to a file, with the options that its format has."""
         spec = format_of(path)
         known = set(spec.options) & set(self._options) if spec is not None else set()
         self._known |= known
@@ -209,12 +211,12 @@ class _Finder:
         ]
 
     def check_options(self) -> None:
-        """Refuse an option that was of no use anywhere."""
+        """Reject an option that no format of the scans has."""
         for name in self._options:
             if name not in self._known and name != "dataset":
                 raise BadInput(
                     f"No format of these scans has an option '{name}'.",
-                    hint="The options of each: ctseg data inspect --help",
+                    hint="List the options of each format: ctseg data inspect --help",
                 )
 
 

@@ -1,6 +1,6 @@
-"""What is done to whole label maps before they are written: rules of post-processing, objects numbered.
+"""Post-processing of whole label maps and masks before they are written, and numbering of objects.
 
-Arrays may lie on disk; they are walked through slab by slab.
+Arrays may be memory-mapped, so they are processed slab by slab.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Report = dict[str, dict[str, float]]
 
 
 def keep_values(map_zyx: NDArray[Any], values: Sequence[int]) -> None:
-    """Make background of every other value, in place."""
+    """Set all other values to background, in place."""
     for slab in _walk(map_zyx):
         slab[~np.isin(slab, values)] = 0
 
 
 def decode_masks(masks_kzyx: NDArray[Any], labels: Sequence[Label], dtype: str) -> NDArray[Any]:
-    """The label map of masks that may overlap: the later label counts, as in `ctseg.task.decode`."""
+    """The label map of masks that may overlap: the later label wins, as in `ctseg.task.decode`."""
     out = np.zeros(masks_kzyx.shape[1:], dtype)
     for mask, label in zip(masks_kzyx, labels, strict=True):
         out[mask > 0] = label.value
@@ -45,10 +45,10 @@ def follow(
     labels: Sequence[Label],
     members: Mapping[int, Sequence[bool]],
 ) -> None:
-    """Change masks in place where the map that was made of them was changed since.
+    """Update masks in place where post-processing changed the label map that was derived from them.
 
     Args:
-        members: the masks that hold a voxel of each value of the map.
+        members: for each value of the map, which masks contain its voxels.
     """
     table = np.zeros((max([0, *members]) + 1, len(labels)), np.uint8)
     for value, inside in members.items():
@@ -70,11 +70,11 @@ def postprocess_masks(
     geometry: Geometry,
     folder: Path | None,
 ) -> Report:
-    """Apply rules to masks that may overlap, each on its own, in place; as `postprocess` for one map.
+    """Apply rules to each of several overlapping masks, in place; `postprocess` does so for one map.
 
     Args:
-        masks_kzyx: one of 0 and 1 a label.
-        folder: where temporary files go; the system's by default.
+        masks_kzyx: one binary mask for each label.
+        folder: folder for temporary files; the system's by default.
     """
     number = {label.name: index for index, label in enumerate(labels)}
     report: Report = {}
@@ -86,19 +86,19 @@ def postprocess_masks(
             one = rule.model_copy(update={"label": title})
             if len(chosen) == 1:
                 mask = masks_kzyx[chosen[0]]
-                found = postprocess(mask, {title: 1}, [one], geometry=geometry)
+                changes = postprocess(mask, {title: 1}, [one], geometry=geometry)
             else:
                 mask = scratch(masks_kzyx.shape[1:], np.uint8, folder)
                 for start, stop in slabs_of(mask):
                     mask[start:stop] = masks_kzyx[chosen, start:stop].any(0)
-                found = postprocess(mask, {title: 1}, [one], geometry=geometry)
+                changes = postprocess(mask, {title: 1}, [one], geometry=geometry)
                 _apply(mask, masks_kzyx, chosen)
-            _merge(report, found)
+            _merge(report, changes)
     return report
 
 
 def _apply(joined_zyx: NDArray[Any], masks_kzyx: NDArray[Any], chosen: Sequence[int]) -> None:
-    """What was removed from several masks as one goes from each; what was filled belongs to the first."""
+    """Apply the changes of a joined mask to its members: removed voxels leave all, filled ones join the first."""
     for start, stop in slabs_of(joined_zyx):
         after = joined_zyx[start:stop] > 0
         before = masks_kzyx[chosen, start:stop].any(0)
@@ -107,8 +107,8 @@ def _apply(joined_zyx: NDArray[Any], masks_kzyx: NDArray[Any], chosen: Sequence[
         masks_kzyx[chosen[0], start:stop][after & ~before] = 1
 
 
-def _merge(report: Report, found: Report) -> None:
-    for name, counts in found.items():
+def _merge(report: Report, changes: Report) -> None:
+    for name, counts in changes.items():
         entry = report.setdefault(name, {})
         for what, number in counts.items():
             entry[what] = (
@@ -126,27 +126,27 @@ def number_objects(
     table: Path,
     options: Mapping[str, Any],
 ) -> dict[str, dict[str, float]]:
-    """Write the number of each voxel's object, and a table of the objects.
+    """Number the objects of a label map; write the number of each voxel's object and a table of the objects.
 
     Returns:
-        By label: how many there are, and `ml` of all, of the largest and of the middle one.
+        For each label the number of objects, and `ml` in total, of the largest and of the median object.
     """
-    found = find_instances(map_zyx)
-    writer = files.open(path, found.dtype, options=options)
-    found.write(cast(Planes, _IntoFile(writer, map_zyx.shape, found.dtype)))
-    ml = found.voxels * geometry.voxel_volume_mm3 / 1000
+    objects = find_instances(map_zyx)
+    writer = files.open(path, objects.dtype, options=options)
+    objects.write(cast(Planes, _WriterPlanes(writer, map_zyx.shape, objects.dtype)))
+    ml = objects.voxels * geometry.voxel_volume_mm3 / 1000
     name = {label.value: label.name for label in labels}
     text = io.StringIO()
     text.write("id,label,voxels,ml\n")
     for number, (value, voxels, size) in enumerate(
-        zip(found.values.tolist(), found.voxels.tolist(), ml.tolist(), strict=True), start=1
+        zip(objects.values.tolist(), objects.voxels.tolist(), ml.tolist(), strict=True), start=1
     ):
         quoted = name.get(value, str(value)).replace('"', '""')
         text.write(f'{number},"{quoted}",{voxels},{size:.6g}\n')
     files.text(table, text.getvalue())
     report = {}
     for label in labels:
-        own = ml[found.values == label.value]
+        own = ml[objects.values == label.value]
         report[label.name] = {
             "count": len(own),
             "ml": float(own.sum()),
@@ -156,8 +156,8 @@ def number_objects(
     return report
 
 
-class _IntoFile:
-    """Planes that are written in their order, as `Instances.write` does."""
+class _WriterPlanes:
+    """An array of planes that writes assigned planes to a file, in the order of `Instances.write`."""
 
     def __init__(self, writer: VolumeWriter, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         self._writer, self.shape, self.dtype = writer, tuple(shape), dtype

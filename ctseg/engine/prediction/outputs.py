@@ -1,8 +1,8 @@
-"""From what is wanted of a scan to the files that one run of the network fills, and what there is to say of them.
+"""`Outputs`: turns a request for one scan into result specs, and summarises the results for the record.
 
-The label map is the first result. Masks of exclusive labels are cut from it as it is written, so that they agree with
-it after post-processing too. Those of `channels`, which may overlap, come from the network: where rules change the map
-they follow it; where every channel stands for itself (`stacked`), rules look at each mask, and the map is made of them.
+The label map is the first result. Masks of exclusive labels are derived from it as it is written, so that they agree
+with it after post-processing. Masks of `channels`, which may overlap, come from the network: if rules change the map,
+the masks follow it; for independent channels (`stacked`), rules apply to each mask, and the map is derived from them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from ctseg.engine.prediction.label_maps import (
 from ctseg.engine.prediction.output_paths import as_suffix, output_paths_of, requested_labels
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.result_files import (
+    Derive,
     DerivedFile,
     OutputTransaction,
     ResultSpec,
@@ -62,18 +63,18 @@ COUNTED = 2**20
 
 
 def check_request(model: Model, request: Request) -> None:
-    """Refuse what the model cannot give, before anything is done.
+    """Reject a request that the model cannot fulfil, before any work is done.
 
     Raises:
-        UnknownName: a label that the task does not have, of the request or of a rule.
-        BadInput: not a single label; what a regression has not; a format that cannot be written.
+        UnknownName: the request or a rule names a label that the task does not have.
+        BadInput: an empty list of labels, a result that a regression does not have, or a format without a writer.
     """
     task = model.task
     requested_labels(task, request.labels)
     check_rules(task, _rules(model, request))
     if request.labels is not None and not request.labels:
         raise BadInput(
-            "No label is named that could be written.",
+            "No label is named, so there is nothing to write.",
             hint=f"The labels are: {', '.join(label.name for label in task.foreground)}",
         )
     if request.probabilities:
@@ -82,235 +83,246 @@ def check_request(model: Model, request: Request) -> None:
         for what in ("probabilities", "confidence", "masks", "instances"):
             if getattr(request, what):
                 raise BadInput(
-                    f"A regression has no {what}: its values are what it predicts.",
+                    f"A regression has no {what}: it predicts values.",
                     hint=f"Leave out --{what}.",
                 )
 
 
 class Outputs:
-    """The results of one scan. They are good for one prediction; another try needs new ones.
+    """The results of one scan. An object serves one prediction; another attempt needs a new one.
 
     Args:
-        target: the scan's label map: the request's output itself, or a file in that folder.
+        target: path of the label map: the request's output itself, or a file in that folder.
 
     Attributes:
-        places: all files; with `--skip-existing` a scan is left alone where `places.there`.
-        wanted: for `ctseg.engine.prediction.scan_job`.
+        paths: paths of all files; `--skip-existing` skips a scan if `paths.there`.
+        results: result specs for `ctseg.engine.prediction.scan_job`.
 
     Raises:
-        BadInput, UnknownName: as `check_request`.
+        BadInput, UnknownName: as in `check_request`.
     """
 
     def __init__(self, model: Model, request: Request, target: Path) -> None:
         check_request(model, request)
         self._model, self._request, self._task = model, request, model.task
-        self.places = output_paths_of(self._task, request, target)
-        self._kept = requested_labels(self._task, request.labels)
+        self.paths = output_paths_of(self._task, request, target)
+        self._labels = requested_labels(self._task, request.labels)
         self._counts = VoxelCounts()
         self._map: NDArray[Any] | None = None
         self._cleaned: dict[str, dict[str, float]] = {}
         self._objects: dict[str, dict[str, float]] = {}
         self._folder: Path | None = target.parent
-        self._rules = self._fitting(_rules(model, request))
+        self._rules = self._applicable(_rules(model, request))
         if self._task.kind == "regression":
-            self.wanted: tuple[ResultSpec, ...] = (self._values(),)
+            self.results: tuple[ResultSpec, ...] = (self._values(),)
         elif self._task.stacked and self._rules:
-            self.wanted = (self._from_masks(), *self._beside())
+            self.results = (self._from_masks(), *self._additional())
         else:
-            self.wanted = (*self._from_map(), *self._beside())
+            self.results = (*self._from_map(), *self._additional())
 
     def in_memory(self, run: Callable[[Decoder], NDArray[Any]], geometry: Geometry) -> NDArray[Any]:
-        """The main result as an array rather than a file.
+        """The main result as an array instead of a file.
 
         Args:
-            run: makes the whole of a product on the scan's grid.
+            run: predicts the whole result of a decoder on the scan's grid.
         """
         self._folder = None
-        first = self.wanted[0]
-        whole = run(first.product)
+        whole = run(self.results[0].decoder)
         if self._rules and self._task.stacked:
-            self._change_masks(whole, geometry, None)
-            return decode_masks(whole, self._kept, label_dtype(self._task))
+            self._postprocess_masks(whole, geometry, None)
+            return decode_masks(whole, self._labels, label_dtype(self._task))
         if self._rules:
-            self._change_map(whole, geometry, None)
+            self._postprocess_map(whole, geometry, None)
         return whole
 
     def record(self, geometry: Geometry) -> dict[str, Any]:
-        """What was written and found, as plain data: for `predictions.json`, when all is done."""
+        """The files, volumes and changes of post-processing as plain data, for `predictions.json`."""
         ml = geometry.voxel_volume_mm3 / 1000
-        found: dict[str, Any] = {"output": str(self.places.main)}
-        if names := self.places.names():
-            found["beside"] = names
-        labels = () if self._task.kind == "regression" else self._kept
-        found["volumes_ml"] = {
-            label.name: sum(map(self._counts.of, written_values(self._kept, label))) * ml
+        record: dict[str, Any] = {"output": str(self.paths.main)}
+        if names := self.paths.names():
+            record["beside"] = names
+        labels = () if self._task.kind == "regression" else self._labels
+        record["volumes_ml"] = {
+            label.name: sum(map(self._counts.of, written_values(self._labels, label))) * ml
             for label in labels
         }
         if self._rules:
-            found["postprocess"] = self._cleaned
+            record["postprocess"] = self._cleaned
         if self._request.instances:
-            found["instances"] = self._objects
-        return found
+            record["instances"] = self._objects
+        return record
 
-    def _fitting(self, rules: Sequence[PostprocessRule]) -> tuple[PostprocessRule, ...]:
-        """The rules as far as they are about what is asked for.
+    def _applicable(self, rules: Sequence[PostprocessRule]) -> tuple[PostprocessRule, ...]:
+        """The rules that concern the requested labels.
 
-        Exclusive labels are all cleaned up and chosen afterwards. Of `channels` only those asked for are there.
+        Exclusive labels are all post-processed and selected afterwards; of `channels` only the requested ones are
+        predicted.
         """
         if self._task.kind == "classes" or self._request.labels is None:
             return tuple(rules)
-        names = {label.name for label in self._kept}
-        fitting = []
+        names = {label.name for label in self._labels}
+        applicable = []
         for rule in rules:
             own = tuple(name for name in rule.names if name in names)
             if rule.names == (EVERY_LABEL,):
-                fitting.append(rule)
+                applicable.append(rule)
             elif own:
                 label = own[0] if len(own) == 1 else own
-                fitting.append(rule.model_copy(update={"label": label}))
-        return tuple(fitting)
+                applicable.append(rule.model_copy(update={"label": label}))
+        return tuple(applicable)
 
     def _values(self) -> ResultSpec:
         names = self._request.labels
-        product = Values(
+        decoder = Values(
             self._task, self._model.scale, dtype=self._request.dtype,
-            kept=None if names is None else self._kept,
+            selected=None if names is None else self._labels,
         )  # fmt: skip
-        return ResultSpec(self.places.main, product, options=_options(self.places.main, "values"))
+        return ResultSpec(self.paths.main, decoder, options=_options(self.paths.main, "values"))
 
     def _from_map(self) -> list[ResultSpec]:
-        """The label map, and what is cut from it or follows it."""
+        """The label map, and the masks that are derived from it or follow it."""
         exclusive = self._task.kind == "classes"
-        names, places = self._request.labels, self.places
-        late = exclusive and self._rules  # rules may need labels that nobody asked for
-        product = LabelMap(self._task, None if names is None or late else self._kept)
-        change = self._change_map if self._rules or self._request.instances else None
-        found = [
+        names, paths = self._request.labels, self.paths
+        select_later = (
+            exclusive and self._rules
+        )  # rules may refer to labels that were not requested
+        decoder = LabelMap(self._task, None if names is None or select_later else self._labels)
+        change = self._postprocess_map if self._rules or self._request.instances else None
+        masks = self._mask_files(lambda label: partial(_equal, value=label.value))
+        specs = [
             ResultSpec(
-                places.main, product, self._kept, finish=change, on_slab=self._counts.add,
-                options=_options(places.main, "map"),
-                made=self._masks_of(lambda label: partial(_equal, value=label.value)) if exclusive else (),
+                paths.main, decoder, self._labels, postprocess=change, on_slab=self._counts.add,
+                options=_options(paths.main, "map"), derived=masks if exclusive else (),
             )
         ]  # fmt: skip
-        if places.masks and not exclusive:
-            follows = self._follow_map if self._rules else None
-            found.append(
-                ResultSpec(None, Masks(self._task, self._kept), finish=follows, made=self._slices())
-            )
-        return found
+        if paths.masks and not exclusive:
+            follow_map = self._follow_map if self._rules else None
+            specs.append(
+                ResultSpec(
+                    None, Masks(self._task, self._labels), postprocess=follow_map,
+                    derived=self._channel_files(),
+                )
+            )  # fmt: skip
+        return specs
 
     def _from_masks(self) -> ResultSpec:
-        """Masks that stand for themselves, and the label map that is made of them."""
+        """Masks of independent channels, and the label map that is derived from them."""
         dtype = label_dtype(self._task)
         main = DerivedFile(
-            self.places.main, partial(decode_masks, labels=self._kept, dtype=dtype), dtype, self._kept,
-            self._counts.add, _options(self.places.main, "map"),
+            self.paths.main, partial(decode_masks, labels=self._labels, dtype=dtype), dtype, self._labels,
+            self._counts.add, _options(self.paths.main, "map"),
         )  # fmt: skip
-        product = Masks(self._task, self._kept)
-        return ResultSpec(None, product, finish=self._change_masks, made=(main, *self._slices()))
+        return ResultSpec(
+            None, Masks(self._task, self._labels), postprocess=self._postprocess_masks,
+            derived=(main, *self._channel_files()),
+        )  # fmt: skip
 
-    def _beside(self) -> list[ResultSpec]:
-        task, request, places = self._task, self._request, self.places
+    def _additional(self) -> list[ResultSpec]:
+        """Probabilities and confidence, if requested."""
+        task, request, paths = self._task, self._request, self.paths
         temperature = self._model.card.temperature
-        found = []
-        if places.probabilities is not None:
-            some = None if request.labels is None else self._kept
-            shares = Probabilities(task, temperature=temperature, dtype=request.dtype, kept=some)
-            options = _options(places.probabilities, "probabilities")
-            labels = some or task.labels
-            found.append(ResultSpec(places.probabilities, shares, labels, options=options))
-        if places.confidence is not None:
-            sure = Confidence(task, temperature=temperature, dtype=request.dtype)
-            options = _options(places.confidence, "confidence")
-            found.append(ResultSpec(places.confidence, sure, options=options))
-        return found
+        specs = []
+        if paths.probabilities is not None:
+            selected = None if request.labels is None else self._labels
+            probabilities = Probabilities(
+                task, temperature=temperature, dtype=request.dtype, selected=selected
+            )
+            options = _options(paths.probabilities, "probabilities")
+            labels = selected or task.labels
+            specs.append(ResultSpec(paths.probabilities, probabilities, labels, options=options))
+        if paths.confidence is not None:
+            confidence = Confidence(task, temperature=temperature, dtype=request.dtype)
+            options = _options(paths.confidence, "confidence")
+            specs.append(ResultSpec(paths.confidence, confidence, options=options))
+        return specs
 
-    def _masks_of(self, make: Any) -> tuple[DerivedFile, ...]:
+    def _mask_files(self, derive_for: Callable[[Label], Derive]) -> tuple[DerivedFile, ...]:
+        """One derived mask file for each label, if masks are requested."""
         return tuple(
             DerivedFile(
-                self.places.masks[label.name], make(label),
+                self.paths.masks[label.name], derive_for(label),
                 labels=(Label(label.name, (1,), 1, label.colour),),
-                options=_options(self.places.masks[label.name], "map"),
+                options=_options(self.paths.masks[label.name], "map"),
             )
-            for label in (self._kept if self.places.masks else ())
+            for label in (self._labels if self.paths.masks else ())
         )  # fmt: skip
 
-    def _slices(self) -> tuple[DerivedFile, ...]:
-        return self._masks_of(lambda label: partial(_channel, index=self._kept.index(label)))
+    def _channel_files(self) -> tuple[DerivedFile, ...]:
+        return self._mask_files(lambda label: partial(_channel, index=self._labels.index(label)))
 
-    def _change_map(
+    def _postprocess_map(
         self, map_zyx: NDArray[Any], geometry: Geometry, files: OutputTransaction | None
     ) -> None:
         if self._rules:
             exclusive = self._task.kind == "classes"
-            task = self._task if exclusive else dataclasses.replace(self._task, labels=self._kept)
+            task = self._task if exclusive else dataclasses.replace(self._task, labels=self._labels)
             self._cleaned = postprocess(map_zyx, task, self._rules, geometry=geometry)
             if exclusive and self._request.labels is not None:
-                keep_values(map_zyx, [label.value for label in self._kept])
-            # only for masks that follow it: it is as large as the scan, and this outlives the scan
-            self._map = map_zyx if self.places.masks and not exclusive else None
+                keep_values(map_zyx, [label.value for label in self._labels])
+            # only kept for masks that follow it: it is as large as the scan, and this object outlives the scan
+            self._map = map_zyx if self.paths.masks and not exclusive else None
         self._number(map_zyx, geometry, files)
 
     def _follow_map(self, masks_kzyx: NDArray[Any], _: Geometry, __: OutputTransaction) -> None:
-        assert self._map is not None  # the map is the first result, and changed first
+        assert self._map is not None  # the map is the first result, and post-processed first
         inside: dict[int, list[bool]] = {}
-        for index, label in enumerate(self._kept):
+        for index, label in enumerate(self._labels):
             inside[label.value] = [
-                k <= index and label.value in written_values(self._kept, other)
-                for k, other in enumerate(self._kept)
+                k <= index and label.value in written_values(self._labels, other)
+                for k, other in enumerate(self._labels)
             ]
-        follow(masks_kzyx, self._map, self._kept, inside)
+        follow(masks_kzyx, self._map, self._labels, inside)
         self._map = None
 
-    def _change_masks(
+    def _postprocess_masks(
         self, masks_kzyx: NDArray[Any], geometry: Geometry, files: OutputTransaction | None
     ) -> None:
         self._cleaned = postprocess_masks(
-            masks_kzyx, self._kept, self._rules, geometry=geometry, folder=self._folder
+            masks_kzyx, self._labels, self._rules, geometry=geometry, folder=self._folder
         )
         if self._request.instances:
             dtype = label_dtype(self._task)
             map_zyx = scratch(masks_kzyx.shape[1:], dtype, self._folder)
             for start, stop in slabs_of(masks_kzyx):
-                map_zyx[start:stop] = decode_masks(masks_kzyx[:, start:stop], self._kept, dtype)
+                map_zyx[start:stop] = decode_masks(masks_kzyx[:, start:stop], self._labels, dtype)
             self._number(map_zyx, geometry, files)
 
     def _number(
         self, map_zyx: NDArray[Any], geometry: Geometry, files: OutputTransaction | None
     ) -> None:
-        places = self.places
-        if files is not None and places.instances is not None and places.table is not None:
+        paths = self.paths
+        if files is not None and paths.instances is not None and paths.table is not None:
             self._objects = number_objects(
-                map_zyx, self._kept, geometry, files, path=places.instances, table=places.table,
-                options=_options(places.instances, "instances"),
+                map_zyx, self._labels, geometry, files, path=paths.instances, table=paths.table,
+                options=_options(paths.instances, "instances"),
             )  # fmt: skip
 
 
 def writer_options(card: Card, path: Path) -> dict[str, str]:
-    """What the writer of a file is told about the model, where its format has a place for it."""
-    told = {"algorithm": card.name or card.architecture}
+    """Writer options that describe the model, as far as the file's format has them."""
+    options = {"algorithm": card.name or card.architecture}
     known = writer_format(path).writer_options
-    return {name: value for name, value in told.items() if name in known}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def written_labels(task: Task, labels: Iterable[str] | None = None) -> tuple[Label, ...]:
-    """The labels that a prediction may hold, for the formats that store their names; a regression has none."""
+    """The labels that a prediction may contain, for formats that store their names; a regression has none."""
     if task.kind == "regression":
         if labels is not None:
-            select(task, labels)  # an unknown name is refused all the same
+            select(task, labels)  # raises for an unknown name
         return ()
     return task.foreground if labels is None else select(task, labels)
 
 
 class VoxelCounts:
-    """How many voxels have each value, of a label map that comes slab by slab."""
+    """Counts the voxels of each value in a label map that comes slab by slab."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
 
     def add(self, slab: NDArray[Any]) -> None:
         flat = slab.reshape(-1)
-        for start in range(0, flat.size, COUNTED):  # NumPy counts a copy of 8 bytes a voxel
+        for start in range(0, flat.size, COUNTED):  # NumPy copies 8 bytes for each voxel
             values, counts = _counts(flat[start : start + COUNTED])
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
                 self._counts[value] = self._counts.get(value, 0) + count
@@ -322,9 +334,9 @@ class VoxelCounts:
 def _counts(voxels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if voxels.dtype.itemsize > 2:
         return np.unique(voxels, return_counts=True)
-    found = np.bincount(voxels)
-    values = np.flatnonzero(found)
-    return values, found[values]
+    counts = np.bincount(voxels)
+    values = np.flatnonzero(counts)
+    return values, counts[values]
 
 
 def _rules(model: Model, request: Request) -> tuple[PostprocessRule, ...]:
@@ -332,7 +344,7 @@ def _rules(model: Model, request: Request) -> tuple[PostprocessRule, ...]:
 
 
 def _options(path: Path, kind: str) -> Mapping[str, Any]:
-    """Where in the file a result goes, of formats that hold several."""
+    """The writer option for a result's data set, for formats that hold several."""
     known = writer_format(path).writer_options
     return frozen({"dataset": DATASETS[kind]} if "dataset" in known else {})
 

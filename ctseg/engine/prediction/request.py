@@ -1,4 +1,4 @@
-"""What is wanted of every scan."""
+"""`Request`: the results requested for every scan."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of every scan. What comes of it, and under which names, is told by
-    `ctseg.engine.prediction.outputs`.
+    """The results requested for every scan; `ctseg.engine.prediction.outputs` turns it into files.
 
     Attributes:
-        output: a folder; or a file, where there is one scan. The label map goes there (of a regression its values),
-            everything else beside it.
+        output: a folder, or a file for a single scan, for the label map (or the values of a regression); further
+            results are written next to it.
         probabilities: also write the probability of each label.
-        labels: names of those to keep, all where it is None.
-        skip_existing: leave scans alone of which every output is there, as this model and these settings make it.
-        suffix: of the written files; that of the input where it is empty.
-        dtype: of probabilities, confidence, and the values of a regression.
-        probabilities_suffix: the format of the probabilities.
-        masks: also write one map of 0 and 1 a label.
-        confidence: also write the probability of the label that was chosen.
-        instances: also number the connected parts of the labels.
-        rules: of post-processing; None for those of the model's card, an empty tuple for none.
+        labels: names of the labels to keep; None for all.
+        skip_existing: skip scans whose outputs all exist, as this model and these settings make them.
+        suffix: suffix of the written files; that of the input by default.
+        dtype: voxel type of probabilities, confidence, and the values of a regression.
+        probabilities_suffix: suffix, and so the format, of the probabilities.
+        masks: also write one binary mask for each label.
+        confidence: also write the probability of the predicted label.
+        instances: also number the connected components of the labels.
+        rules: post-processing rules; None for those of the model's card, an empty tuple for none.
     """
 
     output: Path

@@ -1,4 +1,4 @@
-"""The ways of results to their files: straight into them, or by an array that is changed before it is written."""
+"""Writes each result straight to its file or, if it still needs post-processing, through a buffer."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from ctseg.volume.scratch import scratch
 
 SLAB_BYTES = 2**25
 OnSlab = Callable[[NDArray[Any]], None]
-Finish = Callable[[NDArray[Any], Geometry, "OutputTransaction"], None]
+Derive = Callable[[NDArray[Any]], NDArray[Any]]
+Postprocess = Callable[[NDArray[Any], Geometry, "OutputTransaction"], None]
 
 
 @dataclass(frozen=True)
 class DerivedFile:
-    """A file made of another result, slab by slab, when nothing changes that any more.
+    """A file that is derived from the final slabs of another result.
 
     Attributes:
         path: the file.
-        make: from a slab of the result to one of this file.
-        dtype: of its voxels, as NumPy writes it.
-        labels, on_slab, options: as those of `ResultSpec`.
+        derive: computes a slab of this file from a slab of the result.
+        dtype: NumPy name of the voxel type.
+        labels, on_slab, options: as in `ResultSpec`.
     """
 
     path: Path
-    make: Callable[[NDArray[Any]], NDArray[Any]]
+    derive: Derive
     dtype: str = "uint8"
     labels: tuple[Label, ...] = ()
     on_slab: OnSlab | None = None
@@ -48,35 +49,35 @@ class DerivedFile:
 
 @dataclass(frozen=True)
 class ResultSpec:
-    """A result and the file that it goes to.
+    """A result of a scan, and the files that it is written to.
 
     Attributes:
-        path: the file; it appears when it is whole. None where only others are made of the result.
-        product: what is made.
-        labels: names and colours, for formats that hold them.
-        finish: changes the whole result before it is written (post-processing), an array [Z, Y, X] or
-            [K, Z, Y, X] that may lie on disk; it may open further files. None for nothing.
-        on_slab: called with each slab as it is written, e.g. to count voxels.
-        options: of the format's writer.
-        made: files made of the slabs of this result.
+        path: the file, which appears when it is complete. None if only derived files are written.
+        decoder: computes the result from logits.
+        labels: names and colours, for formats that store them.
+        postprocess: changes the whole result in place before it is written; takes an array [Z, Y, X] or
+            [K, Z, Y, X], which may be memory-mapped, and may open further files. None writes slabs as they come.
+        on_slab: called with each slab that is written, e.g. to count voxels.
+        options: options of the format's writer.
+        derived: files that are derived from the slabs of this result.
     """
 
     path: Path | None
-    product: Decoder
+    decoder: Decoder
     labels: tuple[Label, ...] = ()
-    finish: Finish | None = None
+    postprocess: Postprocess | None = None
     on_slab: OnSlab | None = None
     options: Mapping[str, Any] = field(default_factory=frozen)
-    made: tuple[DerivedFile, ...] = ()
+    derived: tuple[DerivedFile, ...] = ()
 
     @property
     def folder(self) -> Path:
-        """Where its files lie, and temporary ones meanwhile."""
-        return (self.path or self.made[0].path).parent
+        """The folder of its files, which also holds temporary ones."""
+        return (self.path or self.derived[0].path).parent
 
 
 class Pending(Protocol):
-    """A file that has no name yet."""
+    """A file that is not visible under its final name yet."""
 
     def commit(self) -> None: ...
 
@@ -84,12 +85,12 @@ class Pending(Protocol):
 
 
 class OutputTransaction:
-    """The files of one scan: all of them get their names, or none does.
+    """The files of one scan, committed together: all of them appear under their names, or none does.
 
     Args:
-        geometry: of them all.
+        geometry: geometry of all files.
         reference: the scan, for formats that refer to it.
-        options_for: what every writer is told about the model.
+        options_for: gives the writer options that describe the model, for each file.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class OutputTransaction:
         labels: tuple[Label, ...] = (),
         options: Mapping[str, Any] | None = None,
     ) -> VolumeWriter:
-        """A writer of a file that appears together with the others."""
+        """Open a writer for a file that appears together with the others."""
         self._folders += [folder for folder in reversed(path.parents) if not folder.exists()]
         writer = open_writer(
             path, self._geometry, np.dtype(dtype), channels=channels, labels=labels,
@@ -118,13 +119,13 @@ class OutputTransaction:
         return writer
 
     def text(self, path: Path, text: str) -> None:
-        """A text file that appears together with the others."""
+        """Add a text file that appears together with the others."""
         self._pending.append((path, _Text(path, text)))
 
     def commit(self) -> None:
-        """Give the files their names. The first one comes last: where it is, all are.
+        """Give all files their names. The main file is named last, so that its presence implies that of the others.
 
-        If one cannot be completed, those that have their names by then are removed again.
+        If a file cannot be completed, the files that already have their names are removed.
         """
         named: list[Path] = []
         try:
@@ -140,101 +141,94 @@ class OutputTransaction:
         self._folders.clear()
 
     def abort(self) -> None:
-        """Leave nothing behind, unless all was committed."""
+        """Remove all files, unless they are committed."""
         while self._pending:
             self._pending.pop()[1].abort()
         while self._folders:
-            with suppress(OSError):  # something else may lie in it by now
+            with suppress(OSError):  # the folder may hold other files by now
                 self._folders.pop().rmdir()
 
 
 class ResultWriter:
-    """The way of one result to its file, and to those that are made of it."""
+    """Writes one result to its file and to the files derived from it, through a buffer where necessary."""
 
     def __init__(
         self,
-        wanted: ResultSpec,
-        back: SourceGridMapper,
+        spec: ResultSpec,
+        mapper: SourceGridMapper,
         geometry: Geometry,
         files: OutputTransaction,
     ) -> None:
-        self.wanted, self._back, self._geometry, self._files = wanted, back, geometry, files
+        self.spec, self._mapper, self._geometry, self._files = spec, mapper, geometry, files
         self.sink: Sink
-        self._waiting: NDArray[Any] | None = None
+        self._buffer: NDArray[Any] | None = None
 
     def open(self, folder: Path) -> None:
-        """Open the files, so that a place that cannot be written is known before the network runs."""
-        one, product = self.wanted, self.wanted.product
-        self._fan = _Fan()
-        if one.path is not None:
+        """Open the files, so that an unwritable folder is reported before the network runs."""
+        spec, decoder = self.spec, self.spec.decoder
+        self._slabs = _SlabFanOut()
+        if spec.path is not None:
             writer = self._files.open(
-                one.path, product.dtype, channels=product.channels, labels=one.labels,
-                options=one.options,
+                spec.path, decoder.dtype, channels=decoder.channels, labels=spec.labels,
+                options=spec.options,
             )  # fmt: skip
-            self._fan.add(writer, None, None)
-        for made in one.made:
+            self._slabs.add(writer, None, None)
+        for derived in spec.derived:
             writer = self._files.open(
-                made.path, made.dtype, labels=made.labels, options=made.options
+                derived.path, derived.dtype, labels=derived.labels, options=derived.options
             )
-            self._fan.add(writer, made.make, made.on_slab)
-        self._fan.on_slab = one.on_slab
-        if self._back.axis == 0 and self._back.ascending and one.finish is None:
+            self._slabs.add(writer, derived.derive, derived.on_slab)
+        self._slabs.on_slab = spec.on_slab
+        if self._mapper.axis == 0 and self._mapper.ascending and spec.postprocess is None:
             self.sink = ToWriter(
-                cast(VolumeWriter, self._fan), self._back.source, self._back.box,
-                product.dtype, product.channels, product.fill,
+                cast(VolumeWriter, self._slabs), self._mapper.source, self._mapper.box,
+                decoder.dtype, decoder.channels, decoder.fill,
             )  # fmt: skip
             return
-        front = () if product.channels is None else (product.channels,)
-        self._waiting = scratch((*front, *self._back.source), product.dtype, folder)
-        self.sink = ToArray(self._waiting, self._back.box, product.fill)
+        front = () if decoder.channels is None else (decoder.channels,)
+        self._buffer = scratch((*front, *self._mapper.source), decoder.dtype, folder)
+        self.sink = ToArray(self._buffer, self._mapper.box, decoder.fill)
 
-    def change(self) -> None:
-        """Change what waited."""
-        if self._waiting is not None and self.wanted.finish is not None:
-            self.wanted.finish(self._waiting, self._geometry, self._files)
+    def postprocess(self) -> None:
+        """Post-process the buffered result."""
+        if self._buffer is not None and self.spec.postprocess is not None:
+            self.spec.postprocess(self._buffer, self._geometry, self._files)
 
     def write(self) -> None:
-        """Write what waited."""
+        """Write the buffered result, or complete the file that was written directly."""
         if isinstance(self.sink, ToWriter):
             self.sink.close()
             return
-        array = self._waiting
+        array = self._buffer
         assert array is not None
         for start, stop in slabs_of(array):
             part = array[..., start:stop, :, :]
-            self._fan.write(start, np.ascontiguousarray(part))
+            self._slabs.write(start, np.ascontiguousarray(part))
             for plane in part if part.ndim == 4 else [part]:
                 drop_pages(plane)
-        self._waiting = None
+        self._buffer = None
 
 
 def slabs_of(array: NDArray[Any]) -> list[tuple[int, int]]:
-    """The slices of an array [.., Z, Y, X] in slabs that are held at a time."""
+    """Cut the slices of an array [.., Z, Y, X] into slabs of about `SLAB_BYTES`."""
     depth = array.shape[-3]
     step = max(1, SLAB_BYTES * depth // max(array.nbytes, 1))
     return [(start, min(start + step, depth)) for start in range(0, depth, step)]
 
 
-class _Fan:
-    """Hands finished slabs to the file of a result, to those made of it, and to whoever counts."""
+class _SlabFanOut:
+    """Passes each final slab to the file of a result, to its derived files, and to the `on_slab` callbacks."""
 
     def __init__(self) -> None:
-        self._files: list[
-            tuple[VolumeWriter, Callable[[NDArray[Any]], NDArray[Any]] | None, OnSlab | None]
-        ] = []
+        self._files: list[tuple[VolumeWriter, Derive | None, OnSlab | None]] = []
         self.on_slab: OnSlab | None = None
 
-    def add(
-        self,
-        writer: VolumeWriter,
-        make: Callable[[NDArray[Any]], NDArray[Any]] | None,
-        on_slab: OnSlab | None,
-    ) -> None:
-        self._files.append((writer, make, on_slab))
+    def add(self, writer: VolumeWriter, derive: Derive | None, on_slab: OnSlab | None) -> None:
+        self._files.append((writer, derive, on_slab))
 
     def write(self, start: int, slab: NDArray[Any]) -> None:
-        for writer, make, on_slab in self._files:
-            part = slab if make is None else make(slab)
+        for writer, derive, on_slab in self._files:
+            part = slab if derive is None else derive(slab)
             writer.write(start, part)
             if on_slab is not None:
                 on_slab(part)

@@ -1,4 +1,4 @@
-"""One scan from its files to files of results, slab by slab."""
+"""`ScanJob`: predicts one scan from its files to its result files, slab by slab."""
 
 from __future__ import annotations
 
@@ -28,55 +28,55 @@ if TYPE_CHECKING:
 def predict_scan(
     model: Model,
     images: Sequence[ImageRef],
-    wanted: Sequence[ResultSpec],
+    results: Sequence[ResultSpec],
     *,
     on_tiles: OnTiles | None = None,
 ) -> Geometry:
-    """Predict a scan into one file or several.
+    """Predict a scan into one or more files.
 
     Returns:
-        the geometry of scan and results.
+        the geometry of the scan and its results.
 
     Raises:
-        CtsegError: whatever is wrong with the scan or the disk; no result has its name then.
+        CtsegError: a problem with the scan or the disk; then no result file appears.
     """
-    with ScanJob(model, images, wanted) as job:
+    with ScanJob(model, images, results) as job:
         job.open()
         job.run(on_tiles)
         return job.finish()
 
 
 class ScanJob:
-    """A scan on its way to its files, in three steps, each of which may run in a thread of its own.
+    """The prediction of one scan in three steps (`open`, `run`, `finish`), each of which may run in another thread.
 
-    A result goes straight into its file where slices come in the order of the file and nothing changes them
-    afterwards; otherwise it waits in memory, or in a temporary file beside the first result.
+    A result is written straight to its file if its slices come in the order of the file and need no post-processing;
+    otherwise it is buffered in memory, or in a temporary file in the folder of the first result.
 
     Args:
-        behind: the one thread in which results are written while the network works on; without it they are written
-            in between.
-        share: how several processes make the scan together; the first of them writes the results.
+        writer_pool: a pool of one thread that writes results while the network runs; without it, writing and network
+            take turns.
+        shared_scan: coordinates several processes that predict the scan together; the first one writes the results.
 
     Attributes:
-        notes: what reading the scan found odd; there once it is open.
-        model: may be changed between `open` and `run`, for another tiling.
-        seconds: spent by now on reading (preprocessing included), the network, and writing; where reading or writing
-            happen beside the network, the three overlap.
+        notes: notes about oddities of the scan; set by `open`.
+        model: may be replaced between `open` and `run` to change the tiling.
+        seconds: time spent so far on reading (including preprocessing), the network, and writing; reading and writing
+            may overlap with the network.
     """
 
     def __init__(
         self,
         model: Model,
         images: Sequence[ImageRef],
-        wanted: Sequence[ResultSpec],
+        results: Sequence[ResultSpec],
         *,
-        behind: ThreadPoolExecutor | None = None,
-        share: SharedScan | None = None,
+        writer_pool: ThreadPoolExecutor | None = None,
+        shared_scan: SharedScan | None = None,
     ) -> None:
-        self.images, self.wanted = images, wanted
-        self.model, self._behind, self._share = model, behind, share
+        self.images, self.results = images, results
+        self.model, self._writer_pool, self._shared_scan = model, writer_pool, shared_scan
         self._stack = ExitStack()
-        self._outlets: list[ResultWriter] = []
+        self._writers: list[ResultWriter] = []
         self._sinks: list[TimedSink | BackgroundSink] = []
         self.seconds = {"reading": 0.0, "network": 0.0, "writing": 0.0}
 
@@ -87,66 +87,67 @@ class ScanJob:
         self.close()
 
     def open(self) -> None:
-        """Read what must be known of the whole scan, and open the files of the results."""
+        """Open the scan, compute statistics that need all of it, and open the result files."""
         begun = time.monotonic()
-        folder = self.wanted[0].folder
+        folder = self.results[0].folder
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         scan = OnDisk(self.images, folder)
         self._stack.callback(scan.close)
         self.stream = self.model.open(scan, folder)
         self.geometry, self.notes = scan.geometry, scan.notes
-        self._back = SourceGridMapper(self.stream.applied)
+        self._mapper = SourceGridMapper(self.stream.applied)
         self._files = OutputTransaction(
             scan.geometry, scan.reference, partial(writer_options, self.model.card)
         )
         self._stack.callback(self._files.abort)
-        for one in self.wanted if self._writes else ():
-            outlet = ResultWriter(one, self._back, scan.geometry, self._files)
-            outlet.open(folder)
-            self._outlets.append(outlet)
+        for spec in self.results if self._writes else ():
+            writer = ResultWriter(spec, self._mapper, scan.geometry, self._files)
+            writer.open(folder)
+            self._writers.append(writer)
         self.seconds["reading"] += time.monotonic() - begun
 
     @property
     def _writes(self) -> bool:
-        """Whether results are written by this process."""
-        return self._share is None or self._share.leads
+        """Whether this process writes the results."""
+        return self._shared_scan is None or self._shared_scan.leads
 
     def run(self, on_tiles: OnTiles | None = None) -> None:
-        """Take the scan through the network."""
+        """Run the network over the scan."""
         begun = time.monotonic()
-        sinks = [outlet.sink for outlet in self._outlets]
         self._sinks = [
-            TimedSink(s) if self._behind is None else BackgroundSink(s, self._behind) for s in sinks
+            TimedSink(writer.sink)
+            if self._writer_pool is None
+            else BackgroundSink(writer.sink, self._writer_pool)
+            for writer in self._writers
         ]
-        products = [one.product for one in self.wanted]
-        engine = self.model.predictor
-        if self._share is None:
-            pairs = list(zip(products, self._sinks, strict=True))
-            engine.run(self.stream, pairs, back=self._back, on_tiles=on_tiles)
+        decoders = [spec.decoder for spec in self.results]
+        predictor = self.model.predictor
+        if self._shared_scan is None:
+            pairs = list(zip(decoders, self._sinks, strict=True))
+            predictor.run(self.stream, pairs, mapper=self._mapper, on_tiles=on_tiles)
         else:
-            sinks_or_not: list[Sink | None] = [*self._sinks] or [None] * len(products)
-            wanted = list(zip(products, sinks_or_not, strict=True))
-            self._share.run(
-                engine, self.stream, wanted, back=self._back, folder=self.wanted[0].folder,
-                on_tiles=on_tiles,
+            sinks: list[Sink | None] = [*self._sinks] or [None] * len(decoders)
+            self._shared_scan.run(
+                predictor, self.stream, list(zip(decoders, sinks, strict=True)),
+                mapper=self._mapper, folder=self.results[0].folder, on_tiles=on_tiles,
             )  # fmt: skip
-        took = time.monotonic() - begun
+        elapsed = time.monotonic() - begun
         writing = sum(sink.seconds for sink in self._sinks)
-        if self.model.runtime.device.type == "cpu":  # elsewhere slabs are read meanwhile
-            took -= self.stream.seconds
+        if self.model.runtime.device.type == "cpu":  # on a GPU slabs are read in the background
+            elapsed -= self.stream.seconds
         self.seconds["reading"] += self.stream.seconds
-        self.seconds["network"] += took if self._behind else took - writing
+        self.seconds["network"] += elapsed if self._writer_pool else elapsed - writing
 
     def finish(self) -> Geometry:
-        """Complete the files and give them their names."""
+        """Post-process and write buffered results, and commit all files."""
         for sink in self._sinks:
             sink.join()
         begun = time.monotonic()
-        for outlet in self._outlets:
-            outlet.change()
-        for outlet in self._outlets:
-            outlet.write()
+        for writer in self._writers:
+            writer.postprocess()
+        for writer in self._writers:
+            writer.write()
         self._files.commit()
         self.close()
         written = sum(sink.seconds for sink in self._sinks)
@@ -154,7 +155,7 @@ class ScanJob:
         return self.geometry
 
     def close(self) -> None:
-        """Release the scan; of results without a name nothing stays."""
+        """Close the scan and remove result files that are not committed."""
         for sink in self._sinks:
             sink.drop()
         self._stack.close()

@@ -45,13 +45,13 @@ def test_a_series_becomes_a_seg_and_what_no_seg_can_hold_becomes_nifti(tmp_path,
     )  # fmt: skip
     outputs = Outputs(segmenter, request, tmp_path / "out" / "ct.seg.dcm")
     ct = ImageRef(tmp_path / "study" / "ct")
-    predict_scan(segmenter, [ct], outputs.wanted)
-    assert sorted(str(p.relative_to(tmp_path / "out")) for p in outputs.places.all) == [
+    predict_scan(segmenter, [ct], outputs.results)
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in outputs.paths.all) == [
         "confidence/ct.nii.gz", "ct.seg.dcm", "instances/ct.csv", "instances/ct.nii.gz", "masks/ct/GTV.seg.dcm",
         "masks/ct/liver.seg.dcm", "probabilities/ct.seg.dcm",
     ]  # fmt: skip
-    assert outputs.places.there
-    made = pydicom.dcmread(outputs.places.main)
+    assert outputs.paths.there
+    made = pydicom.dcmread(outputs.paths.main)
     assert made.SegmentationType == "BINARY"
     assert [s.SegmentLabel for s in made.SegmentSequence] == ["liver", "GTV"]
     for segment in made.SegmentSequence:
@@ -62,18 +62,18 @@ def test_a_series_becomes_a_seg_and_what_no_seg_can_hold_becomes_nifti(tmp_path,
         for s in made.ReferencedSeriesSequence
         for i in s.ReferencedInstanceSequence
     }
-    labels = ctseg.read(outputs.places.main)
+    labels = ctseg.read(outputs.paths.main)
     expected = np.repeat(np.array([0, 0, 5, 5, 7, 7], np.uint8), 16 * 20).reshape(6, 16, 20)
     np.testing.assert_array_equal(labels.array, expected)
     assert labels.geometry.agrees(geometry)
     assert labels.metadata["labels"] == {"liver": 5, "GTV": 7}
     assert labels.metadata["colours"]["liver"] == (200, 10, 30)
-    mask = ctseg.read(outputs.places.masks["GTV"])
+    mask = ctseg.read(outputs.paths.masks["GTV"])
     np.testing.assert_array_equal(mask.array, expected == 7)
-    fractions = pydicom.dcmread(outputs.places.probabilities)
+    fractions = pydicom.dcmread(outputs.paths.probabilities)
     assert fractions.SegmentationType == "FRACTIONAL"
     names = [s.SegmentLabel for s in fractions.SegmentSequence]
     assert names == ["background", "liver", "GTV"]
-    sure = ctseg.read(outputs.places.confidence)
+    sure = ctseg.read(outputs.paths.confidence)
     assert sure.geometry.agrees(geometry)
     assert sure.array.max() <= 1

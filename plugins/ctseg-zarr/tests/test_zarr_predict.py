@@ -80,8 +80,8 @@ def test_probabilities_lie_beside_the_map_with_the_names_of_their_labels(tmp_pat
         masks=True,
     )  # fmt: skip
     outputs = Outputs(segmenter.model, request, tmp_path / "out" / "one.ome.zarr")
-    predict_scan(segmenter.model, [ImageRef(tmp_path / "one.ome.zarr")], outputs.wanted)
-    assert outputs.places.there
+    predict_scan(segmenter.model, [ImageRef(tmp_path / "one.ome.zarr")], outputs.results)
+    assert outputs.paths.there
     stored = zarr.open_group(tmp_path / "out" / "probabilities" / "one.ome.zarr", mode="r")
     assert stored["0"].dtype == np.float16
     channels = stored.attrs["ome"]["omero"]["channels"]

@@ -136,7 +136,7 @@ def run(engine, stream, *products, **more):
         for p in products
     ]
     sinks = [ToArray(a, back.box, p.fill) for a, p in zip(arrays, products, strict=True)]
-    engine.run(stream, list(zip(products, sinks, strict=True)), back=back, **more)
+    engine.run(stream, list(zip(products, sinks, strict=True)), mapper=back, **more)
     return arrays
 
 
@@ -252,7 +252,7 @@ def test_parts_made_apart_equal_the_whole_bit_for_bit(depth, overlap, way, direc
     back = SourceGridMapper(stream.applied)
     sink = ToArray(out, back.box, Logits(task).fill)
     for a, b in itertools.pairwise(cuts):
-        engine.run(stream, [(Logits(task), sink)], pieces=(int(a), int(b)))
+        engine.run(stream, [(Logits(task), sink)], slice_range=(int(a), int(b)))
     np.testing.assert_array_equal(out, whole)
 
 

@@ -222,7 +222,7 @@ def test_a_full_disk_on_the_command_line(folder, monkeypatch):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "The disk is full" in result.stderr
-    assert "Not tried any more: scan2, scan3." in result.stderr
+    assert "Not predicted: scan2, scan3." in result.stderr
     assert "--skip-existing" in result.stderr
 
 
@@ -282,7 +282,7 @@ def test_the_record_says_where_was_looked(folder):
     assert told["settings"]["stages"] == [
         {"model": "small.v1", "margin_mm": 5.0, "labels": ["bright"]}
     ]
-    assert any("first stage" in note for note in told["cases"][0]["notes"])
+    assert any("coarse model" in note for note in told["cases"][0]["notes"])
 
 
 def test_an_earlier_record_of_no_use_is_replaced(folder):

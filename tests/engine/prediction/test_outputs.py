@@ -158,7 +158,7 @@ def predict(segmenter, scan, outputs):
     from ctseg.engine.prediction.scan_job import predict_scan
     from ctseg.specs import ImageRef
 
-    return outputs.record(predict_scan(segmenter.model, [ImageRef(scan)], outputs.wanted))
+    return outputs.record(predict_scan(segmenter.model, [ImageRef(scan)], outputs.results))
 
 
 RULES = (PostprocessRule(label="bright", keep_largest=1, fill_holes="3d"),)
@@ -300,8 +300,8 @@ def test_slicer_finds_names_and_colours(scan, tmp_path):
     segmenter = model()
     outputs = Outputs(segmenter.model, request, request.output / "scan.seg.nrrd")
     predict(segmenter, scan, outputs)
-    assert outputs.places.there
-    assert sorted(str(p.relative_to(request.output)) for p in outputs.places.all) == [
+    assert outputs.paths.there
+    assert sorted(str(p.relative_to(request.output)) for p in outputs.paths.all) == [
         "confidence/scan.nrrd", "instances/scan.csv", "instances/scan.nrrd", "masks/scan/bright.seg.nrrd",
         "masks/scan/dark.seg.nrrd", "scan.seg.nrrd",
     ]  # fmt: skip
@@ -315,7 +315,7 @@ def test_slicer_finds_names_and_colours(scan, tmp_path):
     assert mask.GetMetaData("Segment0_Name") == "dark"
     assert mask.GetMetaData("Segment0_LabelValue") == "1"
     (request.output / "masks" / "scan" / "dark.seg.nrrd").unlink()
-    assert not outputs.places.there
+    assert not outputs.paths.there
 
 
 def test_names_of_masks_suit_every_file_system(scan, tmp_path):
@@ -335,7 +335,7 @@ def test_no_two_masks_have_one_name(tmp_path):
     lines = [(0.0, 0.0), *((0.0, -1.0) for _ in names)]
     request = Request(tmp_path / "out", masks=True)
     outputs = Outputs(model(Levels(*lines), labels).model, request, request.output / "scan.nrrd")
-    assert len(set(outputs.places.masks.values())) == 4
+    assert len(set(outputs.paths.masks.values())) == 4
 
 
 @pytest.mark.parametrize("rules", [(), RULES])
@@ -384,7 +384,7 @@ def test_a_regression_has_values_alone(scan, tmp_path):
     for what in ("probabilities", "confidence", "masks", "instances"):
         with pytest.raises(BadInput, match=f"regression has no {what}"):
             segmenter.predict_file(scan, tmp_path / "no.nrrd", **{what: True})
-    with pytest.raises(BadInput, match="no parts or holes"):
+    with pytest.raises(BadInput, match="no components or holes"):
         segmenter.predict_file(scan, tmp_path / "no.nrrd", rules=RULES)
     assert not (tmp_path / "no.nrrd").exists()
 

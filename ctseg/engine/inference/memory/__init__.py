@@ -1,1 +1,1 @@
-"""How much memory prediction takes, and settings that fit what there is."""
+"""Estimates the memory of a prediction and chooses settings that fit."""

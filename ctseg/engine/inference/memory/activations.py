@@ -1,4 +1,4 @@
-"""What a network holds besides its weights while a tile goes through it: measured, since nobody can tell beforehand."""
+"""Measures a network's activation memory for one tile."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ctseg.engine.inference.forward import logits_of
 from ctseg.engine.model.runtime import Runtime
 from ctseg.specs import Constraints, Zyx
 
-WORKING = 48 * 2**20
-"""What convolutions and their library keep besides tensors, on a CPU; measured with networks of 0.1 to 1 GB a tile."""
-SHARE = 1.15
-"""The same as a part of the tensors."""
+OVERHEAD_BYTES = 48 * 2**20
+"""Memory of the convolution library besides tensors, on a CPU; measured with networks of 0.1 to 1 GB a tile."""
+OVERHEAD_FACTOR = 1.15
+"""Further overhead, relative to the size of the tensors."""
 PROBE = 3
-"""On a CPU a tile of a third along each axis is measured, for a twenty-seventh of the time."""
+"""On a CPU the measured tile has a third of the size along each axis, and takes a twenty-seventh of the time."""
 
 _ref: Any = reductions.StorageWeakRef
 _known: weakref.WeakKeyDictionary[torch.nn.Module, dict[object, int]] = weakref.WeakKeyDictionary()
@@ -32,16 +32,17 @@ def activation_bytes(
     runtime: Runtime,
     constraints: Constraints,
 ) -> int:
-    """The most that one tile takes on the device, input and fp32 output included, weights not.
+    """Peak memory of one tile on the device, including input and fp32 output, excluding weights.
 
-    On CUDA a tile is run and the device asked. On a CPU a small tile is run, what modules take and give followed, and
-    the sum extrapolated: memory grows with the voxels. Each is done once for a network, tile and precision.
+    On CUDA the tile is run and the allocator's peak is read. On a CPU a small tile is run, the inputs and outputs of
+    modules are tracked, and their peak is extrapolated in proportion to the voxels. Results are cached for each
+    network, tile and precision.
 
     Args:
         network: in eval mode on the runtime's device.
 
     Raises:
-        RuntimeError: CUDA has no room for the tile (`torch.OutOfMemoryError`).
+        RuntimeError: CUDA has too little memory for the tile (`torch.OutOfMemoryError`).
     """
     key = (tile_zyx, in_channels, runtime.precision, str(runtime.device))
     known = _known.setdefault(network, {})
@@ -51,9 +52,9 @@ def activation_bytes(
         else:
             probe = ("voxel", *key[1:])
             if probe not in known:
-                known[probe] = _a_voxel(network, tile_zyx, in_channels, runtime, constraints)
-            # a thousandth of a byte a voxel is held, so that a whole number does
-            known[key] = int(SHARE * known[probe] * math.prod(tile_zyx) / 1000) + WORKING
+                known[probe] = _per_voxel(network, tile_zyx, in_channels, runtime, constraints)
+            tensors = known[probe] * math.prod(tile_zyx) / 1000
+            known[key] = int(OVERHEAD_FACTOR * tensors) + OVERHEAD_BYTES
     return known[key]
 
 
@@ -67,10 +68,10 @@ def _on_cuda(network: torch.nn.Module, tile: Zyx, channels: int, runtime: Runtim
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _a_voxel(
+def _per_voxel(
     network: torch.nn.Module, tile: Zyx, channels: int, runtime: Runtime, constraints: Constraints
 ) -> int:
-    """Thousandths of a byte."""
+    """Activation memory for each voxel, in thousandths of a byte."""
     fixed = constraints.fixed_tile_zyx is not None
     for part in (1,) if fixed else (PROBE, 2, 1):
         z, y, x = (min(max(math.ceil(n / part), 8), n) for n in tile)
@@ -80,7 +81,7 @@ def _a_voxel(
             with live:
                 _run(network, probe, channels, runtime)
             return math.ceil(1000 * live.peak / math.prod(probe))
-        except (RuntimeError, ValueError):  # some refuse a deepest level of one voxel
+        except (RuntimeError, ValueError):  # some networks reject a deepest level of one voxel
             if part == 1:
                 raise
     raise AssertionError
@@ -93,7 +94,7 @@ def _run(network: torch.nn.Module, tile: Zyx, channels: int, runtime: Runtime) -
 
 
 class _Live:
-    """Follows what goes into and out of the modules that have none inside, and how much of it is alive."""
+    """Tracks the inputs and outputs of leaf modules, and the peak size of those that are alive together."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         self._leaves = [m for m in network.modules() if not list(m.children())]
@@ -109,8 +110,8 @@ class _Live:
             hook
             for leaf in self._leaves
             for hook in (
-                leaf.register_forward_pre_hook(lambda *given: self._see(given[1])),
-                leaf.register_forward_hook(lambda *given: self._see(given[2])),
+                leaf.register_forward_pre_hook(lambda *arguments: self._track(arguments[1])),
+                leaf.register_forward_hook(lambda *arguments: self._track(arguments[2])),
             )
         ]
         return self
@@ -119,7 +120,7 @@ class _Live:
         for hook in self._hooks:
             hook.remove()
 
-    def _see(self, value: Any) -> None:
+    def _track(self, value: Any) -> None:
         for tensor in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()

@@ -1,11 +1,10 @@
-"""What prediction holds in memory, part by part. `docs/explanation/memory.md` has the formulas in words."""
+"""Estimates the memory of a prediction, part by part; `docs/explanation/memory.md` explains the formulas."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,34 +19,31 @@ from ctseg.engine.model.runtime import Runtime
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.scratch import IN_MEMORY
 
-if TYPE_CHECKING:
-    pass
-
 COPIES = 4
-"""Arrays of the size of a part that preprocessing holds at one time."""
+"""Arrays of the size of a slab that preprocessing holds at the same time."""
 
 
 def size_text(size: int) -> str:
-    """Bytes for people: 1.34 GB, 210 MB."""
+    """Bytes as text: 1.34 GB, 210 MB."""
     return f"{size / 1e9:.2f} GB" if size >= 10**9 else f"{math.ceil(size / 1e6)} MB"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The most that prediction holds at one time, in bytes, part by part.
+    """The peak memory of a prediction in bytes, part by part.
 
     Attributes:
-        process: the interpreter with its libraries and whatever else is there already.
-        weights: of all networks.
-        sums: the blended logits of one tile's depth.
-        rows: the scan as deep as one tile.
+        process: memory that the process already uses, such as the interpreter with its libraries.
+        weights: weights of all networks.
+        sums: sums of blended logits, as deep as one tile.
+        rows: a part of the scan as deep as one tile.
         carried: logits kept from slab to slab.
-        activations: of tiles in the networks.
-        reading: parts of the scan on their way through preprocessing.
+        activations: activations of the networks for a batch of tiles.
+        reading: slabs of the scan during preprocessing.
         results: pieces of results.
-        waiting: results that wait for the end of the scan, and sums that several models share.
-        device: where it is held.
-        sums_on_host: whether the sums are in main memory, although the device is another.
+        waiting: results buffered until the end of the scan, and the sum that the models of an ensemble share.
+        device: device of the prediction.
+        sums_on_host: whether the sums are in main memory although the device is a GPU.
     """
 
     process: int
@@ -64,7 +60,7 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """On the device. Tiles, reading and results take turns there."""
+        """Peak memory on the device. Activations, reading and results are never held at the same time."""
         fixed = self.process + self.weights + self.rows
         if self.device == "cpu":
             return fixed + self.sums + self.carried + self.waiting + max(
@@ -76,7 +72,7 @@ class Estimate:
 
     @property
     def host(self) -> int:
-        """In main memory beside the process itself, where the device is another."""
+        """Main memory besides the process itself, if the device is a GPU; else 0."""
         if self.device == "cpu":
             return 0
         sums = self.sums + self.carried + self.results if self.sums_on_host else 0
@@ -87,23 +83,24 @@ class Estimate:
             "sums of logits": self.sums + self.carried, "tiles": self.activations, "scan": self.rows,
             "weights": self.weights, "process": self.process,
         }  # fmt: skip
-        told = ", ".join(f"{size_text(size)} {name}" for name, size in parts.items() if size)
-        return f"about {size_text(self.total)} of memory on {self.device} ({told})"
+        details = ", ".join(f"{size_text(size)} {name}" for name, size in parts.items() if size)
+        return f"about {size_text(self.total)} of memory on {self.device} ({details})"
 
 
 @dataclass(frozen=True)
 class MemoryRequest:
-    """What the memory of a prediction depends on besides its settings.
+    """The inputs of an estimate besides the tiling settings.
 
     Attributes:
         networks: on the runtime's device.
-        shape_czyx: of the scan as the networks see it.
+        runtime: device, precision and memory layout.
+        shape_czyx: shape of the preprocessed scan.
         classes: output channels.
-        plane: voxels of a slice of the results.
-        slices: of them.
-        part: bytes of an array in preprocessing.
-        products: what is made.
-        waiting: bytes that are held in memory to the end of the scan.
+        plane: voxels in a slice of the results.
+        slices: slices of the results.
+        part: bytes of a slab in preprocessing.
+        decoders: decoders of the results.
+        waiting: bytes that are held in memory until the end of the scan.
     """
 
     networks: Sequence[torch.nn.Module]
@@ -113,21 +110,21 @@ class MemoryRequest:
     plane: int
     slices: int
     part: int
-    products: Sequence[Decoder]
+    decoders: Sequence[Decoder]
     waiting: int = 0
 
     @property
     def weights(self) -> int:
-        """Bytes of parameters and buffers."""
+        """Bytes of all parameters and buffers."""
         tensors = {t for net in self.networks for t in (*net.parameters(), *net.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def estimate(job: MemoryRequest, settings: TilingSettings) -> Estimate:
-    """The memory that a prediction takes. The length of the scan is no part of it.
+    """Estimate the memory of a prediction, which is independent of the scan's length.
 
     Raises:
-        torch.OutOfMemoryError: CUDA has no room for one tile.
+        torch.OutOfMemoryError: CUDA has too little memory for one tile.
     """
     channels, depth, y, x = job.shape_czyx
     grid = TileGrid((depth, y, x), settings)
@@ -141,38 +138,38 @@ def estimate(job: MemoryRequest, settings: TilingSettings) -> Estimate:
         )
         for network in job.networks
     )  # fmt: skip
-    # the logits of the members before, and those of the other views
-    kept = (members - 1) + (2 if len(settings.views) > 1 else 0)
-    activations = batch * (one + 4 * tile * (classes * kept + channels))
-    working = [p.working for p in job.products] or [0]
+    # logits of the previous members, and of the other views
+    logits = (members - 1) + (2 if len(settings.views) > 1 else 0)
+    activations = batch * (one + 4 * tile * (classes * logits + channels))
+    working = [decoder.working for decoder in job.decoders] or [0]
     carried = 3 * 4 * classes * cut * members
-    pieces = max(min(max(PIECE_BYTES, w * job.plane), w * job.plane * job.slices) for w in working)
+    piece = max(min(max(PIECE_BYTES, w * job.plane), w * job.plane * job.slices) for w in working)
     combined = 3 * max(COMBINED_BYTES, 4 * classes * cut) if members > 1 else 0
     cpu = job.runtime.device.type != "cuda"
     return Estimate(
-        process=max(_held(job.runtime) - job.weights, 0),
+        process=max(_used_bytes(job.runtime) - job.weights, 0),
         weights=job.weights,
         sums=4 * members * classes * grid.tile_zyx[0] * cut,
         rows=4 * channels * grid.tile_zyx[0] * cut,
         carried=carried,
         activations=activations,
         reading=COPIES * job.part,
-        results=2 * pieces + combined,
+        results=2 * piece + combined,
         waiting=job.waiting,
         device="cpu" if cpu else str(job.runtime.device),
         sums_on_host=settings.sums_on_host and not cpu,
     )
 
 
-def _held(runtime: Runtime) -> int:
-    """Bytes that this process holds on the device already."""
+def _used_bytes(runtime: Runtime) -> int:
+    """Bytes that this process already uses on the device."""
     if runtime.device.type == "cuda":
         return torch.cuda.memory_allocated(runtime.device)
     return machine.own_memory()
 
 
-def waiting_bytes(source: Geometry, products: Sequence[Decoder]) -> int:
-    """Bytes of these results of a whole scan that lie in memory; large ones lie in a file."""
+def waiting_bytes(source: Geometry, decoders: Sequence[Decoder]) -> int:
+    """Bytes in memory of these results when buffered for a whole scan; large results are buffered in a file."""
     voxels = math.prod(source.shape_zyx)
-    sizes = [voxels * (p.channels or 1) * np.dtype(p.dtype).itemsize for p in products]
+    sizes = [voxels * (d.channels or 1) * np.dtype(d.dtype).itemsize for d in decoders]
     return sum(min(size, IN_MEMORY) for size in sizes)

@@ -1,1 +1,1 @@
-"""Several processes that predict together."""
+"""Prediction with several processes that torchrun starts."""

@@ -1,7 +1,7 @@
-"""Who predicts which scan, where several processes share a folder.
+"""`Schedule`: distributes the scans of a folder over several processes.
 
-Scans so large that one process would still be at them when the others have nothing left are shared by slabs. The
-rest goes one by one to whichever process is free.
+All processes share the largest scans by slabs if one process alone would keep the others waiting. The other scans go
+one by one to whichever process is free.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from ctseg.errors import CtsegError
 from ctseg.volume.io import open_ref
 
 SEAMS = 1.15
-"""A scan shared by slabs costs so much more, since rows of tiles at the seams are computed twice."""
+"""Relative cost of a scan shared by slabs, since rows of tiles at the seams are computed twice."""
 WORTH = 0.9
-"""Scans are shared if the whole takes at most so much of the time that way."""
+"""Scans are shared if this reduces the total time to at most this fraction."""
 FEW = 16
-"""Where there are more scans a process than this, their sizes do not matter."""
+"""The sizes of scans are ignored if there are more scans than this for each process."""
 
 
 class Schedule:
-    """The scans of this process, and what the others report of theirs.
+    """The scans of this process, and the outcomes that the other processes report.
 
     Args:
-        team: all of them make a dispatch with the same items.
+        team: the processes, which all create a schedule with the same items.
         items: all scans.
-        todo: the numbers of those to predict, as the first process sees them; the others are told.
+        todo: indices of the scans to predict; the first process's list applies to all.
     """
 
     def __init__(self, team: Team, items: Sequence[Item], todo: Sequence[int]) -> None:
         self._team, self._items = team, items
         if team.leads:
-            # of very many scans none holds up the rest, and looking at each would
+            # one of very many scans barely delays the rest, and reading all headers takes time
             few = len(todo) <= FEW * team.size
             sizes = {number: voxels(items[number]) if few else 1 for number in todo}
             together, single = plan(sizes, team.size)
             ids = [item.id for item in items]
-            team.put("dispatch", {"together": together, "single": single, "ids": ids})
-        told = team.wait("dispatch")
-        if told["ids"] != [item.id for item in items]:
+            team.put("schedule", {"together": together, "single": single, "ids": ids})
+        schedule = team.wait("schedule")
+        if schedule["ids"] != [item.id for item in items]:
             raise CtsegError(
                 f"Processes 0 and {team.rank} do not see the same scans.",
                 hint="Give paths that name the same files on every machine.",
             )
-        self._together: list[int] = told["together"]
-        self._single: list[int] = told["single"]
+        self._together: list[int] = schedule["together"]
+        self._single: list[int] = schedule["single"]
         self._open = set(self._single)
 
     def own_cases(self) -> Iterator[tuple[int, SharedScan | None]]:
-        """The number of each scan that this process works on, and how it is shared, if it is."""
+        """Yield the index of each scan that this process works on, and its `SharedScan` if all processes share it."""
         for number in self._together:
             yield number, SharedScan(self._team, f"{number}-{self._items[number].id}")
         while (turn := self._team.claim("turn")) < len(self._single):
@@ -63,21 +63,21 @@ class Schedule:
             yield self._single[turn], None
 
     def report(self, number: int, outcome: Any) -> None:
-        """Tell the first process what came of a scan, as JSON; never of one that all work on."""
+        """Report the outcome of a scan to the first process, as JSON; not for shared scans."""
         self._team.put(f"outcome/{number}", outcome)
 
     def poll(self) -> list[tuple[int, Any]]:
-        """What the others reported since the last time; for the first process, which may call it at any time."""
-        found = []
+        """The outcomes reported since the last call; for the first process."""
+        outcomes = []
         for number in sorted(self._open):
             outcome = self._team.peek(f"outcome/{number}")
             if outcome is not None:
                 self._open.discard(number)
-                found.append((number, outcome))
-        return found
+                outcomes.append((number, outcome))
+        return outcomes
 
     def drain(self) -> Iterator[tuple[int, Any]]:
-        """What the others report from now on until nothing is open."""
+        """Yield the outcomes of all remaining scans as they are reported."""
         while self._open:
             yield from self.poll()
             if self._open:
@@ -85,7 +85,7 @@ class Schedule:
 
 
 def voxels(item: Item) -> int:
-    """The size of a scan by its header; 0 for one that cannot be read, which fails soon enough."""
+    """The number of voxels of a scan by its header; 0 for an unreadable scan, which fails later."""
     with (
         contextlib.suppress(CtsegError, OSError),
         contextlib.closing(open_ref(item.images[0])) as source,
@@ -95,13 +95,16 @@ def voxels(item: Item) -> int:
 
 
 def plan(sizes: dict[int, int], count: int) -> tuple[list[int], list[int]]:
-    """Which scans all processes work on together, and in which order the others are taken one by one.
+    """Choose the scans that all processes share, and the order of the others, which are taken one by one.
 
-    As few of the largest are shared as make the whole end soon.
+    Shares as few of the largest scans as possible for a short total time.
 
     Args:
-        sizes: voxels by number.
-        count: processes.
+        sizes: voxels by index of the scan.
+        count: number of processes.
+
+    Returns:
+        the shared scans, and the others in order.
     """
     order = sorted(sizes, key=lambda number: (-sizes[number], number))
     best, ends = 0, math.inf

@@ -1,7 +1,7 @@
-"""One scan that several processes work on together: which slices each makes, and how they come into one file.
+"""`SharedScan`: one scan that several processes predict together, each a range of slices.
 
-Each process makes a range of slices, bit for bit as one process would. The first one puts its own straight where they
-belong; the others write theirs to files beside the result, which the first one reads, passes on and removes.
+Each process computes its slices bit for bit as a single process would. The first process writes its own slices to the
+result directly; the others write theirs to temporary files, which the first one copies to the result and removes.
 """
 
 from __future__ import annotations
@@ -30,65 +30,64 @@ from ctseg.engine.prediction.multiprocess.team import Team, error_data, error_fr
 from ctseg.errors import FileProblem, RunFailed
 from ctseg.files import disk_errors
 
-LOOK_S = 0.5
-"""Between tiles a process looks so often whether another one failed."""
+CHECK_S = 0.5
+"""Interval at which a process checks, between tiles, whether another one failed."""
 _AGREED = ("tile_zyx", "overlap", "blend", "mirror_axes", "batch_size", "skip_air")
 
 
 def ranges(
-    engine: Predictor, stream: Stream, back: SourceGridMapper, count: int
+    predictor: Predictor, stream: Stream, mapper: SourceGridMapper, count: int
 ) -> list[tuple[int, int]]:
-    """Slices for each of several processes, so that the one with the most tiles has as few as possible.
+    """Split a scan into one range of slices for each process, so that the largest number of tiles is minimal.
 
-    Rows of tiles at a seam are computed on both sides.
+    Rows of tiles at a seam are computed by both neighbours.
 
     Returns:
-        start and stop along `SourceGridMapper.axis`, counted as the network meets them; equal where nothing is left
-        to do.
+        start and stop along `SourceGridMapper.axis`, in the network's order; equal for an idle process.
     """
-    seams = engine.seams(stream, back)
+    seams = predictor.seams(stream, mapper)
 
-    def shared(limit: int) -> list[tuple[int, int]] | None:
-        """Ranges of at most so many tiles, each as long as it can be."""
+    def split(limit: int) -> list[tuple[int, int]] | None:
+        """The longest ranges of at most this many tiles; None if they do not cover the scan."""
         out, at = [], 0
         for _ in range(count):
             end = at
             while end + 1 < len(seams):
-                if engine.tiles(stream, back, (seams[at], seams[end + 1])) > limit:
+                if predictor.tiles(stream, mapper, (seams[at], seams[end + 1])) > limit:
                     break
                 end += 1
             out.append((seams[at], seams[end]))
             at = end
-        return out if seams[at] == back.slices else None
+        return out if seams[at] == mapper.slices else None
 
-    low, high = 1, engine.tiles(stream, back, (0, back.slices))
+    low, high = 1, predictor.tiles(stream, mapper, (0, mapper.slices))
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if shared(middle) is not None else (middle + 1, high)
-    found = shared(low)
-    assert found is not None  # one process can make all
-    return found
+        low, high = (low, middle) if split(middle) is not None else (middle + 1, high)
+    out = split(low)
+    assert out is not None  # the largest limit allows one range with all tiles
+    return out
 
 
 class SharedScan:
     """One scan that all processes of a team predict together.
 
-    Used as a context around the whole work on the scan, so that a process that fails does not keep the others
-    waiting; entered anew for each try, such as one with a smaller tile. All processes must try equally often.
+    A context manager around all work on the scan, so that the other processes learn of a failure. It is entered again
+    for each attempt, such as one with a smaller tile; all processes must make the same number of attempts.
 
     Args:
-        name: the same in all processes, and different for each scan.
+        name: name of the scan: unique, and the same in all processes.
 
     Attributes:
-        notes: what was changed on the way here, such as a smaller batch; the first process is told.
+        notes: notes about changes in this process, such as a smaller batch; passed to the first process.
     """
 
     def __init__(self, team: Team, name: str) -> None:
         self.team, self.name = team, name
         self.notes: list[str] = []
-        self._try = -1
+        self._attempt = -1
         self._files: list[Path] = []
-        self._looked = 0.0
+        self._checked_at = 0.0
 
     @property
     def leads(self) -> bool:
@@ -96,99 +95,100 @@ class SharedScan:
         return self.team.leads
 
     def __enter__(self) -> SharedScan:
-        self._try += 1
+        self._attempt += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:  # fmt: skip
         if error is not None:
-            with contextlib.suppress(RunFailed):  # whoever is still there will notice
+            with contextlib.suppress(RunFailed):  # the remaining processes notice anyway
                 self.team.put_first(self._key("failed"), error_data(error, self.team.rank))
-            for file in self._files:  # of the others too where this one leads: they may be gone
+            for (
+                file
+            ) in self._files:  # the first process also removes files of processes that may be gone
                 file.unlink(missing_ok=True)
         self._files = []
 
     def give_up(self, error: BaseException) -> None:
-        """Tell the others that this process tries no more, so that none waits for it in a try of its own."""
+        """Tell the other processes that this one makes no further attempt, so that none waits for it."""
         with contextlib.suppress(RunFailed):
             self.team.put_first(f"share/{self.name}/over", error_data(error, self.team.rank))
 
     def run(
         self,
-        engine: Predictor,
+        predictor: Predictor,
         stream: Stream,
-        wanted: Sequence[tuple[Decoder, Sink | None]],
+        results: Sequence[tuple[Decoder, Sink | None]],
         *,
-        back: SourceGridMapper,
+        mapper: SourceGridMapper,
         folder: Path,
         on_tiles: OnTiles | None = None,
     ) -> None:
-        """`Predictor.run` by all processes.
+        """Run `Predictor.run` in all processes.
 
         Args:
-            wanted: the same products in all processes; sinks are used by the first one alone.
-            folder: seen by all processes; parts of the result lie there for a while.
+            results: pairs of a decoder, the same in all processes, and a sink, which only the first process uses.
+            folder: a folder that all processes see, for temporary parts of the results.
 
         Raises:
             RunFailed: the processes do not see the same scan, or one of them is gone.
-            CtsegError: whatever went wrong in any of them.
+            CtsegError: an error in any of the processes.
         """
-        engine = self._agree(engine, stream.applied)
-        if back.empty:
+        predictor = self._agree(predictor, stream.applied)
+        if mapper.empty:
             return
-        self.notes.clear()  # what was said before is about a tiling of its own, or is known to the first one
-        spans = ranges(engine, stream, back, self.team.size)
-        own = spans[self.team.rank]
-        files = [self._parts(folder, rank, len(wanted)) for rank in range(self.team.size)]
+        self.notes.clear()  # earlier notes concern a tiling that is replaced, or are known to the first process
+        own_range = ranges(predictor, stream, mapper, self.team.size)[self.team.rank]
+        files = [self._part_files(folder, rank, len(results)) for rank in range(self.team.size)]
         if self.leads:
-            sinks = [sink for _, sink in wanted]
+            sinks = [sink for _, sink in results]
             self._files = [file for own_files in files[1:] for file in own_files]
         else:
             self._files = files[self.team.rank]
             sinks = [_SharedPart(file) for file in self._files]
-        watched = self._watched(on_tiles, engine.tiles(stream, back, (0, back.slices)))
+        watched = self._watched(on_tiles, predictor.tiles(stream, mapper, (0, mapper.slices)))
         with contextlib.ExitStack() as stack:
             for sink in sinks:
                 if isinstance(sink, _SharedPart):
                     stack.enter_context(sink)
-            if own[1] > own[0]:
+            if own_range[1] > own_range[0]:
                 pairs = [
-                    (product, sink)
-                    for (product, _), sink in zip(wanted, sinks, strict=True)
+                    (decoder, sink)
+                    for (decoder, _), sink in zip(results, sinks, strict=True)
                     if sink is not None
                 ]
-                engine.run(stream, pairs, back=back, pieces=own, on_tiles=watched)
-        self.team.put(self._key(f"made/{self.team.rank}"), {"notes": self.notes})
+                predictor.run(stream, pairs, mapper=mapper, slice_range=own_range, on_tiles=watched)
+        self.team.put(self._key(f"done/{self.team.rank}"), {"notes": self.notes})
         for rank in range(self.team.size):
-            made = self.team.wait(self._key(f"made/{rank}"), watch=self._check)
+            report = self.team.wait(self._key(f"done/{rank}"), watch=self._check)
             if self.leads and rank:
-                for note in made["notes"]:
-                    if engine.on_note is not None:
-                        engine.on_note(f"Process {rank}: {note}")
+                for note in report["notes"]:
+                    if predictor.on_note is not None:
+                        predictor.on_note(f"Process {rank}: {note}")
                 try:
-                    self._collect(files[rank], wanted, back.axis)
+                    self._collect(files[rank], results, mapper.axis)
                 except FileProblem:
-                    self._check()  # another one failed meanwhile, so that this one's files are gone
+                    self._check()  # raises if the file is missing because its process failed
                     raise
 
     @staticmethod
     def _collect(
-        files: Sequence[Path], wanted: Sequence[tuple[Decoder, Sink | None]], axis: int
+        files: Sequence[Path], results: Sequence[tuple[Decoder, Sink | None]], axis: int
     ) -> None:
-        """Pass on what another process made, and remove its files."""
-        for file, (_, sink) in zip(files, wanted, strict=True):
+        """Pass the pieces of another process on to the sinks, and remove its files."""
+        for file, (_, sink) in zip(files, results, strict=True):
             if sink is not None:
                 replay(file, sink, axis)
             file.unlink(missing_ok=True)
 
-    def _agree(self, engine: Predictor, applied: AppliedPipeline) -> Predictor:
-        """All use the tiling of the first process, whose memory may differ, and must see the same scan."""
-        seen = {"precision": engine.runtime.precision, "scan": _digest(applied)}
+    def _agree(self, predictor: Predictor, applied: AppliedPipeline) -> Predictor:
+        """Adopt the tiling of the first process, and check that all processes see the same scan."""
+        seen = {"precision": predictor.runtime.precision, "scan": _digest(applied)}
         if self.leads:
-            settings = {name: getattr(engine.settings, name) for name in _AGREED}
+            settings = {name: getattr(predictor.settings, name) for name in _AGREED}
             self.team.put(self._key("plan"), {**seen, "settings": settings})
-            return engine
+            return predictor
         plan = self.team.wait(self._key("plan"), watch=self._check)
         if plan["scan"] != seen["scan"]:
             raise RunFailed(
@@ -197,24 +197,24 @@ class SharedScan:
             )
         if plan["precision"] != seen["precision"]:
             raise RunFailed(
-                f"Process 0 runs {plan['precision']}, process {self.team.rank} {seen['precision']}.",
-                hint="Choose one for all with --precision.",
+                f"Process 0 runs {plan['precision']}, process {self.team.rank} runs {seen['precision']}.",
+                hint="Choose one precision for all processes with --precision.",
             )
-        told: dict[str, Any] = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in plan["settings"].items()
         }
-        agreed = dataclasses.replace(engine.settings, **told)
-        if agreed == engine.settings:
-            return engine
-        return dataclasses.replace(engine, settings=agreed)
+        agreed = dataclasses.replace(predictor.settings, **values)
+        if agreed == predictor.settings:
+            return predictor
+        return dataclasses.replace(predictor, settings=agreed)
 
-    def _parts(self, folder: Path, rank: int, count: int) -> list[Path]:
-        stem = f".{self.name}-{self._try}-{rank}"
+    def _part_files(self, folder: Path, rank: int, count: int) -> list[Path]:
+        stem = f".{self.name}-{self._attempt}-{rank}"
         return [folder / f"{stem}-{number}.part" for number in range(count)]
 
     def _key(self, name: str) -> str:
-        return f"share/{self.name}/{self._try}/{name}"
+        return f"share/{self.name}/{self._attempt}/{name}"
 
     def _check(self) -> None:
         for key in (self._key("failed"), f"share/{self.name}/over"):
@@ -223,15 +223,15 @@ class SharedScan:
                 raise error_from(failed)
 
     def _watched(self, on_tiles: OnTiles | None, whole: int) -> OnTiles:
-        """Between tiles look whether another process failed, so that none works for nothing.
+        """A callback that checks between tiles whether another process failed, and passes progress on.
 
-        What is done is told as if all were as far as this one, of the tiles of the whole scan.
+        Progress is extrapolated to the whole scan, as if all processes were as far as this one.
         """
 
         def look(done: int, total: int) -> None:
             now = time.monotonic()
-            if now - self._looked > LOOK_S:
-                self._looked = now
+            if now - self._checked_at > CHECK_S:
+                self._checked_at = now
                 self._check()
                 self.team.check()
             if on_tiles is not None:
@@ -241,7 +241,7 @@ class SharedScan:
 
 
 class _SharedPart:
-    """A sink that keeps pieces in a file, one after the other, as they come: a line of JSON, then the voxels."""
+    """A sink that appends pieces to a file: for each piece a line of JSON, then the voxels."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -266,17 +266,17 @@ class _SharedPart:
 
 
 def replay(path: Path, sink: Sink, axis: int) -> None:
-    """Put the pieces of a file where they belong, in the order in which they were made.
+    """Pass the pieces in a file on to a sink, in order.
 
     Raises:
-        FileProblem: the file is not there, or not whole.
+        FileProblem: the file is missing or incomplete.
     """
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
         raise FileProblem(
             f"The part of the result that another process wrote is not in {path.parent}.",
-            hint="All processes need to see the output folder; choose one on a shared disk with -o.",
+            hint="All processes need access to the output folder; choose one on a shared disk with -o.",
         ) from error
     with file:
         for line in file:
@@ -285,12 +285,12 @@ def replay(path: Path, sink: Sink, axis: int) -> None:
             size = int(np.prod(head["shape"], dtype=np.int64)) * kind.itemsize
             data = file.read(size)
             if len(data) != size:
-                raise FileProblem(f"{path} is shorter than it should be.")
+                raise FileProblem(f"{path} is incomplete: {len(data)} of {size} bytes of a piece.")
             sink.put(axis, head["start"], np.frombuffer(data, kind).reshape(head["shape"]))
 
 
 def _digest(applied: AppliedPipeline) -> str:
-    """A scan's grid and what its steps found, in brief."""
+    """A hash of a scan's grid and of the records of its preprocessing steps."""
     text = json.dumps(applied.to_dict(), sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,7 +1,7 @@
-"""The processes that torchrun starts: who they are, what they tell each other, and how they notice that one is gone.
+"""`Team`: the processes that torchrun starts, their messages, and the detection of processes that are gone.
 
-They share nothing but a store of small JSON texts, which torchrun or the first process serves; there are no process
-groups, no pickles, and voxels go through files. Each process works on a device of its own.
+The processes share a store of small JSON texts, which torchrun or the first process serves, and pass voxels through
+files; there are no process groups and no pickles. Each process has a device of its own.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from ctseg.engine.inference.forward import TileTooLarge, out_of_memory
 from ctseg.errors import CtsegError, RunFailed
 
 BEAT_S = 2.0
-"""A process says so often that it is alive."""
+"""Interval of the heartbeat by which a process shows that it is alive."""
 PATIENCE_S = 120.0
-"""A process that says nothing for so long is taken for dead."""
+"""A process without a heartbeat for this long counts as dead."""
 STARTING_S = 300.0
-"""Processes may start so far apart."""
-PARTING_S = 30.0
-"""How long the first process waits for the others to take their leave."""
+"""The longest time between the starts of two processes."""
+LEAVE_S = 30.0
+"""The longest time that the first process waits for the others to leave."""
 POLL_S = 0.02
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Team:
-    """The processes that work together; the first one (rank 0) leads and alone writes results.
+    """The processes that work together; the first one (rank 0) leads and is the only one to write results.
 
     Args:
         store: a `torch.distributed.Store` that all of them see.
-        rank: which of them this is.
-        size: how many they are.
-        patience_s: after which a silent process is taken for dead.
-        beat_s: how often this one says that it is alive.
+        rank: rank of this process.
+        size: number of processes.
+        patience_s: a process without a heartbeat for this long counts as dead.
+        beat_s: interval of the heartbeat.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Team:
         self.store, self.rank, self.size = store, rank, size
         self._patience, self._beat_s = patience_s, beat_s
         self._joined = time.monotonic()
-        # how often each said that it is alive, and since when that often
+        # heartbeats of each process, and the time at which their number last changed
         self._seen: dict[int, tuple[int, float]] = {}
-        self._looked = self._joined
-        self._parted = threading.Event()
-        self._pulse = threading.Thread(target=self._beat, name="ctseg-alive", daemon=True)
-        self._pulse.start()
+        self._checked_at = self._joined
+        self._left = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, name="ctseg-alive", daemon=True)
+        self._heartbeat.start()
 
     @property
     def leads(self) -> bool:
@@ -74,28 +74,28 @@ class Team:
         return [rank for rank in range(self.size) if rank != self.rank]
 
     def put(self, key: str, value: Any) -> None:
-        """Tell the others something, as JSON."""
+        """Store a message for the other processes, as JSON."""
         self._ask(lambda: self.store.set(key, json.dumps(value)))
 
     def put_first(self, key: str, value: Any) -> None:
-        """The same, unless another one was earlier."""
+        """Store a message unless the key already has one."""
         self._ask(lambda: self.store.compare_set(key, "", json.dumps(value)))
 
     def peek(self, key: str) -> Any:
-        """What somebody said, None where nobody did so far."""
+        """The message stored under a key; None if there is none so far."""
         if not self._ask(lambda: self.store.check([key])):
             return None
         return json.loads(self._ask(lambda: self.store.get(key)))
 
     def claim(self, key: str) -> int:
-        """The next number, 0 first; no two processes get the same."""
+        """The next number of a counter from 0 on; each number goes to one process."""
         return int(self._ask(lambda: self.store.add(key, 1))) - 1
 
     def wait(self, key: str, *, watch: Callable[[], None] | None = None) -> Any:
-        """What somebody says, as soon as they do.
+        """Wait for a message under a key, and return it.
 
         Args:
-            watch: called now and then; raises where waiting has become pointless.
+            watch: called regularly; raises to end the wait.
 
         Raises:
             RunFailed: another process gave up or is gone.
@@ -110,17 +110,17 @@ class Team:
             time.sleep(POLL_S)
 
     def check(self) -> None:
-        """Raise where another process gave up or is gone."""
+        """Raise RunFailed if another process gave up or is gone."""
         given_up = self.peek("stop")
         if given_up is not None:
             raise RunFailed(f"Process {given_up['process']} gave up: {given_up['message']}")
         now = time.monotonic()
-        if now - self._looked < self._beat_s:
+        if now - self._checked_at < self._beat_s:
             return
-        if now - self._looked > 10 * self._beat_s:
-            # this process was held up itself, so it cannot tell for how long the others have been silent
+        if now - self._checked_at > 10 * self._beat_s:
+            # this process was suspended itself, so the silence of the others is unknown
             self._seen = {rank: (count, now) for rank, (count, _) in self._seen.items()}
-        self._looked = now
+        self._checked_at = now
         for rank in self.others:
             count = int(self._ask(lambda r=rank: self.store.add(f"alive/{r}", 0)))  # type: ignore[misc]
             before, since = self._seen.get(rank, (0, self._joined))
@@ -130,35 +130,35 @@ class Team:
             silent = now - since
             if silent <= (self._patience if count else max(self._patience, STARTING_S)):
                 continue
-            if self.peek(f"bye/{rank}"):  # nothing was left for it to do
+            if self.peek(f"bye/{rank}"):  # it left after its last scan
                 self._seen[rank] = (count, now)
                 continue
             raise RunFailed(
                 f"Process {rank} of {self.size} has said nothing for {silent:.0f} s.",
-                hint="See its own messages; it may have been killed for want of memory.",
+                hint="See its own messages; it may have been killed because memory ran out.",
             )
 
-    def part(self, error: BaseException | None = None) -> None:
-        """Take leave. The first process stays until the others are gone, since it may serve the store."""
+    def leave(self, error: BaseException | None = None) -> None:
+        """Leave the team. The first process stays until the others have left, since it may serve the store."""
         with contextlib.suppress(CtsegError):
             if error is not None and not (isinstance(error, SystemExit) and not error.code):
                 self.put_first("stop", error_data(error, self.rank))
             else:
                 self.put(f"bye/{self.rank}", True)
                 if self.leads:
-                    end = time.monotonic() + PARTING_S
+                    end = time.monotonic() + LEAVE_S
                     while time.monotonic() < end and not all(
                         self.peek(f"bye/{rank}") for rank in self.others
                     ):
                         time.sleep(POLL_S)
-        self._parted.set()
-        self._pulse.join()
+        self._left.set()
+        self._heartbeat.join()
 
     def _beat(self) -> None:
         with contextlib.suppress(CtsegError):
             while True:
                 self._ask(lambda: self.store.add(f"alive/{self.rank}", 1))
-                if self._parted.wait(self._beat_s):
+                if self._left.wait(self._beat_s):
                     return
 
     @staticmethod
@@ -170,19 +170,19 @@ class Team:
         except (DistError, ConnectionError) as error:
             raise RunFailed(
                 "The other processes cannot be reached any more.",
-                hint="See their own messages; torchrun stops all where one of them fails.",
+                hint="See their own messages; torchrun stops all processes if one of them fails.",
             ) from error
 
 
 @contextlib.contextmanager
 def open_team() -> Iterator[Team | None]:
-    """The processes that torchrun started; None where this one is alone.
+    """Join the processes that torchrun started; yields None for a single process.
 
     Raises:
         RunFailed: the others cannot be reached.
     """
-    told_by_torchrun = all(os.environ.get(name) for name in _VARIABLES)
-    if not told_by_torchrun or int(os.environ["WORLD_SIZE"]) < 2:
+    under_torchrun = all(os.environ.get(name) for name in _VARIABLES)
+    if not under_torchrun or int(os.environ["WORLD_SIZE"]) < 2:
         yield None
         return
     import torch.distributed as dist
@@ -198,20 +198,20 @@ def open_team() -> Iterator[Team | None]:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RunFailed(
             f"The other processes cannot be reached at {where}: {error}",
-            hint="Start them with torchrun, all with one --master-addr.",
+            hint="Start them with torchrun, all with the same --master-addr.",
         ) from error
     team = Team(store, rank, size)
-    with _ended_in_order():
+    with _exit_on_sigterm():
         try:
             yield team
         except BaseException as error:
-            team.part(error)
+            team.leave(error)
             raise
-        team.part()
+        team.leave()
 
 
 def error_data(error: BaseException, rank: int) -> dict[str, Any]:
-    """An error as the other processes hear of it."""
+    """An error as a message to the other processes."""
     if isinstance(error, CtsegError):
         return {
             "process": rank, "kind": type(error).__name__, "message": error.message,
@@ -219,13 +219,13 @@ def error_data(error: BaseException, rank: int) -> dict[str, Any]:
         }  # fmt: skip
     text = " ".join(str(error).split())
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    # where one process runs out of memory all have to begin anew with smaller tiles
+    # if one process runs out of memory, all start again with smaller tiles
     kind = "TileTooLarge" if out_of_memory(error) else "RunFailed"
     return {"process": rank, "kind": kind, "message": message, "hint": None, "exit_code": 1}
 
 
 def error_from(data: dict[str, Any]) -> CtsegError:
-    """The error that another process told of, of the same kind where it has no arguments of its own."""
+    """The error that another process reported, of the same class if that class takes only a message and a hint."""
     kinds: dict[str, type[CtsegError]] = {
         kind.__name__: kind
         for kind in (
@@ -240,8 +240,8 @@ def error_from(data: dict[str, Any]) -> CtsegError:
 
 
 @contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Temporary files are removed when torchrun ends a process, as it does where another one failed."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM, which torchrun sends after another process failed, so that temporary files are removed."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)

@@ -186,10 +186,10 @@ def test_no_amount_of_memory(text):
 
 
 def job(shape=(1, 100, 512, 512), classes=4, runtime=CPU, networks=None, product_bytes=12):
-    product = type("Product", (), {"working": product_bytes, "channels": None, "dtype": "uint8"})()
+    decoder = type("Decoder", (), {"working": product_bytes, "channels": None, "dtype": "uint8"})()
     nets = networks or (torch.nn.Conv3d(1, classes, 1).eval(),)
     return MemoryRequest(
-        nets, runtime, shape, classes, shape[2] * shape[3], shape[1], 2**25, (product,)
+        nets, runtime, shape, classes, shape[2] * shape[3], shape[1], 2**25, (decoder,)
     )
 
 
@@ -436,7 +436,7 @@ for network, classes, shape, tile, overlap in (
     ctypes.CDLL(None).malloc_trim(0)
     before = status("RssAnon:")
     open("/proc/self/clear_refs", "w").write("5")
-    Predictor([network], task, settings, runtime).run(stream, [(product, Nowhere())], back=back)
+    Predictor([network], task, settings, runtime).run(stream, [(product, Nowhere())], mapper=back)
     found.append((status("VmHWM:") - status("RssFile:") - before, guess.total - guess.process))
 print(json.dumps(found))
 """

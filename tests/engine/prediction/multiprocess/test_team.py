@@ -108,7 +108,7 @@ def together(size, work, store=None):
         except CtsegError as error:
             out[rank] = error
         finally:
-            team._parted.set()
+            team._left.set()
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -127,7 +127,7 @@ def shared(folder, size, engines, streams):
         own = SourceGridMapper(streams[team.rank].applied)
         mine = pairs if team.leads else [(product, None) for product, _ in pairs]
         with SharedScan(team, "scan") as share:
-            share.run(engines[team.rank], streams[team.rank], mine, back=own, folder=folder)
+            share.run(engines[team.rank], streams[team.rank], mine, mapper=own, folder=folder)
 
     return together(size, work), arrays
 
@@ -154,7 +154,7 @@ def test_processes_make_together_what_one_makes(
         more["constraints"] = Constraints(dims=2, context_slices=1)
     engine = engine_of(net, overlap=overlap, precision="bf16" if kind == "bf16" else "fp32", **more)
     back, pairs, whole = sinks_of(stream_of(depth, way, direction))
-    engine.run(stream_of(depth, way, direction), pairs, back=back)
+    engine.run(stream_of(depth, way, direction), pairs, mapper=back)
     streams = [stream_of(depth, way, direction) for _ in range(size)]
     came, arrays = shared(tmp_path, size, [engine] * size, streams)
     assert came == [None] * size
@@ -197,7 +197,7 @@ def test_all_follow_the_tiling_of_the_first(tmp_path):
     """Each plans by its own memory; the results would not fit together."""
     engine, other = engine_of(), engine_of(tile=(8, 8, 8), overlap=0.25)
     back, pairs, whole = sinks_of(stream_of(20))
-    engine.run(stream_of(20), pairs, back=back)
+    engine.run(stream_of(20), pairs, mapper=back)
     came, arrays = shared(tmp_path, 2, [engine, other], [stream_of(20), stream_of(20)])
     assert came == [None, None]
     np.testing.assert_array_equal(arrays[0], whole[0])
@@ -234,7 +234,7 @@ def test_a_part_that_is_gone_because_another_process_failed_is_not_blamed(tmp_pa
 
                 share._collect = collect
             share.run(
-                engine_of(), stream, pairs, back=SourceGridMapper(stream.applied), folder=tmp_path
+                engine_of(), stream, pairs, mapper=SourceGridMapper(stream.applied), folder=tmp_path
             )
             if not team.leads:
                 team.put_first("share/scan/0/failed", error_data(BadInput("It is broken."), 2))
@@ -255,7 +255,7 @@ def test_one_that_tries_no_more_ends_the_tries_of_the_others(tmp_path):
             return
         back, pairs, _ = sinks_of(stream_of(30))
         with share:
-            share.run(engine_of(), stream_of(30), pairs, back=back, folder=tmp_path)
+            share.run(engine_of(), stream_of(30), pairs, mapper=back, folder=tmp_path)
 
     error = together(2, work)[0]
     assert isinstance(error, TileTooLarge) and error.message == "Process 1: No smaller tile."
@@ -288,7 +288,7 @@ def test_a_failure_of_any_kind_is_told(tmp_path):
             try:
                 share.run(
                     engine_of(Broken() if team.rank else None), stream_of(30),
-                    pairs, back=back, folder=tmp_path,
+                    pairs, mapper=back, folder=tmp_path,
                 )  # fmt: skip
             except RuntimeError as error:
                 raise BadInput("as it comes") from error  # what threads of this test let through
@@ -313,7 +313,7 @@ def test_an_output_folder_that_is_not_shared_is_found_out(tmp_path):
         with SharedScan(team, "scan") as share:
             stream = streams[team.rank]
             share.run(
-                engine_of(), stream, pairs, back=SourceGridMapper(stream.applied), folder=folder
+                engine_of(), stream, pairs, mapper=SourceGridMapper(stream.applied), folder=folder
             )
 
     error = together(2, work)[0]
@@ -328,28 +328,28 @@ def test_a_process_that_is_gone_is_noticed():
     with pytest.raises(RunFailed, match="Process 1 of 2 has said nothing for"):
         team.wait("never")
     assert time.monotonic() - begun < 20
-    team._parted.set()
+    team._left.set()
 
 
 def test_a_process_that_has_nothing_left_to_do_may_leave():
     """While the first waits for the long scan of a third one."""
     store = HashStore()
     first, other = (Team(store, rank, 2, patience_s=0.2, beat_s=0.1) for rank in range(2))
-    other.part()
+    other.leave()
     later = threading.Timer(1.0, first.put, ("outcome", "made"))
     later.start()
     assert first.wait("outcome") == "made"
     later.join()
-    first._parted.set()
+    first._left.set()
 
 
 def test_a_process_that_gives_up_says_why():
     store = HashStore()
     one, two = (Team(store, rank, 2) for rank in range(2))
-    two.part(BadInput("The model has no such label."))
+    two.leave(BadInput("The model has no such label."))
     with pytest.raises(RunFailed, match="Process 1 gave up: The model has no such label"):
         one.wait("never")
-    one._parted.set()
+    one._left.set()
 
 
 def test_a_process_alone_is_no_team(monkeypatch):
@@ -382,8 +382,8 @@ def test_a_process_that_is_ended_lets_the_others_know(monkeypatch):
         except RunFailed as error:
             heard.append(error.message)
         seen.set()
-        team._parted.set()
-        team._pulse.join()
+        team._left.set()
+        team._heartbeat.join()
 
     thread = threading.Thread(target=other)
     thread.start()
@@ -479,7 +479,9 @@ def test_a_batch_that_one_halves_is_told_to_the_first(tmp_path):
         engine = dataclasses.replace(engine, on_note=said)
         stream = stream_of(30)
         with share:
-            share.run(engine, stream, pairs, back=SourceGridMapper(stream.applied), folder=tmp_path)
+            share.run(
+                engine, stream, pairs, mapper=SourceGridMapper(stream.applied), folder=tmp_path
+            )
 
     assert together(2, work) == [None, None]
     assert len(heard) == 1 and heard[0].startswith("Process 1: ") and "1" in heard[0]

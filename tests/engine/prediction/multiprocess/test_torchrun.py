@@ -122,7 +122,7 @@ def test_where_one_runs_out_of_memory_all_begin_anew_with_smaller_tiles(tmp_path
     def work(rank: int) -> None:
         team = Team(store, rank, 2)
         came[rank] = predict_folder(models[rank], items, Request(tmp_path / "more"), team=team)
-        team._parted.set()
+        team._left.set()
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
@@ -157,7 +157,7 @@ def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
         return stream, back, arrays, list(zip(kinds, sinks, strict=True))
 
     stream, back, whole, pairs = prepared()
-    segmenter.predictor.run(stream, pairs, back=back)
+    segmenter.predictor.run(stream, pairs, mapper=back)
     tiles = []
     stores, shared = HashStore(), [prepared() for _ in range(3)]
 
@@ -165,9 +165,9 @@ def test_models_with_tilings_of_their_own_are_shared_too(tmp_path, monkeypatch):
         team = Team(stores, rank, 3)
         stream, back, _, pairs = shared[rank]
         with SharedScan(team, "scan") as share:
-            share.run(segmenter.predictor, stream, pairs, back=back, folder=tmp_path / "in")
+            share.run(segmenter.predictor, stream, pairs, mapper=back, folder=tmp_path / "in")
         tiles.append(segmenter.predictor.tiles(stream, back, own[rank]))
-        team._parted.set()
+        team._left.set()
 
     own = ranges(segmenter.predictor, stream, back, 3)
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
@@ -221,7 +221,7 @@ def test_a_folder_is_shared_by_scan_and_its_largest_one_by_slabs(model, tmp_path
     assert ended.stderr.count("shared by 2 processes") == 1
     same(tmp_path / "one", tmp_path / "more")
     assert ended.stderr.count("1 of 5 scans failed.") == 1
-    assert "were there already" in ended.stderr
+    assert "skipped: their outputs exist" in ended.stderr
     one, more = (
         json.loads((tmp_path / place / "predictions.json").read_text()) for place in ("one", "more")
     )
