@@ -1,1 +1,1 @@
-"""Predictions against references."""
+"""Evaluation of predictions against references."""

@@ -1,4 +1,4 @@
-"""Predictions against references: read in pairs, compared on one grid, label by label."""
+"""`evaluate`: compares predictions with references, in pairs, on one grid and label by label."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.engine.channel_names import by_name
+from ctseg.engine.evaluation.channel_names import by_name
 from ctseg.engine.evaluation.matching import Pairs, find_pairs
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
@@ -52,29 +52,29 @@ def evaluate(
     Args:
         prediction: a volume, a file, or a folder of files named after their cases.
         reference: a volume, a file, a folder of files, a data set's path, or a data set.
-        task: what the label values mean; taken from `predictions.json` or the data set where it is not given,
-            and otherwise every value but 0 is a label of its own.
-        cases: the only case ids to evaluate; without it every case must be on both sides.
-        slices: start and stop along z of the part that counts.
-        metrics: names and groups of `ctseg.metrics.catalogue`, or one string with commas; Dice, IoU and the
-            surface metrics where it is None.
-        labels: names of the only labels to score.
-        tolerance_mm: of the surface Dice, for all labels or by name; by the voxel size where it is None: 1 mm, or two
-            voxels where these are smaller than 0.1 mm.
-        iou_thresholds: at which instances match, for the average precision.
-        data_range: to which the PSNR of a regression refers; without it the range of each target.
-        instances: the values are ids of instances (grains, cells, fibres) rather than labels; the ids of the two
-            maps need not agree, and all is scored under the one label `instances`.
-        mask: above 0 where the reference counts, for two volumes; the cases of a data set bring their own.
-        grid_tolerance: share of a voxel by which the voxels of the two may lie apart; 0.001 by default.
-        prediction_options, reference_options: for the formats' `open`, e.g. `{"dataset": "/label"}`.
-        progress: called with the number done, the total and the case's id.
+        task: meaning of the label values; by default taken from `predictions.json` or the data set, or else every
+            value but 0 is a label of its own.
+        cases: ids of the cases to evaluate; by default all, and each must have a prediction and a reference.
+        slices: start and stop along z of the evaluated slices.
+        metrics: names and groups of `ctseg.metrics.catalogue`, or one string with commas; by default Dice, IoU and the
+            surface metrics.
+        labels: names of the labels to score; all by default.
+        tolerance_mm: tolerance of the surface Dice, for all labels or by name; by default 1 mm, or two voxels if these
+            are smaller than 0.1 mm.
+        iou_thresholds: IoU thresholds for matching instances, for the average precision.
+        data_range: intensity range for PSNR; by default the range of each target.
+        instances: the values are ids of instances (grains, cells, fibres) instead of labels. The ids of the two maps
+            may differ, and all instances are scored under the label `instances`.
+        mask: evaluated region (above 0) of the reference, for a single case; a data set names the mask of each case.
+        grid_tolerance: largest offset between the voxels of the two maps, as a fraction of a voxel; 0.001 by default.
+        prediction_options, reference_options: options for the formats' `open`, e.g. `{"dataset": "/label"}`.
+        progress: called with (cases done, total, id of the case).
 
     Raises:
-        FileProblem: a file that is missing or cannot be read.
-        GeometryMismatch: a prediction that does not lie on the voxels of its reference. It may be stored with its
-            axes in another order or direction, or hold a part of them: the rest counts as background.
-        BadInput: a case without its fellow, or a value that the task does not know.
+        FileProblem: a file is missing or unreadable.
+        GeometryMismatch: the voxels of a prediction differ from those of its reference. The axes may be stored in
+            another order or direction, and a prediction may cover a part of the scan: the rest counts as background.
+        BadInput: a case without a prediction or reference, or a value that the task does not have.
         UnknownName: a metric or label that does not exist.
 
     Example:
@@ -99,14 +99,14 @@ def evaluate(
         common = _common(
             _volume(prediction, prediction_options), expected, names, None, grid_tolerance, task
         )
-        where = None if mask is None else common.to_common(_mask_of(_volume(mask, None), expected))
+        region = None if mask is None else common.to_common(_mask_of(_volume(mask, None), expected))
         result = evaluate_case(
-            task, common.one, common.two, "case", slices=_moved(slices, common), mask=where,
+            task, common.one, common.two, "case", slices=_on_common_grid(slices, common), mask=region,
             settings=settings,
         )  # fmt: skip
         result = replace(result, notes=common.notes)
         return _report([result], settings, {"case": expected.geometry.spacing_zyx})
-    found = find_pairs(
+    pairs = find_pairs(
         Path(prediction),
         reference if isinstance(reference, DataSet) else Path(reference),
         cases=cases,
@@ -114,51 +114,51 @@ def evaluate(
         reference_options=reference_options,
     )
     if mask is not None:
-        if len(found.pairs) != 1:
+        if len(pairs.pairs) != 1:
             raise BadInput(
-                f"One mask was given for {len(found.pairs)} cases.",
-                hint="Evaluate one case, or let a data set name the mask of each.",
+                f"One mask was given for {len(pairs.pairs)} cases.",
+                hint="Evaluate one case, or name the mask of each case in a data set.",
             )
-        found = replace(found, pairs=(replace(found.pairs[0], mask=mask),))
+        pairs = replace(pairs, pairs=(replace(pairs.pairs[0], mask=mask),))
     if grid_tolerance is not None:
-        found = replace(found, grid_tolerance=grid_tolerance)
-    return _evaluate_pairs(found, task or found.task, slices, settings, progress)
+        pairs = replace(pairs, grid_tolerance=grid_tolerance)
+    return _evaluate_pairs(pairs, task or pairs.task, slices, settings, progress)
 
 
 def _evaluate_pairs(
-    found: Pairs,
+    pairs: Pairs,
     task: Task | None,
     slices: Slices | None,
     settings: MetricSettings,
     progress: Callable[[int, int, str], None] | None,
 ) -> Report:
-    if found.labels is not None:  # what nobody asked the prediction for was not missed
+    if pairs.labels is not None:  # score only the labels that the prediction was restricted to
         for name in settings.labels or ():
-            if name not in found.labels:
-                raise UnknownName("predicted label", name, found.labels)
-        settings = replace(settings, labels=settings.labels or found.labels)
+            if name not in pairs.labels:
+                raise UnknownName("predicted label", name, pairs.labels)
+        settings = replace(settings, labels=settings.labels or pairs.labels)
     results, spacings = [], {}
-    for done, pair in enumerate(found.pairs, start=1):
+    for done, pair in enumerate(pairs.pairs, start=1):
         names = (str(pair.prediction.path), str(pair.reference.path))
-        made, expected = read_map(pair.prediction), read_map(pair.reference)
+        predicted, expected = read_map(pair.prediction), read_map(pair.reference)
         files = (pair.prediction.path, pair.reference.path)
-        common = _common(made, expected, names, files, found.grid_tolerance, task)
+        common = _common(predicted, expected, names, files, pairs.grid_tolerance, task)
         mask = None
         if pair.mask is not None:
             mask = common.to_common(_mask_of(_volume(pair.mask, None), expected))
         result = evaluate_case(
-            task, common.one, common.two, pair.case, names=names, slices=_moved(slices, common),
-            mask=mask, group=pair.group, settings=settings,
+            task, common.one, common.two, pair.case, names=names,
+            slices=_on_common_grid(slices, common), mask=mask, group=pair.group, settings=settings,
         )  # fmt: skip
-        read = [
+        reading_notes = [
             f"{name}: {note}"
-            for name, volume in zip(names, (made, expected), strict=True)
+            for name, volume in zip(names, (predicted, expected), strict=True)
             for note in volume.metadata.get("notes", ())
         ]
         spacings[pair.case] = expected.geometry.spacing_zyx
-        results.append(replace(result, notes=(*read, *common.notes)))
+        results.append(replace(result, notes=(*reading_notes, *common.notes)))
         if progress is not None:
-            progress(done, len(found.pairs), pair.case)
+            progress(done, len(pairs.pairs), pair.case)
     return _report(results, settings, spacings)
 
 
@@ -170,7 +170,7 @@ def _common(
     tolerance: float | None,
     task: Task | None,
 ) -> CommonGrid:
-    """Both maps on one grid; the values of a regression have no background to fill a part that is missing."""
+    """Both maps on one grid; label maps are padded with background, which the values of a regression lack."""
     return on_common_grid(
         prediction,
         reference,
@@ -181,8 +181,8 @@ def _common(
     )
 
 
-def _moved(slices: Slices | None, common: CommonGrid) -> Slices | None:
-    """Slices of the reference as slices of the common grid."""
+def _on_common_grid(slices: Slices | None, common: CommonGrid) -> Slices | None:
+    """Convert slices of the reference to slices of the common grid."""
     if slices is None:
         return None
     start, stop = slices
@@ -215,75 +215,76 @@ def evaluate_case(
     group: str | None = None,
     settings: MetricSettings | None = None,
 ) -> CaseResult:
-    """Score one predicted map, in the geometry that both maps share.
+    """Score one predicted map against a reference with the same geometry.
 
     Args:
-        task: what the values mean; None makes every value but 0 a label of its own. Predictions hold the `value` of
-            each label, references its `values`, which are mostly the same.
-        prediction, reference: label values [Z, Y, X], or one map a label [C, Z, Y, X]; float values of a regression.
-        names: what to call the two in messages.
-        slices: start and stop along z of the part that counts.
-        mask: [Z, Y, X] or [1, Z, Y, X], above 0 where the reference counts.
+        task: meaning of the values; None makes every value but 0 a label of its own. Predictions hold the `value` of
+            each label, references its `values`, which are usually the same.
+        prediction, reference: label values [Z, Y, X], or one map for each label [C, Z, Y, X]; float values of a
+            regression.
+        names: names of the two maps in messages.
+        slices: start and stop along z of the evaluated slices.
+        mask: evaluated region, [Z, Y, X] or [1, Z, Y, X], above 0.
         group: the patient or specimen of the case.
-        settings: what is measured; without them what costs little: Dice and IoU, or the errors of a regression.
+        settings: metrics to compute; by default the fast ones: Dice and IoU, or the errors of a regression.
 
     Raises:
-        GeometryMismatch: the maps lie on different grids.
-        BadInput: a value that the task does not know.
+        GeometryMismatch: the grids of the maps differ.
+        BadInput: a value that the task does not have.
     """
     names = names or (f"The prediction of '{case_id}'", "its reference")
     check_same(prediction.geometry, reference.geometry, names=names)
     part = slice(*slices) if slices else slice(None)
-    made, expected = (_squeezed(v.array)[..., part, :, :] for v in (prediction, reference))
+    predicted, expected = (_squeezed(v.array)[..., part, :, :] for v in (prediction, reference))
     if not expected.size:
         raise BadInput(
-            f"No slices of {names[1]} lie in {slices}: it has {reference.geometry.shape_zyx[0]}."
+            f"No slices of {names[1]} lie in {slices}: it has {reference.geometry.shape_zyx[0]} slices."
         )
-    maps = [(made, prediction.metadata, names[0]), (expected, reference.metadata, names[1])]
-    task, (made, expected) = by_name(task, maps)
+    maps = [(predicted, prediction.metadata, names[0]), (expected, reference.metadata, names[1])]
+    task, (predicted, expected) = by_name(task, maps)
     valid = None if mask is None else np.asarray(_squeezed(mask)[part] > 0)
     spacing = reference.geometry.spacing_zyx
     if task is not None and task.kind == "regression":
         settings = settings or MetricSettings()
-        wanted = in_group(settings.metrics, "regression") or REGRESSION
-        found = score_values(task, made, expected, replace(settings, metrics=wanted), valid)
-        return CaseResult(case_id, found, group)
+        metrics = in_group(settings.metrics, "regression") or REGRESSION
+        results = score_values(task, predicted, expected, replace(settings, metrics=metrics), valid)
+        return CaseResult(case_id, results, group)
     if task is not None and expected.ndim == 4:
         expected = labelled_channels(task, expected)
     if settings is not None and settings.instances:
-        results = _score_instances(task, made, expected, spacing, settings, valid, names=names)
+        results = _score_instances(task, predicted, expected, spacing, settings, valid, names=names)
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
     if task is not None:
-        made = as_stored(task, made)
-    values, histogram = _values(made, expected)
+        predicted = as_stored(task, predicted)
+    values, histogram = _values(predicted, expected)
     if task is None:
-        if expected.ndim == 4 or made.ndim == 4:
+        if expected.ndim == 4 or predicted.ndim == 4:
             raise BadInput(
-                f"{names[1]} has one channel a label, and nothing says what the labels are.",
+                f"{names[1]} has one channel for each label, but no file names the labels of the channels.",
                 hint="Evaluate against a data set whose dataset.json names them, or give a .seg.nrrd of 3D Slicer, "
                 "which names its segments.",
             )
-        asked = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
-        present = {*values[0], *values[1], *asked} - {0}
+        named = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
+        present = {*values[0], *values[1], *named} - {0}
         task = classes_task({str(v): v for v in sorted(present)})
     task = in_one_map(
         task
-    )  # channels are told by their order, values in one map as they were written
-    for seen, name in zip(values, names, strict=True):
-        check_values(task, seen, where=name)
+    )  # labels of channels are known by order, those of one map by written value
+    for own, name in zip(values, names, strict=True):
+        check_values(task, own, where=name)
     results = score_labels(
-        task, made, expected, spacing, settings or MetricSettings(), valid, histogram=histogram
+        task, predicted, expected, spacing, settings or MetricSettings(), valid, histogram=histogram
     )
     return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
 
 
-def as_stored(task: Task, made: NDArray[Any]) -> NDArray[Any]:
-    """A predicted map with the values of label files, where the task writes others; the map itself where it does not.
+def as_stored(task: Task, predicted: NDArray[Any]) -> NDArray[Any]:
+    """Convert the values that a task writes to those of its label files; returns the map itself if they are the same.
 
-    A region takes a value that none of the regions in it has.
+    A region takes a value that none of its subregions has.
     """
-    moved: dict[int, int] = {}
-    for label in task.foreground if made.ndim == 3 and not task.stacked else ():
+    stored_values: dict[int, int] = {}
+    for label in task.foreground if predicted.ndim == 3 and not task.stacked else ():
         if label.values and label.value not in label.values:
             within = {
                 v
@@ -291,26 +292,31 @@ def as_stored(task: Task, made: NDArray[Any]) -> NDArray[Any]:
                 if set(one.values) < set(label.values)
                 for v in one.values
             }
-            moved[label.value] = next((v for v in label.values if v not in within), label.values[0])
-    if not moved:
-        return made
-    out = made.astype(np.result_type(made.dtype, np.min_scalar_type(max(moved.values()))))
-    for value, stored in moved.items():
-        out[made == value] = stored
+            stored_values[label.value] = next(
+                (v for v in label.values if v not in within), label.values[0]
+            )
+    if not stored_values:
+        return predicted
+    largest = np.min_scalar_type(max(stored_values.values()))
+    out = predicted.astype(np.result_type(predicted.dtype, largest))
+    for value, stored in stored_values.items():
+        out[predicted == value] = stored
     return out
 
 
-def _values(made: NDArray[Any], expected: NDArray[Any]) -> tuple[list[list[int]], Histogram | None]:
-    """The values that either map holds, none where it has channels; and their joint histogram where neither has."""
-    if made.ndim == 3 and made.shape == expected.shape:
-        found, table = joint_histogram(made, expected)
-        return [found[table.any(axis)].tolist() for axis in (1, 0)], (found, table)
-    return [distinct_values(a) if a.ndim == 3 else [] for a in (made, expected)], None
+def _values(
+    predicted: NDArray[Any], expected: NDArray[Any]
+) -> tuple[list[list[int]], Histogram | None]:
+    """The values of each map (empty for channels), and their joint histogram if neither has channels."""
+    if predicted.ndim == 3 and predicted.shape == expected.shape:
+        values, table = joint_histogram(predicted, expected)
+        return [values[table.any(axis)].tolist() for axis in (1, 0)], (values, table)
+    return [distinct_values(a) if a.ndim == 3 else [] for a in (predicted, expected)], None
 
 
 def _score_instances(
     task: Task | None,
-    made: NDArray[Any],
+    predicted: NDArray[Any],
     expected: NDArray[Any],
     spacing_zyx: Sequence[float],
     settings: MetricSettings,
@@ -318,16 +324,18 @@ def _score_instances(
     *,
     names: tuple[str, str],
 ) -> tuple[LabelResult, ...]:
-    for array, name in zip((made, expected), names, strict=True):
+    for array, name in zip((predicted, expected), names, strict=True):
         if array.ndim != 3:
-            raise BadInput(f"{name} has {len(array)} channels where one map of instances is due.")
-    ids = tuple(whole_numbers(a, where=n) for a, n in zip((made, expected), names, strict=True))
+            raise BadInput(f"{name} has {len(array)} channels; instances need a single map of ids.")
+    ids = tuple(
+        whole_numbers(a, where=n) for a, n in zip((predicted, expected), names, strict=True)
+    )
     if task is not None and task.ignore is not None:
         counted = np.asarray(expected != task.ignore)
         valid = counted if valid is None else counted & valid
     one, two = ((array != 0).astype(np.uint8) for array in ids)
-    alone, settings = classes_task({"instances": 1}), replace(settings, labels=None)
-    return score_labels(alone, one, two, spacing_zyx, settings, valid, instances=(ids[0], ids[1]))
+    single, settings = classes_task({"instances": 1}), replace(settings, labels=None)
+    return score_labels(single, one, two, spacing_zyx, settings, valid, instances=(ids[0], ids[1]))
 
 
 def _squeezed(array: NDArray[Any]) -> NDArray[Any]:
@@ -346,6 +354,6 @@ def _mask_of(mask: Volume, reference: Volume) -> NDArray[Any]:
 
 
 def read_map(ref: ImageRef) -> Volume:
-    """A label map [Z, Y, X], or [C, Z, Y, X] where it has several channels, of the slices that belong to it."""
+    """Read a label map [Z, Y, X], or [C, Z, Y, X] with several channels."""
     volume = read_ref(ref)
     return replace(volume, array=_squeezed(volume.array))

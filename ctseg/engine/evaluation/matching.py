@@ -1,4 +1,4 @@
-"""Which predicted map belongs to which reference: two files, two folders, or a folder and a data set."""
+"""`find_pairs`: matches predicted maps with references, from files, folders or a data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ctseg.volume.io import format_of
 from ctseg.volume.volume import Volume
 
 PREDICTIONS = "predictions.json"
-"""Beside predicted maps: what predicted them; its `task` says what the values mean."""
+"""Record of a prediction in its output folder; its `task` gives the meaning of the label values."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Pair:
     """One case to evaluate.
 
     Attributes:
-        mask: where the reference counts; None for everywhere.
+        mask: evaluated region of the reference; None for all of it.
         group: the patient or specimen of the case.
     """
 
@@ -42,9 +42,10 @@ class Pairs:
     """The cases to evaluate.
 
     Attributes:
-        task: what the values mean, where some file says it.
-        labels: the only labels that were asked of the prediction; None for all.
-        grid_tolerance: share of a voxel by which the voxels of the two may lie apart; None for the default.
+        task: meaning of the label values, if a file gives it.
+        labels: labels that the prediction was restricted to; None for all.
+        grid_tolerance: largest offset between the voxels of the two maps, as a fraction of a voxel; None for the
+            default.
     """
 
     pairs: tuple[Pair, ...]
@@ -66,12 +67,12 @@ def find_pairs(
     Args:
         prediction: a file or a folder of files.
         reference: a file, a folder of files, a data set's path, or a data set.
-        cases: the only ids to pair; without it every map on either side must have its fellow.
-        prediction_options, reference_options: for the formats' `open`, e.g. `{"dataset": "/label"}`.
+        cases: ids of the cases to pair; by default all, and each must have a prediction and a reference.
+        prediction_options, reference_options: options for the formats' `open`, e.g. `{"dataset": "/label"}`.
 
     Raises:
-        FileProblem: nothing is there.
-        BadInput: a map without its fellow.
+        FileProblem: a path does not exist.
+        BadInput: a case without a prediction or reference.
     """
     for path in (prediction, *([reference] if isinstance(reference, Path) else [])):
         if not path.exists() and not matching(path):
@@ -82,25 +83,25 @@ def find_pairs(
     if dataset is None:
         assert isinstance(reference, Path)
         expected, where = _maps(reference, reference_options), str(reference)
-        known = _task_above(reference)
+        known = _task_of_labels_folder(reference)
     else:
         expected = {case.id: case.label for case in dataset.cases if case.label is not None}
         known_cases = {case.id: case for case in dataset.cases}
         known, where = dataset.task, str(dataset.path)
-    said, labels = _said_beside(prediction)
-    task = said or known
+    recorded, labels = _from_record(prediction)
+    task = recorded or known
     if _is_volume(prediction) and len(expected) == 1 and not cases:
-        (case, ref), (made,) = *expected.items(), tuple(predicted.values())
-        return Pairs((_pair(case, made, ref, known_cases.get(case)),), task, labels)
+        (case, ref), (single,) = *expected.items(), tuple(predicted.values())
+        return Pairs((_pair(case, single, ref, known_cases.get(case)),), task, labels)
     ids = _ids(predicted, expected, cases, prediction, where)
     pairs = tuple(_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids)
     return Pairs(pairs, task, labels)
 
 
-def _pair(case_id: str, made: ImageRef, expected: ImageRef, case: Case | None) -> Pair:
+def _pair(case_id: str, predicted: ImageRef, expected: ImageRef, case: Case | None) -> Pair:
     if case is None:
-        return Pair(case_id, made, expected)
-    return Pair(case_id, made, expected, case.mask, case.group)
+        return Pair(case_id, predicted, expected)
+    return Pair(case_id, predicted, expected, case.mask, case.group)
 
 
 def _ids(
@@ -110,7 +111,7 @@ def _ids(
     prediction: Path,
     where: str,
 ) -> list[str]:
-    for name in list(predicted):  # the first channel's name stands for the case
+    for name in list(predicted):  # a prediction may be named after the first channel of its scan
         short = name.removesuffix("_0000")
         if name not in expected and short in expected and short not in predicted:
             predicted[short] = predicted.pop(name)
@@ -118,22 +119,22 @@ def _ids(
         file = file_name(name)
         if name not in predicted and file in predicted and file not in expected:
             predicted[name] = predicted.pop(file)
-    wanted = sorted(set(predicted) | set(expected)) if cases is None else list(dict.fromkeys(cases))
-    for maps, place, what in (
+    ids = sorted(set(predicted) | set(expected)) if cases is None else list(dict.fromkeys(cases))
+    for maps, folder, what in (
         (predicted, prediction, "prediction"),
         (expected, where, "reference"),
     ):
-        missing = [name for name in wanted if name not in maps]
+        missing = [name for name in ids if name not in maps]
         if missing:
             raise BadInput(
-                f"{len(missing)} of {len(wanted)} cases have no {what} in {place}: {_some(missing)}.",
-                hint="Evaluate a part of the cases with --fold N or --cases ID,ID.",
+                f"{len(missing)} of {len(ids)} cases have no {what} in {folder}: {_some(missing)}.",
+                hint="Evaluate some of the cases with --fold N or --cases ID,ID.",
             )
-    return wanted
+    return ids
 
 
 def _is_volume(path: Path) -> bool:
-    """Whether a path is one volume: a file, or a store that is a folder and has the name of one."""
+    """Whether a path is one volume: a file, or a folder with the suffix of a store, such as Zarr."""
     return path.is_file() or bool(path.exists() and volume_suffix(path) and format_of(path))
 
 
@@ -173,17 +174,17 @@ def _dataset(reference: Path | DataSet, options: Mapping[str, Any] | None) -> Da
     return open_dataset(reference)
 
 
-def _task_above(reference: Path) -> Task | None:
-    """The task of the data set whose folder of labels, or a file in it, was given."""
+def _task_of_labels_folder(reference: Path) -> Task | None:
+    """The task of the data set to which a folder of labels, or a file in it, belongs."""
     folder = (reference if reference.is_dir() else reference.parent).resolve()
     if not folder.name.startswith("labels"):
         return None
-    found = _dataset(folder.parent, None)
-    return found.task if found else None
+    dataset = _dataset(folder.parent, None)
+    return dataset.task if dataset else None
 
 
-def _said_beside(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]:
-    """Task and labels that `predictions.json` in a folder of predictions names."""
+def _from_record(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]:
+    """Task and labels from `predictions.json` in a folder of predictions."""
     folder = prediction.parent if matching(prediction) else prediction
     file = folder / PREDICTIONS
     if not file.is_file():

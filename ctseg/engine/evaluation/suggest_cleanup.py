@@ -1,4 +1,4 @@
-"""Which labels are better with only their largest part: decided by the Dice of validation cases."""
+"""Suggests for which labels to keep only the largest component, by the Dice of validation cases."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Means = dict[str, float]
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What validation cases say of post-processing.
+    """Suggested post-processing rules, and their effect on validation cases.
 
     Attributes:
-        rules: to put into `[predict] postprocess`; empty where nothing helps.
-        before: mean Dice of each label over the cases that have it, as predicted.
+        rules: rules for `[predict] postprocess`; empty if none helps.
+        before: mean Dice of each label, over the cases that have it, without the rules.
         after: the same with the rules.
-        cases: the number of cases behind it.
+        cases: number of validation cases.
     """
 
     rules: tuple[PostprocessRule, ...]
@@ -42,10 +42,10 @@ class Suggestion:
 
 
 class _Scores:
-    """Dice of each label, case by case."""
+    """Collects the Dice of each label, case by case."""
 
     def __init__(self) -> None:
-        self.found: dict[str, list[float]] = {}
+        self.dice: dict[str, list[float]] = {}
 
     def add(
         self, task: Task, predicted: NDArray[Any], reference: NDArray[Any], names: Iterable[str]
@@ -53,47 +53,50 @@ class _Scores:
         counts = label_counts(task, as_stored(task, predicted), reference)
         for name in names:
             dice = counts[name].dice
-            if dice is not None:  # in neither map: it says nothing
-                self.found.setdefault(name, []).append(dice)
+            if dice is not None:  # None if neither map has the label
+                self.dice.setdefault(name, []).append(dice)
 
     def means(self) -> Means:
-        return {name: float(np.mean(values)) for name, values in self.found.items()}
+        return {name: float(np.mean(values)) for name, values in self.dice.items()}
 
 
 def suggest_rules(
     task: Task, pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], *, connectivity: int = 26
 ) -> Suggestion:
-    """Whether only the largest part should be kept: of the whole foreground as one, then of each label.
+    """Suggest whether to keep only the largest component: of the whole foreground, then of each label.
 
-    As in nnU-Net (Isensee et al., Nature Methods 18, 2021): the foreground's largest part is kept if the mean Dice
-    rises and no label's falls; then that of each label whose own Dice rises. Nothing is done that does not help.
+    As in nnU-Net (Isensee et al., Nature Methods 18, 2021): the largest component of the foreground is kept if the mean
+    Dice rises and no label's Dice falls; then that of each label whose own Dice rises.
 
     Args:
-        task: with labels.
-        pairs: predicted and reference maps [Z, Y, X], one case at a time, from cases that did not train.
-        connectivity: of parts.
+        task: a task with labels.
+        pairs: predicted and reference maps [Z, Y, X], one case at a time, from cases outside the training set.
+        connectivity: connectivity of components.
 
     Raises:
-        BadInput: a regression, or not a single case.
+        BadInput: a regression, or no cases.
     """
     names = [label.name for label in task.foreground]
     if not names:
-        raise BadInput("The task has no label that could be cleaned up.")
+        raise BadInput("The task has no label, so there is nothing to post-process.")
     whole = _rule(names if len(names) > 1 else names[0], connectivity)
     targets = targets_of(task, [_rule(EVERY_LABEL, connectivity)])
     together = [[target.name for target in one] for one in rounds_of(targets)]
-    plain, joined = _Scores(), _Scores()  # as predicted, and with the foreground's largest part
-    each, both = _Scores(), _Scores()  # with each label's largest part, alone and after that
+    plain, joined = (
+        _Scores(),
+        _Scores(),
+    )  # as predicted, and with the foreground's largest component
+    each, both = _Scores(), _Scores()  # with each label's largest component, alone and after that
     cases = 0
     for predicted, reference in pairs:
         cases += 1
-        alone = _applied(task, predicted, [whole])
+        cleaned = _postprocessed(task, predicted, [whole])
         plain.add(task, predicted, reference, names)
-        joined.add(task, alone, reference, names)
+        joined.add(task, cleaned, reference, names)
         for some in together:
             rules = [_rule(name, connectivity) for name in some]
-            each.add(task, _applied(task, predicted, rules), reference, some)
-            both.add(task, _applied(task, alone, rules), reference, some)
+            each.add(task, _postprocessed(task, predicted, rules), reference, some)
+            both.add(task, _postprocessed(task, cleaned, rules), reference, some)
     if not cases:
         raise BadInput("There is no validation case to decide by.")
     before, with_whole = plain.means(), joined.means()
@@ -106,35 +109,37 @@ def suggest_rules(
     return Suggestion(tuple(rules), before, after, cases)
 
 
-def suggest_for(found: Pairs, on_case: Callable[[int, int, str], None] | None = None) -> Suggestion:
-    """The same for files: predictions and their references.
+def suggest_for(pairs: Pairs, on_case: Callable[[int, int, str], None] | None = None) -> Suggestion:
+    """Suggest rules from files of predictions and references; see `suggest_rules`.
 
     Args:
-        on_case: called with the number done, the total and the case's id.
+        on_case: called with (cases done, total, id of the case).
 
     Raises:
-        BadInput: nothing says what the values mean, or a label with one channel each.
-        GeometryMismatch: a prediction on another grid than its reference.
+        BadInput: the meaning of the label values is unknown, or a map has one channel for each label.
+        GeometryMismatch: the grids of a prediction and its reference differ.
     """
-    if found.task is None:
+    if pairs.task is None:
         raise BadInput(
-            "Nothing says what the labels are.",
-            hint="Give the data set as reference, or keep predictions.json beside the predictions.",
+            "The meaning of the label values is unknown.",
+            hint="Give the data set as reference, or keep predictions.json in the folder of the predictions.",
         )
-    task = in_one_map(found.task)
+    task = in_one_map(pairs.task)
 
     def maps() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        for done, pair in enumerate(found.pairs, start=1):
+        for done, pair in enumerate(pairs.pairs, start=1):
             predicted, reference = read_map(pair.prediction), read_map(pair.reference)
             names = (str(pair.prediction.path), str(pair.reference.path))
             files = (pair.prediction.path, pair.reference.path)
             common = on_common_grid(predicted, reference, names=names, files=files)
             for name, volume in zip(names, (common.one, common.two), strict=True):
                 if volume.array.ndim != 3:
-                    raise BadInput(f"{name} has one channel a label; one map of labels is needed.")
+                    raise BadInput(
+                        f"{name} has one channel for each label; a single label map is needed."
+                    )
             yield common.one.array, common.two.array
             if on_case:
-                on_case(done, len(found.pairs), pair.case)
+                on_case(done, len(pairs.pairs), pair.case)
 
     return suggest_rules(task, maps())
 
@@ -146,13 +151,15 @@ def _helps(before: Means, after: Means) -> bool:
 
 
 def _rule(label: str | Sequence[str], connectivity: int) -> PostprocessRule:
-    plain = label if isinstance(label, str) else tuple(label)
+    value = label if isinstance(label, str) else tuple(label)
     return PostprocessRule.model_validate(
-        {"label": plain, "keep_largest": 1, "connectivity": connectivity}
+        {"label": value, "keep_largest": 1, "connectivity": connectivity}
     )
 
 
-def _applied(task: Task, predicted: NDArray[Any], rules: Sequence[PostprocessRule]) -> NDArray[Any]:
+def _postprocessed(
+    task: Task, predicted: NDArray[Any], rules: Sequence[PostprocessRule]
+) -> NDArray[Any]:
     depth, height, width = predicted.shape
     out: NDArray[Any] = np.array(predicted, order="C")
     postprocess(out, task, rules, geometry=Geometry((depth, height, width)))

@@ -124,5 +124,5 @@ def test_a_segment_in_a_layer_that_is_not_there(tmp_path: Path) -> None:
 
 def test_channels_without_names_are_refused_as_before(tmp_path: Path) -> None:
     path = segmentation(tmp_path / "a.nrrd", [LIVER, TUMOUR], [])
-    with pytest.raises(BadInput, match="one channel a label"):
+    with pytest.raises(BadInput, match="one channel for each label"):
         evaluate(path, plain(tmp_path / "ref.nii.gz", LIVER))
