@@ -1,4 +1,4 @@
-"""What is done to label maps after the network: parts removed, holes filled, objects numbered; streamed."""
+"""Post-processing of label maps: removes components, fills holes and numbers objects, slab by slab."""
 
 from ctseg.config.postprocess import PostprocessRule
 from ctseg.engine.postprocess.apply import postprocess

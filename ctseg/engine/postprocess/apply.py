@@ -1,4 +1,4 @@
-"""Rules applied to a label map that may be far larger than memory."""
+"""`postprocess`: applies rules to a label map that may be far larger than memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ctseg.volume.geometry import Geometry
 from ctseg.volume.memory_map import drop_array_pages
 
 OnPlanes = Callable[[int, int], None]
-"""Told how many planes have been passed, and how many there are to pass in all."""
+"""Called with (planes processed, planes in total over all passes)."""
 Pass = Callable[..., dict[str, dict[str, int]]]
 
 
@@ -32,27 +32,27 @@ def postprocess(
     slab_bytes: int = SLAB_BYTES,
     progress: OnPlanes | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Clean a label map up, in place or into another map.
+    """Post-process a label map, in place or into another map.
 
-    Rules of different labels are followed together: all parts are removed first, then holes are filled. A rule for a
-    label that an earlier one has dealt with starts anew, after all those before it.
+    Rules for different labels are applied together: all components are removed first, then holes are filled. A second
+    rule for the same label is applied after all rules before it.
 
     Args:
-        labels_zyx: written values [Z, Y, X]: an array, a memory-mapped one, or anything read and written by planes.
+        labels_zyx: written values [Z, Y, X]: an array, a memory-mapped array, or anything read and written by planes.
         labels: the task, or values by name.
         rules: see `PostprocessRule`.
-        geometry: of the map; a voxel's volume tells millilitres.
-        out_zyx: takes the result, and leaves the map as it is.
-        slab_bytes: of memory to work in; a table of the connected parts comes on top.
-        progress: called now and then.
+        geometry: geometry of the map; gives the volume of a voxel.
+        out_zyx: map for the result; by default the map is changed in place.
+        slab_bytes: working memory for slabs; a table of the connected components takes more.
+        progress: called regularly.
 
     Returns:
-        By label: `parts` found, `parts_removed`, `voxels_removed`, `ml_removed`, `holes_filled`, `voxels_filled` and
-        `ml_filled`, as far as the rules asked for them; plain data for JSON.
+        For each label the number of `parts` (connected components), `parts_removed`, `voxels_removed`, `ml_removed`,
+        `holes_filled`, `voxels_filled` and `ml_filled`, as far as the rules concern them; plain data for JSON.
 
     Raises:
-        UnknownName: a rule for a label that the task does not have.
-        BadInput: no label map, a map of another shape, or a value that the map's type cannot hold.
+        UnknownName: a rule names a label that the task does not have.
+        BadInput: the array is not a label map, has another shape than the geometry, or cannot hold a label's value.
     """
     check_map(labels_zyx)
     if tuple(geometry.shape_zyx) != tuple(labels_zyx.shape):
@@ -67,25 +67,26 @@ def postprocess(
     )
     done = 0
 
-    def passed(planes: int) -> None:
+    def advance(planes: int) -> None:
         nonlocal done
         done += planes
         if progress:
             progress(done, total)
 
     if out_zyx is not None:
-        _copy(labels_zyx, out_zyx, slab_bytes, passed)
+        _copy(labels_zyx, out_zyx, slab_bytes, advance)
         labels_zyx = out_zyx
-    _check_room(labels_zyx, targets)
+    _check_dtype(labels_zyx, targets)
     report: dict[str, dict[str, float]] = {}
     for step, group in plan:
-        for name, counts in step(labels_zyx, group, slab_bytes=slab_bytes, progress=passed).items():
-            _note(report.setdefault(name, {}), counts, geometry)
+        changes = step(labels_zyx, group, slab_bytes=slab_bytes, progress=advance)
+        for name, counts in changes.items():
+            _add(report.setdefault(name, {}), counts, geometry)
     return report
 
 
 def _steps(targets: Sequence[RuleTarget]) -> list[tuple[Pass, list[RuleTarget]]]:
-    """The passes over the map that a round takes."""
+    """The passes over the map in one round of rules."""
     out: list[tuple[Pass, list[RuleTarget]]] = []
     for connectivity in (26, 18, 6):
         chosen = [t for t in targets if t.filters and t.connectivity == connectivity]
@@ -98,9 +99,9 @@ def _steps(targets: Sequence[RuleTarget]) -> list[tuple[Pass, list[RuleTarget]]]
     return out
 
 
-def _note(entry: dict[str, float], counts: dict[str, int], geometry: Geometry) -> None:
+def _add(entry: dict[str, float], counts: dict[str, int], geometry: Geometry) -> None:
     for what, number in counts.items():
-        # Parts are counted before the first removal; what is removed and filled adds up over the rules.
+        # `parts` is the count before the first removal; removed and filled voxels add up over the rules
         entry[what] = entry.get(what, number) if what == "parts" else entry.get(what, 0) + number
     for what in ("removed", "filled"):
         if f"voxels_{what}" in entry:
@@ -108,7 +109,7 @@ def _note(entry: dict[str, float], counts: dict[str, int], geometry: Geometry) -
 
 
 def _copy(
-    source_zyx: Planes, out_zyx: Planes, slab_bytes: int, passed: Callable[[int], None]
+    source_zyx: Planes, out_zyx: Planes, slab_bytes: int, advance: Callable[[int], None]
 ) -> None:
     if tuple(out_zyx.shape) != tuple(source_zyx.shape):
         raise BadInput(
@@ -122,11 +123,11 @@ def _copy(
         out_zyx[start:stop] = source_zyx[start:stop]
         for array in (source_zyx, out_zyx):
             drop_array_pages(array, start, stop)
-        passed(stop - start)
+        advance(stop - start)
 
 
-def _check_room(labels_zyx: Planes, targets: Sequence[RuleTarget]) -> None:
-    """Values that are to be written must fit in."""
+def _check_dtype(labels_zyx: Planes, targets: Sequence[RuleTarget]) -> None:
+    """Check that the type of the map holds all values that the rules write."""
     dtype: np.dtype[Any] = np.dtype(labels_zyx.dtype)
     top = 1 if dtype.kind == "b" else np.iinfo(dtype).max
     for target in targets:

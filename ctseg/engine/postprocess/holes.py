@@ -1,8 +1,9 @@
-"""Holes: background that a label encloses.
+"""Fills holes: background that a label encloses.
 
-A hole of a label is background that cannot be left by steps along the axes without passing through the label; other
-labels are no wall, and are never overwritten. Instead of one flood a label (`scipy.ndimage.binary_fill_holes`), the
-parts of background and labels are found once, with a graph of which part touches which; floods run over that graph.
+A hole of a label is background from which every path along the axes to the border of the scan passes through the
+label. Other labels do not enclose it, and are never overwritten. Instead of one flood fill for each label
+(`scipy.ndimage.binary_fill_holes`), the connected components of background and labels are found once, with a graph of
+touching components; the fills run over that graph.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ctseg.volume.components import (
 from ctseg.volume.run_lengths import Groups, Ints, connected, touching
 
 BACKGROUND = 1
-"""The group of the background; those of the targets follow, then that of all other labels."""
+"""Group number of the background; the groups of the targets follow, then one group for all other labels."""
 
 
 def fill_holes(
@@ -35,12 +36,12 @@ def fill_holes(
     slab_bytes: int,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Fill the holes of targets in the whole scan, in place.
+    """Fill the 3D holes of targets, in place.
 
-    Where several targets enclose a hole, that one gets it whose enclosure is the smallest: the innermost.
+    If several targets enclose a hole, the innermost one, with the smallest enclosed volume, fills it.
 
     Returns:
-        By target: `holes_filled` and `voxels_filled`.
+        For each target `holes_filled` and `voxels_filled`.
     """
     parts = find_parts(
         labels_zyx, _groups(targets), 6, slab_bytes=slab_bytes, neighbours=True, progress=progress
@@ -59,7 +60,7 @@ def fill_holes_in_slices(
     slab_bytes: int,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Fill the holes that targets have within single slices along z, in place; as `fill_holes` otherwise."""
+    """Fill the holes of targets within single slices along z, in place; otherwise like `fill_holes`."""
     _, height, width = labels_zyx.shape
     report = _report(targets, np.empty(0, np.int64), np.empty(0, np.int64))
     for start, runs in runs_by_slab(labels_zyx, _groups(targets), slab_bytes):
@@ -93,14 +94,14 @@ def fill_holes_in_slices(
 def enclosing(
     group: Ints, size: Ints, outside: NDArray[np.bool_], neighbours: Ints, targets: int
 ) -> Ints:
-    """For each part the target (its number from 1) that encloses it, where it is background; 0 where none does.
+    """For each component the number (from 1) of the target that fills it; 0 if it is no hole.
 
     Args:
-        group: [N] of each part: 1 background, 2 .. targets + 1 the targets, beyond them other labels.
+        group: [N] groups of the components: 1 background, 2 .. targets + 1 the targets, then other labels.
         size: [N] voxels.
-        outside: [N] parts at the border.
-        neighbours: [M, 2] parts that touch.
-        targets: how many there are.
+        outside: [N] whether a component touches the border.
+        neighbours: [M, 2] pairs of touching components.
+        targets: number of targets.
     """
     filler = np.zeros(len(group), np.int64)
     hole = (group == BACKGROUND) & ~outside
@@ -109,17 +110,17 @@ def enclosing(
     one, two = neighbours.astype(np.int64).T
     low, high = np.full(len(group), len(group) + targets + 2), np.zeros(len(group), np.int64)
     for here, there in ((one, two), (two, one)):
-        held = hole[here]
-        np.minimum.at(low, here[held], group[there[held]])
-        np.maximum.at(high, here[held], group[there[held]])
+        in_hole = hole[here]
+        np.minimum.at(low, here[in_hole], group[there[in_hole]])
+        np.maximum.at(high, here[in_hole], group[there[in_hole]])
     last = BACKGROUND + targets
-    plain = hole & (low == high) & (low <= last)  # one label all around: no enclosure is smaller
-    filler[plain] = low[plain] - BACKGROUND
-    open_ones = np.flatnonzero(hole & ~plain)
-    if not len(open_ones):
+    simple = hole & (low == high) & (low <= last)  # one label all around: the smallest enclosure
+    filler[simple] = low[simple] - BACKGROUND
+    undecided = np.flatnonzero(hole & ~simple)
+    if not len(undecided):
         return filler
-    best = np.full(len(open_ones), np.inf)
-    everywhere = len(group)  # a part more: all that lies around the scan
+    best = np.full(len(undecided), np.inf)
+    exterior = len(group)  # an additional component: everything around the scan
     border = np.flatnonzero(outside)
     for target in range(1, targets + 1):
         free = group != target + BACKGROUND
@@ -127,14 +128,14 @@ def enclosing(
             continue
         passable, exits = free[one] & free[two], border[free[border]]
         room, rooms = connected(
-            everywhere + 1,
+            exterior + 1,
             np.concatenate((one[passable], exits)),
-            np.concatenate((two[passable], np.full(len(exits), everywhere))),
+            np.concatenate((two[passable], np.full(len(exits), exterior))),
         )
-        total = np.bincount(room[:-1], weights=size, minlength=rooms)[room[open_ones]]
-        better = (room[open_ones] != room[everywhere]) & (total < best)
+        total = np.bincount(room[:-1], weights=size, minlength=rooms)[room[undecided]]
+        better = (room[undecided] != room[exterior]) & (total < best)
         best[better] = total[better]
-        filler[open_ones[better]] = target
+        filler[undecided[better]] = target
     return filler
 
 

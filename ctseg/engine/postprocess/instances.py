@@ -1,4 +1,4 @@
-"""Objects of one label told apart: connected parts, numbered."""
+"""Numbers the objects (connected components) of a label map."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from ctseg.volume.run_lengths import Connectivity, Ints, draw_runs
 
 @dataclass(frozen=True)
 class Instances:
-    """The objects of a map.
+    """The objects of a label map.
 
     Attributes:
-        voxels: of each object, in the order of their numbers 1..N.
-        values: the value of each object in the label map; 1 where all labels were joined.
+        voxels: voxels of each object, in the order of the numbers 1..N.
+        values: the value of each object in the label map; 1 if all labels are joined.
+        labels_zyx: the label map.
+        parts: its connected components.
+        numbers: the object number of each component; 0 for components that do not count.
     """
 
     voxels: Ints
@@ -38,17 +41,17 @@ class Instances:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The smallest type that holds their numbers, uint16 or uint32."""
+        """The smallest type that holds the numbers, uint16 or uint32."""
         return np.dtype(np.uint16 if self.count < 2**16 else np.uint32)
 
     def write(self, out_zyx: Planes, *, progress: Progress | None = None) -> None:
-        """Write the number of each voxel's object, 0 where there is none.
+        """Write the object number of each voxel; 0 for background.
 
         Args:
-            out_zyx: of the map's shape; may be the map itself.
+            out_zyx: an array of the map's shape; may be the map itself.
 
         Raises:
-            BadInput: another shape, or a type that cannot hold the numbers.
+            BadInput: the array has another shape, or a type that cannot hold the numbers.
         """
         dtype = np.dtype(out_zyx.dtype)
         if tuple(out_zyx.shape) != tuple(self.labels_zyx.shape):
@@ -59,7 +62,7 @@ class Instances:
         if dtype.kind not in "iu" or np.iinfo(dtype).max < self.count:
             raise BadInput(
                 f"{self.count} objects cannot be numbered in {dtype}.",
-                hint=f"Write {self.dtype}, or drop small objects with a least size.",
+                hint=f"Write {self.dtype}, or drop small objects with a minimum size.",
             )
         for slab in self.parts.slabs:
             runs, part = runs_of_slab(self.labels_zyx, self.parts, slab)
@@ -80,30 +83,32 @@ def find_instances(
     slab_bytes: int = SLAB_BYTES,
     progress: Progress | None = None,
 ) -> Instances:
-    """Find the connected parts of a label map, numbered in the order of their first voxels.
+    """Find the connected components of a label map, and number them in the order of their first voxels.
 
     Args:
         labels_zyx: whole numbers [Z, Y, X]; may be a memory-mapped file far larger than memory.
-        values: of the labels that count; all but 0 by default.
-        joined: parts of different labels that touch are one object.
+        values: values of the labels that count; all but 0 by default.
+        joined: treat touching components of different labels as one object.
         connectivity: 6, 18 or 26.
-        min_voxels: of the smallest object that counts.
+        min_voxels: minimum size of an object.
+        slab_bytes: working memory for slabs.
+        progress: called with the number of planes processed.
     """
     check_map(labels_zyx)
     if values is not None and not values:
-        raise BadInput("No label is named of which objects could be numbered.")
+        raise BadInput("No label is named, so there are no objects to number.")
     if values is not None:
         chosen = sorted(set(values))
         groups = grouping([chosen] if joined else [(value,) for value in chosen])
     else:
         groups = _any if joined else _each
     parts = find_parts(labels_zyx, groups, connectivity, slab_bytes=slab_bytes, progress=progress)
-    kept = parts.size >= min_voxels
-    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)
-    found = parts.group[kept]
+    large = parts.size >= min_voxels
+    numbers = np.where(large, np.cumsum(large), 0).astype(np.uint32)
+    object_values = parts.group[large]
     if values is not None and not joined:
-        found = np.array([0, *chosen], np.int64)[found]
-    return Instances(parts.size[kept], found, labels_zyx, parts, numbers)
+        object_values = np.array([0, *chosen], np.int64)[object_values]
+    return Instances(parts.size[large], object_values, labels_zyx, parts, numbers)
 
 
 def instances(
@@ -117,17 +122,17 @@ def instances(
     slab_bytes: int = SLAB_BYTES,
     progress: Progress | None = None,
 ) -> int:
-    """Number the connected parts of a label map into another; as `find_instances`, then `Instances.write`.
+    """Number the connected components of a label map into another: `find_instances`, then `Instances.write`.
 
     Returns:
         The number of objects.
     """
-    found = find_instances(
+    objects = find_instances(
         labels_zyx, values=values, joined=joined, connectivity=connectivity, min_voxels=min_voxels,
         slab_bytes=slab_bytes, progress=progress,
     )  # fmt: skip
-    found.write(out_zyx, progress=progress)
-    return found.count
+    objects.write(out_zyx, progress=progress)
+    return objects.count
 
 
 def _any(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Rules of post-processing from what is typed after `--keep-largest`, `--set min_size=` and `--set fill_holes=`."""
+"""Parses post-processing rules from the values of `--keep-largest`, `--set min_size=` and `--set fill_holes=`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def rules_from_text(
     fill_holes: str | None = None,
     names: Collection[str] = (),
 ) -> tuple[PostprocessRule, ...]:
-    """The rules that three options ask for; what they say of one label becomes one rule.
+    """Parse the rules from three options; the options for one label are combined into one rule.
 
     Args:
-        keep_largest: `all`, `liver,spleen`, `kidneys=2` (the two largest parts), `liver+tumour` (as one mask).
+        keep_largest: `all`, `liver,spleen`, `kidneys=2` (the two largest components), `liver+tumour` (as one mask).
         min_size: `0.5ml`, `30vox` for every label, or `liver=0.5ml,lesion=30vox`.
         fill_holes: `all`, `liver`, `vessel=slices`.
-        names: of the labels, where they are known: such a name is taken as it is, whatever signs it holds.
+        names: names of the labels, if known; they may contain `,`, `=` and `+`.
 
     Raises:
-        ConfigError: a text that does not say what is to be done to which label.
+        ConfigError: an option with invalid syntax or an invalid value.
     """
     rules: dict[tuple[str, ...], dict[str, Any]] = {}
     for label, value in _items("--keep-largest", keep_largest, names):
@@ -52,10 +52,10 @@ def rules_from_text(
 def _items(
     option: str, text: str | None, names: Collection[str], *, bare: bool = False
 ) -> list[tuple[tuple[str, ...], str]]:
-    """Labels and what is said of them, e.g. `a=2,b` -> `a`: 2, `b`: "".
+    """Labels and their values, e.g. `a=2,b` -> `a`: 2, `b`: "".
 
     Args:
-        bare: a word without `=` is what is said of every label.
+        bare: a word without `=` is a value for every label.
     """
     if text is None:
         return []
@@ -66,17 +66,17 @@ def _items(
             label, equals, value = (part.strip() for part in item.rpartition("="))
         if equals and not (label and value):
             raise ConfigError(f"'{option} {text}': '{item}' is not LABEL=VALUE.")
-        found = _label(label or "all", names)
-        if found in (one for one, _ in out):
-            raise ConfigError(f"'{option} {text}' names {'+'.join(found)} twice.")
-        out.append((found, value))
+        label_names = _label(label or "all", names)
+        if label_names in (known for known, _ in out):
+            raise ConfigError(f"'{option} {text}' names {'+'.join(label_names)} twice.")
+        out.append((label_names, value))
     if not out:
         raise ConfigError(f"'{option}' names no label.", hint=f"For example: {_example(option)}")
     return out
 
 
 def _words(text: str, names: Collection[str]) -> list[str]:
-    """The parts between commas; a known name that holds a comma stays whole."""
+    """Split a text at commas, except within known names."""
     out: list[str] = []
     parts = [part.strip() for part in text.split(",")]
     while parts:

@@ -1,4 +1,4 @@
-"""Connected parts of labels that are too small, or too many, taken away."""
+"""Removes connected components of labels that are too small or too many."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def remove_parts(
     slab_bytes: int,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Take away what targets of one connectivity do not keep, in place.
+    """Remove the components that targets (of one connectivity) do not keep, in place.
 
     Returns:
-        By target: `parts` found, `parts_removed` and `voxels_removed`.
+        For each target the number of `parts`, `parts_removed` and `voxels_removed`.
     """
     groups = grouping([target.values for target in targets])
     parts = find_parts(
         labels_zyx, groups, targets[0].connectivity, slab_bytes=slab_bytes, progress=progress
     )
-    gone = removed(parts, targets)
+    removed = removed_parts(parts, targets)
     beneath = np.array([0, *(target.beneath for target in targets)])
-    paint_parts(labels_zyx, parts, gone, beneath[parts.group], progress)
-    many = len(targets) + 1
-    found = np.bincount(parts.group, minlength=many)
-    fewer = np.bincount(parts.group[gone], minlength=many)
-    voxels = np.bincount(parts.group[gone], weights=parts.size[gone], minlength=many)
+    paint_parts(labels_zyx, parts, removed, beneath[parts.group], progress)
+    groups_count = len(targets) + 1
+    count = np.bincount(parts.group, minlength=groups_count)
+    removed_count = np.bincount(parts.group[removed], minlength=groups_count)
+    voxels = np.bincount(parts.group[removed], weights=parts.size[removed], minlength=groups_count)
     return {
         target.name: {
-            "parts": int(found[i]),
-            "parts_removed": int(fewer[i]),
+            "parts": int(count[i]),
+            "parts_removed": int(removed_count[i]),
             "voxels_removed": int(voxels[i]),
         }
         for i, target in enumerate(targets, start=1)
     }
 
 
-def removed(parts: Parts, targets: Sequence[RuleTarget]) -> NDArray[np.bool_]:
-    """Which parts go: those under the least size, and those beyond the largest; of equals the first met stays."""
+def removed_parts(parts: Parts, targets: Sequence[RuleTarget]) -> NDArray[np.bool_]:
+    """Which components to remove: those below the minimum size or outside the largest ones; ties keep the first."""
     every = len(parts)
     least = np.array([0, *(target.least for target in targets)])
     keep = np.array([every, *(every if target.keep is None else target.keep for target in targets)])
@@ -55,5 +55,5 @@ def removed(parts: Parts, targets: Sequence[RuleTarget]) -> NDArray[np.bool_]:
     group = parts.group[order]
     rank = np.empty(every, np.int64)
     rank[order] = np.arange(every) - np.searchsorted(group, group)
-    gone: NDArray[np.bool_] = (parts.size < least[parts.group]) | (rank >= keep[parts.group])
-    return gone
+    out: NDArray[np.bool_] = (parts.size < least[parts.group]) | (rank >= keep[parts.group])
+    return out

@@ -1,4 +1,4 @@
-"""Rules of post-processing: checked against a task, and turned into what is to be done to which values."""
+"""Checks post-processing rules against a task, and resolves them to targets: values of a map and their treatment."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Labels = Task | Mapping[str, int]
 
 @dataclass(frozen=True)
 class RuleTarget:
-    """What is to be done to one label, or to several as one.
+    """A label, or several labels as one mask, and the post-processing to apply.
 
     Attributes:
-        name: the label's, several joined by `+`.
-        values: that belong to it in a map.
-        written: over filled holes.
-        beneath: over removed parts: 0, or the next larger region that the label lies in.
-        keep: number of parts that stay; none keeps all.
-        least: voxels of the smallest part that stays.
-        connectivity: of its parts.
-        fill: which holes are filled.
+        name: name of the label; several names are joined by `+`.
+        values: its values in a map.
+        written: value of filled holes.
+        beneath: value of removed components: 0, or that of the region around the label.
+        keep: number of largest components to keep; None for all.
+        least: minimum size of a component in voxels.
+        connectivity: connectivity of its components.
+        fill: which holes to fill; None for none.
     """
 
     name: str
@@ -43,15 +43,16 @@ class RuleTarget:
 
     @property
     def filters(self) -> bool:
+        """Whether components may be removed."""
         return self.keep is not None or self.least > 1
 
 
 def check_rules(labels: Labels, rules: Sequence[PostprocessRule]) -> None:
-    """Refuse rules that a task cannot follow.
+    """Reject rules that do not fit a task.
 
     Raises:
-        UnknownName: a label that the task does not have.
-        BadInput: the background, or a regression, which has no labels.
+        UnknownName: a rule names a label that the task does not have.
+        BadInput: a rule names the background, or the task is a regression.
     """
     targets_of(labels, rules)
 
@@ -59,26 +60,26 @@ def check_rules(labels: Labels, rules: Sequence[PostprocessRule]) -> None:
 def targets_of(
     labels: Labels, rules: Sequence[PostprocessRule], geometry: Geometry | None = None
 ) -> list[RuleTarget]:
-    """What the rules ask for, label by label, in their order; `*` stands for each label in the task's order.
+    """Resolve rules to targets, in order; `*` stands for each label in the task's order.
 
-    Where labels are regions that lie in one another, `*` removes parts from the outermost region inwards, so that what
-    is left of a region counts, and fills holes from the innermost outwards, so that a hole becomes what is around it.
+    For nested regions, `*` removes components from the outermost region inwards, so that inner regions use what is left
+    of outer ones, and fills holes from the innermost outwards, so that a hole gets the label directly around it.
 
     Args:
-        geometry: of the map, which gives the voxels in a millilitre; without it sizes in millilitres are 1 voxel.
+        geometry: geometry of the map, to convert millilitres to voxels; without it sizes in millilitres are 1 voxel.
     """
     if isinstance(labels, Task) and labels.kind == "regression" and rules:
         raise BadInput(
-            "A regression predicts values, not labels: there are no parts or holes to clean up.",
-            hint="Leave out the rules of post-processing.",
+            "A regression predicts values, not labels: it has no components or holes to post-process.",
+            hint="Leave out the post-processing rules.",
         )
     known = _foreground(labels)
     every = tuple(known)
     out = []
     for rule in rules:
-        all_of_them = rule.names == (EVERY_LABEL,)
+        each_label = rule.names == (EVERY_LABEL,)
         some: list[RuleTarget] = []
-        for names in [(name,) for name in every] if all_of_them else [rule.names]:
+        for names in [(name,) for name in every] if each_label else [rule.names]:
             _check_names(labels, names, known)
             chosen = [known[name] for name in names]
             some.append(
@@ -93,19 +94,19 @@ def targets_of(
                     rule.fill_holes,
                 )
             )
-        out += _inwards(some) if all_of_them else some
+        out += _nested_order(some) if each_label else some
     return out
 
 
-def _inwards(targets: Sequence[RuleTarget]) -> list[RuleTarget]:
-    """First what removes parts, then what fills holes, the smallest region first."""
+def _nested_order(targets: Sequence[RuleTarget]) -> list[RuleTarget]:
+    """Targets that remove components first, then those that fill holes, the smallest region first."""
     removing = [replace(target, fill=None) for target in targets if target.filters]
     filling = [replace(target, keep=None, least=1) for target in targets if target.fill]
     return removing + sorted(filling, key=lambda target: len(target.values))
 
 
 def rounds_of(targets: Iterable[RuleTarget]) -> list[list[RuleTarget]]:
-    """Targets that share no value are handled together; one that does starts a new round."""
+    """Group targets into rounds that are applied together; a target that shares a value starts a new round."""
     rounds: list[list[RuleTarget]] = []
     taken: set[int] = set()
     for target in targets:
@@ -118,17 +119,17 @@ def rounds_of(targets: Iterable[RuleTarget]) -> list[list[RuleTarget]]:
 
 
 def least_voxels(rule: PostprocessRule, geometry: Geometry | None) -> int:
-    """Voxels of the smallest part that stays."""
+    """The minimum size of a component in voxels."""
     if rule.min_size_voxels is not None:
         return rule.min_size_voxels
     if rule.min_size_ml is None or geometry is None:
         return 1
     voxels = rule.min_size_ml * 1000 / geometry.voxel_volume_mm3
-    return max(1, math.ceil(voxels * (1 - 1e-9)))  # 0.5 ml are 500 voxels of 1 mm, rounded or not
+    return max(1, math.ceil(voxels * (1 - 1e-9)))  # 0.5 ml are 500 voxels of 1 mm despite rounding
 
 
 def written_values(foreground: Iterable[Label], label: Label) -> frozenset[int]:
-    """The values of a written map where a label is: its own, and those of the regions that lie in it."""
+    """The values of a written map that belong to a label: its own, and those of its subregions."""
     inside = set(label.values)
     return frozenset(
         {label.value}
@@ -137,7 +138,7 @@ def written_values(foreground: Iterable[Label], label: Label) -> frozenset[int]:
 
 
 def _beneath(foreground: Iterable[Label], label: Label) -> int:
-    """What is left where a label is taken away: the last of the regions that it lies in, as `decode` writes it."""
+    """The value left where a label is removed: the last region that contains it, as written by `decode`, or 0."""
     inside = set(label.values)
     around = [one.value for one in foreground if inside and inside < set(one.values)]
     return around[-1] if around else 0
@@ -158,7 +159,7 @@ def _check_names(labels: Labels, names: Iterable[str], known: Mapping[str, Label
     for name in names:
         if name in background:
             raise BadInput(
-                f"'{name}' is the background: it is no label that could be cleaned up.",
+                f"'{name}' is the background: only labels can be post-processed.",
                 hint=f"Labels: {', '.join(known)}",
             )
         if name not in known:
