@@ -1,1 +1,1 @@
-"""The command line: one file per command, nothing heavy at import."""
+"""The command line: one file for each command, without heavy imports at module level."""

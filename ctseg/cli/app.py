@@ -1,4 +1,4 @@
-"""The command tree and what happens to errors. Commands import heavy packages only once they run."""
+"""The command tree, and the handling of errors. Commands import heavy packages only when they run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ctseg.cli import (
     ui,
     zoo,
 )
-from ctseg.cli.signals import terminated_in_order
+from ctseg.cli.signals import sigterm_raises
 from ctseg.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -47,7 +47,7 @@ DEBUG = "--debug"
 
 
 class Root(TyperGroup):
-    """The root of the tree: takes `--debug` anywhere and turns errors into messages and exit codes."""
+    """The root of the tree: accepts `--debug` anywhere, and turns errors into messages and exit codes."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -68,23 +68,23 @@ class Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _warnings_said(), terminated_in_order():
+            with _warnings_said(), sigterm_raises():
                 result = super().invoke(ctx)
                 sys.stdout.flush()
             return result
         except Terminated:
             ui.say("Ended by SIGTERM.")
             raise typer.Exit(EXIT_TERMINATED) from None
-        except (KeyboardInterrupt, typer.Abort):  # the latter where a question was asked
+        except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C at a prompt
             ui.say("Interrupted.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError:  # the reader of a pipe, e.g. `head`, has gone: nothing is wrong
+        except BrokenPipeError:  # the reader of a pipe, e.g. `head`, has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_FAILED) from None
         except typer.Exit:
             raise
         except Exception as error:
-            if hasattr(error, "format_message"):  # Typer's own errors of usage
+            if hasattr(error, "format_message"):  # Typer's own usage errors
                 raise
             _report(error, debug=bool(ctx.params.get("debug")))
 
@@ -109,14 +109,14 @@ def _warnings_said() -> Iterator[None]:
 
 
 def _walk(command: Any, ctx: Any) -> None:
-    """Keep `<bool>` and the like out of the help of a command and of those below it."""
+    """Hide types such as `<bool>` in the help of a command and its subcommands."""
     _hide_types(command.get_params(ctx))
     for inner in getattr(command, "commands", {}).values():
         _walk(inner, ctx)
 
 
 def _hide_types(params: list[Any]) -> None:
-    """A flag has no value, and what an argument is its help says: neither shows a type."""
+    """Hide the types of flags, which have no value, and of arguments, whose help describes them."""
     for param in params:
         if param.param_type_name == "argument":
             param.display_type_rich = _nothing
@@ -131,7 +131,7 @@ def _nothing(ctx: Any) -> str:  # noqa: ARG001 - as Typer calls it
 def _report(error: Exception, *, debug: bool) -> NoReturn:
     if debug:
         ui.say("".join(traceback.format_exception(error)))
-    known = error if isinstance(error, CtsegError) else _of_the_machine(error)
+    known = error if isinstance(error, CtsegError) else _system_error(error)
     if known is not None:
         ui.say(f"Error: {known.message}", style="red")
         if known.hint:
@@ -149,25 +149,25 @@ def _report(error: Exception, *, debug: bool) -> NoReturn:
     raise typer.Exit(EXIT_FAILED)
 
 
-def _of_the_machine(error: Exception) -> CtsegError | None:
-    """What a file system or a memory refused, in the words of every other error; None for what nobody foresaw."""
+def _system_error(error: Exception) -> CtsegError | None:
+    """A full disk, missing permission or lack of memory as an error with a hint; None for any other exception."""
     if isinstance(error, OSError) and error.errno in (
         errno.ENOSPC,
         getattr(errno, "EDQUOT", errno.ENOSPC),
     ):
         where = f": {error.filename} could not be written" if error.filename else ""
         return DiskFull(
-            f"The disk is full{where}.", hint="Free some space, or choose another place."
+            f"The disk is full{where}.", hint="Free some space, or choose another folder."
         )
     if isinstance(error, PermissionError) and error.filename:
         return FileProblem(
             f"{error.filename} cannot be used: {error.strerror}.",
-            hint="Change its permissions, or name another place.",
+            hint="Change its permissions, or name another path.",
         )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return RunFailed(
             "The memory did not suffice.",
-            hint="Take less at a time: --batch-size 1, a smaller --patch (train) or --tile (predict).",
+            hint="Use --batch-size 1, or a smaller --patch (train) or --tile (predict).",
         )
     return None
 
@@ -220,6 +220,6 @@ app.add_typer(plugins.app, name="plugins")
 
 def main() -> None:
     """The console entry point."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot encode
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
         sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="ctseg")

@@ -27,7 +27,7 @@ def list_(
     pattern: Annotated[str, typer.Argument(help="Names with wildcards, e.g. '*unet*'.")] = "*",
     as_json: ui.JsonOption = False,
 ) -> None:
-    """List networks, in the box and from plugins."""
+    """List networks, built-in and from plugins."""
     specs.list_specs("architecture", pattern, _row, as_json=as_json)
 
 
@@ -56,7 +56,7 @@ def show(
     ],
     patch: Annotated[
         str | None,
-        typer.Option("--patch", metavar=axes.ZYX, help="Patch whose cost is shown, in voxels."),
+        typer.Option("--patch", metavar=axes.ZYX, help="Patch in voxels, to show its cost."),
     ] = None,
     in_channels: Annotated[
         int, typer.Option("--in-channels", min=1, metavar="N", help="Number of image channels.")
@@ -70,22 +70,22 @@ def show(
     ] = None,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Show a network's options, size and demands on patches; with --patch also its operations and memory.
+    """Show a network's options, size and patch constraints; with --patch also its operations and memory.
 
-    What --set leaves out has its default. Memory is that of tensors in float32 for one patch, without weights and
-    without what a convolution needs while it works; bfloat16 takes a little more than half.
+    Options without --set have their defaults. Memory is that of float32 tensors for one patch, without weights and
+    without the workspace of convolutions; bfloat16 takes a little more than half.
     """
     entry = plugins.registry().get("architecture", name)
     spec = entry.spec
     config = plugins.make_config(spec, _options(settings or []))
-    demands = spec.constraints_for(config)
+    constraints = spec.constraints_for(config)
 
     def build() -> torch.nn.Module:
         from ctseg.engine.model.create import build_network
 
         return build_network(entry, config, in_channels=in_channels, out_channels=out_channels)
 
-    cost = None if patch is None else _cost(spec.name, patch, demands, build, in_channels)
+    cost = None if patch is None else _cost(spec.name, patch, constraints, build, in_channels)
     result = {
         "name": spec.name,
         "summary": spec.summary,
@@ -99,7 +99,7 @@ def show(
         "parameters": cost["parameters"] if cost else _parameters(build()),
         "cost": cost,
         "from_plan": spec.from_plan is not None,
-        "constraints": dataclasses.asdict(demands),
+        "constraints": dataclasses.asdict(constraints),
         "config": dataclasses.asdict(config),
         "options": specs.options(spec.config),
     }
@@ -114,16 +114,16 @@ def show(
     image = "1 image channel" if in_channels == 1 else f"{in_channels} image channels"
     outputs = "1 output" if out_channels == 1 else f"{out_channels} outputs"
     ui.show(f"  {result['parameters']:,} parameters ({image}, {outputs}, {chosen})")
-    for line in (*_demands(demands), *_costs(cost)):
+    for line in (*_constraint_lines(constraints), *_cost_lines(cost)):
         ui.show(f"  {line}")
-    adapts = "options are fitted to the data set" if spec.from_plan else "options stay as given"
+    adapts = "options are fitted to the data set" if spec.from_plan else "options are fixed"
     ui.show(f"  {adapts}; change one with --set model.options.NAME=VALUE")
     ui.show()
     specs.show_options(specs.options(spec.config))
 
 
 def _options(settings: list[str]) -> dict[str, Any]:
-    """The network's options from `NAME=VALUE`, as `ctseg train --set model.options.NAME=VALUE` reads them."""
+    """Parse the network's options from `NAME=VALUE`, as in `ctseg train --set model.options.NAME=VALUE`."""
     from ctseg.config import RunConfig, override
 
     own = [setting.removeprefix("model.options.") for setting in settings]
@@ -142,21 +142,21 @@ def _parameters(network: torch.nn.Module) -> int:
 def _cost(
     name: str,
     patch: str,
-    demands: Constraints,
+    constraints: Constraints,
     build: Callable[[], torch.nn.Module],
     in_channels: int,
 ) -> dict[str, Any]:
-    """Operations and bytes for one patch, which the network must accept."""
+    """Operations and bytes for one patch; raises BadInput if the network does not accept it."""
     from ctseg.engine.inference.tiling import check
     from ctseg.nets.cost import measure
 
     z, y, x = axes.numbers(patch, int)
     check((z, y, x), 0.0)
-    fitted = demands.fit((z, y, x))
+    fitted = constraints.fit((z, y, x))
     if fitted != (z, y, x):
         raise BadInput(
-            f"The patch {(z, y, x)} does not suit {name}: sizes must be multiples of {demands.stride_zyx} "
-            f"(z, y, x), {demands.min_tile_zyx} at least.",
+            f"The patch {(z, y, x)} does not suit {name}: sizes must be multiples of {constraints.stride_zyx} "
+            f"(z, y, x), {constraints.min_tile_zyx} at least.",
             hint=f"For example: --patch {','.join(map(str, fitted))}",
         )
     return {
@@ -165,28 +165,28 @@ def _cost(
     }
 
 
-def _demands(demands: Constraints) -> list[str]:
-    """What the network demands of patches, in words."""
-    lines = [
-        f"patches (z, y, x): multiples of {demands.stride_zyx}, at least {demands.min_tile_zyx}"
-    ]
-    if demands.fixed_tile_zyx:
-        lines = [f"patches (z, y, x): exactly {demands.fixed_tile_zyx}"]
-    if demands.dims == 2:
-        slices = f"{demands.context_slices} on either side" if demands.context_slices else "none"
-        lines.append(f"works slice by slice; neighbouring slices it looks at: {slices}")
+def _constraint_lines(constraints: Constraints) -> list[str]:
+    """The constraints on patches as text."""
+    stride, least = constraints.stride_zyx, constraints.min_tile_zyx
+    lines = [f"patches (z, y, x): multiples of {stride}, at least {least}"]
+    if constraints.fixed_tile_zyx:
+        lines = [f"patches (z, y, x): exactly {constraints.fixed_tile_zyx}"]
+    if constraints.dims == 2:
+        context = constraints.context_slices
+        slices = f"{context} on either side" if context else "none"
+        lines.append(f"slice-wise; neighbouring slices as context: {slices}")
     return lines
 
 
-def _costs(cost: dict[str, Any] | None) -> list[str]:
-    """The cost of a patch, in words."""
+def _cost_lines(cost: dict[str, Any] | None) -> list[str]:
+    """The cost of a patch as text."""
     if cost is None:
         return ["operations and memory: add --patch Z,Y,X"]
     mib = {key: f"{cost[key] / 2**20:,.0f} MiB" for key in cost if key.endswith("_bytes")}
-    kept = f"{mib['training_bytes']} are kept for the backward pass"
+    saved = f"{mib['training_bytes']} are kept for the backward pass"
     return [
         f"one patch of {' x '.join(map(str, cost['patch_zyx']))} voxels, float32:",
         f"  forward pass: {cost['flops'] / 1e9:,.1f} GFLOP, {mib['inference_bytes']} at its peak",
-        f"  training step: {mib['step_bytes']} at its peak, gradients included; {kept}",
-        f"  weights: {mib['weight_bytes']}; AdamW's state twice as much",
+        f"  training step: {mib['step_bytes']} at its peak, gradients included; {saved}",
+        f"  weights: {mib['weight_bytes']}; the state of AdamW takes twice as much",
     ]

@@ -1,4 +1,4 @@
-"""What `ctseg doctor` looks at, one small check after another; a check that raises is a finding too."""
+"""The checks of `ctseg doctor`; a check that raises becomes a failed finding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's list."""
+    """The result of one check."""
 
     area: str
     check: str
@@ -37,12 +37,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding, in a fixed order of areas."""
+    """Run all checks, in a fixed order."""
     findings: list[Finding] = []
     for area, check in _AREAS:
         try:
             findings += check()
-        except Exception as error:  # the doctor reports what is broken and goes on
+        except Exception as error:  # report the failure and continue
             text = f"{type(error).__name__}: {error}"
             findings.append(Finding(area, "check", "failed", text, "See: ctseg --debug doctor"))
     return findings
@@ -113,15 +113,15 @@ def memory() -> Iterator[Finding]:
 def plugins() -> Iterator[Finding]:
     from ctseg.plugins import registry
 
-    found = registry()
-    counts = {kind: len(found.table(kind)) for kind in ("architecture", "loss", "reader", "format")}
-    for info in found.plugins:
+    known = registry()
+    counts = {kind: len(known.table(kind)) for kind in ("architecture", "loss", "reader", "format")}
+    for info in known.plugins:
         name = f"{info.package} ({info.name})"
         if info.error:
-            hint = "For the traceback: ctseg plugins list --json"
+            hint = "Show the traceback: ctseg plugins list --json"
             yield Finding("plugins", name, "warning", info.error, hint)
         else:
-            yield Finding("plugins", name, "ok", info.version or "in place")
+            yield Finding("plugins", name, "ok", info.version or "loaded")
     for kind, count in counts.items():
         state: State = "ok" if count else "failed"
         hint = "" if count else "Install ctseg again: its own plugin is missing."
@@ -137,15 +137,15 @@ def zoos() -> Iterator[Finding]:
         text = f"{zoo}: {len(entries_in(zoo))} models"
         state: State = "ok"
         if zoo == own:
-            there = next(p for p in [zoo, *zoo.parents] if p.exists())
-            if not os.access(there, os.W_OK):
+            existing = next(p for p in [zoo, *zoo.parents] if p.exists())
+            if not os.access(existing, os.W_OK):
                 state, text = "warning", f"{text}, cannot be written"
-        hint = "Publish elsewhere: --zoo FOLDER, or set CTSEG_ZOO." if state == "warning" else ""
+        hint = "Use another zoo: --zoo FOLDER, or set CTSEG_ZOO." if state == "warning" else ""
         yield Finding("zoo", "yours" if zoo == own else "shipped", state, text, hint)
 
 
 def prediction() -> Iterator[Finding]:
-    """A tiny scan written, read, predicted with the first network in the box, written and read back."""
+    """Write, read and predict a tiny scan with the first built-in network, and check the geometry of the result."""
     import numpy as np
 
     from ctseg.engine.inference.predict_tiles import predict_tiles

@@ -1,4 +1,4 @@
-"""`ctseg data`: data sets and scans. Each command has a file of its own."""
+"""`ctseg data`: the group of commands for data sets and scans."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import typer
 
 from ctseg.cli import data_convert, data_inspect, data_prepare, ui
 
-app = typer.Typer(
-    no_args_is_help=True, help="Data sets and scans: look at them, convert and prepare them."
-)
+app = typer.Typer(no_args_is_help=True, help="Data sets and scans: inspect, convert, prepare.")
 
 
 @app.callback()
 def data() -> None:
-    """Data sets and scans: look at them, convert and prepare them."""
+    """Data sets and scans: inspect, convert, prepare."""
 
 
 app.command("convert", epilog=ui.examples(*data_convert.EXAMPLES))(data_convert.convert)

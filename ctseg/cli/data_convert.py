@@ -1,4 +1,4 @@
-"""`ctseg data convert`: scans from one format to another."""
+"""`ctseg data convert`: converts scans from one format to another."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def convert(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="Suffix to write into a folder, or slices.",
+            help="Suffix of files in a folder, or slices.",
         ),
     ] = None,
     option: OptionOption = None,
@@ -56,7 +56,7 @@ def convert(
         typer.Option(
             "--like",
             metavar="SCAN",
-            help="Bring it onto the grid of this scan: labels to the nearest voxel, images linearly.",
+            help="Resample to the grid of this scan: labels to the nearest voxel, images linearly.",
         ),
     ] = None,
     interpolation: Annotated[
@@ -80,7 +80,7 @@ def convert(
         typer.Option(
             "--reference",
             metavar="SCAN",
-            help="Scan of a label map, as DICOM SEG needs it.",
+            help="Scan of a label map, required for DICOM SEG.",
         ),
     ] = None,
     allow_loss: Annotated[
@@ -94,24 +94,26 @@ def convert(
     ] = False,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Convert scans, one or a folder of them; grid, unit, voxel type and label names stay.
+    """Convert one scan or a folder of scans; grid, unit, voxel type and label names stay.
 
-    Each volume of a file and each series of a study gives one output. Exit code 1 if some fail.
+    Each volume of a file and each series of a study becomes one output. Exit code 1 if some fail.
     """
     from ctseg.errors import BadInput, CtsegError
 
     if like is None and interpolation != "auto":
         raise BadInput(
-            "--interpolation has no part without --like.", hint="Name a grid: --like SCAN"
+            "--interpolation has no effect without --like.", hint="Name a grid: --like SCAN"
         )
     if like is not None and spacing is not None:
-        raise BadInput("--like gives the voxel size; --spacing contradicts it.")
+        raise BadInput(
+            "--like and --spacing both set the voxel size.", hint="Leave one of them out."
+        )
     options = parse_options(option or [])
     jobs, several = _jobs(source, target, to, options)
     jobs = [replace(job, like=like, interpolation=interpolation) for job in jobs]
-    kept = [job for job in jobs if skip_existing and job.target.exists()]
-    waiting = [job for job in jobs if job not in kept]
-    named = _labels(label or [])
+    skipped = [job for job in jobs if skip_existing and job.target.exists()]
+    waiting = [job for job in jobs if job not in skipped]
+    labels = _labels(label or [])
     done: list[Converted] = []
     failed: dict[str, str] = {}
     scan = _reference(reference)
@@ -119,8 +121,8 @@ def convert(
         with ui.progress("Converting", total=len(waiting)) as bar:
             for job in waiting:
                 try:
-                    done.append(_one(job, bar, spacing, named, scan, allow_loss=allow_loss))
-                except Exception as error:  # whatever one scan has, it costs itself alone
+                    done.append(_one(job, bar, spacing, labels, scan, allow_loss=allow_loss))
+                except Exception as error:  # one bad scan must not stop the others
                     if not several:
                         raise
                     known = isinstance(error, CtsegError)
@@ -131,10 +133,10 @@ def convert(
         if scan is not None:
             scan.close()
     if as_json:
-        skipped = [str(job.target) for job in kept]
-        ui.print_json({"converted": done, "skipped": skipped, "failed": failed})
+        targets = [str(job.target) for job in skipped]
+        ui.print_json({"converted": done, "skipped": targets, "failed": failed})
     else:
-        _show(done, kept, failed)
+        _show(done, skipped, failed)
     if failed:
         raise typer.Exit(1)
 
@@ -142,14 +144,14 @@ def convert(
 def _jobs(
     source: Path, target: Path, to: str | None, options: dict[str, str]
 ) -> tuple[list[Conversion], bool]:
-    """What is to be done, and whether it is a folder of scans, in which one may fail without the others."""
+    """The conversions to do, and whether they go into a folder, where one may fail without the others."""
     from ctseg.errors import BadInput
     from ctseg.specs import frozen
     from ctseg.volume.convert import Conversion, find_jobs
     from ctseg.volume.formats.source import check_file
     from ctseg.volume.io import format_of, writer_format
 
-    def is_name(path: Path) -> bool:  # an OME-Zarr is a folder, and there already perhaps
+    def is_name(path: Path) -> bool:  # also for an existing OME-Zarr, which is a folder
         try:
             writer_format(path)
         except BadInput:
@@ -162,14 +164,14 @@ def _jobs(
         if target.is_file():
             raise BadInput(
                 f"{target} is a file; with --to the output is a folder.",
-                hint="Leave --to away, or name a folder.",
+                hint="Leave out --to, or name a folder.",
             )
         return find_jobs(source, target, to, options), True
     folder = target.is_dir() and not is_name(target)
     if folder or (source.is_dir() and format_of(source) is None):
         raise BadInput(
-            f"{source} is to be converted into the folder {target}, but into which format?",
-            hint="Say it with --to, for example: --to .nii.gz",
+            f"The format for the files in the folder {target} is missing.",
+            hint="Choose it with --to, for example: --to .nii.gz",
         )
     writer_format(target)
     return [Conversion(source, target, frozen(options))], False
@@ -197,7 +199,7 @@ def _one(
 
 
 def _spacing(text: str) -> str:
-    """`X,Y,Z` with a unit or none, of which the axes may be named: as `read_spacing` takes it."""
+    """Convert `X,Y,Z`, with or without unit and names of axes, to the order that `read_spacing` takes."""
     if "=" not in text:
         return text
     parts = axes.in_order(text, "xyz", example="0.7,0.7,2.5")
@@ -210,11 +212,11 @@ def _labels(pairs: list[str]) -> list[Label]:
     from ctseg.errors import BadInput
     from ctseg.specs import Label
 
-    found = parse_options(pairs)
-    wrong = [f"{name}={value}" for name, value in found.items() if not value.isdecimal()]
+    values = parse_options(pairs)
+    wrong = [f"{name}={value}" for name, value in values.items() if not value.isdecimal()]
     if wrong:
         raise BadInput(f"'{wrong[0]}' is no label.", hint="Write --label NAME=VALUE, e.g. liver=1")
-    return [Label(name, (int(value),), int(value)) for name, value in found.items()]
+    return [Label(name, (int(value),), int(value)) for name, value in values.items()]
 
 
 def _reference(path: Path | None) -> VolumeSource | None:
@@ -223,7 +225,7 @@ def _reference(path: Path | None) -> VolumeSource | None:
     return None if path is None else open_volume(path)
 
 
-def _show(done: list[Converted], kept: list[Any], failed: dict[str, str]) -> None:
+def _show(done: list[Converted], skipped: list[Any], failed: dict[str, str]) -> None:
     rows = []
     for one in done:
         factor = 1000 if one.unit == "um" else 1
@@ -243,8 +245,8 @@ def _show(done: list[Converted], kept: list[Any], failed: dict[str, str]) -> Non
     for one in done:
         for note in one.notes:
             ui.warn(f"{one.source}: {note}")
-    if kept:
-        ui.show(f"{len(kept)} there already.")
+    if skipped:
+        ui.show(f"{len(skipped)} skipped: their outputs exist.")
     if failed:
         ui.show(f"{len(failed)} failed:")
         for path, reason in failed.items():

@@ -1,4 +1,4 @@
-"""`ctseg data inspect`: what a reader sees."""
+"""`ctseg data inspect`: reads data sets and scans, and reports their contents and problems."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ def inspect(
 def _dataset(
     path: Path, reader: str | None, options: dict[str, Any], grid_tolerance: float | None
 ) -> DataSet | list[Path]:
-    """The data set at a path, or the scans there where no layout binds them together."""
+    """The data set at a path, or the scans there if they have no known layout."""
     from ctseg import plugins
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.readers.scans import find_scans
     from ctseg.volume.formats.source import options_of
     from ctseg.volume.io import format_of
 
-    alone = reader is None and not any(spec.recognise(path) for spec in plugins.readers())
-    spec = format_of(path) if alone and path.exists() else None
-    if alone and path.is_dir() and not (path / "dataset.json").is_file():
+    no_layout = reader is None and not any(spec.recognise(path) for spec in plugins.readers())
+    spec = format_of(path) if no_layout and path.exists() else None
+    if no_layout and path.is_dir() and not (path / "dataset.json").is_file():
         if spec is not None and options and set(options) <= set(options_of(spec)):
             return [path]  # e.g. one of several series
         scans = find_scans(path)
@@ -96,7 +96,7 @@ def _show(report: DataReport) -> None:
     labelled = sum(case.labelled for case in report.cases)
     rest = len(report.cases) - labelled
     if report.reader == "scans":
-        ui.show(f"{report.name}: {len(report.cases)} scans, in no known layout of a data set")
+        ui.show(f"{report.name}: {len(report.cases)} scans, not in a known data set layout")
     else:
         ui.show(
             f"{report.name} ({report.reader}): {labelled} labelled cases"
@@ -155,20 +155,21 @@ def _rows(case: CaseReport, *, several: bool) -> list[list[object]]:
 
 
 def _show_labels(report: DataReport) -> None:
-    found: dict[str, list[tuple[int, float]]] = {}
+    by_label: dict[str, list[tuple[int, float]]] = {}
     for case in report.cases:
         for size in case.labels:
-            found.setdefault(size.name, []).append((size.voxels, size.ml))
-    if not found:
+            by_label.setdefault(size.name, []).append((size.voxels, size.ml))
+    if not by_label:
         return
     rows = []
-    for name, sizes in found.items():
-        there = [(voxels, ml) for voxels, ml in sizes if voxels]
-        volumes = sorted(ml for _, ml in there)
+    for name, sizes in by_label.items():
+        present = [(voxels, ml) for voxels, ml in sizes if voxels]
+        volumes = sorted(ml for _, ml in present)
         low, middle, high = (
             (volumes[0], volumes[len(volumes) // 2], volumes[-1]) if volumes else (None,) * 3
         )
-        rows.append([name, len(there), sum(v for v, _ in there), *map(_ml, (low, middle, high))])
+        total = sum(voxels for voxels, _ in present)
+        rows.append([name, len(present), total, *map(_ml, (low, middle, high))])
     ui.show()
     ui.table(["label", "cases", "voxels", "smallest ml", "median ml", "largest ml"], rows)
 

@@ -1,4 +1,4 @@
-"""What the commands of `ctseg data` share: options of readers and formats, given as NAME=VALUE."""
+"""Options that several commands share: reader and format options as NAME=VALUE, and the grid tolerance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GridToleranceOption = Annotated[
         metavar="SHARE",
         min=0.0,
         max=0.5,
-        help="Share of a voxel by which files of a case may lie apart; 0.001 when left out.",
+        help="Grid offset allowed within a case, in voxels (default: 0.001).",
         show_default=False,
     ),
 ]
@@ -42,10 +42,10 @@ HiddenGridTolerance = Annotated[
 
 
 def parse_options(pairs: list[str]) -> dict[str, str]:
-    """`["series=1.2", ...]` as a dictionary.
+    """Parse `["series=1.2", ...]` into a dictionary.
 
     Raises:
-        BadInput: a word without `=`.
+        BadInput: an item is not NAME=VALUE.
     """
     from ctseg.errors import BadInput
 

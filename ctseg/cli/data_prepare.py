@@ -1,4 +1,4 @@
-"""`ctseg data prepare`: preprocess a data set before training, and look after what was prepared."""
+"""`ctseg data prepare`: preprocesses a data set before training, and lists or removes prepared data sets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prepare(
         typer.Argument(help="Data set, run file (.toml) or run folder.", show_default=False),
     ] = None,
     fold: Annotated[
-        int | None, typer.Option("--fold", metavar="N", min=0, help="Fold that validates.")
+        int | None, typer.Option("--fold", metavar="N", min=0, help="Validation fold.")
     ] = None,
     workers: Annotated[
         int | None,
@@ -55,23 +55,25 @@ def prepare(
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run file."),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--list", help="List prepared data sets, size and last use.")
+        bool, typer.Option("--list", help="List prepared data sets with size and last use.")
     ] = False,
     clear: Annotated[
         bool,
-        typer.Option("--clear", help="Remove prepared data sets: all, or the one named."),
+        typer.Option("--clear", help="Remove all prepared data sets, or the one named."),
     ] = False,
     yes: ui.YesOption = False,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Preprocess every case once and keep it, as training does when it starts."""
+    """Preprocess every case once and store it, as the start of training does."""
     if show or clear:
         if show and clear:
-            raise BadInput("--list and --clear exclude each other.")
+            raise BadInput("--list and --clear exclude each other.", hint="Leave one of them out.")
         _clear(source, yes=yes) if clear else _list(as_json=as_json)
         return
     if source is None:
-        raise BadInput("What is to be prepared?", hint="ctseg data prepare DATA | RUN.toml")
+        raise BadInput(
+            "No data set and no run file is named.", hint="ctseg data prepare DATA | RUN.toml"
+        )
     given = {"fold": fold, "reader": reader, "grid_tolerance": grid_tolerance}
     config = _config(source, given, parse_options(option or []), settings or [])
     from ctseg.cli.train import BarReporter
@@ -111,7 +113,7 @@ def prepare(
 def _config(
     source: Path, given: Mapping[str, object], options: dict[str, str], settings: list[str]
 ) -> RunConfig:
-    """The configuration from a run file or a data set; `given` are fields of its `[data]`."""
+    """The configuration from a run file or a data set; `given` overrides fields of its `[data]`."""
     from ctseg.config import load_config, override, parse_config
     from ctseg.errors import FileProblem
 
@@ -134,11 +136,11 @@ def _list(*, as_json: bool) -> None:
 
     from ctseg.data.store_entries import entries
 
-    found = entries()
+    prepared = entries()
     if as_json:
-        ui.print_json(found)
+        ui.print_json(prepared)
         return
-    if not found:
+    if not prepared:
         ui.show("Nothing is prepared.")
         return
     rows = [
@@ -150,13 +152,13 @@ def _list(*, as_json: bool) -> None:
             ", ".join(entry.labels),
             ", ".join(entry.steps),
         ]
-        for entry in found
+        for entry in prepared
     ]
     ui.table(
         ["entry", "cases", "MiB", "last used", "labels", "steps"], rows, prose=("labels", "steps")
     )
-    total = sum(entry.bytes for entry in found) / 2**20
-    ui.show(f"{total:.0f} MiB in {found[0].folder.parent}")
+    total = sum(entry.bytes for entry in prepared) / 2**20
+    ui.show(f"{total:.0f} MiB in {prepared[0].folder.parent}")
 
 
 def _clear(source: Path | None, *, yes: bool) -> None:
@@ -164,12 +166,12 @@ def _clear(source: Path | None, *, yes: bool) -> None:
 
     keys = [] if source is None else [str(source)]
     if not keys:
-        found = entries()
-        if not found:
+        prepared = entries()
+        if not prepared:
             ui.show("Nothing is prepared.")
             return
-        size = sum(entry.bytes for entry in found) / 2**20
-        ui.confirm(f"Remove {len(found)} prepared data sets ({size:.0f} MiB)?", yes=yes)
+        size = sum(entry.bytes for entry in prepared) / 2**20
+        ui.confirm(f"Remove {len(prepared)} prepared data sets ({size:.0f} MiB)?", yes=yes)
     removed = clear(keys)
     size = sum(entry.bytes for entry in removed) / 2**20
     ui.show(f"Removed {', '.join(entry.key for entry in removed)} ({size:.0f} MiB).")

@@ -1,4 +1,4 @@
-"""`ctseg demo`: the whole path, from scans to a published model and back, told command by command."""
+"""`ctseg demo`: runs the whole workflow, from scans to a published model and its evaluation, command by command."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Command = respelled(MappingProxyType({"--cases": "--phantoms {}"}))
 TAG = "demo"
 UNSEEN = 5
 SHOWN = 3
-"""So many unseen scans get into the pictures."""
+"""Number of unseen scans in the pictures."""
 SETTINGS = "demo.json"
 
 
 @dataclass(frozen=True)
 class DemoFolders:
-    """The folder of a demonstration and what is where in it."""
+    """The folders of a demonstration."""
 
     folder: Path
     data: Path
@@ -78,38 +78,38 @@ def demo(
     ] = 0,
     device: ui.DeviceOption = "auto",
 ) -> None:
-    """Go the whole way once: train, publish, predict scans never seen, evaluate, and look at it.
+    """Run the whole workflow once: train, publish, predict unseen scans, evaluate, and draw pictures.
 
-    It takes five minutes on two CPU cores with CT phantoms. Called again, it continues.
+    Takes five minutes on two CPU cores with CT phantoms. A second call continues.
     """
     begun = time.monotonic()
     _claim(output, {"data": data, "time": budget, "cases": cases, "seed": seed})
     own = data is not None
-    stage = DemoFolders(output, output / "data" if data is None else data)
+    folders = DemoFolders(output, output / "data" if data is None else data)
     if not own:
-        _make_phantoms(stage.data, cases, seed)
-    _inspect(stage)
-    _train(stage, budget, seed, device)
-    model = _publish(stage, own_data=own)
-    predicted = _predict(stage, model, device, own_data=own)
-    report = _evaluate(stage, own_data=own)
-    pictures = _draw(stage, predicted, own_data=own)
+        _make_phantoms(folders.data, cases, seed)
+    _inspect(folders)
+    _train(folders, budget, seed, device)
+    model = _publish(folders, own_data=own)
+    predicted = _predict(folders, model, device, own_data=own)
+    report = _evaluate(folders, own_data=own)
+    pictures = _draw(folders, predicted, own_data=own)
     ui.say()
-    _final_table(stage, report, own_data=own)
+    _final_table(folders, report, own_data=own)
     ui.show()
     ui.show("Look at:")
     for picture in pictures:
         ui.show(f"  {picture}")
     minutes = (time.monotonic() - begun) / 60
-    ui.say(f"\nDone in {minutes:.1f} minutes. The model is {model} in {stage.zoo}; use it:")
-    _command("predict", "SCAN", "-m", model, "--zoo", stage.zoo, "-o", "mask.nii.gz")
+    ui.say(f"\nDone in {minutes:.1f} minutes. The model is {model} in {folders.zoo}; use it:")
+    _command("predict", "SCAN", "-m", model, "--zoo", folders.zoo, "-o", "mask.nii.gz")
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Note what this folder is made with; another call may go on with the same settings only.
+    """Record the settings of this folder; a later call continues only with the same settings.
 
     Raises:
-        BadInput: the folder holds something else, or a demonstration with other settings.
+        BadInput: the folder holds other files, or a demonstration with other settings.
     """
     from ctseg.config import parse_duration
     from ctseg.files import disk_errors, write_text
@@ -124,13 +124,13 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     with disk_errors(folder):
         if file.is_file():
             try:
-                found = dict(json.loads(file.read_text(encoding="utf-8")))
+                recorded = dict(json.loads(file.read_text(encoding="utf-8")))
             except (ValueError, TypeError):
                 raise BadInput(f"{file} is damaged.", hint=elsewhere) from None
-            different = [key for key in plain if found.get(key) != plain[key]]
+            different = [key for key in plain if recorded.get(key) != plain[key]]
             if different:
-                told = ", ".join(f"{key} {found.get(key)}" for key in different)
-                raise BadInput(f"{folder} holds a demonstration made with {told}.", hint=elsewhere)
+                other = ", ".join(f"{key} {recorded.get(key)}" for key in different)
+                raise BadInput(f"{folder} holds a demonstration made with {other}.", hint=elsewhere)
             return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BadInput(f"{folder} holds something else.", hint=elsewhere)
@@ -148,104 +148,104 @@ def _command(*words: object) -> None:
 def _make_phantoms(folder: Path, cases: int, seed: int) -> None:
     from ctseg.data.phantom import write_phantom_dataset
 
-    _step(0, "Make up scans: CT phantoms of a child's trunk, no two alike")
+    _step(0, "Generate scans: CT phantoms of a child's trunk, no two alike")
     if (folder / "dataset.json").is_file():
         ui.say(f"   They are in {folder} already.")
         return
     with ui.progress("Making phantoms") as bar:
         write_phantom_dataset(folder, cases=cases, unseen=UNSEEN, seed=seed, progress=bar.update)
-    ui.say(f"   {cases} to train and validate on, {UNSEEN} that nobody trains on, in {folder}")
+    ui.say(
+        f"   {cases} for training and validation, {UNSEEN} unseen ones for evaluation, in {folder}"
+    )
 
 
-def _inspect(stage: DemoFolders) -> None:
+def _inspect(folders: DemoFolders) -> None:
     from ctseg.data.readers.find import open_dataset
 
     _step(1, "Look at the data set")
-    _command("data", "inspect", stage.data)
-    found = open_dataset(stage.data)
-    labels = (
-        ", ".join(label.name for label in found.task.foreground) if found.task else "found later"
-    )
+    _command("data", "inspect", folders.data)
+    dataset = open_dataset(folders.data)
+    labels = "read from the label maps in training"
+    if dataset.task:
+        labels = ", ".join(label.name for label in dataset.task.foreground)
     ui.say(
-        f"   {found.name} ({found.reader}): {len(found.cases)} labelled scans, {len(found.unlabelled)} "
-        f"without labels; {', '.join(found.channels)}; labels: {labels}"
+        f"   {dataset.name} ({dataset.reader}): {len(dataset.cases)} labelled scans, "
+        f"{len(dataset.unlabelled)} without labels; {', '.join(dataset.channels)}; labels: {labels}"
     )
-    if len(found.cases) < 2:
+    if len(dataset.cases) < 2:
         raise BadInput(
-            f"{stage.data} holds {len(found.cases)} labelled scan(s); the demonstration needs two at least.",
-            hint=f"One volume alone can be trained on: ctseg train {stage.data} --time 20m -o runs/first",
+            f"{folders.data} holds {len(dataset.cases)} labelled scan(s); the demonstration needs at least two.",
+            hint=f"Train on a single volume: ctseg train {folders.data} --time 20m -o runs/first",
         )
 
 
-def _train(stage: DemoFolders, budget: str, seed: int, device: str) -> None:
+def _train(folders: DemoFolders, budget: str, seed: int, device: str) -> None:
     from ctseg.cli.train import BarReporter
     from ctseg.config import DataConfig, RunConfig, TrainConfig
     from ctseg.engine.training.run import train
 
-    _step(
-        2, "Train: what nobody decided is planned, whole scans validate, the best weights are kept"
-    )
-    words: list[object] = ["train", stage.data, "-o", stage.run, "--fold", 0, "--time", budget]
+    _step(2, "Train: settings are planned, whole scans are validated, the best weights are kept")
+    words: list[object] = ["train", folders.data, "-o", folders.run, "--fold", 0, "--time", budget]
     words += ["--seed", seed] if seed else []
     words += ["--device", device] if device != "auto" else []
-    started = (stage.run / "config.toml").is_file()
-    _command(*(["train", "--resume", stage.run] if started else words))
+    started = (folders.run / "config.toml").is_file()
+    _command(*(["train", "--resume", folders.run] if started else words))
     config = RunConfig(
         seed=seed,
-        data=DataConfig(path=str(stage.data), fold=0),
+        data=DataConfig(path=str(folders.data), fold=0),
         train=TrainConfig(time=budget, device=device),
     )
     with ui.progress("Training") as bar:
-        result = train(config, output=stage.run, resume=started, reporter=BarReporter(bar))
+        result = train(config, output=folders.run, resume=started, reporter=BarReporter(bar))
     if result.mean_dice is not None:
-        ui.say(f"   mean Dice {result.mean_dice:.4f} on the scans that validate")
+        ui.say(f"   mean Dice {result.mean_dice:.4f} on the validation scans")
 
 
-def _publish(stage: DemoFolders, *, own_data: bool) -> str:
+def _publish(folders: DemoFolders, *, own_data: bool) -> str:
     from ctseg.engine.model.weights_header import read_card
     from ctseg.zoo.publish import publish
 
     _step(
         3,
-        "Publish: weights without pickle, and a card with all that is needed to use and judge them",
+        "Publish: weights without pickle, and a card that describes how to use and judge them",
     )
-    words: list[object] = ["zoo", "publish", stage.run, "--tag", TAG, "--zoo", stage.zoo]
+    words: list[object] = ["zoo", "publish", folders.run, "--tag", TAG, "--zoo", folders.zoo]
     licence = ""
-    if own_data and not read_card(stage.run / "best.safetensors").training_data.licence:
-        licence = "not for distribution"  # the data set names none, and nobody was asked
+    if own_data and not read_card(folders.run / "best.safetensors").training_data.licence:
+        licence = "not for distribution"  # the data set names no licence
         words += ["--licence", licence]
     _command(*words)
-    entry = publish(stage.run, tag=TAG, zoo=stage.zoo, licence=licence, overwrite=True)
+    entry = publish(folders.run, tag=TAG, zoo=folders.zoo, licence=licence, overwrite=True)
     ui.say(f"   {entry.name}, {entry.size() / 2**20:.1f} MiB, in {entry.folder}")
     return entry.name
 
 
-def _unseen(stage: DemoFolders, *, own_data: bool) -> tuple[Case, ...]:
-    """The scans that took no part in training, with their labels."""
+def _unseen(folders: DemoFolders, *, own_data: bool) -> tuple[Case, ...]:
+    """The scans outside the training set, with their labels."""
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.splits import fold_cases
     from ctseg.engine.evaluation.matching import find_pairs
     from ctseg.specs import Case
 
     if own_data:
-        found = open_dataset(stage.data)
-        validation = set(fold_cases(found, 0)[1])
-        return tuple(case for case in found.cases if case.id in validation)
-    pairs = find_pairs(stage.data / "imagesTs", stage.data / "labelsTs").pairs
+        dataset = open_dataset(folders.data)
+        validation = set(fold_cases(dataset, 0)[1])
+        return tuple(case for case in dataset.cases if case.id in validation)
+    pairs = find_pairs(folders.data / "imagesTs", folders.data / "labelsTs").pairs
     return tuple(Case(p.case, (p.prediction,), p.reference) for p in pairs)
 
 
-def _predict(stage: DemoFolders, model: str, device: str, *, own_data: bool) -> dict[str, Path]:
+def _predict(folders: DemoFolders, model: str, device: str, *, own_data: bool) -> dict[str, Path]:
     """The predicted files by case."""
     from ctseg.engine.prediction.folder import predict_folder
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.request import Request
     from ctseg.zoo.load import load
 
-    _step(4, "Predict scans that it never saw, by name")
-    scans = [stage.data, "--fold", 0] if own_data else [stage.data / "imagesTs"]
-    _command("predict", *scans, "-m", model, "--zoo", stage.zoo, "-o", stage.predictions)
-    loaded = load(model, device, zoo=stage.zoo).model
+    _step(4, "Predict unseen scans with the published model")
+    scans = [folders.data, "--fold", 0] if own_data else [folders.data / "imagesTs"]
+    _command("predict", *scans, "-m", model, "--zoo", folders.zoo, "-o", folders.predictions)
+    loaded = load(model, device, zoo=folders.zoo).model
     items = find_items(
         [str(scans[0])], channels=loaded.card.in_channels, fold=0 if own_data else None
     )
@@ -253,52 +253,52 @@ def _predict(stage: DemoFolders, model: str, device: str, *, own_data: bool) -> 
         summary = predict_folder(
             loaded,
             items,
-            Request(stage.predictions),
+            Request(folders.predictions),
             on_progress=lambda done, total, name: bar.update(round(done, 1), total, name),
         )
     for error in summary.failed.values():
         raise error
     seconds = sum(record["seconds"] for record in summary.done) / len(summary.done)
-    ui.say(f"   {len(summary.done)} scans, {seconds:.1f} s each, in {stage.predictions}")
+    ui.say(f"   {len(summary.done)} scans, {seconds:.1f} s each, in {folders.predictions}")
     return {record["case"]: Path(record["output"]) for record in summary.done}
 
 
-def _evaluate(stage: DemoFolders, *, own_data: bool) -> Report:
+def _evaluate(folders: DemoFolders, *, own_data: bool) -> Report:
     from ctseg.engine.evaluation.evaluate import evaluate
 
     _step(5, "Evaluate: each scan and label, in the geometry of the source")
-    reference = stage.data if own_data else stage.data / "labelsTs"
-    _command("evaluate", stage.predictions, reference, *(["--fold", 0] if own_data else []))
-    cases = [case.id for case in _unseen(stage, own_data=own_data)]
-    report = evaluate(stage.predictions, reference, cases=cases)
+    reference = folders.data if own_data else folders.data / "labelsTs"
+    _command("evaluate", folders.predictions, reference, *(["--fold", 0] if own_data else []))
+    cases = [case.id for case in _unseen(folders, own_data=own_data)]
+    report = evaluate(folders.predictions, reference, cases=cases)
     for case in report.cases:
         if case.mean_dice is not None:
             ui.say(f"   {case.case}: mean Dice {case.mean_dice:.4f}")
     return report
 
 
-def _draw(stage: DemoFolders, predicted: dict[str, Path], *, own_data: bool) -> list[Path]:
+def _draw(folders: DemoFolders, predicted: dict[str, Path], *, own_data: bool) -> list[Path]:
     from ctseg.data.load import load_image, load_label
     from ctseg.engine.model.weights_header import read_card
     from ctseg.report.overlay import Panel, draw_montage, draw_overlay
     from ctseg.volume.io import read
 
-    task = read_card(stage.run / "best.safetensors").task.task()
+    task = read_card(folders.run / "best.safetensors").task.task()
     panels = []
-    for case in _unseen(stage, own_data=own_data)[:SHOWN]:
+    for case in _unseen(folders, own_data=own_data)[:SHOWN]:
         scan = load_image(case)
         layers = {"reference": load_label(case, task, scan), "prediction": read(predicted[case.id])}
         panels.append(Panel(case.id, scan, layers))
     first = panels[0]
-    pictures = [stage.pictures / "unseen.png", stage.pictures / f"{first.title}.png"]
+    pictures = [folders.pictures / "unseen.png", folders.pictures / f"{first.title}.png"]
     draw_montage(panels, task, pictures[0], plane="axial" if own_data else "coronal")
     draw_overlay(first.volume, first.layers, task, pictures[1], title=first.title)
-    return [*pictures, stage.run / "curves.png"]
+    return [*pictures, folders.run / "curves.png"]
 
 
-def _final_table(stage: DemoFolders, report: Report, *, own_data: bool) -> None:
-    """Dice of each label beside what the best Hounsfield interval reaches, where there are Hounsfield units."""
-    thresholds = _thresholds(stage, _unseen(stage, own_data=own_data))
+def _final_table(folders: DemoFolders, report: Report, *, own_data: bool) -> None:
+    """Print the Dice of each label next to that of the best Hounsfield interval (for CT)."""
+    thresholds = _thresholds(folders, _unseen(folders, own_data=own_data))
     rows: list[tuple[object, ...]] = []
     for label, dice in report.dice.items():
         best = thresholds.get(label)
@@ -313,8 +313,8 @@ def _final_table(stage: DemoFolders, report: Report, *, own_data: bool) -> None:
         ui.table(("label", "model"), [row[:2] for row in rows], title=title)
 
 
-def _thresholds(stage: DemoFolders, cases: Sequence[Case]) -> dict[str, Any]:
-    """The best interval for each label, chosen on the scans that trained; none where it would mean nothing."""
+def _thresholds(folders: DemoFolders, cases: Sequence[Case]) -> dict[str, Any]:
+    """The best Hounsfield interval for each label, chosen on the training scans; empty except for classes in CT."""
     from ctseg.config import load_config
     from ctseg.data.load import load_image, load_label
     from ctseg.data.readers.find import open_dataset
@@ -322,11 +322,11 @@ def _thresholds(stage: DemoFolders, cases: Sequence[Case]) -> dict[str, Any]:
     from ctseg.data.threshold_baseline import threshold_baseline
     from ctseg.volume.volume import Volume
 
-    found = open_dataset(stage.data)
-    config = load_config(stage.run / "config.toml")
+    dataset = open_dataset(folders.data)
+    config = load_config(folders.run / "config.toml")
     assert config.task is not None
     task = config.task.task()
-    if found.channels != ("CT",) or task.kind != "classes":
+    if dataset.channels != ("CT",) or task.kind != "classes":
         return {}
 
     def pairs(which: Sequence[Case]) -> Iterator[tuple[Volume, Volume]]:
@@ -334,5 +334,5 @@ def _thresholds(stage: DemoFolders, cases: Sequence[Case]) -> dict[str, Any]:
             scan = load_image(case)
             yield Volume(scan.czyx[0], scan.geometry), load_label(case, task, scan)
 
-    training, _ = split(found, config.data, depths(found))
+    training, _ = split(dataset, config.data, depths(dataset))
     return threshold_baseline(pairs(training), pairs(cases), {i.name: i.value for i in task.labels})

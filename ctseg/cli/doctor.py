@@ -1,4 +1,4 @@
-"""`ctseg doctor`: whether this installation can work, and with what."""
+"""`ctseg doctor`: checks this installation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARKS = {"ok": "ok", "warning": "look", "failed": "FAILED"}
 def doctor(as_json: ui.JsonOption = False) -> None:
     """Check packages, devices, memory, plugins and zoos, and predict a tiny scan.
 
-    Exit code 1 when something essential fails.
+    Exit code 1 if something essential fails.
     """
     from ctseg.cli.checks import examine
 

@@ -1,4 +1,4 @@
-"""`ctseg evaluate`: predictions against references."""
+"""`ctseg evaluate`: compares predictions with references."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ OLD_SPELLINGS = MappingProxyType(
 Command = respelled(OLD_SPELLINGS)
 SCORES, CASES, COMPARISON = "What to measure", "Which cases", "Comparison and advice"
 MEASURING = ("iou", "data_range", "mask")
-"""The rarer settings that say what is measured."""
+"""Settings that affect the scores."""
 READING = ("dataset", "reference_dataset", "folds")
-"""Those that say what is read."""
+"""Settings that affect which data are read."""
 
 
 def evaluate(
@@ -162,12 +162,12 @@ def evaluate(
         ),
     }
     ids = _names(cases)
-    where: Path | DataSet | None = reference
-    given: dict[str, object] = {
+    source: Path | DataSet | None = reference
+    scoring: dict[str, object] = {
         "--metrics": metrics, "--labels": labels, "--slices": slices, "--instance-ids": instance_ids or None,
         "--tolerance": tolerance, "--grid-tolerance": grid_tolerance, **_changed(rare, MEASURING),
     }  # fmt: skip
-    named: dict[str, object] = {
+    selecting: dict[str, object] = {
         "--fold": fold, "--cases": cases, "--suggest-cleanup": suggest_cleanup or None, **_changed(rare, READING),
     }  # fmt: skip
     if csv is not None:
@@ -175,25 +175,26 @@ def evaluate(
 
         check_replaceable(csv, option="--csv")
     if reference is None:
-        _needs_reference(_set(given | named))
+        _needs_reference(_given(scoring | selecting))
     elif fold is not None:
-        where, ids = _fold(reference, fold, rare.folds, ids)
-    if suggest_cleanup and where is not None:
-        if useless := _set(given | {"--against": against, "--csv": csv}):
+        source, ids = _fold(reference, fold, rare.folds, ids)
+    if suggest_cleanup and source is not None:
+        if useless := _given(scoring | {"--against": against, "--csv": csv}):
             raise BadInput(
-                f"{useless[0]} has no part in --suggest-cleanup.", hint="Leave one of them out."
+                f"{useless[0]} has no effect with --suggest-cleanup.",
+                hint="Leave one of them out.",
             )
         from ctseg.cli.suggest import suggest
 
         formats = {key: options[key] for key in ("prediction_options", "reference_options")}
-        suggest(predictions, where, ids, as_json=as_json, **formats)
+        suggest(predictions, source, ids, as_json=as_json, **formats)
         return
-    report = _measured(predictions, where, ids, options)
-    other = None if against is None else _measured(against, where, ids, options)
-    _give(report, other, (predictions, against), resampling, csv=csv, as_json=as_json)
+    report = _evaluated(predictions, source, ids, options)
+    other = None if against is None else _evaluated(against, source, ids, options)
+    _print(report, other, (predictions, against), resampling, csv=csv, as_json=as_json)
 
 
-def _give(
+def _print(
     report: Report,
     other: Report | None,
     paths: tuple[Path, Path | None],
@@ -202,23 +203,23 @@ def _give(
     csv: Path | None,
     as_json: bool,
 ) -> None:
-    found: tuple[Difference, ...] = ()
+    differences: tuple[Difference, ...] = ()
     if other is not None:
         from ctseg.metrics.compare import compare
 
-        found = compare(report, other, resampling)
+        differences = compare(report, other, resampling)
     names = (str(paths[0]), str(paths[1]))
     if as_json:
         out = report.to_dict(resampling)
         if other is not None:
             out["against"] = {"predictions": names[1], **other.to_dict(resampling)}
-            out["comparison"] = [difference.to_dict() for difference in found]
+            out["comparison"] = [difference.to_dict() for difference in differences]
         ui.print_json(out)
     else:
         scores.print_report(report, resampling=resampling)
         if other is not None:
-            scores.print_comparison(found, names, resampling)
-    if csv is not None:  # last, so that a full disk does not take what was measured
+            scores.print_comparison(differences, names, resampling)
+    if csv is not None:  # last, so that the results are printed even if the disk is full
         from ctseg.files import write_text
 
         text = report.to_csv() if other is None else _both(report, other, names)
@@ -236,7 +237,7 @@ def _both(report: Report, other: Report, names: tuple[str, str]) -> str:
     return csv_text(dict.fromkeys(key for row in rows for key in row), rows)
 
 
-def _measured(
+def _evaluated(
     predictions: Path,
     reference: Path | DataSet | None,
     ids: list[str] | None,
@@ -264,13 +265,13 @@ def _of_run(run: Path) -> Report:
     file = run / "validation" / "report.json"
     if not file.is_file():
         raise BadInput(
-            f"Nothing to compare {run} with: no reference was given, and it is no run with a validation.",
+            f"There is no reference for {run}, and it is not a run with a validation report.",
             hint="Name the reference: ctseg evaluate PREDICTIONS REFERENCE",
         )
     return Report.read(file)
 
 
-def _set(options: Mapping[str, object]) -> list[str]:
+def _given(options: Mapping[str, object]) -> list[str]:
     """The names of the options that were given."""
     return [name for name, value in options.items() if value is not None]
 
@@ -278,7 +279,7 @@ def _set(options: Mapping[str, object]) -> list[str]:
 def _needs_reference(options: list[str]) -> None:
     if options:
         raise BadInput(
-            f"{options[0]} needs a reference: a run alone shows what its own validation measured.",
+            f"{options[0]} needs a reference: for a run alone, its own validation report is shown.",
             hint="Predict the cases, then: ctseg evaluate PREDICTIONS REFERENCE",
         )
 
@@ -289,18 +290,21 @@ def _fold(
     from ctseg.data.readers.find import open_dataset
     from ctseg.data.splits import fold_cases
 
-    found = open_dataset(reference)
-    _, validation = fold_cases(found, fold, folds)
+    dataset = open_dataset(reference)
+    _, validation = fold_cases(dataset, fold, folds)
     if ids is None:
-        return found, list(validation)
+        return dataset, list(validation)
     outside = [i for i in ids if i not in validation]
     if outside:
-        raise BadInput(f"The case '{outside[0]}' does not validate in fold {fold}.")
-    return found, ids
+        raise BadInput(
+            f"The case '{outside[0]}' does not validate in fold {fold}.",
+            hint="Leave out --fold, or name validation cases of this fold.",
+        )
+    return dataset, ids
 
 
 def _changed(rare: EvaluateOptions, names: tuple[str, ...]) -> dict[str, object]:
-    """The rarer settings that were given, by how they are written."""
+    """The settings that were given with --set or a file, by their spelling on the command line."""
     changed = rare.model_fields_set.intersection(names)
     return {f"--set {name}": getattr(rare, name) for name in names if name in changed}
 
@@ -323,10 +327,10 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def parse_tolerance(text: str) -> float | dict[str, float]:
-    """`2`, or `liver=2,lesion=1`, in mm.
+    """Parse a tolerance in mm: `2`, or `liver=2,lesion=1`.
 
     Raises:
-        BadInput: something else.
+        BadInput: the text is neither.
     """
     try:
         if "=" not in text:
@@ -336,15 +340,15 @@ def parse_tolerance(text: str) -> float | dict[str, float]:
     except ValueError as error:
         raise BadInput(
             f"'{text}' is no tolerance.",
-            hint="Write a length in mm, or one a label: --tolerance liver=2,lesion=1",
+            hint="Write a length in mm, or one for each label: --tolerance liver=2,lesion=1",
         ) from error
 
 
 def parse_slices(text: str) -> tuple[int | None, int | None]:
-    """`START:STOP`, either of which may be left out.
+    """Parse `START:STOP`; both are optional.
 
     Raises:
-        BadInput: something else.
+        BadInput: the text is no range.
     """
     match = re.fullmatch(r"(\d*):(\d*)", text)
     if not match:

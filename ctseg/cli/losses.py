@@ -18,7 +18,7 @@ def list_(
     pattern: Annotated[str, typer.Argument(help="Names with wildcards, e.g. 'dice*'.")] = "*",
     as_json: ui.JsonOption = False,
 ) -> None:
-    """List losses, in the box and from plugins."""
+    """List losses, built-in and from plugins."""
     specs.list_specs("loss", pattern, _row, as_json=as_json)
 
 
@@ -45,7 +45,7 @@ def show(
     ],
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Show a loss's options and the tasks that it serves."""
+    """Show the options of a loss and the tasks that it supports."""
     entry = plugins.registry().get("loss", name)
     spec = entry.spec
     result = {

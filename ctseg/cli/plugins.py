@@ -1,4 +1,4 @@
-"""`ctseg plugins`: what is installed beside the box, and what could not be loaded."""
+"""`ctseg plugins`: lists plugins, with errors of those that failed to load."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def group() -> None:
 
 @app.command("list", epilog=ui.examples("ctseg plugins list", "ctseg plugins list --json"))
 def list_(as_json: ui.JsonOption = False) -> None:
-    """List plugins with what each provides; one that could not be loaded says why.
+    """List plugins and what each provides, with the error of any that failed to load.
 
-    `--json` also holds the traceback of what went wrong.
+    `--json` also prints the traceback of the error.
     """
     registry = plugins.registry()
-    for kind in plugins.LISTINGS:  # hooks run here, so that those which raise are known
+    for kind in plugins.LISTINGS:  # run all hooks, to report those that raise
         registry.entries(kind)
     registry.zoos()
     rows = [_row(registry, info) for info in registry.plugins]
@@ -49,7 +49,7 @@ def list_(as_json: ui.JsonOption = False) -> None:
             ui.show()
             used = "used in full" if row["provides"] else "used"
             ui.show(f"{row['package']} could not be {used}: {row['error']}")
-            ui.show("  Its traceback: ctseg plugins list --json")
+            ui.show("  Show the traceback: ctseg plugins list --json")
 
 
 def _row(registry: plugins.Registry, info: plugins.PluginInfo) -> dict[str, Any]:
@@ -67,6 +67,8 @@ def _row(registry: plugins.Registry, info: plugins.PluginInfo) -> dict[str, Any]
 def _provides(row: dict[str, Any]) -> str:
     if row["error"] and not row["provides"]:
         return "nothing: it could not be used"
-    found = row["provides"].items()
-    parts = [f"{len(names)} {kind if len(names) == 1 else _PLURALS[kind]}" for kind, names in found]
+    parts = [
+        f"{len(names)} {kind if len(names) == 1 else _PLURALS[kind]}"
+        for kind, names in row["provides"].items()
+    ]
     return ", ".join(parts) or "nothing"

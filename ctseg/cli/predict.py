@@ -1,4 +1,4 @@
-"""`ctseg predict`: scans to label maps with a published model or a run."""
+"""`ctseg predict`: segments scans with a published model or a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ctseg.cli.data_options import parse_options
 from ctseg.cli.options import axes, completion
 from ctseg.cli.options.settings import PANEL, ConfigOption, SettingsOption, model_of
 from ctseg.cli.options.spellings import respelled
-from ctseg.cli.predict_report import tell
+from ctseg.cli.predict_report import print_summary
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -103,13 +103,13 @@ def predict(
         typer.Option(
             "--confidence",
             rich_help_panel=RESULTS,
-            help="Write how probable the label is.",
+            help="Write the probability of the chosen label.",
         ),
     ] = False,
     masks: Annotated[
         bool,
         typer.Option(
-            "--masks", help="Write a map of 0 and 1 for each label.", rich_help_panel=RESULTS
+            "--masks", help="Write a binary mask for each label.", rich_help_panel=RESULTS
         ),
     ] = False,
     instances: Annotated[
@@ -133,7 +133,7 @@ def predict(
         bool,
         typer.Option(
             "--no-postprocess",
-            help="Leave out the model's post-processing.",
+            help="Skip the model's post-processing.",
             rich_help_panel=RESULTS,
         ),
     ] = False,
@@ -207,7 +207,7 @@ def predict(
             "--coarse",
             metavar="NAME",
             autocompletion=completion.models,
-            help="Model that finds where to look.",
+            help="Coarse model that selects the region.",
             rich_help_panel=PANEL,
         ),
     ] = None,
@@ -218,7 +218,7 @@ def predict(
     settings: SettingsOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Segment scans; results lie on the grid of their scan."""
+    """Segment scans; results have the grid of their scan."""
     from ctseg.config.settings import read_settings
     from ctseg.data.steps.region import parse_region
     from ctseg.engine.prediction.inputs import find_items
@@ -230,7 +230,7 @@ def predict(
     rare: Any = read_settings(model_of("predict"), settings or [], config, example="dtype=float16")
     if rare.probabilities_format is not None and not probabilities:
         raise BadInput(
-            "The setting probabilities_format says how to write probabilities, and none are asked for.",
+            "The setting probabilities_format has no effect without --probabilities.",
             hint="Add --probabilities, or leave the setting out.",
         )
     with open_team() as team:
@@ -241,7 +241,7 @@ def predict(
             on_note=ui.say if team is None or team.leads else None,
         ).with_settings(
             tile_zyx=None if tile is None else axes.numbers(tile, int),
-            overlap=None if overlap is None else axes.shares(overlap),
+            overlap=None if overlap is None else axes.fractions(overlap),
             tta=tta, batch_size=rare.batch_size, skip_air=rare.skip_air,
         ).model  # fmt: skip
         items = find_items(
@@ -258,14 +258,14 @@ def predict(
         summary = _run(loaded, items, request, fit, team=team, name=name)
     if team is None or team.leads:
         debug = bool(context.find_root().params.get("debug"))
-        tell(summary, loaded, request, scans=len(items), as_json=as_json, debug=debug)
+        print_summary(summary, loaded, request, scans=len(items), as_json=as_json, debug=debug)
 
 
 def _run(
     loaded: Model, items: Sequence[Item], request: Request, fit: MemoryOptions, *,
     team: Team | None, name: str,
 ) -> Summary:  # fmt: skip
-    """Predict every scan, with a bar and, where it is interrupted, a word on how to go on."""
+    """Predict every scan with a progress bar; on Ctrl-C say how to continue."""
     from ctseg.engine.prediction.folder import predict_folder
     from ctseg.engine.prediction.queue import Summary
 
@@ -282,7 +282,7 @@ def _run(
             )  # fmt: skip
     except KeyboardInterrupt:
         if leads:
-            ui.say(f"{len(summary.done)} scan(s) done; go on with --skip-existing.")
+            ui.say(f"{len(summary.done)} scan(s) done; continue with --skip-existing.")
         raise
     return summary
 
@@ -295,7 +295,7 @@ def _fit(memory: str | None, *, fixed_batch: bool) -> MemoryOptions:
 
 
 def _region(text: str) -> str:
-    """`Z:Z,Y:Y,X:X`, of which the axes may be named."""
+    """Convert `Z:Z,Y:Y,X:X`, with or without names of axes, to z, y, x order."""
     if "=" not in text:
         return text
     return ",".join(axes.in_order(text, example="0:40,100:300,90:310"))
@@ -313,17 +313,19 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 def _rules(
     model: Model, keep_largest: str | None, rare: PredictOptions, *, no: bool
 ) -> tuple[PostprocessRule, ...] | None:
-    """The rules asked for; None leaves it to the model's card."""
+    """The rules from the options; None to use those of the model's card."""
     from ctseg.engine.postprocess import rules_from_text
 
-    asked = {
+    texts = {
         "keep_largest": keep_largest, "min_size": rare.min_size, "fill_holes": rare.fill_holes
     }  # fmt: skip
-    given = [name for name, text in asked.items() if text is not None]
+    given = [name for name, text in texts.items() if text is not None]
     if no and given:
         first = "--keep-largest" if given[0] == "keep_largest" else f"--set {given[0]}"
-        raise BadInput(f"--no-postprocess and {first} contradict each other.")
+        raise BadInput(
+            f"--no-postprocess and {first} contradict each other.", hint="Leave one of them out."
+        )
     if no:
         return ()
     names = [label.name for label in model.task.labels]
-    return rules_from_text(**asked, names=names) if given else None
+    return rules_from_text(**texts, names=names) if given else None

@@ -1,4 +1,4 @@
-"""What `ctseg predict` says in the end, and its exit code."""
+"""The summary of `ctseg predict`, and its exit code."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from ctseg.engine.prediction.request import Request
 
 SHOWN_LABELS = 6
-"""A table with more labels than this would not fit a page; all are in predictions.json."""
+"""The table omits volumes of more labels than this; predictions.json has all of them."""
 SHOWN_NAMES = 8
 
 
-def tell(
+def print_summary(
     summary: Summary, model: Model, request: Request, *, scans: int, as_json: bool, debug: bool
 ) -> None:  # fmt: skip
-    """Results on stdout, failures on stderr.
+    """Print results on stdout and failures on stderr.
 
     Raises:
-        typer.Exit: where a scan failed: 2 if nothing came of it but bad input, else 1.
+        typer.Exit: a scan failed: 2 if all scans are bad input, else 1.
     """
     if as_json:
         ui.print_json(_data(summary))
@@ -46,11 +46,11 @@ def _data(summary: Summary) -> dict[str, Any]:
 
 
 def _table(summary: Summary, model: Model, request: Request) -> None:
-    """A row for each scan: how it went, how long it took, and the volumes where they fit."""
+    """A row for each scan with its state, seconds, and the volumes of a few labels."""
     from ctseg.engine.prediction.outputs import written_labels
 
-    kept = [label.name for label in written_labels(model.task, request.labels)]
-    shown = kept if len(kept) <= SHOWN_LABELS else []
+    names = [label.name for label in written_labels(model.task, request.labels)]
+    shown = names if len(names) <= SHOWN_LABELS else []
     sizes = {name: volume_unit(r["volumes_ml"].get(name) for r in summary.done) for name in shown}
     rows: list[list[object]] = [
         ["done", r["case"], r["seconds"]]
@@ -63,7 +63,7 @@ def _table(summary: Summary, model: Model, request: Request) -> None:
         heads = (f"{name} {unit.name}" for name, unit in sizes.items())
         ui.table(["", "case", "seconds", *heads], rows, keys=2)
     if summary.skipped:
-        ui.say(f"{len(summary.skipped)} were there already.")
+        ui.say(f"{len(summary.skipped)} skipped: their outputs exist.")
 
 
 def _failures(summary: Summary, scans: int, *, debug: bool) -> None:
@@ -75,16 +75,16 @@ def _failures(summary: Summary, scans: int, *, debug: bool) -> None:
             ui.say("".join(traceback.format_exception(error)))
     if summary.missing:
         ids, more = summary.missing[:SHOWN_NAMES], len(summary.missing) - SHOWN_NAMES
-        ui.say(f"Not tried any more: {', '.join(ids)}{f' and {more} more' if more > 0 else ''}.")
-        ui.say("  Free some space, then go on with --skip-existing.")
+        ui.say(f"Not predicted: {', '.join(ids)}{f' and {more} more' if more > 0 else ''}.")
+        ui.say("  Free some space, then continue with --skip-existing.")
     if scans > 1:
         ui.say(f"{len(summary.failed)} of {scans} scans failed.")
 
 
 def _exit_code(summary: Summary, scans: int) -> int:
-    """2 where nothing came of it but bad input."""
+    """2 if all scans are bad input, else 1; for a single scan, the code of its error."""
     codes = {error.exit_code for error in summary.failed.values()}
     if scans == 1:
         return codes.pop()
-    something = summary.done or summary.skipped or summary.missing
-    return EXIT_BAD_INPUT if codes == {EXIT_BAD_INPUT} and not something else EXIT_FAILED
+    others = summary.done or summary.skipped or summary.missing
+    return EXIT_BAD_INPUT if codes == {EXIT_BAD_INPUT} and not others else EXIT_FAILED

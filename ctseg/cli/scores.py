@@ -1,4 +1,4 @@
-"""The tables of an evaluation, and of a comparison of two."""
+"""Prints the tables of an evaluation, and of a comparison of two evaluations."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 def print_report(
     report: Report, *, cases: bool = True, resampling: BootstrapSample | None = None
 ) -> None:
-    """The tables of a report, on stdout: every case, the means, and how sure these are."""
+    """Print the tables of a report on stdout: every case, the means, and their confidence intervals."""
     from ctseg.metrics.units import volume_unit
 
-    found = report.rows()
-    volumes = any(row["predicted_ml"] is not None for row in found)
-    size = volume_unit(row[name] for row in found for name in ("predicted_ml", "reference_ml"))
+    entries = report.rows()
+    volumes = any(row["predicted_ml"] is not None for row in entries)
+    size = volume_unit(row[name] for row in entries for name in ("predicted_ml", "reference_ml"))
     heads = _heads(report)
     titles = [title for title, _ in heads.values()]
     more = [f"predicted {size.name}", f"reference {size.name}"] if volumes else []
     if cases:
         rows = []
-        for row in found:
+        for row in entries:
             values = [unit.of(row.get(name)) for name, (_, unit) in heads.items()]
             sizes = [size.of(row[f"{which}_ml"]) for which in ("predicted", "reference")]
             rows.append(
@@ -54,7 +54,7 @@ def print_report(
 
 
 def _heads(report: Report) -> dict[str, tuple[str, Unit]]:
-    """For each metric the head of its column, in the unit that suits the labels that are in both maps."""
+    """The column head and unit of each metric, in a unit that suits the labels present in both maps."""
     from ctseg.metrics.catalogue import METRICS
     from ctseg.metrics.units import unit_for
 
@@ -68,13 +68,13 @@ def _heads(report: Report) -> dict[str, tuple[str, Unit]]:
 def _print_intervals(
     report: Report, resampling: BootstrapSample, heads: Mapping[str, tuple[str, Unit]]
 ) -> None:
-    found = [(*report.intervals(name, resampling), unit) for name, (_, unit) in heads.items()]
+    intervals = [(*report.intervals(name, resampling), unit) for name, (_, unit) in heads.items()]
     titles = [title for title, _ in heads.values()]
     rows = [
-        (label, *(_range(each.get(label), unit) for each, _, unit in found))
+        (label, *(_range(by_label.get(label), unit) for by_label, _, unit in intervals))
         for label in report.labels
     ]
-    rows.append(("mean", *(_range(mean, unit) for _, mean, unit in found)))
+    rows.append(("mean", *(_range(mean, unit) for _, mean, unit in intervals)))
     if all(cell == "-" for row in rows for cell in row[1:]):
         return
     groups = len({case.group or case.case for case in report.cases})
@@ -146,34 +146,34 @@ def _cases(count: int) -> str:
 
 
 def print_comparison(
-    found: Sequence[Difference], names: tuple[str, str], resampling: BootstrapSample | None
+    differences: Sequence[Difference], names: tuple[str, str], resampling: BootstrapSample | None
 ) -> None:
-    """The table of the differences, on stdout."""
+    """Print the table of the differences on stdout."""
     from ctseg.metrics.catalogue import METRICS
     from ctseg.metrics.units import unit_for
 
     rows = []
-    for d in found:
+    for d in differences:
         title, unit = unit_for(METRICS[d.metric].title, [max(d.prediction, d.other, key=abs)])
         rows.append((
             title, d.label, _four(unit.of(d.prediction)), _four(unit.of(d.other)),
             f"{d.difference * unit.factor:+.4f}", _range(d.interval, unit), _dash(d.better), _dash(d.worse),
             d.equal, _p(d.p_value), _p(d.p_holm),
         ))  # fmt: skip
-    sure = resampling.confidence if resampling else 0.95
+    level = resampling.confidence if resampling else 0.95
     ui.show()
     ui.table(
         (
-            "metric", "label", "prediction", "other", "difference", f"{100 * sure:g} % interval",
+            "metric", "label", "prediction", "other", "difference", f"{100 * level:g} % interval",
             "better", "worse", "equal", "p", "p (Holm)",
         ),
         rows,
         title=f"{names[0]} against {names[1]}",
         keys=2,
     )  # fmt: skip
-    unpaired = {(d.overall, d.label): d.unpaired for d in found if d.unpaired}
-    for (_, label), alone in unpaired.items():
-        ui.show(f"{label}: {_cases(alone)} left out, which only one of the two could be scored on.")
+    unpaired = {(d.overall, d.label): d.unpaired for d in differences if d.unpaired}
+    for (_, label), count in unpaired.items():
+        ui.show(f"{label}: {_cases(count)} left out, since only one of the two has a score there.")
 
 
 def _dash(value: int | None) -> object:

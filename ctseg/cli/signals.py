@@ -1,4 +1,4 @@
-"""SIGTERM as an orderly end: what `timeout`, `kill`, batch systems and service managers send."""
+"""Handles SIGTERM, which `timeout`, `kill`, batch systems and service managers send, like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ctseg.errors import Terminated
 
 
 @contextmanager
-def terminated_in_order() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM, so that finished work stays and temporary files go, as on Ctrl-C."""
+def sigterm_raises() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM, so that results stay and temporary files are removed, as on Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     owner = os.getpid()
 
     def end(number: int, _: FrameType | None) -> None:
-        if os.getpid() != owner:  # a worker that was forked meanwhile ends as it always did
+        if os.getpid() != owner:  # a forked worker keeps the default action
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

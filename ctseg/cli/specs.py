@@ -1,4 +1,4 @@
-"""What the listings of networks, losses and plugins share."""
+"""Helpers for the listings of networks, losses and plugins."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ctseg import plugins
 from ctseg.cli import ui
 
 SHOWN = 60
-"""Longest default, in characters, that a table shows."""
+"""Longest default value, in characters, that a table shows in full."""
 
 
 def matching(kind: plugins.Kind, pattern: str) -> list[plugins.Registered]:
-    """The registered specs of one kind whose names match a shell pattern, by name."""
+    """The registered specs of one kind whose names match a shell pattern, sorted by name."""
     table = plugins.registry().table(kind)
     return [table[name] for name in sorted(fnmatch.filter(table, pattern))]
 
@@ -59,7 +59,7 @@ def _default(option: dataclasses.Field[Any]) -> Any:
 
 
 def show_options(rows: list[dict[str, Any]]) -> None:
-    """The options as a table."""
+    """Print the options as a table."""
     if not rows:
         ui.show("It has no options.")
         return
@@ -80,7 +80,7 @@ def list_specs(
     *,
     as_json: bool,
 ) -> None:
-    """Print the specs of one kind that match; says so on stderr where none does."""
+    """Print the matching specs of one kind, or a message on stderr if none matches."""
     rows = [row(entry) for entry in matching(kind, pattern)]
     if as_json:
         ui.print_json(rows)
@@ -89,7 +89,7 @@ def list_specs(
         ui.table(tuple(rows[0]), cells, prose=("summary", "tasks"))
     else:
         known = ", ".join(plugins.names(kind))
-        ui.say(f"No {kind} fits '{pattern}'. Available: {known or 'none'}")
+        ui.say(f"No {kind} matches '{pattern}'. Available: {known or 'none'}")
     warn_of_broken()
 
 
@@ -98,7 +98,7 @@ def _cell(value: Any) -> object:
 
 
 def warn_of_broken() -> None:
-    """Say on stderr which plugins could not be used, so that a missing name explains itself."""
+    """Warn on stderr about plugins that failed to load, since their names are missing from the list."""
     for plugin in plugins.registry().plugins:
         if plugin.error:
             ui.warn(

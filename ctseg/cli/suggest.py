@@ -1,4 +1,4 @@
-"""`ctseg evaluate --suggest-cleanup`: whether keeping largest parts would help, as the cases at hand say."""
+"""`ctseg evaluate --suggest-cleanup`: suggests for which labels to keep only the largest component."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def suggest(
     reference_options: dict[str, Any] | None,
     as_json: bool,
 ) -> None:
-    """Print the rules that raise the mean Dice, in the form of a run file, and what they change."""
+    """Print the rules that raise the mean Dice, in the syntax of a run file, and their effect."""
     from ctseg.engine.evaluation.matching import find_pairs
     from ctseg.engine.evaluation.suggest_cleanup import suggest_for
 
-    found = find_pairs(
+    pairs = find_pairs(
         predictions,
         reference,
         cases=cases,
@@ -34,21 +34,18 @@ def suggest(
         reference_options=reference_options,
     )
     with ui.progress(f"Trying rules on {predictions.name}") as bar:
-        made = suggest_for(found, lambda done, total, case: bar.update(done, total, case))
-    rules = [rule.model_dump(mode="json", exclude_defaults=True) for rule in made.rules]
+        suggestion = suggest_for(pairs, lambda done, total, case: bar.update(done, total, case))
+    rules = [rule.model_dump(mode="json", exclude_defaults=True) for rule in suggestion.rules]
+    before, after, count = suggestion.before, suggestion.after, suggestion.cases
     if as_json:
-        ui.print_json(
-            {"postprocess": rules, "before": made.before, "after": made.after, "cases": made.cases}
-        )
+        ui.print_json({"postprocess": rules, "before": before, "after": after, "cases": count})
         return
-    rows = [(name, made.before[name], made.after[name]) for name in made.before]
-    ui.table(("label", "Dice", "with the rules"), rows, title=f"On {made.cases} cases")
+    rows = [(name, before[name], after[name]) for name in before]
+    ui.table(("label", "Dice", "with the rules"), rows, title=f"On {count} cases")
     if not rules:
-        ui.say("Keeping only the largest parts helps nowhere.")
+        ui.say("Keeping only the largest components helps nowhere.")
         return
-    ui.say(
-        "Put this into the run file before it is published, or give the options to ctseg predict:"
-    )
+    ui.say("Add this to the run file before publishing, or pass the options to ctseg predict:")
     ui.show("[predict]")
     ui.show("postprocess = [")
     for rule in rules:
@@ -60,4 +57,4 @@ def suggest(
 def _toml(value: Any) -> str:
     import json
 
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers and lists are written alike
+    return json.dumps(value, ensure_ascii=False)  # same syntax as TOML for these types

@@ -1,6 +1,6 @@
-"""Tables as lines of text that fit a terminal: names and numbers stay whole, prose breaks between words.
+"""Lays out tables as lines of text that fit a terminal: names and numbers stay whole, prose breaks between words.
 
-A table that is too wide even so is split into parts side by side, each with the key columns in front.
+A table that is still too wide is split by columns into several parts, each with the key columns first.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 GAP = 2
 """Spaces between columns."""
 LEAST_PROSE = 12
-"""A column of prose is no narrower where it has to break."""
+"""Minimum width of a column of prose that has to break."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a drawn table; headers stand out where the terminal can show it."""
+    """One line of a table; headers are bold on a terminal."""
 
     text: str
     header: bool = False
@@ -29,7 +29,7 @@ class Column:
     """A column with its cells as text.
 
     Attributes:
-        right: whether cells are set to the right, as numbers are.
+        right: whether cells are right-aligned, as numbers are.
         prose: whether cells may break between words.
     """
 
@@ -39,24 +39,24 @@ class Column:
     prose: bool
 
     @property
-    def wanted(self) -> int:
-        """Characters that hold everything on one line."""
+    def full_width(self) -> int:
+        """Characters for the longest cell on one line."""
         return max(map(_width, (self.title, *self.cells)))
 
     @property
     def least(self) -> int:
-        """Characters that split no word of a title or of prose, and nothing else at all."""
+        """Minimum width: prose and titles break only between words, other cells not at all."""
         words = max((_width(word) for word in self.title.split()), default=0)
         if not self.prose:
             return max(words, *map(_width, self.cells), 0)
         inside = [_width(word) for cell in self.cells for word in cell.split()]
-        return min(max(words, *inside, LEAST_PROSE), self.wanted)
+        return min(max(words, *inside, LEAST_PROSE), self.full_width)
 
 
 def columns_of(
     titles: Sequence[str], rows: Iterable[Sequence[object]], prose: Collection[str]
 ) -> list[Column]:
-    """The columns of a grid; numbers go to the right, floats have three decimals, None is a dash."""
+    """The columns of a table; numbers are right-aligned, floats have three decimals, None is a dash."""
     grid = [list(row) for row in rows]
     return [
         Column(
@@ -71,15 +71,15 @@ def columns_of(
 
 
 def plain(columns: Sequence[Column]) -> list[Line]:
-    """One line a row, however long: what another program reads."""
-    return _drawn(columns, [column.wanted for column in columns])
+    """One line for each row, however long, for other programs to read."""
+    return _drawn(columns, [column.full_width for column in columns])
 
 
 def fitted(columns: Sequence[Column], width: int, keys: int) -> list[Line]:
-    """Lines of at most `width` characters where no name is longer than that.
+    """Lines of at most `width` characters, unless a single name is longer.
 
     Args:
-        keys: so many first columns say what a row is about; each part of a table that is split repeats them.
+        keys: number of leading key columns, which every part of a split table repeats.
     """
     lines: list[Line] = []
     for part in _balanced(columns, width, keys):
@@ -94,13 +94,13 @@ def fitted(columns: Sequence[Column], width: int, keys: int) -> list[Line]:
 
 
 def _balanced(columns: Sequence[Column], width: int, keys: int) -> list[list[Column]]:
-    """As few parts as the width allows, and these about as wide as each other."""
+    """Split the columns into as few parts as the width allows, of similar widths."""
     parts = _parts(columns, width, keys)
     for narrower in range(width - 1, 0, -1):
-        tried = _parts(columns, narrower, keys)
-        if len(tried) > len(parts) or max(map(_least, tried)) > narrower:
+        candidate = _parts(columns, narrower, keys)
+        if len(candidate) > len(parts) or max(map(_least, candidate)) > narrower:
             break
-        parts = tried
+        parts = candidate
     return parts
 
 
@@ -121,12 +121,11 @@ def _parts(columns: Sequence[Column], width: int, keys: int) -> list[list[Column
 
 
 def _widths(columns: Sequence[Column], width: int) -> list[int]:
-    """The least that each column takes, and of what is left over so much to each that it has all it wants."""
+    """The width of each column: its minimum, then the remaining space for the columns with the shortest texts first."""
     widths = [column.least for column in columns]
     left = width - sum(widths) - GAP * (len(columns) - 1)
-    # titles and short texts first: prose breaks all the same
-    for i in sorted(range(len(columns)), key=lambda i: columns[i].wanted):
-        more = max(min(left, columns[i].wanted - widths[i]), 0)
+    for i in sorted(range(len(columns)), key=lambda i: columns[i].full_width):
+        more = max(min(left, columns[i].full_width - widths[i]), 0)
         widths[i] += more
         left -= more
     return widths
@@ -145,7 +144,7 @@ def _drawn(columns: Sequence[Column], widths: Sequence[int]) -> list[Line]:
 
 
 def _row(columns: Sequence[Column], cells: Sequence[list[str]], widths: Sequence[int]) -> list[str]:
-    """The lines of one row, of which a cell may take several."""
+    """The lines of one row; a cell may take several lines."""
     lines = []
     for number in range(max(map(len, cells))):
         parts = []
@@ -185,5 +184,5 @@ _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not i
 
 
 def harmless(text: str) -> str:
-    """The text without codes that steer a terminal; names of files and cards of strangers may hold some."""
+    """Remove terminal control codes from a text, since file names and foreign cards may contain some."""
     return text.translate(_CONTROLS)

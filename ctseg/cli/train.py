@@ -1,4 +1,4 @@
-"""`ctseg train`: from a data set or a run file to a trained model."""
+"""`ctseg train`: trains a model from a data set or a run file."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def train(
     as_json: ui.JsonOption = False,
     fold: Annotated[
         int | None,
-        typer.Option(
-            "--fold", metavar="N", min=0, help="Fold that validates.", rich_help_panel=DATA
-        ),
+        typer.Option("--fold", metavar="N", min=0, help="Validation fold.", rich_help_panel=DATA),
     ] = None,
     reader: Annotated[
         str | None,
@@ -131,7 +129,7 @@ def train(
             "--patience",
             metavar="N",
             min=1,
-            help="Epochs without improvement before a stop.",
+            help="Epochs without improvement before stopping.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -175,8 +173,8 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a model; what is left out is planned from the data and the device."""
-    _check_alone()
+    """Train a model; settings that are not given are planned from the data and the device."""
+    _check_single_process()
     from ctseg.engine.training.run import train as run
 
     given: dict[str, Any] = {
@@ -198,10 +196,12 @@ def train(
                 hint="Start a new run with -o, or leave the option out.",
             )
         if overwrite:
-            raise BadInput("--resume and --overwrite contradict each other.")
+            raise BadInput(
+                "--resume and --overwrite contradict each other.", hint="Leave one of them out."
+            )
         if output is not None and source is not None:
             raise BadInput(
-                f"A resumed run keeps its data set; {source} has no part in it.",
+                f"A resumed run keeps its data set; {source} has no effect.",
                 hint=f"Leave it out: ctseg train --resume {output}",
             )
         output = output or source
@@ -227,12 +227,13 @@ def train(
     ui.show(f"Next: ctseg zoo publish {result.folder} --tag NAME")
 
 
-def _check_alone() -> None:
-    """Refuse several processes, which would all write one run folder."""
-    told = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")]
-    if all(told) and told[1] != "1":
+def _check_single_process() -> None:
+    """Reject several processes, which would all write to one run folder."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    values = [os.environ.get(name) for name in names]
+    if all(values) and values[1] != "1":
         raise BadInput(
-            f"Training runs in one process, and {told[1]} were started.",
+            f"Training runs in one process, and {values[1]} were started.",
             hint="Start it without torchrun. Folds can train side by side: --fold 1 --device cuda:1",
         )
 
@@ -252,7 +253,7 @@ def _show_best(result: RunResult) -> None:
 
 
 def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -> RunConfig:
-    """The configuration from a run file or a data set, with the options and settings on top."""
+    """The configuration from a run file or a data set, overridden by the options and settings."""
     from ctseg.config import LENGTHS, load_config, override, parse_config
 
     if source is None:
@@ -269,36 +270,37 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
             raise FileProblem(f"{source} does not exist.", hint="Check the path of the data set.")
         config = parse_config({"data": {"path": str(source)}})
     data = config.model_dump(mode="json")
-    wanted = {k: v for k, v in given.items() if v is not None}
-    lengths = [name for name in LENGTHS if f"train.{name}" in wanted]
+    changes = {k: v for k, v in given.items() if v is not None}
+    lengths = [name for name in LENGTHS if f"train.{name}" in changes]
     if len(lengths) > 1:
         raise BadInput(
             f"--{lengths[0]} and --{lengths[1]} both say how long to train.",
             hint="Give one of them.",
         )
-    if lengths:  # it takes the place of what the run file says
+    if lengths:  # the option replaces any length in the run file
         data["train"] |= dict.fromkeys(LENGTHS)
-    if "data.options" in wanted:
-        wanted["data.options"] = {**config.data.options, **wanted["data.options"]}
-    for key, value in wanted.items():
+    if "data.options" in changes:
+        changes["data.options"] = {**config.data.options, **changes["data.options"]}
+    for key, value in changes.items():
         section, _, name = key.rpartition(".")
         (data[section] if section else data)[name] = value
     checked: RunConfig = parse_config(data, where="the options")
     checked = override(checked, settings)
     if not any(getattr(checked.train, name) for name in LENGTHS):
         raise BadInput(
-            "How long shall it train?", hint="Give --time 30m, --epochs 100 or --steps 5000."
+            "The length of the training is missing.",
+            hint="Give --time 30m, --epochs 100 or --steps 5000.",
         )
     if checked.preprocess.steps and checked.preprocess.spacing_xyz is not None:
         raise BadInput(
-            "The run file names its preprocessing steps, so that a target spacing would change nothing.",
-            hint="Change the spacing of the step 'resample', or plan the steps anew: --set preprocess.steps=[]",
+            "The run file lists its preprocessing steps, so a target spacing has no effect.",
+            hint="Change the spacing of the step 'resample', or plan the steps again: --set preprocess.steps=[]",
         )
     return checked
 
 
 class BarReporter:
-    """Tells a progress bar."""
+    """Reports the progress of a run on a progress bar."""
 
     def __init__(self, bar: ui.Progress) -> None:
         self.bar = bar

@@ -1,6 +1,6 @@
-"""What every command shares: results on stdout, progress on stderr, options with one meaning everywhere.
+"""Output and options that the commands share: results go to stdout, progress to stderr.
 
-On a terminal output is rich; piped, it is plain lines that nothing wraps or colours.
+Output is rich on a terminal; piped output is plain lines without wrapping or colours.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ ZooOption = Annotated[
     Path | None,
     typer.Option("--zoo", help="Zoo folder (default: see ctseg doctor).", metavar="FOLDER"),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to all questions.")]
 
 PLAIN_SECONDS = 5.0
-"""Piped progress prints a line at most this often."""
+"""Minimum interval between lines of piped progress."""
 
 
 @functools.cache
@@ -59,28 +59,28 @@ def err() -> Console:
 
 
 def show(text: str = "") -> None:
-    """A line of the result, on stdout, never wrapped."""
+    """Print a line of the result on stdout, without wrapping."""
     out().print(tables.harmless(text), soft_wrap=True)
 
 
 def say(text: str = "", *, style: str | None = None) -> None:
-    """A line of progress, on stderr, never wrapped."""
+    """Print a line of progress on stderr, without wrapping."""
     err().print(tables.harmless(text), style=style, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """A warning, on stderr."""
+    """Print a warning on stderr."""
     say(f"Warning: {text}", style="yellow")
 
 
 def examples(*lines: str) -> str:
-    """The epilog of a command's help page: one example a line."""
+    """The epilog of a command's help page: one example on each line."""
     escaped = [line.replace("[", r"\[") for line in lines]
     return "\n".join(["[bold]Examples[/bold]", *escaped]) if lines else ""
 
 
 def plain(value: Any) -> Any:
-    """Any result as what JSON can hold: NaN and infinities become null."""
+    """Convert any result to plain JSON data; NaN and infinities become null."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, float):
@@ -104,7 +104,7 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """A result as JSON on stdout; it never holds NaN or Infinity, nor what stdout cannot encode."""
+    """Print a result as JSON on stdout, with null for NaN and infinities, and escapes where stdout needs them."""
     data = plain(value)
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     try:
@@ -122,31 +122,31 @@ def table(
     prose: Collection[str] = (),
     keys: int = 1,
 ) -> None:
-    """A table on stdout. Numbers are set to the right; floats are shown with three decimals, None as a dash.
+    """Print a table on stdout. Numbers are right-aligned; floats have three decimals, None is a dash.
 
-    On a terminal it fits the width: names and numbers stay whole, prose breaks between words, and what is too wide
-    even so goes below, in a second part. Piped, each row is one line.
+    On a terminal the table fits the width: names and numbers stay whole, prose breaks between words, and a table that
+    is still too wide is split by columns. Piped, each row is one line.
 
     Args:
         prose: titles of the columns whose cells may break between words.
-        keys: so many first columns say what a row is about; each part of the table has them.
+        keys: number of leading key columns, which each part of a split table repeats.
     """
-    made = tables.columns_of(columns, rows, prose)
+    laid_out = tables.columns_of(columns, rows, prose)
     if title:
         show(title)
     if not out().is_terminal:
-        for line in tables.plain(made):
+        for line in tables.plain(laid_out):
             typer.echo(line.text)
         return
-    for line in tables.fitted(made, out().width, keys):
+    for line in tables.fitted(laid_out, out().width, keys):
         out().print(line.text, style="bold" if line.header else None, soft_wrap=True)
 
 
 class Progress:
-    """How far a piece of work has come; made by `progress`.
+    """The progress of a task; created by `progress`.
 
-    The time left is told from the second part on, by the pace since the first was done: that one takes longer, as
-    what is needed is still being made ready.
+    The remaining time is estimated from the second update on, by the pace since the first one, which includes the
+    setup.
     """
 
     def __init__(
@@ -163,11 +163,11 @@ class Progress:
         self._first: tuple[float, float] | None = None
 
     def advance(self, amount: float = 1, text: str | None = None) -> None:
-        """Some more is done; `text` says what about it, e.g. the loss."""
+        """Add to the amount done; `text` is shown next to it, e.g. the loss."""
         self.update(self.done + amount, text=text)
 
     def update(self, done: float, total: float | None = None, text: str | None = None) -> None:
-        """So much is done."""
+        """Set the amount done."""
         self.done = done
         self.total = self.total if total is None else total
         self._text = self._text if text is None else text
@@ -183,11 +183,11 @@ class Progress:
             self._line()
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a permanent line above the bar."""
         say(text)
 
     def _left(self) -> str:
-        """How long the rest will take, where that can be told."""
+        """The estimated remaining time; empty if unknown."""
         if self._first is None or not self.total or self.done >= self.total:
             return ""
         since, before = self._first
@@ -200,14 +200,14 @@ class Progress:
         self._last = time.monotonic()
         if not self._shown:
             return
-        share = f"{round(self.done, 2):g}" + (f"/{self.total:g}" if self.total else "")
+        done = f"{round(self.done, 2):g}" + (f"/{self.total:g}" if self.total else "")
         left = self._left()
-        told = f", {left} left" if left else ""
+        remaining = f", {left} left" if left else ""
         detail = f"  {self._text}" if self._text else ""
-        say(f"{self.description}: {share} in {_clock(self._last - self._start)}{told}{detail}")
+        say(f"{self.description}: {done} in {_clock(self._last - self._start)}{remaining}{detail}")
 
     def finish(self) -> None:
-        if self._bar is None and self._last > self._start:  # quick work needs no last line
+        if self._bar is None and self._last > self._start:  # nothing for tasks that end at once
             self._line()
 
 
@@ -215,10 +215,10 @@ class Progress:
 def progress(
     description: str, total: float | None = None, *, shown: bool = True
 ) -> Iterator[Progress]:
-    """A bar on a terminal, otherwise a line every few seconds; both on stderr.
+    """Show a progress bar on a terminal, or a line every few seconds otherwise, on stderr.
 
     Args:
-        shown: else nothing is printed, as by all but the first of several processes.
+        shown: False prints nothing, for all but the first of several processes.
 
     Example:
         >>> with progress("Predicting", total=3) as bar:
@@ -253,27 +253,27 @@ def _clock(seconds: float) -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is lost; without a terminal the answer must be `--yes`.
+    """Ask before data are removed; without a terminal `--yes` is required.
 
     Raises:
-        BadInput: nobody can be asked.
-        typer.Exit: the answer was no.
+        BadInput: there is no terminal.
+        typer.Exit: the answer is no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
         from ctseg.errors import BadInput
 
-        raise BadInput(f"{question} Nobody is there to answer.", hint="Say so beforehand: --yes")
+        raise BadInput(f"{question} Nobody is there to answer.", hint="Confirm with --yes.")
     if not typer.confirm(question, err=True):
         raise typer.Exit(0)
 
 
 def check_zoo(zoo: Path | None) -> None:
-    """Refuse a zoo that was named and is not there: what other zoos hold is not what was asked for.
+    """Reject a named zoo that does not exist, instead of searching only the other zoos.
 
     Raises:
-        FileProblem: there is no such folder.
+        FileProblem: the folder does not exist.
     """
     if zoo is not None and not zoo.expanduser().is_dir():
         from ctseg.errors import FileProblem

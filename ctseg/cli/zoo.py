@@ -1,4 +1,4 @@
-"""`ctseg zoo`: published weights."""
+"""`ctseg zoo`: commands for published weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ app = typer.Typer(
 )
 app.command("import", epilog=ui.examples(*zoo_import.EXAMPLES))(zoo_import.import_)
 
-CARD, WEIGHTS = "Card", "Weights and coarse stage"
+CARD, WEIGHTS = "Card", "Weights and coarse model"
 MARGIN = 10.0
-"""Millimetres around what a first stage finds."""
+"""Default margin around the labels of a coarse model, in mm."""
 
 
 class Dtype(StrEnum):
-    """How weights are stored."""
+    """Number types in which weights are stored."""
 
     fp16 = "fp16"
     bf16 = "bf16"
@@ -40,21 +40,21 @@ def list_(
     zoo: ui.ZooOption = None,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """List published models and where they are."""
+    """List published models and their zoo."""
     import fnmatch
 
     from ctseg.zoo.resolve import all_entries
 
     ui.check_zoo(zoo)
-    found = all_entries(zoo)
-    rows = [_row(entry) for name in fnmatch.filter(found, pattern) for entry in found[name]]
+    entries = all_entries(zoo)
+    rows = [_row(entry) for name in fnmatch.filter(entries, pattern) for entry in entries[name]]
     if as_json:
         ui.print_json(rows)
         return
     if not rows:
         from ctseg.zoo.folders import user_zoo
 
-        ui.say(f"No model {'fits ' + repr(pattern) if found else 'is published'}.")
+        ui.say(f"No model {'matches ' + repr(pattern) if entries else 'is published'}.")
         ui.say(f"Publish a run with: ctseg zoo publish RUN --tag TAG   (your zoo: {user_zoo(zoo)})")
         return
     several = len({row["zoo"] for row in rows}) > 1
@@ -115,22 +115,22 @@ def show(
     from ctseg.zoo.resolve import resolve_model
 
     ui.check_zoo(zoo)
-    found = resolve_model(name, zoo)
+    resolved = resolve_model(name, zoo)
     if as_json:
-        ui.print_json(found.card)
+        ui.print_json(resolved.card)
         return
-    card = found.card
+    card = resolved.card
     data, metrics = card.training_data, card.metrics
     labels = ", ".join(f"{i.name} ({i.value})" for i in card.task.task().foreground)
     ui.table(
         ("", "card"),
         [
-            ("name", card.name or found.name),
+            ("name", card.name or resolved.name),
             ("summary", card.summary),
             ("architecture", f"{card.architecture} (from {card.provider.package})"),
             ("task", card.task.kind),
             ("labels", labels),
-            ("looks where", ", then ".join(_stage(stage) for stage in card.stages) or "everywhere"),
+            ("region", ", then ".join(_stage(stage) for stage in card.stages) or "whole scan"),
             ("channels", ", ".join(card.channels)),
             ("tile (z, y, x)", " x ".join(map(str, card.predict.tile_zyx or ())) or "as the scan"),
             ("trained on", f"{data.cases} cases of {data.name}"),
@@ -139,7 +139,7 @@ def show(
             ("imported from", _source(card)),
             ("intended use", card.intended_use or "-"),
             ("limits", card.limits or "-"),
-            ("files", ", ".join(str(file) for file in found.files)),
+            ("files", ", ".join(str(file) for file in resolved.files)),
         ],
         prose=("card",),
     )
@@ -170,10 +170,10 @@ def _source(card: Any) -> str:
 
 
 def _stage(stage: Any) -> str:
-    what = ", ".join(stage.labels) or "anything"
+    labels = ", ".join(stage.labels) or "all labels"
     if stage.as_channels:
-        return f"everywhere, with {what} of {stage.model} as channels"
-    return f"{stage.model} finds {what}, {stage.margin_mm:g} mm around it"
+        return f"whole scans, with {labels} of {stage.model} as channels"
+    return f"{labels} of {stage.model} with a margin of {stage.margin_mm:g} mm"
 
 
 @app.command(
@@ -208,7 +208,7 @@ def publish(
         typer.Option(
             "--licence",
             metavar="TEXT",
-            help="Licence of the weights; the data's if left out.",
+            help="Licence of the weights (default: that of the data).",
             show_default=False,
             rich_help_panel=CARD,
         ),
@@ -261,7 +261,7 @@ def publish(
         typer.Option(
             "--coarse",
             metavar="NAME",
-            help="Model that finds where to look.",
+            help="Coarse model that selects the region.",
             autocompletion=completion.published,
             rich_help_panel=WEIGHTS,
         ),
@@ -271,14 +271,18 @@ def publish(
         typer.Option(
             "--coarse-labels",
             metavar="NAME,NAME",
-            help="Labels of it that count.",
+            help="Labels of the coarse model to use.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
     margin: Annotated[
         float,
         typer.Option(
-            "--margin", metavar="MM", min=0, help="Margin around them.", rich_help_panel=WEIGHTS
+            "--margin",
+            metavar="MM",
+            min=0,
+            help="Margin around these labels.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = MARGIN,
 ) -> None:
@@ -291,8 +295,8 @@ def publish(
     stages = []
     if coarse is None and (coarse_labels is not None or margin != MARGIN):
         raise BadInput(
-            "Labels or a margin of a first stage are given, but no first stage.",
-            hint="Name it: --coarse NAME",
+            "--coarse-labels and --margin need a coarse model.",
+            hint="Name it with --coarse NAME, or leave them out.",
         )
     if coarse is not None:
         labels = tuple(n.strip() for n in (coarse_labels or "").split(",") if n.strip())
@@ -336,7 +340,7 @@ def verify(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Models; all when left out.",
+            help="Models (default: all).",
             show_default=False,
             autocompletion=completion.published,
         ),
@@ -346,7 +350,7 @@ def verify(
 ) -> None:
     """Check every file and tensor against its checksum, and that the weights load.
 
-    Exit code 1 when something is wrong.
+    Exit code 1 if a model is damaged.
     """
     from ctseg.zoo.verify import verify as check
 
@@ -363,16 +367,16 @@ def verify(
     else:
         ui.say("No model is published: nothing to verify.")
     if not all(c.sound for c in checks):
-        ui.say("Error: some models are not what was published.", style="red")
+        ui.say("Error: some models differ from what was published.", style="red")
         ui.say(
-            "  Copy them again, or publish them anew: ctseg zoo publish RUN --tag TAG --overwrite"
+            "  Copy them again, or publish them again: ctseg zoo publish RUN --tag TAG --overwrite"
         )
         raise typer.Exit(1)
 
 
 def _verdict(check: Check) -> str:
-    found = "; ".join(check.problems) or "sound"
-    return f"{found} ({'; '.join(check.notes)})" if check.notes else found
+    verdict = "; ".join(check.problems) or "sound"
+    return f"{verdict} ({'; '.join(check.notes)})" if check.notes else verdict
 
 
 @app.command(epilog=ui.examples("ctseg zoo remove unet3d.trial_v0 --yes"))

@@ -1,4 +1,4 @@
-"""`ctseg zoo import`: models of other projects as entries of the zoo."""
+"""`ctseg zoo import`: imports models of other projects into the zoo."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def import_(
 ) -> None:
     """Import a model of another project into the zoo; none of its code is run.
 
-    Pickles are read as data alone: one that names classes or functions is refused.
+    Pickles are read as plain data: one that names classes or functions is rejected.
     """
     from ctseg.zoo.importers.entry import import_model
     from ctseg.zoo.readme import usage
@@ -119,7 +119,7 @@ def import_(
 
 
 def _parts(pairs: list[str]) -> dict[str, str]:
-    """`["ribs=FOLDER", ...]` as a dictionary."""
+    """Parse `["ribs=FOLDER", ...]` into a dictionary."""
     parts: dict[str, str] = {}
     for pair in pairs:
         name, mark, folder = pair.partition("=")

@@ -171,7 +171,7 @@ def test_resuming_what_is_no_run(tmp_path):
     refuse("train", "--resume", "-o", tmp_path, says="no run folder")
     refuse("train", "--resume", says="Which run")
     refuse("train", "--resume", "-o", tmp_path, "--lr", "1", says="cannot be changed")
-    refuse("train", "data", "--resume", "-o", tmp_path, says="data has no part in it")
+    refuse("train", "data", "--resume", "-o", tmp_path, says="data has no effect")
     refuse("train", "--resume", "-o", tmp_path, "--overwrite", says="contradict")
 
 

@@ -63,7 +63,7 @@ def test_what_cannot_be_prepared_is_refused(mini_set, own_store, tmp_path):
     def error(*words: str) -> str:
         return " ".join(run(*words, code=2).split())
 
-    assert "What is to be prepared" in error()
+    assert "No data set and no run file is named" in error()
     assert "does not exist" in error(str(tmp_path / "nothing"))
     assert "exclude" in error("--list", "--clear")
     run(str(mini_set), "--set", "preprocess.steps=[{kind = 'orient'}]")

@@ -193,7 +193,7 @@ def test_the_notes_say_what_the_means_leave_out(tmp_path: Path) -> None:
         (["made", "Set", "--fold", "1", "--confidence", "nan"], "confidence"),
         (
             ["made", "Set", "--fold", "1", "--suggest-cleanup", "--csv", "x.csv"],
-            "--csv has no part",
+            "--csv has no effect",
         ),
         (["made", "Set", "--fold", "1", "--suggest-cleanup", "--slices", "1:"], "--slices has no"),
         (["made", "Set", "--fold", "1", "--suggest-cleanup", "--against", "made"], "--against has"),

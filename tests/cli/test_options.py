@@ -115,8 +115,8 @@ def test_axes_come_in_any_order(names: tuple[str, ...]) -> None:
 def test_axes_without_names_come_in_the_order_of_the_option() -> None:
     assert axes.numbers("64,80,96", int) == axes.numbers("64x80x96", int) == (64, 80, 96)
     assert axes.numbers("0.7,0.8,2.5", float, "xyz") == (0.7, 0.8, 2.5)
-    assert axes.shares("0.25") == 0.25
-    assert axes.shares("x=0.1,y=0.2,z=0.3") == (0.3, 0.2, 0.1)
+    assert axes.fractions("0.25") == 0.25
+    assert axes.fractions("x=0.1,y=0.2,z=0.3") == (0.3, 0.2, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What the options of several commands share: axes, settings, old spellings, completion."""
+"""Helpers for the options of several commands: axes, settings, old spellings, completion."""

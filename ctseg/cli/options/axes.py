@@ -1,4 +1,4 @@
-"""Options with a value for each axis: `64,96,96` in the order of the metavar, or `z=64,y=96,x=96` in any order."""
+"""Parses options with a value for each axis: `64,96,96` in the metavar's order, or `z=64,y=96,x=96` in any order."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ ZYX, XYZ = "Z,Y,X", "X,Y,Z"
 
 
 def in_order(text: str, order: Order = "zyx", *, example: str = "64,96,96") -> tuple[str, str, str]:
-    """The three parts of a value, in the order asked for.
+    """The three parts of a value, in the given order.
 
     Args:
         text: three parts separated by commas (or `x`) in that order, or `z=..,y=..,x=..` in any order.
-        example: a value in that order, for the message of an error.
+        order: order of the result, and of parts without names.
+        example: a value in that order, for the error message.
 
     Raises:
         BadInput: an axis is missing, named twice or unknown.
@@ -29,8 +30,10 @@ def in_order(text: str, order: Order = "zyx", *, example: str = "64,96,96") -> t
     """
     named = "=" in text
     parts = text.split(",") if named else text.replace("x", ",").split(",")
-    found = dict(_axis(part) for part in parts) if named else dict(zip(order, parts, strict=False))
-    if len(parts) != 3 or set(found) != set(order):
+    by_axis = (
+        dict(_axis(part) for part in parts) if named else dict(zip(order, parts, strict=False))
+    )
+    if len(parts) != 3 or set(by_axis) != set(order):
         names = ",".join(
             f"{axis}={value}" for axis, value in zip(order, example.split(","), strict=True)
         )
@@ -38,7 +41,7 @@ def in_order(text: str, order: Order = "zyx", *, example: str = "64,96,96") -> t
             f"'{text}' does not give three numbers, one for each axis.",
             hint=f"Write {example} ({', '.join(order)}), or {names} in any order.",
         )
-    one, two, three = (found[axis].strip() for axis in order)
+    one, two, three = (by_axis[axis].strip() for axis in order)
     return one, two, three
 
 
@@ -50,7 +53,7 @@ def _axis(part: str) -> tuple[str, str]:
 def numbers(
     text: str, kind: Callable[[str], Number], order: Order = "zyx"
 ) -> tuple[Number, Number, Number]:
-    """`64,96,96`, or `z=64,y=96,x=96` in any order, as three numbers.
+    """Parse `64,96,96`, or `z=64,y=96,x=96` in any order, into three numbers.
 
     Raises:
         BadInput: an axis is missing, or a value is no number.
@@ -67,11 +70,11 @@ def numbers(
     return one, two, three
 
 
-def shares(text: str) -> float | tuple[float, float, float]:
-    """An overlap: one number for all axes, or one for each.
+def fractions(text: str) -> float | tuple[float, float, float]:
+    """Parse an overlap: one number for all axes, or one for each.
 
     Raises:
-        BadInput: neither.
+        BadInput: the text is neither.
     """
     try:
         return float(text)

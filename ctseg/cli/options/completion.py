@@ -1,4 +1,4 @@
-"""What a shell offers after Tab: names of models, networks, losses and layouts, none of which needs torch."""
+"""Shell completion of the names of models, networks, losses and data set layouts, without importing torch."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ def readers(incomplete: str) -> list[tuple[str, str]]:
 
 def published(incomplete: str) -> list[tuple[str, str]]:
     """Names of published models, with the zoo that they are in."""
-    with contextlib.suppress(Exception):  # a damaged zoo must not break the shell's line
+    with contextlib.suppress(Exception):  # a damaged zoo must not break completion
         return [pair for pair in _published() if pair[0].startswith(incomplete)]
     return []
 
 
 def models(incomplete: str) -> list[tuple[str, str]]:
-    """Names of published models, run folders and weight files: what `-m` takes."""
+    """Names of published models, run folders and weight files, for `-m`."""
     return [*published(incomplete), *_runs(incomplete)]
 
 
 def _specs(kind: Kind, incomplete: str) -> list[tuple[str, str]]:
-    with contextlib.suppress(Exception):  # two plugins may claim one name
+    with contextlib.suppress(Exception):  # e.g. a name that two plugins claim
         from ctseg import plugins
 
         table = plugins.registry().table(kind)
-        found = {name: entry.spec.summary for name, entry in table.items()}
-        return [(name, found[name]) for name in sorted(found) if name.startswith(incomplete)]
+        summaries = {name: entry.spec.summary for name, entry in table.items()}
+        names = sorted(name for name in summaries if name.startswith(incomplete))
+        return [(name, summaries[name]) for name in names]
     return []
 
 

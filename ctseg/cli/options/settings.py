@@ -1,4 +1,4 @@
-"""Rarer settings of a command: `--set KEY=VALUE`, a TOML file of them, and the list of the keys."""
+"""Rare settings of a command: `--set KEY=VALUE`, a TOML file of settings, and the list of keys."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LIST = "list"
 MODELS: Mapping[str, str] = MappingProxyType(
     {"predict": "PredictOptions", "evaluate": "EvaluateOptions"}
 )
-"""The models of `ctseg.config.commands` by command."""
+"""Names of the settings models in `ctseg.config.commands`, by command."""
 
 
 def model_of(command: str) -> type[BaseModel]:
     """The model that checks the settings of a command."""
-    found: type[BaseModel] = getattr(
+    model: type[BaseModel] = getattr(
         importlib.import_module("ctseg.config.commands"), MODELS[command]
     )
-    return found
+    return model
 
 
 def describe(model: type[BaseModel]) -> list[tuple[str, str, str]]:
@@ -46,10 +46,10 @@ def _default(value: Any) -> str:
 
 
 def _list(context: typer.Context, values: list[str] | None) -> list[str] | None:
-    """`--set list` prints the keys; anything else is left to the command."""
+    """Print the keys for `--set list`; pass other values on to the command."""
     if LIST in (values or []) and not context.resilient_parsing:
-        found = describe(model_of(context.info_name or ""))
-        ui.table(("key", "default", "meaning"), found, prose=("meaning",))
+        rows = describe(model_of(context.info_name or ""))
+        ui.table(("key", "default", "meaning"), rows, prose=("meaning",))
         raise typer.Exit()
     return values
 

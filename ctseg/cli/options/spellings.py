@@ -1,4 +1,4 @@
-"""Old spellings of options: hidden from help, still understood, with a warning that names the new one."""
+"""Old spellings of options: hidden from help but still accepted, with a warning that names the new one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typer.core import TyperCommand
 from ctseg.cli import ui
 
 VALUE = "{}"
-"""Stands in a new spelling for the value of an old one; without it the old one was a flag."""
+"""Placeholder for the value in a new spelling; a spelling without it replaces a flag."""
 
 
 def respelled(old: Mapping[str, str]) -> type[TyperCommand]:
-    """The class of a command whose options had other names.
+    """A command class that accepts old spellings of its options.
 
     Args:
         old: new spellings by old ones, e.g. `{"--instances": "--instance-ids", "--seed": "--set seed={}"}`.
@@ -23,7 +23,7 @@ def respelled(old: Mapping[str, str]) -> type[TyperCommand]:
 
     class Respelled(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            quiet = bool(ctx.resilient_parsing)  # a shell that completes a line
+            quiet = bool(ctx.resilient_parsing)  # shell completion
             return super().parse_args(ctx, list(_translated(self, args, old, quiet=quiet)))
 
     return Respelled
@@ -46,19 +46,19 @@ def _translated(
             yield from words
         elif name not in old:
             yield word
-            if word in valued:  # what follows is its value, whatever it looks like
+            if word in valued:  # the next word is its value, even if it looks like an option
                 yield from _one(words)
         elif VALUE not in old[name]:
             _warn(name, old[name], quiet=quiet)
             yield old[name] + equals + value
         else:
             given = [value] if equals else list(_one(words))
-            if not given:  # nothing follows: Typer says that a value is missing
+            if not given:  # Typer reports the missing value
                 yield from old[name].split(" ")[:1]
                 return
             _warn(name, old[name].replace(VALUE, given[0]), quiet=quiet)
             text = given[0]
-            if old[name].startswith("--set "):  # a string there, whatever it looks like
+            if old[name].startswith("--set "):  # quoted, so that it stays a string
                 text = json.dumps(text, ensure_ascii=False)
             yield from (word.replace(VALUE, text) for word in old[name].split(" ", 1))
 
