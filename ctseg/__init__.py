@@ -1,6 +1,6 @@
 """Train, publish and run 3D segmentation models for CT: clinical scans and industrial micro-CT.
 
-Heavy names are loaded on first use, so that `import ctseg` costs nothing.
+Heavy modules are loaded on first use, so that `import ctseg` is fast.
 """
 
 from __future__ import annotations

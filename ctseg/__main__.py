@@ -1,4 +1,4 @@
-"""`python -m ctseg`, for torchrun and for where no script is on the path."""
+"""`python -m ctseg`, for torchrun and for environments without the `ctseg` script."""
 
 from __future__ import annotations
 

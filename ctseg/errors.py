@@ -1,4 +1,4 @@
-"""The errors that ctseg raises on purpose: each says what was found, what was expected, and the mend."""
+"""The errors that ctseg raises on purpose; each states the problem, what was expected, and the remedy."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ EXIT_TERMINATED = 143
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: everything that is left in order on Ctrl-C is so then, too."""
+    """SIGTERM, handled like Ctrl-C."""
 
 
 class CtsegError(Exception):
-    """Base of every error that ctseg raises on purpose.
+    """Base class of all errors that ctseg raises on purpose.
 
     Args:
-        message: what was found and what was expected, in one sentence.
-        hint: the command or option that mends it, or what to look at.
+        message: the problem and what was expected, in one sentence.
+        hint: the command or option that solves it, or what to check.
     """
 
     exit_code = EXIT_FAILED
@@ -35,7 +35,7 @@ class CtsegError(Exception):
 
 
 class BadInput(CtsegError, ValueError):
-    """A file, folder, array or option that cannot be used as it is."""
+    """An unusable file, folder, array or option."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -45,10 +45,10 @@ class FileProblem(BadInput):
 
 
 class DiskFull(FileProblem):
-    """A disk or a quota that has no room for what is to be written.
+    """A full disk or an exhausted quota.
 
     Args:
-        needed: bytes for which room was asked beforehand; 0 where it ran out while writing.
+        needed: bytes that were about to be written; 0 if unknown.
     """
 
     exit_code = EXIT_FAILED
@@ -59,21 +59,21 @@ class DiskFull(FileProblem):
 
 
 class MemoryTooSmall(BadInput):
-    """A scan for which the memory that may be used does not suffice."""
+    """A scan that needs more memory than may be used."""
 
     exit_code = EXIT_FAILED
 
 
 class GeometryMismatch(BadInput):
-    """Two volumes that should lie on the same grid and do not."""
+    """Two volumes that should have the same grid but differ."""
 
 
 class ConfigError(BadInput):
-    """A run file or option with a misspelt key or an impossible value."""
+    """A run file or option with an unknown key or an invalid value."""
 
 
 class NameClash(BadInput):
-    """One name claimed by two plugins, or by two zoo entries."""
+    """A name that two plugins or two zoo entries claim."""
 
 
 class PluginError(BadInput):
@@ -89,16 +89,16 @@ class CtsegWarning(UserWarning):
 
 
 class CorruptWeights(BadInput):
-    """Weights whose checksum, header or tensors are not what the card says."""
+    """Weights whose checksum, header or tensors do not match the card."""
 
 
 class UnknownName(BadInput, LookupError):
-    """A name that nothing registered answers to.
+    """An unknown name.
 
     Args:
-        kind: what was looked for, e.g. "architecture".
-        name: what was asked for.
-        known: every name that would have been accepted.
+        kind: what the name stands for, e.g. "architecture".
+        name: the unknown name.
+        known: all known names.
         listing: the command that lists them.
     """
 
@@ -121,14 +121,14 @@ class UnknownName(BadInput, LookupError):
 
 
 class RunFailed(CtsegError):
-    """A run that started well and could not be finished."""
+    """A run that started but could not be completed."""
 
 
 class OutOfMemory(RunFailed, MemoryError):
-    """Something that the memory did not hold, by name."""
+    """Too little memory for an allocation; the message says for what."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None where none is near."""
+    """The known name most similar to `name`; None if none is similar."""
     matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.55)
     return matches[0] if matches else None

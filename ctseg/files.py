@@ -1,4 +1,4 @@
-"""Files that appear under their name only when whole."""
+"""Writes files that appear under their name only when complete, and turns disk errors into messages with hints."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _REFUSED = (
     errno.ELOOP,
 )  # fmt: skip
 SPARE_FILES = 512
-"""Open files that Python, torch and the rest may need besides those that are counted."""
+"""Open files for Python, torch and other libraries, besides those that are counted."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, option: str = "-o") -> Iterator[Path]:
-    """A temporary name beside `path`; on a clean exit it is flushed to disk and renamed to `path`.
+    """A temporary file in the folder of `path`; on a clean exit it is flushed to disk and renamed to `path`.
 
-    The temporary name keeps the suffixes of `path`, since some libraries choose the format by them. On any
-    exception it is removed and `path` stays as it was. What a killed process left of an earlier try is removed first.
+    The temporary name keeps the suffixes of `path`, since some libraries choose the format by them. On any exception
+    it is removed and `path` stays unchanged. Leftovers of killed processes are removed first.
 
     Args:
-        option: of the command line that names the place, for messages.
+        option: command line option that sets the path, for messages.
 
     Raises:
-        FileProblem: the folder cannot be made or written to, the disk is full, or `path` is a folder or a device.
+        FileProblem: the folder cannot be created or written, the disk is full, or `path` is a folder or a device.
     """
     check_replaceable(path, option=option)
     with disk_errors(path, option=option):
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.name.split('.')[0][:64]}-"  # a long name has room for no more
+        prefix = f".{path.name.split('.')[0][:64]}-"  # the length of file names is limited
         suffix = "".join(path.suffixes[-2:])
         clear_abandoned(
             path.parent.glob(f"{glob.escape(prefix)}{'[a-z0-9_]' * 8}{glob.escape(suffix)}")
@@ -59,28 +59,28 @@ def whole_file(path: Path, *, option: str = "-o") -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, option: str = "-o") -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part.
+    """Write a text file atomically: a reader sees either the old or the new content.
 
-    What UTF-8 cannot hold, such as a name of a file in another encoding, is written as JSON escapes it.
+    Characters that UTF-8 cannot encode, such as file names in another encoding, are written as backslash escapes.
     """
     with whole_file(path, option=option) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_replaceable(path: Path, *, option: str = "-o") -> None:
-    """Refuse a place that no file can have, before any work is done for it.
+    """Reject a path that cannot become a file, before any work is done.
 
     Raises:
-        FileProblem: it is a folder or a device, or lies below a file.
+        FileProblem: the path is a folder or a device, or lies below a file.
     """
     with disk_errors(path, option=option):
-        there = path.exists()
-        above = next((p for p in path.parents if p.exists()), path.parent)
+        exists = path.exists()
+        ancestor = next((p for p in path.parents if p.exists()), path.parent)
     why = ""
-    if there and not path.is_file():
+    if exists and not path.is_file():
         why = "it is a folder" if path.is_dir() else "it is no regular file"
-    elif not above.is_dir():
-        why = f"{above} is no folder"
+    elif not ancestor.is_dir():
+        why = f"{ancestor} is no folder"
     if why:
         raise FileProblem(
             f"{path} cannot be written: {why}.",
@@ -90,21 +90,21 @@ def check_replaceable(path: Path, *, option: str = "-o") -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path, *, needed: int = 0, option: str = "-o") -> Iterator[None]:
-    """Turn the system's errors about a path into ones that say what to do.
+    """Turn system errors about a path into errors with a hint.
 
     Args:
-        needed: bytes for which room is asked beforehand.
-        option: of the command line that names the place, for messages.
+        needed: bytes that are about to be written; 0 if unknown.
+        option: command line option that sets the path, for messages.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             free = shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
-            wanted = f", {needed / 2**20:.0f} MiB needed" if needed else ""
+            required = f", {needed / 2**20:.0f} MiB needed" if needed else ""
             why = "The disk is full" if error.errno == errno.ENOSPC else "The quota is used up"
             raise DiskFull(
-                f"{why}: {path} could not be written ({free / 2**20:.0f} MiB free{wanted}).",
+                f"{why}: {path} could not be written ({free / 2**20:.0f} MiB free{required}).",
                 hint=f"Free some space, or choose another place with {option}.",
                 needed=needed,
             ) from error
@@ -122,21 +122,21 @@ def disk_errors(path: Path, *, needed: int = 0, option: str = "-o") -> Iterator[
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's limit of open files so that it holds so many more, as far as the system lets it.
+    """Raise the process's limit of open files for this many more files, as far as the system allows.
 
-    A memory map keeps its file open, and many shells allow 256 or 1024 files.
+    A memory map keeps its file open, and many shells allow only 256 or 1024 files.
     """
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + SPARE_FILES
+    limit = count + SPARE_FILES
     if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = min(limit, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _umask() -> int:

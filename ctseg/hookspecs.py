@@ -1,8 +1,8 @@
-"""THE contract: the hooks through which networks, losses, data sets and formats reach ctseg.
+"""The plugin contract: hooks that provide networks, losses, data sets and formats to ctseg.
 
-A plugin is an importable module (or object) named in the entry-point group `ctseg` that implements some of these
-functions with `@ctseg.hookimpl`. What ships in the box takes the same path. Keep heavy imports inside `build` and
-`open`: hooks run whenever something is listed.
+A plugin is an importable module (or object) in the entry-point group `ctseg` that implements some of these functions
+with `@ctseg.hookimpl`. Built-ins use the same hooks. Keep heavy imports inside `build` and `open`, since every listing
+runs the hooks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:  # type: ignore[empty-b
 
 @hookspec
 def ctseg_losses() -> Sequence[LossSpec]:  # type: ignore[empty-body]
-    """Losses, each with the tasks that it serves."""
+    """Losses, each with the tasks that it supports."""
 
 
 @hookspec
@@ -37,12 +37,12 @@ def ctseg_readers() -> Sequence[ReaderSpec]:  # type: ignore[empty-body]
 
 @hookspec
 def ctseg_formats() -> Sequence[FormatSpec]:  # type: ignore[empty-body]
-    """Formats of volumes, for reading and, where a writer is given, for writing."""
+    """Formats of volumes, for reading and, with a writer, for writing."""
 
 
 @hookspec
 def ctseg_importers() -> Sequence[ImporterSpec]:  # type: ignore[empty-body]
-    """Kinds of foreign models that become entries of the zoo: `ctseg zoo import NAME PATH`."""
+    """Kinds of foreign models that `ctseg zoo import NAME PATH` imports into the zoo."""
 
 
 @hookspec

@@ -20,9 +20,9 @@ class ImportedWeights:
     """One member of an imported model.
 
     Attributes:
-        name: of the weight file without its ending, e.g. `fold0`.
-        tensors: under the names of the network that the card describes.
-        fold: that validated it, where there is one.
+        name: name of the weight file without its suffix, e.g. `fold0`.
+        tensors: tensors by their names in the network that the card describes.
+        fold: its validation fold, if any.
     """
 
     name: str
@@ -32,15 +32,15 @@ class ImportedWeights:
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A model of another project, described as one of ours.
+    """A model of another project with a ctseg card.
 
     Attributes:
-        card: complete but for its name and members, which the import adds. Its licence is empty where the source
-            names none.
-        members: the weights; several make an ensemble.
-        tag: proposed second part of the name.
-        notes: what the user should know, such as an option that makes predictions equal to those of the source.
-        first: a model whose labels the network takes as further channels, which becomes an entry of its own.
+        card: complete except for its name and members, which the import adds. Its licence is empty if the source names
+            none.
+        members: the weights; several form an ensemble.
+        tag: proposed tag, the second part of the name.
+        notes: notes for the user, such as an option that makes predictions equal to those of the source.
+        first: a model whose labels the network takes as further channels; it becomes an entry of its own.
     """
 
     card: Card
@@ -52,16 +52,16 @@ class ImportedModel:
 
 @dataclass(frozen=True)
 class ImporterSpec:
-    """A kind of foreign model that `ctseg zoo import NAME PATH` takes over.
+    """A kind of foreign model that `ctseg zoo import NAME PATH` imports.
 
     Attributes:
         name: e.g. `nnunet`.
-        recognise: says whether a path holds such a model, by looking at names and small files only; where it does,
-            `ctseg predict -m PATH` imports on the way.
-        read: `read(paths, **options) -> ImportedModel`. It runs no code of the source: no pickle with classes, no
-            expressions.
+        recognise: tells whether a path holds such a model, from names and small files only; if so,
+            `ctseg predict -m PATH` imports it automatically.
+        read: `read(paths, **options) -> ImportedModel`. It must not run code of the source: no pickles with classes,
+            no expressions.
         summary: one line for the listing.
-        paths: what each path is, e.g. `RESULTS_FOLDER`.
+        paths: metavar of each path, e.g. `RESULTS_FOLDER`.
         options: option names and their meaning; values arrive as text.
     """
 

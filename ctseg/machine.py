@@ -1,4 +1,4 @@
-"""What this machine offers: cores and memory, within the limits of its container."""
+"""The cores and memory of this machine, within the limits of Slurm, systemd and containers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 UNLIMITED = 2**62
 USUAL = 400 * 2**20
-"""What an interpreter with torch holds."""
+"""Typical memory of an interpreter with torch."""
 STATUS = Path("/proc/self/status")
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
@@ -16,20 +16,20 @@ MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Limit, use and, in `memory.stat`, caches that are given back: of control groups of version 2, and of version 1."""
+"""Files of limit and usage, and the key of reclaimable caches in `memory.stat`: of cgroup v2, and of v1."""
 
 
 def cores() -> int:
-    """Cores that this process may use: those it is bound to, or fewer where its container has a share of the time."""
+    """Cores that this process may use, by its CPU affinity and the CPU quota of its cgroups."""
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
-    shares = [share for folder in _groups("cpu") if (share := _share(folder)) is not None]
-    return max(1, min([count, *map(math.ceil, shares)]))
+    quotas = [quota for folder in _groups("cpu") if (quota := _cpu_quota(folder)) is not None]
+    return max(1, min([count, *map(math.ceil, quotas)]))
 
 
 def memory() -> tuple[int, int] | None:
-    """Bytes in all, and those that are there to be used, caches of files included; None where nobody tells."""
+    """Total bytes and available bytes (including file caches); None if the system does not report them."""
     try:
         lines = _text(MEMINFO).splitlines()
         values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
@@ -44,13 +44,13 @@ def memory() -> tuple[int, int] | None:
 
 
 def free_memory() -> int:
-    """Bytes that are there to be used; as good as unlimited where nobody tells."""
+    """Available bytes; practically unlimited if the system does not report them."""
     known = memory()
     return UNLIMITED if known is None else known[1]
 
 
 def own_memory() -> int:
-    """Bytes that this process holds, files that it has mapped not counted; a guess where nobody tells."""
+    """Bytes that this process uses, without memory-mapped files; a guess if the system does not report them."""
     try:
         lines = _text(STATUS).splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
@@ -59,31 +59,31 @@ def own_memory() -> int:
 
 
 def _groups(kind: str) -> list[Path]:
-    """The folders of the control groups that bound this process: its own, and those that it lies in.
+    """The folders of the cgroups that limit this process: its own and all its parents.
 
-    In a container they begin at the root; a job of a batch system or a service of systemd lies further down.
+    In a container they begin at the root; a batch job or a systemd service lies further down.
     """
     try:
         lines = _text(MEMBERSHIP).splitlines()
     except (OSError, ValueError):
         lines = []
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for line in ("0::/", f"0:{kind}:/", *lines):
         _, kinds, path = [*line.split(":", 2), "", ""][:3]
         if kinds and kind not in kinds.split(","):
             continue
-        place = CGROUP / kind if kinds else CGROUP
-        found[place] = None
+        folder = CGROUP / kind if kinds else CGROUP
+        folders[folder] = None
         for part in path.strip("/").split("/"):
             if part in ("", ".", ".."):
                 break
-            place = place / part
-            found[place] = None
-    return list(found)
+            folder = folder / part
+            folders[folder] = None
+    return list(folders)
 
 
 def _limit(folder: Path) -> tuple[int, int] | None:
-    """Bytes that a group may hold, and those that it holds, caches of files not counted; None without a limit."""
+    """The memory limit of a cgroup, and its usage without file caches, in bytes; None without a limit."""
     for limit, usage, cache in MEMORY_FILES:
         try:
             bound, taken = int(_text(folder / limit)), int(_text(folder / usage))
@@ -97,8 +97,8 @@ def _limit(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def _share(folder: Path) -> float | None:
-    """Cores' worth of time that a group gets; None without a limit."""
+def _cpu_quota(folder: Path) -> float | None:
+    """The CPU quota of a cgroup, in cores; None without a limit."""
     try:
         quota, period = map(int, _text(folder / "cpu.max").split())
     except (OSError, ValueError):  # no such file, or "max"

@@ -1,4 +1,4 @@
-"""What specs are made with: read-only mappings, and the checks and fields of config classes."""
+"""Helpers for specs: read-only mappings, and checks and metadata of config classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Frozen(Mapping[str, Any]):
-    """A read-only mapping that, unlike `types.MappingProxyType`, travels to the workers of a loader."""
+    """A read-only mapping that, unlike `types.MappingProxyType`, can be pickled for the workers of a loader."""
 
     __slots__ = ("_items",)
 
@@ -37,10 +37,10 @@ def frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
 
 
 def check_spec(name: str, config: type) -> None:
-    """Refuse a spec whose name or config class would break the command line later."""
+    """Reject a spec whose name or config class would break the command line."""
     if not name or name != name.lower() or not name.replace("_", "").isalnum():
         raise ValueError(
-            f"'{name}' is no usable name: lower-case letters, digits and underscores only"
+            f"'{name}' is no valid name: use only lower-case letters, digits and underscores"
         )
     if not is_dataclass(config):
         raise TypeError(f"the config of '{name}' must be a dataclass, not {config!r}")
@@ -52,8 +52,8 @@ def option_help(config: type) -> dict[str, str]:
 
 
 def training_only(config: type) -> frozenset[str]:
-    """The options that matter only where training starts, such as a file of pretrained weights.
+    """The options that only affect the start of training, such as a file of pretrained weights.
 
-    Their fields say `metadata={"training_only": True}`. A card leaves them out: its own weights count.
+    Their fields have `metadata={"training_only": True}`. Cards omit them, since a card comes with its own weights.
     """
     return frozenset(f.name for f in fields(config) if f.metadata.get("training_only"))

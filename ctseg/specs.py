@@ -1,7 +1,7 @@
-"""The frozen, typed objects that hooks return and rooms hand to each other.
+"""Frozen, typed objects that hooks return and packages exchange.
 
-Nothing here imports torch or NumPy, so that listing what exists costs nothing. Axis order stands in the names:
-`shape_zyx`, `spacing_xyz`.
+This module imports neither torch nor NumPy, so that listings are fast. Names state the axis order: `shape_zyx`,
+`spacing_xyz`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Zyx = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Constraints:
-    """What sampler and tiler must respect for one configured network.
+    """Constraints of one configured network on patches and tiles.
 
     Attributes:
-        stride_zyx: patch and tile sizes must be multiples of this, per axis.
+        stride_zyx: patch and tile sizes must be multiples of this, along each axis.
         min_tile_zyx: the smallest patch that the network accepts.
-        fixed_tile_zyx: the only patch that the network accepts, or None where it is free.
-        context_slices: neighbouring slices on either side that a 2.5D network looks at.
+        fixed_tile_zyx: the only patch size that the network accepts; None if sizes are free.
+        context_slices: neighbouring slices on either side that a 2.5D network takes as context.
         dims: 3 for volumetric networks, 2 for slice-wise ones.
     """
 
@@ -51,7 +51,7 @@ class Constraints:
     dims: Literal[2, 3] = 3
 
     def fit(self, size_zyx: Zyx) -> Zyx:
-        """The smallest patch or tile at least as large as asked that the network accepts."""
+        """The smallest patch or tile of at least this size that the network accepts."""
         if self.fixed_tile_zyx is not None:
             return self.fixed_tile_zyx
         z, y, x = (
@@ -71,13 +71,13 @@ class BuildNetwork(Protocol):
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """What a planner tells a network about the data, for `ArchitectureSpec.from_plan`.
+    """The plan for a data set, from which `ArchitectureSpec.from_plan` derives a config.
 
     Attributes:
         patch_zyx: patch in voxels.
-        spacing_zyx: target spacing in mm (z, y, x), which decides where strides and kernels are anisotropic.
-        in_channels, out_channels: as the data and the task give them.
-        features: suggested width per level; None leaves it to the network.
+        spacing_zyx: target spacing in mm (z, y, x), which determines anisotropic strides and kernels.
+        in_channels, out_channels: channels of the data, and outputs of the task.
+        features: suggested width of each level; None leaves it to the network.
         dims: 3, or 2 for slice-wise networks.
     """
 
@@ -95,11 +95,11 @@ class ArchitectureSpec:
 
     Attributes:
         name: lower-case identifier without a dot, e.g. `unet3d`.
-        build: makes the module. In training mode with deep supervision it returns a tuple of logits, finest
+        build: builds the module. In training mode with deep supervision the module returns a tuple of logits, finest
             first; in eval mode always one tensor [B, out_channels, Z, Y, X].
-        config: a dataclass whose fields are the network's options; each field needs a default. A field's
-            meaning is given by `field(metadata={"help": "..."})`; `"training_only": True` beside it keeps an
-            option out of cards.
+        config: a dataclass whose fields are the network's options; each field needs a default.
+            `field(metadata={"help": "..."})` describes an option; `"training_only": True` in the metadata keeps it
+            out of cards.
         summary: one line for the listing.
         constraints: `Constraints`, or a function from config to them.
         from_plan: optional function from a `NetworkPlan` to a config fitted to the data.
@@ -127,13 +127,13 @@ class LossSpec:
 
     The call takes logits [B, C, Z, Y, X]; the target is int64 [B, Z, Y, X] of class indices for the task
     `classes` and float [B, C, Z, Y, X] for `channels` and `regression`. `weight` and `mask` are [B, Z, Y, X];
-    voxels whose mask is False (where the task's ignore value stood) do not count.
+    voxels whose mask is False (which had the task's ignore value) do not count.
 
     Attributes:
         name: lower-case identifier, e.g. `dice_ce`.
-        build: makes the loss from its config.
+        build: builds the loss from its config.
         config: a dataclass whose fields are the loss's options; each field needs a default.
-        tasks: the task kinds that the loss serves.
+        tasks: the task kinds that the loss supports.
         summary: one line for the listing.
     """
 
@@ -157,10 +157,10 @@ class Label:
 
     Attributes:
         name: e.g. `liver`.
-        values: the label-file values that belong to it. For `classes` a value belongs to one label only; for
-            `channels` several labels may share values (ordered regions, as in BraTS and KiTS).
-        value: the number written for it in a predicted label map.
-        colour: red, green, blue in 0..255, or None to take one from the palette.
+        values: its values in label files. For `classes` each value belongs to one label; for `channels` several labels
+            may share values (ordered regions, as in BraTS and KiTS).
+        value: its value in predicted label maps.
+        colour: red, green, blue in 0..255; None to use the palette.
     """
 
     name: str
@@ -171,16 +171,16 @@ class Label:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be predicted. Its behaviour (activation, targets, decoding) is in `ctseg.task`.
+    """The labels or values to predict; `ctseg.task` implements activation, targets and decoding.
 
     Attributes:
-        kind: `classes` (softmax over exclusive labels, the first one is the background), `channels`
-            (a sigmoid per label) or `regression`.
-        labels: for `classes` including the background at index 0; for `channels` the foreground labels only.
-        ignore: a value in label files that takes part in neither loss nor metrics.
-        mirror_pairs: pairs of label names that change places when the scan is mirrored left to right.
-        stacked: for `channels`: label files are [C, Z, Y, X] with one binary map a label, rather than one map
-            of values.
+        kind: `classes` (softmax over exclusive labels, of which the first is the background), `channels` (a sigmoid
+            for each label) or `regression`.
+        labels: for `classes` including the background at index 0; for `channels` only the foreground labels.
+        ignore: a value in label files that is excluded from loss and metrics.
+        mirror_pairs: pairs of label names that are swapped when the scan is mirrored left to right.
+        stacked: for `channels`: label files are [C, Z, Y, X] with one binary map for each label, instead of one map of
+            values.
     """
 
     kind: TaskKind
@@ -203,14 +203,14 @@ class Task:
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where one image or label lies: a path and what is needed to open it.
+    """A reference to an image or label: a path with the options to open it.
 
     Attributes:
         path: file or folder.
-        options: handed to the format's `open`, e.g. `{"dataset": "/raw"}` for HDF5.
-        slices: start and stop along the stored slow axis (z) where only a part of the volume belongs to the
-            case; None for all of it. The part's geometry has its origin moved accordingly.
-        grid_tolerance: share of a voxel by which its grid may differ from that of its case's first image.
+        options: options for the format's `open`, e.g. `{"dataset": "/raw"}` for HDF5.
+        slices: start and stop along the stored slow axis (z) if only a part of the volume belongs to the case; None
+            for all of it. The origin of the part is shifted accordingly.
+        grid_tolerance: largest offset from the grid of the case's first image, as a fraction of a voxel.
     """
 
     path: Path
@@ -221,15 +221,16 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Case:
-    """One subject of a data set. Nothing is opened until somebody reads it.
+    """One case of a data set, with references to its files.
 
     Attributes:
         id: unique within the data set; the stem of the files predicted for it.
         images: one reference with all channels, or one for each channel in the order of `DataSet.channels`.
-        label: label map or float target, None where there is none.
+        label: label map or float target; None if there is none.
         weight: voxel weights, float.
-        mask: where labels are valid; nothing outside it counts.
-        group: patient or specimen, so that one group is never split between training and validation.
+        mask: region with valid labels; voxels outside it do not count.
+        group: patient or specimen; a group is never split between training and validation.
+        metadata: further information about the case.
     """
 
     id: str
@@ -243,18 +244,18 @@ class Case:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a reader finds: the cases and all that the files say about them.
+    """A data set as read from disk: its cases and metadata.
 
     Attributes:
         name: short name, e.g. `Hippocampus`.
         path: the folder or file that was read.
-        reader: the name of the reader.
-        cases: those with a label, for training and validation.
-        unlabelled: those without one.
-        channels: the name of each image channel; `CT` switches to Hounsfield normalisation.
-        task: as the files declare it, or None where they do not (then labels are found by looking).
-        licence, description, reference: as the files give them, carried to the card.
-        splits: five or so fixed folds, each a pair of case-id tuples (train, validation).
+        reader: name of the reader.
+        cases: cases with a label, for training and validation.
+        unlabelled: cases without a label.
+        channels: the name of each image channel; `CT` selects Hounsfield normalisation.
+        task: the task that the files declare; None if they declare none (then labels are read from the label maps).
+        licence, description, reference: as given in the files; copied to the card.
+        splits: fixed folds, each a pair of tuples of case ids (train, validation).
     """
 
     name: str
@@ -276,8 +277,8 @@ class ReaderSpec:
 
     Attributes:
         name: e.g. `decathlon`.
-        recognise: says whether a path has this layout, by looking at names and small files only.
-        cases: reads the layout, `cases(path, **options) -> DataSet`, opening no volumes.
+        recognise: tells whether a path has this layout, from names and small files only.
+        cases: reads the layout, `cases(path, **options) -> DataSet`, without opening volumes.
         summary: one line for the listing.
         options: option names and their meaning.
     """
@@ -295,7 +296,7 @@ class ReaderSpec:
 class VolumeSource(Protocol):
     """A scan on disk, opened read-only. Arrays are [C, Z, Y, X] and belong to the caller.
 
-    A source may be pickled, for the workers of a loader: it opens its file anew where it arrives.
+    A source can be pickled for the workers of a loader; unpickling opens the file again.
     """
 
     path: Path
@@ -303,17 +304,17 @@ class VolumeSource(Protocol):
     channels: int
     dtype: np.dtype[Any]
     by_region: bool
-    """Whether a part can be read without the rest (False for gzip-compressed files)."""
+    """Whether a region can be read without the rest of the file (False for gzip-compressed files)."""
     metadata: Mapping[str, Any]
 
     def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
-        """The volume, or its slices from start to stop along the slow (z) axis, as [C, Z, Y, X]."""
+        """Read the volume, or its slices from start to stop along the slow (z) axis, as [C, Z, Y, X]."""
         ...
 
     def read_box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
-        """The voxels from start to before stop, as [C, Z, Y, X]; the box must lie within the volume.
+        """Read the voxels from start to before stop, as [C, Z, Y, X]; the box must lie within the volume.
 
-        Where `by_region` is False the answer is right all the same, and the whole file is read for it.
+        If `by_region` is False, this reads the whole file.
         """
         ...
 
@@ -321,7 +322,7 @@ class VolumeSource(Protocol):
 
 
 class VolumeWriter(Protocol):
-    """Writes a volume slab by slab; it appears under its name only after `commit`."""
+    """Writes a volume slab by slab; the file appears under its name only after `commit`."""
 
     def write(self, start: int, slab: NDArray[Any]) -> None:
         """Write [Z, Y, X] or [C, Z, Y, X] from slice `start` on; slabs come in ascending order."""
@@ -353,21 +354,21 @@ class FormatSpec:
 
     Attributes:
         name: e.g. `nifti`.
-        suffixes: lower-case file endings, longest first; the first one is used for writing. Empty for folders
-            of files, which are written by the name of the format.
-        recognise: says whether a path is of this format, by name and, where names do not tell, content.
+        suffixes: lower-case file endings, longest first; the first one is used for writing. Empty for folders of
+            files, for which the name of the format is given instead.
+        recognise: tells whether a path has this format, from its name and, if necessary, its content.
         open: `open(path, **options) -> VolumeSource`.
-        writer: `writer(path, geometry, dtype, *, channels, labels, reference)`, None where read-only.
+        writer: `writer(path, geometry, dtype, *, channels, labels, reference)`; None for a read-only format.
             `channels=None` writes [Z, Y, X]; a number writes [C, Z, Y, X].
         summary: one line for the listing.
-        options: of `open`, and their meaning.
-        writer_options: further keyword arguments of the writer, and their meaning. `algorithm` is given by ctseg
-            where there is one: the name of the model whose prediction is written.
-        needs_reference: whether the writer refuses a volume without `reference`, as DICOM must: what it writes names
-            the images that it belongs to.
-        lacks: what a written file cannot hold, of `origin`, `direction`, `channels` and `label names`.
-        parts: `parts(path)` names the volumes that one path holds, each with the options that open it; None where
-            it always holds one.
+        options: options of `open`, and their meaning.
+        writer_options: further keyword arguments of the writer, and their meaning. ctseg sets `algorithm`, if present,
+            to the name of the model whose prediction is written.
+        needs_reference: whether the writer requires `reference`, as DICOM does, since its files refer to the images
+            that they belong to.
+        lacks: properties that a written file cannot store: `origin`, `direction`, `channels`, `label names`.
+        parts: `parts(path)` names the volumes at a path, each with the options that open it; None if there is always
+            one.
     """
 
     name: str
@@ -381,6 +382,3 @@ class FormatSpec:
     needs_reference: bool = False
     lacks: frozenset[str] = frozenset()
     parts: Callable[[Path], Mapping[str, Mapping[str, Any]]] | None = None
-
-
-# ---------------------------------------------------------------- foreign models

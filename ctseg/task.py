@@ -1,6 +1,6 @@
-"""What a task does: targets from label maps, activation of logits, labels from logits.
+"""Functions of a task: targets from label maps, activation of logits, labels from logits.
 
-`ctseg.specs.Task` holds the data; these functions give it its meaning. NumPy and torch are imported where needed.
+`ctseg.specs.Task` holds the data; these functions implement its behaviour. NumPy and torch are imported lazily.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def classes_task(names: Mapping[str, int], *, ignore: int | None = None) -> Task
 
 
 def colour_of(task: Task, index: int) -> tuple[int, int, int]:
-    """The colour of the label at a foreground index, its own or one from the palette."""
+    """The colour of the label at a foreground index: its own, or one from the palette."""
     label = task.foreground[index]
     return label.colour or PALETTE[index % len(PALETTE)]
 
@@ -44,11 +44,11 @@ def label_dtype(task: Task) -> str:
 
 
 def check_values(task: Task, values: Iterable[int], *, where: str) -> None:
-    """Refuse label values that the task does not know.
+    """Reject label values that the task does not have.
 
     Args:
-        values: the distinct values found in a label map.
-        where: the file, for the message.
+        values: the distinct values of a label map.
+        where: name of the file, for the message.
     """
     if task.kind == "regression":
         return
@@ -69,23 +69,23 @@ def check_values(task: Task, values: Iterable[int], *, where: str) -> None:
 
 
 def labelled_channels(task: Task, label_czyx: NDArray[Any]) -> NDArray[Any]:
-    """The channels of a stacked label that the task names, in its order; those that it does not name are skipped.
+    """Select the channels of a stacked label that the task names, in its order.
 
-    A label's values are then the numbers of its channels in the file, counted from 1.
+    If the task has fewer labels than the file has channels, `values` of a label is its channel number, from 1 on.
     """
     numbers = [label.values[0] for label in task.labels if len(label.values) == 1]
     fewer = len(task.labels) < len(label_czyx)
     if not task.stacked or not fewer or len(numbers) != len(task.labels):
         return label_czyx
-    there = min(numbers) >= 1 and max(numbers) <= len(label_czyx)
-    return label_czyx[[n - 1 for n in numbers]] if there else label_czyx
+    valid = min(numbers) >= 1 and max(numbers) <= len(label_czyx)
+    return label_czyx[[n - 1 for n in numbers]] if valid else label_czyx
 
 
 def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
-    """A label map as the network's target.
+    """Convert a label map to the network's target.
 
     Args:
-        label: values as stored, [Z, Y, X] or, for stacked channels and regression, [C, Z, Y, X].
+        label: stored values, [Z, Y, X] or, for stacked channels and regression, [C, Z, Y, X].
 
     Returns:
         `classes`: int16 [Z, Y, X] of class indices, -1 where ignored.
@@ -121,24 +121,24 @@ def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
 
 
 def activate(task: Task, logits_bczyx: torch.Tensor) -> torch.Tensor:
-    """Logits [B, C, ...] to what the task predicts: softmax, sigmoid or, for regression, the values themselves."""
+    """Apply the task's activation to logits [B, C, ...]: softmax, sigmoid or, for regression, none."""
     if task.kind == "classes":
         return logits_bczyx.float().softmax(1)
     return logits_bczyx.float().sigmoid() if task.kind == "channels" else logits_bczyx.float()
 
 
 def decode(task: Task, logits_czyx: torch.Tensor) -> torch.Tensor:
-    """Logits [C, Z, Y, X] to a map of label values [Z, Y, X] (int32).
+    """Convert logits [C, Z, Y, X] to a map of label values [Z, Y, X] (int32).
 
-    For `channels`, a label is present where its logit is above 0 (a probability above 0.5); where several are,
-    the later one in the task's order is written, as nnU-Net's ordered regions do.
+    For `channels`, a label is present where its logit is above 0 (a probability above 0.5); if several are present,
+    the last one in the task's order is written, as in nnU-Net's ordered regions.
     """
     import torch
 
     if task.kind == "regression":
         raise BadInput(
             "A regression has no label map.",
-            hint="Its values are what it predicts: see `values_of`",
+            hint="It predicts values: use `values_of`.",
         )
     values = torch.tensor([label.value for label in task.labels], dtype=torch.int32)
     values = values.to(logits_czyx.device)
@@ -153,11 +153,11 @@ def decode(task: Task, logits_czyx: torch.Tensor) -> torch.Tensor:
 def values_of(
     logits_czyx: torch.Tensor, scale: tuple[Sequence[float], Sequence[float]] | None
 ) -> torch.Tensor:
-    """What a regression predicts [C, Z, Y, X], in the target's own unit.
+    """The values of a regression [C, Z, Y, X], in the unit of its target.
 
     Args:
         logits_czyx: the network's output.
-        scale: mean and deviation of each channel on which it was trained; None where it saw the targets as they are.
+        scale: mean and standard deviation of each channel in training; None if targets were not scaled.
     """
     if scale is None:
         return logits_czyx.float()
@@ -166,7 +166,7 @@ def values_of(
 
 
 def in_one_map(task: Task) -> Task:
-    """The task of a map of written values [Z, Y, X]; in stacked files `values` are numbers of channels instead."""
+    """The same task for a single map of written values [Z, Y, X], instead of stacked channels."""
     if not task.stacked:
         return task
     labels = tuple(replace(label, values=(label.value,)) for label in task.labels)
@@ -179,7 +179,7 @@ def masks(task: Task, label: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
 
     if task.stacked and label.ndim == 4:
         label = labelled_channels(task, label)
-        ignored = -1 if task.ignore is None else task.ignore  # which is above 0 as well
+        ignored = -1 if task.ignore is None else task.ignore  # may be above 0
         return {
             item.name: (label[i] > 0) & (label[i] != ignored) for i, item in enumerate(task.labels)
         }
@@ -189,10 +189,10 @@ def masks(task: Task, label: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
 def select(task: Task, names: Iterable[str]) -> tuple[Label, ...]:
     """The foreground labels of the given names, in the task's order."""
     by_name = {label.name: label for label in task.foreground}
-    for name in (wanted := list(names)):
+    for name in (selected := list(names)):
         if name not in by_name:
             raise UnknownName("label", name, by_name)
-    return tuple(label for label in task.foreground if label.name in wanted)
+    return tuple(label for label in task.foreground if label.name in selected)
 
 
 def to_dict(task: Task) -> dict[str, Any]:

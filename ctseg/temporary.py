@@ -1,7 +1,7 @@
-"""Temporary files and folders that tell whether their owner is still at work, so that those of killed ones go.
+"""Temporary files and folders with locks, so that those of killed processes can be recognised and removed.
 
-The owner holds a lock of the system (`flock`) on what it makes; the lock ends with the process, however that ends.
-Where the system or the file system has no such locks, age decides.
+The owner holds a system lock (`flock`) on its temporary file; the lock ends with the process. On systems and file
+systems without such locks, age decides.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if sys.platform != "win32":
     import fcntl
 
 STALE_SECONDS = 6 * 3600
-"""Nobody works on one file for so long without touching it."""
+"""Age without changes from which a file counts as abandoned if there are no locks."""
 GRACE_SECONDS = 2.0
-"""Between making a file and locking it, its owner may be held up."""
+"""Time for an owner to lock a file that it has just created."""
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def held(path: Path) -> Iterator[bool]:
     """Hold the lock of an existing file or folder.
 
     Yields:
-        False where another process holds it; True also where there are no locks.
+        False if another process holds it; True also if there are no locks.
     """
     descriptor, free = _lock(path)
     try:
@@ -39,10 +39,10 @@ def held(path: Path) -> Iterator[bool]:
 
 
 def clear_abandoned(paths: Iterable[Path], *, older_s: float = STALE_SECONDS) -> None:
-    """Remove those of some temporary files and folders whose owners are gone.
+    """Remove the temporary files and folders whose owners have ended.
 
     Args:
-        older_s: age from which an owner counts as gone where no lock tells it.
+        older_s: age from which a file counts as abandoned if there are no locks.
     """
     for path in paths:
         with contextlib.suppress(OSError):  # another process may have been faster
@@ -66,11 +66,11 @@ def _remove(path: Path) -> None:
 
 
 def _lock(path: Path) -> tuple[int | None, bool | None]:
-    """A descriptor with the lock, and whether it was free: None where nothing tells."""
+    """A descriptor with the lock, and whether the lock was free; None if there are no locks."""
     if sys.platform == "win32":
         return None, None
     descriptor = None
-    for flags in (os.O_RDWR, os.O_RDONLY):  # network file systems lock only what may be written
+    for flags in (os.O_RDWR, os.O_RDONLY):  # network file systems lock only writable files
         with contextlib.suppress(OSError):
             descriptor = os.open(path, flags | os.O_NOFOLLOW)
             break
@@ -79,7 +79,7 @@ def _lock(path: Path) -> tuple[int | None, bool | None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(descriptor), path.lstat()):
-            raise BlockingIOError  # another process has put a new one in its place
+            raise BlockingIOError  # another process has replaced the file
     except (BlockingIOError, FileNotFoundError):
         os.close(descriptor)
         return None, False
