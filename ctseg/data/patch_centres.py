@@ -73,8 +73,9 @@ class CentreCollector:
         inside = np.flatnonzero(flat > 0)
         labels = flat[inside]
         order = np.argsort(labels, kind="stable")
-        found, first = np.unique(labels[order], return_index=True)
-        for label, own in zip(found, np.split(inside[order], first[1:]), strict=True):
+        found, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        for label, begin, count in zip(found, first, counts, strict=True):
+            own = inside[order[begin : begin + count]]
             self._take(int(label), own.size, own.__getitem__, shape, start)
         self._mask(BACKGROUND, flat == 0, shape, start)
         self._valid(flat >= 0, shape, start)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ctseg.config import PreprocessConfig
 from ctseg.data.steps import Record, Step, parse_step, step_to_dict
 from ctseg.data.steps.base import Box
+from ctseg.data.steps.resample import Resampling
+from ctseg.data.steps.sparse import resample_sparse
 from ctseg.data.steps.track import Tracks, straight
 from ctseg.specs import Task
 from ctseg.volume.geometry import Geometry
@@ -93,10 +95,20 @@ class Pipeline:
         return AppliedPipeline(tuple(steps), source, geometry)
 
 
-def follow_label(applied: AppliedPipeline, label_czyx: NDArray[Any]) -> NDArray[Any]:
-    """An integer map [C, Z, Y, X] on the source grid, taken the way of its scan."""
+def follow_label(
+    applied: AppliedPipeline, label_czyx: NDArray[Any], ignore: int | None = None
+) -> NDArray[Any]:
+    """An integer map [C, Z, Y, X] on the source grid, taken the way of its scan.
+
+    Args:
+        ignore: the value of voxels that nobody labelled; resampling loses no labelled ones to them.
+    """
     for applied_step in applied.steps:
-        label_czyx = applied_step.step.label(label_czyx, applied_step.before, applied_step.record)
+        step, before, record = applied_step.step, applied_step.before, applied_step.record
+        if ignore is not None and isinstance(step, Resampling):
+            label_czyx = resample_sparse(step, label_czyx, before, record, ignore)
+        else:
+            label_czyx = step.label(label_czyx, before, record)
     return np.ascontiguousarray(label_czyx)
 
 

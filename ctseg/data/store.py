@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from ctseg.data import lazy, lazy_survey
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.patch_centres import PLACES, patch_centres
-from ctseg.data.pipeline import Pipeline, follow_label, follow_values
+from ctseg.data.pipeline import Pipeline, follow_values
 from ctseg.data.prepared_case import Prepared, load_array, open_prepared
+from ctseg.data.targets import target_of
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
 from ctseg.files import allow_open_files, disk_errors, write_text
 from ctseg.machine import cores
@@ -39,7 +40,7 @@ from ctseg.volume.formats.companion_files import files_of
 
 __all__ = ["PLACES", "Prepared", "Store", "cache_folder", "fingerprint", "patch_centres"]
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 LARGE_BYTES = 16 * 2**30
 """A case whose prepared arrays would be larger is read lazily where its steps allow."""
 Mode = Literal["auto", "store", "lazy"]
@@ -196,15 +197,8 @@ class Store:
         scan = load_image(case)
         label = load_label(case, self.task, scan)
         image, applied = self.pipeline.image(scan.czyx, scan.geometry)
-        if self.task.kind == "regression":
-            target: NDArray[Any] = follow_values(applied, lazy.encode_czyx(self.task, label.czyx))
-            inside = follow_label(applied, np.ones((1, *label.geometry.shape_zyx), np.uint8)) > 0
-            target = lazy.masked(target, inside)  # nobody measured what a step pads
-        else:
-            target = lazy.encode_czyx(self.task, follow_label(applied, label.czyx))
         mask = load_extra(case, case.mask, scan)
-        if mask is not None:
-            target = lazy.masked(target, follow_label(applied, (mask > 0).astype(np.uint8)) > 0)
+        target = target_of(self.task, label.czyx, None if mask is None else mask > 0, applied)
         weight = load_extra(case, case.weight, scan)
         meta = {"case": case.id, "applied": applied.to_dict()}
         with self._making(folder, lambda: self._open(case.id, folder)) as temporary:

@@ -17,6 +17,10 @@ SPLINE_PAD = 12
 """Voxels by which SciPy continues an axis before it finds spline coefficients, for mode 'nearest'."""
 
 
+LEAST_SHARE = 1e-6
+"""A smaller share of a value is a rounding error."""
+
+
 def is_identity(positions: Sequence[NDArray[np.float64]], shape_zyx: Sequence[int]) -> bool:
     """Whether the positions are the voxel centres themselves."""
     return all(
@@ -96,19 +100,27 @@ def labels_at(
     label_czyx: NDArray[Any],
     positions: Sequence[NDArray[np.float64]],
     orders_zyx: Sequence[int],
+    *,
+    without: int | None = None,
 ) -> NDArray[Any]:
     """Each value as a map of its own, interpolated at most linearly; the strongest wins, ties the smaller value.
 
     Each map is worked on within the box of its value only, so that many small labels cost little.
+
+    Args:
+        without: a value that stands only where no other one contributes.
     """
     shape = tuple(len(at) for at in positions)
-    out = np.zeros((label_czyx.shape[0], *shape), label_czyx.dtype)  # torch lacks unsigned types
-    best = torch.full(out.shape, -1.0)
+    # torch lacks unsigned types
+    out = np.full((label_czyx.shape[0], *shape), without or 0, label_czyx.dtype)
+    best = torch.full(out.shape, -1.0 if without is None else LEAST_SHARE)
     positions = [
         np.clip(at, 0, n - 1) for at, n in zip(positions, label_czyx.shape[1:], strict=True)
     ]
     for channel, label in enumerate(label_czyx):
         for value, box in _boxes(label):
+            if value == without:
+                continue
             reach = [_reach(at, part) for at, part in zip(positions, box, strict=True)]
             if any(r.stop <= r.start for r in reach):
                 continue

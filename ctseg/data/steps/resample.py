@@ -34,6 +34,19 @@ class Resampling(NoFit):
         """Where the voxel centres of the grid before lie on the one after, in its voxels, along z, y, x."""
         raise NotImplementedError
 
+    def weight(self, weight_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        raise NotImplementedError
+
+    def label(
+        self, label_czyx: Array, geometry: Geometry, record: Record, without: int | None = None
+    ) -> Array:
+        """A label map after the step.
+
+        Args:
+            without: a value that stands only where no other one contributes.
+        """
+        raise NotImplementedError
+
     def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         positions = self.back_positions(geometry)
         after = self.grid(geometry, record).shape_zyx
@@ -242,11 +255,13 @@ class Resample(Resampling):
             return weight_czyx
         return values_at(weight_czyx, positions, self.orders(geometry, min(self.order, 1)))
 
-    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
+    def label(
+        self, label_czyx: Array, geometry: Geometry, record: Record, without: int | None = None
+    ) -> Array:
         positions = self.positions(geometry)
         if is_identity(positions, label_czyx.shape[1:]):
             return label_czyx
-        return labels_at(label_czyx, positions, self.orders(geometry, 1))
+        return labels_at(label_czyx, positions, self.orders(geometry, 1), without=without)
 
 
 @dataclass(frozen=True)
@@ -308,14 +323,20 @@ class Downscale(Resampling):
     ) -> Array:
         return self.image(part_czyx, geometry, record)
 
-    weight = image
+    def weight(self, weight_czyx: Array, geometry: Geometry, record: Record) -> Array:
+        return self.image(weight_czyx, geometry, record)
 
-    def label(self, label_czyx: Array, geometry: Geometry, record: Record) -> Array:
+    def label(
+        self, label_czyx: Array, geometry: Geometry, record: Record, without: int | None = None
+    ) -> Array:
         if max(self.factor_zyx) == 1:
             return label_czyx
         shape = (label_czyx.shape[0], *self._shape(label_czyx.shape[1:]))
-        out, best = np.zeros(shape, label_czyx.dtype), np.full(shape, -1, np.float32)
+        out = np.full(shape, without or 0, label_czyx.dtype)
+        best = np.full(shape, -1 if without is None else 0, np.float32)
         for value in distinct_values(label_czyx):
+            if value == without:
+                continue
             share = self.image(label_czyx == value, geometry, record)
             better = share > best + 1e-6  # equal shares go to the smaller value, however sums round
             out[better] = value
