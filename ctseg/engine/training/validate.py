@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from ctseg.volume.volume import Volume
 
 OnCase = Callable[[int, int, str], None]
 WORST = -sys.float_info.max
+_HEALTHY = ("absent", "invented")
+"""States of a label that the reference does not have."""
 
 
 def validation_model(job: TrainingJob, net: torch.nn.Module) -> Model:
@@ -136,11 +139,15 @@ def scores_of(report: Report) -> dict[str, dict[str, float]]:
 def merit(report: Report, scale: Scale | None = None) -> float:
     """The number by which the best validation is kept; higher is better.
 
-    The mean foreground Dice, -1 where nothing could be scored. For a regression minus the mean squared error, in
-    squares of each channel's deviation where it is known, so that no channel counts more for its unit.
+    The mean over the labels of their score (see `label_merit`): the mean foreground Dice where every case has every
+    label. 1 where neither map has any label, -1 where nothing could be scored. For a regression minus the mean squared error, in squares of each
+    channel's deviation where it is known, so that no channel counts more for its unit.
     """
     if "mse" not in report.metrics:
-        return -1.0 if report.mean_dice is None else report.mean_dice
+        scores = [score for label in report.labels for score in label_merit(report, label)]
+        if not report.labels and report.cases:
+            return 1.0
+        return statistics.fmean(scores) if scores else -1.0
     errors = report.by_label("mse")
     if not errors:
         return WORST
@@ -148,3 +155,18 @@ def merit(report: Report, scale: Scale | None = None) -> float:
     if scale is not None and len(scale[1]) == len(parts):
         parts = [mse / std**2 for mse, std in zip(parts, scale[1], strict=True)]
     return -sum(parts) / len(parts)
+
+
+def label_merit(report: Report, label: str) -> list[float]:
+    """The score of one label, alone in a list that is empty where no case could be scored.
+
+    Cases that have the label score its mean Dice; cases without it the share of them in which it is rightly not
+    found. Where there are cases of both kinds, the two count alike: neither weights that find nothing nor weights
+    that invent in healthy scans rank high, however many scans are healthy.
+    """
+    items = [item for case in report.cases for item in case.labels if item.label == label]
+    found = [item.dice for item in items if item.state in ("both", "missed")]
+    dice = [value for value in found if value is not None]
+    healthy = [float(item.state == "absent") for item in items if item.state in _HEALTHY]
+    parts = [statistics.fmean(values) for values in (dice, healthy) if values]
+    return [statistics.fmean(parts)] if parts else []
