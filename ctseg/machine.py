@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 UNLIMITED = 2**62
 USUAL = 400 * 2**20
@@ -17,6 +22,26 @@ MEMORY_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 """Files of limit and usage, and the key of reclaimable caches in `memory.stat`: of cgroup v2, and of v1."""
+
+
+@contextlib.contextmanager
+def handled(names: Iterable[str], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle signals meanwhile, in the main thread; one that is ignored, as SIGHUP under `nohup`, stays so.
+
+    Args:
+        names: such as `SIGTERM`; those that the system does not have are left out.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        for number in numbers:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def cores() -> int:

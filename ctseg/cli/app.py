@@ -28,11 +28,10 @@ from ctseg.cli import (
     ui,
     zoo,
 )
-from ctseg.cli.signals import sigterm_raises
+from ctseg.cli.signals import signals_raise
 from ctseg.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_TERMINATED,
     CtsegError,
     CtsegWarning,
     DiskFull,
@@ -68,13 +67,13 @@ class Root(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _warnings_said(), sigterm_raises():
+            with _warnings_said(), signals_raise():
                 result = super().invoke(ctx)
                 sys.stdout.flush()
             return result
-        except Terminated:
-            ui.say("Ended by SIGTERM.")
-            raise typer.Exit(EXIT_TERMINATED) from None
+        except Terminated as ended:
+            ui.say(f"Ended by {ended.name}.")
+            raise typer.Exit(ended.exit_code) from None
         except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C at a prompt
             ui.say("Interrupted.")
             raise typer.Exit(EXIT_INTERRUPTED) from None

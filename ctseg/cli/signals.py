@@ -1,4 +1,4 @@
-"""Handles SIGTERM, which `timeout`, `kill`, batch systems and service managers send, like Ctrl-C."""
+"""Handles the signals that `timeout`, `kill`, batch systems, service managers and closed terminals send, like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ctseg.errors import Terminated
+from ctseg.machine import handled
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM, so that results stay and temporary files are removed, as on Ctrl-C."""
+def signals_raise(*more: str) -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM and SIGHUP, so that results stay and temporary files are removed, as on Ctrl-C.
+
+    Args:
+        more: names of further signals that end a command, as far as the system has them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -25,10 +30,7 @@ def sigterm_raises() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        raise Terminated
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    with handled(("SIGTERM", "SIGHUP", *more), end):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

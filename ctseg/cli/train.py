@@ -11,6 +11,7 @@ import typer
 from ctseg.cli import ui
 from ctseg.cli.data_options import HiddenGridTolerance, parse_options
 from ctseg.cli.options import axes, completion
+from ctseg.cli.signals import signals_raise
 from ctseg.errors import BadInput, FileProblem
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ EXAMPLES = (
     "ctseg train DATA --fold 0 --time 20m -o runs/first",
     "ctseg train run.toml --set augment.rotation=0.5",
     "ctseg train --resume -o runs/first",
+    "ctseg train --resume --extend --steps 9000 -o runs/first",
 )
 DATA, TRAINING = "Data and network", "Training"
 
@@ -39,6 +41,12 @@ def train(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the run folder.")
+    ] = False,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend", help="With --resume: give the run a new end by --steps, --epochs or --time."
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the run folder.")
@@ -175,6 +183,7 @@ def train(
 ) -> None:
     """Train a model; settings that are not given are planned from the data and the device."""
     _check_single_process()
+    from ctseg.config import LENGTHS
     from ctseg.engine.training.run import train as run
 
     given: dict[str, Any] = {
@@ -188,13 +197,10 @@ def train(
         "data.options": parse_options(option) if option else None,
         "data.grid_tolerance": grid_tolerance,
     }  # fmt: skip
+    length = {name: given[f"train.{name}"] for name in LENGTHS}
+    length = {name: value for name, value in length.items() if value is not None}
     if resume:
-        others = [k for k, v in given.items() if v is not None] + list(settings or [])
-        if others:
-            raise BadInput(
-                f"A resumed run keeps its settings; {others[0]} cannot be changed.",
-                hint="Start a new run with -o, or leave the option out.",
-            )
+        _check_resumed(given, settings or [], extend=extend)
         if overwrite:
             raise BadInput(
                 "--resume and --overwrite contradict each other.", hint="Leave one of them out."
@@ -210,9 +216,14 @@ def train(
         config = RunConfig()
     else:
         config = configure(source, given, settings or [])
-    with ui.progress("Training") as bar:
+    with signals_raise("SIGUSR1"), ui.progress("Training") as bar:
         result = run(
-            config, output=output, resume=resume, overwrite=overwrite, reporter=BarReporter(bar)
+            config,
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            reporter=BarReporter(bar),
+            extend=length if extend else None,
         )
     if as_json:
         ui.print_json(
@@ -225,6 +236,27 @@ def train(
     _show_best(result)
     ui.show(f"Run: {result.folder}")
     ui.show(f"Next: ctseg zoo publish {result.folder} --tag NAME")
+
+
+def _check_resumed(given: dict[str, Any], settings: list[str], *, extend: bool) -> None:
+    """Refuse options that a resumed run cannot take.
+
+    Raises:
+        BadInput: with the option, and where it is a length with the way to a longer run.
+    """
+    from ctseg.config import LENGTHS
+
+    lengths = [f"train.{name}" for name in LENGTHS]
+    others = [k for k, v in given.items() if v is not None and not (extend and k in lengths)]
+    others += settings
+    if others:
+        longer = others[0].partition("=")[0].strip() in lengths
+        raise BadInput(
+            f"A resumed run keeps its settings; {others[0]} cannot be changed.",
+            hint="Make the run longer with --extend and --steps, --epochs or --time."
+            if longer
+            else "Start a new run with -o, or leave the option out.",
+        )
 
 
 def _check_single_process() -> None:

@@ -19,6 +19,7 @@ from ctseg.config.run import (
     override,
     parse_config,
     parse_duration,
+    with_length,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "override",
     "parse_config",
     "parse_duration",
+    "with_length",
 ]

@@ -365,6 +365,25 @@ def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
     return parse_config(data, where="--set")
 
 
+def with_length(config: RunConfig, length: Mapping[str, Any]) -> RunConfig:
+    """The configuration with another length of training in the place of its own.
+
+    Args:
+        length: one of `steps`, `epochs` and `time`.
+
+    Raises:
+        ConfigError: none or several of them, or an impossible value.
+    """
+    if len(length) != 1 or not set(length) <= set(LENGTHS):
+        raise ConfigError(
+            f"A new length of the training is one of steps, epochs and time, not {', '.join(length) or 'none'}.",
+            hint="For example: ctseg train --resume runs/NAME --extend --steps 9000",
+        )
+    data = config.model_dump(mode="json")
+    data["train"] |= dict.fromkeys(LENGTHS) | dict(length)
+    return parse_config(data, where="the new length")
+
+
 def _without_none(data: Any) -> Any:
     if isinstance(data, dict):
         return {k: _without_none(v) for k, v in data.items() if v is not None}

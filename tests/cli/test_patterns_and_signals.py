@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
-from ctseg.cli.signals import sigterm_raises
+from ctseg.cli.signals import signals_raise
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.store import Store
 from ctseg.engine.prediction.inputs import find_items
@@ -49,7 +49,7 @@ def test_patterns_that_the_shell_left_alone(tmp_path: Path) -> None:
 
 def test_sigterm_is_raised_where_the_command_runs() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with sigterm_raises(), pytest.raises(Terminated):
+    with signals_raise(), pytest.raises(Terminated):
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from ctseg.card import Card
 from ctseg.config import RunConfig
 from ctseg.data.store import Prepared
 from ctseg.engine.model.runtime import Runtime
+from ctseg.errors import Terminated
+from ctseg.machine import handled
 from ctseg.metrics.report import Report
 from ctseg.specs import Case
+
+RUN_FILE = "config.toml"
 
 
 class Reporter(Protocol):
@@ -55,6 +59,7 @@ class TrainingJob:
         deadline: monotonic time at which a time budget ends, None without one.
         started: monotonic time at which the budget began.
         on_epoch: called with the run folder after each line in the log.
+        extend: whether the length that `config` states is a new one for a run under way.
     """
 
     config: RunConfig
@@ -68,6 +73,7 @@ class TrainingJob:
     deadline: float | None = None
     reporter: Reporter = field(default_factory=Silent)
     on_epoch: Callable[[Path], None] | None = None
+    extend: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,29 +99,35 @@ class RunResult:
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Signals that end a training with a resume point."""
+
+
 class Interrupt:
-    """Ctrl-C (and SIGTERM) as a request that the loop meets between steps; a second one is not held back."""
+    """Ctrl-C and the other `SIGNALS` as a request that the loop meets between steps; a second one is not held back."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._old: dict[int, Any] = {}
+        self.asked: int | None = None
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._handle)
+        self._open.enter_context(handled(SIGNALS, self._handle))
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        again, self.asked = self.asked is not None, number
+        if again:
+            self.check()
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        self._open.close()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where a stop was asked for."""
-        if self.asked:
-            raise KeyboardInterrupt
+        """Raise where a stop was asked for.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+            Terminated: after another signal.
+        """
+        if self.asked is not None:
+            raise KeyboardInterrupt if self.asked == signal.SIGINT else Terminated(self.asked)

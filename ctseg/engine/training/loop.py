@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from ctseg.card import Member
+from ctseg.config import dump_config
 from ctseg.data.loading import Loader
 from ctseg.data.rng import INITIAL, seed_for
 from ctseg.data.steps.target import target_scale
@@ -19,12 +20,12 @@ from ctseg.engine.model.runtime import repeatable
 from ctseg.engine.model.weights import load_strictly, save_weights, tensors_sha256
 from ctseg.engine.training import checkpoint
 from ctseg.engine.training.checkpoint import State
-from ctseg.engine.training.job import Interrupt, RunResult, TrainingJob
+from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJob
 from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loader_of
-from ctseg.engine.training.time_budget import plan_steps
+from ctseg.engine.training.time_budget import extend_steps, plan_steps
 from ctseg.engine.training.validate import WORST, merit, scores_of, validate, validation_model
 from ctseg.errors import RunFailed
 from ctseg.files import write_text
@@ -62,7 +63,7 @@ def _no_room(job: TrainingJob) -> RunFailed:
 
 
 def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
-    config, last = job.config, job.folder / "last"
+    config, last, ended = job.config, job.folder / "last", 0
     torch.manual_seed(seed_for(config.seed, 0, 0, INITIAL))
     resuming = resume and checkpoint.exists(last)
     # pretrained weights are read once: a resumed run has better ones
@@ -78,6 +79,9 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
             load_strictly(average.module, tensors.get("ema", {}), last)
         checkpoint.restore_optimizer(optimizer, tensors.get("optimizer", {}), plain)
         job.reporter.say(f"Resuming at step {state.step} of {state.steps}.")
+        ended = state.steps
+        if job.extend:
+            extend_steps(job, state, net, loss, loader)
     else:
         state = plan_steps(job, net, loss, loader)
     loader.last = state.steps  # nothing is read beyond
@@ -101,8 +105,12 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
         checkpoint.save(last, state, parts, optimizer)
 
     saved = time.monotonic()
-    if not state.step:
+    if job.extend:
+        _note_extension(job, log, state, ended)
+    if job.extend or not state.step:
         save()  # what a time budget fixed is kept from the start
+    if job.extend:
+        write_text(job.folder / RUN_FILE, dump_config(config))
     with Interrupt() as interrupt:
         try:
             while not finished(state, config.train.patience):
@@ -141,6 +149,15 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
         job.folder, report, report.mean_dice, report.dice, state.step,
         before + time.monotonic() - begun, {name: report.mean(name) for name in scores_of(report)},
     )  # fmt: skip
+
+
+def _note_extension(job: TrainingJob, log: RunLog, state: State, ended: int) -> None:
+    """Say and log that the run has a new end; `ended` is the one before, 0 where the run had not begun."""
+    log.write("extended", step=state.step, steps_before=ended, steps=state.steps)
+    job.reporter.say(
+        f"Extended from {ended} to {state.steps} steps: from step {state.step} on, the learning rate is that of a "
+        f"run of {state.steps} steps."
+    )
 
 
 def at_epoch_end(state: State) -> bool:
@@ -238,9 +255,9 @@ def _validated(report: Report) -> str:
 
 
 def best_text(state: State, kind: str) -> str:
-    """The best validation so far: a Dice, or a regression's error as `merit` counts it; empty without one."""
+    """The best validation so far as `merit` counts it, a regression's as an error; empty without one."""
     if not state.best_step or state.best == WORST:
         return ""
     if kind == "regression":
         return f", best error {-state.best:.4g}"
-    return f", best Dice {state.best:.4f}" if state.best >= 0 else ""
+    return f", best score {state.best:.4f}" if state.best >= 0 else ""

@@ -7,12 +7,13 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctseg import plugins
 from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_version_2
-from ctseg.config import RunConfig, dump_config, load_config, parse_duration
+from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
@@ -25,7 +26,7 @@ from ctseg.data.store import Prepared, Store
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.training import checkpoint, loop, optim
-from ctseg.engine.training.job import Reporter, RunResult, Silent, TrainingJob
+from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult, Silent, TrainingJob
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
 from ctseg.planning.fingerprint import fingerprint
@@ -37,7 +38,6 @@ from ctseg.specs import Case, DataSet, Task, training_only
 from ctseg.temporary import held
 from ctseg.version import __version__
 
-RUN_FILE = "config.toml"
 PLAN = "plan.json"
 """The fingerprint of the data, and each choice with its reason."""
 BEGUN = re.compile(r"plan\.json|\.(plan|config)-[a-z0-9_]{8}\.(json|toml)")
@@ -51,6 +51,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
+    extend: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Train a model.
 
@@ -60,21 +61,37 @@ def train(
         resume: go on with the run in `output`; its own `config.toml` counts.
         overwrite: delete what is in `output` first.
         reporter: told how far it has come.
+        extend: with `resume`, the new length of the run: `{"steps": 900}`, `{"epochs": 40}` or `{"time": "1h"}`.
+            Steps and epochs count from the start of the run, time from now.
 
     Raises:
         BadInput: data, names or settings that cannot be trained with; nothing is written then.
         KeyboardInterrupt: after Ctrl-C; the run can be resumed.
     """
     with contextlib.ExitStack() as stack:
-        return _train(config, output, resume, overwrite, reporter or Silent(), stack)
+        start = _Start(resume, overwrite, extend)
+        return _train(config, output, start, reporter or Silent(), stack)
+
+
+class _Start(NamedTuple):
+    """How a run starts: see `train`."""
+
+    resume: bool
+    overwrite: bool
+    extend: Mapping[str, Any] | None
 
 
 def _train(
-    config: RunConfig, output: Path | str | None, resume: bool, overwrite: bool, reporter: Reporter,
+    config: RunConfig,
+    output: Path | str | None,
+    start: _Start,
+    reporter: Reporter,
     stack: contextlib.ExitStack,
-) -> RunResult:  # fmt: skip
+) -> RunResult:
     """As `train`; the lock of the run folder is released with the stack."""
-    begun = time.monotonic()
+    begun, resume, overwrite = time.monotonic(), start.resume, start.overwrite
+    if start.extend is not None and not resume:
+        raise BadInput("Only a run that is resumed can be extended.", hint="Add --resume.")
     if resume:
         if output is None:
             raise BadInput("Which run is to be resumed?", hint="ctseg train --resume -o runs/NAME")
@@ -83,6 +100,8 @@ def _train(
             raise BadInput(f"{folder} is no run folder: it has no config.toml.")
         _lock(folder, stack)
         config = load_config(folder / RUN_FILE)
+        if start.extend is not None:
+            config = with_length(config, start.extend)
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
     check_names(config, fresh=not resume)
@@ -140,6 +159,7 @@ def _train(
         config=config, card=card, folder=folder, train=prepared[:count], val=validation,
         val_prepared=prepared[count:], runtime=runtime, spacing_zyx=spacing, deadline=deadline,
         reporter=reporter, on_epoch=lambda run: draw_curves(run / "log.jsonl", run / "curves.png"),
+        extend=start.extend is not None,
     )  # fmt: skip
     return loop.train(job, resume=resume)
 

@@ -17,6 +17,7 @@ from ctseg.engine.training.job import TrainingJob
 from ctseg.engine.training.optim import make_optimizer
 from ctseg.engine.training.step import Loss, Stepper
 from ctseg.engine.training.validate import validate, validation_model
+from ctseg.errors import BadInput
 
 VALIDATION_SHARE = 0.1
 """About this share of a time budget goes into validation."""
@@ -32,11 +33,36 @@ EPOCHS = (4, 40)
 
 def plan_steps(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader) -> State:
     """The number of steps and of those between validations, from steps, epochs or the time budget."""
+    steps, per_epoch = _length(job, net, loss, loader)
+    return State(steps, min(per_epoch, steps))
+
+
+def extend_steps(
+    job: TrainingJob, state: State, net: torch.nn.Module, loss: Loss, loader: Loader
+) -> None:
+    """Move the end of a run: to a step or epoch counted from its start, or by the time that the job has.
+
+    Epochs without improvement are counted anew, so that a run that `train.patience` ended goes on.
+
+    Raises:
+        BadInput: the run is beyond that end already.
+    """
+    steps, per_epoch = _length(job, net, loss, loader)
+    end = steps if job.deadline is None else state.step + steps
+    if end <= state.step:
+        raise BadInput(
+            f"The run in {job.folder} has done {state.step} steps; it cannot be extended to {end}.",
+            hint=f"Steps and epochs count from the start of the run: --extend --steps {2 * state.step}, for example.",
+        )
+    state.steps, state.steps_per_epoch, state.without_gain = end, min(per_epoch, end), 0
+
+
+def _length(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader) -> tuple[int, int]:
+    """Steps, and those between validations."""
     config = job.config.train
     if job.deadline is None:
         per_epoch = config.steps_per_epoch or 250
-        steps = config.steps or (config.epochs or 1) * per_epoch
-        return State(steps, min(per_epoch, steps))
+        return config.steps or (config.epochs or 1) * per_epoch, per_epoch
     step_seconds, validation_seconds = measure(job, net, loss, loader)
     left = max(job.deadline - time.monotonic(), 0.0)
     epochs = int(VALIDATION_SHARE * left / max(validation_seconds, 1e-6))
@@ -54,7 +80,7 @@ def plan_steps(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loade
             f"Warning: {steps} steps teach a network little. Is the machine busy with something else? "
             "Otherwise give more --time or a smaller --patch."
         )
-    return State(steps, min(per_epoch, steps))
+    return steps, per_epoch
 
 
 def measure(
