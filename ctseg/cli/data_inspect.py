@@ -12,7 +12,7 @@ from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_opti
 from ctseg.cli.options import completion
 
 if TYPE_CHECKING:
-    from ctseg.data.inspect import CaseReport, DataReport
+    from ctseg.data.inspect_report import CaseReport, DataReport
     from ctseg.specs import DataSet
 
 _SHOWN = 4
@@ -128,6 +128,8 @@ def _show(report: DataReport) -> None:
     )
     for text in problems:
         ui.show(f"  {text}")
+    for text in report.notes:
+        ui.show(f"Note: {text}")
     for case in report.cases:
         for text in case.notes:
             ui.show(f"Note: {case.id}: {text}")

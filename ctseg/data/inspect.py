@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.data.inspect_checks import check_dataset
+from ctseg.data.inspect_report import CaseReport, DataReport, Intensity, LabelSize
 from ctseg.errors import BadInput, CtsegError
 from ctseg.specs import Case, DataSet, ImageRef, Task, VolumeSource
 from ctseg.task import check_values, masks, to_dict
@@ -25,73 +25,6 @@ _SAMPLE = 4_000_000
 _SLAB = 64_000_000
 _SPACING_FACTOR = 3.0
 """A spacing this much larger or smaller than the median is more likely a wrong unit than a protocol."""
-
-
-@dataclass(frozen=True)
-class Intensity:
-    """The values of one channel.
-
-    Attributes:
-        channel: its name.
-        low, high: smallest and largest finite value.
-        p005, median, p995: the quantiles 0.5 %, 50 % and 99.5 %.
-    """
-
-    channel: str
-    low: float
-    p005: float
-    median: float
-    p995: float
-    high: float
-
-
-@dataclass(frozen=True)
-class LabelSize:
-    """How much of a case one label takes."""
-
-    name: str
-    voxels: int
-    ml: float
-
-
-@dataclass
-class CaseReport:
-    """One case; fields are empty where its files could not be read.
-
-    `notes` say what a format left out or put right, as copies of DICOM slices; they are no problems.
-    """
-
-    id: str
-    shape_zyx: tuple[int, int, int] | None = None
-    spacing_xyz: tuple[float, float, float] | None = None
-    origin_xyz: tuple[float, float, float] | None = None
-    unit: str = "mm"
-    orientation: str = ""
-    dtype: str = ""
-    intensity: list[Intensity] = field(default_factory=list)
-    labels: list[LabelSize] = field(default_factory=list)
-    labelled: bool = False
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class DataReport:
-    """A data set: its cases, and what concerns several of them."""
-
-    name: str
-    path: Path
-    reader: str
-    channels: tuple[str, ...]
-    task: Mapping[str, Any] | None
-    licence: str
-    folds: int
-    cases: list[CaseReport] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def all_problems(self) -> list[str]:
-        return self.problems + [f"{c.id}: {text}" for c in self.cases for text in c.problems]
 
 
 def inspect_dataset(dataset: DataSet, advance: Callable[[str], None] | None = None) -> DataReport:
@@ -127,6 +60,7 @@ def inspect_dataset(dataset: DataSet, advance: Callable[[str], None] | None = No
     if dataset.task is not None and dataset.task.labels:
         report.problems += _missing_labels(dataset.task, report.cases)
     _mark_spacing(report.cases)
+    check_dataset(report, dataset)
     return report
 
 
@@ -294,6 +228,10 @@ def look_at_label(
                 counts.update({name: int(mask.sum()) for name, mask in maps.items()})
         volume = source.geometry.voxel_volume_mm3 / 1000.0
         report.labels += [LabelSize(name, n, n * volume) for name, n in counts.items()]
+        if values and values == {ignore}:
+            report.problems.append(
+                f"Every voxel of the label {ref.path} is {ignore}, the ignore value: nobody labelled it."
+            )
         if task is not None:
             check_values(task, values, where=f"The label {ref.path}")
     finally:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ctseg.data.inspect import CaseReport, DataReport, look, look_at_label
+from ctseg.data.inspect import look, look_at_label
+from ctseg.data.inspect_checks import check_ct, is_unsized
+from ctseg.data.inspect_report import CaseReport, DataReport
 from ctseg.errors import CtsegError
 from ctseg.specs import ImageRef, VolumeSource
 from ctseg.volume.io import open_volume
@@ -32,6 +34,10 @@ def inspect_volume(path: Path, **options: Any) -> CaseReport:
         if _like_labels(source):
             report.intensity.clear()
             look_at_label(ImageRef(path, options), None, None, report)
+        elif str(source.metadata.get("modality")) == "CT":
+            check_ct([report], 0)
+        if is_unsized(report):
+            report.problems.append("The header has no voxel size, and 1 mm is taken.")
     finally:
         source.close()
     return report

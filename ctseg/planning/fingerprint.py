@@ -37,6 +37,7 @@ class Fingerprint:
         targets: mean and deviation of each channel of a regression's targets; empty for other tasks.
         intensities: per channel the smallest percentile 0.5 and the largest percentile 99.5 of a whole scan.
         modalities: as the files name them.
+        ranges: smallest and largest value of each channel, case by case; without scans that are looked at in parts.
     """
 
     shapes_zyx: tuple[tuple[int, int, int], ...]
@@ -47,6 +48,7 @@ class Fingerprint:
     targets: tuple[dict[str, float], ...] = ()
     intensities: tuple[tuple[float, float], ...] = ()
     modalities: tuple[str, ...] = ()
+    ranges: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
     def median_spacing_zyx(self) -> tuple[float, float, float]:
@@ -75,7 +77,7 @@ def fingerprint(
         BadInput: a case cannot be trained on; the message names its file.
     """
     rng = np.random.default_rng(0)
-    shapes, spacings, drawn, targets = [], [], [], []
+    shapes, spacings, drawn, targets, ranges = [], [], [], [], []
     labels = () if task.kind == "regression" else task.foreground
     volumes: dict[str, list[float]] = {label.name: [] for label in labels}
     look = _Look()
@@ -93,6 +95,7 @@ def fingerprint(
                 on_case(case.id)
             continue
         image = load_image(case)
+        ranges.append(tuple((float(c.min()), float(c.max())) for c in image.czyx))
         label = load_label(case, task, image)
         look.at(case, image)
         oriented = _oriented(image.geometry)
@@ -131,6 +134,7 @@ def fingerprint(
         else (),
         look.intensities,
         tuple(sorted(look.modalities)),
+        tuple(ranges),
     )
 
 
