@@ -170,11 +170,17 @@ def _completed(cards: Sequence[Card], members: tuple[Member, ...], name: str) ->
         "ctseg_version": __version__,
     }
     if len(cards) > 1:
-        data = card.training_data.model_copy(
-            update={"fold": None, "cases": max(c.training_data.cases for c in cards)}
-        )
+        data = card.training_data.model_copy(update={"fold": None, "cases": trained_on(cards)})
         update |= {"training_data": data, "metrics": _pooled([c.metrics for c in cards])}
     return card.model_copy(update=update)
+
+
+def trained_on(cards: Sequence[Card]) -> int:
+    """Cases that some member of an ensemble has seen; of several folds that is every case, those that validate too."""
+    folds = {card.training_data.fold for card in cards}
+    if len(folds) < 2 or None in folds:
+        return max(card.training_data.cases for card in cards)
+    return max(card.training_data.cases + card.metrics.cases for card in cards)
 
 
 def _licensed(card: Card) -> Card:
@@ -239,9 +245,11 @@ def _command(run: Path, card: Card) -> str:
     dataset = open_dataset(Path(data.path), reader=data.reader, **data.options)
     if data.train or data.val or len(dataset.cases) == 1:
         return ""
-    folds = "" if dataset.splits or data.folds == DEFAULT_FOLDS else f" --set folds={data.folds}"
+    usual = bool(dataset.splits) or data.folds == DEFAULT_FOLDS
+    folds = "" if usual else f" --set folds={data.folds}"
+    only = f" --fold {data.fold}" if usual else ""  # scans that trained need not be predicted
     name = shlex.quote(dataset.path.resolve().name)
     return (
-        f"ctseg predict {name} -m {card.name} -o predictions\n"
+        f"ctseg predict {name} -m {card.name}{only} -o predictions\n"
         f"ctseg evaluate predictions {name} --fold {data.fold}{folds}"
     )

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import ctseg
-from ctseg.card import TrainingData, parse_card
+from ctseg.card import Metrics, TrainingData, parse_card
 from ctseg.engine.evaluation.evaluate import evaluate
 from ctseg.engine.model.weights import read_card, read_weights
 from ctseg.errors import BadInput, FileProblem, NameClash
-from ctseg.zoo.publish import publish
+from ctseg.zoo.publish import publish, trained_on
 from ctseg.zoo.remove import remove
 from ctseg.zoo.resolve import list_weights, resolve_model
 
@@ -210,3 +210,14 @@ def test_a_data_set_with_a_space_in_its_name(make_run, dataset: Path, tmp_path: 
     (run / "config.toml").write_text(text)
     words = [shlex.split(s) for s in publish(run, tag="v1").card().metrics.command.splitlines()]
     assert [words[0][2], words[1][3]] == ["Balls of tests"] * 2
+
+
+def test_an_ensemble_of_folds_has_seen_every_case(make_run) -> None:
+    """Each fold of a cross-validation leaves out the cases that validate in it, and the others train on them."""
+    cards = [read_weights(make_run(str(k), fold=k) / "best.safetensors")[1] for k in (0, 1)]
+    trained = cards[0].training_data.cases
+    cards = [c.model_copy(update={"metrics": Metrics(cases=2)}) for c in cards]
+    assert trained_on(cards) == trained + 2
+    assert trained_on([cards[0], cards[0]]) == trained
+    command = publish(make_run("one"), tag="one").card().metrics.command
+    assert command.splitlines()[0].endswith("--fold 0 -o predictions")
