@@ -1,4 +1,4 @@
-"""Handles the signals that `timeout`, `kill`, batch systems, service managers and closed terminals send, like Ctrl-C."""
+"""Handles like Ctrl-C the signals that `kill`, batch systems, service managers and closed terminals send."""
 
 from __future__ import annotations
 

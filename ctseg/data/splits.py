@@ -32,6 +32,13 @@ def fold_cases(
     if fold >= folds:
         raise BadInput(f"There are {folds} folds, 0 to {folds - 1}; fold {fold} is none of them.")
     groups = sorted({case.group or case.id for case in dataset.cases})
+    if len(groups) < 2 and len(dataset.cases) > 1:
+        last = f"--set 'data.val=[\"{dataset.cases[-1].id}\"]'"
+        raise BadInput(
+            f"The {len(dataset.cases)} cases of {dataset.name} all belong to '{groups[0]}', and no patient or specimen "
+            "may both train and validate.",
+            hint=f"Add cases of another one, or name those that validate all the same: {last}",
+        )
     if len(groups) < 2:
         raise BadInput(
             f"The data set {dataset.name} has one case only; something must be left for validation.",

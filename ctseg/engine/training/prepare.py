@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctseg.config import RunConfig
@@ -9,6 +10,7 @@ from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.readers.grids import tolerated_offsets
+from ctseg.data.readers.layout import some
 from ctseg.data.splits import depths, split
 from ctseg.data.store import Store
 from ctseg.engine.model.runtime import choose
@@ -17,6 +19,29 @@ from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import fingerprint
 from ctseg.planning.plan import make_plan
 from ctseg.planning.task import task_of
+
+
+def with_labels(cases: Sequence[Prepared], doing: str, reporter: Reporter) -> tuple[Prepared, ...]:
+    """The cases of which some voxel counts; the others, which nobody labelled, are named.
+
+    Args:
+        doing: what the cases are for: `train` or `validate`.
+
+    Raises:
+        BadInput: all voxels of all cases are ignored.
+    """
+    kept = tuple(case for case in cases if len(case.places))
+    if not kept:
+        raise BadInput(
+            f"No voxel of the cases that {doing} is labelled: all are ignored.",
+            hint="Is the ignore value right? See: ctseg data inspect DATA",
+        )
+    if len(kept) < len(cases):
+        without = [case.id for case in cases if not len(case.places)]
+        reporter.say(
+            f"Note: every voxel of {some(without)} is ignored; {len(kept)} cases are left to {doing}."
+        )
+    return kept
 
 
 def prepare(

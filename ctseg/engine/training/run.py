@@ -15,11 +15,13 @@ from ctseg import plugins
 from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_version_2
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
+from ctseg.data.hounsfield import unnamed_ct
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.readers.grids import tolerated_offsets
+from ctseg.data.readers.layout import some
 from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.splits import depths, split
 from ctseg.data.store import Prepared, Store
@@ -27,9 +29,10 @@ from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.training import checkpoint, loop, optim
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult, Silent, TrainingJob
+from ctseg.engine.training.prepare import with_labels
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
-from ctseg.planning.fingerprint import fingerprint
+from ctseg.planning.fingerprint import Fingerprint, fingerprint
 from ctseg.planning.plan import make_plan
 from ctseg.planning.preprocessing import RESHAPING
 from ctseg.planning.task import task_of
@@ -135,29 +138,31 @@ def _train(
         _lock(folder, stack)
         check_free(folder, overwrite)  # another process may have been faster
         _write_plan(folder, config, document, reporter)
-    card = card_of(config, dataset, task, len(training))
-    seen = training_scans_of(folder / PLAN)
-    if seen is not None:
-        card = card.model_copy(update={"training_scans": seen, "card_version": 2})
-    count = len(training)
     try:
         prepared = _prepare(config, task, [*training, *validation], reporter)
-        check_rule(rule_of(config.train, task), prepared[:count], task)
+        kept = with_labels(prepared[: len(training)], "train", reporter)
+        judged = with_labels(prepared[len(training) :], "validate", reporter)
+        check_rule(rule_of(config.train, task), kept, task)
     except BadInput:
         if not resume:  # so that the same command, once it is mended, finds its place free
             _take_back(folder)
         raise
+    card = card_of(config, dataset, task, len(kept))
+    scans = training_scans_of(folder / PLAN)
+    if scans is not None:
+        card = card.model_copy(update={"training_scans": scans, "card_version": 2})
     limited = config.train.time is not None and config.train.steps is None
     deadline = begun + parse_duration(config.train.time or "0") if limited else None
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
-    spacing = prepared[0].applied.target.spacing_zyx
+    spacing = kept[0].applied.target.spacing_zyx
     reshaped = any(s["kind"] in RESHAPING for s in card.preprocess.steps)
     if resample is not None and all(resample["spacing_xyz"]) and not reshaped:
         x, y, z = resample["spacing_xyz"]
         spacing = (z, y, x)
     job = TrainingJob(
-        config=config, card=card, folder=folder, train=prepared[:count], val=validation,
-        val_prepared=prepared[count:], runtime=runtime, spacing_zyx=spacing, deadline=deadline,
+        config=config, card=card, folder=folder, train=kept,
+        val=[case for case in validation if case.id in {ready.id for ready in judged}],
+        val_prepared=judged, runtime=runtime, spacing_zyx=spacing, deadline=deadline,
         reporter=reporter, on_epoch=lambda run: draw_curves(run / "log.jsonl", run / "curves.png"),
         extend=start.extend is not None,
     )  # fmt: skip
@@ -225,6 +230,8 @@ def _plan(
         reporter.update(done, len(training) + len(validation), f"looking at {name}")
 
     found = fingerprint(training, task, on_case)
+    for note in data_notes(dataset, found):
+        reporter.say(note)
     for case in validation:  # what is wrong with them is said before anything is written
         if not is_large(case):  # the label of a large one is checked when it is prepared
             load_label(case, task, load_image(case))
@@ -247,6 +254,18 @@ def _plan(
     return config, document
 
 
+def data_notes(dataset: DataSet, found: Fingerprint) -> list[str]:
+    """What the training cases show that the user should know."""
+    notes = []
+    if like_ct := unnamed_ct(dataset, found.ranges):
+        notes.append(f"Note: {like_ct}")
+    if lacking := [name for name, ml in found.volumes_ml.items() if not ml]:
+        notes.append(
+            f"Warning: no training case holds {some(map(repr, lacking))}, which cannot be learnt then."
+        )
+    return notes
+
+
 def _write_plan(
     folder: Path, config: RunConfig, document: dict[str, Any], reporter: Reporter
 ) -> None:
@@ -264,10 +283,21 @@ def _write_plan(
     write_text(folder / RUN_FILE, dump_config(config))
     train = config.train
     reporter.say(
-        f"Plan: patch {'x'.join(map(str, train.patch_zyx or ()))}, batch {train.batch_size}, "
+        f"Plan: {planned_spacing(config, document)}, patch {'x'.join(map(str, train.patch_zyx or ()))}, "
+        f"batch {train.batch_size}, "
         f"{config.model.architecture} {config.model.options.get('features', '')}, {config.loss.name} "
         f"(reasons in {folder / PLAN})"
     )
+
+
+def planned_spacing(config: RunConfig, document: dict[str, Any]) -> str:
+    """The spacing that the network sees, x y z, in a few words."""
+    steps = config.preprocess.steps
+    found = next((s["spacing_xyz"] for s in steps if s.get("kind") == "resample"), None)
+    if found is None:
+        own = document["fingerprint"]["median_spacing_zyx"][::-1]
+        return f"spacing {' x '.join(f'{s:.4g}' for s in own)} mm as stored"
+    return f"spacing {' x '.join(f'{s:.4g}' if s else 'as stored' for s in found)} mm (x, y, z)"
 
 
 def _take_back(folder: Path) -> None:

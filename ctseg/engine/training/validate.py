@@ -140,8 +140,9 @@ def merit(report: Report, scale: Scale | None = None) -> float:
     """The number by which the best validation is kept; higher is better.
 
     The mean over the labels of their score (see `label_merit`): the mean foreground Dice where every case has every
-    label. 1 where neither map has any label, -1 where nothing could be scored. For a regression minus the mean squared error, in squares of each
-    channel's deviation where it is known, so that no channel counts more for its unit.
+    label. 1 where neither map has any label, -1 where nothing could be scored. For a regression minus the mean
+    squared error, in squares of each channel's deviation where it is known, so that no channel counts more for its
+    unit.
     """
     if "mse" not in report.metrics:
         scores = [score for label in report.labels for score in label_merit(report, label)]
