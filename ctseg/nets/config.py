@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Literal
 
 from ctseg.nets.layer_order import Activation, Norm
-from ctseg.nets.options import CHOICES, Downsampling, Skip, UNetOptions, Upsampling
+from ctseg.nets.options import CHOICES, MOST_IN_LEVEL, Downsampling, Skip, UNetOptions, Upsampling
 from ctseg.specs import Constraints, NetworkPlan, Zyx
 
 __all__ = [
@@ -60,7 +60,9 @@ class UNet3DConfig(UNetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_number("convs_per_level", self.convs_per_level >= 1, "1 or more")
+        self._check_number(
+            "convs_per_level", 1 <= self.convs_per_level <= MOST_IN_LEVEL, f"1 to {MOST_IN_LEVEL}"
+        )
         self._check_counts("encoder_convs", len(self.features))
         self._check_counts("decoder_convs", len(self.features) - 1)
         if self.dropouts:
@@ -121,7 +123,9 @@ class ResidualUNet3DConfig(UNetOptions):
         super().__post_init__()
         self._check_counts("blocks_per_level", len(self.features))
         self._check_number(
-            "decoder_convs_per_level", self.decoder_convs_per_level >= 1, "1 or more"
+            "decoder_convs_per_level",
+            1 <= self.decoder_convs_per_level <= MOST_IN_LEVEL,
+            f"1 to {MOST_IN_LEVEL}",
         )
         self._check_counts("decoder_convs", len(self.features) - 1)
         self._check_number("stem_features", self.stem_features >= 0, "0 or a positive width")

@@ -29,6 +29,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+MOST_LEVELS, MOST_IN_LEVEL = 32, 100
+"""Of any network that fits a machine: a card that asks for thousands is refused before they are built."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class UNetOptions:
     """Options that all U-Nets share."""
@@ -111,10 +115,10 @@ class UNetOptions:
     bias: bool = field(default=True, metadata={"help": "whether convolutions have a bias"})
 
     def __post_init__(self) -> None:
-        if len(self.features) < 2 or min(self.features) < 1:
+        if not 2 <= len(self.features) <= MOST_LEVELS or min(self.features) < 1:
             self._refuse(
                 "features",
-                "a U-Net needs at least two positive widths",
+                f"a U-Net needs two to {MOST_LEVELS} positive widths",
                 hint="For example: features = [32, 64, 128, 256]",
             )
         for name, choices in CHOICES.items():
@@ -190,6 +194,7 @@ class UNetOptions:
                 f"but there are {count} levels",
                 hint=f"Give one positive number for each, e.g. {name} = {[1] * count}, or none",
             )
+        self._check_number(name, max(value, default=1) <= MOST_IN_LEVEL, f"up to {MOST_IN_LEVEL}")
 
     @property
     def kernels(self) -> tuple[Zyx, ...]:

@@ -237,3 +237,19 @@ def test_overlapping_upsampling_with_and_without_gradients_agree():
 def test_options_survive_replacement():
     config = ResidualUNetSE3DConfig(**SMALL, excitation="channel")
     assert dataclasses.replace(config, deep_supervision=True).excitation == "channel"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decoder_convs": (65535, 2)},
+        {"encoder_convs": (2, 2, 101)},
+        {"convs_per_level": 10**9},
+        {"features": (4,) * 33},
+    ],
+)
+def test_more_layers_than_any_network_has_are_refused(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        UNet3DConfig(**{**SMALL, **options})
+    with pytest.raises(ConfigError, match="blocks_per_level"):
+        ResidualUNet3DConfig(**SMALL, blocks_per_level=(1, 1, 10**6))
