@@ -98,6 +98,7 @@ def convert(
 
     Each volume of a file and each series of a study becomes one output. Exit code 1 if some fail.
     """
+    from ctseg.engine.prediction.leftovers import remove_leftovers
     from ctseg.errors import BadInput, CtsegError
 
     if like is None and interpolation != "auto":
@@ -113,6 +114,8 @@ def convert(
     jobs = [replace(job, like=like, interpolation=interpolation) for job in jobs]
     skipped = [job for job in jobs if skip_existing and job.target.exists()]
     waiting = [job for job in jobs if job not in skipped]
+    for folder in {job.target.parent for job in skipped}:
+        remove_leftovers(folder)
     labels = _labels(label or [])
     done: list[Converted] = []
     failed: dict[str, str] = {}

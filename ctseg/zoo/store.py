@@ -24,7 +24,7 @@ from ctseg.files import disk_errors, write_text
 from ctseg.temporary import clear_abandoned, held
 from ctseg.zoo.folders import names_in
 
-INDEX, CARD, README = "index.json", "card.json", "README.md"
+INDEX, CARD, README, LOCK = "index.json", "card.json", "README.md", ".lock"
 LARGEST_CARD = 2**24
 """Bytes; that of any real model has some thousands."""
 LOCK_SECONDS = 15.0
@@ -77,6 +77,7 @@ def entries_in(zoo: Path) -> list[ZooEntry]:
 
     What a killed process left half done is put right first, where the zoo can be written.
     """
+    clear_abandoned([zoo / LOCK], older_s=LOCK_SECONDS)
     if zoo.is_dir() and (any(zoo.glob(f"{REPLACED}*")) or any(zoo.glob(f"{REMOVED}*"))):
         with contextlib.suppress(FileProblem, CorruptWeights), locked(zoo):
             pass
@@ -187,7 +188,7 @@ def locked(zoo: Path) -> Iterator[None]:
     Raises:
         FileProblem: the zoo cannot be written, or another process keeps it.
     """
-    lock = zoo / ".lock"
+    lock = zoo / LOCK
     start = time.monotonic()
     with disk_errors(lock, option="--zoo"):
         zoo.mkdir(parents=True, exist_ok=True)

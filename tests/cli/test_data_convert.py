@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,17 @@ def test_a_label_is_a_plain_number(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [*words, "--label", label])
         assert result.exit_code == 2, result.output
     assert not (tmp_path / "b.nrrd").exists()
+
+
+def test_what_a_killed_process_left_goes_although_all_scans_are_converted(tmp_path: Path) -> None:
+    scan = ctseg.Volume.from_array(np.zeros((2, 3, 4), np.uint8))
+    ctseg.write(scan, tmp_path / "scans" / "a.nii.gz")
+    words = ["data", "convert", str(tmp_path / "scans"), str(tmp_path / "out"), "--to", ".tif"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    left = tmp_path / "out" / ".a.123-0123abcd.tmp.tif"
+    left.touch()
+    long_ago = time.time() - 7 * 3600
+    os.utime(left, (long_ago, long_ago))
+    assert CliRunner().invoke(app, [*words, "--skip-existing"]).exit_code == 0
+    assert not left.exists()
+    assert (tmp_path / "out" / "a.tif").is_file()

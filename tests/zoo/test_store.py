@@ -66,6 +66,18 @@ def test_a_lock_left_by_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         assert lock.exists()
 
 
+def test_a_lock_left_by_a_killed_process_goes_when_the_zoo_is_listed(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.touch()
+    long_ago = time.time() - 60
+    os.utime(lock, (long_ago, long_ago))
+    assert store.entries_in(tmp_path) == []
+    assert not lock.exists()
+    with store.locked(tmp_path):
+        store.entries_in(tmp_path)
+        assert lock.exists()
+
+
 def test_a_lock_that_somebody_keeps_is_an_error_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
