@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
@@ -15,20 +16,43 @@ from ctseg.errors import ConfigError, nearest
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
+MOST_NESTED = 100
+"""Levels of tables and lists; pydantic and Python give up at some hundreds."""
 SHOWN = 200
 """A message repeats so many characters of a wrong value at most."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """JSON from a file that anybody may have made.
 
+    Args:
+        finite: refuse NaN and infinity, which Python's module reads and JSON does not have.
+
     Raises:
-        ValueError: it is none. NaN and infinity are none either, nor is what is nested a thousand times.
+        ValueError: it is none, or nested more than a hundred times.
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        strict: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _finite}
+        content = json.loads(text, **strict if finite else {})
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    level = [content]
+    for _ in range(MOST_NESTED):
+        level = [inner for node in level if (inside := _inside(node)) for inner in inside]
+        if not level:
+            return content
+    raise ValueError("it is nested too deeply")
+
+
+def _inside(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 def _no_number(name: str) -> NoReturn:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctseg.config.checking import parse_json
 from ctseg.data.store import cache_folder
 from ctseg.errors import UnknownName
 from ctseg.files import disk_errors
@@ -48,11 +48,11 @@ def _entry(folder: Path) -> StoreEntry:
     labels: tuple[str, ...] = ()
     note = folder / "made_of.json"
     try:
-        made_of = json.loads(note.read_text(encoding="utf-8"))
+        made_of = parse_json(note.read_text(encoding="utf-8"))
         steps = tuple(step["kind"] for step in made_of["preprocess"]["steps"])
         labels = tuple(label["name"] for label in made_of["task"]["labels"])
         used = note.stat().st_mtime
-    except (OSError, ValueError, KeyError):  # made by an older version, or by hand
+    except (OSError, ValueError, KeyError, TypeError):  # made by an older version, or by hand
         used = folder.stat().st_mtime
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     cases = sum(1 for _ in folder.glob("[!.]*/case.json"))

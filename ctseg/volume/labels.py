@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ctseg.config.checking import parse_json
 from ctseg.specs import Label
 from ctseg.volume.geometry import Geometry
 
@@ -117,6 +117,6 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     try:
-        return json.loads(value) if isinstance(value, str) else None
+        return parse_json(value, finite=False) if isinstance(value, str) else None
     except ValueError:
         return None

@@ -9,6 +9,7 @@ import pytest
 
 from ctseg.cli.train import configure
 from ctseg.config import LENGTHS, RunConfig, dump_config, load_config, override, parse_config
+from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput, ConfigError, FileProblem
 
 
@@ -108,3 +109,14 @@ def test_a_long_value_is_not_repeated_as_a_whole() -> None:
         parse_config({"seed": "x" * 100_000})
     assert len(found.value.message) < 1000
     assert "'seed'" in found.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", '{"x": 1e400}', "[" * 101 + "]" * 101, "[" * 10**5]
+)
+def test_json_that_anybody_may_have_made(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no number|too deeply"):
+        parse_json(text)
+    assert parse_json('{"x": [1e300, {"y": null}]}') == {"x": [1e300, {"y": None}]}
+    assert parse_json("[" * 100 + "]" * 100)
+    assert parse_json("1e400", finite=False) == float("inf")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 
+from ctseg.config.checking import parse_json
 from ctseg.data.readers import layout
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Label, Task
@@ -188,7 +188,7 @@ def _decoded(value: Any) -> Any:
         value = value.decode()
     if isinstance(value, str):
         try:
-            return json.loads(value)
+            return parse_json(value, finite=False)
         except ValueError:
             return [value]
     return (

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pydicom
 
+from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput
 from ctseg.volume.geometry import Geometry, as_matrix, as_xyz
 
@@ -31,7 +32,7 @@ def store_grid(data: pydicom.Dataset, geometry: Geometry) -> None:
 def stored_grid(data: pydicom.Dataset, frames: Geometry) -> tuple[Geometry, int] | None:
     """The full grid and the slice at which the frames' grid begins; None without a matching entry."""
     try:
-        text = json.loads(str(data.private_block(_GROUP, _CREATOR)[_ELEMENT].value))
+        text = parse_json(str(data.private_block(_GROUP, _CREATOR)[_ELEMENT].value))
         z, y, x = text["shape_zyx"]
         spacing, origin = as_xyz(text["spacing_xyz"]), as_xyz(text["origin_xyz"])
         full = Geometry((z, y, x), spacing, origin, as_matrix(text["direction"]))
