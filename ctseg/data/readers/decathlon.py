@@ -17,6 +17,7 @@ from ctseg.task import classes_task
 from ctseg.volume.formats import paths
 
 _SUFFIXES = (*paths.NIFTI, *paths.NRRD, *paths.METAIMAGE, *paths.TIFF, *paths.HDF5)
+_MOST_DIGITS = 18
 
 
 def recognise(path: Path) -> bool:
@@ -41,8 +42,13 @@ def cases(path: Path) -> DataSet:
             f"{file} lists no cases: the data set is empty.",
             hint='Fill its "training" list with {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}.',
         )
+    unlabelled = content.get("test") or []
+    if not isinstance(unlabelled, list):
+        raise BadInput(
+            f'{file}: "test" should be a list of images, not {layout.shown(unlabelled)}.'
+        )
     found = [_case(folder, file, entry, len(channels)) for entry in training]
-    test = [_case(folder, file, entry, len(channels)) for entry in content.get("test") or []]
+    test = [_case(folder, file, entry, len(channels)) for entry in unlabelled]
     layout.check_files([*found, *test], where=file)
     labelled = layout.finish_cases([c for c in found if c.label is not None], where=file)
     unseen = [replace(c, label=None) for c in [*(c for c in found if c.label is None), *test]]
@@ -67,15 +73,22 @@ def _case(folder: Path, file: Path, entry: Any, channels: int) -> Case:
         entry = {"image": entry}
     if not isinstance(entry, Mapping) or not entry.get("image"):
         raise BadInput(
-            f"{file}: the entry {entry!r} names no image.",
+            f"{file}: the entry {layout.shown(entry)} names no image.",
             hint='An entry is {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}.',
         )
     listed = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    label_name = entry.get("label") or None
+    for name in (*listed, *([] if label_name is None else [label_name])):
+        if not isinstance(name, str):
+            raise BadInput(
+                f"{file}: {layout.shown(name)} stands where the path of a file is due.",
+                hint='An entry is {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}.',
+            )
     if len(listed) not in (1, channels):
         raise BadInput(f"{file}: {listed} are {len(listed)} images for {channels} modalities.")
     stacked = len(listed) == 1 and channels > 1
     images = tuple(_image(folder / name, stacked=stacked) for name in listed)
-    label = layout.ref(folder / entry["label"]) if entry.get("label") else None
+    label = None if label_name is None else layout.ref(folder / label_name)
     name = layout.stem_of(Path(listed[0]).name, _SUFFIXES)
     if len(listed) > 1 or (label is not None and name.endswith("_0000")):
         name = name.removesuffix("_0000")
@@ -98,10 +111,18 @@ def _task(labels: Any, file: Path) -> Task | None:
         )
     names: dict[str, int] = {}
     for key, value in labels.items():
-        number, name = (key, value) if str(key).lstrip("-").isdigit() else (value, key)
-        if not str(number).isdigit() or not isinstance(name, str):
-            raise BadInput(f"{file}: the label {key!r}: {value!r} gives no number and name.")
+        number, name = (key, value) if str(key).lstrip("-").isdecimal() else (value, key)
+        if not _is_label(number) or not isinstance(name, str):
+            raise BadInput(
+                f"{file}: the label {layout.shown(key)}: {layout.shown(value)} gives no number and name."
+            )
         if name in names or int(number) in names.values():
             raise BadInput(f"{file}: the label {number} '{name}' is declared twice.")
         names[name] = int(number)
     return replace(classes_task(names), mirror_pairs=layout.mirror_pairs(names))
+
+
+def _is_label(number: Any) -> bool:
+    """Whether a label map can hold such a value."""
+    text = str(number) if isinstance(number, str | int) else ""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS

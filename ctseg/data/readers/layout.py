@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, ImageRef, Task, frozen
 from ctseg.task import classes_task
@@ -18,6 +19,7 @@ from ctseg.volume.io import format_of
 SPLIT_FILES = ("splits.json", "splits_final.json")
 Splits = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 _SHOWN = 8
+_LONG = 200
 
 
 def folder_of(path: Path) -> Path:
@@ -32,7 +34,7 @@ def load_json(path: Path) -> Any:
         FileProblem: missing, unreadable, or no JSON; with the line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"), finite=False)
     except OSError as error:
         raise FileProblem(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
@@ -42,6 +44,8 @@ def load_json(path: Path) -> Any:
             f"{path} is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
             hint="Correct that line; a comma too many or too few is the usual cause.",
         ) from error
+    except ValueError as error:
+        raise FileProblem(f"{path} is no valid JSON: {error}.") from error
 
 
 def load_object(path: Path) -> dict[str, Any]:
@@ -158,6 +162,8 @@ def load_splits(folder: Path, cases: Iterable[Case]) -> Splits:
     for number, fold in enumerate(content if isinstance(content, list) else [content]):
         if not isinstance(fold, dict) or not {"train", "val"} <= set(fold):
             raise BadInput(f'{file}: fold {number} is no object with "train" and "val".')
+        if not all(isinstance(fold[key], list) for key in ("train", "val")):
+            raise BadInput(f'{file}: "train" and "val" of fold {number} should be lists of cases.')
         train, val = (tuple(map(str, fold[key])) for key in ("train", "val"))
         strange = sorted((set(train) | set(val)) - known)
         if strange:
@@ -228,6 +234,12 @@ def some(items: Iterable[Any]) -> str:
     listed = [str(item) for item in items]
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
 def ref(path: Path, **options: Any) -> ImageRef:

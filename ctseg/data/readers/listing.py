@@ -29,7 +29,7 @@ def recognise(path: Path) -> bool:
             content = layout.load_json(path)
             rows = content.get("cases") if isinstance(content, dict) else content
             return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict)
-    except (FileProblem, OSError, UnicodeDecodeError):
+    except (FileProblem, OSError, UnicodeDecodeError, csv.Error):
         return False
     return False
 

@@ -86,6 +86,11 @@ def test_missing_files_are_listed(decathlon: Path) -> None:
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "declared twice"),
         ({"labels": ["background"]}, "labels"),
         ({"labels": {"one": "two"}}, "no number"),
+        ({"labels": {"9" * 5000: "liver"}}, "no number"),
+        ({"labels": {"\u00b2": "liver"}}, "no number"),
+        ({"training": [{"image": 7}]}, "7 stands where the path"),
+        ({"training": [{"image": "imagesTr/a.nii.gz", "label": ["x"]}]}, "path of a file"),
+        ({"test": 0.5}, "list of images"),
     ],
 )
 def test_what_makes_no_sense(decathlon: Path, fields: dict[str, Any], message: str) -> None:
@@ -111,11 +116,22 @@ def test_doubled_ids(decathlon: Path, save: Callable[..., Path]) -> None:
         ([{"train": ["a", "b"], "val": ["b"]}], "b on both sides"),
         ([{"train": ["a"], "val": []}], "empty side"),
         ([["a"], ["b"]], "no object"),
+        ([{"train": 5, "val": ["a"]}], "should be lists"),
+        ([{"train": {"a": 1}, "val": ["b"]}], "should be lists"),
     ],
 )
 def test_folds_that_make_no_sense(decathlon: Path, splits: Any, message: str) -> None:
     (decathlon / "splits.json").write_text(json.dumps(splits))
     with pytest.raises(BadInput, match=message):
+        open_dataset(decathlon)
+
+
+def test_json_that_is_nested_without_end(decathlon: Path) -> None:
+    file = decathlon / "dataset.json"
+    file.write_text('{"name": ' + "[" * 100_000)
+    with pytest.raises(
+        CtsegError, match=r"dataset\.json is no valid JSON: it is nested too deeply"
+    ):
         open_dataset(decathlon)
 
 

@@ -154,3 +154,10 @@ def test_ids_that_lead_out_of_the_output_are_refused(
         open_dataset(save_json(files / "list.json", rows))
     rows[0]["id"] = "p1/..a"
     assert open_dataset(save_json(files / "list.json", rows)).unlabelled[0].id == "p1/..a"
+
+
+def test_a_field_without_end_is_no_case_list(tmp_path: Path) -> None:
+    table = tmp_path / "cases.csv"
+    table.write_text("image" + "x" * 200_000 + ",label\na.nii.gz,b.nii.gz\n")
+    with pytest.raises(BadInput, match="no data set of a known layout"):
+        open_dataset(table)
