@@ -94,3 +94,26 @@ def test_the_same_log_gives_the_same_file(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
         draw_curves(log, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"kind": "epoch", "epoch": "x"}', "'epoch' in line 2"),
+        (epoch_line(2, dice={"liver": []}), "'dice.liver' in line 2"),
+        (epoch_line(2, scores={"psnr": 3}), "'scores.psnr' in line 2"),
+        (epoch_line(2, loss=float("nan")), "Line 2"),
+        ('{"kind": "epoch"}', "'epoch' in line 2"),
+        ('{"kind": "epoch", "x": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deeply"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: str, told: str) -> None:
+    with pytest.raises(FileProblem, match=told):
+        read_epochs(write_log(tmp_path, [epoch_line(1), line, epoch_line(3)]))
+
+
+def test_a_log_that_is_no_text_is_named(tmp_path: Path) -> None:
+    log = write_log(tmp_path, [epoch_line(1)])
+    log.write_bytes(log.read_bytes() + b"\xff\xfe\n")
+    with pytest.raises(FileProblem, match="UTF-8"):
+        read_epochs(log)
