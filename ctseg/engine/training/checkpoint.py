@@ -6,6 +6,7 @@ two.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,8 +19,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from ctseg.config.checking import parse_json
+from ctseg.engine.model.weights import load_strictly
 from ctseg.errors import CorruptWeights
 from ctseg.files import disk_errors
+
+_MEND = "Start the run anew with --overwrite; its best weights are in best.safetensors."
 
 
 @dataclass
@@ -77,13 +82,15 @@ def save(
     flat = {f"{part}:{k}": v for part, group in tensors.items() for k, v in group.items()}
     moments, plain = split_optimizer(optimizer)
     flat |= {f"optimizer:{name}": value for name, value in moments.items()}
-    meta = {"state": asdict(state), "optimizer": plain}
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     with disk_errors(folder):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in flat.items()}
-        (new / "state.safetensors").write_bytes(safetensors.torch.save(contiguous))
+        content = safetensors.torch.save(contiguous)
+        meta: dict[str, Any] = {"state": asdict(state), "optimizer": plain}
+        meta["sha256"] = _sha256(meta, content)
+        (new / "state.safetensors").write_bytes(content)
         (new / "state.json").write_text(json.dumps(meta), encoding="utf-8")
         for path in new.iterdir():
             with path.open("rb+") as file:
@@ -110,18 +117,60 @@ def load(folder: Path) -> tuple[State, dict[str, dict[str, torch.Tensor]], dict[
         CorruptWeights: the files are not what `save` writes.
     """
     try:
-        meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        flat = safetensors.torch.load((folder / "state.safetensors").read_bytes())
+        meta = parse_json((folder / "state.json").read_text(encoding="utf-8"), finite=False)
+        content = (folder / "state.safetensors").read_bytes()
+        if meta.pop("sha256") != _sha256(meta, content):
+            raise ValueError("its checksum is another one, so it was damaged after it was written")
+        flat = safetensors.torch.load(content)
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in flat.items():
             part, _, name = key.partition(":")
             parts.setdefault(part, {})[name] = value
         return State(**meta["state"]), parts, meta["optimizer"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except KeyError as error:
+        raise CorruptWeights(f"The resume point {folder} lacks {error}.", hint=_MEND) from error
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         raise CorruptWeights(
-            f"The resume point {folder} cannot be read: {error}.",
-            hint="Start the run anew with --overwrite; its best weights are in best.safetensors.",
+            f"The resume point {folder} cannot be read: {error}.", hint=_MEND
         ) from error
+
+
+def _sha256(meta: Mapping[str, Any], content: bytes) -> str:
+    """Checksum of a whole resume point."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def resume(
+    folder: Path,
+    net: torch.nn.Module,
+    average: torch.nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+) -> State:
+    """Give networks and optimizer what the resume point holds.
+
+    Args:
+        average: the network of averaged weights, where there is one.
+
+    Returns:
+        where the run stands.
+
+    Raises:
+        CorruptWeights: the files are not what `save` writes, or belong to another network.
+    """
+    state, tensors, plain = load(folder)
+    load_strictly(net, tensors.get("model", {}), folder)
+    if average is not None:
+        load_strictly(average, tensors.get("ema", {}), folder)
+    try:
+        restore_optimizer(optimizer, tensors.get("optimizer", {}), plain)
+    except (ValueError, KeyError) as error:
+        raise CorruptWeights(
+            f"The resume point {folder} belongs to another optimizer: {error}.",
+            hint="Resume with the config.toml that the run began with.",
+        ) from error
+    return state
 
 
 def split_optimizer(

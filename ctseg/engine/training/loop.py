@@ -17,7 +17,7 @@ from ctseg.engine.inference.forward import out_of_memory
 from ctseg.engine.model.build import build
 from ctseg.engine.model.create import create_loss
 from ctseg.engine.model.runtime import repeatable
-from ctseg.engine.model.weights import load_strictly, save_weights, tensors_sha256
+from ctseg.engine.model.weights import save_weights, tensors_sha256
 from ctseg.engine.training import checkpoint
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJob
@@ -73,11 +73,8 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     average = timm().utils.ModelEmaV3(net, decay=config.train.ema) if config.train.ema else None
 
     if resuming:
-        state, tensors, plain = checkpoint.load(last)
-        load_strictly(net, tensors.get("model", {}), last)
-        if average is not None:
-            load_strictly(average.module, tensors.get("ema", {}), last)
-        checkpoint.restore_optimizer(optimizer, tensors.get("optimizer", {}), plain)
+        ema = average.module if average is not None else None
+        state = checkpoint.resume(last, net, ema, optimizer)
         job.reporter.say(f"Resuming at step {state.step} of {state.steps}.")
         ended = state.steps
         if job.extend:

@@ -238,6 +238,44 @@ def test_a_spoilt_resume_point_is_named(tmp_path):
         checkpoint.load(folder)
 
 
+def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    net = torch.nn.Conv3d(1, 1, 1)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.ones(1, 1, 1, 1, 1)).sum().backward()
+    optimizer.step()
+    return net, optimizer
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_a_changed_byte_of_a_resume_point_is_found(tmp_path, name):
+    net, optimizer = trained()
+    folder = tmp_path / "last"
+    checkpoint.save(folder, checkpoint.State(7, 1, step=2), {"model": net.state_dict()}, optimizer)
+    file = folder / name
+    content = file.read_bytes()
+    if name == "state.json":
+        file.write_bytes(content.replace(b'"steps": 7', b'"steps": 8'))
+    else:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert file.read_bytes() != content
+    with pytest.raises(CorruptWeights, match="checksum"):
+        checkpoint.load(folder)
+    file.write_bytes(content)
+    assert checkpoint.load(folder)[0].steps == 7
+
+
+def test_a_resume_point_of_another_optimizer_is_refused(tmp_path):
+    net, optimizer = trained()
+    folder = tmp_path / "last"
+    checkpoint.save(folder, checkpoint.State(7, 1, step=2), {"model": net.state_dict()}, optimizer)
+    other = torch.optim.SGD([{"params": [net.weight]}, {"params": [net.bias]}])
+    with pytest.raises(CorruptWeights, match="another optimizer"):
+        checkpoint.resume(folder, net, None, other)
+    again, fresh = trained()
+    assert checkpoint.resume(folder, again, None, fresh).step == 2
+    assert torch.equal(again.weight, net.weight)
+
+
 def test_a_resume_point_left_under_its_old_name_is_found(tmp_path):
     net = torch.nn.Conv3d(1, 1, 1)
     optimizer = torch.optim.AdamW(net.parameters())
