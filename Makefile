@@ -16,13 +16,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 PARALLEL := -n $(TEST_JOBS) --dist loadfile
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: help venv demo test test-all faults lint docs bench clean
+.PHONY: help venv demo test test-all faults fuzz lint docs bench clean
 
 help:
 	@echo "make demo      train, publish, predict and evaluate on phantoms (about 6 minutes)"
 	@echo "make test      the quick tests of the package and of the plugins (under 4 minutes on two cores)"
 	@echo "make test-all  all tests, the slow ones too, with their coverage"
 	@echo "make faults    commands killed at random moments, full disks, second processes: 200 trials"
+	@echo "make fuzz      damaged copies of every kind of file: 100,000 of each (some hours)"
 	@echo "make lint      ruff, import-linter and mypy"
 	@echo "make docs      the documentation, into site/"
 	@echo "make bench     the benchmarks, results into benchmarks/results/"
@@ -62,6 +63,9 @@ test-all: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults --trials 200 --seed 0
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.hostile --executions 100000 --seed 0
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
