@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -181,3 +182,26 @@ def test_convert_to_slices_and_back(tmp_path: Path) -> None:
     write(Volume.from_array(np.stack([STACK, STACK])), tmp_path / "c.nrrd")
     with pytest.raises(BadInput, match="2 channels"):
         convert(find_jobs(tmp_path / "c.nrrd", tmp_path / "out", "slices", {})[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda png: png[:-70] + bytes([png[-70] ^ 1]) + png[-69:], "checksum"),
+        (lambda png: png[:-12], "complete"),
+        (lambda png: png[:-20], "ends beyond"),
+        (lambda png: png[:8] + png[33:], "complete|beyond"),
+    ],
+)
+def test_a_damaged_png_is_refused_without_noise(
+    tmp_path: Path, damage: Any, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plane = np.random.default_rng(0).integers(0, 900, (20, 24)).astype(np.uint16)
+    for index in range(3):
+        (tmp_path / f"s{index}.png").write_bytes(imagecodecs.png_encode(plane))
+    np.testing.assert_array_equal(read(tmp_path).array[1], plane)
+    file = tmp_path / "s1.png"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(FileProblem, match=told):
+        read(tmp_path)
+    assert capfd.readouterr() == ("", "")
