@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from pydantic import BaseModel, Field, ValidationError
 
+from ctseg.config.checking import parse_json
 from ctseg.errors import FileProblem
 from ctseg.report.figure import GREY, INK, new_figure, plain_axes, save_png
 from ctseg.task import PALETTE
@@ -32,6 +33,16 @@ class Epoch:
     mean_dice: float | None
     dice: dict[str, float]
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class _Line(BaseModel):
+    """The part of such a line that is plotted."""
+
+    epoch: int = Field(ge=0, le=10**9)
+    loss: float | None = None
+    mean_dice: float | None = None
+    dice: dict[str, float | None] | None = None
+    scores: dict[str, dict[str, float | None]] | None = None
 
 
 def draw_curves(log_jsonl: Path, png: Path) -> None:
@@ -71,16 +82,19 @@ def read_epochs(log_jsonl: Path) -> list[Epoch]:
         lines = log_jsonl.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise FileProblem(f"The log {log_jsonl} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise FileProblem(f"The log {log_jsonl} is not UTF-8 text: {error.reason}.") from error
     epochs: dict[int, Epoch] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = parse_json(line)
+        except ValueError as error:
             if number == len(lines):  # cut short when the run was killed
                 break
             raise FileProblem(f"Line {number} of {log_jsonl} is not JSON: {error}.") from error
         if isinstance(entry, dict) and entry.get("kind") == "epoch":
-            epochs[int(entry["epoch"])] = _epoch(entry)
+            epoch = _epoch(entry, where=f"line {number} of {log_jsonl}")
+            epochs[epoch.epoch] = epoch
     if not epochs:
         raise FileProblem(
             f"{log_jsonl} holds no finished epoch.", hint="Wait for the first epoch to end."
@@ -88,16 +102,19 @@ def read_epochs(log_jsonl: Path) -> list[Epoch]:
     return [epochs[number] for number in sorted(epochs)]
 
 
-def _epoch(entry: dict[str, Any]) -> Epoch:
-    loss, mean = entry.get("loss"), entry.get("mean_dice")
-    dice = {str(k): float(v) for k, v in (entry.get("dice") or {}).items() if v is not None}
-    return Epoch(
-        int(entry["epoch"]),
-        None if loss is None else float(loss),
-        None if mean is None else float(mean),
-        dice,
-        entry.get("scores") or {},
-    )
+def _epoch(entry: dict[str, Any], *, where: str) -> Epoch:
+    try:
+        line = _Line.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise FileProblem(f"'{key}' in {where} is damaged: {first['msg']}.") from error
+    dice = {name: value for name, value in (line.dice or {}).items() if value is not None}
+    scores = {
+        name: {label: value for label, value in values.items() if value is not None}
+        for name, values in (line.scores or {}).items()
+    }
+    return Epoch(line.epoch, line.loss, line.mean_dice, dice, scores)
 
 
 def _draw_dice(axes: Axes, epochs: list[Epoch]) -> None:
