@@ -17,8 +17,6 @@ FILES = sorted(file for room in ROOMS for file in room.rglob("*.py"))
 
 LINES_OF_A_FILE = 400
 FILES_IN_A_FOLDER = 25
-FOLDERS_YET_TO_SPLIT: frozenset[str] = frozenset({"ctseg/engine", "ctseg/volume/formats"})
-"""Folders that may hold more files for now. It is to become empty."""
 PARAMETERS = 6
 MANY_POSITIONAL = 15
 """So many functions, commands of the command line included, may take more positional parameters than that."""
@@ -49,7 +47,7 @@ def test_a_folder_is_seen_at_one_glance() -> None:
     folders = {file.parent for file in FILES}
     counts = {f.relative_to(ROOT).as_posix(): len(list(f.glob("*.py"))) for f in folders}
     large = {name for name, count in counts.items() if count > FILES_IN_A_FOLDER}
-    assert large <= FOLDERS_YET_TO_SPLIT, large - FOLDERS_YET_TO_SPLIT
+    assert not large, large
 
 
 def test_few_functions_take_many_parameters_by_position() -> None:

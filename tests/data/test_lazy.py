@@ -221,7 +221,7 @@ path = folder / "giant.h5"
 case = Case("giant", (ImageRef(path),), ImageRef(path, {"dataset": "/label"}))
 task = classes_task({"pore": 1})
 batch  # all that is imported is imported
-import ctseg.volume.formats.hdf5
+import ctseg.volume.formats.hdf5.open
 before = memory("VmRSS")
 ready = Store(Pipeline([Orient(), Normalise((100.0,), (50.0,))]), task, folder / "store").case(case)
 values = []

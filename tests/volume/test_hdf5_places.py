@@ -12,7 +12,7 @@ import pytest
 
 from ctseg.data.readers.find import open_dataset
 from ctseg.errors import BadInput, FileProblem
-from ctseg.volume.formats import hdf5
+from ctseg.volume.formats.hdf5 import open as hdf5
 from ctseg.volume.io import open_volume, read
 
 ARRAY = np.random.default_rng(0).integers(1, 1000, (8, 30, 32)).astype(np.int16)
@@ -268,7 +268,7 @@ def test_an_odd_tree_is_tried_by_a_helper(tmp_path: Path, monkeypatch: pytest.Mo
     path = target(tmp_path / "a.h5", chunks=(2, 8, 8))
     tried: list[Path] = []
     monkeypatch.setattr(
-        "ctseg.volume.formats.hdf5_links.try_open", lambda path, _: tried.append(path)
+        "ctseg.volume.formats.hdf5.links.try_open", lambda path, _: tried.append(path)
     )
     read(path)
     assert not tried  # no sound file costs a helper

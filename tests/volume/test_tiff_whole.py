@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import tifffile
 
 from ctseg.errors import FileProblem
-from ctseg.volume.formats.tiff_structure import check_structure
+from ctseg.volume.formats.tiff.structure import check_structure
 from ctseg.volume.io import open_volume, read
 
 STACK = np.random.default_rng(0).integers(0, 60000, (12, 16, 18)).astype(np.uint16)

@@ -15,8 +15,8 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.formats import paths
-from ctseg.volume.formats.hdf5 import DEFAULT_DATASET, DEFAULT_LABEL
-from ctseg.volume.formats.hdf5_links import Links, opened
+from ctseg.volume.formats.hdf5.links import Links, opened
+from ctseg.volume.formats.hdf5.open import DEFAULT_DATASET, DEFAULT_LABEL
 from ctseg.volume.formats.outside import is_allowed
 
 

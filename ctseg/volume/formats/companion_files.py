@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ctseg.errors import CtsegError
 from ctseg.volume.formats import paths
-from ctseg.volume.formats.metaimage_header import read_metaimage_header
-from ctseg.volume.formats.nrrd_header import read_nrrd_header
+from ctseg.volume.formats.metaimage.header import read_metaimage_header
+from ctseg.volume.formats.nrrd.header import read_nrrd_header
 
 
 def files_of(path: Path) -> list[Path]:

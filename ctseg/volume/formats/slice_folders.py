@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label, VolumeSource, Zyx
-from ctseg.volume.formats import paths, tiff_metadata
+from ctseg.volume.formats import paths
 from ctseg.volume.formats.calibration import (
     Calibration,
     calibration_of_option,
@@ -24,9 +24,10 @@ from ctseg.volume.formats.calibration import (
 )
 from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
 from ctseg.volume.formats.source import Source, check_file, reading
-from ctseg.volume.formats.tiff import tiff_errors
-from ctseg.volume.formats.tiff_ome import read_ome
-from ctseg.volume.formats.tiff_structure import check_structure
+from ctseg.volume.formats.tiff import metadata
+from ctseg.volume.formats.tiff.ome import read_ome
+from ctseg.volume.formats.tiff.open import tiff_errors
+from ctseg.volume.formats.tiff.structure import check_structure
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
@@ -171,7 +172,7 @@ def _calibration(file: Path) -> Calibration:
         return unknown_spacing("PNG pictures do not say it")
     with tiff_errors(file), tifffile.TiffFile(file) as tif:
         ome = read_ome(tif.ome_metadata, file, 1, allowed=False) if tif.ome_metadata else None
-        return tiff_metadata.calibration(tif, None if ome is None else ome.pixels(), file)
+        return metadata.calibration(tif, None if ome is None else ome.pixels(), file)
 
 
 class _SlicesSink:
@@ -184,8 +185,8 @@ class _SlicesSink:
         self._digits = max(4, len(str(geometry.shape_zyx[0] - 1)))
         self._options: dict[str, Any] = {
             "photometric": "minisblack",
-            "description": tiff_metadata.description(geometry.sub((0, 0, 0), (1, y, x)), None),
-            "resolution": tiff_metadata.resolution(geometry),
+            "description": metadata.description(geometry.sub((0, 0, 0), (1, y, x)), None),
+            "resolution": metadata.resolution(geometry),
             "resolutionunit": "NONE",
             "compression": "zlib" if compress else None,
             "metadata": None,

@@ -30,8 +30,8 @@ from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.engine.prediction.outputs import Outputs, check_request
 from ctseg.engine.prediction.request import Request
 from ctseg.errors import BadInput, DiskFull, UnknownName
-from ctseg.volume.formats import hdf5, hdf5_disk
-from ctseg.volume.formats.hdf5 import chunk_of
+from ctseg.volume.formats.hdf5 import disk
+from ctseg.volume.formats.hdf5.open import chunk_of
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import open_writer
 
@@ -448,7 +448,7 @@ class Small:
 def test_a_full_disk_costs_neither_the_process_nor_leaves_a_file(scan, tmp_path, monkeypatch, room):
     """An HDF5 file whose disk ran full used to end the process; the other results lose their names again."""
 
-    class Full(hdf5_disk.Forgiving):
+    class Full(disk.Forgiving):
         def __init__(self, path):
             super().__init__(path)
             if "probabilities" in path.name:
@@ -462,7 +462,7 @@ def test_a_full_disk_costs_neither_the_process_nor_leaves_a_file(scan, tmp_path,
 
 
 def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
-    class Full(hdf5_disk.Forgiving):
+    class Full(disk.Forgiving):
         def __init__(self, path):
             super().__init__(path)
             self._file = Small(self._file, 100_000)

@@ -17,10 +17,10 @@ from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.volume.formats import grids, paths
 from ctseg.volume.formats.calibration import Calibration, unknown_spacing
 from ctseg.volume.formats.handle import Handle
-from ctseg.volume.formats.hdf5_disk import DeferredErrors
-from ctseg.volume.formats.hdf5_links import Links, StoredDataset, attributes_of, opened
-from ctseg.volume.formats.hdf5_map import mapped_box
-from ctseg.volume.formats.hdf5_storage import check_storage, is_external, open_external
+from ctseg.volume.formats.hdf5.disk import DeferredErrors
+from ctseg.volume.formats.hdf5.links import Links, StoredDataset, attributes_of, opened
+from ctseg.volume.formats.hdf5.map import mapped_box
+from ctseg.volume.formats.hdf5.storage import check_storage, is_external, open_external
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.source import Source
 from ctseg.volume.formats.units import MM, unit_of

@@ -9,7 +9,7 @@ import h5py
 
 from ctseg.errors import FileProblem
 from ctseg.volume.formats import outside
-from ctseg.volume.formats.hdf5_links import opened
+from ctseg.volume.formats.hdf5.links import opened
 from ctseg.volume.formats.source import AGAIN
 
 _DEPTH = 8

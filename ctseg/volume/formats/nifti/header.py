@@ -17,7 +17,7 @@ import numpy as np
 
 from ctseg.errors import FileProblem
 from ctseg.volume.formats.header_numbers import check_voxels
-from ctseg.volume.formats.nifti_orientation import NiftiOrientation
+from ctseg.volume.formats.nifti.orientation import NiftiOrientation
 from ctseg.volume.formats.raw import unpacked
 
 DATATYPES = {

@@ -13,7 +13,7 @@ import h5py
 
 from ctseg.errors import CtsegError, FileProblem
 from ctseg.volume.formats import outside
-from ctseg.volume.formats.hdf5_structure import suspicion
+from ctseg.volume.formats.hdf5.structure import suspicion
 from ctseg.volume.formats.probe import try_open
 from ctseg.volume.formats.source import AGAIN, check_file, reading
 
@@ -23,7 +23,7 @@ _MOST_GROUPS = 100_000
 _MOST_ATTRIBUTE = 1 << 20
 _TRIED: set[tuple[Path, int, int]] = set()
 """Odd files that a helper process opened successfully, with their sizes and times."""
-_LOOK = "ctseg.volume.formats.hdf5_links:look"
+_LOOK = "ctseg.volume.formats.hdf5.links:look"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.volume.formats.nifti_header import DATATYPES
-from ctseg.volume.formats.nifti_orientation import (
+from ctseg.volume.formats.nifti.header import DATATYPES
+from ctseg.volume.formats.nifti.orientation import (
     MICROMETRE,
     MILLIMETRE,
     NiftiOrientation,

@@ -17,8 +17,8 @@ from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.header_numbers import integer
 from ctseg.volume.formats.layers import by_segment
-from ctseg.volume.formats.nrrd_grid import NrrdGrid, grid_of
-from ctseg.volume.formats.nrrd_header import (
+from ctseg.volume.formats.nrrd.grid import NrrdGrid, grid_of
+from ctseg.volume.formats.nrrd.header import (
     UNIT_KEY,
     NrrdHeader,
     make_nrrd_header,

@@ -14,9 +14,9 @@ from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
-from ctseg.volume.formats.nifti_header import NiftiHeader, is_gzip, read_nifti_header
-from ctseg.volume.formats.nifti_orientation import METADATA
-from ctseg.volume.formats.nifti_sink import NiftiSink, make_nifti_header
+from ctseg.volume.formats.nifti.header import NiftiHeader, is_gzip, read_nifti_header
+from ctseg.volume.formats.nifti.orientation import METADATA
+from ctseg.volume.formats.nifti.sink import NiftiSink, make_nifti_header
 from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source, with_surplus
 from ctseg.volume.formats.source import Source, check_file, reading

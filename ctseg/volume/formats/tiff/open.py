@@ -15,15 +15,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import CtsegError, FileProblem
 from ctseg.specs import Label, VolumeSource
-from ctseg.volume.formats import paths, tiff_metadata
+from ctseg.volume.formats import paths
 from ctseg.volume.formats.calibration import calibration_of_option, grid_of
 from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import AGAIN, Source, check_file, reading
-from ctseg.volume.formats.tiff_ome import Ome, read_ome
-from ctseg.volume.formats.tiff_structure import check_structure
+from ctseg.volume.formats.tiff import metadata
+from ctseg.volume.formats.tiff.ome import Ome, read_ome
+from ctseg.volume.formats.tiff.structure import check_structure
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
 
@@ -67,7 +68,7 @@ def open_tiff(
                 voxel_size = calibration_of_option(spacing)
             else:
                 pixels = None if ome is None else ome.pixels()
-                voxel_size = tiff_metadata.calibration(tif, pixels, path)
+                voxel_size = metadata.calibration(tif, pixels, path)
             geometry, about = grid_of(path, (sizes["Z"], sizes["Y"], sizes["X"]), voxel_size, like)
         except BaseException:
             tif.close()
@@ -216,8 +217,8 @@ class _TiffSink:
     ) -> None:
         nbytes = int(np.prod(geometry.shape_zyx)) * (channels or 1) * dtype.itemsize
         self._writer = tifffile.TiffWriter(temporary, bigtiff=nbytes > _BIG, byteorder="<")
-        self._description: str | None = tiff_metadata.description(geometry, channels)
-        self._resolution = tiff_metadata.resolution(geometry)
+        self._description: str | None = metadata.description(geometry, channels)
+        self._resolution = metadata.resolution(geometry)
         self._compression = "zlib" if compress else None
 
     def put(self, start: int, slab_czyx: NDArray[Any]) -> None:

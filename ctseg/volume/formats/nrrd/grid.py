@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ctseg.errors import FileProblem
 from ctseg.volume.formats.affine import Affine
 from ctseg.volume.formats.header_numbers import check_voxels, floats, integer, integers
-from ctseg.volume.formats.nrrd_header import UNIT_KEY, NrrdHeader
+from ctseg.volume.formats.nrrd.header import UNIT_KEY, NrrdHeader
 
 _DTYPES = {
     alias: dtype

@@ -14,7 +14,7 @@ from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.header_numbers import integer
-from ctseg.volume.formats.metaimage_header import (
+from ctseg.volume.formats.metaimage.header import (
     UNIT_KEY,
     MetaGrid,
     MetaHeader,

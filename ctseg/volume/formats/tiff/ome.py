@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 
 from ctseg.errors import FileProblem
 from ctseg.volume.formats import outside
-from ctseg.volume.formats.tiff_structure import check_structure
+from ctseg.volume.formats.tiff.structure import check_structure
 
 _MOST_TEXT = 1 << 28
 _MOST_STEPS = 1 << 20

@@ -1,0 +1,1 @@
+"""TIFF stacks as volumes."""
