@@ -23,7 +23,7 @@ GridToleranceOption = Annotated[
         metavar="SHARE",
         min=0.0,
         max=0.5,
-        help="Grid offset allowed within a case, in voxels (default: 0.001).",
+        help="Grid tolerance in voxels (default: 0.001).",
         show_default=False,
     ),
 ]

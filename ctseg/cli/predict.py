@@ -103,7 +103,7 @@ def predict(
         typer.Option(
             "--confidence",
             rich_help_panel=RESULTS,
-            help="Write the probability of the chosen label.",
+            help="Write the chosen label's probability.",
         ),
     ] = False,
     masks: Annotated[

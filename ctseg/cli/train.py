@@ -39,17 +39,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run file."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the run folder.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an existing run.")] = False,
     extend: Annotated[
-        bool,
-        typer.Option(
-            "--extend", help="With --resume: give the run a new end by --steps, --epochs or --time."
-        ),
+        bool, typer.Option("--extend", help="New, later end of a resumed run.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in the run folder.")
+        bool, typer.Option("--overwrite", help="Replace an existing run.")
     ] = False,
     as_json: ui.JsonOption = False,
     fold: Annotated[
@@ -181,7 +176,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a model; settings that are not given are planned from the data and the device."""
+    """Train a model; missing settings are planned from the data and the device."""
     _check_single_process()
     from ctseg.config import LENGTHS
     from ctseg.engine.training.run import train as run

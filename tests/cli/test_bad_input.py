@@ -186,7 +186,16 @@ def test_predict_refuses(mini_set, mini_run, tmp_path):
     )  # fmt: skip
     refuse("predict", scan, "-m", mini_run, "-o", out, "--overlap", "1", says="overlap")
     alone = ("--probabilities-format", ".zarr")
-    refuse("predict", scan, "-m", mini_run, "-o", out, *alone, says="none are asked for")
+    refuse(
+        "predict",
+        scan,
+        "-m",
+        mini_run,
+        "-o",
+        out,
+        *alone,
+        says="has no effect without --probabilities",
+    )
     refuse("predict", scan, "-m", mini_run, "-o", out, "--tta", says="without mirroring")
     for option, value in (("--margin", "5"), ("--coarse-labels", "box")):
         refuse("predict", scan, "-m", mini_run, "-o", out, option, value, says="--coarse NAME")
