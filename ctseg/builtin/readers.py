@@ -34,18 +34,21 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
         "names": "e.g. liver=1,tumour=2; by default every value found in the labels",
         "ignore": "label value of unlabelled voxels, none by default",
     }
+    outside = {"outside": "'yes' also reads files outside the folder that a file names"}
     return [
         ReaderSpec(
             name="decathlon",
             recognise=_recognise("decathlon"),
             cases=_cases("decathlon"),
             summary="Medical Segmentation Decathlon folder: dataset.json with a training list",
+            options=frozen(outside),
         ),
         ReaderSpec(
             name="nnunet",
             recognise=_recognise("nnunet"),
             cases=_cases("nnunet"),
             summary="nnU-Net raw folder: dataset.json with channel_names, imagesTr, labelsTr",
+            options=frozen(outside),
         ),
         ReaderSpec(
             name="hdf5",
@@ -58,7 +61,7 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
                     "label": "dataset of the labels, /label by default",
                     "weight": "dataset of voxel weights, none by default",
                     "mask": "dataset that is 0 where labels do not count, none by default",
-                    "outside": "'yes' also reads files outside the folder that a file names",
+                    **outside,
                     **names,
                 }
             ),

@@ -32,7 +32,10 @@ _ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 def format_of(path: Path) -> FormatSpec | None:
     """The format that recognises a path; None where none does, or where the path is neither file nor folder."""
-    if path.exists() and not what_is(path):  # reading the first bytes of a pipe would block
+    try:
+        if path.exists() and not what_is(path):  # reading the first bytes of a pipe would block
+            return None
+    except OSError:  # a name that is too long
         return None
     return next((spec for spec in plugins.formats() if spec.recognise(path)), None)
 

@@ -15,6 +15,7 @@ from ctseg.errors import BadInput
 from ctseg.specs import Case, DataSet, ImageRef, Task
 from ctseg.task import classes_task
 from ctseg.volume.formats import paths
+from ctseg.volume.formats.outside import is_allowed
 
 _SUFFIXES = (*paths.NIFTI, *paths.NRRD, *paths.METAIMAGE, *paths.TIFF, *paths.HDF5)
 _MOST_DIGITS = 18
@@ -24,8 +25,12 @@ def recognise(path: Path) -> bool:
     return isinstance(layout.peek(path).get("training"), list)
 
 
-def cases(path: Path) -> DataSet:
+def cases(path: Path, *, outside: str = "no") -> DataSet:
     """Read `dataset.json` and, where it is there, `splits.json`.
+
+    Args:
+        path: the folder, or its `dataset.json`.
+        outside: `yes` also takes files that `dataset.json` names outside its folder.
 
     Raises:
         FileProblem: no such file, or files that it names and that do not exist.
@@ -47,8 +52,9 @@ def cases(path: Path) -> DataSet:
         raise BadInput(
             f'{file}: "test" should be a list of images, not {layout.shown(unlabelled)}.'
         )
-    found = [_case(folder, file, entry, len(channels)) for entry in training]
-    test = [_case(folder, file, entry, len(channels)) for entry in unlabelled]
+    allowed = is_allowed(outside)
+    found = [_case(file, entry, len(channels), allowed) for entry in training]
+    test = [_case(file, entry, len(channels), allowed) for entry in unlabelled]
     layout.check_files([*found, *test], where=file)
     labelled = layout.finish_cases([c for c in found if c.label is not None], where=file)
     unseen = [replace(c, label=None) for c in [*(c for c in found if c.label is None), *test]]
@@ -67,7 +73,7 @@ def cases(path: Path) -> DataSet:
     )
 
 
-def _case(folder: Path, file: Path, entry: Any, channels: int) -> Case:
+def _case(file: Path, entry: Any, channels: int, allowed: bool) -> Case:
     """One entry: `{"image": ..., "label": ...}`, or a bare path for a test image."""
     if isinstance(entry, str):
         entry = {"image": entry}
@@ -78,17 +84,15 @@ def _case(folder: Path, file: Path, entry: Any, channels: int) -> Case:
         )
     listed = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
     label_name = entry.get("label") or None
-    for name in (*listed, *([] if label_name is None else [label_name])):
-        if not isinstance(name, str):
-            raise BadInput(
-                f"{file}: {layout.shown(name)} stands where the path of a file is due.",
-                hint='An entry is {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}.',
-            )
     if len(listed) not in (1, channels):
         raise BadInput(f"{file}: {listed} are {len(listed)} images for {channels} modalities.")
     stacked = len(listed) == 1 and channels > 1
-    images = tuple(_image(folder / name, stacked=stacked) for name in listed)
-    label = None if label_name is None else layout.ref(folder / label_name)
+
+    def path(name: Any) -> Path:
+        return layout.listed_file(file.parent, name, where=file, allowed=allowed)
+
+    images = tuple(_image(path(name), stacked=stacked) for name in listed)
+    label = None if label_name is None else layout.ref(path(label_name))
     name = layout.stem_of(Path(listed[0]).name, _SUFFIXES)
     if len(listed) > 1 or (label is not None and name.endswith("_0000")):
         name = name.removesuffix("_0000")

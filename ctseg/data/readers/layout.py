@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -88,6 +89,37 @@ def ordered(table: Any, *, what: str, where: Path) -> tuple[str, ...]:
     return tuple(name for _, name in numbered)
 
 
+def listed_file(folder: Path, name: Any, *, where: Path, allowed: bool) -> Path:
+    """The path of a file that a description of a data set names.
+
+    Symbolic links are followed wherever they lead: who placed them in the folder meant them.
+
+    Args:
+        folder: from which relative names count.
+        name: as it stands in the description.
+        where: the description, for messages.
+        allowed: whether it may name files outside the folder.
+
+    Raises:
+        BadInput: no path, or one that leads out of the folder.
+    """
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise BadInput(
+            f"{where} names {shown(name)} where the path of a file is due.",
+            hint='A path is text, such as "./imagesTr/a.nii.gz".',
+        )
+    path = PureWindowsPath(name)  # which knows both slashes, and drives
+    inside = os.path.normpath(folder.absolute() / name)
+    if not allowed and (
+        path.anchor or not Path(inside).is_relative_to(os.path.normpath(folder.absolute()))
+    ):
+        raise BadInput(
+            f"{where} names {shown(name)}, which lies outside the folder of the data set.",
+            hint="Where you trust the data set, allow it: --option outside=yes",
+        )
+    return folder / name
+
+
 def check_files(cases: Iterable[Case], *, where: Path) -> None:
     """Refuse cases whose files do not exist, listing them.
 
@@ -163,7 +195,9 @@ def load_splits(folder: Path, cases: Iterable[Case]) -> Splits:
         if not isinstance(fold, dict) or not {"train", "val"} <= set(fold):
             raise BadInput(f'{file}: fold {number} is no object with "train" and "val".')
         if not all(isinstance(fold[key], list) for key in ("train", "val")):
-            raise BadInput(f'{file}: "train" and "val" of fold {number} should be lists of cases.')
+            raise BadInput(
+                f'{file}: "train" and "val" of fold {number} should be lists of case names.'
+            )
         train, val = (tuple(map(str, fold[key])) for key in ("train", "val"))
         strange = sorted((set(train) | set(val)) - known)
         if strange:
@@ -222,7 +256,7 @@ def _parted(names: str) -> Iterable[tuple[str, str]]:
 def _number(value: str | int, what: str) -> int:
     try:
         number = int(value)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BadInput(f"'{what}' should be a whole number, not '{value}'.") from error
     if number < 0:
         raise BadInput(f"'{what}' should not be negative: {number}.")

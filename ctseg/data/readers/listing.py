@@ -157,7 +157,7 @@ def _case(path: Path, number: int, row: Mapping[str, Any], columns: Sequence[str
             return None
         if not isinstance(value, str):
             raise BadInput(f"{path}: '{key}' of case {number} is {value!r}, no path.")
-        return layout.ref(path.parent / value)
+        return layout.ref(layout.listed_file(path.parent, value, where=path, allowed=True))
 
     listed = [ref(column) for column in columns]
     images = tuple(image for image in listed if image is not None)

@@ -14,8 +14,9 @@ from typing import Any
 
 from ctseg.data.readers import layout
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Case, DataSet, Label, Task
+from ctseg.specs import Case, DataSet, ImageRef, Label, Task
 from ctseg.task import classes_task
+from ctseg.volume.formats.outside import is_allowed
 
 _DIGITS = 4
 
@@ -25,8 +26,12 @@ def recognise(path: Path) -> bool:
     return isinstance(content.get("channel_names"), Mapping) and "training" not in content
 
 
-def cases(path: Path) -> DataSet:
+def cases(path: Path, *, outside: str = "no") -> DataSet:
     """Read `dataset.json`, the folders and, where they are there, the folds.
+
+    Args:
+        path: the folder, or its `dataset.json`.
+        outside: `yes` also takes files that `dataset.json` names outside its folder.
 
     Raises:
         FileProblem: no such file, or channels or labels that are missing.
@@ -38,7 +43,7 @@ def cases(path: Path) -> DataSet:
     channels = layout.ordered(content.get("channel_names"), what="channel_names", where=file)
     ending = str(content.get("file_ending", ".nii.gz"))
     if content.get("dataset"):
-        found = _listed(folder, file, content["dataset"], len(channels))
+        found = _listed(file, content["dataset"], len(channels), is_allowed(outside))
     else:
         found = _in_folders(folder, ending, len(channels))
     labelled = layout.finish_cases([c for c in found if c.label is not None], where=folder)
@@ -119,7 +124,7 @@ def _in_folders(folder: Path, ending: str, channels: int) -> list[Case]:
     ]
 
 
-def _listed(folder: Path, file: Path, listed: Any, channels: int) -> list[Case]:
+def _listed(file: Path, listed: Any, channels: int, allowed: bool) -> list[Case]:
     """Cases that dataset.json names itself: `{"CASE": {"images": [...], "label": ...}}`."""
     if not isinstance(listed, Mapping):
         raise BadInput(f'{file}: "dataset" should be an object of cases.')
@@ -128,8 +133,13 @@ def _listed(folder: Path, file: Path, listed: Any, channels: int) -> list[Case]:
         images = entry.get("images") if isinstance(entry, Mapping) else None
         if not isinstance(images, list) or len(images) != channels:
             raise BadInput(f"{file}: the case '{name}' needs {channels} images, not {images!r}.")
-        label = layout.ref(folder / entry["label"]) if entry.get("label") else None
-        out.append(Case(str(name), tuple(layout.ref(folder / image) for image in images), label))
+
+        def ref(name: Any) -> ImageRef:
+            path = layout.listed_file(file.parent, name, where=file, allowed=allowed)
+            return layout.ref(path)
+
+        label = ref(entry["label"]) if entry.get("label") else None
+        out.append(Case(str(name), tuple(map(ref, images)), label))
     layout.check_files(out, where=file)
     return out
 

@@ -12,6 +12,7 @@ from ctseg.data.readers import layout
 from ctseg.data.readers.scans import find_scans
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet
+from ctseg.volume.formats.source import what_is
 from ctseg.volume.io import format_of
 
 IMAGES = ("images", "image", "imagestr", "scans", "volumes", "raw", "ct")
@@ -195,7 +196,7 @@ def _labels_for(folder: Path, entries: Sequence[Path], known: set[str]) -> dict[
 
 def stem_of(path: Path) -> str:
     """The name of a volume without the ending of its format."""
-    if path.is_dir():
+    if what_is(path) == "folder":
         return path.name
     return layout.stem_of(path.name, [s for spec in plugins.formats() for s in spec.suffixes])
 

@@ -191,15 +191,49 @@ def split_optimizer(
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]
 ) -> None:
-    """Give an optimizer back what `split_optimizer` took."""
+    """Give an optimizer back what `split_optimizer` took.
+
+    Raises:
+        ValueError: it is of another optimizer, or damaged.
+    """
     state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *plain["values"].items()]:
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+    try:
+        for key, value in [*tensors.items(), *plain["values"].items()]:
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
+        _check_groups(plain["groups"], optimizer.state_dict()["param_groups"])
+        optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+    except _DAMAGED as error:
+        raise ValueError(f"the state of the optimizer is damaged ({error})") from error
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 # the memory layout of the parameter: other layouts may round differently
                 like = torch.empty_like(parameter, dtype=value.dtype)
                 entries[name] = like.copy_(value)
+
+
+def _check_groups(found: Any, own: list[dict[str, Any]]) -> None:
+    """Refuse groups of parameters that are not those of the optimizer: numbers may differ, the rest may not.
+
+    Raises:
+        ValueError: with the option that is another one.
+    """
+    if not isinstance(found, list) or len(found) != len(own):
+        raise ValueError("other groups of parameters")
+    for group, expected in zip(found, own, strict=True):
+        for name, value in expected.items():
+            if not _alike(group[name], value, same=name == "params"):
+                raise ValueError(f"'{name}' is {group[name]!r}")
+        if not all(_alike(value, 0.0) for name, value in group.items() if name not in expected):
+            raise ValueError("options that are no numbers")
+
+
+def _alike(found: Any, own: Any, *, same: bool = False) -> bool:
+    """Whether a value of JSON may stand for another: a number for a number, and else the same."""
+    if isinstance(own, list | tuple):
+        fits = isinstance(found, list | tuple) and len(found) == len(own)
+        return fits and all(_alike(f, o, same=same) for f, o in zip(found, own, strict=True))
+    if same or type(own) not in (int, float):
+        return bool(found == own) and type(found) is type(own)
+    return type(found) in (int, float)

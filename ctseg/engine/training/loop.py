@@ -84,7 +84,8 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     loader.last = state.steps  # nothing is read beyond
     stepper = Stepper(job, net, loss, optimizer, loader)
     if state.scaler:
-        stepper.scaler.load_state_dict(state.scaler)
+        with checkpoint.naming(last):
+            stepper.scaler.load_state_dict(state.scaler)
     schedule = Schedule(optimizer, config.train, state.steps)
     if state.step:
         schedule.set(

@@ -24,7 +24,14 @@ class RunLog:
         self.path = folder / "log.jsonl"
         if self.path.exists():
             os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
+            self._end_line()
         self._board = _tensorboard(folder / "tensorboard", step)
+
+    def _end_line(self) -> None:
+        """End the last line where a log that somebody changed was cut within one."""
+        with disk_errors(self.path), self.path.open("rb+") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+                file.write(b"\n")
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one line; NaN and infinity become null.

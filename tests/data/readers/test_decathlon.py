@@ -88,7 +88,7 @@ def test_missing_files_are_listed(decathlon: Path) -> None:
         ({"labels": {"one": "two"}}, "no number"),
         ({"labels": {"9" * 5000: "liver"}}, "no number"),
         ({"labels": {"\u00b2": "liver"}}, "no number"),
-        ({"training": [{"image": 7}]}, "7 stands where the path"),
+        ({"training": [{"image": 7}]}, "names 7 where the path"),
         ({"training": [{"image": "imagesTr/a.nii.gz", "label": ["x"]}]}, "path of a file"),
         ({"test": 0.5}, "list of images"),
     ],

@@ -106,7 +106,7 @@ def test_input_is_opened_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     before = (tmp_path / "a.h5").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("ctseg.volume.formats.hdf5.h5py.File", spy)
+        patch.setattr("ctseg.volume.formats.hdf5.open.h5py.File", spy)
         open_volume(tmp_path / "a.h5", dataset="/raw").close()
     assert modes == ["r"]
     assert (tmp_path / "a.h5").read_bytes() == before
