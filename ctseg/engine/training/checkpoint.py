@@ -203,7 +203,7 @@ def restore_optimizer(
             state.setdefault(int(index), {})[name] = value
         _check_groups(plain["groups"], optimizer.state_dict()["param_groups"])
         optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
-    except _DAMAGED as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the state of the optimizer is damaged ({error})") from error
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():

@@ -448,13 +448,13 @@ class Small:
 def test_a_full_disk_costs_neither_the_process_nor_leaves_a_file(scan, tmp_path, monkeypatch, room):
     """An HDF5 file whose disk ran full used to end the process; the other results lose their names again."""
 
-    class Full(disk.Forgiving):
+    class Full(disk.DeferredErrors):
         def __init__(self, path):
             super().__init__(path)
             if "probabilities" in path.name:
                 self._file = Small(self._file, room)
 
-    monkeypatch.setattr(hdf5, "Forgiving", Full)
+    monkeypatch.setattr("ctseg.volume.formats.hdf5.open.DeferredErrors", Full)
     folder = tmp_path / "out"
     with pytest.raises(DiskFull, match=r"disk is full: .*a_probabilities\.h5"):
         model().predict_file(scan, folder / "a.nii.gz", **EVERYTHING)
@@ -462,12 +462,12 @@ def test_a_full_disk_costs_neither_the_process_nor_leaves_a_file(scan, tmp_path,
 
 
 def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
-    class Full(disk.Forgiving):
+    class Full(disk.DeferredErrors):
         def __init__(self, path):
             super().__init__(path)
             self._file = Small(self._file, 100_000)
 
-    monkeypatch.setattr(hdf5, "Forgiving", Full)
+    monkeypatch.setattr("ctseg.volume.formats.hdf5.open.DeferredErrors", Full)
     geometry = Geometry((160, 256, 256))
     writer = open_writer(tmp_path / "a.h5", geometry, np.dtype("float32"))
     noise = np.random.default_rng(0).random((32, 256, 256), np.float32)

@@ -40,7 +40,7 @@ def test_what_is_whole_is_read(last):
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        *[(("state", name), value) for name in ("step", "steps", "steps_per_epoch") for value in (None, "4", -1, 1.5, True)],
+        *[(("state", name), value) for name in ("step", "steps") for value in (None, "4", -1, 1.5, True)],
         (("state", "steps"), 0), (("state", "best"), None), (("state", "scaler"), []), (("state", "loss_sum"), "x"),
         (("state",), []), (("optimizer",), None), (("optimizer", "values"), True), (("optimizer", "groups"), []),
         (("optimizer", "groups", 0), {}), (("optimizer", "groups", 0, "lr"), "0.1"),
