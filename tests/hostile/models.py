@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctseg.card import HEADER_KEY, Card, parse_card
 from ctseg.data.pipeline import Pipeline
+from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.model.build import constraints_of
 from ctseg.engine.model.weights import read_weights, save_weights, tensors_sha256
 from ctseg.zoo.resolve import resolve_entry
@@ -39,7 +40,16 @@ def _card(file: Path) -> None:
 def weights(folder: Path) -> list[Seed]:
     file = write_model(folder / "model.safetensors")
     ways = (*HEADER, *(packed([tree()], _card_of, _with_card),) * 2)
-    return [Seed("weights", file, [file], ways, read_weights)]
+    return [
+        Seed("weights", file, [file], ways, read_weights),
+        Seed(
+            "network",
+            file,
+            [file],
+            ways,
+            lambda path: NetworkModel.from_files([path], device="cpu"),
+        ),
+    ]
 
 
 def _header_of(content: bytes) -> bytes:
