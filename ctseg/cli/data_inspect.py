@@ -12,7 +12,7 @@ from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_opti
 from ctseg.cli.options import completion
 
 if TYPE_CHECKING:
-    from ctseg.data.inspect_report import CaseReport, DataReport
+    from ctseg.data.inspection.report import CaseReport, DataReport
     from ctseg.specs import DataSet
 
 _SHOWN = 4

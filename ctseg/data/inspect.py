@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.data.inspect_checks import check_dataset
-from ctseg.data.inspect_report import CaseReport, DataReport, Intensity, LabelSize
+from ctseg.data.inspection.checks import check_dataset
+from ctseg.data.inspection.report import CaseReport, DataReport, Intensity, LabelSize
 from ctseg.errors import BadInput, CtsegError
 from ctseg.specs import Case, DataSet, ImageRef, Task, VolumeSource
 from ctseg.task import check_values, masks, to_dict

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ctseg.cli.app import app
-from ctseg.data.hounsfield import impossible_ct, looks_like_ct, unshifted_ct
 from ctseg.data.inspect import inspect_dataset
+from ctseg.data.inspection.hounsfield import impossible_ct, looks_like_ct, unshifted_ct
 from ctseg.data.readers.find import open_dataset
 
 NAMES = ("a", "b", "c", "d", "e", "f")

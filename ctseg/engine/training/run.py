@@ -15,7 +15,7 @@ from ctseg import plugins
 from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_version_2
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
-from ctseg.data.hounsfield import unnamed_ct
+from ctseg.data.inspection.hounsfield import unnamed_ct
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline

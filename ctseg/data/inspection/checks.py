@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ctseg.config import DataConfig
-from ctseg.data.hounsfield import impossible_ct, is_ct, shifted_ct, unnamed_ct, unshifted_ct
-from ctseg.data.inspect_report import CaseReport, DataReport, Intensity
+from ctseg.data.inspection.hounsfield import (
+    impossible_ct,
+    is_ct,
+    shifted_ct,
+    unnamed_ct,
+    unshifted_ct,
+)
+from ctseg.data.inspection.report import CaseReport, DataReport, Intensity
 from ctseg.data.readers.layout import some
 from ctseg.data.splits import fold_cases
 from ctseg.errors import BadInput

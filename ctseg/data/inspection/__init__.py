@@ -1,0 +1,1 @@
+"""What an inspection of a data set finds, and the checks behind it."""
