@@ -84,13 +84,10 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     loader.last = state.steps  # nothing is read beyond
     stepper = Stepper(job, net, loss, optimizer, loader)
     if state.scaler:
-        with checkpoint.naming(last):
-            stepper.scaler.load_state_dict(state.scaler)
+        stepper.scaler.load_state_dict(state.scaler)
     schedule = Schedule(optimizer, config.train, state.steps)
     if state.step:
-        schedule.set(
-            state.step - 1
-        )  # a run killed before a validation tells the rate of its last step
+        schedule.set(state.step - 1)  # a run killed before a validation tells its last rate
     log = RunLog(job.folder, state.log_bytes, state.step)
     begun, before = time.monotonic(), state.seconds
 
