@@ -38,18 +38,21 @@ def held(path: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
-def clear_abandoned(paths: Iterable[Path], *, older_s: float = STALE_SECONDS) -> None:
+def clear_abandoned(
+    paths: Iterable[Path], *, older_s: float = STALE_SECONDS, locked: bool = True
+) -> None:
     """Remove the temporary files and folders whose owners have ended.
 
     Args:
         older_s: age from which a file counts as abandoned if there are no locks.
+        locked: whether owners hold locks on these files; if not, age decides.
     """
     for path in paths:
         with contextlib.suppress(OSError):  # another process may have been faster
             age = time.time() - path.lstat().st_mtime
             if age <= min(GRACE_SECONDS, older_s):
                 continue
-            descriptor, free = _lock(path)
+            descriptor, free = _lock(path) if locked else (None, None)
             try:
                 if age > older_s if free is None else free:
                     _remove(path)

@@ -321,6 +321,20 @@ def test_old_leftovers_go_and_young_ones_stay(tmp_path):
     assert names(tmp_path) == [".hidden", ".notes.json", "scan0.nii.gz"]
 
 
+def test_parts_of_another_process_stay_while_they_are_young(tmp_path):
+    """They hold no lock, and wait for the first process after their writer has closed them."""
+    part, spool, cut = (
+        tmp_path / name
+        for name in (".scan0-0-1-0.part", ".ctseg-x1_y.raw", ".scan0.123-0a1b2c3d.tmp.nii.gz")
+    )
+    minute_ago = time.time() - 60
+    for path in (part, spool, cut):
+        path.touch()
+        os.utime(path, (minute_ago, minute_ago))
+    remove_leftovers(tmp_path)
+    assert [path.exists() for path in (part, spool, cut)] == [True, True, False]
+
+
 KILLED = """
 import os, random, resource, signal, sys, time
 from pathlib import Path

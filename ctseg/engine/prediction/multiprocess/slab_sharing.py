@@ -104,9 +104,7 @@ class SharedScan:
         if error is not None:
             with contextlib.suppress(RunFailed):  # the remaining processes notice anyway
                 self.team.put_first(self._key("failed"), error_data(error, self.team.rank))
-            for (
-                file
-            ) in self._files:  # the first process also removes files of processes that may be gone
+            for file in self._files:  # the first process also removes those of lost processes
                 file.unlink(missing_ok=True)
         self._files = []
 
