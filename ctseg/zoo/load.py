@@ -48,7 +48,7 @@ def load(
     Raises:
         UnknownName, BadInput, CorruptWeights: as `ctseg.zoo.resolve.resolve_model`.
         BadInput: models that predict different labels, take other channels, or look only where different first
-            stages find something; a margin or labels of a first stage where there is none.
+            stages find something; a margin or labels of a coarse model where there is none.
 
     Example:
         >>> segmenter = load("unet3d.hippocampus_v1")
@@ -63,7 +63,7 @@ def load(
     fed = next((s.model for one in found for s in one.card.stages if s.as_channels), None)
     if fed is not None and coarse is not None:
         raise BadInput(
-            f"The network of {found[0].name} takes the labels of {fed} as channels; no other first stage can take its "
+            f"The network of {found[0].name} takes the labels of {fed} as channels; no other coarse model can take its "
             "place.",
             hint="Leave out --coarse.",
         )
@@ -106,12 +106,12 @@ def _opened(found: Resolved, device: str, precision: str, *, force: bool) -> Mod
 
 
 def _stages_of(found: Sequence[Resolved]) -> tuple[CoarseStage, ...]:
-    """The first stages that the cards name; models that are averaged must name the same ones."""
+    """The coarse models that the cards name; models that are averaged must name the same ones."""
     for one in found[1:]:
         if one.card.stages != found[0].card.stages:
             raise BadInput(
-                f"{found[0].name} and {one.name} cannot be averaged as they are: their cards name different first "
-                "stages, so they look at different parts of a scan.",
+                f"{found[0].name} and {one.name} cannot be averaged as they are: their cards name different "
+                "coarse models, so they look at different parts of a scan.",
                 hint="Name one for all of them: --coarse NAME",
             )
     return found[0].card.stages
@@ -126,18 +126,19 @@ def _check_options(
     """Refuse what would have no effect, or no meaning."""
     if coarse is None and coarse_labels is not None:
         raise BadInput(
-            "Labels of a first stage are named, but no first stage.", hint="Name it: --coarse NAME"
+            "Labels of a coarse model are named, but no coarse model.",
+            hint="Name it: --coarse NAME",
         )
     if margin_mm is None:
         return
     if not (math.isfinite(margin_mm) and margin_mm >= 0):
         raise BadInput(
-            f"The margin around what a first stage finds cannot be {margin_mm} mm.",
+            f"The margin around what a coarse model finds cannot be {margin_mm} mm.",
             hint="Give millimetres, 0 or more, e.g. 20 (predict: --set margin_mm=20, publish: --margin 20)",
         )
     if coarse is None and all(stage.as_channels for stage in stages):
         raise BadInput(
-            "A margin is given, but no first stage to keep it around.",
+            "A margin is given, but no coarse model to keep it around.",
             hint="Name one: --coarse NAME",
         )
 

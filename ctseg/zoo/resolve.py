@@ -117,9 +117,9 @@ def check_stages(
     for stage in stages:
         if stage.model in way:
             raise BadInput(
-                f"The first stages lead in a circle: "
+                f"The coarse models lead in a circle: "
                 f"{' looks where '.join(filter(None, (*way, stage.model)))} finds something.",
-                hint="Name another first stage: --coarse NAME",
+                hint="Name another coarse model: --coarse NAME",
             )
         found = resolve_entry(find_entry(stage.model, zoo))
         check_stages(found.name, found.card.stages, zoo, behind=way)

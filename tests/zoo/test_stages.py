@@ -1,4 +1,4 @@
-"""Models that name a first stage on their card."""
+"""Models that name a coarse model on their card."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_models_that_look_in_one_place_are_averaged_there(make_run) -> None:
     both = ctseg.load(["unet3d.a", "unet3d.b"], device="cpu")
     assert isinstance(both.model, Cascade)
     assert both.model.stages[0].margin_mm == 6.0
-    with pytest.raises(BadInput, match="different first stages"):
+    with pytest.raises(BadInput, match="different coarse models"):
         ctseg.load(["unet3d.a", "unet3d.whole"], device="cpu")
     named = ctseg.load(["unet3d.a", "unet3d.whole"], device="cpu", coarse="unet3d.where")
     assert isinstance(named.model, Cascade)

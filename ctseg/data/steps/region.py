@@ -1,4 +1,4 @@
-"""A given region of a scan: what a first stage found, or what a user asks for."""
+"""A given region of a scan: what a coarse model found, or what a user asks for."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def parse_region(text: str) -> Box:
 
 
 class Nowhere(Region):
-    """A region that holds nothing: what a first stage leaves where it finds nothing."""
+    """A region that holds nothing: what a coarse model leaves where it finds nothing."""
 
     def track_axes(self, tracks: Tracks, geometry: Geometry, record: Record) -> Tracks:
         return each(tracks, lambda t: replace(t, inside=np.zeros_like(t.inside)))

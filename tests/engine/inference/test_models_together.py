@@ -1,4 +1,4 @@
-"""Several models as one, first stages and regions."""
+"""Several models as one, coarse models and regions."""
 
 from __future__ import annotations
 
