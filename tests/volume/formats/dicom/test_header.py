@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -260,3 +261,9 @@ def test_a_study_is_listed_whatever_one_of_its_series_has(
         read(tmp_path, series=f"{files.ROOT}.2")
     with pytest.raises(FileProblem, match="RescaleSlope of 0"):
         read(tmp_path, series=f"{files.ROOT}.4")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_no_dicom_file_and_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.dcm")  # opening it would wait for a writer
+    assert not is_dicom_file(tmp_path / "a.dcm")
