@@ -15,7 +15,8 @@ _LONGEST = 1024
 def is_dicom_file(path: Path) -> bool:
     """Whether a file has the DICOM mark, or starts like files that old programs wrote without a preamble."""
     try:
-        if path.stat().st_size == 0:  # empty, or a pipe or a file such as /proc/kmsg, which may block
+        # Empty, or a pipe or a file such as /proc/kmsg, which may block.
+        if path.stat().st_size == 0:
             return False
         with path.open("rb") as file:
             return is_dicom_start(file.read(DICOM_HEAD))
