@@ -15,7 +15,6 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.options.spellings import respelled
-from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -125,6 +124,8 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     with disk_errors(folder):
         if file.is_file():
             try:
+                from ctseg.config.checking import parse_json
+
                 recorded = dict(parse_json(file.read_text(encoding="utf-8")))
             except (ValueError, TypeError):
                 raise BadInput(f"{file} is damaged.", hint=elsewhere) from None

@@ -125,6 +125,7 @@ def ours(
     return segmenter.predict(volume).array, segmenter.probabilities(volume).array
 
 
+@pytest.mark.filterwarnings("ignore:The scan has voxels of:ctseg.errors.CtsegWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_label_maps_are_those_of_nnunet(name: str, tmp_path: Path) -> None:
     settings, about, image, how = CASES[name]

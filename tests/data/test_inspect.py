@@ -271,4 +271,4 @@ def test_true_and_false(tmp_path: Path) -> None:
         file["raw"] = mask() > 0
     report = inspect_volume(tmp_path / "a.h5")
     assert report.dtype == "bool"
-    assert report.problems == []
+    assert report.problems == ["The header has no voxel size, and 1 mm is taken."]

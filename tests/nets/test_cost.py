@@ -112,7 +112,7 @@ def test_show_counts_a_patch():
     assert "GFLOP" in text
     assert "add --patch" in shown("unet3d", *small).stdout
     flat = shown("timm_unet", "--set", "levels=2", "--set", "context_slices=0").stdout
-    assert "looks at: none" in flat
+    assert "neighbouring slices as context: none" in flat
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ class Slices(nn.Module):
 
 @pytest.mark.parametrize(
     ("claimed", "complaint"),
-    [(0, "more than 0 slices away"), (1, None), (2, "does not look as far as 2 slices")],
+    [(0, "more than 0 slices away"), (1, None), (2, "depends on fewer than the 2 slices")],
 )
 def test_the_context_that_is_claimed_is_the_context_that_is_used(claimed, complaint):
     def build(config: Any, *, in_channels: int, out_channels: int) -> nn.Module:

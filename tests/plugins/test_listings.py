@@ -27,7 +27,7 @@ def test_architectures_are_listed_by_pattern():
     assert "\nunet3d" not in done.stdout
     done = result("architectures", "list", "zzz*")
     assert done.stdout == ""
-    assert "No architecture fits 'zzz*'" in done.stderr
+    assert "No architecture matches 'zzz*'" in done.stderr
 
 
 def test_an_architecture_shows_options_size_and_demands():

@@ -118,7 +118,7 @@ def test_a_misspelt_hook_is_reported(site, source, complaint):
         ("return ['unet']", "returned str where ArchitectureSpec is due"),
         ("return None", "TypeError"),
         ("raise OSError('disk')", "OSError: disk"),
-        ("return [ArchitectureSpec('Bad Name', build, Options, '')]", "no usable name"),
+        ("return [ArchitectureSpec('Bad Name', build, Options, '')]", "is no valid name"),
         ("return [ArchitectureSpec('bad', build, dict, '')]", "must be a dataclass"),
     ],
 )

@@ -103,10 +103,16 @@ def save(
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is a resume point, be it one that a kill left under its old name."""
+    """Whether there is a resume point, be it one that a kill left under its old name.
+
+    What a kill left of an earlier one beside it is removed.
+    """
     old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():
-        old.rename(folder)
+    if old.exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
     return (folder / "state.json").is_file()
 
 

@@ -28,10 +28,10 @@ def steps(shape_zyx: Zyx, spacing_zyx: Sequence[float]) -> list[Zyx]:
     while shape.max() > _SMALL:
         longest = shape > 1
         halve = longest & (spacing <= _ISOTROPIC * spacing[longest].min())
-        factors = np.where(halve, 2, 1)
-        z, y, x = (int(f) for f in factors)
+        factor = np.where(halve, 2, 1)
+        z, y, x = (int(f) for f in factor)
         factors.append((z, y, x))
-        shape, spacing = -(-shape // factors), spacing * factors
+        shape, spacing = -(-shape // factor), spacing * factor
     return factors
 
 

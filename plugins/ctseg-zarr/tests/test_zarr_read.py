@@ -151,7 +151,7 @@ def test_plain_arrays_take_their_grid_from_options(tmp_path, version):
     for axes in ("zy", "zzx", "abc"):
         with pytest.raises(BadInput, match=r"do not fit an array of the shape \(4, 6, 8\)"):
             open_volume(tmp_path / "a.zarr", axes=axes)
-    with pytest.raises(BadInput, match="the option level means nothing"):
+    with pytest.raises(BadInput, match="the option level does not apply"):
         open_volume(tmp_path / "a.zarr", level=0)
     with pytest.raises(FileProblem, match=r"'parsec'(.|\n)*micrometer"):
         open_volume(tmp_path / "a.zarr", voxel=1, unit="parsec")
@@ -201,7 +201,7 @@ def test_bad_metadata_and_missing_parts_are_named(store, tmp_path):
     axes = entry["axes"]
     flat = [{"type": "scale", "scale": [1, 1]}]
     for changed, said in (
-        ([], "is not as OME-NGFF has it"),
+        ([], "does not follow OME-NGFF"),
         ([{**entry, "datasets": []}], "names no levels"),
         ([{**entry, "axes": [*axes[:3], {"name": "w"}]}], "named 'w'"),
         ([{**entry, "axes": [*axes[:3], axes[1]]}], "its axes are 'czyz'"),

@@ -221,7 +221,7 @@ def test_predict_refuses_and_takes_the_spacing_that_is_given(micro, suffix):
     assert told["made_from"][0]["options"] == {"spacing": "2.5um"}
     result = CliRunner().invoke(app, [*command, "--option", "spacing=two"])
     assert result.exit_code == 2
-    assert "'two' is no spacing" in result.stderr
+    assert "'two' is not a spacing" in result.stderr
 
 
 def test_what_is_told_of_a_scan_stays_in_the_record(micro):

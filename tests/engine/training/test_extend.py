@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,13 +154,14 @@ def test_a_signal_saves_and_ends(mini_set, mini_options, tmp_path, name):
         "--set", "train.checkpoint_every=0",
     ]  # fmt: skip
     process = subprocess.Popen(
-        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+        arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup the tests ignore SIGHUP
+    )  # fmt: skip
     try:
         while not (folder / "log.jsonl").is_file() and process.poll() is None:
-            pass
+            time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 128 + number, errors
@@ -170,6 +172,7 @@ def test_a_signal_saves_and_ends(mini_set, mini_options, tmp_path, name):
 
 def test_a_second_signal_is_not_held_back_and_nohup_is_heeded():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Interrupt() as interrupt:
             signal.raise_signal(signal.SIGHUP)
@@ -183,3 +186,4 @@ def test_a_second_signal_is_not_held_back_and_nohup_is_heeded():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGINT, interrupted)
