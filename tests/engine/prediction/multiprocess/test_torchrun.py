@@ -213,7 +213,7 @@ def test_a_folder_is_shared_by_scan_and_its_largest_one_by_slabs(model, tmp_path
     (given / "broken.nii.gz").write_bytes(whole[: len(whole) // 2])
     for place in ("one", "more"):
         (tmp_path / place).mkdir()
-        ctseg.write(small.scan(), tmp_path / place / "case0.nii.gz")  # not touched
+        ctseg.write(small.scan(), tmp_path / place / "case0.nii.gz")  # of no record
     options = [given, "-m", model, "--skip-existing", "--device", "cpu", "--precision", "bf16"]
     assert alone(*options, "-o", tmp_path / "one") == 1
     ended = several(2, *options, "-o", tmp_path / "more")
@@ -230,4 +230,4 @@ def test_a_folder_is_shared_by_scan_and_its_largest_one_by_slabs(model, tmp_path
         {case["case"]: (case["volumes_ml"], case["tiles"]) for case in record["cases"]}
         for record in (one, more)
     ]
-    assert found[0] == found[1] and set(found[0]) == {"case1", "case2", "case3"}
+    assert found[0] == found[1] and set(found[0]) == {"case0", "case1", "case2", "case3"}
