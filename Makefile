@@ -20,7 +20,7 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
 help:
 	@echo "make demo      train, publish, predict and evaluate on phantoms (about 6 minutes)"
-	@echo "make test      the quick tests of the package and of the plugins (under 4 minutes on two cores)"
+	@echo "make test      the quick tests of the package and of the plugins"
 	@echo "make test-all  all tests, the slow ones too, with their coverage"
 	@echo "make faults    commands killed at random moments, full disks, second processes: 200 trials"
 	@echo "make fuzz      damaged copies of every kind of file: 100,000 of each (some hours)"
