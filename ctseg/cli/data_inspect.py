@@ -46,20 +46,20 @@ def inspect(
     options = parse_options(option or [])
     dataset = _dataset(path, reader, options, grid_tolerance)
     if isinstance(dataset, list) and dataset == [path]:
-        from ctseg.data.inspect_scans import inspect_volume
+        from ctseg.data.inspection.scans import inspect_volume
 
         scan = inspect_volume(path, **options)
         ui.print_json(scan) if as_json else _show_scan(scan)
         problems = scan.problems
     elif isinstance(dataset, list):
-        from ctseg.data.inspect_scans import inspect_scans
+        from ctseg.data.inspection.scans import inspect_scans
 
         with ui.progress("Reading", total=len(dataset)) as bar:
             report = inspect_scans(path, dataset, lambda case: bar.advance(text=case))
         ui.print_json(report) if as_json else _show(report)
         problems = report.all_problems
     else:
-        from ctseg.data.inspect import inspect_dataset
+        from ctseg.data.inspection.dataset import inspect_dataset
 
         with ui.progress("Reading", total=len(dataset.cases) + len(dataset.unlabelled)) as bar:
             report = inspect_dataset(dataset, lambda case: bar.advance(text=case))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ctseg.data.inspect import inspect_dataset
+from ctseg.data.inspection.dataset import inspect_dataset
 from ctseg.data.phantom import PHANTOM_LABELS, make_phantom, write_phantom_dataset
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.threshold_baseline import threshold_baseline

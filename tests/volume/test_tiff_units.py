@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from ctseg.data.inspect_scans import inspect_volume
+from ctseg.data.inspection.scans import inspect_volume
 from ctseg.errors import FileProblem
 from ctseg.volume.convert import Conversion, convert
 from ctseg.volume.formats.calibration import UNKNOWN

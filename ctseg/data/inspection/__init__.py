@@ -1,1 +1,1 @@
-"""What an inspection of a data set finds, and the checks behind it."""
+"""What is in data sets and single scans, and the checks that find what would spoil a training."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctseg.data.inspect import inspect_dataset
+from ctseg.data.inspection.dataset import inspect_dataset
 from ctseg.data.load import load_image, load_label
 from ctseg.data.readers.find import open_dataset
 from ctseg.errors import BadInput, FileProblem

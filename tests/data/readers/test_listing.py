@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ctseg.config import RunConfig, TaskConfig, override, parse_config
-from ctseg.data.inspect import inspect_dataset
+from ctseg.data.inspection.dataset import inspect_dataset
 from ctseg.data.readers.find import open_dataset
 from ctseg.errors import BadInput, FileProblem
 from ctseg.planning.task import task_of

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ctseg.cli.app import app
-from ctseg.data.inspect import inspect_dataset
+from ctseg.data.inspection.dataset import inspect_dataset
 from ctseg.data.inspection.hounsfield import impossible_ct, looks_like_ct, unshifted_ct
 from ctseg.data.readers.find import open_dataset
 

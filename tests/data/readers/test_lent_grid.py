@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from ctseg.data.inspect import inspect_dataset
+from ctseg.data.inspection.dataset import inspect_dataset
 from ctseg.data.readers.find import open_dataset
 from ctseg.errors import FileProblem
 from ctseg.volume.io import open_ref, open_volume

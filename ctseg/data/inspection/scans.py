@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ctseg.data.inspect import look, look_at_label
 from ctseg.data.inspection.checks import check_ct, is_unsized
+from ctseg.data.inspection.dataset import look, look_at_label
 from ctseg.data.inspection.report import CaseReport, DataReport
 from ctseg.errors import CtsegError
 from ctseg.specs import ImageRef, VolumeSource

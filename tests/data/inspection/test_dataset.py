@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ctseg.cli.app import app
-from ctseg.data.inspect import DataReport, inspect_dataset
-from ctseg.data.inspect_scans import inspect_volume
+from ctseg.data.inspection.dataset import DataReport, inspect_dataset
+from ctseg.data.inspection.scans import inspect_volume
 from ctseg.data.readers.find import open_dataset
 from ctseg.specs import Label
 from ctseg.volume.io import write
