@@ -33,6 +33,11 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 FRONT = 1 << 16
 """Bytes within which words are looked for in a file that is not text throughout."""
+_SECTION = 1 << 13
+"""Bytes of a long text in which one word is chosen."""
+_WORD = re.compile(rb"[^\s:=,;()<>\"\[\]{}]+")
+_NUMBER = re.compile(rb"[-+.\deE]+")
+_OPENING = re.compile(rb"[\[{\d\"]")
 
 
 def damaged(content: bytes, ways: Sequence[Mutator], draw: random.Random) -> bytes:
@@ -182,10 +187,11 @@ def word(header: int = 0) -> Mutator:
 
     def change(data: bytes, draw: random.Random) -> bytes:
         end = min(header or len(data), len(data))
-        found = list(re.finditer(rb"[^\s:=,;()<>\"\[\]{}]+", data[:end]))
+        start = max(0, draw.randrange(-_SECTION, end - _SECTION)) if end > _SECTION else 0
+        found = list(_WORD.finditer(data, start, min(end, start + _SECTION)))
         if not found:
             return data
-        numbers = [match for match in found if re.fullmatch(rb"[-+.\deE]+", match[0])]
+        numbers = [match for match in found if _NUMBER.fullmatch(match[0])]
         match = draw.choice(numbers if numbers and draw.random() < 0.6 else found)
         new_number = str(draw.choice((*NUMBERS, *REALS))).encode()
         other = draw.choice(found)[0]
@@ -284,8 +290,8 @@ def _places(content: Any) -> list[tuple[Any, Any]]:
 
 def nested(data: bytes, draw: random.Random) -> bytes:
     """A bracket that is opened thousands of times, somewhere in a text."""
-    found = [match.start() for match in re.finditer(rb"[\[{\d\"]", data)]
-    at = draw.choice(found) if found else 0
+    match = _OPENING.search(data, draw.randrange(len(data) + 1)) or _OPENING.search(data)
+    at = match.start() if match else 0
     return data[:at] + draw.choice((b"[", b'{"x":')) * draw.choice((100, 5000, 100_000)) + data[at:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import warnings
@@ -17,6 +18,9 @@ from tests.hostile.mutate import Mutator, number, scramble
 HEADER = 1500
 """Bytes from the preamble on in which most elements of a small file lie."""
 NUMBERS = (0, 1, -1, 2, 3, 255, 65535, 2**31 - 1, 2**32 - 1, 1e-30, 1e30, 0.5, float("nan"), float("inf"))  # fmt: skip
+PIXELS = 0x7FE00010
+Way = tuple[tuple[int, int], ...]
+"""Tag of a sequence and index of an item in it, from the outside in."""
 _bytes = scramble(HEADER)
 
 
@@ -26,8 +30,11 @@ def element(content: bytes, draw: random.Random) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(io.BytesIO(content), force=True)
-            holder = draw.choice([data, *_items(data)])
-            tag = draw.choice([element.tag for element in holder if element.tag != 0x7FE00010])
+            way, tags = draw.choice(_tags(content))
+            holder = data
+            for sequence, index in way:
+                holder = holder[sequence].value[index]
+            tag = draw.choice(tags)
             found = holder[tag]
             if draw.random() < 0.2:
                 del holder[tag]
@@ -46,12 +53,21 @@ def element(content: bytes, draw: random.Random) -> bytes:
 WAYS: tuple[Mutator, ...] = (_bytes, _bytes, number(HEADER), element, element, element)
 
 
-def _items(data: Dataset) -> Iterator[Dataset]:
+@functools.lru_cache(64)
+def _tags(content: bytes) -> list[tuple[Way, list[int]]]:
+    """Tags of a file and of each item of its sequences, with the way to that item; without those of pixels."""
+    data = pydicom.dcmread(io.BytesIO(content), force=True)
+    return [
+        (way, [int(tag) for tag in item.keys() if tag != PIXELS]) for way, item in _items(data, ())
+    ]
+
+
+def _items(data: Dataset, way: Way) -> Iterator[tuple[Way, Dataset]]:
+    yield way, data
     for found in data:
         if found.VR == "SQ":
-            for item in found.value:
-                yield item
-                yield from _items(item)
+            for index, item in enumerate(found.value):
+                yield from _items(item, (*way, (int(found.tag), index)))
 
 
 def _other(found: Any, draw: random.Random) -> Any:
