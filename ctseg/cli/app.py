@@ -26,9 +26,9 @@ from ctseg.cli import (
     predict,
     train,
     ui,
-    zoo,
 )
 from ctseg.cli.signals import signals_raise
+from ctseg.cli.zoo import app as zoo
 from ctseg.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctseg.cli import ui, zoo_import
+from ctseg.cli import ui
 from ctseg.cli.options import completion
+from ctseg.cli.zoo import import_
 from ctseg.errors import BadInput, CtsegError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Published weights: list, show, publish, import, verify, remove."
 )
-app.command("import", epilog=ui.examples(*zoo_import.EXAMPLES))(zoo_import.import_)
+app.command("import", epilog=ui.examples(*import_.EXAMPLES))(import_.import_)
 
 CARD, WEIGHTS = "Card", "Weights and coarse model"
 MARGIN = 10.0

@@ -1,0 +1,1 @@
+"""`ctseg zoo`: commands for published weights."""
