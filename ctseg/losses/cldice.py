@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch.nn import functional
 
 from ctseg.losses import voxels
+from ctseg.losses.config import CLDiceConfig, DiceConfig
 from ctseg.losses.dice import dice, first_channel
 
 
 def cldice(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: CLDiceConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    alpha: float = 0.5,
-    iterations: int = 3,
-    include_background: bool = False,
-    smooth: float = 1.0,
-    batch: bool = False,
-    class_weights: Sequence[float] = (),
 ) -> torch.Tensor:
     """(1 - alpha) soft Dice + alpha (1 - clDice), the mean over samples (Shit et al. 2021).
 
@@ -33,16 +27,10 @@ def cldice(
         logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
         target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
         weight, mask: [B, Z, Y, X]; voxels of weight 0 are background in both skeletons.
-        alpha: fraction of the centreline part, 0 to 1.
-        iterations: erosions of the skeleton; at least the largest radius in voxels.
-        include_background: whether class 0 counts, for class indices.
-        smooth: added to numerators and denominators.
-        batch: sums over the whole batch rather than per sample, in both parts.
-        class_weights: one number per channel.
     """
     voxels.check_shapes(logits, target)
     logits = voxels.full_precision(logits)
-    first = first_channel(logits, target, include_background)
+    first = first_channel(logits, target, config.include_background)
     weights = voxels.voxel_weights(logits, weight, mask)
     p, t = probabilities_and_target(logits, target, mask)
     p, t = p[:, first:], t[:, first:]
@@ -50,32 +38,30 @@ def cldice(
         counted = (weights > 0)[:, None]
         p, t = p * counted, t * counted
     with torch.no_grad():
-        skeleton_t = soft_skeleton(t, iterations)
-    skeleton_p = soft_skeleton(p, iterations)
-    by_channel = voxels.channel_weights(logits, class_weights)
+        skeleton_t = soft_skeleton(t, config.iterations)
+    skeleton_p = soft_skeleton(p, config.iterations)
+    by_channel = voxels.channel_weights(logits, config.class_weights)
 
     def total(values: torch.Tensor) -> torch.Tensor:
         if weights is not None:
             values = values * weights[:, None]
         sums = values.sum((2, 3, 4))
         each = (sums if by_channel is None else sums * by_channel[first:]).sum(1)
-        return each.sum(0, keepdim=True) if batch else each
+        return each.sum(0, keepdim=True) if config.batch else each
 
+    smooth = config.smooth
     precision = (total(skeleton_p * t) + smooth) / (total(skeleton_p) + smooth)
     sensitivity = (total(skeleton_t * p) + smooth) / (total(skeleton_t) + smooth)
     centreline = 1 - (2 * precision * sensitivity / (precision + sensitivity)).mean()
-    if alpha == 1:
+    if config.alpha == 1:
         return centreline
-    overlap = dice(
-        logits,
-        target,
-        weight=weight,
-        mask=mask,
-        include_background=include_background,
-        batch=batch,
-        class_weights=class_weights,
+    options = DiceConfig(
+        include_background=config.include_background,
+        batch=config.batch,
+        class_weights=config.class_weights,
     )
-    return (1 - alpha) * overlap + alpha * centreline
+    overlap = dice(logits, target, options, weight=weight, mask=mask)
+    return (1 - config.alpha) * overlap + config.alpha * centreline
 
 
 def probabilities_and_target(

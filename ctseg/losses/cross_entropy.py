@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch.nn import functional
 
 from ctseg.losses import voxels
+from ctseg.losses.config import BCEConfig, CrossEntropyConfig
 
 
 def ce(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: CrossEntropyConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    class_weights: Sequence[float] = (),
-    batch: bool = True,
 ) -> torch.Tensor:
     """Softmax cross-entropy, the mean over voxels weighted by class and voxel weights.
 
@@ -26,8 +25,6 @@ def ce(
         logits: [B, C, Z, Y, X].
         target: int64 [B, Z, Y, X] of class indices; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
-        class_weights: one number per class.
-        batch: one mean over the batch rather than the mean over samples.
     """
     voxels.check_shapes(logits, target)
     logits = voxels.full_precision(logits)
@@ -35,8 +32,8 @@ def ce(
         logits.log_softmax(1),
         voxels.known_classes(target, mask),
         voxels.voxel_weights(logits, weight, mask),
-        class_weights,
-        batch=batch,
+        config.class_weights,
+        batch=config.batch,
     )
 
 
@@ -66,11 +63,10 @@ RAREST = 1e-6
 def wce(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: CrossEntropyConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    class_weights: Sequence[float] = (),
-    batch: bool = True,
 ) -> torch.Tensor:
     """Softmax cross-entropy weighted by w_c = sum (1 - p_c) / sum p_c, constant in the gradient.
 
@@ -83,14 +79,14 @@ def wce(
     weights = voxels.voxel_weights(logits, weight, mask)
     log_p = logits.log_softmax(1)
     target = voxels.known_classes(target, mask)
-    by_class = inverse_shares(log_p.detach().exp(), weights, batch=batch)
-    fixed = voxels.channel_weights(logits, class_weights)
+    by_class = inverse_shares(log_p.detach().exp(), weights, batch=config.batch)
+    fixed = voxels.channel_weights(logits, config.class_weights)
     if fixed is not None:
         by_class = by_class * fixed
     by_voxel = by_class.expand(len(target), -1).gather(1, target.flatten(1)).view_as(target)
     by_voxel = by_voxel if weights is None else by_voxel * weights
     return voxels.weighted_mean(
-        functional.nll_loss(log_p, target, reduction="none"), by_voxel, batch=batch
+        functional.nll_loss(log_p, target, reduction="none"), by_voxel, batch=config.batch
     )
 
 
@@ -111,13 +107,10 @@ def inverse_shares(
 def bce(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: BCEConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    class_weights: Sequence[float] = (),
-    pos_weight: Sequence[float] = (),
-    reduction: Literal["mean", "sum"] = "mean",
-    batch: bool = True,
 ) -> torch.Tensor:
     """Sigmoid cross-entropy, the weighted mean over voxels and channels.
 
@@ -125,18 +118,14 @@ def bce(
         logits: [B, C, Z, Y, X].
         target: float [B, C, Z, Y, X], 0 to 1; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
-        class_weights: one number per channel.
-        pos_weight: factor of the positive part, one number or one per channel; 3 counts a missed voxel three times.
-        reduction: `mean`, or `sum` over all voxels, channels and samples.
-        batch: one mean over the batch rather than the mean over samples.
     """
     voxels.check_shapes(logits, target)
     logits = voxels.full_precision(logits)
     target = voxels.known_values(target, mask).to(logits.dtype)
-    positive = list(pos_weight) * (logits.shape[1] if len(pos_weight) == 1 else 1)
+    positive = list(config.pos_weight) * (logits.shape[1] if len(config.pos_weight) == 1 else 1)
     factor = voxels.channel_weights(logits, positive, what="pos_weight")
     weights = voxels.voxel_weights(logits, weight, mask)
-    by_channel = voxels.channel_weights(logits, class_weights)
+    by_channel = voxels.channel_weights(logits, config.class_weights)
     values = functional.binary_cross_entropy_with_logits(
         logits,
         target,
@@ -144,6 +133,6 @@ def bce(
         reduction="none",
     )
     every = voxels.spread_weights(values, weights, by_channel)
-    if reduction == "sum":
+    if config.reduction == "sum":
         return values.sum() if every is None else (values * every).sum()
-    return voxels.weighted_mean(values, every, batch=batch)
+    return voxels.weighted_mean(values, every, batch=config.batch)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ctseg.losses import voxels
+from ctseg.losses.config import DiceConfig
 
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -14,14 +13,10 @@ Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def dice(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: DiceConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    include_background: bool = False,
-    squared: bool = False,
-    smooth: float = 1e-5,
-    batch: bool = False,
-    class_weights: Sequence[float] = (),
 ) -> torch.Tensor:
     """1 - (2 I + smooth) / (P + T + smooth), averaged over channels.
 
@@ -32,19 +27,15 @@ def dice(
         logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
         target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
-        include_background: whether class 0 counts, for class indices.
-        smooth: keeps the loss of an absent class finite.
-        batch: sums over the whole batch rather than per sample.
-        class_weights: one number per channel.
     """
     voxels.check_shapes(logits, target)
     logits = voxels.full_precision(logits)
     return dice_of_sums(
-        overlap_sums(logits, target, weight, mask, squared=squared),
-        smooth=smooth,
-        batch=batch,
-        by_channel=voxels.channel_weights(logits, class_weights),
-        first=first_channel(logits, target, include_background),
+        overlap_sums(logits, target, weight, mask, squared=config.squared),
+        smooth=config.smooth,
+        batch=config.batch,
+        by_channel=voxels.channel_weights(logits, config.class_weights),
+        first=first_channel(logits, target, config.include_background),
     )
 
 

@@ -8,18 +8,16 @@ import torch
 from torch.nn import functional
 
 from ctseg.losses import voxels
+from ctseg.losses.config import FocalConfig
 
 
 def focal(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: FocalConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    gamma: float = 2.0,
-    alpha: float | None = None,
-    class_weights: Sequence[float] = (),
-    batch: bool = True,
 ) -> torch.Tensor:
     """-(1 - p)^gamma log p of the true class's probability p, the mean over voxels (and channels).
 
@@ -29,17 +27,14 @@ def focal(
         logits: [B, C, Z, Y, X]; softmax for class indices, sigmoid for a float target.
         target: int64 [B, Z, Y, X] of class indices, or float [B, C, Z, Y, X]; anything where the mask is False.
         weight, mask: [B, Z, Y, X].
-        gamma: focus on hard voxels; 0 gives plain cross-entropy.
-        alpha: balancing factor, none by default: `alpha` where the target is positive and 1 - `alpha` where
-            it is not; for class indices 1 - `alpha` for the background and `alpha` for every other class. It
-            does not enter the mean's denominator.
-        class_weights: one number per channel; they do enter the denominator.
-        batch: one mean over the batch rather than the mean over samples.
+        config: `alpha` weighs positive targets and 1 - `alpha` the others; for class indices 1 - `alpha` weighs the
+            background and `alpha` every other class. It does not enter the mean's denominator, class weights do.
     """
     voxels.check_shapes(logits, target)
     logits = voxels.full_precision(logits)
     weights = voxels.voxel_weights(logits, weight, mask)
-    by_channel = voxels.channel_weights(logits, class_weights)
+    by_channel = voxels.channel_weights(logits, config.class_weights)
+    alpha, gamma, batch = config.alpha, config.gamma, config.batch
     if target.is_floating_point():
         target = voxels.known_values(target, mask).to(logits.dtype)
         # log(1 - p) of the true class's p, without overflow and without 0^gamma

@@ -1,9 +1,8 @@
-"""Losses as modules: a loss function with fixed options."""
+"""Losses as modules: a loss function with its options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
@@ -11,18 +10,17 @@ from torch import nn
 
 
 class Loss(nn.Module):
-    """A loss function whose options are the fields of a config dataclass.
+    """A loss function with its options.
 
     Args:
-        function: `function(logits, target, *, weight, mask, **options) -> scalar`.
-        config: the options.
+        function: `function(logits, target, config, *, weight, mask) -> scalar`.
+        config: the options, a dataclass.
     """
 
     def __init__(self, function: Callable[..., torch.Tensor], config: Any) -> None:
         super().__init__()
-        assert is_dataclass(config)
         self.function = function
-        self.options = asdict(config)  # type: ignore[arg-type]
+        self.config = config
 
     def forward(
         self,
@@ -33,7 +31,7 @@ class Loss(nn.Module):
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The loss of logits [B, C, Z, Y, X]; see `ctseg.specs.LossSpec`."""
-        return self.function(logits, target, weight=weight, mask=mask, **self.options)
+        return self.function(logits, target, self.config, weight=weight, mask=mask)
 
     def extra_repr(self) -> str:
-        return f"{self.function.__name__}, {self.options}"
+        return f"{self.function.__name__}, {self.config}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
 from ctseg.errors import BadInput
 from ctseg.losses import voxels
+from ctseg.losses.config import CrossEntropyConfig, SmoothL1Config, WeightedSmoothL1Config
 
 Difference = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -16,11 +17,10 @@ Difference = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def mse(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: CrossEntropyConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    class_weights: Sequence[float] = (),
-    batch: bool = True,
 ) -> torch.Tensor:
     """The mean of the squared difference, over voxels and channels.
 
@@ -28,38 +28,29 @@ def mse(
         logits: predicted values [B, C, Z, Y, X].
         target: float [B, C, Z, Y, X]; anything, including NaN, where the mask is False.
         weight, mask: [B, Z, Y, X].
-        class_weights: one number per channel.
-        batch: one mean over the batch rather than the mean over samples.
     """
-    return _mean(
-        lambda x, y: (x - y).square(), logits, target, weight, mask, class_weights, batch=batch
-    )
+    return _mean(lambda x, y: (x - y).square(), logits, target, config, weight, mask)
 
 
 def l1(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: CrossEntropyConfig,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    class_weights: Sequence[float] = (),
-    batch: bool = True,
 ) -> torch.Tensor:
     """The mean of the absolute difference; arguments as for `mse`."""
-    return _mean(
-        lambda x, y: (x - y).abs(), logits, target, weight, mask, class_weights, batch=batch
-    )
+    return _mean(lambda x, y: (x - y).abs(), logits, target, config, weight, mask)
 
 
 def smooth_l1(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: SmoothL1Config,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    beta: float = 1.0,
-    class_weights: Sequence[float] = (),
-    batch: bool = True,
 ) -> torch.Tensor:
     """d^2 / (2 beta) where the difference d is below `beta`, |d| - beta / 2 beyond (Girshick 2015, eq. 3).
 
@@ -67,23 +58,18 @@ def smooth_l1(
     """
 
     def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return functional.smooth_l1_loss(x, y, reduction="none", beta=beta)
+        return functional.smooth_l1_loss(x, y, reduction="none", beta=config.beta)
 
-    return _mean(difference, logits, target, weight, mask, class_weights, batch=batch)
+    return _mean(difference, logits, target, config, weight, mask)
 
 
 def weighted_smooth_l1(
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: WeightedSmoothL1Config,
     *,
     weight: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    threshold: float = 0.0,
-    factor: float = 0.1,
-    below: bool = True,
-    beta: float = 1.0,
-    class_weights: Sequence[float] = (),
-    batch: bool = True,
 ) -> torch.Tensor:
     """`smooth_l1` times `factor` where the target is below a threshold (or, with `below` False, at and above it).
 
@@ -91,21 +77,19 @@ def weighted_smooth_l1(
     """
 
     def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        values = functional.smooth_l1_loss(x, y, reduction="none", beta=beta)
-        return torch.where((y < threshold) == below, values * factor, values)
+        values = functional.smooth_l1_loss(x, y, reduction="none", beta=config.beta)
+        return torch.where((y < config.threshold) == config.below, values * config.factor, values)
 
-    return _mean(difference, logits, target, weight, mask, class_weights, batch=batch)
+    return _mean(difference, logits, target, config, weight, mask)
 
 
 def _mean(
     difference: Difference,
     logits: torch.Tensor,
     target: torch.Tensor,
+    config: CrossEntropyConfig,
     weight: torch.Tensor | None,
     mask: torch.Tensor | None,
-    class_weights: Sequence[float],
-    *,
-    batch: bool,
 ) -> torch.Tensor:
     if not target.is_floating_point():
         raise BadInput(
@@ -117,5 +101,7 @@ def _mean(
     target = voxels.known_values(target, mask).to(logits.dtype)
     values = difference(logits, target)
     weights = voxels.voxel_weights(logits, weight, mask)
-    every = voxels.spread_weights(values, weights, voxels.channel_weights(logits, class_weights))
-    return voxels.weighted_mean(values, every, batch=batch)
+    every = voxels.spread_weights(
+        values, weights, voxels.channel_weights(logits, config.class_weights)
+    )
+    return voxels.weighted_mean(values, every, batch=config.batch)

@@ -8,14 +8,25 @@ from typing import Any
 import pytest
 import torch
 
-from ctseg.losses.boundary import boundary
-from ctseg.losses.cldice import cldice
-from ctseg.losses.combined import bce_dice, dice_ce, dice_topk
-from ctseg.losses.cross_entropy import bce, ce, wce
-from ctseg.losses.dice import dice
-from ctseg.losses.focal import focal
-from ctseg.losses.overlap import focal_tversky, generalized_dice, tversky
-from ctseg.losses.regression import l1, mse, smooth_l1, weighted_smooth_l1
+from tests.losses.by_name import (
+    bce,
+    bce_dice,
+    boundary,
+    ce,
+    cldice,
+    dice,
+    dice_ce,
+    dice_topk,
+    focal,
+    focal_tversky,
+    generalized_dice,
+    l1,
+    mse,
+    smooth_l1,
+    tversky,
+    wce,
+    weighted_smooth_l1,
+)
 
 TINY = 1e-12
 SHAPE = (2, 3, 6, 7, 8)

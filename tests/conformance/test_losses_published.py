@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctseg.losses.cldice import cldice
-from ctseg.losses.dice import dice
-from ctseg.losses.focal import focal
-from ctseg.losses.overlap import generalized_dice, tversky
+from tests.losses.by_name import cldice, dice, focal, generalized_dice, tversky
 
 
 def maps(values: list) -> torch.Tensor:

@@ -9,15 +9,24 @@ import torch
 
 from ctseg import create_loss
 from ctseg.errors import BadInput, ConfigError
-from ctseg.losses.boundary import boundary
-from ctseg.losses.cldice import cldice, soft_skeleton
-from ctseg.losses.combined import dice_topk
-from ctseg.losses.cross_entropy import bce, ce, wce
-from ctseg.losses.dice import dice
+from ctseg.losses.cldice import soft_skeleton
 from ctseg.losses.distance import distance_to, signed_distance, squared_distances
-from ctseg.losses.focal import focal
-from ctseg.losses.overlap import focal_tversky, generalized_dice, tversky
-from ctseg.losses.regression import mse, smooth_l1, weighted_smooth_l1
+from tests.losses.by_name import (
+    bce,
+    boundary,
+    ce,
+    cldice,
+    dice,
+    dice_topk,
+    focal,
+    focal_tversky,
+    generalized_dice,
+    mse,
+    smooth_l1,
+    tversky,
+    wce,
+    weighted_smooth_l1,
+)
 
 
 def line(values: list) -> torch.Tensor:

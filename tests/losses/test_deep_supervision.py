@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctseg.losses.cross_entropy import ce
 from ctseg.losses.deep import DeepSupervision, level_weights, nearest
+from tests.losses.by_name import ce
 
 
 def test_weights_halve_and_the_lowest_is_nought():

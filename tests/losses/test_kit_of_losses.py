@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from ctseg import plugins, testing
-from ctseg.losses.cross_entropy import ce, wce
 from ctseg.losses.voxels import known_classes, weighted_mean
+from tests.losses.by_name import ce, wce
 
 SPEC = plugins.loss("ce")
 

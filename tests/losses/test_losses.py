@@ -7,12 +7,10 @@ import math
 import pytest
 import torch
 
+import ctseg
 from ctseg.errors import BadInput, ConfigError
-from ctseg.losses.combined import bce_dice, dice_ce
 from ctseg.losses.config import CrossEntropyConfig, DiceConfig
-from ctseg.losses.cross_entropy import bce, ce
-from ctseg.losses.dice import dice
-from ctseg.losses.modules import Loss
+from tests.losses.by_name import bce, bce_dice, ce, dice, dice_ce
 
 
 def grid(values: list) -> torch.Tensor:
@@ -174,4 +172,4 @@ def test_wrong_options_are_refused():
 
 
 def test_a_loss_says_what_it_is():
-    assert "smooth" in repr(Loss(dice, DiceConfig()))
+    assert "smooth" in repr(ctseg.create_loss("dice"))

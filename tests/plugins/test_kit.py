@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from ctseg import testing
-from ctseg.losses.cross_entropy import ce
 from ctseg.specs import ArchitectureSpec, Constraints, LossSpec
+from tests.losses.by_name import ce
 
 
 @dataclass(frozen=True)
