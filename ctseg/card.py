@@ -36,7 +36,7 @@ HEADER_KEY = "ctseg_card"
 
 
 class Provider(Section):
-    """The plugin that registers the architecture.
+    """The plugin that registers the architecture or a preprocessing step.
 
     Attributes:
         package: to install where it is missing.
@@ -172,7 +172,8 @@ class Card(Section):
 
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
-            `parts`, `training_scans`, `stages.as_channels`, `predict.padding`, `predict.average`, the blend `nnunet`).
+            `parts`, `training_scans`, `step_providers`, `stages.as_channels`, `predict.padding`, `predict.average`, the
+            blend `nnunet`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -189,6 +190,7 @@ class Card(Section):
         intended_use: what it is for.
         limits: where it fails.
         source: where an imported model comes from.
+        step_providers: plugins that register preprocessing steps, by kind; those in the box are left out.
         parts: models that part the labels among them, each with its own network, preprocessing and members; the
             later one counts where two of them see something. The card itself has the labels and members of all.
         seed: of the run.
@@ -220,6 +222,7 @@ class Card(Section):
     intended_use: str = ""
     limits: str = ""
     source: Source | None = None
+    step_providers: dict[str, Provider] = {}
     parts: tuple[Card, ...] = ()
     seed: int = 0
     steps: int = 0
@@ -249,8 +252,8 @@ class Card(Section):
         new = fed or any(getattr(self, key) for key in NEW_KEYS_IN_2)
         if self.card_version == 1 and (new or needs_version_2(self.predict)):
             raise ValueError(
-                "the card's source, parts, training_scans, padding, average, blend or label channels need "
-                "card_version 2 at least"
+                "the card's source, parts, training_scans, step_providers, padding, average, blend or label "
+                "channels need card_version 2 at least"
             )
         return self
 
@@ -297,7 +300,7 @@ class Card(Section):
         )
 
 
-NEW_KEYS_IN_2 = ("source", "parts", "training_scans")
+NEW_KEYS_IN_2 = ("source", "parts", "training_scans", "step_providers")
 """Keys that came with version 2."""
 NEW_IN_2 = ("padding", "average")
 """Keys of the section `predict` that came with version 2."""

@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import errno
 import functools
+import numbers
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any
 
 from ctseg.errors import CtsegError, CtsegWarning, PluginError
 from ctseg.specs import Constraints, DataSet
 
-RESULTS: Mapping[str, type] = {"constraints": Constraints, "cases": DataSet}
+Type = type | UnionType
+RESULTS: Mapping[str, Type] = {
+    "constraints": Constraints,
+    "cases": DataSet,
+    "measure": numbers.Real | NoneType,
+}
 """What functions of a spec must return, where nobody looks at it afterwards."""
 Fail = Callable[[BaseException], None]
+
+
+def check_contract(plugin: Any, contract: str) -> None:
+    """Refuse a plugin that declares other versions of the contract, as `ctseg_contract = ">=1,<2"` in its module.
+
+    Raises:
+        PluginError: the range does not hold this version, or is none.
+    """
+    declared = getattr(plugin, "ctseg_contract", None)
+    if declared is None:
+        return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        fits = SpecifierSet(declared).contains(contract)
+    except (InvalidSpecifier, AttributeError, TypeError):
+        raise PluginError(
+            f"its ctseg_contract is {declared!r}, which is no range of versions such as '>=1,<2'"
+        ) from None
+    if not fits:
+        raise PluginError(
+            f"it was written for versions {declared} of ctseg's plugin contract, and this ctseg has {contract}: "
+            "install another version of the plugin or of ctseg"
+        )
 
 
 def guarded(kind: str, spec: Any, owner: str, fail: Fail) -> Any:
@@ -57,7 +88,7 @@ def _asked(function: Callable[..., Any], what: str, fail: Fail) -> Callable[...,
     return recognise
 
 
-def named(function: Callable[..., Any], what: str, due: type | None) -> Callable[..., Any]:
+def named(function: Callable[..., Any], what: str, due: Type | None) -> Callable[..., Any]:
     """A function of a plugin; what it raises names the plugin.
 
     Args:
@@ -74,7 +105,8 @@ def named(function: Callable[..., Any], what: str, due: type | None) -> Callable
             where = next((f" on {arg}" for arg in args if isinstance(arg, Path)), "")
             raise PluginError(f"{what} raised {text_of(error)}{where}.") from error
         if due is not None and not isinstance(result, due):
-            raise PluginError(f"{what} returned {type(result).__name__}, not {due.__name__}.")
+            wanted = getattr(due, "__name__", "a number or None")
+            raise PluginError(f"{what} returned {type(result).__name__}, not {wanted}.")
         return result
 
     return call

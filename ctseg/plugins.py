@@ -10,34 +10,37 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import pluggy
 
 from ctseg import hookspecs
 from ctseg.errors import NameClash, UnknownName
+from ctseg.extension_specs import AugmentationSpec, CommandSpec, MetricSpec, StepSpec
 from ctseg.importer_specs import ImporterSpec
-from ctseg.plugin_guard import guarded
+from ctseg.plugin_guard import check_contract, guarded
 from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
 
-Kind = Literal["architecture", "loss", "reader", "format", "importer"]
-Spec = TypeVar("Spec", ArchitectureSpec, LossSpec, ReaderSpec, FormatSpec, ImporterSpec)
+Kind = Literal[
+    "architecture", "loss", "metric", "step", "augmentation", "reader", "format", "importer", "command"
+]  # fmt: skip
 ENTRY_POINT_GROUP = "ctseg"
 BUILTIN = "ctseg.builtin"
 
 _HOOKS: Mapping[Kind, tuple[str, type]] = {
     "architecture": ("ctseg_architectures", ArchitectureSpec),
     "loss": ("ctseg_losses", LossSpec),
+    "metric": ("ctseg_metrics", MetricSpec),
+    "step": ("ctseg_steps", StepSpec),
+    "augmentation": ("ctseg_augmentations", AugmentationSpec),
     "reader": ("ctseg_readers", ReaderSpec),
     "format": ("ctseg_formats", FormatSpec),
     "importer": ("ctseg_importers", ImporterSpec),
+    "command": ("ctseg_commands", CommandSpec),
 }
-LISTINGS: Mapping[Kind, str | None] = {
+LISTINGS: Mapping[Kind, str | None] = dict.fromkeys(_HOOKS) | {
     "architecture": "ctseg architectures list",
     "loss": "ctseg losses list",
-    "reader": None,
-    "format": None,
-    "importer": None,
 }
 
 
@@ -103,6 +106,7 @@ class Registry:
         key = f"{info.package}:{info.name}"
         try:
             plugin = entry_point.load()
+            check_contract(plugin, hookspecs.CONTRACT)
             self.manager.register(plugin, name=key)
         except (
             Exception,
@@ -117,7 +121,10 @@ class Registry:
         unknown = self._unknown_hooks(key)
         if unknown:  # the hooks that are known still count
             known = ", ".join(sorted({hook for hook, _ in _HOOKS.values()} | {"ctseg_zoos"}))
-            text = f"unknown hook {', '.join(unknown)} (this ctseg has {known})"
+            text = (
+                f"unknown hook {', '.join(unknown)} (this ctseg has {known}; "
+                f"its contract is {hookspecs.CONTRACT})"
+            )
             self._fail(key, pluggy.PluginValidationError(self.manager.get_plugin(key), text))
 
     def _unknown_hooks(self, key: str) -> list[str]:
@@ -339,7 +346,9 @@ def names(kind: Kind, pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(registry().table(kind), pattern))
 
 
-def make_config(spec: ArchitectureSpec | LossSpec, options: Mapping[str, Any]) -> Any:
+def make_config(
+    spec: ArchitectureSpec | LossSpec | AugmentationSpec, options: Mapping[str, Any]
+) -> Any:
     """The spec's config dataclass filled from options, each checked against the field's declared type.
 
     Raises:

@@ -36,12 +36,17 @@ def frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     return Frozen(mapping or {})
 
 
-def check_spec(name: str, config: type) -> None:
-    """Reject a spec whose name or config class would break the command line."""
+def check_name(name: str) -> None:
+    """Reject a name that would break the command line or a run file."""
     if not name or name != name.lower() or not name.replace("_", "").isalnum():
         raise ValueError(
             f"'{name}' is no valid name: use only lower-case letters, digits and underscores"
         )
+
+
+def check_spec(name: str, config: type) -> None:
+    """Reject a spec whose name or config class would break the command line."""
+    check_name(name)
     if not is_dataclass(config):
         raise TypeError(f"the config of '{name}' must be a dataclass, not {config!r}")
 

@@ -42,8 +42,9 @@ as `card.json` in a zoo entry. `ctseg zoo show NAME --json` prints it; `ctseg zo
 and the weights against their checksums.
 """
 IN_THE_BOX = """\
-Architectures, losses, readers, formats and importers that ctseg includes. `ctseg plugins list` also shows those of
-installed plugins; `ctseg architectures show NAME` and `ctseg losses show NAME` print the options of one.
+Architectures, losses, metrics, steps, augmentations, readers, formats and importers that ctseg includes. `ctseg plugins
+list` also shows those of installed plugins; `ctseg architectures show NAME` and `ctseg losses show NAME` print the
+options of one.
 """
 CLI = """\
 An option means the same in every command. A value for each axis is read in the order that the option shows (`Z,Y,X`
@@ -322,7 +323,7 @@ def in_the_box() -> str:
     builtin = plugins.Registry([_builtin_entry_point()])
     parts = [
         NOTE,
-        "# Built-in networks, losses, readers and formats\n",
+        "# Built-in networks, losses, metrics, steps, readers and formats\n",
         IN_THE_BOX,
         "## Architectures\n",
         "Set options under `[model.options]` in the run file, or with `--set model.options.NAME=VALUE`.\n",
@@ -339,6 +340,24 @@ def in_the_box() -> str:
         parts += [f"### `{name}`\n", _sentence(spec.summary, spec.reference)]
         parts.append(f"Tasks: {', '.join(f'`{task}`' for task in sorted(spec.tasks))}.\n")
         parts.append(_options(spec.config))
+    rows = [
+        (f"`{name}`", f"`{entry.spec.group}`", _cell(entry.spec.summary))
+        for name, entry in builtin.table("metric").items()
+    ]
+    parts += ["## Metrics\n", _table(("name", "group", "meaning"), rows)]
+    parts += [
+        "## Preprocessing steps\n",
+        'Name the `kind` of each of `steps` under `[preprocess]`: `{ kind = "clip", low = [-160], high = [240] }`.\n',
+    ]
+    for name, entry in builtin.table("step").items():
+        parts += [f"### `{name}`\n", _step(entry.spec)]
+    parts += [
+        "## Augmentations\n",
+        "Set `probability` and options under `[augment.extra.NAME]`; others have keys in [the run file](config.md).\n",
+    ]
+    for name, entry in builtin.table("augmentation").items():
+        parts += [f"### `{name}`\n", _sentence(entry.spec.summary, entry.spec.reference)]
+        parts.append(_options(entry.spec.config))
     parts += [
         "## Data set readers\n",
         "Set options under `[data.options]`, or with `--option NAME=VALUE`.\n",
@@ -387,6 +406,24 @@ def _builtin_entry_point() -> Any:
     from ctseg.plugins import BUILTIN, ENTRY_POINT_GROUP
 
     return EntryPoint("builtin", BUILTIN, ENTRY_POINT_GROUP)
+
+
+def _step(spec: Any) -> str:
+    """A step's summary and the table of its options, whose meanings stand in the docstring of its class."""
+    step, rows = spec.load(), []
+    hints, documented = typing.get_type_hints(step), _attributes(step.__doc__ or "")
+    for field in dataclasses.fields(step):
+        meaning = _cell(documented.get(field.name, "")).removesuffix(".")
+        rows.append(
+            (
+                f"`{field.name}`",
+                _cell(_type(hints[field.name])),
+                f"`{_toml(field.default)}`",
+                meaning,
+            )
+        )
+    table = _table(("option", "type", "default", "meaning"), rows) if rows else ""
+    return _sentence(spec.summary, spec.reference) + "\n" + table
 
 
 def _options(config: type) -> str:

@@ -21,6 +21,7 @@ from ctseg.cli import (
     demo,
     doctor,
     evaluate,
+    extra,
     losses,
     plugins,
     predict,
@@ -59,11 +60,22 @@ class Root(TyperGroup):
         _hide_types(params)
         return params
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *extra.names(self.commands)]
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
-        if command is not None:
-            _walk(command, ctx)
+        if command is None:
+            return extra.stub(cmd_name)
+        _walk(command, ctx)
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, extra.Stub):
+            command = command.load()
+            _walk(command, ctx)
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -11,14 +11,6 @@ from ctseg.cli import ui
 
 app = typer.Typer(no_args_is_help=True, help="Packages that extend ctseg: list.")
 
-_PLURALS = {
-    "architecture": "architectures",
-    "loss": "losses",
-    "reader": "readers",
-    "format": "formats",
-    "importer": "importers",
-}
-
 
 @app.callback()
 def group() -> None:
@@ -68,7 +60,11 @@ def _provides(row: dict[str, Any]) -> str:
     if row["error"] and not row["provides"]:
         return "nothing: it could not be used"
     parts = [
-        f"{len(names)} {kind if len(names) == 1 else _PLURALS[kind]}"
+        f"{len(names)} {kind if len(names) == 1 else _plural(kind)}"
         for kind, names in row["provides"].items()
     ]
     return ", ".join(parts) or "nothing"
+
+
+def _plural(kind: str) -> str:
+    return "losses" if kind == "loss" else f"{kind}s"

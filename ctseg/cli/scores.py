@@ -55,13 +55,13 @@ def print_report(
 
 def _heads(report: Report) -> dict[str, tuple[str, Unit]]:
     """The column head and unit of each metric, in a unit that suits the labels present in both maps."""
-    from ctseg.metrics.catalogue import METRICS
+    from ctseg.metrics.catalogue import metric
     from ctseg.metrics.units import unit_for
 
     out = {}
     for name in report.metrics:
         values = [row.get(name) for row in report.rows() if row["state"] == "both"]
-        out[name] = unit_for(METRICS[name].title, values)
+        out[name] = unit_for(metric(name).title, values)
     return out
 
 
@@ -122,11 +122,11 @@ def _tolerance(settings: Mapping[str, Any]) -> str:
 
 
 def _states(s: LabelSummary, report: Report) -> list[str]:
-    from ctseg.metrics.catalogue import METRICS
+    from ctseg.metrics.catalogue import metric
 
     out = []
     if s.missed or s.invented:
-        scored = [METRICS[n].title for n in report.metrics if METRICS[n].worst == "diagonal"]
+        scored = [metric(n).title for n in report.metrics if metric(n).worst == "diagonal"]
         distance = " and, as a distance, the scan's diagonal" if scored else ""
         seen = f"missed in {s.missed} and invented in {s.invented} of {s.cases} cases"
         out.append(f"{s.label}: {seen}; these score the worst value{distance}.")
@@ -136,7 +136,7 @@ def _states(s: LabelSummary, report: Report) -> list[str]:
         )
     for name, count in s.left_out.items():
         out.append(
-            f"{s.label}: {_cases(count)} without {METRICS[name].title}, left out of its mean."
+            f"{s.label}: {_cases(count)} without {metric(name).title}, left out of its mean."
         )
     return out
 
@@ -149,12 +149,12 @@ def print_comparison(
     differences: Sequence[Difference], names: tuple[str, str], resampling: BootstrapSample | None
 ) -> None:
     """Print the table of the differences on stdout."""
-    from ctseg.metrics.catalogue import METRICS
+    from ctseg.metrics.catalogue import metric
     from ctseg.metrics.units import unit_for
 
     rows = []
     for d in differences:
-        title, unit = unit_for(METRICS[d.metric].title, [max(d.prediction, d.other, key=abs)])
+        title, unit = unit_for(metric(d.metric).title, [max(d.prediction, d.other, key=abs)])
         rows.append((
             title, d.label, _four(unit.of(d.prediction)), _four(unit.of(d.other)),
             f"{d.difference * unit.factor:+.4f}", _range(d.interval, unit), _dash(d.better), _dash(d.worse),

@@ -146,6 +146,19 @@ class AugmentConfig(BaseModel):
     )
     cut_out_size: Range | None = _given("cut_out_size", "share of the patch, per axis")
     cut_out_boxes: int | None = _given("cut_out_boxes", "largest number of boxes", ge=1, le=16)
+    extra: dict[str, dict[str, Any]] = Field(
+        {},
+        description="further transforms, in this order: extra.rings = { probability = 0.2, strength = 0.1 }",
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _probable(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, options in value.items():
+            share = options.get(PROBABILITY)
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise ValueError(f"'{name}' needs a {PROBABILITY} from 0 to 1")
+        return value
 
     @field_validator(
         "scale_range", "noise_variance", "blur_sigma", "brightness_range", "contrast_range",
@@ -186,7 +199,8 @@ class AugmentConfig(BaseModel):
     @property
     def idle(self) -> bool:
         """Whether nothing can happen; of a resolved configuration."""
-        return not self.mirror_axes and not any(getattr(self, name) for name in PROBABILITIES)
+        extra = any(options[PROBABILITY] for options in self.extra.values())
+        return not (self.mirror_axes or extra or any(getattr(self, name) for name in PROBABILITIES))
 
     def resolved(self, patch_zyx: Zyx, *, cpu: bool = False) -> AugmentConfig:
         """The same with nothing left out.
@@ -196,7 +210,10 @@ class AugmentConfig(BaseModel):
             cpu: which preset `default` is.
         """
         if self.preset == "none":
-            off: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.0) | {"mirror_axes": ()}
+            off: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.0) | {
+                "mirror_axes": (),
+                "extra": {},
+            }
             given = {name: getattr(self, name) for name in type(self).model_fields}
             rest = {k: v for k, v in PRESETS["nnunet"].items() if given[k] is None}
             return self.model_copy(update={"in_plane": bool(self.in_plane)} | rest | off)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +56,14 @@ class Pipeline:
         self.steps = tuple(steps)
 
     @classmethod
-    def of(cls, config: PreprocessConfig) -> Pipeline:
-        return cls([parse_step(step) for step in config.steps])
+    def of(cls, config: PreprocessConfig, packages: Mapping[str, str] | None = None) -> Pipeline:
+        """The steps of a run or card.
+
+        Args:
+            packages: the packages of steps that do not ship with ctseg, by kind, where a card names them.
+        """
+        owners = packages or {}
+        return cls([parse_step(s, package=owners.get(str(s.get("kind")))) for s in config.steps])
 
     def to_config(self) -> PreprocessConfig:
         return PreprocessConfig(steps=tuple(step_to_dict(step) for step in self.steps))

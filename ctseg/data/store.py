@@ -29,6 +29,7 @@ from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_values
 from ctseg.data.prepared_case import Prepared, load_array, open_prepared
+from ctseg.data.steps import foreign_steps
 from ctseg.data.targets import target_of
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
 from ctseg.files import allow_open_files, disk_errors, write_text
@@ -75,11 +76,14 @@ class Store:
         self, pipeline: Pipeline, task: Task, folder: Path | None = None, mode: Mode = "auto"
     ) -> None:
         self.pipeline, self.task, self.mode = pipeline, task, mode
-        self._made_of = {
+        self._made_of: dict[str, Any] = {
             "version": STORE_VERSION,
             "preprocess": pipeline.to_config().model_dump(mode="json"),
             "task": to_dict(task),
         }
+        foreign = foreign_steps(pipeline.to_config())
+        if foreign:  # another version of a plugin may compute something else
+            self._made_of["plugins"] = {kind: plugin.owner for kind, plugin in foreign.items()}
         text = json.dumps(self._made_of, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = (folder or cache_folder() / "prepared") / key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
-from ctseg.metrics.boxes import Box, in_threads, label_boxes, volume_of
-from ctseg.metrics.catalogue import CHEAP, METRICS, in_group
-from ctseg.metrics.centreline import centreline_dice
-from ctseg.metrics.instances import adapted_rand, average_precision, components, contingency
+from ctseg.extension_specs import MetricSpec
+from ctseg.metrics.boxes import in_threads, label_boxes, volume_of
+from ctseg.metrics.catalogue import CHEAP, OF_VALUES, in_group, metric
 from ctseg.metrics.overlap import Histogram, OverlapCounts, label_counts, label_mask, label_valid
-from ctseg.metrics.regression import errors
+from ctseg.metrics.pairs import Cut, LabelPair, ValuePair
 from ctseg.metrics.report import LabelResult, State
-from ctseg.metrics.surface import surface_distances
 from ctseg.specs import Task
 from ctseg.task import select
 from ctseg.volume.distinct_values import whole_numbers
@@ -127,104 +125,61 @@ def score_labels(
     )
     labels = task.foreground if settings.labels is None else select(task, settings.labels)
     counts = label_counts(task, predicted, reference, valid, histogram)
+    chosen = [spec for spec in map(metric, settings.metrics) if spec.group != OF_VALUES]
     ml = math.prod(spacing_zyx) / 1000
     diagonal = diagonal_mm(reference.shape, spacing_zyx)
-    both = [label.name for label in labels if state_of(counts[label.name]) == "both"]
-    costly = _within_boxes(
-        task, predicted, reference, spacing_zyx, settings, valid, instances=instances, names=both
-    )
+    due = {label.name: _due(chosen, state_of(counts[label.name])) for label in labels}
+    indices = [i for i, label in enumerate(task.foreground) if _needs_box(due.get(label.name, ()))]
+    boxes = dict(zip(indices, label_boxes(task, predicted, reference, indices), strict=True))
+
+    def pair_of(index: int) -> LabelPair:
+        name, box = task.foreground[index].name, boxes.get(index) or (slice(None),) * 3
+
+        def cut() -> Cut:
+            one, two = (label_mask(task, m[(..., *box)], index) for m in (predicted, reference))
+            part = None if valid is None else valid[box]
+            counted = label_valid(task, reference[(..., *box)], index, part)
+            ids = None if instances is None else (instances[0][box], instances[1][box])
+            return Cut(one, two, counted, ids)
+
+        tolerance = settings.tolerance_of(name, spacing_zyx)
+        return LabelPair(name, counts[name], spacing_zyx, tolerance, settings.iou_thresholds, cut)
+
+    def measure(index: int) -> dict[str, float | None]:
+        pair = pair_of(index)
+        return {spec.name: _number(spec, pair) for spec in due[pair.label]}
+
+    order = sorted(boxes, key=lambda index: -volume_of(boxes[index]))
+    order += [i for i, label in enumerate(task.foreground) if label in labels and i not in boxes]
+    measured = dict(zip(order, in_threads(measure, order), strict=True))
     out = []
     for label in labels:
         voxels = counts[label.name]
         state = state_of(voxels)
-        values = _overlap(voxels, ml, settings.metrics) | costly.get(label.name, {})
-        for name in settings.metrics:
-            worst = METRICS[name].worst
-            if state in ("missed", "invented") and worst is not None:
-                values[name] = diagonal if worst == "diagonal" else worst
+        values = measured[task.foreground.index(label)]
+        for spec in chosen:
+            if state in ("missed", "invented") and spec.worst is not None:
+                values[spec.name] = diagonal if spec.worst == "diagonal" else spec.worst
         ordered = {name: values.get(name) for name in settings.metrics}
         volumes = (voxels.predicted * ml, voxels.reference * ml)
         out.append(LabelResult(label.name, ordered, *volumes, state))
     return tuple(out)
 
 
-def _within_boxes(
-    task: Task,
-    predicted: NDArray[Any],
-    reference: NDArray[Any],
-    spacing_zyx: Sequence[float],
-    settings: MetricSettings,
-    valid: NDArray[np.bool_] | None,
-    *,
-    instances: tuple[NDArray[Any], NDArray[Any]] | None,
-    names: Sequence[str],
-) -> dict[str, dict[str, float | None]]:
-    """The metrics that are computed label by label, each in its own box, the largest box first."""
-    if not set(settings.metrics) - set(in_group(settings.metrics, "overlap")):
-        return {}
-    indices = [i for i, label in enumerate(task.foreground) if label.name in names]
-    boxes = label_boxes(task, predicted, reference, indices)
-
-    def measure(item: tuple[int, Box]) -> dict[str, float | None]:
-        index, box = item
-        name = task.foreground[index].name
-        one = label_mask(task, predicted[(..., *box)], index)
-        two = label_mask(task, reference[(..., *box)], index)
-        part = None if valid is None else valid[box]
-        counted = label_valid(task, reference[(..., *box)], index, part)
-        ids = None if instances is None else (instances[0][box], instances[1][box])
-        tolerance = settings.tolerance_of(name, spacing_zyx)
-        out = _surface(one, two, spacing_zyx, settings.metrics, tolerance, counted)
-        if counted is not None:
-            one, two = one & counted, two & counted
-        if "centreline_dice" in settings.metrics:
-            out["centreline_dice"] = centreline_dice(one, two)
-        return out | _instances(one, two, settings, ids)
-
-    items = [(i, box) for i, box in zip(indices, boxes, strict=True) if box is not None]
-    items.sort(key=lambda item: -volume_of(item[1]))
-    results = in_threads(measure, items)
-    return {task.foreground[i].name: values for (i, _), values in zip(items, results, strict=True)}
+def _due(chosen: Sequence[MetricSpec], state: State) -> list[MetricSpec]:
+    """The metrics that are measured for a label; a missed or invented one has the worst score of the others."""
+    if state == "absent":
+        return []
+    return [spec for spec in chosen if state == "both" or spec.worst is None]
 
 
-def _surface(
-    one: NDArray[np.bool_],
-    two: NDArray[np.bool_],
-    spacing_zyx: Sequence[float],
-    metrics: Sequence[str],
-    tolerance_mm: float,
-    counted: NDArray[np.bool_] | None,
-) -> dict[str, float | None]:
-    names = in_group(metrics, "surface")
-    distances = surface_distances(one, two, spacing_zyx, counted) if names else None
-    if distances is None:
-        return {}
-    values = {
-        "hd95": distances.hausdorff(95),
-        "hausdorff": distances.hausdorff(),
-        "surface_distance": distances.mean,
-        "surface_dice": distances.dice(tolerance_mm),
-    }
-    return {name: values[name] for name in names}
+def _needs_box(due: Iterable[MetricSpec]) -> bool:
+    return any(spec.group != "overlap" for spec in due)
 
 
-def _instances(
-    one: NDArray[np.bool_],
-    two: NDArray[np.bool_],
-    settings: MetricSettings,
-    ids: tuple[NDArray[Any], NDArray[Any]] | None,
-) -> dict[str, float | None]:
-    names = in_group(settings.metrics, "instances")
-    if not names:
-        return {}
-    numbered = (components(one), components(two)) if ids is None else (ids[0] * one, ids[1] * two)
-    table = contingency(*numbered)
-    rand = adapted_rand(table) if "adapted_rand_error" in names else None
-    values = {
-        "adapted_rand_error": None if rand is None else rand.error,
-        "average_precision": average_precision(table, settings.iou_thresholds),
-    }
-    return {name: values[name] for name in names}
+def _number(spec: MetricSpec, pair: LabelPair | ValuePair) -> float | None:
+    value = spec.measure(pair)
+    return None if value is None else float(value)
 
 
 def score_values(
@@ -250,6 +205,7 @@ def score_values(
                 f"The map has {len(stack)} channels, the task has {len(task.labels)} values."
             )
     out = []
+    chosen = [metric(name) for name in in_group(settings.metrics, OF_VALUES)]
     scored = task.labels if settings.labels is None else select(task, settings.labels)
     for label, prediction, truth in zip(task.labels, *stacks, strict=True):
         if label not in scored:
@@ -258,16 +214,10 @@ def score_values(
         if task.ignore is not None:
             counted = truth != task.ignore
             mask = counted if valid is None else counted & valid
-        channel_errors = errors(prediction, truth, mask)
-        values = {
-            "mse": channel_errors.mse,
-            "mae": channel_errors.mae,
-            "psnr": channel_errors.psnr(settings.data_range),
-        }
-        state: State = "both" if channel_errors.voxels else "absent"
-        out.append(
-            LabelResult(label.name, {n: values.get(n) for n in settings.metrics}, state=state)
-        )
+        pair = ValuePair(label.name, prediction, truth, mask, settings.data_range)
+        values = dict.fromkeys(settings.metrics) | {s.name: _number(s, pair) for s in chosen}
+        state: State = "both" if pair.errors.voxels else "absent"
+        out.append(LabelResult(label.name, values, state=state))
     return tuple(out)
 
 
@@ -281,18 +231,3 @@ def state_of(counts: OverlapCounts) -> State:
     if counts.reference:
         return "both" if counts.predicted else "missed"
     return "invented" if counts.predicted else "absent"
-
-
-def _overlap(counts: OverlapCounts, ml: float, metrics: Sequence[str]) -> dict[str, float | None]:
-    if not counts.predicted and not counts.reference:
-        return {}
-    more = counts.predicted - counts.reference
-    values = {
-        "dice": counts.dice,
-        "iou": counts.iou,
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "volume_difference_ml": more * ml,
-        "volume_difference": more / counts.reference if counts.reference else None,
-    }
-    return {name: values[name] for name in in_group(metrics, "overlap")}

@@ -1,4 +1,4 @@
-"""The metrics by name: their meaning, whether higher or lower is better, and the score of a missed structure.
+"""The metrics by name: those in the box and those of plugins.
 
 This module imports no NumPy, so that the command line lists metrics quickly.
 """
@@ -6,85 +6,11 @@ This module imports no NumPy, so that the command line lists metrics quickly.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
+from ctseg import plugins
 from ctseg.errors import BadInput, UnknownName
-
-Group = Literal["overlap", "surface", "centreline", "instances", "regression"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric.
-
-    Attributes:
-        name: name in options and JSON.
-        title: column header.
-        group: group of metrics that are computed together.
-        better: whether higher or lower is better; None where 0 is best and the sign gives the direction of the error.
-        worst: score of a structure that only one of the two maps has; None if it is computed as usual.
-        summary: description in one line.
-    """
-
-    name: str
-    title: str
-    group: Group
-    better: Literal["higher", "lower"] | None
-    worst: float | Literal["diagonal"] | None
-    summary: str
-
-
-METRICS: dict[str, Metric] = {
-    m.name: m
-    for m in (
-        Metric("dice", "Dice", "overlap", "higher", 0.0, "2|A and B| / (|A| + |B|)"),
-        Metric("iou", "IoU", "overlap", "higher", 0.0, "|A and B| / |A or B|"),
-        Metric(
-            "precision", "precision", "overlap", "higher", 0.0, "fraction of the prediction that is right"
-        ),
-        Metric("recall", "recall", "overlap", "higher", 0.0, "fraction of the reference that was found"),
-        Metric(
-            "volume_difference_ml", "difference ml", "overlap", None, None,
-            "predicted less reference volume, ml",
-        ),
-        Metric(
-            "volume_difference", "difference", "overlap", None, None,
-            "the same as a fraction of the reference; none where the reference is empty",
-        ),
-        Metric(
-            "hd95", "HD95 mm", "surface", "lower", "diagonal",
-            "distance within which 95 % of either surface lies from the other",
-        ),
-        Metric(
-            "hausdorff", "HD mm", "surface", "lower", "diagonal",
-            "the largest distance from either surface to the other",
-        ),
-        Metric(
-            "surface_distance", "ASD mm", "surface", "lower", "diagonal",
-            "mean distance between the surfaces, both ways",
-        ),
-        Metric(
-            "surface_dice", "surface Dice", "surface", "higher", 0.0,
-            "fraction of both surfaces within the tolerance of the other",
-        ),
-        Metric(
-            "centreline_dice", "clDice", "centreline", "higher", 0.0,
-            "overlap of each centreline with the other structure",
-        ),
-        Metric(
-            "adapted_rand_error", "ARE", "instances", "lower", 1.0,
-            "1 - F-score of the pairs of voxels that share an instance",
-        ),
-        Metric(
-            "average_precision", "AP", "instances", "higher", 0.0,
-            "TP / (TP + FP + FN) of instances matched by IoU",
-        ),
-        Metric("mse", "MSE", "regression", "lower", None, "mean squared error"),
-        Metric("mae", "MAE", "regression", "lower", None, "mean absolute error"),
-        Metric("psnr", "PSNR dB", "regression", "higher", None, "peak signal-to-noise ratio"),
-    )
-}  # fmt: skip
+from ctseg.extension_specs import MetricSpec
 
 CHEAP = ("dice", "iou")
 """Metrics of validation during training."""
@@ -92,38 +18,72 @@ DEFAULT = ("dice", "iou", "hd95", "surface_distance", "surface_dice")
 """Default metrics of `ctseg evaluate`."""
 REGRESSION = ("mse", "mae", "psnr")
 """Metrics of a regression task, whose targets have no labels."""
-GROUPS: tuple[Group, ...] = ("overlap", "surface", "centreline", "instances", "regression")
-ALL = tuple(name for name, metric in METRICS.items() if metric.group != "regression")
+OF_VALUES = "regression"
+"""The group of metrics for the values of a regression; all others are for labels."""
 
 
-def resolve(names: Iterable[str] | str | None) -> tuple[str, ...]:
+def metric(name: str) -> MetricSpec:
+    """The metric of that name.
+
+    Raises:
+        UnknownName: no metric has the name.
+        NameClash: two plugins claim it.
+    """
+    return cast(MetricSpec, plugins.registry().get("metric", name).spec)
+
+
+def names() -> tuple[str, ...]:
+    """Every metric, those in the box first."""
+    return tuple(plugins.registry().entries("metric"))
+
+
+def groups() -> tuple[str, ...]:
+    """Every group of metrics."""
+    return tuple(dict.fromkeys(_group(name) for name in names()))
+
+
+def labels_only() -> tuple[str, ...]:
+    """Every metric of labels: what `all` stands for."""
+    return tuple(name for name in names() if _group(name) != OF_VALUES)
+
+
+def resolve(chosen: Iterable[str] | str | None) -> tuple[str, ...]:
     """Metric names in the order of the catalogue, from names and groups; `all` means all metrics of labels.
 
     Args:
-        names: a list, or one string separated by commas; None for the default.
+        chosen: a list, or one string separated by commas; None for the default.
 
     Raises:
         UnknownName: a name is neither a metric nor a group.
+        NameClash: two plugins claim a name.
         BadInput: there is no name.
     """
-    if names is None:
+    if chosen is None:
         return DEFAULT
-    words = [w.strip() for w in (names.split(",") if isinstance(names, str) else names)]
-    chosen: set[str] = set()
-    for word in filter(None, words):
+    known = names()
+    found: set[str] = set()
+    for word in filter(None, (w.strip() for w in _words(chosen))):
         if word == "all":
-            chosen.update(ALL)
-        elif word in GROUPS:
-            chosen.update(name for name, metric in METRICS.items() if metric.group == word)
-        elif word in METRICS:
-            chosen.add(word)
+            found.update(labels_only())
+        elif word in groups():
+            found.update(in_group(known, word))
+        elif word in known:
+            found.add(metric(word).name)
         else:
-            raise UnknownName("metric", word, [*METRICS, *GROUPS, "all"])
-    if not chosen:
-        raise BadInput("No metric was named.", hint=f"Name some of: {', '.join(METRICS)}")
-    return tuple(name for name in METRICS if name in chosen)
+            raise UnknownName("metric", word, [*known, *groups(), "all"])
+    if not found:
+        raise BadInput("No metric was named.", hint=f"Name some of: {', '.join(known)}")
+    return tuple(name for name in known if name in found)
 
 
-def in_group(names: Iterable[str], group: Group) -> tuple[str, ...]:
+def in_group(chosen: Iterable[str], group: str) -> tuple[str, ...]:
     """The names that belong to a group."""
-    return tuple(name for name in names if METRICS[name].group == group)
+    return tuple(name for name in chosen if _group(name) == group)
+
+
+def _words(chosen: Iterable[str] | str) -> Iterable[str]:
+    return chosen.split(",") if isinstance(chosen, str) else chosen
+
+
+def _group(name: str) -> str:
+    return cast(MetricSpec, plugins.registry().entries("metric")[name].spec).group

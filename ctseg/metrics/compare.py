@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
+from ctseg.metrics import catalogue
 from ctseg.metrics.bootstrap import BootstrapSample, Interval, intervals
-from ctseg.metrics.catalogue import METRICS
 from ctseg.metrics.report import Report
 
 EXACT = 200
@@ -135,7 +135,7 @@ def _difference(
     _, index = np.unique(np.array(names), return_inverse=True)
     by_group = np.bincount(index, delta) / np.bincount(index)
     higher, lower = int((by_group > 0).sum()), int((by_group < 0).sum())
-    better = METRICS[metric].better
+    better = catalogue.metric(metric).better
     sides: tuple[int | None, int | None] = (None, None)
     if better is not None:
         sides = (higher, lower) if better == "higher" else (lower, higher)

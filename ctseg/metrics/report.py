@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput, FileProblem
 from ctseg.metrics.bootstrap import BootstrapSample, Interval, intervals
-from ctseg.metrics.catalogue import METRICS
+from ctseg.metrics.catalogue import names
 
 State = Literal["both", "missed", "invented", "absent"]
 REPORT_VERSION = 1
@@ -137,7 +137,7 @@ class Report:
     def metrics(self) -> tuple[str, ...]:
         """Every metric that was computed, in the order of the catalogue."""
         measured = {name for case in self.cases for item in case.labels for name in item.values}
-        return tuple(name for name in METRICS if name in measured)
+        return tuple(name for name in names() if name in measured)
 
     def by_label(self, metric: str) -> dict[str, float]:
         """The mean of each label over the cases that have it; labels that no case has are left out."""
@@ -337,9 +337,11 @@ def _case(data: Mapping[str, Any]) -> CaseResult:
 
 def _label(name: str, data: Mapping[str, Any]) -> LabelResult:
     values = {key: _number(key, value) for key, value in data.items() if key not in _FIXED}
-    unknown = [key for key in values if key not in METRICS]
+    unknown = [key for key in values if key not in names()]
     if unknown:
-        raise ValueError(f"the metric '{unknown[0]}' is unknown")
+        raise ValueError(
+            f"the metric '{unknown[0]}' is unknown here; if a plugin provides it, install that"
+        )
     predicted, reference = (_number(key, data[key]) for key in ("predicted_ml", "reference_ml"))
     if data["state"] not in get_args(State):
         raise TypeError(f"the state cannot be {data['state']!r:.40}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctseg.card import Card
-from ctseg.metrics.catalogue import METRICS
+from ctseg.metrics import catalogue
 
 
 def render(card: Card, sizes: Mapping[str, int]) -> str:
@@ -73,7 +73,9 @@ def _results(card: Card) -> str:
         names = list(metrics.scores)
         labels = dict.fromkeys(label for values in metrics.scores.values() for label in values)
         found = [(k, *(_score(metrics.scores[n].get(k)) for n in names)) for k in labels]
-        text = _table(("channel", *(METRICS[n].title if n in METRICS else n for n in names)), found)
+        known = catalogue.names()
+        titles = (catalogue.metric(n).title if n in known else n for n in names)
+        text = _table(("channel", *titles), found)
     elif metrics.dice:
         rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
         if metrics.mean_dice is not None:

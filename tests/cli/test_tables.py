@@ -97,10 +97,10 @@ def test_the_zoo_fits(terminal: io.StringIO, tmp_path: Path) -> None:
 @pytest.mark.parametrize("metrics", [5, 12])
 def test_scores_fit(terminal: io.StringIO, metrics: int) -> None:
     from ctseg.cli.scores import print_report
+    from ctseg.metrics import catalogue
     from ctseg.metrics.bootstrap import BootstrapSample
-    from ctseg.metrics.catalogue import METRICS
 
-    names = list(METRICS)[:metrics]
+    names = list(catalogue.names())[:metrics]
     label = {name: 12.5 + i for i, name in enumerate(names)}
     cases = tuple(
         CaseResult(f"volume-{i:04}", (LabelResult("left kidney", label, 812.25, 809.5),))

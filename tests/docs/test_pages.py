@@ -16,6 +16,7 @@ import pytest
 from typer.main import get_command
 
 from ctseg import hookspecs
+from ctseg.cli import extra
 from ctseg.cli.app import app
 from ctseg.cli.options.settings import MODELS, model_of
 
@@ -94,6 +95,10 @@ def test_commands_on_the_pages_exist(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     if "[OPTIONS]" in words:
         words = words[: words.index("[OPTIONS]")]
+    plugin = extra.stub(words[0]) if words and words[0] not in command.commands else None
+    if plugin is not None:
+        command = plugin.load()
+        words.pop(0)
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         assert words[0] in command.commands, f"{page}: there is no '{words[0]}'"
         command = command.commands[words.pop(0)]

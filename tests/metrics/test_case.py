@@ -10,7 +10,7 @@ import pytest
 
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.case import MetricSettings, score_labels, score_values
-from ctseg.metrics.catalogue import ALL, CHEAP, DEFAULT, METRICS, REGRESSION, resolve
+from ctseg.metrics.catalogue import CHEAP, DEFAULT, REGRESSION, labels_only, metric, resolve
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.metrics.surface import surface_distances
 from ctseg.specs import Label, Task
@@ -18,6 +18,7 @@ from ctseg.task import classes_task
 
 SPACING = (2.0, 1.0, 0.5)
 TASK = classes_task({"organ": 1, "lesion": 2, "vessel": 3, "bone": 4})
+ALL = labels_only()
 EVERYTHING = MetricSettings(ALL)
 
 
@@ -53,11 +54,11 @@ def test_every_metric_of_every_state() -> None:
     assert organ.values["average_precision"] == 1
     for name, state in (("lesion", "missed"), ("vessel", "invented")):
         assert found[name].state == state
-        for metric in ALL:
-            worst = METRICS[metric].worst
+        for one in ALL:
+            worst = metric(one).worst
             if worst is not None:
                 expected = diagonal if worst == "diagonal" else worst
-                assert found[name].values[metric] == expected, metric
+                assert found[name].values[one] == expected, one
     assert found["lesion"].values["volume_difference"] == -1
     assert found["vessel"].values["volume_difference"] is None  # a share of nothing
     assert found["bone"].state == "absent"

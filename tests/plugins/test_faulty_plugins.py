@@ -163,14 +163,14 @@ def test_a_clash_with_the_box_does_not_touch_published_models(site, tmp_path):
 
 
 def test_an_unknown_hook_is_told_and_the_others_count(site):
-    hook = "\n@ctseg.hookimpl\ndef ctseg_augmentations():\n    return []\n"
+    hook = "\n@ctseg.hookimpl\ndef ctseg_optimizers():\n    return []\n"
     install(site, "newer-net", NETWORK.replace("NAME", "newer_net") + hook)
     assert plugins.architecture("newer_net").name == "newer_net"
-    assert "unknown hook ctseg_augmentations" in error_of("newer-net")
+    assert "unknown hook ctseg_optimizers" in error_of("newer-net")
     result = CliRunner().invoke(app, ["plugins", "list"])
     assert result.exit_code == 0
     assert "newer-net could not be used in full" in result.stdout
-    assert "ctseg_augmentations" in result.stdout
+    assert "ctseg_optimizers" in result.stdout
 
 
 def test_a_missing_plugin_is_said_first(site):

@@ -141,6 +141,8 @@ def transform(
     if sides is not None and exchanged(drawn, lateral):
         target[1].copy_(sides.swap(target[1]))
     change_values(image[1], drawn, units)
+    for extra in drawn.extra:
+        extra.apply(image[1], target[1])
 
 
 def centre(x: torch.Tensor, patch_zyx: Zyx) -> torch.Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.config.augment import AugmentConfig
+from ctseg.data.augment.extra import DrawnTransform, draw_extra
 
 Zyx = tuple[int, int, int]
 Turn = tuple[tuple[int, int, int], tuple[int, ...]]
@@ -42,6 +43,7 @@ class AugmentParameters:
         shift: HU, or hundredths of a deviation [0].
         cut_out: boxes of (centre, size), each as shares of the patch [()].
         seed: of fields of numbers: noise and displacements.
+        extra: transforms of `[augment.extra]` [()].
     """
 
     affine: NDArray[np.float64] | None
@@ -59,6 +61,7 @@ class AugmentParameters:
     shift: float
     cut_out: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
     seed: int
+    extra: tuple[DrawnTransform, ...] = ()
 
 
 STAYS: Turn = ((0, 1, 2), ())
@@ -107,6 +110,7 @@ def draw_parameters(
         shift=between(u[36], c.shift_range) if u[11] < c.shift else 0.0,
         cut_out=_boxes(c, u) if u[12] < c.cut_out else (),
         seed=seed,
+        extra=draw_extra(config, seed, spacing_zyx),
     )
 
 

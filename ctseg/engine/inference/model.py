@@ -126,7 +126,9 @@ class NetworkModel:
         self.networks = tuple(networks)
         self.runtime = runtime
         self.task: Task = card.task.task()
-        self.pipeline = Pipeline.of(card.preprocess)
+        self.pipeline = Pipeline.of(
+            card.preprocess, {kind: p.package for kind, p in card.step_providers.items()}
+        )
         self.scale = target_scale(card.preprocess.steps, card.out_channels)
         self.settings = settings_of(card)
         self.force = False

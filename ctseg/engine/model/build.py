@@ -8,13 +8,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.modules import module as registration
 
 from ctseg import plugins
-from ctseg.card import Card
+from ctseg.card import Card, Provider
 from ctseg.engine.model.create import build_network
 from ctseg.errors import CorruptWeights, CtsegWarning, PluginError, UnknownName
 from ctseg.specs import Constraints, training_only
@@ -62,7 +62,7 @@ def constraints_of(card: Card) -> Constraints:
 
 
 def check_provider(card: Card, *, force: bool = False) -> None:
-    """Compare who provides the card's architecture here with whom the model was trained with.
+    """Compare who provides the card's architecture and steps here with whom the model was trained with.
 
     Another version warns, another major one is refused, as is another package. The built-in networks keep their
     meaning, so that only a newer ctseg than this one warns.
@@ -74,45 +74,53 @@ def check_provider(card: Card, *, force: bool = False) -> None:
         PluginError: another package or major version.
         UnknownName: as `build`.
     """
-    found, due = _provided(card).plugin, card.provider
-    if found.module == plugins.BUILTIN and plugins.same_package(found, due.package):
-        if _numbers(card.ctseg_version) > _numbers(__version__):
-            _warn(f"The model was made with ctseg {card.ctseg_version}; this is {__version__}.")
-        return
-    other = not plugins.same_package(found, due.package)
-    if not other and (not due.version or due.version == found.version):
-        return
-    wanted = f"{due.package} {due.version}".strip()
-    text = (
-        f"The model was trained with '{card.architecture}' of {wanted}, and {found.owner} is installed: "
-        "its predictions may differ."
-    )
-    if (other or _numbers(due.version)[:1] != _numbers(found.version)[:1]) and not force:
-        pin = f"{due.package}=={due.version}" if due.version else due.package
-        raise PluginError(
-            text,
-            hint=f'Install it: pip install "{pin}"   or predict all the same: --set force=true',
+    for kind, name, due in _wanted(card):
+        found = _find(kind, name, due).plugin
+        if found.module == plugins.BUILTIN and plugins.same_package(found, due.package):
+            if _numbers(card.ctseg_version) > _numbers(__version__):
+                _warn(f"The model was made with ctseg {card.ctseg_version}; this is {__version__}.")
+            continue
+        other = not plugins.same_package(found, due.package)
+        if not other and (not due.version or due.version == found.version):
+            continue
+        wanted = f"{due.package} {due.version}".strip()
+        text = (
+            f"The model was trained with '{name}' of {wanted}, and {found.owner} is installed: "
+            "its predictions may differ."
         )
-    _warn(text)
+        if (other or _numbers(due.version)[:1] != _numbers(found.version)[:1]) and not force:
+            pin = f"{due.package}=={due.version}" if due.version else due.package
+            raise PluginError(
+                text,
+                hint=f'Install it: pip install "{pin}"   or predict all the same: --set force=true',
+            )
+        _warn(text)
 
 
-def installed_provider(card: Card) -> str:
-    """Package and version that provide the card's architecture here."""
-    return _provided(card).plugin.owner
+def _wanted(card: Card) -> list[tuple[plugins.Kind, str, Provider]]:
+    """What the card's plugins must provide: the network, and the steps that are not of the box."""
+    steps = [("step", kind, due) for kind, due in card.step_providers.items()]
+    return [("architecture", card.architecture, card.provider), *cast(Any, steps)]
+
+
+def installed_providers(card: Card) -> list[str]:
+    """Packages and versions that provide the card's architecture and steps here."""
+    return sorted({_find(*wanted).plugin.owner for wanted in _wanted(card)})
 
 
 def _provided(card: Card) -> plugins.Registered:
+    return _find("architecture", card.architecture, card.provider)
+
+
+def _find(kind: plugins.Kind, name: str, due: Provider) -> plugins.Registered:
     try:
-        return plugins.registry().get(
-            "architecture", card.architecture, package=card.provider.package
-        )
+        return plugins.registry().get(kind, name, package=due.package)
     except UnknownName as error:
-        raise _missing(card, error) from error
+        raise _missing(kind, due, error) from error
 
 
-def _missing(card: Card, error: UnknownName) -> UnknownName:
-    """What to do about a model whose network nobody provides here."""
-    due = card.provider
+def _missing(kind: plugins.Kind, due: Provider, error: UnknownName) -> UnknownName:
+    """What to do about a model whose network or step nobody provides here."""
     wanted = f"{due.package} {due.version}".strip()
     there = next(
         (p for p in plugins.registry().plugins if plugins.same_package(p, due.package)), None
@@ -124,10 +132,11 @@ def _missing(card: Card, error: UnknownName) -> UnknownName:
         text = f"The model needs the plugin package {wanted}, and {there.owner} could not be used: {there.error}"
         hint = "Its traceback: ctseg plugins list --json"
     else:
-        text = f"The model needs '{error.name}' of {wanted}, and {there.owner} is installed, which has no such network."
+        what = "network" if kind == "architecture" else kind
+        text = f"The model needs '{error.name}' of {wanted}, and {there.owner} is installed, which has no such {what}."
         pin = f"{due.package}=={due.version}" if due.version else f"--upgrade {due.package}"
         hint = f"Install the version that has it: pip install {pin}"
-    found = UnknownName("architecture", error.name, error.known)
+    found = UnknownName(kind, error.name, error.known)
     found.message, found.hint = text, hint
     return found
 

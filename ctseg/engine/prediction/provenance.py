@@ -11,7 +11,7 @@ from typing import Any
 from ctseg.engine.inference.cascade import Cascade
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.model import Model
-from ctseg.engine.model.build import installed_provider
+from ctseg.engine.model.build import installed_providers
 from ctseg.engine.model.weights import tensors_sha256
 from ctseg.specs import ImageRef
 from ctseg.volume.formats.companion_files import files_of
@@ -44,8 +44,8 @@ def tensors_of(model: Model) -> list[str]:
 
 
 def providers_of(model: Model) -> list[str]:
-    """The packages that provide the networks here, with their versions."""
-    return sorted({installed_provider(one.card) for one in parts_of(model)})
+    """The packages that provide the networks and steps here, with their versions."""
+    return sorted({owner for one in parts_of(model) for owner in installed_providers(one.card)})
 
 
 def parts_of(model: Model) -> Iterator[Model]:

@@ -30,7 +30,7 @@ from ctseg.engine.training.validate import WORST, merit, scores_of, validate, va
 from ctseg.errors import RunFailed
 from ctseg.files import write_text
 from ctseg.losses.deep import DeepSupervision
-from ctseg.metrics.catalogue import METRICS
+from ctseg.metrics.catalogue import metric
 from ctseg.metrics.report import Report
 
 
@@ -241,7 +241,7 @@ def _validated(report: Report) -> str:
     if found:
         means = {name: report.mean(name) for name in found}
         return ", ".join(
-            f"{METRICS[name].title} {'-' if value is None else f'{value:.5g}'}"
+            f"{metric(name).title} {'-' if value is None else f'{value:.5g}'}"
             for name, value in means.items()
         )
     parts = ", ".join(f"{label} {value:.4f}" for label, value in report.dice.items())

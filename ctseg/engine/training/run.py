@@ -15,6 +15,7 @@ from ctseg import plugins
 from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_version_2
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
+from ctseg.data.augment.extra import extra_transforms
 from ctseg.data.inspection.hounsfield import unnamed_ct
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
@@ -24,6 +25,7 @@ from ctseg.data.readers.grids import tolerated_offsets
 from ctseg.data.readers.layout import some
 from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.splits import depths, split
+from ctseg.data.steps import foreign_steps
 from ctseg.data.store import Prepared, Store
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.postprocess.rules import check_rules
@@ -187,6 +189,7 @@ def check_names(config: RunConfig, *, fresh: bool = True) -> None:
     """
     optim.check_names(config.train)
     Pipeline.of(config.preprocess)
+    extra_transforms(config.augment)
     spec = plugins.architecture(config.model.architecture)
     dropped = frozenset() if fresh else training_only(spec.config)
     options = {k: v for k, v in config.model.options.items() if k not in dropped}
@@ -355,8 +358,12 @@ def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card
     assert config.task is not None
     entry = plugins.registry().get("architecture", config.model.architecture)
     provider, dropped = entry.plugin, training_only(entry.spec.config)
+    steps = {
+        kind: Provider(package=plugin.package, version=plugin.version)
+        for kind, plugin in foreign_steps(config.preprocess).items()
+    }
     return Card(
-        card_version=2 if needs_version_2(config.predict) else 1,
+        card_version=2 if steps or needs_version_2(config.predict) else 1,
         architecture=config.model.architecture,
         options={k: v for k, v in config.model.options.items() if k not in dropped},
         provider=Provider(package=provider.package, version=provider.version),
@@ -375,6 +382,7 @@ def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card
             cases=count,
             fold=config.data.fold if len(dataset.cases) > 1 else None,
         ),
+        step_providers=steps,
         seed=config.seed,
         ctseg_version=__version__,
     )

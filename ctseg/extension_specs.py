@@ -1,0 +1,129 @@
+"""Specs of metrics, preprocessing steps, augmentations and commands: what their hooks return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ctseg.spec_tools import check_name, check_spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ctseg.metrics.pairs import LabelPair, ValuePair
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric of `ctseg evaluate`.
+
+    Attributes:
+        name: name in options and JSON.
+        title: column header; one that ends in mm or ml is shown in a suitable unit.
+        group: word by which `--metrics` chooses several metrics at once. `regression`: the metric is for the values of
+            a regression. `overlap`: it needs only `LabelPair.counts`, so that no masks are cut out.
+        better: whether higher or lower is better; None where 0 is best and the sign gives the direction of the error.
+        worst: score of a structure that only one of the two maps has, `diagonal` for the length of the scan's diagonal;
+            None if it is measured as usual.
+        measure: `measure(pair) -> float | None` from a `ctseg.metrics.pairs.LabelPair`, or a `ValuePair` for the group
+            `regression`. None and numbers that are not finite mean no score, which the mean leaves out.
+        summary: description in one line.
+    """
+
+    name: str
+    title: str
+    group: str
+    better: Literal["higher", "lower"] | None
+    worst: float | Literal["diagonal"] | None
+    measure: Callable[[Any], float | None]
+    summary: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_name(self.group)
+
+
+MeasureLabel = Callable[["LabelPair"], "float | None"]
+MeasureValues = Callable[["ValuePair"], "float | None"]
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """A preprocessing step.
+
+    Attributes:
+        name: the step's `kind` in run files and cards.
+        load: returns the step's class, a frozen dataclass that implements `ctseg.data.steps.Step`; it imports NumPy
+            only when it is called.
+        summary: one line for the listing.
+        reference: paper or source.
+    """
+
+    name: str
+    load: Callable[[], type[Any]]
+    summary: str
+    reference: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+
+class Augment(Protocol):
+    """Changes one sample: returns image and target of the same shapes and types, changed in place or new."""
+
+    def __call__(
+        self,
+        image: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        rng: np.random.Generator,
+        spacing_zyx: tuple[float, float, float],
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class AugmentationSpec:
+    """A random transform of patches, which runs after the built-in ones: `[augment.extra.NAME]` in the run file.
+
+    ctseg draws whether it happens (`probability`); `rng` belongs to the seed, the step, the sample and the name, so
+    that resumed runs draw the same numbers.
+
+    Attributes:
+        name: e.g. `rings`.
+        build: `build(config) -> augment(image, target, *, rng, spacing_zyx) -> (image, target)`. The image is float
+            [C, Z, Y, X] after preprocessing; the target [T, Z, Y, X] holds integers, -1 where ignored, or floats of a
+            regression, NaN where ignored. Both lie on the device of the training.
+        config: a dataclass whose fields are the options; each field needs a default.
+        summary: one line for the listing.
+        reference: paper or source.
+    """
+
+    name: str
+    build: Callable[[Any], Augment]
+    config: type
+    summary: str
+    reference: str = ""
+
+    def __post_init__(self) -> None:
+        check_spec(self.name, self.config)
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """A command `ctseg NAME`.
+
+    Attributes:
+        name: lower-case; words are joined by a hyphen.
+        load: returns a Typer application or a function with annotations as Typer reads them; called only when the
+            command is asked for.
+        summary: one line for `ctseg --help`.
+    """
+
+    name: str
+    load: Callable[[], Any]
+    summary: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name.replace("-", "_"))
