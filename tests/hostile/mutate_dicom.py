@@ -58,8 +58,8 @@ def _tags(content: bytes) -> list[tuple[Way, list[int]]]:
     """Tags of a file and of each item of its sequences, with the way to that item; without those of pixels."""
     data = pydicom.dcmread(io.BytesIO(content), force=True)
     return [
-        (way, [int(tag) for tag in item.keys() if tag != PIXELS])
-        for way, item in _items(data, ())  # noqa: SIM118 (a data set iterates over its elements)
+        (way, [int(tag) for tag in item.keys() if tag != PIXELS])  # noqa: SIM118
+        for way, item in _items(data, ())
     ]
 
 
