@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ctseg.metrics.pairs import LabelPair, ValuePair
-
 
 @dataclass(frozen=True)
 class MetricSpec:
@@ -43,10 +41,6 @@ class MetricSpec:
     def __post_init__(self) -> None:
         check_name(self.name)
         check_name(self.group)
-
-
-MeasureLabel = Callable[["LabelPair"], "float | None"]
-MeasureValues = Callable[["ValuePair"], "float | None"]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class DrawnTransform:
             if not isinstance(new, torch.Tensor) or _kind(new) != _kind(old):
                 raise PluginError(
                     f"{what} must return tensors of the shapes and types that it takes: "
-                    f"{_kind(new)} where {_kind(old)} is due."
+                    f"it returned {_kind(new)} for {_kind(old)}."
                 )
             if new is not old:
                 old.copy_(new)
