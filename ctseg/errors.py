@@ -9,6 +9,8 @@ from collections.abc import Iterable
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+_LONGEST = 300
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 class Terminated(KeyboardInterrupt):
@@ -28,13 +30,15 @@ class CtsegError(Exception):
     """Base class of all errors that ctseg raises on purpose.
 
     Args:
-        message: the problem and what was expected, in one sentence.
+        message: the problem and what was expected, in one sentence; control characters, which values of a file may
+            contain, are shown as escapes.
         hint: the command or option that solves it, or what to check.
     """
 
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = _on_one_line(message)
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -141,3 +145,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to `name`; None if none is similar."""
     matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.55)
     return matches[0] if matches else None
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without the traces and values that some append to it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0].rstrip(".")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _on_one_line(message: str) -> str:
+    """A message that any terminal shows on one line, whatever a damaged file put into it."""
+    return message.translate(_CONTROLS).encode(errors="backslashreplace").decode()

@@ -8,7 +8,15 @@ from itertools import repeat
 from typing import Literal
 
 from ctseg.nets.layer_order import Activation, Norm
-from ctseg.nets.options import CHOICES, MOST_IN_LEVEL, Downsampling, Skip, UNetOptions, Upsampling
+from ctseg.nets.options import (
+    CHOICES,
+    MOST_IN_LEVEL,
+    MOST_WIDTH,
+    Downsampling,
+    Skip,
+    UNetOptions,
+    Upsampling,
+)
 from ctseg.specs import Constraints, NetworkPlan, Zyx
 
 __all__ = [
@@ -128,7 +136,11 @@ class ResidualUNet3DConfig(UNetOptions):
             f"1 to {MOST_IN_LEVEL}",
         )
         self._check_counts("decoder_convs", len(self.features) - 1)
-        self._check_number("stem_features", self.stem_features >= 0, "0 or a positive width")
+        self._check_number(
+            "stem_features",
+            0 <= self.stem_features <= MOST_WIDTH,
+            f"0 or a width up to {MOST_WIDTH}",
+        )
         if self.block == "projected" and self.downsampling == "strided":
             self._refuse(
                 "block",

@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 MOST_LEVELS, MOST_IN_LEVEL = 32, 100
 """Of any network that fits a machine: a card that asks for thousands is refused before they are built."""
+MOST_WIDTH, MOST_KERNEL = 10_000, 100
+"""Widest level and largest kernel or stride; the sizes of all tensors then stay countable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +117,10 @@ class UNetOptions:
     bias: bool = field(default=True, metadata={"help": "whether convolutions have a bias"})
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self.features) <= MOST_LEVELS or min(self.features) < 1:
+        if not 2 <= len(self.features) <= MOST_LEVELS or not _in(self.features, MOST_WIDTH):
             self._refuse(
                 "features",
-                f"a U-Net needs two to {MOST_LEVELS} positive widths",
+                f"a U-Net needs two to {MOST_LEVELS} widths from 1 to {MOST_WIDTH}",
                 hint="For example: features = [32, 64, 128, 256]",
             )
         for name, choices in CHOICES.items():
@@ -178,11 +180,12 @@ class UNetOptions:
     def _check_axes(self, name: str, count: int) -> None:
         value: Sequence[Zyx] = getattr(self, name)
         if value and (
-            len(value) != count or any(len(item) != 3 or min(item) < 1 for item in value)
+            len(value) != count
+            or any(len(item) != 3 or not _in(item, MOST_KERNEL) for item in value)
         ):
             self._refuse(
                 name,
-                f"it takes {count} triples (z, y, x) of positive numbers, as `features` sets the depth",
+                f"it takes {count} triples (z, y, x) of numbers from 1 to {MOST_KERNEL}, as `features` sets the depth",
                 hint=f"For example: {name} = [{', '.join(['[1, 3, 3]'] * count)}]",
             )
 
@@ -212,3 +215,7 @@ class UNetOptions:
         if self.layer_order:
             return parse_layer_order(self.layer_order)
         return LayerOrder(STANDARD, self.norm, self.activation)
+
+
+def _in(values: Sequence[int], most: int) -> bool:
+    return all(1 <= value <= most for value in values)

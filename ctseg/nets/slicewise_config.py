@@ -17,6 +17,7 @@ from ctseg.nets.config import (
     residual_unet_from_plan,
     unet_from_plan,
 )
+from ctseg.nets.options import MOST_WIDTH
 from ctseg.specs import Constraints, NetworkPlan, Zyx
 
 Upsampling2D = Literal["transposed", "bilinear"]
@@ -177,8 +178,8 @@ class TimmUNetConfig:
                 f"TimmUNetConfig.dropout is {self.dropout}.",
                 hint="Use a probability from 0 to below 1",
             )
-        if self.features and min(self.features) < 1:
+        if not all(1 <= width <= MOST_WIDTH for width in self.features):
             raise ConfigError(
                 f"TimmUNetConfig.features is {self.features}.",
-                hint="Use positive widths, or none for 16, 32, ...",
+                hint=f"Use widths from 1 to {MOST_WIDTH}, or none for 16, 32, ...",
             )

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ctseg.errors import BadInput, ConfigError, FileProblem, UnknownName
+from ctseg.errors import BadInput, ConfigError, FileProblem, UnknownName, first_line
 from ctseg.nets.timm_import import timm
 
 FAMILIES = "resnet, regnet, efficientnet, convnext, densenet, mobilenetv3, ..."
@@ -141,7 +141,7 @@ def read_encoder_weights(weights: str) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileProblem(f"{path} is no whole safetensors file: {error}.") from error
+        raise FileProblem(f"{path} is no whole safetensors file: {first_line(error)}.") from error
     if not tensors:
         raise BadInput(f"{path} holds no tensors.")
     return tensors

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ctseg.config.checking import parse_json
 from ctseg.errors import FileProblem
-from ctseg.report.figure import GREY, INK, new_figure, plain_axes, save_png
+from ctseg.report.figure import GREY, INK, new_figure, plain_axes, save_png, short_name
 from ctseg.task import PALETTE
 
 
@@ -130,11 +130,17 @@ def _draw_dice(axes: Axes, epochs: list[Epoch]) -> None:
         points = [(e.epoch, e.dice[name]) for e in scored if name in e.dice]
         colour = tuple(v / 255 for v in PALETTE[index % len(PALETTE)])
         axes.plot(
-            *_columns(points), color=colour, linewidth=1.2, marker=_marker(points), label=name
+            *_columns(points),
+            color=colour,
+            linewidth=1.2,
+            marker=_marker(points),
+            label=short_name(name),
         )
     mean = [(e.epoch, e.mean_dice) for e in scored if e.mean_dice is not None]
     name = labels[0] if len(labels) == 1 else "mean"
-    axes.plot(*_columns(mean), color=INK, linewidth=2.2, marker=_marker(mean), label=name)
+    axes.plot(
+        *_columns(mean), color=INK, linewidth=2.2, marker=_marker(mean), label=short_name(name)
+    )
     best = max(mean, key=lambda point: point[1])
     axes.plot([best[0]], [best[1]], "o", color=INK, markersize=6)
     axes.set_title(
@@ -153,7 +159,11 @@ def _draw_psnr(axes: Axes, epochs: list[Epoch]) -> None:
         points = [(epoch, values[name]) for epoch, values in scores if name in values]
         colour = tuple(v / 255 for v in PALETTE[index % len(PALETTE)]) if len(labels) > 1 else INK
         axes.plot(
-            *_columns(points), color=colour, linewidth=1.6, marker=_marker(points), label=name
+            *_columns(points),
+            color=colour,
+            linewidth=1.6,
+            marker=_marker(points),
+            label=short_name(name),
         )
     if labels:
         axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)

@@ -13,6 +13,7 @@ from ctseg.files import whole_file
 INK = "#1f2933"
 GREY = "#7b8794"
 GRID = "#e4e7eb"
+_LONGEST_NAME = 60
 
 
 def new_figure(width: float, height: float, *, background: str = "white") -> Figure:
@@ -47,3 +48,9 @@ def plain_axes(axes: Axes) -> None:
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9)
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def short_name(name: str) -> str:
+    """A label's name as text of a picture: cut, since a long one takes minutes, and without formulas."""
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return shown.replace("$", r"\$")

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
-from ctseg.report.figure import new_figure, save_png
+from ctseg.report.figure import new_figure, save_png, short_name
 from ctseg.report.planes import (
     PLANES,
     Plane,
@@ -293,7 +293,7 @@ def _legend(figure: Figure, task: Task, rows: list[list[_Cell]], width: float) -
         name for pixels in slices for name, mask in masks(task, pixels).items() if mask.any()
     }
     patches = [
-        Patch(color=_rgb(task, index), label=label.name)
+        Patch(color=_rgb(task, index), label=short_name(label.name))
         for index, label in enumerate(task.foreground)
         if label.name in visible or not visible
     ]

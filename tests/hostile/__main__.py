@@ -6,9 +6,12 @@ import argparse
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ def main() -> int:
     from tests.hostile.targets import TARGETS
 
     given = _arguments(list(TARGETS))
+    if given.jobs > 1:
+        return _finish(_side_by_side(given.target or list(TARGETS), given), given)
     chosen = [TARGETS[name] for name in given.target or TARGETS]
     base = tempfile.TemporaryDirectory(prefix="ctseg-hostile-")
-    failed, documents = 0, []
+    documents = []
     with base as folder:
         # what reading caches and unpacks stays in the folder
         os.environ |= {
@@ -33,11 +38,33 @@ def main() -> int:
             if missing:
                 print(f"{target.name}: left out, since {missing[0]} is not installed", flush=True)
                 continue
-            document = _run(target, Path(folder), given)
-            failed += document["failed"]
-            documents.append(document)
+            documents.append(_run(target, Path(folder), given))
+    return _finish(documents, given)
+
+
+def _side_by_side(names: Sequence[str], given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each target in a process of its own, several at a time."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+
+        def run(name: str) -> list[dict[str, Any]]:
+            counts = Path(folder, f"{name}.json")
+            command = [
+                sys.executable, "-m", "tests.hostile", "--target", name, "--executions", str(given.executions),
+                "--seed", str(given.seed), "--reproducers", str(given.reproducers), "--json", str(counts),
+            ]  # fmt: skip
+            ended = subprocess.run(command, check=False, capture_output=True, text=True)
+            if not counts.exists():
+                raise RuntimeError(f"{name}: {ended.stdout}{ended.stderr}")
+            print("\n".join(ended.stdout.splitlines()[:-1]), flush=True)
+            return list(json.loads(counts.read_text()))
+
+        return [document for documents in pool.map(run, names) for document in documents]
+
+
+def _finish(documents: list[dict[str, Any]], given: argparse.Namespace) -> int:
     if given.json:
         given.json.write_text(json.dumps(documents, indent=2) + "\n")
+    failed = sum(document["failed"] for document in documents)
     total = sum(document["executions"] for document in documents)
     print(f"{total} executions of {len(documents)} targets, {failed} failures")
     return 1 if failed else 0
@@ -47,6 +74,7 @@ def _arguments(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--executions", type=int, default=1000, help="of each target")
     parser.add_argument("--target", action="append", choices=names, help="default: all")
+    parser.add_argument("--jobs", type=int, default=1, help="targets that run side by side")
     parser.add_argument("--seed", type=int, default=0, help="of the randomness")
     parser.add_argument("--only", type=int, help="number of one execution, to repeat it")
     parser.add_argument(

@@ -11,6 +11,8 @@ import numpy as np
 import tifffile
 
 import ctseg
+from ctseg.volume.formats import probe
+from tests.hostile.helper import fork_helper
 from tests.hostile.mutate import binary, document
 from tests.hostile.target import Seed, look
 
@@ -47,6 +49,7 @@ def _tiff(path: Path, **options: Any) -> Seed:
 
 
 def hdf5(folder: Path) -> list[Seed]:
+    probe.run_helper = fork_helper
     seeds = []
     for version in ("earliest", "latest"):
         for name, options in {

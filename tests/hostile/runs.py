@@ -107,7 +107,7 @@ def log(folder: Path) -> list[Seed]:
     return [
         Seed(path.stem, path, [path], json_lines(), read)
         for path in (file, scores)
-        for read in (*(read_epochs,) * 15, _draw)  # a picture takes a hundred times as long
+        for read in (*(read_epochs,) * 31, _draw)  # a picture takes a hundred times as long
     ]
 
 

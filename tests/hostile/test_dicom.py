@@ -138,3 +138,20 @@ def test_thousands_of_contours_on_one_slice_and_points_in_one_contour(tmp_path: 
     assert "repeated contours count once: 1499" in " ".join(read.metadata["notes"])
     once = ctseg.read(opened, roi="roi 1")
     assert once.array[0].any() and once.array[0].sum() < 9 * 10
+
+
+def test_text_of_a_header_cannot_break_a_message(tmp_path: Path) -> None:
+    folder, file = objects.make_all(tmp_path)[f"series {objects.BASE}.1"]
+    content = file.read_bytes()
+    uid = pydicom.dcmread(file).file_meta.TransferSyntaxUID.encode()
+    file.write_bytes(content.replace(uid, b"1\n" + uid[2:]))
+    with pytest.raises(CtsegError) as caught:
+        ctseg.read(folder)
+    assert "\n" not in caught.value.message
+
+
+def test_directions_of_any_size_are_listed(tmp_path: Path) -> None:
+    folder, file = objects.make_all(tmp_path)[f"series {objects.BASE}.1"]
+    changed(file, ImageOrientationPatient=[1e300, 1e300, 0, 1e300, 0, 0], SeriesInstanceUID="1.2.3")
+    with np.errstate(all="raise"), pytest.raises(CtsegError):
+        ctseg.read(folder)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ctseg.data.readers.layout import named_task
+from ctseg.errors import BadInput
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, limits and /proc")
 COUNT = 24
 ROOT = Path(__file__).parents[2]
@@ -93,3 +96,9 @@ def test_what_goes_wrong_is_found_and_kept(
         about = json.loads((tmp_path / "kept" / str(number) / "failure.json").read_text())
         assert about["again"] == f"again --only {number}"
         assert (tmp_path / "kept" / str(number) / "x").read_bytes() != b"good" * 100
+
+
+@pytest.mark.parametrize("ignore", [float("inf"), float("nan"), "x", [1]])
+def test_an_ignored_value_that_is_no_number_is_refused(tmp_path: Path, ignore: object) -> None:
+    with pytest.raises(BadInput, match="ignore"):
+        named_task({"box": 1}, ignore)  # type: ignore[arg-type]

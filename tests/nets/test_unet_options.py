@@ -246,6 +246,9 @@ def test_options_survive_replacement():
         {"encoder_convs": (2, 2, 101)},
         {"convs_per_level": 10**9},
         {"features": (4,) * 33},
+        {"features": (4, 2**63 - 1, 4)},
+        {"kernels_zyx": ((3, 3, 2**64 + 1),) * 3},
+        {"strides_zyx": ((1, 10**30, 1),) * 2},
     ],
 )
 def test_more_layers_than_any_network_has_are_refused(options):

@@ -117,3 +117,11 @@ def test_a_log_that_is_no_text_is_named(tmp_path: Path) -> None:
     log.write_bytes(log.read_bytes() + b"\xff\xfe\n")
     with pytest.raises(FileProblem, match="UTF-8"):
         read_epochs(log)
+
+
+@pytest.mark.parametrize("name", ["x" + "[" * 100_000, "a$b$^$", r"$\frac$"])
+def test_names_that_are_long_or_look_like_formulas_are_drawn(tmp_path: Path, name: str) -> None:
+    log = write_log(tmp_path, [epoch_line(1, dice={name: 0.5, "liver": 0.2})])
+    draw_curves(log, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (960, 720)

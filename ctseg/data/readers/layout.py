@@ -233,15 +233,15 @@ def named_task(names: str | Mapping[str, Any] | None, ignore: str | int | None) 
         BadInput: something else than NAME=VALUE, or a value given twice.
     """
     if names is None:
-        return None if ignore is None else Task("classes", (), int(_number(ignore, "ignore")))
+        return None if ignore is None else Task("classes", (), int(whole_number(ignore, "ignore")))
     values: dict[str, int] = {}
     for name, value in names.items() if isinstance(names, Mapping) else _parted(names):
         if name.strip() in values:
             raise BadInput(f"The label '{name.strip()}' is named twice: {names}.")
-        values[name.strip()] = _number(str(value), name.strip())
+        values[name.strip()] = whole_number(str(value), name.strip())
     if len(set(values.values())) < len(values):
         raise BadInput(f"Two labels have the same value: {names}.")
-    task = classes_task(values, ignore=None if ignore is None else _number(ignore, "ignore"))
+    task = classes_task(values, ignore=None if ignore is None else whole_number(ignore, "ignore"))
     return replace(task, mirror_pairs=mirror_pairs(values))
 
 
@@ -253,10 +253,15 @@ def _parted(names: str) -> Iterable[tuple[str, str]]:
         yield name, value
 
 
-def _number(value: str | int, what: str) -> int:
+def whole_number(value: Any, what: str) -> int:
+    """The number that a value of a file means.
+
+    Raises:
+        BadInput: no number, or a negative one.
+    """
     try:
         number = int(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadInput(f"'{what}' should be a whole number, not '{value}'.") from error
     if number < 0:
         raise BadInput(f"'{what}' should not be negative: {number}.")

@@ -169,7 +169,7 @@ def _task(content: Mapping[str, Any], file: Path) -> Task:
         task = Task(
             "channels",
             tuple(
-                Label(name, numbers, int(value))
+                Label(name, numbers, layout.whole_number(value, "regions_class_order"))
                 for (name, numbers), value in zip(values.items(), order, strict=True)
             ),
             ignore=ignore,

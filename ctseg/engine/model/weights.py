@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from ctseg.card import HEADER_KEY, Card
 from ctseg.engine.model.weights_header import MEND, read_card
-from ctseg.errors import BadInput, CorruptWeights
+from ctseg.errors import BadInput, CorruptWeights, first_line
 from ctseg.files import whole_file
 
 __all__ = [
@@ -71,7 +71,9 @@ def read_weights(path: Path, *, verify: bool = True) -> tuple[dict[str, torch.Te
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CorruptWeights(f"{path} is no whole safetensors file: {error}.", hint=MEND) from error
+        raise CorruptWeights(
+            f"{path} is no whole safetensors file: {first_line(error)}.", hint=MEND
+        ) from error
     if verify and card.members:
         check_tensors(tensors, card, path)
     return tensors, card

@@ -37,12 +37,27 @@ def try_open(path: Path, function: str, **options: Any) -> None:
     Raises:
         FileProblem: the helper failed, crashed, or took too much time or memory.
     """
+    damaged = f"{path} cannot be read; it is damaged"
+    try:
+        status, said = run_helper(path, function, options)
+    except subprocess.TimeoutExpired as error:
+        raise FileProblem(f"{damaged}: opening it does not end.", hint=AGAIN) from error
+    if status == 1 and said:
+        raise FileProblem(f"{damaged}: {said}.", hint=AGAIN)
+    if status:
+        raise FileProblem(
+            f"{damaged}: opening it ended the helper process that tried (status {status}).",
+            hint=AGAIN,
+        )
+
+
+def run_helper(path: Path, function: str, options: Mapping[str, Any]) -> tuple[int, str]:
+    """The exit status of a helper process, and what it said."""
     command = [sys.executable, "-m", __name__, str(path), function, json.dumps(options)]
     # one thread, since each of many would reserve memory
     threads = {
         f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")
     }
-    damaged = f"{path} cannot be read; it is damaged"
     with subprocess.Popen(  # noqa: S603 (the interpreter itself, without a shell)
         command,
         stdin=subprocess.DEVNULL,
@@ -52,18 +67,9 @@ def try_open(path: Path, function: str, **options: Any) -> None:
     ) as helper:
         try:
             output, _ = helper.communicate(timeout=_START + SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise FileProblem(f"{damaged}: opening it does not end.", hint=AGAIN) from error
         finally:
             helper.kill()
-    if helper.returncode == 0:
-        return
-    if helper.returncode == 1 and output:
-        raise FileProblem(f"{damaged}: {output.decode(errors='replace')}.", hint=AGAIN)
-    raise FileProblem(
-        f"{damaged}: opening it ended the helper process that tried (status {helper.returncode}).",
-        hint=AGAIN,
-    )
+    return helper.returncode, output.decode(errors="replace")
 
 
 def _limit() -> None:

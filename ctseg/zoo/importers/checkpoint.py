@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctseg.errors import BadInput, CorruptWeights
+from ctseg.errors import BadInput, CorruptWeights, first_line
 
 _NUMBERS = (
     "Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float16", "Float32", "Float64",
@@ -50,10 +50,10 @@ def read_checkpoint(path: Path, *, name: str = "") -> dict[str, Any]:
         except BadInput:
             raise
         except pickle.UnpicklingError as error:
-            raise _refused(name, [str(error).strip().splitlines()[0]]) from None
+            raise _refused(name, [first_line(error)]) from None
         except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
             raise CorruptWeights(
-                f"{name} cannot be read as a checkpoint: {type(error).__name__}: {error}.",
+                f"{name} cannot be read as a checkpoint: {type(error).__name__}: {first_line(error)}.",
                 hint="Copy it again from where it was trained.",
             ) from error
     if not isinstance(content, dict):

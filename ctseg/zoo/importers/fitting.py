@@ -9,7 +9,7 @@ import pydantic
 import torch
 
 from ctseg import plugins
-from ctseg.errors import BadInput, CtsegError
+from ctseg.errors import BadInput, CtsegError, first_line
 from ctseg.nets.foreign.network import ForeignNetwork
 
 
@@ -28,7 +28,7 @@ def understood(what: str) -> Iterator[None]:
         raise BadInput(f"What {what} say makes no card: {error.errors()[0]['msg']}.") from error
     except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
-            f"A value in {what} is not what is due there: {type(error).__name__}: {error}.",
+            f"A value in {what} is not what is due there: {type(error).__name__}: {first_line(error)}.",
             hint="Are they whole, and written by the project itself?",
         ) from error
 

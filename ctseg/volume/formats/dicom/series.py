@@ -34,6 +34,8 @@ _NOT_IMAGES = frozenset(
     ]
 )
 _UID, _STUDY, _MODALITY, _DESCRIPTION = 0x0020000E, 0x0020000D, 0x00080060, 0x0008103E
+_MOST_COSINE = 1.1
+"""Beyond it, and not finite, a direction is damaged."""
 _PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -232,7 +234,7 @@ def _orientation(header: Header) -> str:
             cosines = next(frames_of(header)).cosines
     except FileProblem:  # reported when this series is opened; the others can still be listed
         return ""
-    if len(cosines) != 6:
+    if len(cosines) != 6 or not all(abs(cosine) <= _MOST_COSINE for cosine in cosines):
         return ""
     normal = np.abs(np.cross(cosines[:3], cosines[3:]))
     return _PLANES[int(normal.argmax())] if normal.max() > 0.99 else "oblique"
