@@ -173,7 +173,7 @@ class Card(Section):
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
             `parts`, `training_scans`, `step_providers`, `stages.as_channels`, `predict.padding`, `predict.average`, the
-            blend `nnunet`).
+            blends `nnunet` and `monai_*`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -309,7 +309,7 @@ NEW_IN_2 = ("padding", "average")
 def needs_version_2(predict: PredictConfig) -> bool:
     """Whether a card of version 1 cannot say how this model predicts."""
     usual = PredictConfig()
-    return predict.blend == "nnunet" or any(
+    return predict.blend not in ("gaussian", "constant") or any(
         getattr(predict, key) != getattr(usual, key) for key in NEW_IN_2
     )
 

@@ -250,7 +250,8 @@ class PredictConfig(Section):
     Attributes:
         tile_zyx: voxels of the network's grid; the patch.
         overlap: share of a tile that neighbours share; or one for each axis, [z, y, x].
-        blend: weights where tiles overlap; `nnunet` is a Gaussian whose centre is the voxel n // 2, as nnU-Net's.
+        blend: weights where tiles overlap; `nnunet` is a Gaussian whose centre is the voxel n // 2, as nnU-Net's;
+            `monai_gaussian` and `monai_constant` place tiles as MONAI's SlidingWindowInferer.
         padding: what lies around a scan smaller than a tile: its reflection, or zeros after preprocessing (nnU-Net).
         average: what the members of an ensemble average.
         postprocess: rules that clean the label maps up, in their order; none leaves them as they are.
@@ -258,7 +259,9 @@ class PredictConfig(Section):
 
     tile_zyx: Zyx | None = None
     overlap: Overlap = 0.5
-    blend: Literal["gaussian", "nnunet", "constant"] = "gaussian"
+    blend: Literal["gaussian", "nnunet", "constant", "monai_gaussian", "monai_constant"] = (
+        "gaussian"
+    )
     padding: Literal["reflect", "zeros"] = "reflect"
     average: Literal["probabilities", "logits"] = "probabilities"
     mirror_axes: tuple[Literal["z", "y", "x"], ...] | None = Field(

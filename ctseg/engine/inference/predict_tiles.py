@@ -52,7 +52,7 @@ def predict_tiles(
         image_czyx: the preprocessed scan, [C, Z, Y, X], a NumPy array or a torch tensor.
         tile_zyx: size of a tile in voxels.
         overlap: fraction of a tile that overlaps with its neighbour, 0 to under 1, for all axes or for each (z, y, x).
-        blend: `gaussian` or `constant`.
+        blend: `gaussian` or `constant`, or one of another project (`tiling.Blend`).
         output: `logits`, `probabilities` (needs `activation`) or `labels`.
         activation: `softmax` for exclusive classes, `sigmoid` for channels, `none` for values.
         device, precision: `auto`, or as on the command line.

@@ -90,10 +90,11 @@ class _Slabs:
         self.air, self.background = air, background
         self.forwards = [Forward(net, runtime, settings, on_note) for net in networks]
         self.rings: list[torch.Tensor] = []
+        self.total: torch.Tensor | None = None  # of the weights, where they are not normalised
         self.place = torch.device("cpu") if settings.sums_on_host else self.device
         self.weights = self._weights()
         self.on_tiles, self.on_note = on_tiles, on_note
-        self.done, self.total = 0, len(self.rows) * len(self.grid.columns)
+        self.done, self.count = 0, len(self.rows) * len(self.grid.columns)
 
     def run(self) -> Iterator[Slab]:
         depth, starts = self.grid.tile_zyx[0], self.grid.starts[0]
@@ -109,6 +110,8 @@ class _Slabs:
                     yield from self._cut(z, stop, ring)
                     for sums in self.rings:
                         sums[:, ring] = 0
+                    if self.total is not None:
+                        self.total[ring] = 0
                     z = stop
 
     def _add(self, row: int, block: torch.Tensor) -> None:
@@ -155,17 +158,20 @@ class _Slabs:
         wz, wy, wx = self.weights[0][row], self.weights[1][yi], self.weights[2][xi]
         plane = wy[:, None] * wx
         turn = z % depth  # position of the tile's first slice in the ring
-        for out, sums in zip(outs, self.rings, strict=True):
-            for tile, ring in (
-                (slice(0, depth - turn), slice(turn, depth)),
-                (slice(depth - turn, depth), slice(0, turn)),
-            ):
-                if tile.stop > tile.start:
-                    weight = wz[tile, None, None] * plane
+        for tile, ring in (
+            (slice(0, depth - turn), slice(turn, depth)),
+            (slice(depth - turn, depth), slice(0, turn)),
+        ):
+            if tile.stop > tile.start:
+                weight = wz[tile, None, None] * plane
+                if self.total is not None:
+                    weight = weight.clamp_(min=self.grid.least_weight)
+                    self.total[ring, y : y + ty, x : x + tx] += weight
+                for out, sums in zip(outs, self.rings, strict=True):
                     sums[:, ring, y : y + ty, x : x + tx].addcmul_(out[:, tile], weight)
         self.done += 1
         if self.on_tiles:
-            self.on_tiles(self.done, self.total)
+            self.on_tiles(self.done, self.count)
 
     def _weights(self) -> list[list[torch.Tensor]]:
         return [[torch.from_numpy(w).to(self.place) for w in axis] for axis in self.grid.weights]
@@ -176,6 +182,8 @@ class _Slabs:
         plane = self.grid.shape_zyx[1:]
         try:
             self.rings = [torch.zeros((k, depth, *plane), device=self.place) for k in classes]
+            if self.grid.least_weight:
+                self.total = torch.zeros((depth, *plane), device=self.place)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -209,6 +217,8 @@ class _Slabs:
             box = (slice(None), slice(begin, begin + end - at),
                    slice(y0, y0 + self.shape[1]), slice(x0, x0 + self.shape[2]))  # fmt: skip
             outs = [sums[box] for sums in self.rings]
+            if self.total is not None:
+                outs = [out / self.total[box[1:]] for out in outs]
             self._check_finite(outs)
             yield at, outs
 

@@ -13,21 +13,29 @@ from ctseg.errors import BadInput
 from ctseg.specs import Constraints
 
 Zyx = tuple[int, int, int]
-Blend = Literal["gaussian", "nnunet", "constant"]
+Blend = Literal["gaussian", "nnunet", "constant", "monai_gaussian", "monai_constant"]
+MONAI = "monai_"
+"""Beginning of the blends whose tiles lie where MONAI's SlidingWindowInferer puts them."""
 Padding = Literal["reflect", "zeros"]
 Overlap = float | tuple[float, float, float]
 """Fraction of a tile that overlaps with its neighbour: one for all axes, or one for each (z, y, x)."""
 
 
-def starts(size: int, tile: int, overlap: float, context: int = 0) -> list[int]:
+def starts(
+    size: int, tile: int, overlap: float, context: int = 0, blend: Blend = "gaussian"
+) -> list[int]:
     """First voxels of the tiles along one axis: evenly spread, the first and last flush with the ends.
 
     Steps are as large as `tile * (1 - overlap)` allows, as in nnU-Net: 110 voxels with tile 64 and overlap 0.5
     give 0, 23, 46. Neighbours overlap by at least `2 * context` voxels.
+
+    The blends of MONAI keep the step instead, and move only the last tile, to the end: 0, 32, 46.
     """
     if size <= tile:
         return [0]
     step = max(min(tile * (1 - overlap), tile - 2 * context), 1)
+    if blend.startswith(MONAI):
+        return [*range(0, size - tile, int(step)), size - tile]
     count = math.ceil((size - tile) / step) + 1
     return [int(np.round(i * (size - tile) / (count - 1))) for i in range(count)]
 
@@ -37,15 +45,27 @@ def window(tile: int, blend: Blend) -> NDArray[np.float32]:
 
     `gaussian` is centred with sigma tile / 8, and at least 1e-3, so that the product over three axes never vanishes.
     `nnunet` is centred on the voxel tile // 2 without a lower limit; nnU-Net computes it by filtering a delta there
-    (Isensee et al., Nature Methods 18, 2021).
+    (Isensee et al., Nature Methods 18, 2021). `monai_gaussian` is centred as `gaussian` and has its lower limit in the
+    product (see `least_weight`).
     """
-    if blend == "constant":
+    if blend in ("constant", "monai_constant"):
         return np.ones(tile, np.float32)
     centre = tile // 2 if blend == "nnunet" else (tile - 1) / 2
     weights = np.exp(-0.5 * ((np.arange(tile) - centre) / (tile / 8)) ** 2)
-    floor = 0.0 if blend == "nnunet" else 1e-3
-    out: NDArray[np.float32] = np.maximum(weights / weights.max(), floor).astype(np.float32)
+    if blend != "monai_gaussian":
+        weights = np.maximum(weights / weights.max(), 0.0 if blend == "nnunet" else 1e-3)
+    out: NDArray[np.float32] = weights.astype(np.float32)
     return out
+
+
+def least_weight(tile_zyx: Zyx, blend: Blend) -> float:
+    """The lower limit of the product of a tile's weights over the axes; 0 where there is none.
+
+    MONAI's `compute_importance_map` sets one of 1e-3, so its weights are no product.
+    """
+    if blend != "monai_gaussian":
+        return 0.0
+    return max(1e-3, math.prod(float(window(tile, blend).min()) for tile in tile_zyx))
 
 
 def windows(
@@ -57,7 +77,7 @@ def windows(
     the weights there are 0, except at the ends of the scan.
     """
     out = []
-    for start in starts(size, tile, overlap, context):
+    for start in starts(size, tile, overlap, context, blend):
         weights = window(tile, blend).copy()
         if start > 0:
             weights[:context] = 0
@@ -73,7 +93,7 @@ def total_weight(
     """The sum of all tiles' weights along one axis; since tiles form a grid, the sum over a volume is a product."""
     out = np.zeros(size, np.float64)
     every = windows(size, tile, overlap, blend, context)
-    for start, weights in zip(starts(size, tile, overlap, context), every, strict=True):
+    for start, weights in zip(starts(size, tile, overlap, context, blend), every, strict=True):
         out[start : start + tile] += weights[: size - start]
     return out.astype(np.float32)
 

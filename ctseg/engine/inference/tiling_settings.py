@@ -56,7 +56,8 @@ class TileGrid:
     """The tiles of one scan.
 
     Weights are normalised: they are divided by their sum, which is a product over the axes since tiles form a grid.
-    So the sum of the weighted tiles is their mean.
+    So the sum of the weighted tiles is their mean. Weights with a lower limit are no product; their sum is found while
+    tiles are added up.
 
     Attributes:
         tile_zyx: size of a tile in voxels.
@@ -64,6 +65,7 @@ class TileGrid:
         shape_zyx: shape of the padded scan.
         starts: first voxels of the tiles along each axis of the padded scan.
         weights: along each axis, for each start, [tile] float32.
+        least_weight: lower limit of the product of the weights; 0 where there is none.
     """
 
     def __init__(self, shape_zyx: Zyx, settings: TilingSettings) -> None:
@@ -80,15 +82,18 @@ class TileGrid:
         ]
         if constraints.dims == 2:  # a slice-wise network predicts the same for a slice in any tile
             axes[0] = (0.0, "constant", constraints.context_slices)
+        self.least_weight = tiling.least_weight(self.tile_zyx, settings.blend)
         self.starts: list[list[int]] = []
         self.weights: list[list[NDArray[np.float32]]] = []
         for size, tile, axis in zip(self.shape_zyx, self.tile_zyx, axes, strict=True):
             overlap, blend, context = axis
-            starts = tiling.starts(size, tile, overlap, context)
+            starts = tiling.starts(size, tile, overlap, context, blend)
             windows = tiling.windows(size, tile, overlap, blend, context)
             total = np.zeros(size, np.float64)
             for start, window in zip(starts, windows, strict=True):
                 total[start : start + tile] += window
+            if self.least_weight:  # not normalised
+                total[:] = 1
             self.starts.append(starts)
             self.weights.append(
                 [
