@@ -131,7 +131,7 @@ def _members(path: Path) -> list[str]:
         if place.is_absolute() or ".." in place.parts or "\\" in name or ":" in name or linked:
             raise BadInput(
                 f"The zip {path} holds '{name}', which leads out of it; nothing was unpacked.",
-                hint="Take a zip that nnUNetv2_export_model_to_zip wrote.",
+                hint="Take a zip that the other project itself wrote, e.g. with nnUNetv2_export_model_to_zip.",
             )
         if not member.is_dir():
             names.append(name)

@@ -15,6 +15,7 @@ from ctseg import plugins, testing
 from ctseg.errors import ConfigError
 from ctseg.specs import NetworkPlan
 from ctseg_monai.options import SegResNetConfig, SwinUNETRConfig, TverskyConfig
+from ctseg_monai.unet_options import DynUNetConfig, UNetConfig, UNETRConfig
 
 SMALL = {
     "monai_segresnet": SegResNetConfig(init_filters=8),
@@ -27,7 +28,9 @@ def test_everything_is_registered_with_its_provenance():
     assert entry.plugin.package == "ctseg-monai"
     assert entry.plugin.version == "0.1.0"
     provided = plugins.registry().provided_by(entry.plugin)
-    assert provided["architecture"] == ["monai_segresnet", "monai_swinunetr"]
+    names = ["segresnet", "swinunetr", "unet", "dynunet", "unetr"]
+    assert provided["architecture"] == [f"monai_{name}" for name in names]
+    assert provided["importer"] == ["monai"]
     assert provided["loss"] == ["monai_tversky"]
 
 
@@ -129,3 +132,50 @@ def test_listing_does_not_import_monai():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+UNETS = {
+    "monai_unet": UNetConfig(channels=(8, 16, 16), strides_zyx=((2, 2, 2), (1, 2, 2))),
+    "monai_dynunet": DynUNetConfig(
+        filters=(8, 16, 16), kernels_zyx=((3, 3, 3),) * 3, strides_zyx=((2, 2, 2), (1, 2, 2))
+    ),
+    "monai_unetr": UNETRConfig(
+        tile_zyx=(16, 16, 16), feature_size=4, hidden_size=12, mlp_dim=16, num_heads=2
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNETS)
+def test_unets_keep_the_contract(name):
+    testing.check_architecture(
+        plugins.architecture(name), config=UNETS[name], overfit=name == "monai_unet"
+    )
+
+
+@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("patch", [(32, 64, 64), (16, 16, 16), (4, 48, 48)])
+def test_planned_unets_accept_a_patch(name, patch):
+    spec = plugins.architecture(name)
+    demands = spec.constraints_for(spec.from_plan(NetworkPlan(patch, (1.0, 1.0, 1.0), 1, 2)))
+    tile = demands.fit(patch)
+    assert demands.fit(tile) == tile
+    assert all(a >= b for a, b in zip(tile, patch, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (UNetConfig, {"channels": (8,)}),
+        (UNetConfig, {"kernel_zyx": (2, 3, 3)}),
+        (UNetConfig, {"order": "NN"}),
+        (UNetConfig, {"dropout": 1.0}),
+        (DynUNetConfig, {"kernels_zyx": ((3, 3, 3),)}),
+        (DynUNetConfig, {"strides_zyx": ((0, 1, 1),) * 5}),
+        (UNETRConfig, {"tile_zyx": (20, 16, 16)}),
+        (UNETRConfig, {"num_heads": 5}),
+    ],
+)
+def test_impossible_unets_are_refused(config, options):
+    with pytest.raises(ConfigError):
+        config(**options)
