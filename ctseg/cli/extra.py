@@ -21,7 +21,7 @@ class Stub(TyperCommand):
 
         Raises:
             NameClash: two plugins claim the name.
-            PluginError: what the plugin gives is no command.
+            PluginError: the plugin returned no command.
         """
         entry = plugins.registry().get("command", str(self.name))
         found = entry.spec.load()

@@ -145,8 +145,8 @@ def table(
 class Progress:
     """The progress of a task; created by `progress`.
 
-    The remaining time is estimated from the second update on, by the pace since the first one, which includes the
-    setup.
+    The remaining time is estimated from the second update on, and the first one is not counted, since it
+    includes the setup.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         from ctseg.errors import BadInput
 
-        raise BadInput(f"{question} Nobody is there to answer.", hint="Confirm with --yes.")
+        raise BadInput(f"{question} There is no terminal to ask.", hint="Confirm with --yes.")
     if not typer.confirm(question, err=True):
         raise typer.Exit(0)
 

@@ -11,7 +11,7 @@ from ctseg.config import Section
 
 
 class Options(Section):
-    """Settings of a command; names of files and datasets may look like numbers."""
+    """Settings of a command; numbers are accepted as text, since files and datasets may have such names."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True
@@ -37,7 +37,7 @@ class PredictOptions(Options):
     dataset: str | None = Field(None, description="dataset within HDF5 files")
     region: str | None = Field(
         None,
-        description="voxels to look at, Z:Z,Y:Y,X:X or z=0:40,..: first, and one past the last",
+        description="box to predict, Z:Z,Y:Y,X:X or z=0:40,..; the stop is excluded",
     )
     coarse_labels: tuple[str, ...] | None = Field(
         None, description="labels of the coarse model that count, e.g. liver,spleen; default: all"
@@ -48,10 +48,10 @@ class PredictOptions(Options):
     skip_air: float | None = Field(
         None, description="tiles without a voxel above this value count as background, e.g. -900"
     )
-    batch_size: int | None = Field(None, ge=1, description="tiles that go through at a time")
+    batch_size: int | None = Field(None, ge=1, description="tiles per batch")
     force: bool = Field(
         False,
-        description="warn about scans and plugins far from those of training, which are refused otherwise",
+        description="accept, with a warning, scans and plugin versions that differ from those of training",
     )
 
     @field_validator("coarse_labels", mode="before")
@@ -75,13 +75,13 @@ class EvaluateOptions(Options):
     dataset: str | None = Field(None, description="dataset within predicted HDF5 files")
     reference_dataset: str | None = Field(None, description="dataset within reference HDF5 files")
     folds: int = Field(
-        5, ge=2, description="number of folds of --fold where the data set brings no splits"
+        5, ge=2, description="number of folds of --fold if the data set has no splits"
     )
     confidence_level: float = Field(
         95, ge=50, le=99.9, description="confidence level of the intervals, in per cent"
     )
     resamples: int = Field(
-        2000, ge=0, description="draws of the bootstrap; 0 leaves the intervals out"
+        2000, ge=0, description="bootstrap resamples; 0 leaves the intervals out"
     )
     bootstrap: Literal["bca", "percentile"] = Field(
         "bca", description="kind of bootstrap: bca or percentile"

@@ -128,8 +128,12 @@ def score_labels(
     chosen = [spec for spec in map(metric, settings.metrics) if spec.group != OF_VALUES]
     ml = math.prod(spacing_zyx) / 1000
     diagonal = diagonal_mm(reference.shape, spacing_zyx)
-    due = {label.name: _due(chosen, state_of(counts[label.name])) for label in labels}
-    indices = [i for i, label in enumerate(task.foreground) if _needs_box(due.get(label.name, ()))]
+    wanted = {
+        label.name: _metrics_to_measure(chosen, state_of(counts[label.name])) for label in labels
+    }
+    indices = [
+        i for i, label in enumerate(task.foreground) if _needs_box(wanted.get(label.name, ()))
+    ]
     boxes = dict(zip(indices, label_boxes(task, predicted, reference, indices), strict=True))
 
     def pair_of(index: int) -> LabelPair:
@@ -147,7 +151,7 @@ def score_labels(
 
     def measure(index: int) -> dict[str, float | None]:
         pair = pair_of(index)
-        return {spec.name: _number(spec, pair) for spec in due[pair.label]}
+        return {spec.name: _number(spec, pair) for spec in wanted[pair.label]}
 
     order = sorted(boxes, key=lambda index: -volume_of(boxes[index]))
     order += [i for i, label in enumerate(task.foreground) if label in labels and i not in boxes]
@@ -166,15 +170,15 @@ def score_labels(
     return tuple(out)
 
 
-def _due(chosen: Sequence[MetricSpec], state: State) -> list[MetricSpec]:
+def _metrics_to_measure(chosen: Sequence[MetricSpec], state: State) -> list[MetricSpec]:
     """The metrics that are measured for a label; a missed or invented one has the worst score of the others."""
     if state == "absent":
         return []
     return [spec for spec in chosen if state == "both" or spec.worst is None]
 
 
-def _needs_box(due: Iterable[MetricSpec]) -> bool:
-    return any(spec.group != "overlap" for spec in due)
+def _needs_box(metrics: Iterable[MetricSpec]) -> bool:
+    return any(spec.group != "overlap" for spec in metrics)
 
 
 def _number(spec: MetricSpec, pair: LabelPair | ValuePair) -> float | None:

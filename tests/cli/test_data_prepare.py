@@ -68,5 +68,5 @@ def test_what_cannot_be_prepared_is_refused(mini_set, own_store, tmp_path):
     assert "exclude" in error("--list", "--clear")
     run(str(mini_set), "--set", "preprocess.steps=[{kind = 'orient'}]")
     assert "Unknown prepared entry 'zz'" in error("--clear", "zz")
-    assert "Nobody is there" in error("--clear")
+    assert "There is no terminal to ask" in error("--clear")
     assert stamps(own_store)

@@ -1,4 +1,4 @@
-"""Cut-out: boxes in which nothing is seen (DeVries and Taylor 2017)."""
+"""Cut-out: boxes filled with the channel's mean (DeVries and Taylor 2017)."""
 
 from __future__ import annotations
 

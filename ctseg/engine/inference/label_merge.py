@@ -29,7 +29,7 @@ class Merged(Ensemble):
     """Merges the label maps of models with labels of their own; where two overlap, the later model wins.
 
     Args:
-        card: card of the merged model; `parts` holds the models' cards, and its labels have the names of theirs.
+        card: card of the merged model; `parts` holds the models' cards, whose labels it has.
         models: one for each part.
     """
 

@@ -41,7 +41,7 @@ def starts(
 
 
 def window(tile: int, blend: Blend) -> NDArray[np.float32]:
-    """The weight of each voxel of a tile along one axis, at most 1.
+    """The weight of each voxel of a tile along one axis, more than 0 and at most 1.
 
     `gaussian` is centred with sigma tile / 8, and at least 1e-3, so that the product over three axes never vanishes.
     `nnunet` is centred on the voxel tile // 2 without a lower limit; nnU-Net computes it by filtering a delta there
@@ -89,13 +89,21 @@ def windows(
 
 def total_weight(
     size: int, tile: int, overlap: float, blend: Blend, context: int = 0
-) -> NDArray[np.float32]:
-    """The sum of all tiles' weights along one axis; since tiles form a grid, the sum over a volume is a product."""
+) -> NDArray[np.float64]:
+    """The sum of all tiles' weights along one axis; since tiles form a grid, the sum over a volume is a product.
+
+    Raises:
+        ValueError: no tile gives a voxel a weight, so that its logits would be 0 / 0.
+    """
     out = np.zeros(size, np.float64)
     every = windows(size, tile, overlap, blend, context)
     for start, weights in zip(starts(size, tile, overlap, context, blend), every, strict=True):
         out[start : start + tile] += weights[: size - start]
-    return out.astype(np.float32)
+    if not (out > 0).all():
+        raise ValueError(
+            f"The blend {blend} gives no weight to {int((out <= 0).sum())} voxels of an axis."
+        )
+    return out
 
 
 def padding(shape_zyx: Zyx, tile_zyx: Zyx) -> tuple[tuple[int, int], ...]:

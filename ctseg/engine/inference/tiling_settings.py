@@ -89,9 +89,7 @@ class TileGrid:
             overlap, blend, context = axis
             starts = tiling.starts(size, tile, overlap, context, blend)
             windows = tiling.windows(size, tile, overlap, blend, context)
-            total = np.zeros(size, np.float64)
-            for start, window in zip(starts, windows, strict=True):
-                total[start : start + tile] += window
+            total = tiling.total_weight(size, tile, overlap, blend, context)
             if self.least_weight:  # not normalised
                 total[:] = 1
             self.starts.append(starts)
