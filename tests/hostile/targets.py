@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tests.hostile import containers, data_sets, dicom_objects, foreign, headers, models, runs
+from tests.hostile import (
+    containers,
+    data_sets,
+    dicom_objects,
+    foreign,
+    headers,
+    microct,
+    models,
+    runs,
+)
 from tests.hostile.target import Target
 
 SMALL = 64 << 20
@@ -19,6 +28,7 @@ TARGETS = {
         Target("slices", containers.slices),
         Target("hdf5", containers.hdf5),
         Target("zarr", containers.zarr, needs=("ctseg_zarr",)),
+        Target("microct", microct.files, needs=("ctseg_microct",)),
         Target("dicom", dicom_objects.dicom, memory=SMALL),
         Target("dicom-seg", dicom_objects.dicom_seg, needs=("ctseg_dicom",), memory=SMALL),
         Target("rtstruct", dicom_objects.rtstruct, needs=("ctseg_dicom",), memory=SMALL),

@@ -1,0 +1,1 @@
+"""Microstructure descriptors of volumes of any size."""

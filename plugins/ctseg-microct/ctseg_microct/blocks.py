@@ -1,0 +1,50 @@
+"""Boxes that tile a volume, each with a halo."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ctseg.specs import Zyx
+
+LEAST_EDGE = 16
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a volume.
+
+    Attributes:
+        start, stop: the block itself; blocks tile the volume.
+        outer_start, outer_stop: the block and its halo, cut at the border of the volume.
+    """
+
+    start: Zyx
+    stop: Zyx
+    outer_start: Zyx
+    outer_stop: Zyx
+
+    @property
+    def inner(self) -> tuple[slice, slice, slice]:
+        """The block within its halo."""
+        z, y, x = (
+            slice(a - o, b - o)
+            for a, b, o in zip(self.start, self.stop, self.outer_start, strict=True)
+        )
+        return z, y, x
+
+
+def edge_for(memory: int, voxel_bytes: int, halo: int) -> int:
+    """Edge of a block that, with its halo, takes about `memory` bytes."""
+    return max(LEAST_EDGE, int((memory / voxel_bytes) ** (1 / 3)) - 2 * halo)
+
+
+def blocks(shape: Zyx, edge: int, before: Zyx, after: Zyx | None = None) -> Iterator[Block]:
+    """Blocks of about an edge, in order z, y, x, with a halo before and after them."""
+    after = before if after is None else after
+    for corner in itertools.product(*(range(0, n, edge) for n in shape)):
+        end = tuple(min(a + edge, n) for a, n in zip(corner, shape, strict=True))
+        low = tuple(max(0, a - h) for a, h in zip(corner, before, strict=True))
+        high = tuple(min(n, b + h) for b, h, n in zip(end, after, shape, strict=True))
+        yield Block(corner, end, low, high)  # type: ignore[arg-type]

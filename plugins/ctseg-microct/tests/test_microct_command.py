@@ -1,0 +1,107 @@
+"""`ctseg measure` from the command line to its files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from ctseg.errors import BadInput
+from ctseg.volume.io import read, write
+from ctseg.volume.volume import Volume
+from ctseg_microct.command import measure
+from ctseg_microct.phantoms import blobs, sphere
+from ctseg_microct.report import unit_of
+
+app = typer.Typer()
+app.command()(measure)
+
+
+def run(*args):
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if isinstance(result.exception, Exception) and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measure")
+    array = blobs(32, 2.0, share=0.4)
+    write(Volume.from_array(array, spacing_xyz=(0.002,) * 3, unit="um"), folder / "mask.nii.gz")
+    grey = np.random.default_rng(0).random((32, 32, 32), np.float32)
+    write(Volume.from_array(grey, spacing_xyz=(0.002,) * 3, unit="um"), folder / "scan.nii.gz")
+    return folder
+
+
+def test_everything_is_written_in_micrometres(volume, tmp_path):
+    out = tmp_path / "out"
+    result = run(volume / "mask.nii.gz", "-o", out, "--labels", "pore=0,grain=1", "--split", "0.7",
+                 "--scan", volume / "scan.nii.gz")  # fmt: skip
+    assert "grain" in result.output and "um" in result.output
+    found = json.loads((out / "measure.json").read_text())
+    assert found["unit"] == "um" and found["spacing_zyx"] == pytest.approx([2, 2, 2])
+    grain = found["labels"]["grain"]
+    mask = read(volume / "mask.nii.gz").array
+    assert grain["fractions"]["volume"] == pytest.approx(mask.sum() * 8)
+    assert grain["windows"]["rows"][0]["mean"] == pytest.approx(mask.mean(), abs=0.02)
+    for name in (
+        "fractions",
+        "windows",
+        "correlation",
+        "thickness",
+        "connectivity",
+        "objects",
+        "orientation",
+    ):
+        rows = list(csv.reader((out / f"{name}.csv").read_text().splitlines()))
+        assert len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])}
+    for name in ("windows", "correlation", "thickness", "orientation"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.size[0] > 300
+    numbers = read(out / "objects.h5").array
+    head, *rows = csv.reader((out / "objects.csv").read_text().splitlines())
+    assert [int(row[head.index("voxels")]) for row in rows] == np.bincount(numbers.ravel())[
+        1:
+    ].tolist()
+    assert "volume_um3" in head and "surface_um2" in head and "centre_x_um" in head
+
+
+def test_one_topic_alone(volume, tmp_path):
+    result = run(volume / "mask.nii.gz", "-o", tmp_path, "--only", "fractions", "--json")
+    assert json.loads(result.stdout)["labels"].keys() == {"label_0", "label_1"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fractions.csv", "measure.json"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--only", "porosity"], "no topic 'porosity'"),
+        (["--labels", "grain"], "is no label"),
+        (["--labels", "grain=7"], "none of the labels"),
+        (["--reach", "1um"], "shorter than a voxel"),
+        (["--split", "2", "--only", "objects"], "between 0 and 1"),
+        (["--split", "wall", "--only", "objects"], "no label 'wall'"),
+        (["--split", "0.7", "--only", "fractions"], "not measured"),
+        (["--only", "orientation"], "grey values or vectors"),
+    ],
+)
+def test_errors_say_what_to_do(volume, tmp_path, args, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        run(volume / "mask.nii.gz", "-o", tmp_path / "out", *args)
+    assert caught.value.hint or "none of the labels" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_grey_scan_is_no_label_map(volume, tmp_path):
+    with pytest.raises(BadInput, match="fractional values"):
+        run(volume / "scan.nii.gz", "-o", tmp_path)
+
+
+def test_units_suit_the_voxel():
+    assert [unit_of(mm) for mm in (1e-4, 2e-3, 0.5)] == ["nm", "um", "mm"]
+    assert sphere((5, 5, 5), 1.0).sum() == 7
