@@ -5,17 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ctseg.hookspecs import hookimpl
-from ctseg.specs import FormatSpec, Label, OpenWriter, VolumeSource, VolumeWriter, frozen
+from ctseg.specs import FormatSpec, OpenWriter, VolumeSource, VolumeWriter, frozen
 from ctseg.volume.formats import paths, pictures
 from ctseg.volume.formats.dicom.recognise import is_dicom
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader, header_writer
 
 _LIKE = "scan of the same shape whose grid is used where the file has no voxel size"
 _OUTSIDE = "'yes' also reads files outside the folder that this one names"
@@ -50,24 +46,13 @@ def _parts(module: str) -> Callable[[Path], Mapping[str, Mapping[str, Any]]]:
 
 
 def _writer(name: str, module: str | None = None) -> OpenWriter:
-    def writer(
-        path: Path,
-        geometry: Geometry,
-        dtype: np.dtype[Any],
-        *,
-        channels: int | None = None,
-        labels: Sequence[Label] = (),
-        reference: VolumeSource | None = None,
-        **options: Any,
-    ) -> VolumeWriter:
-        file = importlib.import_module(f"ctseg.volume.formats.{module or name}")
-        write = getattr(file, f"write_{name}")
-        file_writer = write(
-            path, geometry, dtype, channels=channels, labels=labels, reference=reference, **options
-        )
-        return cast(VolumeWriter, file_writer)
+    """`write_NAME` of the format's module, likewise."""
 
-    return writer
+    def write(path: Path, header: VolumeHeader, **options: Any) -> VolumeWriter:
+        file = importlib.import_module(f"ctseg.volume.formats.{module or name}")
+        return cast(VolumeWriter, getattr(file, f"write_{name}")(path, header, **options))
+
+    return header_writer(write)
 
 
 @hookimpl

@@ -17,7 +17,8 @@ from ctseg.errors import BadInput
 from ctseg.specs import FormatSpec, Label, VolumeSource, frozen
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import IDENTITY, Geometry
-from ctseg.volume.io import format_of, notes_of, open_volume, scan_files, writer_format
+from ctseg.volume.header import VolumeHeader
+from ctseg.volume.io import format_of, notes_of, open_volume, open_writer, scan_files, writer_format
 from ctseg.volume.labels import labels_in
 from ctseg.volume.onto_grid import OntoGrid, interpolation_for
 from ctseg.volume.spool import by_region
@@ -247,7 +248,10 @@ def convert(
                 hint="Choose another format, such as .nii.gz or .nrrd, or lose it knowingly: --allow-loss",
             )
         tell = advance or (lambda _: None)
-        _stream(source, spec, job.target, geometry, names, reference or source, tell)
+        # A scan of one channel is written with three axes.
+        channels = source.channels if source.channels > 1 else None
+        header = VolumeHeader(geometry, source.dtype, channels, names, reference or source)
+        _stream(source, spec, job.target, header, tell)
         return Converted(
             source=job.source,
             target=job.target,
@@ -337,12 +341,10 @@ def _stream(
     source: VolumeSource,
     spec: FormatSpec,
     target: Path,
-    geometry: Geometry,
-    labels: Sequence[Label],
-    reference: VolumeSource,
+    header: VolumeHeader,
     advance: Callable[[float], None],
 ) -> None:
-    depth, y, x = geometry.shape_zyx
+    depth, y, x = header.geometry.shape_zyx
     plane = y * x * source.channels * source.dtype.itemsize
     region = source
     array = None
@@ -350,18 +352,13 @@ def _stream(
         array = source.read()
     elif not source.by_region:
         region = by_region(source, target.parent if target.parent.is_dir() else None)
-    # A scan of one channel is written with three axes; channels stay channels, even if a file has one axis of one.
-    channels = source.channels if source.channels > 1 else None
-    assert spec.writer is not None
-    writer = spec.writer(
-        target, geometry, source.dtype, channels=channels, labels=labels, reference=reference
-    )
+    writer = open_writer(target, header, spec=spec)
     step = slab_depth(plane)
     try:
         for start in range(0, depth, step):
             stop = min(start + step, depth)
             slab = region.read((start, stop)) if array is None else array[:, start:stop]
-            writer.write(start, slab if channels else slab[0])
+            writer.write(start, slab if header.channels else slab[0])
             advance((stop - start) / depth)
         writer.commit()
     except BaseException:

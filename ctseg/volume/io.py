@@ -23,6 +23,7 @@ from ctseg.volume.formats.source import (
     what_is,
 )
 from ctseg.volume.geometry import Geometry, check_same
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.volume import Volume
 
 _ZARR = (".zarr", ".zarr.zip", ".ozx")
@@ -136,10 +137,8 @@ def write(
         FileProblem: the target cannot be written.
     """
     channels = volume.array.shape[0] if volume.array.ndim == 4 else None
-    writer = open_writer(
-        Path(path), volume.geometry, volume.array.dtype,
-        channels=channels, labels=labels, reference=reference, options=options,
-    )  # fmt: skip
+    header = VolumeHeader(volume.geometry, volume.array.dtype, channels, labels, reference)
+    writer = open_writer(Path(path), header, options)
     try:
         writer.write(0, volume.array)
         writer.commit()
@@ -150,20 +149,16 @@ def write(
 
 def open_writer(
     path: Path,
-    geometry: Geometry,
-    dtype: np.dtype[Any],
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,
+    header: VolumeHeader,
     options: Mapping[str, Any] | None = None,
+    spec: FormatSpec | None = None,
 ) -> VolumeWriter:
-    """A writer for slabs, in the format of the path's suffix; arguments and errors as for `write`.
+    """A writer for slabs; options and errors as for `write`.
 
     Args:
-        channels: None for slabs [Z, Y, X], a number for [C, Z, Y, X].
+        spec: the format; that of the path's suffix by default.
     """
-    spec = writer_format(path)
+    spec = spec or writer_format(path)
     if spec.writer is None:
         raise BadInput(f"The format {spec.name} is read-only.")
     strange = sorted(set(options or {}) - set(spec.writer_options))
@@ -175,8 +170,9 @@ def open_writer(
         )
     more: dict[str, Any] = dict(options or {})
     return spec.writer(
-        path, geometry, dtype, channels=channels, labels=labels, reference=reference, **more
-    )
+        path, header.geometry, header.dtype,
+        channels=header.channels, labels=header.labels, reference=header.reference, **more,
+    )  # fmt: skip
 
 
 class SlicedSource:

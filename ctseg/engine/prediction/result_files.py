@@ -18,6 +18,7 @@ from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.files import write_text
 from ctseg.specs import Label, VolumeSource, VolumeWriter, frozen
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.io import open_writer
 from ctseg.volume.memory_map import drop_pages
 from ctseg.volume.scratch import scratch
@@ -111,10 +112,8 @@ class OutputTransaction:
     ) -> VolumeWriter:
         """Open a writer for a file that appears together with the others."""
         self._folders += [folder for folder in reversed(path.parents) if not folder.exists()]
-        writer = open_writer(
-            path, self._geometry, np.dtype(dtype), channels=channels, labels=labels,
-            reference=self._reference, options={**self._options_for(path), **(options or {})},
-        )  # fmt: skip
+        header = VolumeHeader(self._geometry, np.dtype(dtype), channels, labels, self._reference)
+        writer = open_writer(path, header, {**self._options_for(path), **(options or {})})
         self._pending.append((path, writer))
         return writer
 

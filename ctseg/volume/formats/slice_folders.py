@@ -5,16 +5,17 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import tifffile
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Label, VolumeSource, Zyx
+from ctseg.specs import Zyx
 from ctseg.volume.formats import paths
 from ctseg.volume.formats.calibration import (
     Calibration,
@@ -30,6 +31,7 @@ from ctseg.volume.formats.tiff.open import tiff_errors
 from ctseg.volume.formats.tiff.structure import check_structure
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 
 _DEFLATED = 1032
 """Largest compression ratio of deflate."""
@@ -207,33 +209,23 @@ class _SlicesSink:
     def discard(self) -> None: ...
 
 
-def write_slices(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,  # noqa: ARG001
-) -> Writer:
+def write_slices(path: Path, header: VolumeHeader) -> Writer:
     """A writer of a new folder with one TIFF per slice, `slice_0000.tif` and so on. Origin and direction are lost.
 
     Raises:
         BadInput: several channels, or a type that TIFF does not support.
         FileProblem: a folder of that name exists and is not empty.
     """
-    if channels is not None:
+    if header.channels is not None:
         raise BadInput(
-            f"{path}: a folder of slices holds one channel, not {channels}.",
+            f"{path}: a folder of slices holds one channel, not {header.channels}.",
             hint="Write a format that holds several, such as .tif or .h5",
         )
-    stored = check_dtype(dtype, (*DTYPES, "float16"), format_name="TIFF")
+    stored = check_dtype(header.dtype, (*DTYPES, "float16"), format_name="TIFF")
     return Writer(
         path,
         "",
-        geometry,
-        stored,
-        channels,
-        lambda temporary: _SlicesSink(temporary, geometry, compress=bool(labels)),
+        replace(header, dtype=stored),
+        lambda temporary: _SlicesSink(temporary, header.geometry, compress=bool(header.labels)),
         folder=lambda _: False,
     )

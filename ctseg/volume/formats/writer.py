@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.errors import BadInput, DiskFull, FileProblem
 from ctseg.files import disk_errors
 from ctseg.temporary import clear_abandoned, held
-from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 
 NO_ROOM = 2**16
 DTYPES = (
@@ -54,9 +54,7 @@ class Writer:
     Args:
         path: final name.
         suffix: its suffix, which the temporary file keeps because libraries choose the format by it.
-        geometry: grid of the volume.
-        dtype: type of the voxels.
-        channels: None for [Z, Y, X], a number for [C, Z, Y, X].
+        header: grid, type and channels of the volume, as the format stores it.
         open_sink: creates the format's sink on the temporary file.
         folder: for a volume that is a folder of files, which the sink creates: whether an existing non-empty folder of
             that name may be replaced. None for a file.
@@ -69,19 +67,16 @@ class Writer:
         self,
         path: Path,
         suffix: str,
-        geometry: Geometry,
-        dtype: DTypeLike,
-        channels: int | None,
+        header: VolumeHeader,
         open_sink: Callable[[Path], FormatSink],
         *,
         folder: Callable[[Path], bool] | None = None,
     ) -> None:
         _check_target(path, folder)
         self.path = path
-        self._depth = geometry.shape_zyx[0]
-        self._plane = geometry.shape_zyx[1:]
-        self._dtype = np.dtype(dtype)
-        self._channels = channels
+        self._depth, *self._plane = header.geometry.shape_zyx
+        self._dtype = header.dtype
+        self._channels = header.channels
         self._next = 0
         self._sink: FormatSink | None = None
         stem = path.name[: len(path.name) - len(suffix)]

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ctseg
 from ctseg.specs import (
     DataSet,
     FormatSpec,
-    Label,
     ReaderSpec,
     VolumeSource,
     VolumeWriter,
     frozen,
 )
+from ctseg.volume.header import VolumeHeader, header_writer
 from ctseg_dicom.sniff import SEGMENTATION, STRUCTURE_SET, object_in
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ctseg.volume.geometry import Geometry
 
 _NAMES = "names for the values 1, 2, ..., e.g. 'Liver|Hepar,GTV*'; all by default"
 _SERIES = "the scan it belongs to: a folder or file; searched around it by default"
@@ -49,27 +44,10 @@ def _open_structure_set(path: Path, **options: Any) -> VolumeSource:
     return open_rtstruct(path, **options)
 
 
-def _write_seg(
-    path: Path,
-    geometry: Geometry,
-    dtype: np.dtype[Any],
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,
-    algorithm: str | None = None,
-) -> VolumeWriter:
+def _write_seg(path: Path, header: VolumeHeader, **options: Any) -> VolumeWriter:
     from ctseg_dicom.seg_write import write_dicom_seg
 
-    return write_dicom_seg(
-        path,
-        geometry,
-        dtype,
-        channels=channels,
-        labels=labels,
-        reference=reference,
-        algorithm=algorithm,
-    )
+    return write_dicom_seg(path, header, **options)
 
 
 def _is_studies(path: Path) -> bool:
@@ -114,7 +92,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             suffixes=(".seg.dcm",),
             recognise=_is_seg,
             open=_open_seg,
-            writer=_write_seg,
+            writer=header_writer(_write_seg),
             summary="DICOM segmentations (SEG), on the grid of the series they refer to",
             options=frozen(
                 {

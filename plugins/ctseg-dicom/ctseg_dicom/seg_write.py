@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ import pydicom
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from highdicom.uid import UID
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
 import ctseg
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Label, VolumeSource
+from ctseg.specs import Label
 from ctseg.task import PALETTE
 from ctseg.volume.formats.writer import Writer, check_dtype
-from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg_dicom.codes import cielab_of, concepts, value_text
 from ctseg_dicom.files import dicom
 from ctseg_dicom.grid_note import store_grid
@@ -31,16 +32,7 @@ from ctseg_dicom.images import HINT, Images, images_under
 SUFFIXES = (".seg.dcm",)
 
 
-def write_dicom_seg(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,
-    algorithm: str | None = None,
-) -> Writer:
+def write_dicom_seg(path: Path, header: VolumeHeader, *, algorithm: str | None = None) -> Writer:
     """A writer of one SEG file, which is composed in memory once the last slice has arrived.
 
     Label maps [Z, Y, X] become a BINARY SEG with one segment per label; channels [C, Z, Y, X] of 0 and 1 a BINARY one
@@ -48,11 +40,8 @@ def write_dicom_seg(
 
     Args:
         path: file name ending in `.seg.dcm`.
-        geometry: grid whose slices are images of the series.
-        dtype: integers, or floats for probabilities.
-        channels: None for [Z, Y, X], a number for [C, Z, Y, X].
-        labels: names, values and colours of the segments, for channels in their order.
-        reference: the DICOM series that was segmented.
+        header: its slices are images of the series; its type is integer, or float for probabilities; its labels name
+            the segments, for channels in their order; its reference is the DICOM series that was segmented.
         algorithm: name of the model, `ctseg` by default.
 
     Raises:
@@ -61,25 +50,22 @@ def write_dicom_seg(
         FileProblem: the images cannot be used, or the file cannot be written.
     """
     stored = check_dtype(
-        dtype,
+        header.dtype,
         ("uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float32", "float64"),
         format_name="DICOM SEG",
     )
-    if stored.kind == "f" and channels is None:
+    if stored.kind == "f" and header.channels is None:
         raise BadInput(
             f"{path}: a DICOM SEG holds labels or a probability for each label, not one volume of {stored}."
         )
-    images = images_under(path, geometry, reference)
-    _try(path, images, channels, labels, algorithm or "ctseg")
+    images = images_under(path, header.geometry, header.reference)
+    header, algorithm = replace(header, dtype=stored), algorithm or "ctseg"
+    _try(path, images, header.channels, header.labels, algorithm)
     return Writer(
         path,
         SUFFIXES[0],
-        geometry,
-        stored,
-        channels,
-        lambda temporary: _SegSink(
-            temporary, path, images, geometry, stored, channels, labels, algorithm or "ctseg"
-        ),
+        header,
+        lambda temporary: _SegSink(temporary, path, images, header, algorithm),
     )
 
 
@@ -91,20 +77,18 @@ class _SegSink:
         temporary: Path,
         path: Path,
         images: Images,
-        geometry: Geometry,
-        dtype: np.dtype[Any],
-        channels: int | None,
-        labels: Sequence[Label],
+        header: VolumeHeader,
         algorithm: str,
     ) -> None:
         self._temporary, self._path = temporary, path
         self._images = images
-        self._geometry = geometry
-        self._channels = channels
+        self._geometry = geometry = header.geometry
+        self._channels = channels = header.channels
+        labels = header.labels
         self._labels = [label for label in labels if channels is not None or label.value != 0]
         self._algorithm = algorithm
         shape = (images.count, *geometry.shape_zyx[1:], *(() if channels is None else (channels,)))
-        fraction = dtype.kind == "f"
+        fraction = header.dtype.kind == "f"
         self._voxels: NDArray[Any] = np.zeros(shape, np.float32 if fraction else np.uint16)
         if channels is not None and not fraction:
             self._voxels = self._voxels.astype(np.uint8)

@@ -17,6 +17,7 @@ from ctseg.cli.app import app
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.specs import Label
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.io import open_volume, open_writer
 from ctseg_dicom.files import dicom
 
@@ -234,7 +235,9 @@ def test_what_a_seg_needs_is_checked_before_anything_is_predicted(
         with dicom(Path(file)):
             data.save_as(file)
     with pytest.raises(BadInput, match=what) as caught:
-        open_writer(tmp_path / "a.seg.dcm", scan.geometry, label.dtype, reference=scan)
+        open_writer(
+            tmp_path / "a.seg.dcm", VolumeHeader(scan.geometry, label.dtype, reference=scan)
+        )
     assert "write .nii.gz or .nrrd" in caught.value.hint
     assert not (tmp_path / "a.seg.dcm").exists()
 

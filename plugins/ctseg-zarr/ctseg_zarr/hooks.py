@@ -5,17 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import ctseg
 from ctseg.errors import BadInput
-from ctseg.specs import FormatSpec, Label, VolumeSource, VolumeWriter, frozen
+from ctseg.specs import FormatSpec, VolumeSource, VolumeWriter, frozen
+from ctseg.volume.header import VolumeHeader, header_writer
 from ctseg_zarr.paths import SUFFIXES, is_zarr
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ctseg.volume.geometry import Geometry
 
 
 def _module(name: str) -> Any:
@@ -37,26 +33,8 @@ def _open(path: Path, **options: Any) -> VolumeSource:
     return cast("VolumeSource", _module("read").open_ome_zarr(path, **options))
 
 
-def _write(
-    path: Path,
-    geometry: Geometry,
-    dtype: np.dtype[Any],
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,
-    version: str = "0.5",
-) -> VolumeWriter:
-    writer = _module("write").write_ome_zarr(
-        path,
-        geometry,
-        dtype,
-        channels=channels,
-        labels=labels,
-        reference=reference,
-        version=version,
-    )
-    return cast("VolumeWriter", writer)
+def _write(path: Path, header: VolumeHeader, **options: Any) -> VolumeWriter:
+    return cast("VolumeWriter", _module("write").write_ome_zarr(path, header, **options))
 
 
 def _parts(path: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -72,7 +50,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             suffixes=SUFFIXES,
             recognise=is_zarr,
             open=_open,
-            writer=_write,
+            writer=header_writer(_write),
             parts=_parts,
             summary="OME-Zarr images with a pyramid, and plain Zarr arrays; boxes are read one by one",
             options=frozen(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 import ctseg
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Label, VolumeSource
+from ctseg.specs import Label
 from ctseg.volume.formats.writer import Writer, check_dtype
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg_zarr.describe import channel_names, image_label, multiscales
 from ctseg_zarr.metadata import OWN
 from ctseg_zarr.paths import is_zarr
@@ -131,16 +131,7 @@ class _ZarrSink:
         )
 
 
-def write_ome_zarr(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,
-    version: str = "0.5",
-) -> Writer:
+def write_ome_zarr(path: Path, header: VolumeHeader, *, version: str = "0.5") -> Writer:
     """A writer of an OME-Zarr image; label maps get names, colours, and levels that keep label values.
 
     OME-NGFF stores neither direction nor patient coordinates: scale and translation are along the array's axes.
@@ -159,15 +150,14 @@ def write_ome_zarr(
             f"{path} is there already and no Zarr store; it is not replaced.",
             hint="Choose another place with -o.",
         )
-    stored = check_dtype(dtype, _DTYPES, format_name="Zarr")
+    stored = check_dtype(header.dtype, _DTYPES, format_name="Zarr")
+    reference = header.reference
     source = reference.path if reference is not None and is_zarr(reference.path) else None
-    about = _Description(path, tuple(labels), version, source)
+    about = _Description(path, tuple(header.labels), version, source)
     return Writer(
         path,
         "",
-        geometry,
-        stored,
-        channels,
-        lambda temporary: _ZarrSink(temporary, geometry, stored, channels, about),
+        replace(header, dtype=stored),
+        lambda temporary: _ZarrSink(temporary, header.geometry, stored, header.channels, about),
         folder=is_zarr,
     )

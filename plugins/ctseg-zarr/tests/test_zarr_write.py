@@ -19,6 +19,7 @@ from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.io import open_volume, open_writer
 from ctseg_zarr.pyramid import LevelWriter, coarser, steps
 
@@ -219,7 +220,7 @@ def test_a_replacement_that_was_killed_loses_nothing(tmp_path):
         os.utime(item, (then, then))
     remove_leftovers(tmp_path)
     assert not left.exists()
-    spec = open_writer(path, first.geometry, np.dtype(np.uint8))
+    spec = open_writer(path, VolumeHeader(first.geometry, np.dtype(np.uint8)))
     np.testing.assert_array_equal(ctseg.read(path).array, first.array)
     spec.abort()
     assert [item.name for item in tmp_path.iterdir()] == ["a.zarr"]

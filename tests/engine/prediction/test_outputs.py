@@ -33,6 +33,7 @@ from ctseg.errors import BadInput, DiskFull, UnknownName
 from ctseg.volume.formats.hdf5 import disk
 from ctseg.volume.formats.hdf5.open import chunk_of
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.io import open_writer
 
 CPU = choose("cpu", "fp32")
@@ -469,7 +470,7 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ctseg.volume.formats.hdf5.open.DeferredErrors", Full)
     geometry = Geometry((160, 256, 256))
-    writer = open_writer(tmp_path / "a.h5", geometry, np.dtype("float32"))
+    writer = open_writer(tmp_path / "a.h5", VolumeHeader(geometry, np.dtype("float32")))
     noise = np.random.default_rng(0).random((32, 256, 256), np.float32)
     writer.write(0, noise)
     writer.write(32, noise)  # two layers of chunks wait in memory

@@ -13,6 +13,7 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import VolumeWriter
 from ctseg.volume.formats.writer import Writer
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.io import read, write, writer_format
 from ctseg.volume.volume import Volume
 
@@ -93,7 +94,7 @@ class FullDisk:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "out.nii", ".nii", GRID, "uint8", None, FullDisk)
+    writer = Writer(tmp_path / "out.nii", ".nii", VolumeHeader(GRID, np.dtype("uint8")), FullDisk)
     with pytest.raises(FileProblem, match="disk is full"):
         writer.write(0, np.zeros((1, 4, 5), np.uint8))
     assert list(tmp_path.iterdir()) == []

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ctseg.errors import FileProblem
-from ctseg.specs import Label, VolumeSource, Zyx
+from ctseg.specs import Zyx
 from ctseg.volume.formats import grids, paths
 from ctseg.volume.formats.calibration import Calibration, unknown_spacing
 from ctseg.volume.formats.handle import Handle
@@ -26,6 +27,7 @@ from ctseg.volume.formats.source import Source
 from ctseg.volume.formats.units import MM, unit_of
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry, as_xyz
+from ctseg.volume.header import VolumeHeader
 
 DEFAULT_DATASET = "/raw"
 DEFAULT_LABEL = "/label"
@@ -237,15 +239,9 @@ def chunk_of(shape_zyx: Zyx, dtype: np.dtype[Any], channels: int | None = None) 
 class _Hdf5Sink:
     """Streams slabs into one chunked, compressed dataset."""
 
-    def __init__(
-        self,
-        temporary: Path,
-        geometry: Geometry,
-        dtype: np.dtype[Any],
-        channels: int | None,
-        labels: Sequence[Label],
-        dataset: str,
-    ) -> None:
+    def __init__(self, temporary: Path, header: VolumeHeader, dataset: str) -> None:
+        geometry, dtype = header.geometry, header.dtype
+        channels, labels = header.channels, header.labels
         shape = geometry.shape_zyx if channels is None else (channels, *geometry.shape_zyx)
         chunk = chunk_of(geometry.shape_zyx, dtype, channels)
         layer = chunk[-3] * dtype.itemsize * math.prod(shape) // geometry.shape_zyx[0]
@@ -295,16 +291,7 @@ class _Hdf5Sink:
         self._disk.close()
 
 
-def write_hdf5(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,  # noqa: ARG001
-    dataset: str | None = None,
-) -> Writer:
+def write_hdf5(path: Path, header: VolumeHeader, *, dataset: str | None = None) -> Writer:
     """A writer of HDF5.
 
     Args:
@@ -313,14 +300,8 @@ def write_hdf5(
     Raises:
         BadInput: HDF5 does not support the type.
     """
-    stored = check_dtype(dtype, _DTYPES, format_name="HDF5")
+    stored = replace(header, dtype=check_dtype(header.dtype, _DTYPES, format_name="HDF5"))
     suffix = paths.suffix_of(path, paths.HDF5) or paths.HDF5[0]
-    name = dataset or (DEFAULT_LABEL if labels and channels is None else DEFAULT_DATASET)
-    return Writer(
-        path,
-        suffix,
-        geometry,
-        stored,
-        channels,
-        lambda temporary: _Hdf5Sink(temporary, geometry, stored, channels, labels, name),
-    )
+    is_labels = bool(header.labels) and header.channels is None
+    name = dataset or (DEFAULT_LABEL if is_labels else DEFAULT_DATASET)
+    return Writer(path, suffix, stored, lambda temporary: _Hdf5Sink(temporary, stored, name))

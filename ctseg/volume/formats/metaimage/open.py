@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from numpy.typing import DTypeLike
-
 from ctseg.errors import BadInput
-from ctseg.specs import Label, VolumeSource, Zyx
+from ctseg.specs import Zyx
 from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
@@ -30,6 +27,7 @@ from ctseg.volume.formats.text_source import pieces_source, text_source
 from ctseg.volume.formats.units import in_unit
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 
 
 def open_metaimage(path: Path, *, straighten: str = "no", data_folder: str | None = None) -> Source:
@@ -109,28 +107,20 @@ def _raw(file: Path, start: int, header: MetaHeader, grid: MetaGrid, shape_zyx: 
     return raw
 
 
-def write_metaimage(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,  # noqa: ARG001
-) -> Writer:
+def write_metaimage(path: Path, header: VolumeHeader) -> Writer:
     """A writer of .mha that streams; with labels the file is compressed."""
     if paths.suffix_of(path, paths.METAIMAGE) == ".mhd":
         raise BadInput(f"{path}: two-file MetaImages are not written.", hint="Use the suffix .mha")
-    stored = check_dtype(dtype, DTYPES, format_name="MetaImage")
-    compress = bool(labels)
-    header, size_at = make_metaimage_header(geometry, stored, channels, compress=compress)
+    stored = replace(header, dtype=check_dtype(header.dtype, DTYPES, format_name="MetaImage"))
+    compress = bool(header.labels)
+    text, size_at = make_metaimage_header(
+        stored.geometry, stored.dtype, stored.channels, compress=compress
+    )
     return Writer(
         path,
         ".mha",
-        geometry,
         stored,
-        channels,
         lambda temporary: RawSink(
-            temporary, header, compression="zlib" if compress else "", size_at=size_at
+            temporary, text, compression="zlib" if compress else "", size_at=size_at
         ),
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
@@ -23,6 +22,7 @@ from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.straighten import straightened
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 
 
 def open_nifti(
@@ -141,15 +141,7 @@ def _rescale(array: NDArray[Any], header: NiftiHeader, dtype: np.dtype[Any]) -> 
         return (array.astype(np.float64) * header.slope + header.inter).astype(dtype)
 
 
-def write_nifti(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),  # noqa: ARG001
-    reference: VolumeSource | None = None,
-) -> Writer:
+def write_nifti(path: Path, header: VolumeHeader) -> Writer:
     """A writer of .nii or .nii.gz that streams; NIfTI does not store label names.
 
     A result on the grid of a NIfTI file gets that file's qform, sform and codes, so that no program that
@@ -157,7 +149,8 @@ def write_nifti(
     """
     if paths.suffix_of(path, paths.NIFTI_HEADERS + paths.NIFTI_VOXELS):
         raise BadInput(f"{path}: pairs of files are not written.", hint="Use the suffix .nii.gz")
-    stored = check_dtype(dtype, DTYPES, format_name="NIfTI")
+    stored = replace(header, dtype=check_dtype(header.dtype, DTYPES, format_name="NIfTI"))
+    geometry, reference = header.geometry, header.reference
     suffix = paths.suffix_of(path, paths.NIFTI) or paths.NIFTI[0]
     if max(geometry.shape_zyx) > np.iinfo(np.int16).max:
         raise BadInput(
@@ -166,12 +159,12 @@ def write_nifti(
         )
     orientation = reference.metadata.get(METADATA) if reference is not None else None
     matching = orientation if orientation is not None and orientation.is_of(geometry) else None
-    header = make_nifti_header(geometry, stored, channels, matching)
+    first_bytes = make_nifti_header(geometry, stored.dtype, stored.channels, matching)
     return Writer(
         path,
         suffix,
-        geometry,
         stored,
-        channels,
-        lambda temporary: NiftiSink(temporary, header, stored, geometry, gz=suffix == ".nii.gz"),
+        lambda temporary: NiftiSink(
+            temporary, first_bytes, stored.dtype, geometry, gz=suffix == ".nii.gz"
+        ),
     )

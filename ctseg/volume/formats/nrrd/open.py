@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Label, VolumeSource, Zyx
+from ctseg.specs import Zyx
 from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
@@ -32,6 +32,7 @@ from ctseg.volume.formats.text_source import pieces_source, text_source
 from ctseg.volume.formats.units import in_unit
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.labels import slicer_segments
 
 _COMPRESSIONS: Mapping[str, Compression] = {
@@ -191,29 +192,20 @@ def _skipped_lines(path: Path, start: int, lines: int) -> int:
         return file.tell() - start
 
 
-def write_nrrd(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,  # noqa: ARG001
-) -> Writer:
+def write_nrrd(path: Path, header: VolumeHeader) -> Writer:
     """A writer of .nrrd that streams; with labels it is compressed and opens in 3D Slicer with names and colours."""
     if paths.suffix_of(path, paths.NRRD) == ".nhdr":
         raise BadInput(
             f"{path}: detached NRRD headers are not written.", hint="Use the suffix .nrrd"
         )
-    stored = check_dtype(dtype, DTYPES, format_name="NRRD")
-    fields = slicer_segments(labels, geometry) if channels is None else {}
-    compress = bool(labels)
-    header = make_nrrd_header(geometry, stored, channels, fields, compress=compress)
+    stored = replace(header, dtype=check_dtype(header.dtype, DTYPES, format_name="NRRD"))
+    geometry, channels = header.geometry, header.channels
+    fields = slicer_segments(header.labels, geometry) if channels is None else {}
+    compress = bool(header.labels)
+    text = make_nrrd_header(geometry, stored.dtype, channels, fields, compress=compress)
     return Writer(
         path,
         ".nrrd",
-        geometry,
         stored,
-        channels,
-        lambda temporary: RawSink(temporary, header, compression="gzip" if compress else ""),
+        lambda temporary: RawSink(temporary, text, compression="gzip" if compress else ""),
     )

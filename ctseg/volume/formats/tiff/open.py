@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ctseg.errors import CtsegError, FileProblem
-from ctseg.specs import Label, VolumeSource
 from ctseg.volume.formats import paths
 from ctseg.volume.formats.calibration import calibration_of_option, grid_of
 from ctseg.volume.formats.handle import Handle
@@ -26,7 +26,7 @@ from ctseg.volume.formats.tiff import metadata
 from ctseg.volume.formats.tiff.ome import Ome, read_ome
 from ctseg.volume.formats.tiff.structure import check_structure
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
-from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 
 _BIG = 2 * 1024**3
 _STACK_AXES = "ZIQT"
@@ -206,20 +206,13 @@ def tiff_errors(path: Path) -> Iterator[None]:
 class _TiffSink:
     """Streams pages, with the channels of one slice after another, as ImageJ orders them."""
 
-    def __init__(
-        self,
-        temporary: Path,
-        geometry: Geometry,
-        dtype: np.dtype[Any],
-        channels: int | None,
-        *,
-        compress: bool,
-    ) -> None:
-        nbytes = int(np.prod(geometry.shape_zyx)) * (channels or 1) * dtype.itemsize
+    def __init__(self, temporary: Path, header: VolumeHeader) -> None:
+        geometry, channels = header.geometry, header.channels
+        nbytes = int(np.prod(geometry.shape_zyx)) * (channels or 1) * header.dtype.itemsize
         self._writer = tifffile.TiffWriter(temporary, bigtiff=nbytes > _BIG, byteorder="<")
         self._description: str | None = metadata.description(geometry, channels)
         self._resolution = metadata.resolution(geometry)
-        self._compression = "zlib" if compress else None
+        self._compression = "zlib" if header.labels else None
 
     def put(self, start: int, slab_czyx: NDArray[Any]) -> None:
         for pages in np.moveaxis(slab_czyx, 0, 1):
@@ -243,23 +236,9 @@ class _TiffSink:
         self._writer.close()
 
 
-def write_tiff(
-    path: Path,
-    geometry: Geometry,
-    dtype: DTypeLike,
-    *,
-    channels: int | None = None,
-    labels: Sequence[Label] = (),
-    reference: VolumeSource | None = None,  # noqa: ARG001
-) -> Writer:
+def write_tiff(path: Path, header: VolumeHeader) -> Writer:
     """A writer of a stack that ImageJ opens with its voxel size. Origin and direction are lost: TIFF has no field."""
-    stored = check_dtype(dtype, (*DTYPES, "float16"), format_name="TIFF")
+    dtype = check_dtype(header.dtype, (*DTYPES, "float16"), format_name="TIFF")
+    stored = replace(header, dtype=dtype)
     suffix = paths.suffix_of(path, paths.TIFF) or paths.TIFF[0]
-    return Writer(
-        path,
-        suffix,
-        geometry,
-        stored,
-        channels,
-        lambda temporary: _TiffSink(temporary, geometry, stored, channels, compress=bool(labels)),
-    )
+    return Writer(path, suffix, stored, lambda temporary: _TiffSink(temporary, stored))
