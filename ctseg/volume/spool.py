@@ -56,14 +56,7 @@ def _whole(source: VolumeSource, spool: Spool) -> Source:
         for plane in channel:
             spool.write(np.ascontiguousarray(plane).data.cast("B"))
     raw = Raw(spool.path, source.dtype, source.geometry.shape_zyx, source.channels)
-    return raw_source(
-        raw,
-        source.path,
-        source.geometry,
-        source.dtype,
-        metadata=source.metadata,
-        close=spool.close,
-    )
+    return raw_source(raw, source.path, source.geometry, source.metadata, close=spool.close)
 
 
 class Spool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ctseg.errors import FileProblem
 from ctseg.specs import Zyx
 from ctseg.volume.formats.raw import UnpackTarget
-from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.source import ScanHeader, Source
 from ctseg.volume.labels import Segment, segments_in
 
 
@@ -58,13 +58,9 @@ def _segments(source: Source, segments: tuple[Segment, ...], metadata: dict[str,
 
     return Source(
         source.path,
-        source.geometry,
-        np.uint8,
+        ScanHeader(source.geometry, np.uint8, len(segments), source.by_region, metadata),
         load,
-        channels=len(segments),
-        by_region=source.by_region,
-        metadata=metadata,
-        close=source.close,
         load_box=load_box,
         unpack=None if source.unpack is None else unpack,
+        close=source.close,
     )

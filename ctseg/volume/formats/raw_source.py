@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +12,59 @@ from numpy.typing import NDArray
 
 from ctseg.specs import Zyx
 from ctseg.volume.formats.raw import Raw, UnpackTarget
-from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.source import ScanHeader, Source
 from ctseg.volume.geometry import Geometry
 
-Convert = Callable[[NDArray[Any]], NDArray[Any]]
+
+@dataclass(frozen=True)
+class Scaling:
+    """How stored numbers become values.
+
+    Attributes:
+        dtype: type of the values.
+        convert: stored numbers to values.
+    """
+
+    dtype: np.dtype[Any]
+    convert: Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def raw_source(
     raw: Raw,
     path: Path,
     geometry: Geometry,
-    dtype: np.dtype[Any],
+    metadata: Mapping[str, Any],
     *,
-    metadata: Mapping[str, Any] | None = None,
-    convert: Convert | None = None,
+    scaling: Scaling | None = None,
     close: Callable[[], None] | None = None,
 ) -> Source:
-    """A source that reads from `raw`; `convert` turns stored numbers into values of `dtype`."""
+    """A source that reads from `raw`, as its stored numbers are or scaled."""
 
     def load(start: int, stop: int) -> NDArray[Any]:
         part = raw.slices(start, stop)
-        return part if convert is None else convert(part)
+        return part if scaling is None else scaling.convert(part)
 
     def load_box(start: Zyx, stop: Zyx) -> NDArray[Any]:
         part = raw.box(start, stop)
-        return part if convert is None else convert(part)
+        return part if scaling is None else scaling.convert(part)
 
     def unpack(target: UnpackTarget) -> Source:
-        return raw_source(
-            raw.unpack(target),
-            path,
-            geometry,
-            dtype,
-            metadata=metadata,
-            convert=convert,
-            close=target.close,
-        )
+        stored = raw.unpack(target)
+        return raw_source(stored, path, geometry, metadata, scaling=scaling, close=target.close)
 
     return Source(
         path,
-        geometry,
-        dtype,
+        ScanHeader(
+            geometry,
+            raw.dtype if scaling is None else scaling.dtype,
+            channels=raw.channels,
+            by_region=not raw.compression,
+            metadata=metadata,
+        ),
         load,
-        channels=raw.channels,
-        by_region=not raw.compression,
-        metadata=metadata,
-        close=close,
         load_box=load_box,
         unpack=unpack if raw.compression else None,
+        close=close,
     )
 
 

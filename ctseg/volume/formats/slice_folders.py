@@ -24,7 +24,7 @@ from ctseg.volume.formats.calibration import (
     unknown_spacing,
 )
 from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
-from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.source import ScanHeader, Source, check_file, reading
 from ctseg.volume.formats.tiff import metadata
 from ctseg.volume.formats.tiff.ome import read_ome
 from ctseg.volume.formats.tiff.open import tiff_errors
@@ -84,10 +84,8 @@ def open_slices(
 
     return Source(
         path,
-        geometry,
-        dtype,
+        ScanHeader(geometry, dtype, metadata={"files": [str(file) for file in files], **about}),
         lambda start, stop: load_box((start, 0, 0), (stop, *shape)),
-        metadata={"files": [str(file) for file in files], **about},
         load_box=load_box,
     )
 

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -37,21 +37,36 @@ _DAMAGE = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ScanHeader:
+    """What is known of an opened scan before its voxels are read.
+
+    Attributes:
+        geometry: its grid.
+        dtype: type of the voxels.
+        channels: number of channels.
+        by_region: whether slices can be read without the rest of the file.
+        metadata: further information from the file.
+    """
+
+    geometry: Geometry
+    dtype: DTypeLike
+    channels: int = 1
+    by_region: bool = True
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Source:
     """A scan on disk; see `ctseg.specs.VolumeSource`.
 
     Args:
         path: the file or folder.
-        geometry: its grid.
-        dtype: type of the voxels.
+        header: grid, type and channels of the voxels.
         load: `load(start, stop)` reads these slices as [C, Z, Y, X].
         load_box: `load_box(start_zyx, stop_zyx)` reads these voxels as [C, Z, Y, X]; without it boxes are cut from
             whole slices.
         unpack: `unpack(target)` writes the voxels of a compressed file to another one, block by block, and returns
             a source that reads them there; closing that source deletes the file.
-        channels: number of channels.
-        by_region: whether `load` reads only the slices that it is asked for.
-        metadata: further information from the file.
         close: releases the file.
 
     Raises:
@@ -61,17 +76,14 @@ class Source:
     def __init__(
         self,
         path: Path,
-        geometry: Geometry,
-        dtype: DTypeLike,
+        header: ScanHeader,
         load: Callable[[int, int], NDArray[Any]],
         *,
-        channels: int = 1,
-        by_region: bool = True,
-        metadata: Mapping[str, Any] | None = None,
-        close: Callable[[], None] | None = None,
         load_box: LoadBox | None = None,
         unpack: Callable[[UnpackTarget], Source] | None = None,
+        close: Callable[[], None] | None = None,
     ) -> None:
+        geometry, channels = header.geometry, header.channels
         voxels = math.prod(geometry.shape_zyx) * channels
         if voxels > MOST_VOXELS:
             raise FileProblem(
@@ -81,9 +93,9 @@ class Source:
         self.path = path
         self.geometry = geometry
         self.channels = channels
-        self.dtype: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
-        self.by_region = by_region
-        self.metadata: Mapping[str, Any] = dict(metadata or {})
+        self.dtype: np.dtype[Any] = np.dtype(header.dtype).newbyteorder("=")
+        self.by_region = header.by_region
+        self.metadata: Mapping[str, Any] = dict(header.metadata)
         self._load = load
         self._load_box = load_box
         self.unpack = unpack

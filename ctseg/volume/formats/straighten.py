@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ctseg.errors import BadInput
 from ctseg.volume.formats.affine import Straighten, StraightGrid
 from ctseg.volume.formats.raw import UnpackTarget
-from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.source import ScanHeader, Source
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,10 @@ def _resampled(source: Source, resampling: _Resampling) -> Source:
 
     return Source(
         source.path,
-        geometry,
-        source.dtype,
+        ScanHeader(geometry, source.dtype, source.channels, source.by_region, source.metadata),
         load,
-        channels=source.channels,
-        by_region=source.by_region,
-        metadata=source.metadata,
-        close=source.close,
         unpack=None if source.unpack is None else unpack,
+        close=source.close,
     )
 
 

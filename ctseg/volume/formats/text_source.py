@@ -14,7 +14,7 @@ from ctseg.errors import FileProblem
 from ctseg.specs import Zyx
 from ctseg.volume.formats.header_numbers import parse_text
 from ctseg.volume.formats.raw import Raw
-from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.source import ScanHeader, Source
 from ctseg.volume.geometry import Geometry
 
 
@@ -44,9 +44,8 @@ def text_source(
         array = array.reshape(raw.stored_shape)
         return (np.moveaxis(array, -1, 0) if raw.interleaved else array)[:, start:stop]
 
-    return Source(
-        path, geometry, raw.dtype, load, channels=raw.channels, by_region=False, metadata=metadata
-    )
+    header = ScanHeader(geometry, raw.dtype, raw.channels, by_region=False, metadata=metadata)
+    return Source(path, header, load)
 
 
 def _from_hex(text: bytes, raw: Raw) -> NDArray[Any]:
@@ -90,13 +89,10 @@ def pieces_source(
             out.append(parts[index].box((low, *start[1:]), (high, *stop[1:])))
         return np.concatenate(out, axis=1)
 
+    by_region = not any(part.compression for part in parts)
     return Source(
         path,
-        geometry,
-        parts[0].dtype,
+        ScanHeader(geometry, parts[0].dtype, parts[0].channels, by_region, metadata),
         lambda start, stop: load_box((start, 0, 0), (stop, y, x)),
-        channels=parts[0].channels,
-        by_region=not any(part.compression for part in parts),
-        metadata=metadata,
         load_box=load_box,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.errors import BadInput, UnknownName
+from ctseg.volume.formats.source import ScanHeader
+from ctseg.volume.geometry import Geometry
 
 OVERLAPS = ("refuse", "last", "channels")
 
@@ -135,3 +137,14 @@ def label_dtype(chosen: Sequence[tuple[int, Any]], overlaps: str) -> np.dtype[An
     """The smallest unsigned type that holds the values."""
     highest = 1 if overlaps == "channels" else max(value for value, _ in chosen)
     return np.dtype(np.uint8 if highest < 256 else np.uint16)
+
+
+def label_header(
+    geometry: Geometry,
+    chosen: Sequence[tuple[int, Any]],
+    overlaps: str,
+    metadata: Mapping[str, Any],
+) -> ScanHeader:
+    """Type and channels of the label map that `Combiner` makes of the chosen regions."""
+    channels = len(chosen) if overlaps == "channels" else 1
+    return ScanHeader(geometry, label_dtype(chosen, overlaps), channels, metadata=metadata)

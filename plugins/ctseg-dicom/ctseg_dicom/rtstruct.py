@@ -15,7 +15,7 @@ from ctseg.errors import FileProblem, GeometryMismatch
 from ctseg.volume.formats.source import Source
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom import raster
-from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_dtype
+from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_header
 from ctseg_dicom.files import check_word, dicom, load, names_of
 from ctseg_dicom.plane import Plane
 from ctseg_dicom.series import missing_series, open_series
@@ -169,20 +169,14 @@ def open_rtstruct(
 
     colours = {name: parts[0].colour for (_, name), (_, parts) in zip(labelled, chosen, strict=True)
                if parts and parts[0].colour}  # fmt: skip
-    return Source(
-        path,
-        geometry,
-        label_dtype(labelled, overlaps),
-        read,
-        channels=len(labelled) if overlaps == "channels" else 1,
-        metadata={
-            "modality": "RTSTRUCT",
-            "labels": {name: value for value, name in labelled},
-            "colours": colours,
-            "drawn_on": about.get("series_uid", str(scan.path)),
-            "notes": notes,
-        },
-    )
+    metadata = {
+        "modality": "RTSTRUCT",
+        "labels": {name: value for value, name in labelled},
+        "colours": colours,
+        "drawn_on": about.get("series_uid", str(scan.path)),
+        "notes": notes,
+    }
+    return Source(path, label_header(geometry, labelled, overlaps, metadata), read)
 
 
 def _regions(

@@ -15,7 +15,7 @@ from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.volume.formats.source import Source
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.lattice import Placement, placement
-from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_dtype
+from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_header
 from ctseg_dicom.codes import VALUE_TEXT, rgb_of
 from ctseg_dicom.files import check_word, dicom, load, names_of
 from ctseg_dicom.frames import Pixels, layout
@@ -91,20 +91,14 @@ def open_dicom_seg(
         return combined.array
 
     read, geometry = _on_series(path, own_grid, read_own, grid, series, uids, frame_uid)
-    return Source(
-        path,
-        geometry,
-        label_dtype(labelled, overlaps),
-        read,
-        channels=len(labelled) if overlaps == "channels" else 1,
-        metadata={
-            "modality": "SEG",
-            "segmentation_type": kind,
-            "labels": {name: value for value, name in labelled},
-            "colours": {p[0].name: p[0].colour for _, p in chosen if p and p[0].colour},
-            "drawn_on": uids,
-        },
-    )
+    metadata = {
+        "modality": "SEG",
+        "segmentation_type": kind,
+        "labels": {name: value for value, name in labelled},
+        "colours": {p[0].name: p[0].colour for _, p in chosen if p and p[0].colour},
+        "drawn_on": uids,
+    }
+    return Source(path, label_header(geometry, labelled, overlaps, metadata), read)
 
 
 def _threshold(threshold: Any, path: Path) -> float:

@@ -14,7 +14,7 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Zyx
 from ctseg.volume.formats.calibration import unknown_spacing
 from ctseg.volume.formats.outside import is_allowed
-from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.source import ScanHeader, Source
 from ctseg_zarr.chunks import check_chunks, check_sizes, needs_sizes
 from ctseg_zarr.metadata import OWN, Image, Level, factor_of, geometry_of, image_of
 from ctseg_zarr.stores import attributes, choose, open_store, zarr_errors
@@ -105,16 +105,9 @@ def open_ome_zarr(
     def load(start: int, stop: int) -> NDArray[Any]:
         return load_box((start, 0, 0), (stop, *shape[1:]))
 
-    return Source(
-        path,
-        geometry,
-        array.dtype,
-        load,
-        load_box=load_box,
-        channels=sizes.get("c", 1),
-        metadata={"dataset": f"/{array.path}", "axes": image.axes, **about},
-        close=close,
-    )
+    metadata = {"dataset": f"/{array.path}", "axes": image.axes, **about}
+    header = ScanHeader(geometry, array.dtype, sizes.get("c", 1), metadata=metadata)
+    return Source(path, header, load, load_box=load_box, close=close)
 
 
 def _spacing_notes(image: Image, voxel: Any, unit: str | None, notes: list[str]) -> dict[str, Any]:

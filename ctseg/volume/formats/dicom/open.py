@@ -16,7 +16,7 @@ from ctseg.volume.formats.dicom.header import DEFLATED
 from ctseg.volume.formats.dicom.pixels import check_syntax, dtype_of, pixels
 from ctseg.volume.formats.dicom.series import find_series, list_series
 from ctseg.volume.formats.dicom.straighten import straight_geometry, straight_slice
-from ctseg.volume.formats.source import Source, reading
+from ctseg.volume.formats.source import ScanHeader, Source, reading
 from ctseg.volume.geometry import Geometry
 
 _METADATA_TAGS = {"modality": 0x00080060, "series_uid": 0x0020000E, "description": 0x0008103E,
@@ -83,11 +83,8 @@ def _even(
 
     return Source(
         path,
-        stack.geometry,
-        dtype,
+        ScanHeader(stack.geometry, dtype, by_region=by_region, metadata=metadata),
         lambda start, stop: load_box((start, 0, 0), (stop, *shape[1:])),
-        metadata=metadata,
-        by_region=by_region,
         load_box=load_box,
     )
 
@@ -111,7 +108,8 @@ def _straight(
             out[0, number - start] = values if dtype.kind == "f" else np.rint(values)
         return out
 
-    return Source(path, geometry, dtype, load, metadata=metadata, by_region=by_region)
+    header = ScanHeader(geometry, dtype, by_region=by_region, metadata=metadata)
+    return Source(path, header, load)
 
 
 def _naming(frame: Frame, path: Path) -> Any:

@@ -23,7 +23,7 @@ from ctseg.volume.formats.hdf5.links import Links, StoredDataset, attributes_of,
 from ctseg.volume.formats.hdf5.map import mapped_box
 from ctseg.volume.formats.hdf5.storage import check_storage, is_external, open_external
 from ctseg.volume.formats.outside import is_allowed
-from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.source import ScanHeader, Source
 from ctseg.volume.formats.units import MM, unit_of
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
 from ctseg.volume.geometry import Geometry, as_xyz
@@ -88,16 +88,8 @@ def open_hdf5(
         stored = open_external(file, place.name) if external else file[place.name]
         return _part(stored, place, tuple(map(slice, start, stop)))
 
-    return Source(
-        path,
-        grid,
-        dtype,
-        load,
-        channels=count,
-        metadata=metadata,
-        close=handle.close,
-        load_box=load_box,
-    )
+    header = ScanHeader(grid, dtype, channels=count, metadata=metadata)
+    return Source(path, header, load, load_box=load_box, close=handle.close)
 
 
 def _part(stored: h5py.Dataset, place: StoredDataset, box: tuple[slice, ...]) -> NDArray[Any]:

@@ -73,7 +73,7 @@ def _stored(
 
         return pieces_source(files, path, geometry, notes, piece)
     raw.check_size()
-    return raw_source(raw, path, geometry, raw.dtype, metadata=with_surplus(notes, raw))
+    return raw_source(raw, path, geometry, with_surplus(notes, raw))
 
 
 def _raw(file: Path, start: int, header: MetaHeader, grid: MetaGrid, shape_zyx: Zyx) -> Raw:

@@ -17,7 +17,7 @@ from ctseg.volume.formats.nifti.header import NiftiHeader, is_gzip, read_nifti_h
 from ctseg.volume.formats.nifti.orientation import METADATA
 from ctseg.volume.formats.nifti.sink import NiftiSink, make_nifti_header
 from ctseg.volume.formats.raw import Raw
-from ctseg.volume.formats.raw_source import raw_source, with_surplus
+from ctseg.volume.formats.raw_source import Scaling, raw_source, with_surplus
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg.volume.formats.straighten import straightened
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
@@ -70,18 +70,8 @@ def open_nifti(
             skip=header.offset,
         )
         raw.check_size()
-    dtype = np.dtype("float32") if header.rescaled else header.dtype
-    if header.rescaled and header.dtype.itemsize == 8:
-        dtype = np.dtype("float64")
     metadata = {**header.notes, METADATA: header.orientation, "notes": list(notes)}
-    source = raw_source(
-        raw,
-        path,
-        stored,
-        dtype,
-        metadata=with_surplus(metadata, raw),
-        convert=lambda part: _rescale(part, header, dtype),
-    )
+    source = raw_source(raw, path, stored, with_surplus(metadata, raw), scaling=_scaling(header))
     with reading(path):
         return straightened(source, straight, how)
 
@@ -134,11 +124,17 @@ def _channel_count(header: NiftiHeader, path: Path, channels: str | None) -> int
     return header.shape[3]
 
 
-def _rescale(array: NDArray[Any], header: NiftiHeader, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _scaling(header: NiftiHeader) -> Scaling | None:
+    """The header's slope and intercept; None for numbers that are stored as they are."""
     if not header.rescaled:
-        return array
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite where the file says so
-        return (array.astype(np.float64) * header.slope + header.inter).astype(dtype)
+        return None
+    dtype = np.dtype("float64" if header.dtype.itemsize == 8 else "float32")
+
+    def rescale(stored: NDArray[Any]) -> NDArray[Any]:
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite where the file says so
+            return (stored.astype(np.float64) * header.slope + header.inter).astype(dtype)
+
+    return Scaling(dtype, rescale)
 
 
 def write_nifti(path: Path, header: VolumeHeader) -> Writer:

@@ -26,7 +26,7 @@ from ctseg.volume.formats.nrrd.header import (
 )
 from ctseg.volume.formats.raw import Compression, Raw, RawSink
 from ctseg.volume.formats.raw_source import raw_source, with_surplus
-from ctseg.volume.formats.source import Source, check_file, reading
+from ctseg.volume.formats.source import ScanHeader, Source, check_file, reading
 from ctseg.volume.formats.straighten import straightened
 from ctseg.volume.formats.text_source import pieces_source, text_source
 from ctseg.volume.formats.units import in_unit
@@ -93,7 +93,7 @@ def _stored(
 
         return pieces_source(files, path, geometry, notes, piece)
     raw.check_size()
-    return raw_source(raw, path, geometry, raw.dtype, metadata=with_surplus(notes, raw))
+    return raw_source(raw, path, geometry, with_surplus(notes, raw))
 
 
 def _within(
@@ -117,15 +117,8 @@ def _within(
         slices = raw.slices(start * count, stop * count)[0]
         return np.moveaxis(slices.reshape(-1, count, y, x), 1, 0)
 
-    return Source(
-        path,
-        geometry,
-        raw.dtype,
-        load,
-        channels=count,
-        by_region=not raw.compression,
-        metadata={**header.notes, "notes": list(grid.notes)},
-    )
+    metadata = {**header.notes, "notes": list(grid.notes)}
+    return Source(path, ScanHeader(geometry, raw.dtype, count, not raw.compression, metadata), load)
 
 
 def _raw(

@@ -21,7 +21,7 @@ from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source
-from ctseg.volume.formats.source import AGAIN, Source, check_file, reading
+from ctseg.volume.formats.source import AGAIN, ScanHeader, Source, check_file, reading
 from ctseg.volume.formats.tiff import metadata
 from ctseg.volume.formats.tiff.ome import Ome, read_ome
 from ctseg.volume.formats.tiff.structure import check_structure
@@ -82,7 +82,7 @@ def open_tiff(
         raw = Raw(
             path, stored, geometry.shape_zyx, channels, interleaved=axes == "ZYXC", start=offset
         )
-        return raw_source(raw, path, geometry, dtype, metadata=about)
+        return raw_source(raw, path, geometry, about)
     text = None if ome is None else ome.text
     opened = Handle(lambda: tifffile.TiffFile(path, omexml=text), tif)
 
@@ -102,16 +102,8 @@ def open_tiff(
             return part[None]
         return part if axes.startswith("C") else np.moveaxis(part, axes.index("C"), 0)
 
-    return Source(
-        path,
-        geometry,
-        dtype,
-        load,
-        channels=channels,
-        by_region=paged,
-        metadata=about,
-        close=opened.close,
-    )
+    header = ScanHeader(geometry, dtype, channels, by_region=paged, metadata=about)
+    return Source(path, header, load, close=opened.close)
 
 
 def _ome(tif: tifffile.TiffFile, path: Path, pages: int, *, allowed: bool) -> Ome | None:
