@@ -14,8 +14,8 @@ from ctseg.errors import BadInput
 from ctseg.extension_specs import MetricSpec
 from ctseg.metrics.boxes import in_threads, label_boxes, volume_of
 from ctseg.metrics.catalogue import CHEAP, OF_VALUES, in_group, metric
-from ctseg.metrics.overlap import Histogram, OverlapCounts, label_counts, label_mask, label_valid
-from ctseg.metrics.pairs import Cut, LabelPair, ValuePair
+from ctseg.metrics.overlap import OverlapCounts, label_counts, label_mask, label_valid
+from ctseg.metrics.pairs import Cut, LabelPair, MapPair, ValuePair
 from ctseg.metrics.report import LabelResult, State
 from ctseg.specs import Task
 from ctseg.task import select
@@ -100,31 +100,15 @@ def default_tolerance(spacing_zyx: Sequence[float]) -> float:
     return 1.0 if largest >= _SMALL_VOXEL_MM else 2 * largest
 
 
-def score_labels(
-    task: Task,
-    predicted: NDArray[Any],
-    reference: NDArray[Any],
-    spacing_zyx: Sequence[float],
-    settings: MetricSettings,
-    valid: NDArray[np.bool_] | None = None,
-    *,
-    instances: tuple[NDArray[Any], NDArray[Any]] | None = None,
-    histogram: Histogram | None = None,
-) -> tuple[LabelResult, ...]:
-    """Results of every label of a case, in the order of the task.
-
-    Args:
-        predicted, reference: label values [Z, Y, X], or one map per label [C, Z, Y, X].
-        spacing_zyx: spacing in mm.
-        valid: [Z, Y, X], the voxels that count; voxels that the reference ignores never count.
-        instances: instance ids of both maps; without them the connected components of a label are its instances.
-        histogram: the joint histogram of both maps, if it is known already.
-    """
+def score_labels(task: Task, maps: MapPair, settings: MetricSettings) -> tuple[LabelResult, ...]:
+    """Results of every label of a case, in the order of the task."""
     predicted, reference = (
-        whole_numbers(array) if array.ndim == 3 else array for array in (predicted, reference)
+        whole_numbers(array) if array.ndim == 3 else array
+        for array in (maps.predicted, maps.reference)
     )
+    spacing_zyx, valid, instances = maps.spacing_zyx, maps.valid, maps.instances
     labels = task.foreground if settings.labels is None else select(task, settings.labels)
-    counts = label_counts(task, predicted, reference, valid, histogram)
+    counts = label_counts(task, predicted, reference, valid, maps.histogram)
     chosen = [spec for spec in map(metric, settings.metrics) if spec.group != OF_VALUES]
     ml = math.prod(spacing_zyx) / 1000
     diagonal = diagonal_mm(reference.shape, spacing_zyx)

@@ -11,11 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.metrics.instances import Contingency, components, contingency
-from ctseg.metrics.overlap import OverlapCounts
+from ctseg.metrics.overlap import Histogram, OverlapCounts
 from ctseg.metrics.regression import Errors, errors
 from ctseg.metrics.surface import SurfaceDistances, surface_distances
 
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MapPair:
+    """The two maps of a case.
+
+    Attributes:
+        predicted, reference: label values [Z, Y, X], or one map per label [C, Z, Y, X].
+        spacing_zyx: spacing in mm.
+        valid: [Z, Y, X], the voxels that count; voxels that the reference ignores never count.
+        instances: instance ids of both maps; without them the connected components of a label are its instances.
+        histogram: the joint histogram of both maps, if it is known already.
+    """
+
+    predicted: NDArray[Any]
+    reference: NDArray[Any]
+    spacing_zyx: Sequence[float]
+    valid: Mask | None = None
+    instances: tuple[NDArray[Any], NDArray[Any]] | None = None
+    histogram: Histogram | None = None
 
 
 @dataclass(frozen=True)

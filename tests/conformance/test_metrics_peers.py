@@ -11,6 +11,7 @@ from ctseg.metrics.case import MetricSettings, score_labels
 from ctseg.metrics.catalogue import DEFAULT
 from ctseg.metrics.centreline import centreline_dice
 from ctseg.metrics.instances import adapted_rand, contingency
+from ctseg.metrics.pairs import MapPair
 from ctseg.metrics.skeleton import skeleton
 from ctseg.metrics.surface import surface_distances
 from ctseg.task import classes_task
@@ -36,7 +37,9 @@ def test_overlap_and_surface_dice_are_those_of_monai(seed: int) -> None:
     metrics = pytest.importorskip("monai.metrics")
     one, two = _maps(seed)
     task = classes_task({"a": 1, "b": 2, "c": 3})
-    found = score_labels(task, one, two, SPACING, MetricSettings(DEFAULT, tolerance_mm=1.2))
+    found = score_labels(
+        task, MapPair(one, two, SPACING), MetricSettings(DEFAULT, tolerance_mm=1.2)
+    )
     stacks = _one_hot(one), _one_hot(two)
     expected = {
         "dice": metrics.compute_dice(*stacks),

@@ -11,6 +11,7 @@ import pytest
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.case import MetricSettings, score_labels, score_values
 from ctseg.metrics.catalogue import CHEAP, DEFAULT, REGRESSION, labels_only, metric, resolve
+from ctseg.metrics.pairs import MapPair
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.metrics.surface import surface_distances
 from ctseg.specs import Label, Task
@@ -36,7 +37,7 @@ def _by_name(results: tuple[LabelResult, ...]) -> dict[str, LabelResult]:
 
 def test_every_metric_of_every_state() -> None:
     made, truth = _maps()
-    found = _by_name(score_labels(TASK, made, truth, SPACING, EVERYTHING))
+    found = _by_name(score_labels(TASK, MapPair(made, truth, SPACING), EVERYTHING))
     diagonal = math.hypot(20, 12, 7)
     organ = found["organ"]
     assert organ.state == "both" and None not in organ.values.values()
@@ -66,7 +67,7 @@ def test_every_metric_of_every_state() -> None:
 
 
 def test_a_report_of_it_says_what_was_left_out_and_holds_no_nan() -> None:
-    results = score_labels(TASK, *_maps(), SPACING, EVERYTHING)
+    results = score_labels(TASK, MapPair(*_maps(), SPACING), EVERYTHING)
     report = Report((CaseResult("a", results, "p", 9.0), CaseResult("b", results, "q")), {"x": 1})
     data = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert data["labels"]["bone"]["hd95"] is None and data["labels"]["bone"]["absent"] == 2
@@ -84,13 +85,13 @@ def test_ignored_and_masked_voxels_count_in_no_metric() -> None:
     inside[:, :, :7] = True
     ignoring = classes_task({"organ": 1, "lesion": 2, "vessel": 3, "bone": 4}, ignore=255)
     marked = np.where(inside, truth, 255).astype(np.uint8)
-    by_ignore = score_labels(ignoring, made, marked, SPACING, EVERYTHING)
-    by_mask = score_labels(TASK, made, truth, SPACING, EVERYTHING, inside)
+    by_ignore = score_labels(ignoring, MapPair(made, marked, SPACING), EVERYTHING)
+    by_mask = score_labels(TASK, MapPair(made, truth, SPACING, inside), EVERYTHING)
     assert by_ignore == by_mask
     found = _by_name(by_mask)
     assert [found[n].state for n in ("lesion", "vessel")] == ["absent", "absent"]
     assert found["organ"].values["precision"] == 1  # what is too much lies outside
-    nothing = score_labels(TASK, made, truth, SPACING, EVERYTHING, inside & False)
+    nothing = score_labels(TASK, MapPair(made, truth, SPACING, inside & False), EVERYTHING)
     assert {item.state for item in nothing} == {"absent"}
 
 
@@ -100,12 +101,12 @@ def test_channels_regions_and_strange_values_are_measured_alike() -> None:
     truth[3, 3, 3] = made[3, 3, 4] = 2
     made[made == 3] = 0
     settings = MetricSettings((*DEFAULT, "centreline_dice"))
-    expected = score_labels(regions, made, truth, SPACING, settings)
+    expected = score_labels(regions, MapPair(made, truth, SPACING), settings)
     stacks = [np.stack([np.isin(m, (1, 2)), m == 2]).astype(np.uint8) for m in (made, truth)]
-    assert score_labels(regions, *stacks, SPACING, settings) == expected
+    assert score_labels(regions, MapPair(*stacks, SPACING), settings) == expected
     far = Task("channels", (Label("whole", (-5, 70000), 1), Label("core", (70000,), 2)))
     moved = [np.select([m == 1, m == 2], [-5, 70000], 0) for m in (made, truth)]
-    assert score_labels(far, *moved, SPACING, settings) == expected
+    assert score_labels(far, MapPair(*moved, SPACING), settings) == expected
 
 
 def test_a_label_may_lie_where_the_maps_are_0() -> None:
@@ -113,22 +114,24 @@ def test_a_label_may_lie_where_the_maps_are_0() -> None:
     made, truth = ((m == 1).astype(np.uint8) for m in _maps())
     made[8:, 9:, :3] = truth[8:, 10:, :3] = 2
     pores = (Label("solid", (1,), 1), Label("pore", (0,), 0), Label("metal", (2,), 2))
-    expected = score_labels(classes_task({"pore": 1, "metal": 2}), made, truth, SPACING, EVERYTHING)
+    expected = score_labels(
+        classes_task({"pore": 1, "metal": 2}), MapPair(made, truth, SPACING), EVERYTHING
+    )
     assert not any(None in item.values.values() for item in expected)
     turned = (np.choose(m, (1, 0, 2)) for m in (made, truth))
-    assert score_labels(Task("classes", pores), *turned, SPACING, EVERYTHING) == expected
+    assert score_labels(Task("classes", pores), MapPair(*turned, SPACING), EVERYTHING) == expected
 
 
 def test_only_some_labels_and_tolerances_of_their_own() -> None:
     made, truth = _maps()
     settings = MetricSettings(("surface_dice",), ("organ",), {"organ": 0.0})
-    (organ,) = score_labels(TASK, made, truth, SPACING, settings)
+    (organ,) = score_labels(TASK, MapPair(made, truth, SPACING), settings)
     (other,) = score_labels(
-        TASK, made, truth, SPACING, MetricSettings(("surface_dice",), ("organ",), 9.0)
+        TASK, MapPair(made, truth, SPACING), MetricSettings(("surface_dice",), ("organ",), 9.0)
     )
     assert 0 < organ.values["surface_dice"] < other.values["surface_dice"] == 1  # type: ignore[operator]
     with pytest.raises(UnknownName, match="lever"):
-        score_labels(TASK, made, truth, SPACING, MetricSettings(labels=("lever",)))
+        score_labels(TASK, MapPair(made, truth, SPACING), MetricSettings(labels=("lever",)))
 
 
 def test_a_regression_by_channel() -> None:
@@ -169,10 +172,10 @@ def test_names_and_groups_of_metrics() -> None:
 def test_neither_type_nor_order_in_memory_matters(dtype: str, order: str) -> None:
     made, truth = ((m == 1).astype(np.uint8) for m in _maps())
     task = classes_task({"organ": 1})
-    expected = score_labels(task, made, truth, SPACING, EVERYTHING)
+    expected = score_labels(task, MapPair(made, truth, SPACING), EVERYTHING)
     one, two = made.astype(dtype), truth.astype(dtype if order != "view" else "int32")
     if order == "F":
         one, two = np.asfortranarray(one), np.asfortranarray(two)
     if order == "view":
         one, two = np.repeat(one, 2, axis=2)[..., ::2], two[::-1].copy()[::-1]
-    assert score_labels(task, one, two, SPACING, EVERYTHING) == expected
+    assert score_labels(task, MapPair(one, two, SPACING), EVERYTHING) == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
 from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
 from ctseg.metrics.overlap import Histogram, joint_histogram
+from ctseg.metrics.pairs import MapPair
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.specs import DataSet, ImageRef, Task
 from ctseg.task import check_values, classes_task, in_one_map, labelled_channels
@@ -100,10 +101,10 @@ def evaluate(
             _volume(prediction, prediction_options), expected, names, None, grid_tolerance, task
         )
         region = None if mask is None else common.to_common(_mask_of(_volume(mask, None), expected))
-        result = evaluate_case(
-            task, common.one, common.two, "case", slices=_on_common_grid(slices, common), mask=region,
-            settings=settings,
-        )  # fmt: skip
+        maps = CaseMaps(
+            common.one, common.two, "case", slices=_on_common_grid(slices, common), mask=region
+        )
+        result = evaluate_case(task, maps, settings)
         result = replace(result, notes=common.notes)
         return _report([result], settings, {"case": expected.geometry.spacing_zyx})
     pairs = find_pairs(
@@ -146,10 +147,11 @@ def _evaluate_pairs(
         mask = None
         if pair.mask is not None:
             mask = common.to_common(_mask_of(_volume(pair.mask, None), expected))
-        result = evaluate_case(
-            task, common.one, common.two, pair.case, names=names,
-            slices=_on_common_grid(slices, common), mask=mask, group=pair.group, settings=settings,
+        maps = CaseMaps(
+            common.one, common.two, pair.case, names=names,
+            slices=_on_common_grid(slices, common), mask=mask, group=pair.group,
         )  # fmt: skip
+        result = evaluate_case(task, maps, settings)
         reading_notes = [
             f"{name}: {note}"
             for name, volume in zip(names, (predicted, expected), strict=True)
@@ -203,46 +205,60 @@ def _report(
     return report
 
 
-def evaluate_case(
-    task: Task | None,
-    prediction: Volume,
-    reference: Volume,
-    case_id: str,
-    *,
-    names: tuple[str, str] | None = None,
-    slices: Slices | None = None,
-    mask: NDArray[Any] | None = None,
-    group: str | None = None,
-    settings: MetricSettings | None = None,
-) -> CaseResult:
-    """Score one predicted map against a reference with the same geometry.
+@dataclass(frozen=True)
+class CaseMaps:
+    """The predicted map of a case and its reference, on one grid.
 
-    Args:
-        task: meaning of the values; None makes every value but 0 a label of its own. Predictions hold the `value` of
-            each label, references its `values`, which are usually the same.
+    Attributes:
         prediction, reference: label values [Z, Y, X], or one map for each label [C, Z, Y, X]; float values of a
             regression.
+        case_id: id of the case.
         names: names of the two maps in messages.
         slices: start and stop along z of the evaluated slices.
         mask: evaluated region, [Z, Y, X] or [1, Z, Y, X], above 0.
         group: the patient or specimen of the case.
+    """
+
+    prediction: Volume
+    reference: Volume
+    case_id: str
+    names: tuple[str, str] | None = None
+    slices: Slices | None = None
+    mask: NDArray[Any] | None = None
+    group: str | None = None
+
+
+def evaluate_case(
+    task: Task | None, maps: CaseMaps, settings: MetricSettings | None = None
+) -> CaseResult:
+    """Score one predicted map against its reference.
+
+    Args:
+        task: meaning of the values; None makes every value but 0 a label of its own. Predictions hold the `value` of
+            each label, references its `values`, which are usually the same.
         settings: metrics to compute; by default the fast ones: Dice and IoU, or the errors of a regression.
 
     Raises:
         GeometryMismatch: the grids of the maps differ.
         BadInput: a value that the task does not have.
     """
-    names = names or (f"The prediction of '{case_id}'", "its reference")
+    prediction, reference, case_id, group = (
+        maps.prediction,
+        maps.reference,
+        maps.case_id,
+        maps.group,
+    )
+    names = maps.names or (f"The prediction of '{case_id}'", "its reference")
     check_same(prediction.geometry, reference.geometry, names=names)
-    part = slice(*slices) if slices else slice(None)
+    part = slice(*maps.slices) if maps.slices else slice(None)
     predicted, expected = (_squeezed(v.array)[..., part, :, :] for v in (prediction, reference))
     if not expected.size:
         raise BadInput(
-            f"No slices of {names[1]} lie in {slices}: it has {reference.geometry.shape_zyx[0]} slices."
+            f"No slices of {names[1]} lie in {maps.slices}: it has {reference.geometry.shape_zyx[0]} slices."
         )
-    maps = [(predicted, prediction.metadata, names[0]), (expected, reference.metadata, names[1])]
-    task, (predicted, expected) = by_name(task, maps)
-    valid = None if mask is None else np.asarray(_squeezed(mask)[part] > 0)
+    told = [(predicted, prediction.metadata, names[0]), (expected, reference.metadata, names[1])]
+    task, (predicted, expected) = by_name(task, told)
+    valid = None if maps.mask is None else np.asarray(_squeezed(maps.mask)[part] > 0)
     spacing = reference.geometry.spacing_zyx
     if task is not None and task.kind == "regression":
         settings = settings or MetricSettings()
@@ -252,7 +268,8 @@ def evaluate_case(
     if task is not None and expected.ndim == 4:
         expected = labelled_channels(task, expected)
     if settings is not None and settings.instances:
-        results = _score_instances(task, predicted, expected, spacing, settings, valid, names=names)
+        pair = MapPair(predicted, expected, spacing, valid)
+        results = _score_instances(task, pair, settings, names)
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
     if task is not None:
         predicted = as_stored(task, predicted)
@@ -272,9 +289,8 @@ def evaluate_case(
     )  # labels of channels are known by order, those of one map by written value
     for own, name in zip(values, names, strict=True):
         check_values(task, own, where=name)
-    results = score_labels(
-        task, predicted, expected, spacing, settings or MetricSettings(), valid, histogram=histogram
-    )
+    pair = MapPair(predicted, expected, spacing, valid, histogram=histogram)
+    results = score_labels(task, pair, settings or MetricSettings())
     return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
 
 
@@ -315,27 +331,21 @@ def _values(
 
 
 def _score_instances(
-    task: Task | None,
-    predicted: NDArray[Any],
-    expected: NDArray[Any],
-    spacing_zyx: Sequence[float],
-    settings: MetricSettings,
-    valid: NDArray[np.bool_] | None,
-    *,
-    names: tuple[str, str],
+    task: Task | None, maps: MapPair, settings: MetricSettings, names: tuple[str, str]
 ) -> tuple[LabelResult, ...]:
-    for array, name in zip((predicted, expected), names, strict=True):
+    """Results of maps whose values are ids of instances."""
+    valid, both = maps.valid, (maps.predicted, maps.reference)
+    for array, name in zip(both, names, strict=True):
         if array.ndim != 3:
             raise BadInput(f"{name} has {len(array)} channels; instances need a single map of ids.")
-    ids = tuple(
-        whole_numbers(a, where=n) for a, n in zip((predicted, expected), names, strict=True)
-    )
+    ids = tuple(whole_numbers(a, where=n) for a, n in zip(both, names, strict=True))
     if task is not None and task.ignore is not None:
-        counted = np.asarray(expected != task.ignore)
+        counted = np.asarray(maps.reference != task.ignore)
         valid = counted if valid is None else counted & valid
     one, two = ((array != 0).astype(np.uint8) for array in ids)
     single, settings = classes_task({"instances": 1}), replace(settings, labels=None)
-    return score_labels(single, one, two, spacing_zyx, settings, valid, instances=(ids[0], ids[1]))
+    pair = MapPair(one, two, maps.spacing_zyx, valid, instances=(ids[0], ids[1]))
+    return score_labels(single, pair, settings)
 
 
 def _squeezed(array: NDArray[Any]) -> NDArray[Any]:

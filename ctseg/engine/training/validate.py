@@ -18,7 +18,7 @@ from ctseg.data.splits import depths, split
 from ctseg.data.steps.target import Scale
 from ctseg.data.store import Prepared, about
 from ctseg.data.stream import ready as stream_of
-from ctseg.engine.evaluation.evaluate import evaluate_case
+from ctseg.engine.evaluation.evaluate import CaseMaps, evaluate_case
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.training.job import TrainingJob
@@ -117,7 +117,8 @@ def score(task: Task, case: Case, prediction: Volume) -> CaseResult:
     with about(case, "scored"):  # its files may be gone by now
         reference = load_label(case, task, Volume(prediction.array, source))
         mask = load_extra(case, case.mask, reference)
-    return evaluate_case(task, prediction, reference, case.id, mask=mask, group=case.group)
+    maps = CaseMaps(prediction, reference, case.id, mask=mask, group=case.group)
+    return evaluate_case(task, maps)
 
 
 def metrics_of(report: Report, *, command: str) -> Metrics:

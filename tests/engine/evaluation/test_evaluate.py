@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ctseg.data.readers.find import open_dataset
-from ctseg.engine.evaluation.evaluate import evaluate, evaluate_case
+from ctseg.engine.evaluation.evaluate import CaseMaps, evaluate, evaluate_case
 from ctseg.engine.evaluation.matching import PREDICTIONS, find_pairs
 from ctseg.engine.training.validate import score
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch, UnknownName
@@ -59,29 +59,29 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_one_case_by_hand() -> None:
-    result = evaluate_case(TASK, _map(shift=1, lesion=False), _map(), "a")
+    result = evaluate_case(TASK, CaseMaps(_map(shift=1, lesion=False), _map(), "a"))
     organ, lesion = result.labels
     assert organ.dice == pytest.approx(2 * 12 / 36)
     assert organ.iou == pytest.approx(12 / 24)
     assert organ.reference_ml == pytest.approx(18 * 0.5 * 1.0 * 2.0 / 1000)
     assert (lesion.dice, lesion.state, lesion.predicted_ml) == (0.0, "missed", 0.0)
-    (_, invented) = evaluate_case(TASK, _map(), _map(lesion=False), "a").labels
+    (_, invented) = evaluate_case(TASK, CaseMaps(_map(), _map(lesion=False), "a")).labels
     assert (invented.dice, invented.state) == (0.0, "invented")
-    (_, absent) = evaluate_case(TASK, _map(lesion=False), _map(lesion=False), "a").labels
+    (_, absent) = evaluate_case(TASK, CaseMaps(_map(lesion=False), _map(lesion=False), "a")).labels
     assert (absent.dice, absent.state) == (None, "absent")
 
 
 def test_maps_on_different_grids_are_not_compared() -> None:
     with pytest.raises(GeometryMismatch, match="spacing"):
-        evaluate_case(TASK, _map(), _map(spacing_xyz=(0.5, 1.0, 2.5)), "a")
+        evaluate_case(TASK, CaseMaps(_map(), _map(spacing_xyz=(0.5, 1.0, 2.5)), "a"))
     other = Volume.from_array(np.zeros((4, 5, 7), np.uint8), spacing_xyz=(0.5, 1.0, 2.0))
     with pytest.raises(GeometryMismatch, match="shape"):
-        evaluate_case(TASK, _map(), other, "a")
+        evaluate_case(TASK, CaseMaps(_map(), other, "a"))
 
 
 def test_a_value_beyond_the_task_is_refused() -> None:
     with pytest.raises(BadInput, match="value 2"):
-        evaluate_case(classes_task({"organ": 1}), _map(), _map(), "a")
+        evaluate_case(classes_task({"organ": 1}), CaseMaps(_map(), _map(), "a"))
 
 
 BACKGROUND = Label("background", (0,), 0)
@@ -104,12 +104,12 @@ def test_predictions_hold_what_the_task_writes_and_references_what_files_hold(
     for stored, value in written.items():
         moved[made.array == stored] = value
     same = replace(task, labels=tuple(replace(one, value=one.values[-1]) for one in task.labels))
-    expected = evaluate_case(same, made, _map(), "a")
+    expected = evaluate_case(same, CaseMaps(made, _map(), "a"))
     assert expected.labels[0].dice not in (0, 1) and expected.labels[1].dice == 1
-    assert evaluate_case(task, replace(made, array=moved), _map(), "a") == expected
+    assert evaluate_case(task, CaseMaps(replace(made, array=moved), _map(), "a")) == expected
     large = replace(TASK, labels=(BACKGROUND, Label("organ", (300,), 1), Label("lesion", (2,), 2)))
     truth = replace(_map(), array=np.where(_map().array == 1, 300, _map().array.astype(np.int16)))
-    assert evaluate_case(large, _map(), truth, "a").mean_dice == 1
+    assert evaluate_case(large, CaseMaps(_map(), truth, "a")).mean_dice == 1
 
 
 def test_a_regression_is_measured_by_its_errors() -> None:
@@ -249,7 +249,7 @@ def test_surfaces_are_measured_in_mm_of_the_volumes() -> None:
     assert set(json.loads(report.to_json())["means"]) == {
         "dice", "iou", "hd95", "surface_distance", "surface_dice",
     }  # fmt: skip
-    cheap = evaluate_case(TASK, _map(), _map(), "a")
+    cheap = evaluate_case(TASK, CaseMaps(_map(), _map(), "a"))
     assert set(cheap.labels[0].values) == {"dice", "iou"}  # what training pays for
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ctseg
-from ctseg.engine.evaluation.evaluate import evaluate_case
+from ctseg.engine.evaluation.evaluate import CaseMaps, evaluate_case
 from ctseg.engine.training.validate import merit
 from ctseg.metrics.report import CaseResult, Report
 from ctseg.task import classes_task
@@ -28,7 +28,7 @@ def report(*pairs: tuple[int, int]) -> Report:
 
     def case(number: int, predicted: int, reference: int) -> CaseResult:
         maps = (Volume.from_array(ball(n)) for n in (predicted, reference))
-        return evaluate_case(TASK, *maps, str(number))
+        return evaluate_case(TASK, CaseMaps(*maps, str(number)))
 
     return Report(tuple(case(i, *pair) for i, pair in enumerate(pairs)))
 
