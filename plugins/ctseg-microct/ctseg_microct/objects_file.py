@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.header import VolumeHeader
 from ctseg.volume.io import open_writer
 from ctseg.volume.memory_map import drop_pages
 from ctseg_microct.parts import Numbered
@@ -17,7 +18,7 @@ def write_objects(objects: Numbered, geometry: Geometry, path: Path) -> None:
     """Write the number of the object of each voxel, as in `objects.csv`."""
     depth, height, width = geometry.shape_zyx
     thick = max(1, SLAB_VOXELS // (height * width))
-    writer = open_writer(path, geometry, np.dtype(np.int32), options={"dataset": "/label"})
+    writer = open_writer(path, VolumeHeader(geometry, np.dtype(np.int32)), {"dataset": "/label"})
     try:
         for start in range(0, depth, thick):
             writer.write(start, np.array(objects.map[start : start + thick]))

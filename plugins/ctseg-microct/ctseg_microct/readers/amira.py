@@ -68,7 +68,7 @@ def open_amira(path: Path, *, unit: str | None = None) -> VolumeSource:
         if header.encoding == "hxbyterle":
             return run_length_source(raw, header.encoded_bytes, geometry, metadata)
         raw.check_size()
-        return raw_source(raw, path, geometry, header.dtype, metadata=metadata)
+        return raw_source(raw, path, geometry, metadata)
 
 
 def _unit(header: AmiraHeader, unit: str | None) -> str:

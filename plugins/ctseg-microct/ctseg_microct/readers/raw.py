@@ -69,7 +69,7 @@ def open_raw(
             *metadata.get("notes", ()),
             *([f"described by {found.where}"] if found.where else []),
         ]
-        return raw_source(raw, path, geometry, raw.dtype, metadata={**metadata, "notes": notes})
+        return raw_source(raw, path, geometry, {**metadata, "notes": notes})
 
 
 def _with_options(

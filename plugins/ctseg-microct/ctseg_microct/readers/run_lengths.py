@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctseg.volume.formats.raw import Raw, UnpackTarget
 from ctseg.volume.formats.raw_source import raw_source
-from ctseg.volume.formats.source import Source
+from ctseg.volume.formats.source import ScanHeader, Source
 from ctseg.volume.geometry import Geometry
 
 BLOCK = 1 << 20
@@ -54,20 +54,10 @@ def run_length_source(
         for block in _decoded(raw, size or available):
             target.write(block.tobytes())
         whole = Raw(target.path, raw.dtype, raw.shape_zyx, raw.channels, raw.interleaved)
-        return raw_source(
-            whole, raw.path, geometry, raw.dtype, metadata=metadata, close=target.close
-        )
+        return raw_source(whole, raw.path, geometry, metadata, close=target.close)
 
-    return Source(
-        raw.path,
-        geometry,
-        raw.dtype,
-        load,
-        channels=raw.channels,
-        by_region=False,
-        metadata=metadata,
-        unpack=unpack,
-    )
+    header = ScanHeader(geometry, raw.dtype, raw.channels, by_region=False, metadata=metadata)
+    return Source(raw.path, header, load, unpack=unpack)
 
 
 def _decoded(raw: Raw, size: int) -> Iterator[NDArray[np.uint8]]:
