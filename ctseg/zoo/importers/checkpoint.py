@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def read_checkpoint(path: Path, *, name: str = "") -> dict[str, Any]:
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             if foreign:
                 raise _refused(name, sorted(foreign))
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # torch warns of its own classes in odd places
+                warnings.simplefilter("ignore", UserWarning)
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except BadInput:
             raise
         except pickle.UnpicklingError as error:
