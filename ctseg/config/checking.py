@@ -22,18 +22,22 @@ SHOWN = 200
 """A message repeats so many characters of a wrong value at most."""
 
 
-def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = True, unique: bool = False) -> Any:
     """JSON from a file that anybody may have made.
 
     Args:
         finite: refuse NaN and infinity, which Python's module reads and JSON does not have.
+        unique: refuse a key that a table has twice, of which other readers may take the other one.
 
     Raises:
         ValueError: it is none, or nested more than a hundred times.
     """
     try:
         strict: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _finite}
-        content = json.loads(text, **strict if finite else {})
+        options = strict if finite else {}
+        if unique:
+            options["object_pairs_hook"] = _once
+        content = json.loads(text, **options)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     level = [content]
@@ -48,6 +52,13 @@ def _inside(node: Any) -> Iterable[Any]:
     if isinstance(node, dict):
         return node.values()
     return node if isinstance(node, list) else ()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key stands twice in one table")
+    return table
 
 
 def _finite(text: str) -> float:

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctseg.card import Card, CoarseStage
 from ctseg.engine.model.weights_header import MEND, read_card
-from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, NameClash, UnknownName
-from ctseg.zoo.folders import search_path
-from ctseg.zoo.store import CARD, ZooEntry, entries_in
+from ctseg.errors import (
+    BadInput,
+    CorruptWeights,
+    CtsegError,
+    CtsegWarning,
+    FileProblem,
+    NameClash,
+    UnknownName,
+)
+from ctseg.zoo.folders import NAME, search_path
+from ctseg.zoo.index import ALIAS, ZooIndex
+from ctseg.zoo.names import fitting
+from ctseg.zoo.store import CARD, ZooEntry, entries_in, read_index
 
 BEST = "best.safetensors"
 RUN_FILE = "config.toml"
+
+
+class UnknownModel(UnknownName):
+    """A name of a model that no zoo on the search path has."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__("model", name, known, listing="ctseg zoo list")
+        if NAME.fullmatch(name) or ALIAS.fullmatch(name):
+            self.hint = f"{self.hint}\n  To fetch it: {fetch_command(name)}"
+
+
+def fetch_command(name: str) -> str:
+    """The command that fetches a model from the user's sources, or from one that is yet to be named."""
+    from ctseg.zoo.sources import configured
+
+    with contextlib.suppress(CtsegError):
+        if configured().source:
+            return f"ctseg zoo fetch {name}   (ctseg predict does it with --fetch)"
+    return f"ctseg zoo fetch {name} --from URL"
 
 
 @dataclass(frozen=True)
@@ -45,13 +76,13 @@ def resolve_model(
     """The model that a path or name stands for. That of another project is imported on the way, once.
 
     Args:
-        text: run folder, weight file, entry folder, or a zoo name; the bare architecture does where one entry
-            fits.
+        text: run folder, weight file, entry folder, or a zoo name, with or without its version; or an alias. The
+            bare architecture does where one entry fits.
         zoo: zoo to look in first instead of the user's own.
         on_note: told of an import.
 
     Raises:
-        UnknownName: no entry has the name; the message has the nearest one.
+        UnknownModel: no entry has the name; the message has the nearest one, and how to fetch it.
         BadInput: several entries fit, or the path holds no model.
         NameClash: two zoos hold different models of that name.
         CorruptWeights: the files are not what the card says.
@@ -70,7 +101,9 @@ def resolve_model(
         return Resolved(read_card(path), (path,), str(text))
     if path.suffix == ".safetensors" or len(path.parts) > 1 or str(text).endswith(os.sep):
         raise _no_model(path)
-    return resolve_entry(find_entry(str(text), zoo))
+    entry = find_entry(str(text), zoo)
+    warn_deprecated(entry)
+    return resolve_entry(entry)
 
 
 def resolve_entry(entry: ZooEntry) -> Resolved:
@@ -126,21 +159,27 @@ def check_stages(
 
 
 def find_entry(name: str, zoo: Path | str | None = None) -> ZooEntry:
-    """The entry of a name; a bare architecture does where one entry fits.
+    """The entry of a full name, of one without its version (the newest), or of an alias.
+
+    A bare architecture does where one entry fits.
 
     Raises:
-        UnknownName, BadInput, NameClash: as `resolve_model`.
+        UnknownModel, BadInput, NameClash: as `resolve_model`.
     """
     found = all_entries(zoo)
-    fitting = [name] if name in found else [n for n in found if n.startswith(f"{name}.")]
-    if not fitting:
-        raise UnknownName("model", name, found, listing="ctseg zoo list")
-    if len(fitting) > 1:
+    indexes = _indexes(zoo)
+    aliases = {
+        alias: model for index in reversed(indexes) for alias, model in index.aliases.items()
+    }
+    names = fitting(name, found, aliases, _deprecated(indexes))
+    if not names:
+        raise UnknownModel(name, {*found, *aliases})
+    if len(names) > 1:
         raise BadInput(
-            f"'{name}' fits {len(fitting)} models: {', '.join(fitting)}.",
+            f"'{name}' fits {len(names)} models: {', '.join(names)}.",
             hint="Give the full name.",
         )
-    first, *others = found[fitting[0]]
+    first, *others = found[names[0]]
     for other in others:
         if not _same(first, other):
             raise NameClash(
@@ -148,6 +187,27 @@ def find_entry(name: str, zoo: Path | str | None = None) -> ZooEntry:
                 hint="Give the folder itself after -m, or remove one of the two: ctseg zoo remove NAME",
             )
     return first
+
+
+def _indexes(zoo: Path | str | None) -> list[ZooIndex]:
+    """The indexes on the search path; `verify` tells of damaged ones."""
+    found = []
+    for folder in search_path(zoo):
+        with contextlib.suppress(CorruptWeights):
+            found.append(read_index(folder))
+    return found
+
+
+def _deprecated(indexes: Sequence[ZooIndex]) -> set[str]:
+    return {name for index in indexes for name, entry in index.entries.items() if entry.deprecated}
+
+
+def warn_deprecated(entry: ZooEntry) -> None:
+    """Warn of a model whose zoo says that it should no longer be used."""
+    with contextlib.suppress(CorruptWeights):
+        listed = read_index(entry.zoo).entries.get(entry.name)
+        if listed is not None and listed.deprecated is not None:
+            warnings.warn(CtsegWarning(listed.deprecated.about(entry.name)), stacklevel=3)
 
 
 def all_entries(zoo: Path | str | None = None) -> dict[str, list[ZooEntry]]:

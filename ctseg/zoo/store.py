@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ctseg.card import Card, parse_card
-from ctseg.config.checking import parse_json
-from ctseg.errors import CorruptWeights, FileProblem
+from ctseg.errors import CorruptWeights, CtsegError, FileProblem
 from ctseg.files import disk_errors, write_text
 from ctseg.temporary import clear_abandoned, held
 from ctseg.zoo.folders import names_in
+from ctseg.zoo.index import (
+    FILE,
+    INDEX,
+    LARGEST_INDEX,
+    About,
+    FileRecord,
+    IndexEntry,
+    ZooIndex,
+    parse_index,
+)
 
-INDEX, CARD, README, LOCK = "index.json", "card.json", "README.md", ".lock"
+CARD, README, LOCK = "card.json", "README.md", ".lock"
 LARGEST_CARD = 2**24
 """Bytes; that of any real model has some thousands."""
 LOCK_SECONDS = 15.0
@@ -92,48 +99,56 @@ def delete_folder(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def file_record(path: Path) -> dict[str, Any]:
+def file_record(path: Path) -> FileRecord:
     """Checksum and size of a file, as the index keeps them."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+    return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
 
 
-def read_index(zoo: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Name -> file -> checksum and size; empty where there is no index.
+def read_index(zoo: Path) -> ZooIndex:
+    """The index of a zoo; empty where there is none.
 
     Raises:
         CorruptWeights: the index is damaged.
     """
     file = zoo / INDEX
     try:
-        data = parse_json(file.read_text(encoding="utf-8"))
-        entries = {
-            name: {key: dict(record) for key, record in entry["files"].items()}
-            for name, entry in data["entries"].items()
-        }
+        if file.exists() and (not file.is_file() or file.stat().st_size > LARGEST_INDEX):
+            raise CorruptWeights(f"{file} is no index: it is no file, or far too large.")
+        text = file.read_bytes()
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptWeights(
-            f"The index {file} is damaged: {error}.",
-            hint="Restore it from version control, or remove it and publish the entries anew.",
-        ) from error
-    return entries
+        return ZooIndex()
+    except OSError as error:
+        raise CorruptWeights(f"The index {file} cannot be read: {error.strerror}.") from error
+    return parse_index(text, where=str(file))
+
+
+def write_index(zoo: Path, index: ZooIndex) -> None:
+    """Replace the index. Call it with the zoo locked."""
+    write_text(zoo / INDEX, index.to_json(), option="--zoo")
+
+
+def index_entry(entry: ZooEntry) -> IndexEntry:
+    """What the index says about an entry: its files and an excerpt of its card. Hidden files are skipped."""
+    files = {f.name: file_record(f) for f in entry.folder.iterdir() if f.is_file() and _listed(f)}
+    about = None
+    with contextlib.suppress(CtsegError):  # `verify` says what is wrong with the card
+        about = About.of(entry.card())
+    return IndexEntry(files=files, about=about)
+
+
+def _listed(file: Path) -> bool:
+    return FILE.fullmatch(file.name) is not None
 
 
 def write_index_entry(zoo: Path, name: str, folder: Path | None) -> None:
     """Record the files of one entry, or forget it where `folder` is None. Call it with the zoo locked."""
-    entries = read_index(zoo)
-    entries.pop(name, None)
-    if folder is not None:
-        entries[name] = {
-            file.name: file_record(file) for file in sorted(folder.iterdir()) if file.is_file()
-        }
-    data = {"version": 1, "entries": {key: {"files": entries[key]} for key in sorted(entries)}}
-    write_text(zoo / INDEX, json.dumps(data, indent=2) + "\n")
+    index = read_index(zoo)
+    entry = None if folder is None else index_entry(ZooEntry(name, folder))
+    write_index(zoo, index.with_entry(name, entry))
 
 
 def put_entry(new: Path, folder: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ctseg.card import Card
 from ctseg.engine.model.weights_header import read_card
 from ctseg.errors import CtsegError
 from ctseg.zoo.folders import search_path
+from ctseg.zoo.index import FileRecord
 from ctseg.zoo.resolve import find_entry
 from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index
 
@@ -59,7 +59,7 @@ def verify(names: Sequence[str] = (), zoo: Path | str | None = None) -> list[Che
 
 def _stale(zoo: Path, present: set[str]) -> list[Check]:
     try:
-        lost = sorted(set(read_index(zoo)) - present)
+        lost = sorted(set(read_index(zoo).entries) - present)
     except CtsegError as error:
         return [Check("index.json", zoo, (error.message,))]
     return [Check(name, zoo, ("the index names it, and its folder is missing",)) for name in lost]
@@ -69,14 +69,14 @@ def _check(entry: ZooEntry) -> Check:
     problems: list[str] = []
     notes: list[str] = []
     try:
-        recorded = read_index(entry.zoo).get(entry.name)
+        recorded = read_index(entry.zoo).entries.get(entry.name)
     except CtsegError as error:
         problems = [error.message]
     else:
         if recorded is None:
             notes = [NOT_LISTED]
         else:
-            problems = _against_index(entry, recorded)
+            problems = _against_index(entry, recorded.files)
     return Check(entry.name, entry.zoo, (*problems, *_problems(entry)), tuple(notes))
 
 
@@ -95,13 +95,13 @@ def _problems(entry: ZooEntry) -> list[str]:
     return problems
 
 
-def _against_index(entry: ZooEntry, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _against_index(entry: ZooEntry, recorded: Mapping[str, FileRecord]) -> list[str]:
     files = [f for f in entry.folder.iterdir() if f.is_file()]
     present = {f.name: f for f in files if not f.name.startswith(".")}  # not those of file managers
     problems = [f"{name} is missing" for name in sorted(set(recorded) - set(present))]
     problems += [f"{name} is not in the index" for name in sorted(set(present) - set(recorded))]
     for name in sorted(set(recorded) & set(present)):
-        if file_record(present[name])["sha256"] != recorded[name].get("sha256"):
+        if file_record(present[name]) != recorded[name]:
             problems.append(f"{name} has another checksum than the index says")
     return problems
 

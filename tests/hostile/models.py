@@ -102,6 +102,10 @@ def _entry(folder: Path) -> Path:
     )
     save_weights(file, tensors, whole)
     (entry / "card.json").write_text(whole.to_json())
-    record = {entry.name: {"files": {f.name: file_record(f) for f in sorted(entry.iterdir())}}}
+    record = {
+        entry.name: {
+            "files": {f.name: file_record(f).model_dump() for f in sorted(entry.iterdir())}
+        }
+    }
     (folder / "zoo" / "index.json").write_text(json.dumps({"version": 1, "entries": record}))
     return entry

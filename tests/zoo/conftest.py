@@ -34,8 +34,9 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def own_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing reads or writes the real zoo of whoever runs the tests."""
+    """Nothing reads or writes the real zoo and sources of whoever runs the tests."""
     monkeypatch.setenv("CTSEG_ZOO", str(tmp_path / "own"))
+    monkeypatch.setenv("CTSEG_CONFIG", str(tmp_path / "config"))
     monkeypatch.setattr("ctseg.zoo.folders.shipped_zoos", list)
     return tmp_path / "own"
 

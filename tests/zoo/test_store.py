@@ -53,7 +53,7 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(store.read_index(tmp_path)) == names
+    assert sorted(store.read_index(tmp_path).entries) == names
     assert not (tmp_path / ".lock").exists()
 
 
