@@ -144,6 +144,33 @@ def zoos() -> Iterator[Finding]:
         yield Finding("zoo", "yours" if zoo == own else "shipped", state, text, hint)
 
 
+def sources() -> Iterator[Finding]:
+    """Where models may be fetched from; nothing is contacted."""
+    from ctseg.errors import CtsegError
+    from ctseg.zoo.sources import configured, sources_file
+
+    file = sources_file()
+    try:
+        known = configured()
+    except CtsegError as error:
+        yield Finding("zoo", "sources", "warning", error.message, error.hint or "")
+        return
+    if not known.source:
+        text = f"none in {file}: ctseg zoo fetch needs --from URL"
+        yield Finding("zoo", "sources", "ok", text)
+    for number, source in enumerate(known.source, 1):
+        state: State = "ok"
+        text, hint = source.url + (", pinned" if source.pin else ""), ""
+        if source.scheme == "folder" and not source.folder.is_dir():
+            state, text, hint = "warning", f"{text} is not there", f"Correct it in {file}."
+        elif known.offline and source.scheme != "folder":
+            text += ", not used (offline)"
+        elif not (source.protected or source.pin):
+            state, text = "warning", f"{text} is not protected"
+            hint = f"Use https://, or add the pin of its index to {file}."
+        yield Finding("zoo", f"source {number}", state, text, hint)
+
+
 def prediction() -> Iterator[Finding]:
     """Write, read and predict a tiny scan with the first built-in network, and check the geometry of the result."""
     import numpy as np
@@ -184,5 +211,6 @@ _AREAS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("machine", memory),
     ("plugins", plugins),
     ("zoo", zoos),
+    ("zoo", sources),
     ("prediction", prediction),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from ctseg.cli.options import axes, completion
 from ctseg.cli.options.settings import PANEL, ConfigOption, SettingsOption, model_of
 from ctseg.cli.options.spellings import respelled
 from ctseg.cli.predict_report import print_summary
+from ctseg.cli.zoo.fetch import with_fetching
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",
     "ctseg predict t1.nii.gz,t2.nii.gz -m runs/brain -o mask.nii.gz",
-    "ctseg predict scans/ -m runs/first -o predictions --skip-existing",
 )
 OLD_SPELLINGS = MappingProxyType(
     {
@@ -215,6 +216,14 @@ def predict(
         Path | None,
         typer.Option("--zoo", metavar="FOLDER", help="Zoo folder.", rich_help_panel=PANEL),
     ] = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch",
+            help="Fetch models that are missing from your sources.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False,
     settings: SettingsOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -234,12 +243,14 @@ def predict(
             hint="Add --probabilities, or leave the setting out.",
         )
     with open_team() as team:
-        loaded = load(
-            model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
+        load_model = functools.partial(
+            load, model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
             region=None if rare.region is None else parse_region(_region(rare.region)),
             coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm, force=rare.force,
             on_note=ui.say if team is None or team.leads else None,
-        ).with_settings(
+        )  # fmt: skip
+        segmenter = with_fetching(load_model, zoo) if fetch else load_model()
+        loaded = segmenter.with_settings(
             tile_zyx=None if tile is None else axes.numbers(tile, int),
             overlap=None if overlap is None else axes.fractions(overlap),
             tta=tta, batch_size=rare.batch_size, skip_air=rare.skip_air,

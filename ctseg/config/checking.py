@@ -92,6 +92,9 @@ def _explained(model: type[BaseModel], error: pydantic.ValidationError, where: s
     if problem["type"] == "missing":
         return ConfigError(f"'{key}' is missing in {where}.", hint=f"Add it: {key} = ...")
     reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
+        place = f"'{key}' in {where}" if key else where  # a table would fill the screen
+        return ConfigError(f"{place}: {reason}.")
     return ConfigError(f"'{key}' in {where} cannot be {_shown(problem['input'])}: {reason}.")
 
 

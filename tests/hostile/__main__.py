@@ -30,6 +30,7 @@ def main() -> int:
         # what reading caches and unpacks stays in the folder
         os.environ |= {
             "CTSEG_CACHE": f"{folder}/cache", "CTSEG_ZOO": f"{folder}/zoo", "TMPDIR": f"{folder}/scratch",
+            "CTSEG_CONFIG": f"{folder}/config",
         }  # fmt: skip
         Path(folder, "scratch").mkdir()
         tempfile.tempdir = None

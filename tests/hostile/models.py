@@ -1,8 +1,9 @@
-"""Small valid models: card, weights and the index of a zoo."""
+"""Small valid models: card, weights, the index of a zoo here and elsewhere."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from ctseg.data.pipeline import Pipeline
 from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.model.build import constraints_of
 from ctseg.engine.model.weights import read_weights, save_weights, tensors_sha256
+from ctseg.zoo.index import parse_index
+from ctseg.zoo.remote.fetch import FetchOptions, fetch
 from ctseg.zoo.resolve import resolve_entry
+from ctseg.zoo.serve_index import serve_index
 from ctseg.zoo.store import ZooEntry, file_record, read_index, write_index_entry
 from ctseg.zoo.verify import verify
 from tests.engine.small_model import write_model
@@ -88,6 +92,31 @@ def index(folder: Path) -> list[Seed]:
         Seed("verify", zoo, [file], document(), lambda path: verify([entry.name], path)),
         Seed("publish", zoo, [file], document(), lambda path: write_index_entry(path, "unet3d.gone", None)),
     ]  # fmt: skip
+
+
+def remote_index(folder: Path) -> list[Seed]:
+    """The index of a zoo that somebody else serves; whatever it says, files appear in the user's zoo only."""
+    zoo = _entry(folder).parent
+    serve_index(zoo, aliases={"small": "unet3d.small"})
+    file, own, workplace = zoo / "index.json", folder / "own", folder / "work"
+    workplace.mkdir()
+
+    def take(path: Path) -> None:
+        before = _all_files(folder, own)
+        try:
+            fetch("small", FetchOptions(sources=(str(path),), zoo=own))
+        finally:
+            assert _all_files(folder, own) == before
+            shutil.rmtree(own, ignore_errors=True)
+
+    return [
+        Seed("parse", file, [file], document(), lambda path: parse_index(path.read_bytes(), where="it")),
+        *(Seed("fetch", zoo, [file], document(), take, vanish=True),) * 2,
+    ]  # fmt: skip
+
+
+def _all_files(folder: Path, without: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if without not in (path, *path.parents)}
 
 
 def _entry(folder: Path) -> Path:

@@ -35,6 +35,7 @@ TARGETS = {
         Target("card", models.card),
         Target("weights", models.weights),
         Target("index", models.index),
+        Target("remote-index", models.remote_index),
         Target("run-file", runs.run_file),
         Target("state", runs.state),
         Target("log", runs.log),

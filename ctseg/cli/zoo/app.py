@@ -10,17 +10,20 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.options import completion
-from ctseg.cli.zoo import import_
-from ctseg.errors import BadInput, CtsegError
+from ctseg.cli.zoo import fetch, import_, listing
+from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
-    from ctseg.zoo.store import ZooEntry
     from ctseg.zoo.verify import Check
 
 app = typer.Typer(
-    no_args_is_help=True, help="Published weights: list, show, publish, import, verify, remove."
+    no_args_is_help=True,
+    help="Published weights: list, show, publish, import, fetch, verify, remove.",
 )
+app.command("list", epilog=ui.examples(*listing.EXAMPLES))(listing.list_)
 app.command("import", epilog=ui.examples(*import_.EXAMPLES))(import_.import_)
+app.command("fetch", epilog=ui.examples(*fetch.EXAMPLES))(fetch.fetch)
+app.command("serve-index", epilog=ui.examples(*fetch.SERVE_EXAMPLES))(fetch.serve_index)
 
 CARD, WEIGHTS = "Card", "Weights and coarse model"
 MARGIN = 10.0
@@ -33,69 +36,6 @@ class Dtype(StrEnum):
     fp16 = "fp16"
     bf16 = "bf16"
     fp32 = "fp32"
-
-
-@app.command("list", epilog=ui.examples("ctseg zoo list", "ctseg zoo list 'unet3d.*' --json"))
-def list_(
-    pattern: Annotated[str, typer.Argument(help="Names with wildcards, e.g. 'unet3d.*'.")] = "*",
-    zoo: ui.ZooOption = None,
-    as_json: ui.JsonOption = False,
-) -> None:
-    """List published models and their zoo."""
-    import fnmatch
-
-    from ctseg.zoo.resolve import all_entries
-
-    ui.check_zoo(zoo)
-    entries = all_entries(zoo)
-    rows = [_row(entry) for name in fnmatch.filter(entries, pattern) for entry in entries[name]]
-    if as_json:
-        ui.print_json(rows)
-        return
-    if not rows:
-        from ctseg.zoo.folders import user_zoo
-
-        ui.say(f"No model {'matches ' + repr(pattern) if entries else 'is published'}.")
-        ui.say(f"Publish a run with: ctseg zoo publish RUN --tag TAG   (your zoo: {user_zoo(zoo)})")
-        return
-    several = len({row["zoo"] for row in rows}) > 1
-    columns = ("name", "labels", "Dice", "cases", "MiB", "licence", *(["zoo"] if several else []))
-    cells = [
-        (
-            row["name"],
-            row["problem"] or ", ".join(row["labels"]),
-            row["mean_dice"],
-            row["cases"],
-            round(row["bytes"] / 2**20, 2),
-            row["licence"],
-            *([row["zoo"]] if several else []),
-        )
-        for row in rows
-    ]
-    ui.table(columns, cells, prose=("labels", "licence"))
-    if not several:
-        ui.show(f"Zoo: {rows[0]['zoo']}")
-
-
-def _row(entry: ZooEntry) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": entry.name, "summary": "", "labels": [], "mean_dice": None, "cases": None,
-        "bytes": 0, "licence": "", "zoo": str(entry.zoo), "problem": None,
-    }  # fmt: skip
-    try:
-        row["bytes"] = entry.size()
-        card = entry.card()
-    except CtsegError as error:  # one damaged entry must not hide the others
-        return row | {"problem": error.message}
-    except OSError as error:
-        return row | {"problem": f"{entry.folder} cannot be read: {error.strerror}"}
-    return row | {
-        "summary": card.summary,
-        "labels": [label.name for label in card.task.task().foreground],
-        "mean_dice": card.metrics.mean_dice,
-        "cases": card.metrics.cases,
-        "licence": card.licence,
-    }
 
 
 @app.command(
