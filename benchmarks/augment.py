@@ -23,7 +23,7 @@ import torch
 
 from ctseg.config import AugmentConfig
 from ctseg.config.augment import PROBABILITIES
-from ctseg.data.augment import augment
+from ctseg.data.loading import Recipe, augment
 
 SHAPES = {"128^3": (128, 128, 128), "hippocampus": (40, 56, 40)}
 BATCH = 2
@@ -63,7 +63,7 @@ def _ours(patch: Zyx, wide: Zyx, count: int, device: str) -> float:
     image, label = (x.to(device) for x in _scan(wide))
 
     def once(step: int) -> None:
-        augment(image, label, config, patch, seed=0, step=step)
+        augment(image, label, Recipe(patch, BATCH, 0, config), step)
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -79,7 +79,7 @@ def _each(patch: Zyx, wide: Zyx) -> dict[str, float]:
         times = []
         for step in range(9):
             begun = time.perf_counter()
-            augment(image, label, config.resolved(patch), patch, seed=0, step=step)
+            augment(image, label, Recipe(patch, 1, 0, config.resolved(patch)), step)
             times.append(time.perf_counter() - begun)
         return 1000 * statistics.median(times[2:])
 

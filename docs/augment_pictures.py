@@ -19,7 +19,8 @@ import torch
 
 from ctseg.config import AugmentConfig
 from ctseg.config.augment import PROBABILITIES
-from ctseg.data.augment import augment, centre
+from ctseg.data.augment import centre
+from ctseg.data.loading import Recipe, augment
 from ctseg.data.phantom import make_phantom
 
 SHEET = Path(__file__).resolve().parent / "assets" / "augment.png"
@@ -82,11 +83,10 @@ def pictures(title: str) -> tuple[np.ndarray, np.ndarray]:
         off = {"rotation": 1.0, "noise": 1.0, "gamma": 1.0}
     config = AugmentConfig(**{**off, **change}).resolved(PATCH)
     x, y, z = SPACING_XYZ
+    recipe = Recipe(PATCH, 1, 8, config, spacing_zyx=(z, y, x), units=(1 / DEVIATION,))
 
     def slices(step: int) -> tuple[np.ndarray, np.ndarray]:
-        moved, marks = augment(
-            image, target, config, PATCH, seed=8, step=step, spacing_zyx=(z, y, x), units=(1 / DEVIATION,)
-        )  # fmt: skip
+        moved, marks = augment(image, target, recipe, step)
         return moved[0, 0, SLICE].numpy(), marks[0, 0, SLICE].numpy()
 
     before = centre(image, PATCH)[0, 0, SLICE].numpy()

@@ -22,7 +22,7 @@ import torch
 
 from ctseg.config.augment import AugmentConfig
 from ctseg.data import sampling
-from ctseg.data.augment import transform
+from ctseg.data.augment import change_sample, move_sample
 from ctseg.data.augment.parameters import AugmentParameters, draw_parameters
 from ctseg.data.augment.patch_transform import PatchTransform, patch_transform, take
 from ctseg.data.augment.sides import Sides, lateral_axis
@@ -230,11 +230,56 @@ class Loader:
             maps = None
             if weights is not None and piece.weight is not None:
                 maps = piece.weight.to(on, non_blocking=True), weights[i]
-            transform(
-                piece.drawn, piece.way, patch, (image, images[i]), (target, targets[i]), maps,
+            move_sample(piece.way, (image, images[i]), (target, targets[i]), maps)
+            change_sample(
+                images[i], targets[i], piece.drawn,
                 sides=self.recipe.sides, lateral=self.lateral[piece.case], units=self.recipe.units,
             )  # fmt: skip
         return Batch(images, targets, None if weights is None else weights[:, 0])
+
+
+def augment(
+    image: torch.Tensor,
+    target: torch.Tensor,
+    recipe: Recipe,
+    step: int,
+    *,
+    maps: int = 0,
+    lateral: int = 2,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augment a batch that is cut already, with parameters as a `Loader` draws them.
+
+    Args:
+        image: float [B, C, Z, Y, X], the patch with its margin.
+        target: [B, T, Z, Y, X] likewise: integers, -1 where ignored, or floats, NaN where ignored.
+        maps: how many of the last channels of `image` are maps (weights) that move but keep their values.
+        lateral: the axis 0..2 between left and right.
+
+    Returns:
+        image [B, C, *patch] and target [B, T, *patch], the centre of what was given.
+    """
+    patch, config = recipe.patch_zyx, recipe.augment.resolved(recipe.patch_zyx)
+    count, channels = image.shape[:2]
+    images = image.new_empty((count, channels, *patch))
+    targets = target.new_empty((count, target.shape[1], *patch))
+    offset = [(w - p) // 2 for w, p in zip(image.shape[2:], patch, strict=True)]
+    outside = float("nan") if target.is_floating_point() else -1
+    for i in range(count):
+        rng = generator(recipe.seed, step, recipe.first_index + i, AUGMENT)
+        drawn = draw_parameters(config, rng, spacing_zyx=recipe.spacing_zyx)
+        path = patch_transform(drawn, patch, recipe.spacing_zyx, in_plane=bool(config.in_plane))
+        start = [o + s for o, s in zip(offset, path.start, strict=True)]
+        box, scans = take(image[i], start, path.size, None), channels - maps
+        move_sample(
+            path, (box[:scans], images[i, :scans]),
+            (take(target[i], start, path.size, outside), targets[i]),
+            (box[scans:], images[i, scans:]) if maps else None,
+        )  # fmt: skip
+        change_sample(
+            images[i, :scans], targets[i], drawn,
+            sides=recipe.sides, lateral=lateral, units=recipe.units,
+        )  # fmt: skip
+    return images, targets
 
 
 # ---------------------------------------------------------------- where the prepared scans lie

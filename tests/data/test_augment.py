@@ -12,8 +12,10 @@ from scipy import stats
 
 from ctseg.config import AugmentConfig, RunConfig, dump_config, override, parse_config
 from ctseg.config.augment import PRESETS, PROBABILITIES
-from ctseg.data.augment import augment, centre, draw_parameters, margin
+from ctseg.data import loading
+from ctseg.data.augment import centre, draw_parameters, margin
 from ctseg.data.augment.sides import Sides, lateral_axis
+from ctseg.data.loading import Recipe
 from ctseg.data.rng import AUGMENT, generator
 from ctseg.errors import ConfigError
 from ctseg.specs import Label, Task
@@ -28,6 +30,11 @@ PATCH = (12, 14, 16)
 def scan(seed=0, shape=PATCH, channels=1):
     g = torch.Generator().manual_seed(seed)
     return torch.randn((2, channels, *shape), generator=g)
+
+
+def augment(image, target, config, patch_zyx, *, seed, step, maps=0, lateral=2, **changes):
+    recipe = Recipe(patch_zyx, len(image), seed, config, **changes)
+    return loading.augment(image, target, recipe, step, maps=maps, lateral=lateral)
 
 
 def config(**changes) -> AugmentConfig:

@@ -17,7 +17,7 @@ import pytest
 import ctseg
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.rng import SAMPLE, generator
-from ctseg.data.sampling import Rule, batch, draw
+from ctseg.data.sampling import Rule, draw
 from ctseg.data.steps import (
     Clip,
     Crop,
@@ -33,6 +33,7 @@ from ctseg.errors import BadInput, ConfigError, CtsegError, GeometryMismatch
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
 from ctseg.volume.volume import Volume
+from tests.data.plain_batch import batch
 
 TASK = classes_task({"fibre": 1, "pore": 2}, ignore=9)
 STEPS = [
@@ -206,7 +207,8 @@ import json, sys, time
 from pathlib import Path
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.store import Store
-from ctseg.data.sampling import Rule, batch
+from ctseg.data.rng import SAMPLE, generator
+from ctseg.data.sampling import Rule, draw, patch
 from ctseg.data.steps import Orient, Normalise
 from ctseg.specs import Case, ImageRef
 from ctseg.task import classes_task
@@ -220,13 +222,13 @@ folder = Path(sys.argv[1])
 path = folder / "giant.h5"
 case = Case("giant", (ImageRef(path),), ImageRef(path, {"dataset": "/label"}))
 task = classes_task({"pore": 1})
-batch  # all that is imported is imported
 import ctseg.volume.formats.hdf5.open
 before = memory("VmRSS")
 ready = Store(Pipeline([Orient(), Normalise((100.0,), (50.0,))]), task, folder / "store").case(case)
 values = []
 for step in range(64):
-    image, target, _ = batch([ready], (64, 64, 64), size=1, rule=Rule(positive=0.5), seed=0, step=step)
+    place = draw([ready], (64, 64, 64), Rule(positive=0.5), generator(0, step, 0, SAMPLE))
+    image, target, _ = patch(ready, place.start_zyx, (64, 64, 64))
     values.append([float(image.max()), int(target.max())])
 print(json.dumps({"lazy": ready.lazy, "peak": memory("VmHWM") - before, "values": values,
                   "gib": ready.image.nbytes / 2**30}))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ctseg.config import AugmentConfig, PreprocessConfig
-from ctseg.data import loading, sampling
+from ctseg.data import loading
 from ctseg.data.augment.parameters import draw_parameters
 from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.units import hounsfield
@@ -29,6 +29,7 @@ from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
+from tests.data.plain_batch import batch
 
 TASK = classes_task({"left": 1, "right": 2})
 PATCH = (8, 12, 12)
@@ -100,7 +101,7 @@ def test_a_part_of_a_global_batch():
 
 def test_without_transforms_a_batch_is_what_the_sampler_cuts():
     cases = [case(seed=i) for i in range(3)]
-    image, target, weight = sampling.batch(cases, PATCH, size=3, rule=0.5, seed=7, step=2)
+    image, target, weight = batch(cases, PATCH, size=3, rule=0.5, seed=7, step=2)
     got = batches(cases, recipe(NONE), steps=[2])[0]
     np.testing.assert_array_equal(got.image, image)
     np.testing.assert_array_equal(got.target, target)

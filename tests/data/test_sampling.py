@@ -14,11 +14,12 @@ from ctseg.data.patch_centres import BACKGROUND, PLACES, VALID, CentreCollector,
 from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.rng import SAMPLE, generator, seed_for
-from ctseg.data.sampling import Rule, batch, check_rule, cut, draw, patch, reflect, rule_of
+from ctseg.data.sampling import Rule, check_rule, cut, draw, patch, reflect, rule_of
 from ctseg.errors import BadInput, ConfigError, FileProblem, RunFailed, UnknownName
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
+from tests.data.plain_batch import batch
 
 TASK = classes_task({"large": 1, "tiny": 2})
 ONE = (1, 1, 1)

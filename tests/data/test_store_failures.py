@@ -21,7 +21,6 @@ import SimpleITK as sitk
 import ctseg
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepared_case import load_array
-from ctseg.data.sampling import batch
 from ctseg.data.steps import NormaliseCase, Orient, Resample
 from ctseg.data.store import Store
 from ctseg.errors import BadInput, CtsegError, FileProblem, RunFailed
@@ -30,6 +29,7 @@ from ctseg.task import classes_task
 from ctseg.temporary import STALE_SECONDS
 from ctseg.volume.formats.companion_files import files_of
 from ctseg.volume.volume import Volume
+from tests.data.plain_batch import batch
 
 TASK = classes_task({"organ": 1})
 STEPS = [Orient(), Resample((1.0, 1.0, 1.0), order=1), NormaliseCase()]

@@ -20,7 +20,7 @@ from ctseg.card import Provider
 from ctseg.cli.app import app
 from ctseg.config import AugmentConfig, PreprocessConfig, RunConfig, dump_config, parse_config
 from ctseg.config.augment import PROBABILITIES
-from ctseg.data.augment import augment
+from ctseg.data.loading import Recipe, augment
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import foreign_steps
 from ctseg.data.store import Store
@@ -265,7 +265,7 @@ OFF = AugmentConfig.model_validate(
 
 def augmented(config: AugmentConfig, image: torch.Tensor, step: int) -> torch.Tensor:
     target = torch.zeros(image.shape, dtype=torch.int64)
-    out, _ = augment(image, target, config, (4, 4, 4), seed=3, step=step)
+    out, _ = augment(image, target, Recipe((4, 4, 4), len(image), 3, config), step)
     return out
 
 

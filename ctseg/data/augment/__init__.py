@@ -23,21 +23,20 @@ from ctseg.data.augment.intensity import (
 )
 from ctseg.data.augment.low_resolution import low_resolution
 from ctseg.data.augment.parameters import AugmentParameters, draw_parameters, rotation
-from ctseg.data.augment.patch_transform import PatchTransform, patch_transform, take
+from ctseg.data.augment.patch_transform import PatchTransform
 from ctseg.data.augment.sides import Sides, exchanged
 from ctseg.data.augment.smoothing import blur
 from ctseg.data.augment.spatial import move
-from ctseg.data.rng import AUGMENT, generator
 
 __all__ = [
     "AugmentParameters",
-    "augment",
     "centre",
+    "change_sample",
     "change_values",
     "draw_parameters",
     "margin",
+    "move_sample",
     "rotation",
-    "transform",
 ]
 
 Zyx = tuple[int, int, int]
@@ -61,88 +60,43 @@ def margin(config: AugmentConfig, patch_zyx: Zyx) -> Zyx:
     return int(extra[0]), int(extra[1]), int(extra[2])
 
 
-def augment(
-    image: torch.Tensor,
-    target: torch.Tensor,
-    config: AugmentConfig,
-    patch_zyx: Zyx,
-    *,
-    seed: int,
-    step: int,
-    spacing_zyx: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    first_index: int = 0,
-    maps: int = 0,
-    sides: Sides | None = None,
-    lateral: int = 2,
-    units: Sequence[float] = (1.0,),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment a batch.
-
-    Args:
-        image: float [B, C, Z, Y, X], the patch with its margin.
-        target: [B, T, Z, Y, X] likewise: integers, -1 where ignored, or floats, NaN where ignored.
-        patch_zyx: shape of the result; the centre is kept.
-        spacing_zyx: rotations turn millimetres, not voxels.
-        first_index: index of the first sample in the global batch.
-        maps: how many of the last channels of `image` are maps (weights) that move but keep their values.
-        sides: labels that change places where `lateral` flips; None for none.
-        lateral: the axis 0..2 between left and right.
-        units: what one HU is in the image, a number a channel or one for all.
-
-    Returns:
-        image [B, C, *patch] and target [B, T, *patch].
-    """
-    config = config.resolved(patch_zyx)
-    count, channels = image.shape[:2]
-    images = image.new_empty((count, channels, *patch_zyx))
-    targets = target.new_empty((count, target.shape[1], *patch_zyx))
-    offset = [(w - p) // 2 for w, p in zip(image.shape[2:], patch_zyx, strict=True)]
-    outside = float("nan") if target.is_floating_point() else -1
-    for i in range(count):
-        rng = generator(seed, step, first_index + i, AUGMENT)
-        drawn = draw_parameters(config, rng, spacing_zyx=spacing_zyx)
-        path = patch_transform(drawn, patch_zyx, spacing_zyx, in_plane=bool(config.in_plane))
-        start = [o + s for o, s in zip(offset, path.start, strict=True)]
-        box, scans = take(image[i], start, path.size, None), channels - maps
-        transform(
-            drawn, path, patch_zyx, (box[:scans], images[i, :scans]),
-            (take(target[i], start, path.size, outside), targets[i]),
-            (box[scans:], images[i, scans:]) if maps else None,
-            sides=sides, lateral=lateral, units=units,
-        )  # fmt: skip
-    return images, targets
-
-
-def transform(
-    drawn: AugmentParameters,
-    path: PatchTransform,
-    patch_zyx: Zyx,
-    image: Pair,
-    target: Pair,
-    maps: Pair | None = None,
-    *,
-    sides: Sides | None,
-    lateral: int,
-    units: Sequence[float],
-) -> None:
-    """Do to one sample what was drawn for it.
+def move_sample(path: PatchTransform, image: Pair, target: Pair, maps: Pair | None = None) -> None:
+    """Move one sample to its place in one resampling.
 
     Args:
         path: through its boxes.
-        image, target, maps: each a box [C, *path.size] and the patch [C, *patch] to be filled; maps (weights) move but
-            keep their values.
-        sides, lateral, units: as for `augment`.
+        image, target, maps: each a box [C, *path.size] and the patch [C, *patch] to be filled; maps are weights.
     """
+    patch_zyx = image[1].shape[-3], image[1].shape[-2], image[1].shape[-1]
     linear = [image] if maps is None else [image, maps]
     if target[0].is_floating_point():
         move(path, patch_zyx, linear=[*linear, target])
     else:
         move(path, patch_zyx, linear=linear, nearest=[target])
-    if sides is not None and exchanged(drawn, lateral):
-        target[1].copy_(sides.swap(target[1]))
-    change_values(image[1], drawn, units)
+
+
+def change_sample(
+    image: torch.Tensor,
+    target: torch.Tensor,
+    drawn: AugmentParameters,
+    *,
+    sides: Sides,
+    lateral: int,
+    units: Sequence[float],
+) -> None:
+    """Do to one moved sample, in place, what was drawn for its values.
+
+    Args:
+        image, target: patches [C, Z, Y, X].
+        sides: labels that change places where `lateral` flips.
+        lateral: the axis 0..2 between left and right.
+        units: what one HU is in the image, a number a channel or one for all.
+    """
+    if exchanged(drawn, lateral):
+        target.copy_(sides.swap(target))
+    change_values(image, drawn, units)
     for extra in drawn.extra:
-        extra.apply(image[1], target[1])
+        extra.apply(image, target)
 
 
 def centre(x: torch.Tensor, patch_zyx: Zyx) -> torch.Tensor:
