@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -47,7 +49,6 @@ class ConvNormAct(nn.Module):
     Args:
         stride: downsampling of the convolution.
         activate: False leaves the activation out, as at the end of a residual branch.
-        dropout: dropout probability; None takes that of the options.
     """
 
     def __init__(
@@ -59,13 +60,12 @@ class ConvNormAct(nn.Module):
         kernel: Zyx,
         stride: Zyx = NO_STRIDE,
         activate: bool = True,
-        dropout: float | None = None,
     ) -> None:
         super().__init__()
         layers = config.layers
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=config.bias)
-        self.dropout = _make_dropout(layers, config.dropout if dropout is None else dropout)
+        self.dropout = _make_dropout(layers, config.dropout)
         self.norm = make_norm(
             layers.norm,
             in_channels if layers.norm_first else out_channels,
@@ -118,38 +118,27 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def conv_level(
-    in_channels: int,
-    out_channels: int,
+    widths: Sequence[int],
     config: UNetOptions,
     *,
-    convs: int,
     kernel: Zyx,
     stride: Zyx = NO_STRIDE,
-    first_width: int | None = None,
     dropouts: tuple[float, ...] = (),
 ) -> nn.Sequential:
     """A level of plain convolutions; the first one changes the resolution.
 
     Args:
-        first_width: channels after the first of several convolutions; None for `out_channels`.
+        widths: channels before the first convolution and after each.
         dropouts: probability of each convolution; empty for that of the options.
     """
-    widths = [in_channels, *([out_channels] * convs)]
-    if first_width is not None and convs > 1:
-        widths[1] = first_width
-    return nn.Sequential(
-        *(
-            ConvNormAct(
-                widths[index],
-                widths[index + 1],
-                config,
-                kernel=kernel,
-                stride=NO_STRIDE if index else stride,
-                dropout=dropouts[index] if dropouts else None,
-            )
-            for index in range(convs)
-        )
-    )
+    level = nn.Sequential()
+    for index, (before, after) in enumerate(pairwise(widths)):
+        options = config
+        if dropouts and "dropout" in config.layers.roles:
+            options = replace(config, dropout=dropouts[index])
+        step = NO_STRIDE if index else stride
+        level.append(ConvNormAct(before, after, options, kernel=kernel, stride=step))
+    return level
 
 
 def average_pool(x_bczyx: torch.Tensor, stride: Zyx) -> torch.Tensor:

@@ -126,10 +126,9 @@ def residual_level(
     blocks: int,
     kernel: Zyx,
     stride: Zyx = NO_STRIDE,
-    stem: nn.Module | None = None,
 ) -> nn.Sequential:
     """A level of residual blocks; the first one changes the width and, for basic blocks, the resolution."""
-    layers: list[nn.Module] = [] if stem is None else [stem]
+    layers: list[nn.Module] = []
     for index in range(blocks):
         before = in_channels if index == 0 else out_channels
         if config.block == "projected":

@@ -102,28 +102,23 @@ def unet3d(config: UNet3DConfig, *, in_channels: int, out_channels: int) -> nn.M
     strides = (NO_STRIDE, *config.strides)
     encoder: list[nn.Module] = []
     for level, width in enumerate(config.features):
-        before = widths[level]
+        before, count = widths[level], config.convs_of_encoder[level]
+        after = [width] * count
+        if config.widen == "gradual" and count > 1:
+            after[0] = max(width // 2, before)
         convs = conv_level(
-            before,
-            width,
+            [before, *after],
             config,
-            convs=config.convs_of_encoder[level],
             kernel=config.kernels[level],
             stride=_conv_strides(config)[level],
-            first_width=max(width // 2, before) if config.widen == "gradual" else None,
             dropouts=config.dropouts,
         )
         encoder.append(with_pooling(convs, config, strides[level]))
 
     def decoder_level(level: int, channels: int) -> nn.Module:
-        return conv_level(
-            channels,
-            config.features[level],
-            config,
-            convs=config.convs_of_decoder[level],
-            kernel=config.kernels[level],
-            dropouts=config.dropouts,
-        )
+        after = [config.features[level]] * config.convs_of_decoder[level]
+        kernel, dropouts = config.kernels[level], config.dropouts
+        return conv_level([channels, *after], config, kernel=kernel, dropouts=dropouts)
 
     return UNet(encoder, config, decoder_level=decoder_level, out_channels=out_channels)
 
@@ -147,8 +142,9 @@ def residual_unet3d(
             blocks=config.blocks[level],
             kernel=config.kernels[level],
             stride=_conv_strides(config)[level],
-            stem=stem if level == 0 else None,
         )
+        if stem is not None and level == 0:
+            blocks.insert(0, stem)
         encoder.append(with_pooling(blocks, config, strides[level]))
         previous = width
 
@@ -157,7 +153,7 @@ def residual_unet3d(
         count = config.convs_of_decoder[level]
         if config.decoder_block == "residual":
             return residual_level(channels, width, config, blocks=count, kernel=kernel)
-        return conv_level(channels, width, config, convs=count, kernel=kernel)
+        return conv_level([channels, *[width] * count], config, kernel=kernel)
 
     return UNet(encoder, config, decoder_level=decoder_level, out_channels=out_channels)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -65,15 +65,28 @@ def convolve(
     Returns:
         [B, out, ..., ..., ...].
     """
-    return _convolve(x, weight, bias, list(stride), list(padding), autocast.kind_of(x))
+    how = _Convolution(list(stride), list(padding), autocast.kind_of(x))
+    return _convolve(x, weight, bias, how)
+
+
+class _Convolution(NamedTuple):
+    """Stride and padding along z, y, x, and the type that is computed in."""
+
+    stride: list[int]
+    padding: list[int]
+    kind: torch.dtype
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
-        stride: list[int], padding: list[int], kind: torch.dtype,
-    ) -> torch.Tensor:  # fmt: skip
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        how: _Convolution,
+    ) -> torch.Tensor:
+        stride, padding, kind = how
         ctx.of_x, ctx.of_weight = x.dtype, weight.dtype
         ctx.of_bias = None if bias is None else bias.dtype
         x = x.to(kind)
@@ -102,7 +115,7 @@ class _Convolve(torch.autograd.Function):
             of_weight = of_weight.to(ctx.of_weight)
         if for_bias:
             of_bias = grad.sum((0, 2, 3, 4), dtype=ctx.of_bias)
-        return of_x, of_weight, of_bias, None, None, None
+        return of_x, of_weight, of_bias, None
 
 
 _convolve: Callable[..., torch.Tensor] = _Convolve.apply

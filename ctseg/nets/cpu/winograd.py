@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -80,8 +80,18 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -
     Returns:
         [B, out, Z, Y, X] or [B, out, Y, X], channels-last.
     """
+    axis = _axis(x, weight)
+    assert axis is not None
     trained = torch.is_grad_enabled() and weight.requires_grad
-    return _convolve(x, weight, bias, _axis(x, weight), autocast.kind_of(x), trained)
+    return _convolve(x, weight, bias, _Convolution(axis, autocast.kind_of(x), trained))
+
+
+class _Convolution(NamedTuple):
+    """The axis with three taps, the type that is computed in, and whether the weights get a gradient."""
+
+    axis: int
+    kind: torch.dtype
+    trained: bool
 
 
 class _Convolve(torch.autograd.Function):
@@ -91,10 +101,9 @@ class _Convolve(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        axis: int,
-        kind: torch.dtype,
-        trained: bool,
+        how: _Convolution,
     ) -> torch.Tensor:
+        axis, kind, trained = how
         x, taps = x.to(kind), _combined_taps(weight, axis, kind)
         padding = [0 if a == axis else weight.shape[a] // 2 for a in range(2, x.ndim)]
         shift = None if bias is None else bias.to(kind)
@@ -168,8 +177,6 @@ class _Convolve(torch.autograd.Function):
             dx,
             _of_taps(sums[:4], axis).to(ctx.of_weight) if for_weight else None,
             None if sums[4] is None else sums[4].to(ctx.of_bias),
-            None,
-            None,
             None,
         )
 
