@@ -63,6 +63,35 @@ class _Cell:
     letters: bool
 
 
+@dataclass(frozen=True)
+class _Table:
+    """The rows of pictures, what is written beside and above them, and the title of all."""
+
+    rows: list[list[_Cell]]
+    row_titles: list[str]
+    column_titles: list[str]
+    title: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How scans and labels are shown.
+
+    Attributes:
+        window: grey values shown as black and white; by default the soft-tissue window for Hounsfield units
+            and percentiles for other scans.
+        channel: index of the channel to show.
+        fill: opacity of the labels inside their contours, 0..1.
+    """
+
+    window: Window | None = None
+    channel: int = 0
+    fill: float = 0.35
+
+
+DEFAULT_LOOK = Look()
+
+
 def draw_overlay(
     volume: Volume,
     layers: Mapping[str, Layer],
@@ -70,9 +99,7 @@ def draw_overlay(
     png: Path,
     *,
     title: str = "",
-    window: Window | None = None,
-    channel: int = 0,
-    fill: float = 0.35,
+    look: Look = DEFAULT_LOOK,
 ) -> None:
     """Draw label maps over three planes of a scan, one row per label map.
 
@@ -84,17 +111,13 @@ def draw_overlay(
         layers: label maps of label values on the scan's grid by name, e.g. `reference` and `prediction`.
         task: gives the labels their names and colours.
         png: the picture to write.
-        window: grey values shown as black and white; by default the soft-tissue window for Hounsfield units
-            and percentiles for other scans.
-        channel: index of the channel to show.
-        fill: opacity of the labels inside their contours, 0..1.
 
     Raises:
         GeometryMismatch: a label map lies on another grid than the scan.
         BadInput: the channel does not exist, or an array has another shape than the scan.
         FileProblem: the picture cannot be written.
     """
-    image, arrays, shown = _prepare(volume, layers, window, channel)
+    image, arrays, shown = _prepare(volume, layers, look)
     spacing = canonical_spacing_zyx(volume.geometry)
     first = first_with_foreground(task, arrays.values())
     point = _middle(image) if first is None else best_point(task, first)
@@ -109,7 +132,8 @@ def draw_overlay(
             picture = cut(image, spacing, plane, places[plane])
             row.append(_Cell(picture, label, shown, letters))
         rows.append(row)
-    _draw(rows, [n or "" for n in names], list(PLANES), task, png, title=title, fill=fill)
+    table = _Table(rows, [n or "" for n in names], list(PLANES), title)
+    _draw(table, task, png, fill=look.fill)
 
 
 def draw_montage(
@@ -119,9 +143,7 @@ def draw_montage(
     *,
     plane: Plane = "axial",
     title: str = "",
-    window: Window | None = None,
-    channel: int = 0,
-    fill: float = 0.35,
+    look: Look = DEFAULT_LOOK,
 ) -> None:
     """Draw several cases in rows, in one plane: the scan without labels, then each of its label maps.
 
@@ -137,7 +159,7 @@ def draw_montage(
     columns = list(panels[0].layers)
     rows = []
     for panel in panels:
-        image, arrays, shown = _prepare(panel.volume, panel.layers, window, channel)
+        image, arrays, shown = _prepare(panel.volume, panel.layers, look)
         missing = [name for name in columns if name not in arrays]
         if missing:
             raise BadInput(f"'{panel.title}' has no {' and no '.join(missing)} to show.")
@@ -150,20 +172,20 @@ def draw_montage(
         labels = [None, *(cut(arrays[name], spacing, plane, index) for name in columns)]
         rows.append([_Cell(picture, label, shown, letters) for label in labels])
     titles = [panel.title for panel in panels]
-    _draw(rows, titles, ["scan", *columns], task, png, title=title, fill=fill, dpi=90)
+    _draw(_Table(rows, titles, ["scan", *columns], title), task, png, fill=look.fill, dpi=90)
 
 
 def _prepare(
-    volume: Volume, layers: Mapping[str, Layer], window: Window | None, channel: int
+    volume: Volume, layers: Mapping[str, Layer], look: Look
 ) -> tuple[NDArray[Any], dict[str, NDArray[Any]], Window]:
     """The scan and its label maps in canonical axes, and the window."""
-    channels = volume.czyx
+    channels, channel = volume.czyx, look.channel
     if not 0 <= channel < len(channels):
         raise BadInput(
             f"The scan has {len(channels)} channels, counted from 0, and no channel {channel}."
         )
     image = canonical(channels[channel], volume.geometry)
-    return image, on_grid(volume, layers), window or window_of(image)
+    return image, on_grid(volume, layers), look.window or window_of(image)
 
 
 def _middle(image_zyx: NDArray[Any]) -> tuple[int, int, int]:
@@ -171,18 +193,9 @@ def _middle(image_zyx: NDArray[Any]) -> tuple[int, int, int]:
     return z // 2, y // 2, x // 2
 
 
-def _draw(
-    rows: list[list[_Cell]],
-    row_titles: list[str],
-    column_titles: list[str],
-    task: Task,
-    png: Path,
-    *,
-    title: str,
-    fill: float,
-    dpi: int = 110,
-) -> None:
+def _draw(table: _Table, task: Task, png: Path, *, fill: float, dpi: int = 110) -> None:
     """Lay out the cells, with one scale for all pictures of a row, and write the file."""
+    rows, title = table.rows, table.title
     widths = [max(row[i].image.size_mm[1] for row in rows) for i in range(len(rows[0]))]
     heights = [max(cell.image.size_mm[0] for cell in row) for row in rows]
     inches_per_mm = min(10.0 / sum(widths), 14.0 / sum(heights))
@@ -191,23 +204,23 @@ def _draw(
     height = sum(heights) * inches_per_mm + top + LEGEND_INCHES + GAP_INCHES * len(heights)
     figure = new_figure(width, height, background=BLACK)
     y = height - top
-    for row, row_title, row_mm in zip(rows, row_titles, heights, strict=True):
+    for row, row_title, row_mm in zip(rows, table.row_titles, heights, strict=True):
         y -= row_mm * inches_per_mm
         x = SIDE_INCHES
         middle = y + row_mm * inches_per_mm / 2
-        _write(figure, SIDE_INCHES / 2, middle, row_title, width, height, rotation=90)
+        _write(figure, SIDE_INCHES / 2, middle, row_title, rotation=90)
         for cell, column_mm in zip(row, widths, strict=True):
             box = (x, y, column_mm * inches_per_mm, row_mm * inches_per_mm)
             _draw_cell(_axes(figure, box, width, height), cell, task, fill)
             x += column_mm * inches_per_mm + GAP_INCHES
         y -= GAP_INCHES
     x = SIDE_INCHES
-    for column_title, column_mm in zip(column_titles, widths, strict=True):
+    for column_title, column_mm in zip(table.column_titles, widths, strict=True):
         middle = x + column_mm * inches_per_mm / 2
-        _write(figure, middle, height - top + TOP_INCHES / 2, column_title, width, height)
+        _write(figure, middle, height - top + TOP_INCHES / 2, column_title)
         x += column_mm * inches_per_mm + GAP_INCHES
     if title:
-        _write(figure, width / 2, height - TOP_INCHES * 0.6, title, width, height, size=12)
+        _write(figure, width / 2, height - TOP_INCHES * 0.6, title, size=12)
     _legend(figure, task, rows, width)
     save_png(figure, png, dpi=dpi)
 
@@ -226,13 +239,12 @@ def _write(
     x: float,
     y: float,
     text: str,
-    width: float,
-    height: float,
     *,
     rotation: float = 0,
     size: float = 10,
 ) -> None:
     """Write text centred on a position in inches."""
+    width, height = figure.get_size_inches()
     figure.text(
         x / width,
         y / height,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ctseg.errors import BadInput, GeometryMismatch
-from ctseg.report.overlay import Panel, draw_montage, draw_overlay
+from ctseg.report.overlay import Look, Panel, draw_montage, draw_overlay
 from ctseg.specs import Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.volume import Volume
@@ -54,7 +54,7 @@ def test_labels_are_coloured_where_they_lie(tmp_path: Path, scan: Volume, label:
 
 
 def test_the_aspect_is_that_of_the_spacing(tmp_path: Path, scan: Volume, label: Volume) -> None:
-    draw_overlay(scan, {"reference": label}, TASK, tmp_path / "out.png", fill=1.0)
+    draw_overlay(scan, {"reference": label}, TASK, tmp_path / "out.png", look=Look(fill=1.0))
     axial = green(pixels(tmp_path / "out.png"))[:-50, 40:330]
     rows, columns = np.nonzero(axial)
     assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=4)  # 8 x 8 mm
@@ -85,7 +85,9 @@ def test_many_labels_and_channels(tmp_path: Path, scan: Volume) -> None:
     names = {f"a rather long label {i}": i for i in range(1, 60)}
     labels = np.random.default_rng(0).integers(0, 60, scan.array.shape, np.uint8)
     two = Volume(np.stack([scan.array, scan.array]), scan.geometry)
-    draw_overlay(two, {"reference": labels}, classes_task(names), tmp_path / "out.png", channel=1)
+    draw_overlay(
+        two, {"reference": labels}, classes_task(names), tmp_path / "out.png", look=Look(channel=1)
+    )
     regions = Task("channels", (Label("whole", (1, 2), 1), Label("core", (2,), 2)))
     draw_overlay(two, {"reference": labels % 3}, regions, tmp_path / "regions.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png", "regions.png"]
@@ -97,7 +99,7 @@ def test_refusals_leave_no_file(tmp_path: Path, scan: Volume, label: Volume) -> 
     with pytest.raises(GeometryMismatch):
         draw_overlay(scan, {"reference": moved}, TASK, png)
     with pytest.raises(BadInput, match="no channel 1"):
-        draw_overlay(scan, {}, TASK, png, channel=1)
+        draw_overlay(scan, {}, TASK, png, look=Look(channel=1))
     with pytest.raises(BadInput, match="at least one"):
         draw_montage([], TASK, png)
     panels = [Panel("a", scan, {"prediction": label}), Panel("b", scan, {"reference": label})]
