@@ -134,7 +134,8 @@ def _train(
         task = task_of(config.task, dataset)
         rule_of(config.train, task)  # unknown labels are refused before anything is written
         check_rules(task, config.predict.postprocess)
-        config, document = _plan(config, dataset, task, training, validation, runtime, reporter)
+        found = _inspect(dataset, task, training, validation, reporter)
+        config, document = _plan(config, dataset, task, found, runtime)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, stack)
@@ -230,11 +231,14 @@ def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
         )
 
 
-def _plan(
-    config: RunConfig, dataset: DataSet, task: Task, training: tuple[Case, ...],
-    validation: tuple[Case, ...], runtime: Runtime, reporter: Reporter,
-) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
-    """The completed configuration, and what it was planned from with the reason of each choice."""
+def _inspect(
+    dataset: DataSet,
+    task: Task,
+    training: tuple[Case, ...],
+    validation: tuple[Case, ...],
+    reporter: Reporter,
+) -> Fingerprint:
+    """The fingerprint of the training cases; labels of the validation cases are checked."""
     done = 0
 
     def on_case(name: str) -> None:
@@ -249,6 +253,13 @@ def _plan(
         if not is_large(case):  # the label of a large one is checked when it is prepared
             load_label(case, task, load_image(case))
         on_case(case.id)
+    return found
+
+
+def _plan(
+    config: RunConfig, dataset: DataSet, task: Task, found: Fingerprint, runtime: Runtime
+) -> tuple[RunConfig, dict[str, Any]]:
+    """The completed configuration, and what it was planned from with the reason of each choice."""
     config, plan = make_plan(
         config,
         task,
