@@ -6,6 +6,7 @@ It stands in the header of the safetensors file, so that the weights alone are e
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -120,13 +121,18 @@ class CoarseStage(Section):
         return self
 
 
+def _each(choose: Callable[..., float], rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(choose(column) for column in zip(*rows, strict=True))
+
+
 class TrainingScans(Section):
     """What the scans that trained were like, so that a scan that is far from all of them is noticed.
 
     Attributes:
-        spacing_min_zyx, spacing_max_zyx: mm, with axes turned to LPS.
+        spacing_min_zyx, spacing_max_zyx: mm, with axes turned to LPS; of an imported model that does not turn scans,
+            with axes as they were stored.
         intensity_low, intensity_high: for each channel the smallest percentile 0.5 and the largest percentile 99.5
-            of a scan.
+            of a scan; empty if they are unknown.
         modalities: as the files name them, e.g. `CT`; empty where they do not.
     """
 
@@ -147,6 +153,23 @@ class TrainingScans(Section):
                 "intensities need a low and a high value for each channel, in this order"
             )
         return self
+
+    @classmethod
+    def joined(cls, several: Sequence[TrainingScans | None]) -> TrainingScans | None:
+        """What the scans of several trainings were like, as far as it is known; None if it is of none."""
+        known = [one for one in several if one is not None]
+        if not known:
+            return None
+        measured = all(one.intensity_low for one in known)
+        return cls.model_validate(
+            {
+                "spacing_min_zyx": _each(min, [one.spacing_min_zyx for one in known]),
+                "spacing_max_zyx": _each(max, [one.spacing_max_zyx for one in known]),
+                "intensity_low": _each(min, [o.intensity_low for o in known]) if measured else (),
+                "intensity_high": _each(max, [o.intensity_high for o in known]) if measured else (),
+                "modalities": tuple(sorted({name for one in known for name in one.modalities})),
+            }
+        )
 
 
 class Source(Section):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctseg.card import Card, CoarseStage, Member, Metrics
+from ctseg.card import Card, CoarseStage, Member, Metrics, TrainingScans
 from ctseg.config import DataConfig, load_config
 from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem
@@ -172,6 +172,9 @@ def _completed(cards: Sequence[Card], members: tuple[Member, ...], name: str) ->
     if len(cards) > 1:
         data = card.training_data.model_copy(update={"fold": None, "cases": trained_on(cards)})
         update |= {"training_data": data, "metrics": _pooled([c.metrics for c in cards])}
+        scans = TrainingScans.joined([c.training_scans for c in cards])
+        if scans is not None:
+            update |= {"training_scans": scans, "card_version": 2}
     return card.model_copy(update=update)
 
 

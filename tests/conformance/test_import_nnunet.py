@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg import plugins
+from ctseg.card import TrainingScans
 from ctseg.cli.app import app
 from ctseg.errors import BadInput, CtsegError
 from ctseg.zoo.importers.entry import import_model, read_model
@@ -316,6 +317,45 @@ def test_the_card_says_where_the_model_comes_from(tmp_path: Path) -> None:
     readme = (entry.folder / "README.md").read_text()
     assert "nnUNetTrainer__nnUNetPlans__3d_fullres" in readme
     assert "not taken over" in readme
+
+
+def write_fingerprint(results: Path, spacings: Any) -> None:
+    (results / "dataset_fingerprint.json").write_text(json.dumps({"spacings": spacings}))
+
+
+def test_the_card_knows_the_spacings_of_the_training_scans(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    write_fingerprint(results, [[4.0, 0.7, 0.8], [3.0, 0.9, 0.8]])
+    entry, _ = import_model("nnunet", [results])
+    assert entry.card().training_scans == TrainingScans(
+        spacing_min_zyx=(3.0, 0.7, 0.8), spacing_max_zyx=(4.0, 0.9, 0.8)
+    )
+    [file] = scan(tmp_path, "thin", (12, 20, 20), (0.8, 0.8, 0.2))
+    with pytest.raises(BadInput, match="trained on scans of 3 to 4 x"):
+        ctseg.load(entry.name, device="cpu").predict(ctseg.read(file))
+
+
+@pytest.mark.parametrize("spacings", [None, [], "x", [[1.0, 1.0]], [[1, 1, 0]], [[1, "a", 1]], 3])
+def test_a_fingerprint_that_lists_no_spacings_is_left_out(spacings: Any, tmp_path: Path) -> None:
+    results = made(tmp_path)
+    write_fingerprint(results, spacings)
+    model = read_model(plugins.importer("nnunet"), [results], {})
+    assert model.card.training_scans is None
+    assert any("dataset_fingerprint.json" in note for note in model.notes)
+
+
+def test_parts_that_saw_different_spacings_are_checked_by_their_own(tmp_path: Path) -> None:
+    about = [dataset_json({"background": 0, name: 1}) for name in ("liver", "rib")]
+    folders = [results_folder(tmp_path / str(i), plans(), about[i]) for i in range(2)]
+    for folder, spacing in zip(folders, (1.0, 3.0), strict=True):
+        write_fingerprint(folder, [[spacing] * 3])
+    entry, _ = import_model("nnunet", [folders[0]], merge={"chest": folders[1]}, tag="whole")
+    card = entry.card()
+    assert card.training_scans is not None
+    assert card.training_scans.spacing_max_zyx == (3.0, 3.0, 3.0)
+    assert [part.training_scans.spacing_max_zyx[0] for part in card.parts if part.training_scans] == [
+        1.0, 3.0,
+    ]  # fmt: skip
 
 
 def test_postprocessing_is_read_from_json(tmp_path: Path) -> None:

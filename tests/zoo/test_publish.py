@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ctseg
-from ctseg.card import Metrics, TrainingData, parse_card
+from ctseg.card import Metrics, TrainingData, TrainingScans, parse_card
 from ctseg.engine.evaluation.evaluate import evaluate
 from ctseg.engine.model.weights import read_card, read_weights
 from ctseg.errors import BadInput, FileProblem, NameClash
@@ -67,9 +67,19 @@ def test_weights_are_stored_as_asked(make_run, dtype, kind: str) -> None:
 
 
 def test_folds_become_one_ensemble(make_run) -> None:
-    runs = [make_run("a", fold=0), make_run("b", fold=1, seed=1)]
+    near, far = (
+        TrainingScans(spacing_min_zyx=(mm,) * 3, spacing_max_zyx=(mm,) * 3) for mm in (1.0, 2.0)
+    )
+    runs = [
+        make_run("a", fold=0, training_scans=near, card_version=2),
+        make_run("b", fold=1, seed=1, training_scans=far, card_version=2),
+    ]
     entry = publish(runs, tag="both")
     card = entry.card()
+    assert card.card_version == 2
+    assert card.training_scans == TrainingScans(
+        spacing_min_zyx=(1.0, 1.0, 1.0), spacing_max_zyx=(2.0, 2.0, 2.0)
+    )
     assert [(m.file, m.fold) for m in card.members] == [
         ("fold0.safetensors", 0), ("fold1.safetensors", 1),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ctseg.card import Card
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.steps import Clip, Normalise, OnValues, Orient, Resample, Rescale
+from ctseg.data.steps import Clip, Normalise, OnValues, Orient, Resample, Rescale, Transpose
 from ctseg.data.stream import Scan, intensity_ranges
 from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.errors import BadInput
@@ -37,7 +37,6 @@ _MODALITIES = (
     ("PT", r"\b(pet|pt|suv)\b"),
     ("US", r"\b(us|ultrasound)\b"),
 )
-_Z = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,10 @@ def _spacing(
 ) -> Iterator[str]:
     seen = card.training_scans
     target = next((s for s in pipeline.steps if isinstance(s, Resample)), None)
-    wanted = (0.0, 0.0, 0.0) if target is None else target.spacing_xyz[::-1]
+    turned = next((s.order_zyx for s in pipeline.steps if isinstance(s, Transpose)), (0, 1, 2))
+    made = (0.0, 0.0, 0.0) if target is None else target.spacing_xyz[::-1]
+    z, y, x = (made[turned.index(axis)] for axis in range(3))  # along the axes before Transpose
+    wanted = (z, y, x)
     if seen is not None:
         low, high, far, apart = seen.spacing_min_zyx, seen.spacing_max_zyx, FAR, APART
         what = "the model was trained on scans of"
@@ -108,13 +110,23 @@ def _spacing(
         low = high = wanted
         far, apart = FAR_OF_TARGET, APART_OF_TARGET
         what = "the model works at"
+    slices = turned[0] if flat and not wanted[turned[0]] else None
+
+    def apart_by(grid: Geometry) -> float:
+        pairs = enumerate(zip(grid.spacing_zyx, low, high, strict=True))
+        ratios = [
+            max(least / spacing, spacing / most)
+            for axis, (spacing, least, most) in pairs
+            if least > 0 and axis != slices
+        ]
+        return max([1.0, *ratios])
+
     oriented = Orient().grid(geometry, {})
-    worst = 1.0
-    for axis, (spacing, least, most) in enumerate(
-        zip(oriented.spacing_zyx, low, high, strict=True)
-    ):
-        if least > 0 and not (axis == _Z and flat and not wanted[_Z]):
-            worst = max(worst, least / spacing, spacing / most)
+    worst = apart_by(oriented)
+    if not any(isinstance(step, Orient) for step in pipeline.steps) and worst >= apart:
+        as_stored = apart_by(geometry)
+        if as_stored < worst:
+            oriented, worst = geometry, as_stored
     if worst < apart:
         return
     unit = "um" if max(high) < 0.1 else "mm"
@@ -169,7 +181,8 @@ def _intensities(card: Card, pipeline: Pipeline, scan: Scan) -> Iterator[str]:
     seen = card.training_scans
     fixed = not any(isinstance(step, OnValues) and step.fits for step in pipeline.steps)
     known: list[tuple[float, float]] = []
-    if seen is not None:
+    measured = seen is not None and bool(seen.intensity_low)
+    if seen is not None and measured:
         known = list(zip(seen.intensity_low, seen.intensity_high, strict=True))
     elif fixed:
         known = _expected(pipeline, scan.channels)
@@ -179,7 +192,7 @@ def _intensities(card: Card, pipeline: Pipeline, scan: Scan) -> Iterator[str]:
         card.channels, known, intensity_ranges(scan), strict=True
     ):
         width, own = max(high - low, 1e-12), most - least
-        far = least < low - width or most > high + width if seen is not None else False
+        far = least < low - width or most > high + width if measured else False
         if fixed:
             strange = most < low or least > high or far or 0 < own < NARROW * width
         else:  # each scan is scaled by its own values, but not those of another kind

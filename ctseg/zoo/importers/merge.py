@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ctseg.card import Card, Member
+from ctseg.card import Card, Member, TrainingScans
 from ctseg.config import LabelConfig, TaskConfig
 from ctseg.errors import BadInput
 from ctseg.importer_specs import ImportedModel, ImportedWeights
@@ -82,6 +82,9 @@ def merged(models: Mapping[str, ImportedModel]) -> ImportedModel:
             "members": tuple(member for part in parts for member in part.members),
             "licence": "; ".join(licences),
             "source": source,
+            "training_scans": TrainingScans.joined(
+                [m.card.training_scans for m in models.values()]
+            ),
         }
     )
     notes = dict.fromkeys(note for model in models.values() for note in model.notes)

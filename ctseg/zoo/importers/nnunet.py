@@ -29,6 +29,7 @@ from ctseg.zoo.importers.nnunet_results import (
     TrainedModel,
     find_model,
     trained_models,
+    training_scans,
 )
 from ctseg.zoo.importers.nnunet_steps import steps_of
 
@@ -106,6 +107,8 @@ def _described(model: TrainedModel, folds: Sequence[Fold], checkpoint: str) -> I
         left_out.append(
             "spacings of TIFF files from a JSON beside them: ctseg reads TIFF's own tags"
         )
+    scans, unknown = training_scans(model)
+    left_out += unknown
     name = str(plans.get("dataset_name") or dataset.get("name") or model.name)
     card = Card(
         card_version=2,
@@ -137,6 +140,7 @@ def _described(model: TrainedModel, folds: Sequence[Fold], checkpoint: str) -> I
             cases=_count(dataset.get("numTraining")),
             fold=_number(first) if len(folds) == 1 else None,
         ),
+        training_scans=scans,
         source=Source(
             importer="nnunet",
             name=model.name,

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from ctseg.errors import BadInput
+from ctseg.card import TrainingScans
+from ctseg.errors import BadInput, FileProblem
 from ctseg.zoo.importers.archive import Files
 from ctseg.zoo.importers.checkpoint import read_checkpoint, state_of
 
 PLANS, DATASET = "plans.json", "dataset.json"
+FINGERPRINT = "dataset_fingerprint.json"
 CHECKPOINT = "checkpoint_final.pth"
 _FOLD = re.compile(r"(?P<folder>.*?)fold_(?P<fold>\d+|all)/(?P<file>[^/]+\.pth)")
 
@@ -153,6 +155,25 @@ class TrainedModel:
             tuple(int(axis) for axis in axes),
             sha256,
         )
+
+
+def training_scans(model: TrainedModel) -> tuple[TrainingScans | None, list[str]]:
+    """Spacings of the training scans, as nnU-Net's fingerprint lists them, and what could not be taken over.
+
+    They are along the axes of the file, turned to RAS where the reader does so. Its intensities are those of the
+    foreground only, and say nothing about whole scans.
+    """
+    name = model.folder + FINGERPRINT
+    if name not in model.files.names:
+        return None, []
+    try:
+        spacings = [[float(v) for v in one] for one in model.files.json(name)["spacings"]]
+        axes = list(zip(*spacings, strict=True))
+        return TrainingScans.model_validate(
+            {"spacing_min_zyx": [*map(min, axes)], "spacing_max_zyx": [*map(max, axes)]}
+        ), []
+    except (FileProblem, TypeError, ValueError, KeyError, OverflowError):
+        return None, [f"spacings of the training scans, which {FINGERPRINT} does not list"]
 
 
 def trained_models(files: Files) -> list[TrainedModel]:

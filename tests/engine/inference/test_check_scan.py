@@ -87,6 +87,63 @@ def test_the_axes_are_compared_as_the_patient_lies():
     quiet(model(), turned)
 
 
+SAGITTAL = np.array(((0, 0, 1), (1, 0, 0), (0, 1, 0)))
+"""Directions of a scan whose slices, the first axis of its array, follow each other from left to right."""
+
+
+def stored(spacing_zyx: tuple[float, float, float]) -> ctseg.Volume:
+    volume = at(spacing_zyx)
+    return ctseg.Volume(volume.czyx, replace(volume.geometry, direction=SAGITTAL))
+
+
+def test_without_orientation_spacings_may_be_along_the_axes_as_they_are_stored():
+    """An imported model knows the spacings of its files, but not how they lay."""
+    thick = TrainingScans(spacing_min_zyx=(3.5, 0.7, 0.7), spacing_max_zyx=(4.0, 0.7, 0.7))
+    quiet(model(training_scans=thick), stored((4.0, 0.7, 0.7)))
+    quiet(model(training_scans=thick), at((4.0, 0.7, 0.7)))
+    with pytest.warns(CtsegWarning, match=r"up to 5\.71 times apart"):
+        model(training_scans=thick).predict(stored((0.7, 0.7, 4.0)))
+    turned = PreprocessConfig(steps=({"kind": "orient"},))
+    with pytest.warns(CtsegWarning, match=r"up to 5\.71 times apart"):
+        model(training_scans=thick, preprocess=turned).predict(stored((4.0, 0.7, 0.7)))
+
+
+def test_a_target_spacing_is_along_the_axes_after_they_are_moved():
+    steps = (
+        {"kind": "transpose", "order_zyx": [2, 0, 1]},
+        {"kind": "resample", "spacing_xyz": [1.0, 1.0, 5.0]},
+    )
+    moved = model(training_scans=None, preprocess=PreprocessConfig(steps=steps))
+    quiet(moved, at((1.0, 1.0, 5.0)))
+    with pytest.warns(CtsegWarning, match=r"the model works at 1 x 1 x 5 mm .* 5 times apart"):
+        moved.predict(at((5.0, 1.0, 1.0)))
+
+
+def test_values_are_compared_with_the_steps_where_only_spacings_are_known():
+    steps = PreprocessConfig(steps=({"kind": "clip", "low": [-100], "high": [300]},))
+    scans = SEEN.model_copy(update={"intensity_low": (), "intensity_high": ()})
+    known = model(training_scans=scans, preprocess=steps)
+    quiet(known, at((1.0, 1.0, 1.0)))
+    with pytest.warns(CtsegWarning, match="expects from -100 to 300"):
+        known.predict(at((1.0, 1.0, 1.0), np.linspace(1000, 3000, 720).reshape(8, 9, 10)))
+
+
+def test_scans_of_several_trainings_are_joined():
+    other = TrainingScans(
+        spacing_min_zyx=(0.5, 0.6, 0.6), spacing_max_zyx=(2.0, 1.5, 0.9),
+        intensity_low=(-500.0,), intensity_high=(2000.0,), modalities=("CT",),
+    )  # fmt: skip
+    assert TrainingScans.joined([SEEN, None, other]) == TrainingScans(
+        spacing_min_zyx=(0.5, 0.5, 0.5), spacing_max_zyx=(3.0, 1.5, 1.0),
+        intensity_low=(-1000.0,), intensity_high=(2000.0,), modalities=("CT",),
+    )  # fmt: skip
+    spacings = other.model_copy(update={"intensity_low": (), "intensity_high": ()})
+    both = TrainingScans.joined([SEEN, spacings])
+    assert both is not None
+    assert both.intensity_low == ()
+    assert TrainingScans.joined([None, None]) is None
+
+
 def test_a_cards_target_spacing_stands_in_for_what_it_does_not_know():
     steps = PreprocessConfig(steps=({"kind": "resample", "spacing_xyz": [0.002, 0.002, 0.002]},))
     old = model(training_scans=None, preprocess=steps)
