@@ -128,8 +128,13 @@ def results_folder(
     folds: Sequence[int | str] = (0,),
     mirror_axes: tuple[int, ...] | None = (0, 1, 2),
     trainer: str = "nnUNetTrainer",
+    background: float = 0.0,
 ) -> Path:
-    """A trained model as nnU-Net leaves it, of the first configuration of the plans."""
+    """A trained model as nnU-Net leaves it, of the first configuration of the plans.
+
+    Args:
+        background: added to its logit, since random weights seldom find it among many labels.
+    """
     configuration = next(iter(made["configurations"]))
     folder = parent / f"{trainer}__nnUNetPlans__{configuration}"
     folder.mkdir(parents=True)
@@ -140,6 +145,9 @@ def results_folder(
         with _quiet():
             content = checkpoint(made, about, configuration, trainer, seed=seed)
         content["inference_allowed_mirroring_axes"] = mirror_axes
+        for name, tensor in content["network_weights"].items():
+            if "seg_layers" in name and name.endswith("bias"):
+                tensor[0] += background
         (folder / f"fold_{fold}").mkdir()
         torch.save(content, folder / f"fold_{fold}" / "checkpoint_final.pth")
     return folder

@@ -219,6 +219,55 @@ def test_parts_become_one_model_with_all_labels(tmp_path: Path) -> None:
         ctseg.load(entry.weights()[0])
 
 
+TOTAL = {"organs": 24, "vertebrae": 26, "cardiac": 18, "muscles": 23, "ribs": 26}
+"""TotalSegmentator's parts at 1.5 mm and how many labels each of them has; at 3 mm one model has all."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mm", [1.5, 3.0])
+def test_a_folder_as_totalsegmentator_lays_it_out(mm: float, tmp_path: Path) -> None:
+    """Weights are random and widths small; labels, trainer, reader and merging are TotalSegmentator's."""
+    parts = TOTAL if mm == 1.5 else {"total_3mm": sum(TOTAL.values())}
+    how = {"spacing": (mm,) * 3, "reader": "NibabelIOWithReorient"}
+    folders = {}
+    for number, (part, count) in enumerate(parts.items()):
+        labels = {"background": 0, **{f"{part}_{i}": i for i in range(1, count + 1)}}
+        name = f"Dataset{(291 if mm == 1.5 else 297) + number}_TotalSegmentator_{part}_1559subj"
+        folders[part] = results_folder(
+            tmp_path / "nnunet" / "results" / name, plans(**how), dataset_json(labels), folds=(number,),
+            mirror_axes=None, trainer="nnUNetTrainerNoMirroring", background=9.0,
+        )  # fmt: skip
+        if number:  # which seeds the weights
+            (folders[part] / f"fold_{number}").rename(folders[part] / "fold_0")
+    turned = np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]])
+    shape = (24, 28, 30)
+    files = scan(tmp_path, "case", shape, (2.0, 1.4, 2.6), direction=turned, seed=1)
+    expected, offset = np.zeros(shape, np.uint8), 0
+    for part, folder in folders.items():
+        labels, _ = predicted(folder, files, folder / "theirs")
+        expected = np.where(labels > 0, labels + offset, expected)  # the later part counts
+        offset += parts[part]
+    first, *rest = folders.values()
+    merge = [word for part in list(parts)[1:] for word in ("--merge", f"{part}={folders[part]}")]
+    assert len(rest) * 2 == len(merge)
+    done = CliRunner().invoke(
+        app, ["zoo", "import", "nnunet", str(first), *merge, "--tag", "total", "--licence", "Apache-2.0"]
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    target = tmp_path / "mask.nii.gz"
+    done = CliRunner().invoke(
+        app, ["predict", str(files[0]), "-m", "unet3d.total", "-o", str(target), "--precision", "fp32"]
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = ctseg.read(target).array
+    sizes = np.cumsum(list(parts.values()))
+    assert {int(np.searchsorted(sizes, v)) for v in np.unique(expected[expected > 0])} == set(
+        range(len(parts))
+    )
+    assert np.mean(found == expected) >= LEAST_EQUAL
+    assert len(ctseg.load("unet3d.total").card.task.labels) == 118
+
+
 CASCADES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "classes": ({}, {}, {"shape": (18, 28, 24), "spacing": (1.0, 1.0, 1.0)}),
     "regions, transposed, resampled": (
