@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a network",
     "predict": "predict scans",
     "evaluate": "compare predictions with references",
+    "view": "show a scan and label maps in a browser",
     "doctor": "check the installation",
     "data": "inspect, convert and prepare data",
     "zoo": "published models",

@@ -28,6 +28,7 @@ from ctseg.cli import (
     train,
     ui,
 )
+from ctseg.cli.pictures import view
 from ctseg.cli.signals import signals_raise
 from ctseg.cli.zoo import app as zoo
 from ctseg.errors import (
@@ -221,6 +222,7 @@ app.command("predict", cls=predict.Command, epilog=ui.examples(*predict.EXAMPLES
 app.command("evaluate", cls=evaluate.Command, epilog=ui.examples(*evaluate.EXAMPLES))(
     evaluate.evaluate
 )
+app.command("view", epilog=ui.examples(*view.EXAMPLES))(view.view)
 app.command("doctor", epilog=ui.examples(*doctor.EXAMPLES))(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.data_options import LabelOption, OptionOption, parse_labels, parse_options
 from ctseg.cli.options import axes
 
 if TYPE_CHECKING:
@@ -67,14 +67,7 @@ def convert(
             help="With --like: auto, nearest or linear.",
         ),
     ] = "auto",
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--label",
-            metavar="NAME=VALUE",
-            help="Label of a label map (repeatable).",
-        ),
-    ] = None,
+    label: LabelOption = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +109,7 @@ def convert(
     waiting = [job for job in jobs if job not in skipped]
     for folder in {job.target.parent for job in skipped}:
         remove_leftovers(folder)
-    labels = _labels(label or [])
+    labels = parse_labels(label or [])
     done: list[Converted] = []
     failed: dict[str, str] = {}
     scan = _reference(reference)
@@ -209,17 +202,6 @@ def _spacing(text: str) -> str:
     units = {part.lstrip("+-.0123456789eE ") for part in parts} - {""}
     unit = units.pop() if len(units) == 1 else ""
     return " ".join(part.removesuffix(unit) for part in parts) + unit
-
-
-def _labels(pairs: list[str]) -> list[Label]:
-    from ctseg.errors import BadInput
-    from ctseg.specs import Label
-
-    values = parse_options(pairs)
-    wrong = [f"{name}={value}" for name, value in values.items() if not value.isdecimal()]
-    if wrong:
-        raise BadInput(f"'{wrong[0]}' is no label.", hint="Write --label NAME=VALUE, e.g. liver=1")
-    return [Label(name, (int(value),), int(value)) for name, value in values.items()]
 
 
 def _reference(path: Path | None) -> VolumeSource | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ctseg.specs import Label
 
 OptionOption = Annotated[
     list[str] | None,
@@ -15,7 +18,10 @@ OptionOption = Annotated[
     ),
 ]
 
-
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="NAME=VALUE", help="Label of a label map (repeatable)."),
+]
 GridToleranceOption = Annotated[
     float | None,
     typer.Option(
@@ -56,3 +62,19 @@ def parse_options(pairs: list[str]) -> dict[str, str]:
             raise BadInput(f"'{pair}' is no option.", hint="Write --option NAME=VALUE")
         options[name] = value
     return options
+
+
+def parse_labels(pairs: list[str]) -> list[Label]:
+    """Parse `["liver=1", ...]` into labels.
+
+    Raises:
+        BadInput: an item is not NAME=VALUE, or its value is no whole number.
+    """
+    from ctseg.errors import BadInput
+    from ctseg.specs import Label
+
+    values = parse_options(pairs)
+    wrong = [f"{name}={value}" for name, value in values.items() if not value.isdecimal()]
+    if wrong:
+        raise BadInput(f"'{wrong[0]}' is no label.", hint="Write --label NAME=VALUE, e.g. liver=1")
+    return [Label(name, (int(value),), int(value)) for name, value in values.items()]

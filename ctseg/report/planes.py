@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,15 @@ PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Window = tuple[float, float]
 SOFT_TISSUE: Window = (-160.0, 240.0)
 """Window of Hounsfield units for soft tissue: level 40, width 400."""
+WINDOWS: Mapping[str, Window] = MappingProxyType(
+    {
+        "soft tissue": SOFT_TISSUE,
+        "lung": (-1350.0, 150.0),
+        "bone": (-450.0, 1050.0),
+        "brain": (0.0, 80.0),
+    }
+)
+"""Windows of Hounsfield units by name, as black and white."""
 
 
 @dataclass(frozen=True)

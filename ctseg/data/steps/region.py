@@ -49,7 +49,7 @@ def parse_region(text: str) -> Box:
     except ValueError:
         raise BadInput(
             f"'{text}' is no region.",
-            hint="Three ranges of voxels, e.g. --set region=0:40,100:300,90:310",
+            hint="Write three ranges of voxels, e.g. 0:40,100:300,90:310 (z, y, x).",
         ) from None
     return (z, z1), (y, y1), (x, x1)
 

@@ -1,0 +1,1 @@
+"""Commands that draw scans and label maps."""

@@ -1,0 +1,1 @@
+"""A page that shows a scan and label maps in a browser."""
