@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "predict scans",
     "evaluate": "compare predictions with references",
     "view": "show a scan and label maps in a browser",
+    "render": "draw pictures, films and meshes of label maps",
     "doctor": "check the installation",
     "data": "inspect, convert and prepare data",
     "zoo": "published models",

@@ -28,7 +28,7 @@ from ctseg.cli import (
     train,
     ui,
 )
-from ctseg.cli.pictures import view
+from ctseg.cli.pictures import render, view
 from ctseg.cli.signals import signals_raise
 from ctseg.cli.zoo import app as zoo
 from ctseg.errors import (
@@ -223,6 +223,7 @@ app.command("evaluate", cls=evaluate.Command, epilog=ui.examples(*evaluate.EXAMP
     evaluate.evaluate
 )
 app.command("view", epilog=ui.examples(*view.EXAMPLES))(view.view)
+app.command("render", epilog=ui.examples(*render.EXAMPLES))(render.render)
 app.command("doctor", epilog=ui.examples(*doctor.EXAMPLES))(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.report.figure import new_figure, save_png, short_name
+from ctseg.report.film import Look
 from ctseg.report.planes import (
     PLANES,
     Plane,
@@ -61,6 +62,7 @@ class _Cell:
     label: Slice | None
     window: Window
     letters: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,41 @@ def draw_montage(
     _draw(_Table(rows, titles, ["scan", *columns], title), task, png, fill=look.fill, dpi=90)
 
 
+def draw_mosaic(
+    volume: Volume,
+    label_zyx: Layer | None,
+    look: Look,
+    slices: tuple[Plane, Sequence[int]],
+    png: Path,
+) -> None:
+    """Draw slices of one plane with a label map over them, in rows, each with its number.
+
+    Args:
+        volume: the scan, [Z, Y, X].
+        label_zyx: label map of label values on the scan's grid.
+        slices: plane, and numbers of slices of the canonical array.
+
+    Raises:
+        As `draw_overlay`.
+    """
+    layers = {} if label_zyx is None else {"label": label_zyx}
+    image, arrays, shown = _prepare(volume, layers, look.window, 0)
+    spacing = canonical_spacing_zyx(volume.geometry)
+    plane, indices = slices
+    cells = []
+    for index in indices:
+        picture = cut(image, spacing, plane, index)
+        label = cut(arrays["label"], spacing, plane, index) if arrays else None
+        cells.append(_Cell(picture, label, shown, volume.geometry.unit == "mm", str(index)))
+    high, wide = cells[0].image.size_mm
+    columns = min(len(cells), max(1, round((1.4 * len(cells) * high / wide) ** 0.5)))
+    empty = replace(cells[0].image, pixels=np.full_like(cells[0].image.pixels, shown[0]))
+    blank = _Cell(empty, None, shown, letters=False)
+    cells += [blank] * (-len(cells) % columns)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    _draw(rows, [""] * len(rows), [""] * columns, look.task, png, title="", fill=look.fill)
+
+
 def _prepare(
     volume: Volume, layers: Mapping[str, Layer], look: Look
 ) -> tuple[NDArray[Any], dict[str, NDArray[Any]], Window]:
@@ -242,6 +279,7 @@ def _write(
     *,
     rotation: float = 0,
     size: float = 10,
+    figure: Figure, x: float, y: float, text: str, *, rotation: float = 0, size: float = 10
 ) -> None:
     """Write text centred on a position in inches."""
     width, height = figure.get_size_inches()
@@ -275,6 +313,11 @@ def _draw_cell(axes: Axes, cell: _Cell, task: Task, fill: float) -> None:
             if fill > 0:
                 axes.contourf(across, down, padded, levels=(0.5, 1.5), colors=[colour], alpha=fill)
             axes.contour(across, down, padded, levels=(0.5,), colors=[colour], linewidths=1.3)
+    if cell.note:
+        note = axes.text(
+            0.02, 0.98, cell.note, color=WHITE, fontsize=8, va="top", transform=axes.transAxes
+        )
+        note.set_path_effects([withStroke(linewidth=2, foreground=BLACK)])
     axes.set_xlim(extent[0], extent[1])
     axes.set_ylim(extent[2], extent[3])
     if cell.letters:
