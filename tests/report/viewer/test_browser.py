@@ -137,7 +137,7 @@ def test_the_difference_of_two_maps_is_shown_first(browser: Any, page: Path) -> 
         titles = shown.page.locator("#legend h2").all_inner_texts()
         assert titles == ["difference", "mask.nii.gz", "other.nii.gz"]
         boxes = shown.page.locator("#legend input")
-        assert [boxes.nth(i).is_checked() for i in range(boxes.count())] == [True] * 4 + [False] * 4
+        assert [boxes.nth(i).is_checked() for i in range(boxes.count())] == [True] * 3 + [False] * 4
         check_all(shown)
 
 
