@@ -36,7 +36,7 @@ _PIXELS = 512
 
 
 @dataclass(frozen=True)
-class Look:
+class LabelLook:
     """How labels are drawn over a scan.
 
     Attributes:
@@ -51,7 +51,11 @@ class Look:
 
 
 def frames(
-    volume: Volume, label_zyx: NDArray[Any] | None, look: Look, plane: Plane, indices: Sequence[int]
+    volume: Volume,
+    label_zyx: NDArray[Any] | None,
+    look: LabelLook,
+    plane: Plane,
+    indices: Sequence[int],
 ) -> Iterator[NDArray[np.uint8]]:
     """The slices as pictures [rows, columns, 3] of one even size, with the scan's aspect ratio.
 
@@ -105,7 +109,7 @@ def write_film(pictures: Iterable[NDArray[np.uint8]], path: Path, fps: float = 1
                 sink.close()
 
 
-def _frame(image: Slice, label: Slice | None, look: Look, window: Window) -> NDArray[np.uint8]:
+def _frame(image: Slice, label: Slice | None, look: LabelLook, window: Window) -> NDArray[np.uint8]:
     high, wide = image.size_mm
     scale = _PIXELS / max(high, wide)
     width, height = (max(16, round(length * scale / 2) * 2) for length in (wide, high))

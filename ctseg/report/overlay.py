@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.report.figure import new_figure, save_png, short_name
-from ctseg.report.film import Look
+from ctseg.report.film import LabelLook
 from ctseg.report.planes import (
     PLANES,
     Plane,
@@ -180,7 +180,7 @@ def draw_montage(
 def draw_mosaic(
     volume: Volume,
     label_zyx: Layer | None,
-    look: Look,
+    look: LabelLook,
     slices: tuple[Plane, Sequence[int]],
     png: Path,
 ) -> None:
@@ -195,7 +195,7 @@ def draw_mosaic(
         As `draw_overlay`.
     """
     layers = {} if label_zyx is None else {"label": label_zyx}
-    image, arrays, shown = _prepare(volume, layers, look.window, 0)
+    image, arrays, shown = _prepare(volume, layers, Look(look.window))
     spacing = canonical_spacing_zyx(volume.geometry)
     plane, indices = slices
     cells = []
@@ -209,7 +209,8 @@ def draw_mosaic(
     blank = _Cell(empty, None, shown, letters=False)
     cells += [blank] * (-len(cells) % columns)
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    _draw(rows, [""] * len(rows), [""] * columns, look.task, png, title="", fill=look.fill)
+    table = _Table(rows, [""] * len(rows), [""] * columns, "")
+    _draw(table, look.task, png, fill=look.fill)
 
 
 def _prepare(
@@ -279,7 +280,6 @@ def _write(
     *,
     rotation: float = 0,
     size: float = 10,
-    figure: Figure, x: float, y: float, text: str, *, rotation: float = 0, size: float = 10
 ) -> None:
     """Write text centred on a position in inches."""
     width, height = figure.get_size_inches()

@@ -95,6 +95,10 @@ def test_commands_on_the_pages_exist(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     if "[OPTIONS]" in words:
         words = words[: words.index("[OPTIONS]")]
+    if (
+        words and words[0] == "acme-phantoms"
+    ):  # a command of the package that the tutorial for authors writes
+        return
     plugin = extra.stub(words[0]) if words and words[0] not in command.commands else None
     if plugin is not None:
         command = plugin.load()

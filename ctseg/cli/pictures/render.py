@@ -12,7 +12,7 @@ from ctseg.cli.data_options import LabelOption, parse_labels
 
 if TYPE_CHECKING:
     from ctseg.report.display import Display
-    from ctseg.report.film import Look
+    from ctseg.report.film import LabelLook
     from ctseg.report.planes import Plane, Window
     from ctseg.specs import Label, Task
 
@@ -63,7 +63,7 @@ def render(
     from ctseg.errors import BadInput
     from ctseg.files import check_replaceable
     from ctseg.report.display import DISPLAY_VOXELS, read_display
-    from ctseg.report.film import FILMS, Look
+    from ctseg.report.film import FILMS, LabelLook
     from ctseg.report.meshes import MESHES
 
     suffix, given = output.suffix.lower(), list(masks or [])
@@ -87,16 +87,16 @@ def render(
         most=_MESH_VOXELS if mesh else DISPLAY_VOXELS,
     )
     task = _task(shown, labels)
-    look = Look(task, _window(window), fill)
+    look = LabelLook(task, _window(window), fill)
     if mesh:
         _write_mesh(shown, task, output)
     elif suffix in FILMS or slices is not None or plane is not None:
         _write_slices(shown, look, _plane(plane or "axial"), slices, output)
     else:
-        from ctseg.report.overlay import draw_overlay
+        from ctseg.report.overlay import Look, draw_overlay
 
         layers = {layer.name: layer.array for layer in shown.layers}
-        draw_overlay(shown.volume, layers, task, output, window=look.window, fill=fill)
+        draw_overlay(shown.volume, layers, task, output, look=Look(look.window, fill=fill))
     if shown.note:
         ui.say(shown.note)
     ui.show(str(output))
@@ -173,7 +173,7 @@ def _write_mesh(shown: Display, task: Task, output: Path) -> None:
 
 
 def _write_slices(
-    shown: Display, look: Look, plane: Plane, slices: str | None, output: Path
+    shown: Display, look: LabelLook, plane: Plane, slices: str | None, output: Path
 ) -> None:
     """A mosaic or a film of the slices of one plane."""
     from ctseg.report.film import FILMS, frames, write_film
