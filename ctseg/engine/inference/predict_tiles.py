@@ -13,7 +13,7 @@ from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.stream import ready
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.borrowed import borrowed
-from ctseg.engine.inference.sliding_window import slabs
+from ctseg.engine.inference.sliding_window import SlidingWindow
 from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import choose
 from ctseg.errors import BadInput
@@ -99,9 +99,8 @@ def predict_tiles(
     slab: NDArray[Any]
     out: NDArray[Any] | None = None
     with borrowed(net, runtime) as placed:
-        for start, (logits,) in slabs(
-            [placed], stream, settings, runtime=runtime, on_tiles=on_tiles
-        ):
+        window = SlidingWindow([placed], settings, runtime, on_tiles)
+        for start, (logits,) in window.slabs(stream):
             slab = _activated(logits, output, activation)
             if out is None:
                 out = np.empty((*slab.shape[:-3], z, y, x), slab.dtype)

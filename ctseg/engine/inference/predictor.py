@@ -18,7 +18,7 @@ from ctseg.data.steps import OnValues
 from ctseg.data.stream import Stream
 from ctseg.engine.inference.decoders import Decoder
 from ctseg.engine.inference.sinks import Sink
-from ctseg.engine.inference.sliding_window import OnTiles, slabs
+from ctseg.engine.inference.sliding_window import Air, OnTiles, SlidingWindow
 from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime
@@ -80,11 +80,8 @@ class Predictor:
             span = low, next(end for end in ends if end >= high)
             mapper.start_at(slice_range[0])
             stop = slice_range[1]
-        air, background = self._air(stream)
-        for start, outs in slabs(
-            self.networks, stream, self.settings, runtime=self.runtime, span=span,
-            air=air, background=background, on_tiles=on_tiles, on_note=self.on_note,
-        ):  # fmt: skip
+        window = SlidingWindow(self.networks, self.settings, self.runtime, on_tiles, self.on_note)
+        for start, outs in window.slabs(stream, span=span, air=self._air(stream)):
             combined = combine(self.task, outs, average=self.settings.average)
             for piece in mapper.feed(start, combined, stop):
                 for decoder, sink in results:
@@ -103,10 +100,10 @@ class Predictor:
         grid = _grid(stream.shape_czyx[1:], self.settings)
         return len(grid.rows(*mapper.network_span(*slice_range))) * len(grid.columns)
 
-    def _air(self, stream: Stream) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _air(self, stream: Stream) -> Air | None:
         """The preprocessed value of each channel up to which a voxel is air, and the logits of background."""
         if self.settings.skip_air is None:
-            return None, None
+            return None
         if self.task.kind == "regression":
             raise BadInput("A regression cannot skip air: it has no background.")
         level = np.full((stream.shape_czyx[0], 1, 1, 1), self.settings.skip_air, np.float32)
@@ -115,7 +112,8 @@ class Predictor:
                 level = applied_step.step.image(level, applied_step.before, applied_step.record)
         device = self.runtime.device
         background = torch.from_numpy(background_fill(self.task, probabilities=False))
-        return torch.from_numpy(level.ravel().astype(np.float32)).to(device), background.to(device)
+        highest = torch.from_numpy(level.ravel().astype(np.float32)).to(device)
+        return Air(highest, background.to(device))
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""`slabs`: runs networks over a scan of any length, tile by tile, and yields blended logits slab by slab.
+"""`SlidingWindow`: runs networks over a scan of any length, tile by tile, and yields blended logits slab by slab.
 
 Rows of tiles follow each other along z. Sums of logits are held for the depth of one tile, in a ring buffer of slices:
 slices that no later tile touches are yielded, and their part of the ring is reused. A slice-wise network predicts the
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,71 +31,81 @@ OnTiles = Callable[[int, int], None]
 Slab = tuple[int, list[torch.Tensor]]
 
 
-def slabs(
-    networks: Sequence[torch.nn.Module],
-    stream: Stream,
-    settings: TilingSettings,
-    *,
-    runtime: Runtime,
-    span: tuple[int, int] | None = None,
-    air: torch.Tensor | None = None,
-    background: torch.Tensor | None = None,
-    on_tiles: OnTiles | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> Iterator[Slab]:
-    """Yield blended logits in slabs along z, each as soon as its last tile is predicted.
+class Air(NamedTuple):
+    """Tiles that need no network.
 
-    Args:
+    Attributes:
+        highest: [C], a tile without a voxel above these (preprocessed) values is air.
+        logits: [K], what such a tile gets.
+    """
+
+    highest: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """Networks that predict scans tile by tile.
+
+    Attributes:
         networks: in eval mode, on the runtime's device; all predict the same tiles.
-        span: start and stop of the slices to predict. The rows of tiles are still those of the whole scan, so that
-            parts predicted separately equal the whole bit for bit.
-        air: [C], a tile without a voxel above these (preprocessed) values gets the logits `background` [K].
+        settings: tiling of a scan.
+        runtime: device and precision.
         on_tiles: called with (tiles done, tiles in total).
         on_note: called with notes about changes, such as a smaller batch.
-
-    Yields:
-        (first slice, fp32 logits [K, slices, Y, X] of each network), on the device of the sums; valid until the next
-        slab is requested.
-
-    Raises:
-        TileTooLarge: one tile, or the sums, do not fit the memory.
-        BadInput: a network returns something else than logits.
-        RunFailed: logits are NaN or infinite.
     """
-    return _Slabs(
-        networks, stream, settings, runtime,
-        span=span, air=air, background=background, on_tiles=on_tiles, on_note=on_note,
-    ).run()  # fmt: skip
+
+    networks: Sequence[torch.nn.Module]
+    settings: TilingSettings
+    runtime: Runtime
+    on_tiles: OnTiles | None = None
+    on_note: Callable[[str], None] | None = None
+
+    def slabs(
+        self, stream: Stream, *, span: tuple[int, int] | None = None, air: Air | None = None
+    ) -> Iterator[Slab]:
+        """Yield blended logits in slabs along z, each as soon as its last tile is predicted.
+
+        Args:
+            span: start and stop of the slices to predict. The rows of tiles are still those of the whole scan, so that
+                parts predicted separately equal the whole bit for bit.
+            air: tiles to skip; None to predict every tile.
+
+        Yields:
+            (first slice, fp32 logits [K, slices, Y, X] of each network), on the device of the sums; valid until the
+            next slab is requested.
+
+        Raises:
+            TileTooLarge: one tile, or the sums, do not fit the memory.
+            BadInput: a network returns something else than logits.
+            RunFailed: logits are NaN or infinite.
+        """
+        return _Slabs(self, stream, span, air).run()
 
 
 class _Slabs:
     def __init__(
         self,
-        networks: Sequence[torch.nn.Module],
+        window: SlidingWindow,
         stream: Stream,
-        settings: TilingSettings,
-        runtime: Runtime,
-        *,
         span: tuple[int, int] | None,
-        air: torch.Tensor | None,
-        background: torch.Tensor | None,
-        on_tiles: OnTiles | None,
-        on_note: Callable[[str], None] | None,
+        air: Air | None,
     ) -> None:
         _, z, y, x = stream.shape_czyx
+        settings, runtime, self.on_note = window.settings, window.runtime, window.on_note
         self.shape: Zyx = (z, y, x)
         self.stream, self.settings = stream, settings
         self.device = runtime.device
         self.grid = TileGrid(self.shape, settings)
         self.span = span or (0, z)
         self.rows = self.grid.rows(*self.span)
-        self.air, self.background = air, background
-        self.forwards = [Forward(net, runtime, settings, on_note) for net in networks]
+        self.air = air
+        self.forwards = [Forward(net, runtime, settings, window.on_note) for net in window.networks]
         self.rings: list[torch.Tensor] = []
         self.total: torch.Tensor | None = None  # of the weights, where they are not normalised
         self.place = torch.device("cpu") if settings.sums_on_host else self.device
         self.weights = self._weights()
-        self.on_tiles, self.on_note = on_tiles, on_note
+        self.on_tiles = window.on_tiles
         self.done, self.count = 0, len(self.rows) * len(self.grid.columns)
 
     def run(self) -> Iterator[Slab]:
@@ -133,7 +145,7 @@ class _Slabs:
 
     def _is_air(self, tile: torch.Tensor) -> bool:
         assert self.air is not None
-        return bool((tile.amax((1, 2, 3)) <= self.air).all())
+        return bool((tile.amax((1, 2, 3)) <= self.air.highest).all())
 
     def _predict(self, row: int, block: torch.Tensor, group: list[tuple[int, int]]) -> None:
         ys, xs = self.grid.starts[1:]
@@ -149,8 +161,8 @@ class _Slabs:
         (yi, xi) = column
         y, x = self.grid.starts[1][yi], self.grid.starts[2][xi]
         if outs is None:
-            assert self.background is not None
-            filled = self.background[:, None, None, None].expand(-1, depth, ty, tx)
+            assert self.air is not None
+            filled = self.air.logits[:, None, None, None].expand(-1, depth, ty, tx)
             outs = [filled] * len(self.forwards)
         if not self.rings:
             self._allocate([len(out) for out in outs])

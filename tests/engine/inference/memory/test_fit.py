@@ -25,6 +25,7 @@ from ctseg.engine.inference.memory.estimate import MemoryRequest, estimate
 from ctseg.engine.inference.memory.fit import FitRequest, fit, halved, parse_size
 from ctseg.engine.inference.model import decoder_of
 from ctseg.engine.inference.restart import restarting
+from ctseg.engine.inference.sliding_window import SlidingWindow
 from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.errors import BadInput
@@ -121,7 +122,7 @@ def test_sums_that_do_not_fit(monkeypatch):
     network = Short(10**9, ERRORS[0])
     monkeypatch.setattr(sliding_window.torch, "zeros", zeros)
     with pytest.raises(TileTooLarge, match="sums of 2 logits of 4 x 4 x 4"):
-        list(sliding_window.slabs([network], stream, TilingSettings((4, 4, 4)), runtime=CPU))
+        list(SlidingWindow([network], TilingSettings((4, 4, 4)), CPU).slabs(stream))
 
 
 def test_a_scan_starts_anew_with_smaller_tiles():
@@ -373,9 +374,8 @@ def test_several_networks_are_handed_on_in_slabs_that_lie_the_same(monkeypatch):
 
     def run(span=None):
         stream = ready(image, AppliedPipeline((), grid, grid))
-        made = sliding_window.slabs(
-            networks, stream, TilingSettings((8, 8, 8)), runtime=CPU, span=span
-        )
+        window = SlidingWindow(networks, TilingSettings((8, 8, 8)), CPU)
+        made = window.slabs(stream, span=span)
         return {start: [out.clone() for out in outs] for start, outs in made}
 
     whole = run()
