@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from ctseg.engine.evaluation.suggest_cleanup import suggest_rules as suggest
-from ctseg.engine.postprocess import PostprocessRule, find_instances, instances, postprocess
+from ctseg.engine.postprocess import PostprocessRule, find_instances, postprocess
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
 
@@ -39,10 +39,11 @@ def test_instances_are_cc3ds(connectivity, joined):
     image = (labels > 0).astype(np.uint8) if joined else labels
     theirs, count = cc3d.connected_components(image, connectivity=connectivity, return_N=True)
     out = np.zeros(labels.shape, np.uint32)
-    found = instances(
-        labels, out, joined=joined, connectivity=connectivity, slab_bytes=5 * 30 * 34 * 2
+    found = find_instances(
+        labels, joined=joined, connectivity=connectivity, slab_bytes=5 * 30 * 34 * 2
     )
-    assert found == count
+    found.write(out)
+    assert found.count == count
     pairs = np.unique(np.stack((out.ravel(), theirs.ravel())), axis=1)
     assert pairs.shape[1] == count + 1  # one of theirs for each of ours, and the background
     statistics = cc3d.statistics(theirs)["voxel_counts"]

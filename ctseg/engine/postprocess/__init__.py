@@ -2,7 +2,7 @@
 
 from ctseg.config.postprocess import PostprocessRule
 from ctseg.engine.postprocess.apply import postprocess
-from ctseg.engine.postprocess.instances import Instances, find_instances, instances
+from ctseg.engine.postprocess.instances import Instances, find_instances
 from ctseg.engine.postprocess.parse_rules import rules_from_text
 from ctseg.engine.postprocess.rules import check_rules
 
@@ -11,7 +11,6 @@ __all__ = [
     "PostprocessRule",
     "check_rules",
     "find_instances",
-    "instances",
     "postprocess",
     "rules_from_text",
 ]

@@ -13,9 +13,8 @@ from ctseg.engine.postprocess.label_values import check_map
 from ctseg.engine.postprocess.parts import remove_parts
 from ctseg.engine.postprocess.rules import Labels, RuleTarget, rounds_of, targets_of
 from ctseg.errors import BadInput
-from ctseg.volume.components import SLAB_BYTES, Planes, planes_at_once
+from ctseg.volume.components import SLAB_BYTES, Planes
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.memory_map import drop_array_pages
 
 OnPlanes = Callable[[int, int], None]
 """Called with (planes processed, planes in total over all passes)."""
@@ -28,11 +27,10 @@ def postprocess(
     rules: Sequence[PostprocessRule],
     *,
     geometry: Geometry,
-    out_zyx: Planes | None = None,
     slab_bytes: int = SLAB_BYTES,
     progress: OnPlanes | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Post-process a label map, in place or into another map.
+    """Post-process a label map, in place.
 
     Rules for different labels are applied together: all components are removed first, then holes are filled. A second
     rule for the same label is applied after all rules before it.
@@ -42,7 +40,6 @@ def postprocess(
         labels: the task, or values by name.
         rules: see `PostprocessRule`.
         geometry: geometry of the map; gives the volume of a voxel.
-        out_zyx: map for the result; by default the map is changed in place.
         slab_bytes: working memory for slabs; a table of the connected components takes more.
         progress: called regularly.
 
@@ -62,9 +59,7 @@ def postprocess(
     targets = targets_of(labels, rules, geometry)
     plan = [(step, group) for one in rounds_of(targets) for step, group in _steps(one)]
     depth = labels_zyx.shape[0]
-    total = depth * (
-        (out_zyx is not None) + sum(1 if s is fill_holes_in_slices else 2 for s, _ in plan)
-    )
+    total = depth * sum(1 if s is fill_holes_in_slices else 2 for s, _ in plan)
     done = 0
 
     def advance(planes: int) -> None:
@@ -73,9 +68,6 @@ def postprocess(
         if progress:
             progress(done, total)
 
-    if out_zyx is not None:
-        _copy(labels_zyx, out_zyx, slab_bytes, advance)
-        labels_zyx = out_zyx
     _check_dtype(labels_zyx, targets)
     report: dict[str, dict[str, float]] = {}
     for step, group in plan:
@@ -106,24 +98,6 @@ def _add(entry: dict[str, float], counts: dict[str, int], geometry: Geometry) ->
     for what in ("removed", "filled"):
         if f"voxels_{what}" in entry:
             entry[f"ml_{what}"] = entry[f"voxels_{what}"] * geometry.voxel_volume_mm3 / 1000
-
-
-def _copy(
-    source_zyx: Planes, out_zyx: Planes, slab_bytes: int, advance: Callable[[int], None]
-) -> None:
-    if tuple(out_zyx.shape) != tuple(source_zyx.shape):
-        raise BadInput(
-            f"The result has {tuple(out_zyx.shape)} voxels, the map {tuple(source_zyx.shape)}."
-        )
-    check_map(out_zyx)
-    step = planes_at_once(source_zyx, slab_bytes)
-    depth = source_zyx.shape[0]
-    for start in range(0, depth, step):
-        stop = min(start + step, depth)
-        out_zyx[start:stop] = source_zyx[start:stop]
-        for array in (source_zyx, out_zyx):
-            drop_array_pages(array, start, stop)
-        advance(stop - start)
 
 
 def _check_dtype(labels_zyx: Planes, targets: Sequence[RuleTarget]) -> None:

@@ -81,7 +81,6 @@ def find_instances(
     connectivity: Connectivity = 26,
     min_voxels: int = 1,
     slab_bytes: int = SLAB_BYTES,
-    progress: Progress | None = None,
 ) -> Instances:
     """Find the connected components of a label map, and number them in the order of their first voxels.
 
@@ -92,7 +91,6 @@ def find_instances(
         connectivity: 6, 18 or 26.
         min_voxels: minimum size of an object.
         slab_bytes: working memory for slabs.
-        progress: called with the number of planes processed.
     """
     check_map(labels_zyx)
     if values is not None and not values:
@@ -102,37 +100,13 @@ def find_instances(
         groups = grouping([chosen] if joined else [(value,) for value in chosen])
     else:
         groups = _any if joined else _each
-    parts = find_parts(labels_zyx, groups, connectivity, slab_bytes=slab_bytes, progress=progress)
+    parts = find_parts(labels_zyx, groups, connectivity, slab_bytes=slab_bytes)
     large = parts.size >= min_voxels
     numbers = np.where(large, np.cumsum(large), 0).astype(np.uint32)
     object_values = parts.group[large]
     if values is not None and not joined:
         object_values = np.array([0, *chosen], np.int64)[object_values]
     return Instances(parts.size[large], object_values, labels_zyx, parts, numbers)
-
-
-def instances(
-    labels_zyx: Planes,
-    out_zyx: Planes,
-    *,
-    values: Collection[int] | None = None,
-    joined: bool = False,
-    connectivity: Connectivity = 26,
-    min_voxels: int = 1,
-    slab_bytes: int = SLAB_BYTES,
-    progress: Progress | None = None,
-) -> int:
-    """Number the connected components of a label map into another: `find_instances`, then `Instances.write`.
-
-    Returns:
-        The number of objects.
-    """
-    objects = find_instances(
-        labels_zyx, values=values, joined=joined, connectivity=connectivity, min_voxels=min_voxels,
-        slab_bytes=slab_bytes, progress=progress,
-    )  # fmt: skip
-    objects.write(out_zyx, progress=progress)
-    return objects.count
 
 
 def _any(values: NDArray[Any]) -> NDArray[Any]:

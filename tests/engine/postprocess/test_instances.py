@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ctseg.engine.postprocess import find_instances, instances
+from ctseg.engine.postprocess import find_instances
 from ctseg.errors import BadInput
 
 RANK = {6: 1, 18: 2, 26: 3}
@@ -33,11 +33,12 @@ def test_numbers_are_scipys(seed, shape, share, connectivity, planes, least):
     names = np.zeros(count + 1, int)
     names[kept] = np.arange(1, len(kept) + 1)
     out = np.full(shape, 9, np.uint16)
-    found = instances(
-        labels, out, joined=True, connectivity=connectivity, min_voxels=least,
+    found = find_instances(
+        labels, joined=True, connectivity=connectivity, min_voxels=least,
         slab_bytes=planes * 2 * shape[1] * shape[2],
     )  # fmt: skip
-    assert found == len(kept)
+    found.write(out)
+    assert found.count == len(kept)
     np.testing.assert_array_equal(out, names[expected])
 
 
@@ -69,9 +70,9 @@ def test_the_map_itself_may_take_the_numbers():
     found = find_instances(labels, slab_bytes=400)
     found.write(out)
     seen = []
-    instances(labels, labels, slab_bytes=400, progress=seen.append)
+    found.write(labels, progress=seen.append)
     np.testing.assert_array_equal(labels, out)
-    assert sum(seen) == 18
+    assert sum(seen) == 9
 
 
 def test_numbers_that_do_not_fit_are_refused_before_anything_is_written():
@@ -80,17 +81,19 @@ def test_numbers_that_do_not_fit_are_refused_before_anything_is_written():
     for dtype in (np.int8, np.uint8):
         out = np.full(labels.shape, 5, dtype)
         if np.iinfo(dtype).max >= 125:
-            assert instances(labels, out, connectivity=6) == 125
+            found = find_instances(labels, connectivity=6)
+            found.write(out)
+            assert found.count == 125
     labels = np.zeros((13, 13, 13), np.uint8)
     labels[::2, ::2, ::2] = 1
     out = np.full(labels.shape, 5, np.uint8)
     with pytest.raises(BadInput, match=r"343 objects cannot be numbered in uint8.\n.*uint16"):
-        instances(labels, out)
+        find_instances(labels).write(out)
     assert (out == 5).all()
     with pytest.raises(BadInput, match="cannot be numbered in float32"):
-        instances(labels, out.astype(np.float32))
+        find_instances(labels).write(out.astype(np.float32))
     with pytest.raises(BadInput, match=r"need a map of \(13, 13, 13\) voxels, not \(1, 13, 13\)"):
-        instances(labels, out[:1])
+        find_instances(labels).write(out[:1])
     with pytest.raises(BadInput, match="No label is named"):
         find_instances(labels, values=[])
     with pytest.raises(BadInput, match="label map"):
