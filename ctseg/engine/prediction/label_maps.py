@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
-from ctseg.engine.postprocess import find_instances, postprocess
+from ctseg.engine.postprocess import Instances, find_instances, postprocess
 from ctseg.engine.prediction.result_files import OutputTransaction, slabs_of
 from ctseg.specs import Label, VolumeWriter
 from ctseg.volume.components import Planes
@@ -116,24 +116,18 @@ def _merge(report: Report, changes: Report) -> None:
             )
 
 
-def number_objects(
-    map_zyx: NDArray[Any],
-    labels: Sequence[Label],
-    geometry: Geometry,
-    files: OutputTransaction,
-    *,
-    path: Path,
-    table: Path,
-    options: Mapping[str, Any],
-) -> dict[str, dict[str, float]]:
-    """Number the objects of a label map; write the number of each voxel's object and a table of the objects.
-
-    Returns:
-        For each label the number of objects, and `ml` in total, of the largest and of the median object.
-    """
+def write_numbers(
+    map_zyx: NDArray[Any], files: OutputTransaction, path: Path, options: Mapping[str, Any]
+) -> Instances:
+    """Number the objects of a label map, and write the number of each voxel's object."""
     objects = find_instances(map_zyx)
     writer = files.open(path, objects.dtype, options=options)
     objects.write(cast(Planes, _WriterPlanes(writer, map_zyx.shape, objects.dtype)))
+    return objects
+
+
+def table_of(objects: Instances, labels: Sequence[Label], geometry: Geometry) -> str:
+    """A table of the objects, as CSV."""
     ml = objects.voxels * geometry.voxel_volume_mm3 / 1000
     name = {label.value: label.name for label in labels}
     text = io.StringIO()
@@ -143,7 +137,14 @@ def number_objects(
     ):
         quoted = name.get(value, str(value)).replace('"', '""')
         text.write(f'{number},"{quoted}",{voxels},{size:.6g}\n')
-    files.text(table, text.getvalue())
+    return text.getvalue()
+
+
+def objects_by_label(
+    objects: Instances, labels: Sequence[Label], geometry: Geometry
+) -> dict[str, dict[str, float]]:
+    """For each label the number of objects, and `ml` in total, of the largest and of the median object."""
+    ml = objects.voxels * geometry.voxel_volume_mm3 / 1000
     report = {}
     for label in labels:
         own = ml[objects.values == label.value]

@@ -32,8 +32,10 @@ from ctseg.engine.prediction.label_maps import (
     decode_masks,
     follow,
     keep_values,
-    number_objects,
+    objects_by_label,
     postprocess_masks,
+    table_of,
+    write_numbers,
 )
 from ctseg.engine.prediction.output_paths import as_suffix, output_paths_of, requested_labels
 from ctseg.engine.prediction.request import Request
@@ -292,10 +294,10 @@ class Outputs:
     ) -> None:
         paths = self.paths
         if files is not None and paths.instances is not None and paths.table is not None:
-            self._objects = number_objects(
-                map_zyx, self._labels, geometry, files, path=paths.instances, table=paths.table,
-                options=_options(paths.instances, "instances"),
-            )  # fmt: skip
+            options = _options(paths.instances, "instances")
+            objects = write_numbers(map_zyx, files, paths.instances, options)
+            files.text(paths.table, table_of(objects, self._labels, geometry))
+            self._objects = objects_by_label(objects, self._labels, geometry)
 
 
 def writer_options(card: Card, path: Path) -> dict[str, str]:
