@@ -18,7 +18,7 @@ from ctseg import plugins
 from ctseg.card import TrainingScans
 from ctseg.cli.app import app
 from ctseg.errors import BadInput, CtsegError
-from ctseg.zoo.importers.entry import import_model, read_model
+from ctseg.zoo.importers.entry import EntryOptions, import_model, read_model
 from ctseg.zoo.store import ZooEntry
 
 pytest.importorskip("nnunetv2")
@@ -305,7 +305,7 @@ def test_a_cascade_sees_the_labels_of_the_stage_before(
         with zipfile.ZipFile(place, "w") as archive:
             for file in sorted(data.rglob("*")):
                 archive.write(file, file.relative_to(tmp_path))
-    entry, _ = import_model("nnunet", [place], options=options, tag="both")
+    entry, _ = import_model("nnunet", [place], EntryOptions(tag="both"), options=options)
     card = entry.card()
     assert card.stages[0].model == "unet3d.both_first"
     assert (card.in_channels, card.network_channels) == (1, 3)
@@ -349,7 +349,7 @@ def test_the_card_says_where_the_model_comes_from(tmp_path: Path) -> None:
     (results / "crossval_results_folds_0_1" / "postprocessing.pkl").write_bytes(
         b"\x80no pickle at all"
     )
-    entry, notes = import_model("nnunet", [results], tag="mine_v1")
+    entry, notes = import_model("nnunet", [results], EntryOptions(tag="mine_v1"))
     card = entry.card()
     assert card.name == "unet3d.mine_v1"
     assert card.licence == "CC BY 4.0"
@@ -430,7 +430,7 @@ def test_a_model_without_licence_asks_for_one(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="licence") as found:
         import_model("nnunet", [results])
     assert "--licence" in str(found.value)
-    entry, _ = import_model("nnunet", [results], licence="CC0")
+    entry, _ = import_model("nnunet", [results], EntryOptions(licence="CC0"))
     assert entry.card().licence == "CC0"
 
 
@@ -480,8 +480,8 @@ def test_a_dataset_folder_and_a_zip_of_it(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match="no configuration '3d_lowres'"):
             import_model("nnunet", [place], options={"configuration": "3d_lowres"})
     chosen = {"configuration": "2d"}
-    one, _ = import_model("nnunet", [data], options=chosen, tag="folder")
-    two, _ = import_model("nnunet", [packed], options=chosen, tag="zip")
+    one, _ = import_model("nnunet", [data], EntryOptions(tag="folder"), options=chosen)
+    two, _ = import_model("nnunet", [packed], EntryOptions(tag="zip"), options=chosen)
     assert one.card().architecture == "unet2d"
     assert one.card().members == two.card().members
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import ctseg
 from ctseg.cli.app import app
 from ctseg.errors import BadInput, ConfigError
-from ctseg.zoo.importers.entry import import_model
+from ctseg.zoo.importers.entry import EntryOptions, import_model
 
 theirs = pytest.importorskip("pytorch3dunet.unet3d.model")
 
@@ -77,8 +77,11 @@ def test_probabilities_are_those_of_pytorch3dunet(sigmoid: bool, tmp_path: Path)
     config = changed(lambda c: c["model"].update(final_sigmoid=sigmoid))
     checkpoint, settings, net = files(tmp_path / "run", config)
     entry, notes = import_model(
-        "pytorch3dunet", [checkpoint, settings], licence="MIT", options={"labels": "background,cell,wall"}
-    )  # fmt: skip
+        "pytorch3dunet",
+        [checkpoint, settings],
+        EntryOptions(licence="MIT"),
+        options={"labels": "background,cell,wall"},
+    )
     card = entry.card()
     assert entry.name == "unet3d.run"
     assert card.task.kind == ("channels" if sigmoid else "classes")
@@ -107,7 +110,7 @@ def test_transforms_become_steps(tmp_path: Path) -> None:
         config = changed(lambda c, g=given: c["loaders"]["test"]["transformer"].update(raw=[g]))
         checkpoint, settings, net = files(tmp_path / "run", config)
         entry, _ = import_model(
-            "pytorch3dunet", [checkpoint, settings], licence="MIT", overwrite=True
+            "pytorch3dunet", [checkpoint, settings], EntryOptions(licence="MIT", overwrite=True)
         )
         prepared = np.asarray(getattr(transforms, given["name"])(**given)(scan)).reshape(SHAPE)
         found = ctseg.load(entry.name, device="cpu", precision="fp32").probabilities(
@@ -148,7 +151,7 @@ def test_configurations_that_are_not_understood_are_refused(
     checkpoint, settings, _ = files(tmp_path / "run", CONFIG)
     settings.write_text(yaml.safe_dump(changed(change)))
     with pytest.raises((BadInput, ConfigError), match=message):
-        import_model("pytorch3dunet", [checkpoint, settings], licence="MIT")
+        import_model("pytorch3dunet", [checkpoint, settings], EntryOptions(licence="MIT"))
 
 
 def test_yaml_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
@@ -156,15 +159,18 @@ def test_yaml_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     settings.write_text(f"model: !!python/object/apply:os.system ['touch {mark}']\n")
     with pytest.raises(BadInput, match=r"python/object/apply:os\.system"):
-        import_model("pytorch3dunet", [checkpoint, settings], licence="MIT")
+        import_model("pytorch3dunet", [checkpoint, settings], EntryOptions(licence="MIT"))
     assert not mark.exists()
 
 
 def test_one_path_is_too_few(tmp_path: Path) -> None:
     checkpoint, settings, _ = files(tmp_path / "run", CONFIG)
     with pytest.raises(BadInput, match="1 paths are given"):
-        import_model("pytorch3dunet", [checkpoint], licence="MIT")
+        import_model("pytorch3dunet", [checkpoint], EntryOptions(licence="MIT"))
     with pytest.raises(BadInput, match="names 2 labels; the network has 3"):
         import_model(
-            "pytorch3dunet", [checkpoint, settings], licence="MIT", options={"labels": "a,b"}
+            "pytorch3dunet",
+            [checkpoint, settings],
+            EntryOptions(licence="MIT"),
+            options={"labels": "a,b"},
         )

@@ -16,7 +16,7 @@ import torch
 from ctseg.errors import BadInput, CorruptWeights
 from ctseg.zoo.importers.archive import Files
 from ctseg.zoo.importers.checkpoint import read_checkpoint, state_of
-from ctseg.zoo.importers.entry import import_model
+from ctseg.zoo.importers.entry import EntryOptions, import_model
 
 
 class Runs:
@@ -108,7 +108,7 @@ def test_names_that_lead_out_of_a_zip_are_refused(tmp_path: Path, name: str) -> 
         info.filename = name
         archive.writestr(info, "{}")
     with pytest.raises(BadInput, match="leads out of it"):
-        import_model("nnunet", [file], zoo=tmp_path / "zoo")
+        import_model("nnunet", [file], EntryOptions(zoo=tmp_path / "zoo"))
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
 
 

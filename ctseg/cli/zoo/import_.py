@@ -96,15 +96,18 @@ def import_(
 
     Pickles are read as plain data: one that names classes or functions is rejected.
     """
-    from ctseg.zoo.importers.entry import import_model
+    from ctseg.zoo.importers.entry import EntryOptions, import_model
     from ctseg.zoo.readme import usage
 
     named = {"configuration": configuration, "folds": folds, "checkpoint": checkpoint}
     options = parse_options(option or []) | {k: v for k, v in named.items() if v is not None}
     entry, notes = import_model(
-        kind, paths, tag=tag, zoo=zoo, dtype=dtype.value, licence=licence, overwrite=overwrite,
-        options=options, merge=_parts(merge or []),
-    )  # fmt: skip
+        kind,
+        paths,
+        EntryOptions(tag=tag, zoo=zoo, dtype=dtype.value, licence=licence, overwrite=overwrite),
+        options=options,
+        merge=_parts(merge or []),
+    )
     card = entry.card()
     if as_json:
         ui.print_json({"name": entry.name, "folder": entry.folder, "card": card, "notes": notes})

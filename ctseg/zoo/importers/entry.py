@@ -22,6 +22,32 @@ FIRST_PART = "first"
 """Name of the part that is named before those to merge."""
 
 
+@dataclasses.dataclass(frozen=True)
+class EntryOptions:
+    """How an imported model is stored.
+
+    Attributes:
+        tag: second part of the name; made from the source's own names by default.
+        zoo: where it goes; the user's own zoo by default.
+        dtype: how floating tensors are stored.
+        licence: of the weights, where the source does not say it.
+        overwrite: whether an entry of that name may be replaced.
+    """
+
+    tag: str | None = None
+    zoo: Path | str | None = None
+    dtype: Dtype = "fp32"
+    licence: str = ""
+    overwrite: bool = False
+
+    def name_of(self, model: ImportedModel) -> str:
+        """The name of the model's entry."""
+        return f"{model.card.architecture}.{model.tag if self.tag is None else self.tag}"
+
+
+DEFAULT = EntryOptions()
+
+
 def read_model(
     importer: ImporterSpec, paths: Sequence[Path], options: Mapping[str, str]
 ) -> ImportedModel:
@@ -42,12 +68,8 @@ def read_model(
 def import_model(
     kind: str,
     paths: Sequence[Path | str],
+    entry: EntryOptions = DEFAULT,
     *,
-    tag: str | None = None,
-    zoo: Path | str | None = None,
-    dtype: Dtype = "fp32",
-    licence: str = "",
-    overwrite: bool = False,
     options: Mapping[str, str] | None = None,
     merge: Mapping[str, Path | str] | None = None,
 ) -> tuple[ZooEntry, tuple[str, ...]]:
@@ -56,10 +78,7 @@ def import_model(
     Args:
         kind: name of the importer, e.g. `nnunet`.
         paths: as the importer takes them.
-        tag: second part of the name; made from the source's own names by default.
-        zoo: where it goes; the user's own zoo by default.
-        dtype: how floating tensors are stored.
-        licence: of the weights, where the source does not say it.
+        entry: how it is stored in the zoo.
         options: of the importer.
         merge: further models by name; with the first one they part the labels of the whole among them.
 
@@ -78,34 +97,24 @@ def import_model(
         for name, path in merge.items():
             parts[name] = read_model(spec, [Path(path).expanduser()], given)
         model = merged(parts)
-    return write_entry(
-        model, tag=tag, zoo=user_zoo(zoo), dtype=dtype, licence=licence, overwrite=overwrite
-    ), model.notes
+    return write_entry(model, entry), model.notes
 
 
-def write_entry(
-    model: ImportedModel,
-    *,
-    tag: str | None,
-    zoo: Path,
-    dtype: Dtype = "fp32",
-    licence: str = "",
-    overwrite: bool = False,
-) -> ZooEntry:
-    """Write what an importer read; arguments and errors as for `import_model`."""
+def write_entry(model: ImportedModel, options: EntryOptions) -> ZooEntry:
+    """Write what an importer read; errors as for `import_model`."""
     if model.first is not None:
-        model = _behind(model, tag, zoo, dtype, licence, overwrite)
-    card = model.card
-    licence = licence or card.licence
+        model = _behind(model, options)
+    card, zoo = model.card, user_zoo(options.zoo)
+    licence = options.licence or card.licence
     if not licence:
         raise BadInput(
             f"Nothing says under which licence this model may be used: {card.training_data.name} names none.",
             hint="Say it: --licence 'CC BY 4.0' (what the licence of the training data allows)",
         )
-    name = f"{card.architecture}.{model.tag if tag is None else tag}"
+    name = options.name_of(model)
     _check_name(name)
-    check_free(zoo / name, overwrite)
-    stored = {f"{one.name}.safetensors": cast(one.tensors, dtype) for one in model.members}
+    check_free(zoo / name, options.overwrite)
+    stored = {f"{one.name}.safetensors": cast(one.tensors, options.dtype) for one in model.members}
     members = tuple(
         Member(file=file, tensors_sha256=tensors_sha256(stored[file]), fold=one.fold)
         for file, one in zip(stored, model.members, strict=True)
@@ -117,21 +126,18 @@ def write_entry(
         sizes = {file: (temporary / file).stat().st_size for file in stored}
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
-        put_in_place(temporary, zoo / name, overwrite)
+        put_in_place(temporary, zoo / name, options.overwrite)
     return ZooEntry(name, zoo / name)
 
 
-def _behind(
-    model: ImportedModel, tag: str | None, zoo: Path, dtype: Dtype, licence: str, overwrite: bool
-) -> ImportedModel:
+def _behind(model: ImportedModel, options: EntryOptions) -> ImportedModel:
     """The model behind the one whose labels it sees, which is written as an entry of its own."""
     assert model.first is not None
-    _check_name(f"{model.card.architecture}.{model.tag if tag is None else tag}")
-    check_free(zoo / f"{model.card.architecture}.{model.tag if tag is None else tag}", overwrite)
-    own = model.first.tag if tag is None else f"{tag}_first"
-    entry = write_entry(
-        model.first, tag=own, zoo=zoo, dtype=dtype, licence=licence, overwrite=overwrite
-    )
+    name = options.name_of(model)
+    _check_name(name)
+    check_free(user_zoo(options.zoo) / name, options.overwrite)
+    own = model.first.tag if options.tag is None else f"{options.tag}_first"
+    entry = write_entry(model.first, dataclasses.replace(options, tag=own))
     labels = sorted(model.first.card.task.task().foreground, key=lambda label: label.value)
     stage = CoarseStage(
         model=entry.name, labels=tuple(label.name for label in labels), as_channels=True

@@ -13,7 +13,7 @@ from ctseg.data.store import cache_folder
 from ctseg.errors import NameClash
 from ctseg.importer_specs import ImporterSpec
 from ctseg.zoo.importers.archive import Files
-from ctseg.zoo.importers.entry import read_model, write_entry
+from ctseg.zoo.importers.entry import EntryOptions, read_model, write_entry
 from ctseg.zoo.store import ZooEntry, entries_in
 
 FOLDER = "imported"
@@ -46,7 +46,7 @@ def imported(path: Path, on_note: Callable[[str], None] | None = None) -> ZooEnt
     model = read_model(spec, [path], {})
     tag = f"{model.tag}_{mark}"
     with contextlib.suppress(NameClash):  # another process was quicker
-        write_entry(model, tag=tag, zoo=zoo, licence=model.card.licence or UNSTATED)
+        write_entry(model, EntryOptions(tag=tag, zoo=zoo, licence=model.card.licence or UNSTATED))
     entry = ZooEntry(f"{model.card.architecture}.{tag}", zoo / f"{model.card.architecture}.{tag}")
     tell(f"{path} is imported once, as {entry.name}: {entry.folder}")
     tell(f"To keep it in your zoo: ctseg zoo import {spec.name} {path}")

@@ -19,7 +19,7 @@ import ctseg
 from ctseg.cli.app import app
 from ctseg.data.pipeline import Pipeline
 from ctseg.errors import BadInput, FileProblem
-from ctseg.zoo.importers.entry import import_model
+from ctseg.zoo.importers.entry import EntryOptions, import_model
 from ctseg_monai.bundle import recognise
 from ctseg_monai.expressions import Settings
 from tests.conformance.monai_bundles import (
@@ -108,7 +108,7 @@ def scan(tmp_path_factory) -> Path:
 def test_an_imported_bundle_gives_monais_results(name, scan, tmp_path):
     bundle = write_bundle(tmp_path / "bundle", BUNDLES[name])
     image, logits, labels = run_bundle(bundle, scan)
-    entry, _ = import_model("monai", [bundle], tag="t", zoo=tmp_path / "zoo")
+    entry, _ = import_model("monai", [bundle], EntryOptions(tag="t", zoo=tmp_path / "zoo"))
     card = entry.card()
     volume = ctseg.read(scan)
     ours, _ = Pipeline.of(card.preprocess).image(volume.czyx, volume.geometry)
@@ -136,7 +136,7 @@ def test_the_card_says_what_the_bundle_says(tmp_path):
         tmp_path / "Two Parts", config(after=[SOFTMAX[1], INVERT, SOFTMAX[2], LARGEST])
     )
     assert recognise(bundle)
-    entry, notes = import_model("monai", [bundle], zoo=tmp_path / "zoo")
+    entry, notes = import_model("monai", [bundle], EntryOptions(zoo=tmp_path / "zoo"))
     card = entry.card()
     assert entry.name == "monai_unet.two_parts"
     assert card.licence == "CC0-1.0"
@@ -169,8 +169,8 @@ def test_a_zip_and_yaml_are_read(tmp_path):
     file.unlink()
     packed = shutil.make_archive(str(tmp_path / "parts"), "zip", tmp_path, "parts")
     assert recognise(Path(packed))
-    entry, _ = import_model("monai", [packed], tag="a", zoo=tmp_path / "zoo")
-    again, _ = import_model("monai", [bundle], tag="b", zoo=tmp_path / "zoo")
+    entry, _ = import_model("monai", [packed], EntryOptions(tag="a", zoo=tmp_path / "zoo"))
+    again, _ = import_model("monai", [bundle], EntryOptions(tag="b", zoo=tmp_path / "zoo"))
     assert entry.card().members[0].tensors_sha256 == again.card().members[0].tensors_sha256
 
 
@@ -281,7 +281,7 @@ def test_a_zip_that_leads_out_is_refused(tmp_path):
         file.writestr("b/configs/inference.json", "{}")
         file.writestr("b/../../x", "")
     with pytest.raises(BadInput, match=r"\.\./\.\./x"):
-        import_model("monai", [tmp_path / "b.zip"], zoo=tmp_path / "zoo")
+        import_model("monai", [tmp_path / "b.zip"], EntryOptions(zoo=tmp_path / "zoo"))
 
 
 LAMBDA = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x[1:]"}
@@ -314,13 +314,13 @@ def test_what_has_no_counterpart_is_named(changes, named, tmp_path):
     bundle = write_bundle(tmp_path / "bundle", config())
     (bundle / "configs" / "inference.json").write_text(json.dumps(config(**changes)))
     with pytest.raises(BadInput, match=named):
-        import_model("monai", [bundle], zoo=tmp_path / "zoo")
+        import_model("monai", [bundle], EntryOptions(zoo=tmp_path / "zoo"))
 
 
 def test_transforms_after_the_network_can_be_skipped(tmp_path):
     bundle = write_bundle(tmp_path / "bundle", config(after=[*SOFTMAX, LAMBDA]))
     entry, notes = import_model(
-        "monai", [bundle], zoo=tmp_path / "zoo", options={"skip": "Lambdad"}
+        "monai", [bundle], EntryOptions(zoo=tmp_path / "zoo"), options={"skip": "Lambdad"}
     )
     assert notes == ("Not taken over: Lambdad after the network, as asked for (skip).",)
     assert entry.card().source.left_out
@@ -329,6 +329,6 @@ def test_transforms_after_the_network_can_be_skipped(tmp_path):
 def test_missing_parts_are_named(tmp_path):
     bundle = write_bundle(tmp_path / "bundle", config(), weights=False)
     with pytest.raises(FileProblem, match=r"models/model\.pt"):
-        import_model("monai", [bundle], zoo=tmp_path / "zoo")
+        import_model("monai", [bundle], EntryOptions(zoo=tmp_path / "zoo"))
     assert not recognise(tmp_path)
     assert not recognise(tmp_path / "nothing")
