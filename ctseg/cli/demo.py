@@ -239,7 +239,7 @@ def _unseen(folders: DemoFolders, *, own_data: bool) -> tuple[Case, ...]:
 
 def _predict(folders: DemoFolders, model: str, device: str, *, own_data: bool) -> dict[str, Path]:
     """The predicted files by case."""
-    from ctseg.engine.prediction.folder import predict_folder
+    from ctseg.engine.prediction.folder import Listener, predict_folder
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.request import Request
     from ctseg.zoo.load import load
@@ -256,7 +256,9 @@ def _predict(folders: DemoFolders, model: str, device: str, *, own_data: bool) -
             loaded,
             items,
             Request(folders.predictions),
-            on_progress=lambda done, total, name: bar.update(round(done, 1), total, name),
+            listener=Listener(
+                on_progress=lambda done, total, name: bar.update(round(done, 1), total, name)
+            ),
         )
     for error in summary.failed.values():
         raise error

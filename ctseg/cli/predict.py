@@ -277,7 +277,7 @@ def _run(
     team: Team | None, name: str,
 ) -> Summary:  # fmt: skip
     """Predict every scan with a progress bar; on Ctrl-C say how to continue."""
-    from ctseg.engine.prediction.folder import predict_folder
+    from ctseg.engine.prediction.folder import Execution, Listener, predict_folder
     from ctseg.engine.prediction.queue import Summary
 
     leads = team is None or team.leads
@@ -288,9 +288,14 @@ def _run(
     try:
         with ui.progress("Predicting", len(items), shown=leads) as bar:
             predict_folder(
-                loaded, items, request, fit=fit, on_progress=bar.update,
-                on_say=bar.say if leads else None, summary=summary, team=team,
-            )  # fmt: skip
+                loaded,
+                items,
+                request,
+                execution=Execution(fit=fit, team=team),
+                listener=Listener(
+                    on_progress=bar.update, on_say=bar.say if leads else None, summary=summary
+                ),
+            )
     except KeyboardInterrupt:
         if leads:
             ui.say(f"{len(summary.done)} scan(s) done; continue with --skip-existing.")

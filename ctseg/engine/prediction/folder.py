@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ctseg.engine.inference.model import Model
@@ -24,6 +25,7 @@ from ctseg.engine.prediction.queue import (
     FollowerLog,
     LeaderLog,
     OnProgress,
+    OnSay,
     Summary,
 )
 from ctseg.engine.prediction.record import PredictionRecord
@@ -33,17 +35,46 @@ from ctseg.files import disk_errors
 from ctseg.volume.io import format_of, writer_format
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How scans share the machine.
+
+    Attributes:
+        fit: how the tiling is made to fit the memory.
+        overlapped: whether reading and writing run beside the network; by default off the CPU.
+        team: processes that share the scans; all call `predict_folder` alike, and the first one has the summary of all.
+    """
+
+    fit: MemoryOptions | None = None
+    overlapped: bool | None = None
+    team: Team | None = None
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What is told while scans are predicted.
+
+    Attributes:
+        on_progress: called with (scans done, scans in all, what is being done), tiles as fractions of a scan.
+        on_say: called with lines worth keeping: a scan's size before it starts, what was changed on the way.
+        summary: filled as scans are done, so that the caller knows what there is when the work is interrupted.
+    """
+
+    on_progress: OnProgress | None = None
+    on_say: OnSay | None = None
+    summary: Summary | None = None
+
+
+ALONE, SILENT = Execution(), Listener()
+
+
 def predict_folder(
     model: Model,
     items: Sequence[Item],
     request: Request,
     *,
-    fit: MemoryOptions | None = None,
-    on_progress: OnProgress | None = None,
-    on_say: Callable[[str], None] | None = None,
-    overlapped: bool | None = None,
-    summary: Summary | None = None,
-    team: Team | None = None,
+    execution: Execution = ALONE,
+    listener: Listener = SILENT,
 ) -> Summary:
     """Predict every scan; one that fails does not keep the others.
 
@@ -51,20 +82,13 @@ def predict_folder(
     where finished scans are to be skipped; see `ctseg.engine.prediction.record`. A full disk ends the work, since it
     would fail every scan that follows.
 
-    Args:
-        fit: how the tiling is made to fit the memory.
-        on_progress: called with (scans done, scans in all, what is being done), tiles as fractions of a scan.
-        on_say: called with lines worth keeping: a scan's size before it starts, what was changed on the way.
-        overlapped: whether reading and writing run beside the network; by default off the CPU.
-        summary: filled as scans are done, for who wants to know what there is when the work is interrupted.
-        team: processes that share the scans; all call this alike, and the first one has the summary of all.
-
     Raises:
         BadInput: one output file for several scans, or a name that cannot be written.
         FileProblem: the output's place cannot be written.
         KeyboardInterrupt: finished scans are in place and in the record, nothing is half-written.
     """
     check_request(model, request)
+    overlapped, team, on_say = execution.overlapped, execution.team, listener.on_say
     targets = targets_of(items, request)
     single = targets_file(request)
     folder = request.output.parent if single else request.output
@@ -72,8 +96,8 @@ def predict_folder(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # else each scan would be read to find that out
             pass
-    found = summary if summary is not None else Summary()
-    cases = [CaseJob(model, item, targets[item.id], request, fit) for item in items]
+    found = listener.summary if listener.summary is not None else Summary()
+    cases = [CaseJob(model, item, targets[item.id], request, execution.fit) for item in items]
     check_places(cases, items)
     leads = team is None or team.leads
     todo = list(range(len(cases)))
@@ -101,7 +125,7 @@ def predict_folder(
             else FollowerLog(found, folder, cases, dispatch, team)
         )  # fmt: skip
     work = CaseQueue(
-        outcomes, len(todo), overlapped=overlapped, on_progress=on_progress, on_say=on_say
+        outcomes, len(todo), overlapped=overlapped, on_progress=listener.on_progress, on_say=on_say
     )
     work.run(turns)
     return found

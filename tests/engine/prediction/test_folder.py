@@ -24,7 +24,7 @@ from ctseg.cli.app import app
 from ctseg.engine.inference.cascade import Cascade, CoarseModel
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.case_job import MemoryOptions
-from ctseg.engine.prediction.folder import predict_folder
+from ctseg.engine.prediction.folder import Execution, Listener, predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.engine.prediction.queue import Summary
@@ -53,7 +53,11 @@ def predict(folder: Path, model: Any = None, out: str = "out", **options: Any) -
     given = {name: options.pop(name) for name in list(options) if name not in flow}
     items = find_items([str(folder / "in")], channels=1)
     request = Request(folder / out, **given)
-    return predict_folder((model or small.small_model()).model, items, request, **options)
+    execution = Execution(**{k: options.pop(k) for k in ("overlapped", "fit") if k in options})
+    return predict_folder(
+        (model or small.small_model()).model, items, request,
+        execution=execution, listener=Listener(**options),
+    )  # fmt: skip
 
 
 def record(folder: Path, out: str = "out") -> dict[str, Any]:
@@ -344,7 +348,7 @@ small = importlib.util.module_from_spec(spec); spec.loader.exec_module(small)
 import torch
 from ctseg.engine.prediction.case_job import MemoryOptions
 from ctseg.engine.prediction.api import Segmenter
-from ctseg.engine.prediction.folder import predict_folder
+from ctseg.engine.prediction.folder import Execution, Listener, predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.request import Request
 torch.set_num_threads(1)
@@ -364,7 +368,7 @@ def child(work):
     return pid
 
 def whole():
-    predict_folder(model, items, Request(root / "whole"), overlapped=True)
+    predict_folder(model, items, Request(root / "whole"), execution=Execution(overlapped=True))
 
 assert os.waitpid(child(whole), 0)[1] == 0
 begun = time.monotonic()
@@ -373,7 +377,8 @@ took = time.monotonic() - begun
 random.seed(1)
 for trial in range(4):
     def again(flow=trial % 2 == 0):
-        predict_folder(model, items, Request(root / "out", skip_existing=trial > 2), overlapped=flow)
+        request, execution = Request(root / "out", skip_existing=trial > 2), Execution(overlapped=flow)
+        predict_folder(model, items, request, execution=execution)
     pid = child(again)
     time.sleep(took * random.uniform(0.2, 0.95))
     os.kill(pid, signal.SIGKILL)

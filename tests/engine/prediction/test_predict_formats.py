@@ -15,7 +15,7 @@ import tifffile
 
 import ctseg
 from ctseg.engine.prediction.api import Segmenter
-from ctseg.engine.prediction.folder import predict_folder
+from ctseg.engine.prediction.folder import Listener, predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.request import Request
 
@@ -232,9 +232,11 @@ def test_a_mask_keeps_the_matrices_of_its_scan_and_tells_that_they_disagree(tmp_
     nibabel.save(image, tmp_path / f"scan{suffix}")
     said: list[str] = []
     summary = predict_folder(
-        small.small_model().model, find_items([str(tmp_path / f"scan{suffix}")], channels=1),
-        Request(tmp_path / f"mask{suffix}", probabilities=True), on_say=said.append,
-    )  # fmt: skip
+        small.small_model().model,
+        find_items([str(tmp_path / f"scan{suffix}")], channels=1),
+        Request(tmp_path / f"mask{suffix}", probabilities=True),
+        listener=Listener(on_say=said.append),
+    )
     assert not summary.failed
     assert any("sform (code 2) and qform (code 1) disagree" in line for line in said)
     mask = nibabel.load(tmp_path / f"mask{suffix}")

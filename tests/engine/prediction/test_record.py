@@ -17,7 +17,7 @@ import ctseg
 from ctseg.cli.app import app
 from ctseg.engine.inference.cascade import Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
-from ctseg.engine.prediction.folder import predict_folder
+from ctseg.engine.prediction.folder import Listener, predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.provenance import HASHED_BYTES, inputs_of, model_digest
 from ctseg.engine.prediction.queue import Summary
@@ -39,9 +39,11 @@ def predict(
 ) -> tuple[Summary, list[str]]:
     told: list[str] = []
     summary = predict_folder(
-        (model or small.small_model()).model, find_items([str(folder / scans)], channels=1),
-        Request(folder / "out", skip_existing=True, **options), on_say=told.append,
-    )  # fmt: skip
+        (model or small.small_model()).model,
+        find_items([str(folder / scans)], channels=1),
+        Request(folder / "out", skip_existing=True, **options),
+        listener=Listener(on_say=told.append),
+    )
     return summary, [line.split("anew: ")[1] for line in told if "predicted anew" in line]
 
 

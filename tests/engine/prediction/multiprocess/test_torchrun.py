@@ -25,7 +25,7 @@ from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.sinks import ToArray
 from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.model.weights import save_weights
-from ctseg.engine.prediction.folder import predict_folder
+from ctseg.engine.prediction.folder import Execution, predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan, ranges
 from ctseg.engine.prediction.multiprocess.team import Team
@@ -121,7 +121,9 @@ def test_where_one_runs_out_of_memory_all_begin_anew_with_smaller_tiles(tmp_path
 
     def work(rank: int) -> None:
         team = Team(store, rank, 2)
-        came[rank] = predict_folder(models[rank], items, Request(tmp_path / "more"), team=team)
+        came[rank] = predict_folder(
+            models[rank], items, Request(tmp_path / "more"), execution=Execution(team=team)
+        )
         team._left.set()
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
