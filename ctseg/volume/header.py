@@ -37,6 +37,10 @@ class VolumeHeader:
     reference: VolumeSource | None = None
 
 
+PARTS = ("channels", "labels", "reference")
+"""Parts of a header that `FormatSpec.writer` takes by name."""
+
+
 def header_writer(write: Callable[..., VolumeWriter]) -> OpenWriter:
     """`write(path, header, **options)` as `FormatSpec.writer`, which takes the parts of the header one by one."""
 
@@ -44,12 +48,9 @@ def header_writer(write: Callable[..., VolumeWriter]) -> OpenWriter:
         path: Path,
         geometry: Geometry,
         dtype: np.dtype[Any],
-        *,
-        channels: int | None = None,
-        labels: Sequence[Label] = (),
-        reference: VolumeSource | None = None,
-        **options: Any,
+        **given: Any,
     ) -> VolumeWriter:
-        return write(path, VolumeHeader(geometry, dtype, channels, labels, reference), **options)
+        parts = {name: given.pop(name) for name in PARTS if name in given}
+        return write(path, VolumeHeader(geometry, dtype, **parts), **given)
 
     return writer
