@@ -144,6 +144,34 @@ def zoos() -> Iterator[Finding]:
         yield Finding("zoo", "yours" if zoo == own else "shipped", state, text, hint)
 
 
+def probes() -> Iterator[Finding]:
+    """Whether published models compute here, with device and precision of predictions, what they did when published."""
+    from ctseg.engine.model.build import check_provider
+    from ctseg.engine.model.runtime import choose
+    from ctseg.errors import CtsegError
+    from ctseg.zoo.probe import load_network, read_probe
+    from ctseg.zoo.resolve import all_entries
+
+    runtime = choose()
+    hint = "Compare with: ctseg zoo verify, and update torch and the plugin of the network."
+    for name, (entry, *_) in all_entries().items():
+        problems: list[str] = []
+        try:
+            card, probe = entry.card(), read_probe(entry.folder)
+            check_provider(card)
+            for file, expected in probe.items():
+                network = load_network(entry.folder / file, card.of_file(file), runtime)
+                problems += expected.problems(network, runtime, file)
+        except CtsegError as error:
+            yield Finding("zoo", name, "warning", error.message, error.hint or "")
+            continue
+        if problems:
+            yield Finding("zoo", name, "failed", "; ".join(problems), hint)
+        else:
+            text = f"computes as published ({runtime.precision})" if probe else "has no probe"
+            yield Finding("zoo", name, "ok", text)
+
+
 def sources() -> Iterator[Finding]:
     """Where models may be fetched from; nothing is contacted."""
     from ctseg.errors import CtsegError
@@ -211,6 +239,7 @@ _AREAS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("machine", memory),
     ("plugins", plugins),
     ("zoo", zoos),
+    ("zoo", probes),
     ("zoo", sources),
     ("prediction", prediction),
 )

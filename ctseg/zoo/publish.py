@@ -18,6 +18,7 @@ from ctseg.files import write_text
 from ctseg.version import __version__
 from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
+from ctseg.zoo.probe import write_probe
 from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
 from ctseg.zoo.store import CARD, README, ZooEntry
@@ -111,6 +112,7 @@ def publish(
         sizes = {m.file: (temporary / m.file).stat().st_size for m in members}
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
+        write_probe(temporary, card)
         put_in_place(temporary, target / card.name, overwrite)
     return ZooEntry(card.name, target / card.name)
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctseg.card import Card
+from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights_header import read_card
 from ctseg.errors import CtsegError
 from ctseg.zoo.folders import search_path
 from ctseg.zoo.index import FileRecord
+from ctseg.zoo.probe import PROBE, Expected, load_network, read_probe
 from ctseg.zoo.resolve import find_entry
 from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index
 
 NOT_LISTED = "the index of the zoo does not name it"
+NO_PROBE = "no probe: published by an earlier ctseg, or where its network did not run"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ def verify(names: Sequence[str] = (), zoo: Path | str | None = None) -> list[Che
     """Check the named entries, or every entry of every zoo on the search path.
 
     Compared are the checksum of each file with the index, where that names the entry (a copied one it does not), of
-    each set of tensors with the card, the card in each header with the one beside it; then the network is built and
-    the weights are loaded strictly.
+    each set of tensors with the card, the card in each header with the one beside it; then the network is built, the
+    weights are loaded strictly, and the network is run on the entry's probe, in fp32 on the CPU.
 
     Raises:
         UnknownName: a name that no zoo has.
@@ -77,6 +80,8 @@ def _check(entry: ZooEntry) -> Check:
             notes = [NOT_LISTED]
         else:
             problems = _against_index(entry, recorded.files)
+    if not (entry.folder / PROBE).exists():
+        notes.append(NO_PROBE)
     return Check(entry.name, entry.zoo, (*problems, *_problems(entry)), tuple(notes))
 
 
@@ -90,8 +95,13 @@ def _problems(entry: ZooEntry) -> list[str]:
         problems.append(f"{CARD} calls it '{card.name}'")
     if not card.members:
         problems.append("the card names no weights")
+    try:
+        probe = read_probe(entry.folder)
+    except CtsegError as error:
+        probe = {}
+        problems.append(error.message)
     for member in card.members:
-        problems += _weights_problems(entry.folder / member.file, card)
+        problems += _weights_problems(entry.folder / member.file, card, probe.get(member.file))
     return problems
 
 
@@ -106,18 +116,17 @@ def _against_index(entry: ZooEntry, recorded: Mapping[str, FileRecord]) -> list[
     return problems
 
 
-def _weights_problems(file: Path, card: Card) -> list[str]:
-    from ctseg.engine.model.build import build_for
-    from ctseg.engine.model.weights import load_strictly, read_weights
-
+def _weights_problems(file: Path, card: Card, expected: Expected | None) -> list[str]:
     if not file.is_file():
         return [f"{file.name} is missing"]
     try:
         problems = []
         if read_card(file) != card:
             problems.append(f"the card in the header of {file.name} differs from {CARD}")
-        tensors, _ = read_weights(file)
-        load_strictly(build_for(card.of_file(file.name), tensors), tensors, file)
+        runtime = choose("cpu", "fp32")
+        network = load_network(file, card.of_file(file.name), runtime)
+        if expected is not None:
+            problems += expected.problems(network, runtime, file.name)
     except CtsegError as error:
         return [error.message]
     except Exception as error:  # one card that describes no network must not hide the others

@@ -25,7 +25,7 @@ def test_an_entry_holds_weights_card_page_and_a_line_in_the_index(make_run, own_
     entry = publish(make_run(), tag="balls_v1", summary="Finds balls.", measure=False)
     assert entry.folder == own_zoo / "unet3d.balls_v1"
     assert sorted(f.name for f in entry.folder.iterdir()) == [
-        "README.md", "card.json", "weights.safetensors",
+        "README.md", "card.json", "probe.safetensors", "weights.safetensors",
     ]  # fmt: skip
     card = parse_card((entry.folder / "card.json").read_text(), where="card.json")
     assert read_card(entry.folder / "weights.safetensors") == card
@@ -194,7 +194,7 @@ def test_of_a_linked_entry_only_the_link_is_removed_or_replaced(
     publish(run, tag="v1", measure=False, overwrite=True)
     assert sorted(f.name for f in own_zoo.iterdir()) == ["index.json", "unet3d.v1"]
     assert not (own_zoo / "unet3d.v1").is_symlink()
-    assert len(list(elsewhere.iterdir())) == 3
+    assert len(list(elsewhere.iterdir())) == 4
 
 
 def test_an_entry_whose_record_cannot_be_written_is_not_removed(

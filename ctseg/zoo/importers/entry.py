@@ -15,6 +15,7 @@ from ctseg.importer_specs import ImportedModel, ImporterSpec
 from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.importers.merge import merged
 from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
+from ctseg.zoo.probe import write_probe
 from ctseg.zoo.readme import render
 from ctseg.zoo.store import CARD, README, ZooEntry
 
@@ -126,6 +127,7 @@ def write_entry(model: ImportedModel, options: EntryOptions) -> ZooEntry:
         sizes = {file: (temporary / file).stat().st_size for file in stored}
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
+        write_probe(temporary, card)
         put_in_place(temporary, zoo / name, options.overwrite)
     return ZooEntry(name, zoo / name)
 

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from ctseg.zoo.probe import write_probe
 from ctseg.zoo.serve_index import Served, serve_index
+from ctseg.zoo.store import ZooEntry
 from tests.zoo.remote.server import Server, make_entry, serving
+
+NAME = "unet3d.small_v1"
 
 
 @pytest.fixture(scope="session")
 def made_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("elsewhere") / "zoo"
-    make_entry(folder)
+    entry = ZooEntry(NAME, make_entry(folder))
+    write_probe(entry.folder, entry.card())
     return folder
 
 
