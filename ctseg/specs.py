@@ -50,6 +50,13 @@ class Constraints:
     context_slices: int = 0
     dims: Literal[2, 3] = 3
 
+    @property
+    def sizes(self) -> str:
+        """The sizes (z, y, x) that the network accepts, in words."""
+        if self.fixed_tile_zyx is not None:
+            return f"exactly {self.fixed_tile_zyx}"
+        return f"multiples of {self.stride_zyx}, at least {self.min_tile_zyx}"
+
     def fit(self, size_zyx: Zyx) -> Zyx:
         """The smallest patch or tile of at least this size that the network accepts."""
         if self.fixed_tile_zyx is not None:

@@ -155,8 +155,7 @@ def _cost(
     fitted = constraints.fit((z, y, x))
     if fitted != (z, y, x):
         raise BadInput(
-            f"The patch {(z, y, x)} does not suit {name}: sizes must be multiples of {constraints.stride_zyx} "
-            f"(z, y, x), {constraints.min_tile_zyx} at least.",
+            f"The patch {(z, y, x)} does not suit {name}: its size (z, y, x) must be {constraints.sizes}.",
             hint=f"For example: --patch {','.join(map(str, fitted))}",
         )
     return {
@@ -167,10 +166,7 @@ def _cost(
 
 def _constraint_lines(constraints: Constraints) -> list[str]:
     """The constraints on patches as text."""
-    stride, least = constraints.stride_zyx, constraints.min_tile_zyx
-    lines = [f"patches (z, y, x): multiples of {stride}, at least {least}"]
-    if constraints.fixed_tile_zyx:
-        lines = [f"patches (z, y, x): exactly {constraints.fixed_tile_zyx}"]
+    lines = [f"patches (z, y, x): {constraints.sizes}"]
     if constraints.dims == 2:
         context = constraints.context_slices
         slices = f"{context} on either side" if context else "none"

@@ -61,8 +61,7 @@ def fit_patch(
     fitted = constraints.fit(patch)
     if set_by_user and fitted != patch:
         raise BadInput(
-            f"The patch {patch} does not suit {name}: sizes must be multiples of "
-            f"{constraints.stride_zyx} (z, y, x), at least {constraints.min_tile_zyx}.",
+            f"The patch {patch} does not suit {name}: its size (z, y, x) must be {constraints.sizes}.",
             hint=f"For example: --patch {','.join(map(str, fitted))}",
         )
     return fitted, f"{patch} rounded up to what {name} accepts"

@@ -32,7 +32,7 @@ SIZES = (16, 32, 64)
 VALUES = 4096
 """Logits that are kept, of all members together."""
 TOLERANCE = {"fp32": 0.01, "bf16": 0.1, "fp16": 0.1}
-"""Largest deviation, relative to the largest expected logit; published models deviate by 0.5 % at most in bf16 on one processor."""
+"""Largest deviation, relative to the largest expected logit; the published models' is 0.5 % in bf16."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ SMALL = {
     "timm_unet": ["encoder=resnet18", "levels=2"],
     "monai_segresnet": ["init_filters=8"],
     "monai_swinunetr": ["feature_size=12", "depths=[1, 1, 1, 1]"],
+    "monai_unetr": ["feature_size=4", "hidden_size=24", "mlp_dim=24", "num_heads=2"],
 }
+PATCHES = {"monai_swinunetr": "64,64,64", "monai_unetr": "16,16,16"}
 SLOW = {"monai_swinunetr"}  # its smallest patch is 64 voxels wide
 RUNS = [
     pytest.param(name, (), marks=[pytest.mark.slow] if name in SLOW else [])
@@ -33,7 +35,7 @@ def test_trains_and_predicts(
     name: str, more: tuple[str, ...], mini_set: Path, tmp_path: Path
 ) -> None:
     options = [f"model.options.{setting}" for setting in (*SMALL.get(name, []), *more)]
-    patch = "64,64,64" if name == "monai_swinunetr" else "8,16,16"
+    patch = PATCHES.get(name, "8,16,16")
     run = tmp_path / "run"
     arguments = ["train", mini_set, "-o", run, "-a", name, "--steps", 2, "--patch", patch]
     arguments += ["--batch-size", 2, "--device", "cpu"]
