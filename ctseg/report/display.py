@@ -74,7 +74,7 @@ def read_display(
 ) -> Display:
     """Read a scan and label maps for a picture, in memory that does not grow with their size.
 
-    A scan with a pyramid is read at the level nearest above the wanted size; what is still too large is averaged over
+    A scan with a pyramid is read at the level nearest to the wanted size; what is still too large is averaged over
     blocks of voxels. Label maps may lie on any grid that overlaps the scan's; the nearest voxel is taken.
 
     Args:
