@@ -90,7 +90,7 @@ class NameClash(BadInput):
 
 
 class PluginError(BadInput):
-    """A plugin that raises, returns something else than is due, or is of another version than a model needs."""
+    """A plugin that raises, returns something of the wrong type, or is of another version than a model needs."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         hint = hint or "Tell its author, or uninstall it; --debug shows the traceback."

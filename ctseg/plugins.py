@@ -158,7 +158,7 @@ class Registry:
             info = self._infos[key]
             if not _is_a(spec, spec_type):
                 problem = TypeError(
-                    f"{hook} returned {type(spec).__name__} where {spec_type.__name__} is due"
+                    f"{hook} returned {type(spec).__name__} where {spec_type.__name__} is expected"
                 )
                 self._fail(key, problem)
                 continue
@@ -245,7 +245,7 @@ class Registry:
                 folders.append(Path(folder))
             else:
                 kind = type(folder).__name__
-                self._fail(key, TypeError(f"ctseg_zoos returned {kind} where a Path is due"))
+                self._fail(key, TypeError(f"ctseg_zoos returned {kind} where a Path is expected"))
         return folders
 
 

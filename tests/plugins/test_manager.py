@@ -115,7 +115,7 @@ def test_a_misspelt_hook_is_reported(site, source, complaint):
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        ("return ['unet']", "returned str where ArchitectureSpec is due"),
+        ("return ['unet']", "returned str where ArchitectureSpec is expected"),
         ("return None", "TypeError"),
         ("raise OSError('disk')", "OSError: disk"),
         ("return [ArchitectureSpec('Bad Name', build, Options, '')]", "is no valid name"),
@@ -141,7 +141,7 @@ def test_what_a_plugin_gave_before_one_of_its_hooks_failed_is_still_its(site):
     assert info.error == "OSError: disk"
     assert registry.provided_by(info)["architecture"] == ["half_net"]
     assert not any(folder.name == "None" for folder in registry.zoos())
-    assert "returned NoneType where a Path is due" in only(registry, "half-broken").error
+    assert "returned NoneType where a Path is expected" in only(registry, "half-broken").error
 
 
 def test_a_name_claimed_twice_is_refused_naming_both_owners(site):

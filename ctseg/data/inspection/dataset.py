@@ -199,8 +199,8 @@ def look_at_label(
             return
         if source.channels != channels:
             report.problems.append(
-                f"The label {ref.path} has {source.channels} channels where {channels} "
-                f"{'is' if channels == 1 else 'are'} due."
+                f"The label {ref.path} should have {channels} "
+                f"channel{'s' if channels > 1 else ''}; it has {source.channels}."
             )
             return
         named = {label.value: label.name for label in labels_in(source.metadata)}

@@ -54,7 +54,7 @@ def load_object(path: Path) -> dict[str, Any]:
     content = load_json(path)
     if not isinstance(content, dict):
         raise FileProblem(
-            f"{path} holds a {type(content).__name__} where an object {{...}} is due."
+            f"{path} holds a {type(content).__name__} where an object {{...}} is expected."
         )
     return content
 
@@ -105,7 +105,7 @@ def listed_file(folder: Path, name: Any, *, where: Path, allowed: bool) -> Path:
     """
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise BadInput(
-            f"{where} names {shown(name)} where the path of a file is due.",
+            f"{where} names {shown(name)} where the path of a file is expected.",
             hint='A path is text, such as "./imagesTr/a.nii.gz".',
         )
     path = PureWindowsPath(name)  # which knows both slashes, and drives

@@ -156,7 +156,7 @@ def _note_extension(job: TrainingJob, log: RunLog, state: State, ended: int) -> 
 
 
 def at_epoch_end(state: State) -> bool:
-    """Whether whole volumes are due to be validated at this step."""
+    """Whether whole volumes are validated at this step."""
     return state.step == state.steps or state.step % state.steps_per_epoch == 0
 
 

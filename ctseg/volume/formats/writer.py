@@ -145,7 +145,7 @@ class Writer:
             if start != self._next or start + slab_czyx.shape[1] > self._depth:
                 raise BadInput(
                     f"A slab of {self.path} starts at slice {start} with {slab_czyx.shape[1]} slices "
-                    f"where slice {self._next} of {self._depth} is due."
+                    f"where slice {self._next} of {self._depth} is expected."
                 )
             if not np.can_cast(slab.dtype, self._dtype, casting="same_kind"):
                 raise BadInput(

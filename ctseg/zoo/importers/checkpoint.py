@@ -60,7 +60,9 @@ def read_checkpoint(path: Path, *, name: str = "") -> dict[str, Any]:
                 hint="Copy it again from where it was trained.",
             ) from error
     if not isinstance(content, dict):
-        raise CorruptWeights(f"{name} holds {type(content).__name__} where a checkpoint is due.")
+        raise CorruptWeights(
+            f"{name} holds {type(content).__name__} where a checkpoint is expected."
+        )
     return content
 
 

@@ -28,7 +28,7 @@ def understood(what: str) -> Iterator[None]:
         raise BadInput(f"What {what} say makes no card: {error.errors()[0]['msg']}.") from error
     except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise BadInput(
-            f"A value in {what} is not what is due there: {type(error).__name__}: {first_line(error)}.",
+            f"A value in {what} is not of the expected kind: {type(error).__name__}: {first_line(error)}.",
             hint="Are they whole, and written by the project itself?",
         ) from error
 
@@ -57,6 +57,6 @@ def check_weights(
     if wrong:
         raise BadInput(
             f"The weights of {owner} do not fit the network that its settings describe, at '{wrong[0]}': "
-            f"{found.get(wrong[0], 'missing')} where {expected.get(wrong[0], 'nothing')} is due.",
+            f"{found.get(wrong[0], 'missing')} where {expected.get(wrong[0], 'nothing')} is expected.",
             hint="Do settings and weights belong together, and does the training build the network that they name?",
         )

@@ -170,7 +170,7 @@ def _before(
     found = earlier.folds(",".join(fold.name for fold in folds), checkpoint)
     _check_alike(found)
     if found[0].configuration != stage:
-        raise BadInput(f"{earlier.name} holds {found[0].configuration} where {stage} is due.")
+        raise BadInput(f"{earlier.name} holds {found[0].configuration} where {stage} is expected.")
     if networks.configuration_of(earlier.plans, found[0].configuration).get("previous_stage"):
         raise BadInput(f"The plans put a cascade behind the cascade {stage}.")
     return _described(earlier, found, checkpoint)

@@ -52,7 +52,8 @@ def _regions(values: Mapping[str, tuple[int, ...]], order: Any, ignore: Any) -> 
     regions = {name: found for name, found in values.items() if set(found) != {0}}
     if not isinstance(order, list) or len(order) != len(regions):
         raise BadInput(
-            f"dataset.json has {len(regions)} regions and the regions_class_order {order}; one number each is due."
+            f"dataset.json has {len(regions)} regions and the regions_class_order {order}; "
+            "each region must have one number."
         )
     return TaskConfig(
         kind="channels",

@@ -195,7 +195,7 @@ def find_model(path: Path, configuration: str | None) -> TrainedModel:
     models = trained_models(Files(path))
     if not models:
         raise BadInput(
-            f"{path} holds no model of nnU-Net v2: a folder with {PLANS}, {DATASET} and fold_0/{CHECKPOINT} is due.",
+            f"{path} holds no model of nnU-Net v2: it should have {PLANS}, {DATASET} and fold_0/{CHECKPOINT}.",
             hint="Name a folder such as nnUNet_results/Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres",
         )
     fitting = [m for m in models if configuration in (None, m.configuration)]

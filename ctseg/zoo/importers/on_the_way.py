@@ -1,4 +1,4 @@
-"""A foreign model named where one of ours is due: imported once, into a zoo in the cache."""
+"""Imports a foreign model that is named in place of one of ours, once, into a zoo in the cache."""
 
 from __future__ import annotations
 

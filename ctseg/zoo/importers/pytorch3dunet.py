@@ -182,7 +182,9 @@ def _three(value: Any, name: str, *, least: int = 1) -> Zyx:
     try:
         z, y, x = (int(v) for v in value)
     except (TypeError, ValueError):
-        raise BadInput(f"{name} of the configuration is {value!r}; three sizes are due.") from None
+        raise BadInput(
+            f"{name} of the configuration is {value!r}; it must be three sizes."
+        ) from None
     if min(z, y, x) < least:
         raise BadInput(f"{name} of the configuration is {value!r}.")
     return z, y, x

@@ -62,7 +62,7 @@ def _step(name: str, given: Mapping[str, Any], whole: bool) -> tuple[Step | None
             return Rescale(float(low), float(high), to_low=bottom, to_high=1.0, clip=True), False
         if low is not None or high is not None:
             raise BadInput(
-                "Normalize is given one of min_value and max_value; both or none are due."
+                "Normalize has one of min_value and max_value; it must have both or none."
             )
         return RescaleCase(to_low=bottom, to_high=1.0, joint=True), True
     if name == "PercentileNormalizer":

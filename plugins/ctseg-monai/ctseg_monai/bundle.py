@@ -272,7 +272,7 @@ def _table(settings: Settings, *keys: str, without: Collection[str] = ()) -> Map
             found = settings.resolve(content, key)
             if isinstance(found, dict):
                 return found
-            raise BadInput(f"{settings.where}, key '{key}': a table with a '_target_' is due.")
+            raise BadInput(f"{settings.where}, key '{key}' must be a table with a '_target_'.")
     raise BadInput(
         f"{settings.where} has no '{keys[0]}'.",
         hint="Is it a configuration for inference of MONAI's model zoo?",

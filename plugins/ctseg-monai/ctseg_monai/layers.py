@@ -32,7 +32,7 @@ class Layers:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}.", hint="Use 0 to below 1")
         if self.norm_groups < 1:
-            raise ConfigError(f"norm_groups is {self.norm_groups}; at least 1 is due.")
+            raise ConfigError(f"norm_groups is {self.norm_groups}; it must be at least 1.")
 
     @property
     def monai_norm(self) -> tuple[str, dict[str, Any]]:

@@ -257,5 +257,5 @@ def _three(value: int | Sequence[int]) -> Zyx:
 
 def _levels(values: Sequence[Any], count: int) -> tuple[Zyx, ...]:
     if len(values) < count:
-        raise BadInput(f"{values} are numbers for {len(values)} levels where {count} are due.")
+        raise BadInput(f"{values} are numbers for {len(values)} levels; {count} are expected.")
     return tuple(_three(value) for value in values[:count])

@@ -42,7 +42,7 @@ def read_tiles(
     roi = inferer.get("roi_size")
     sizes = [roi] * 3 if isinstance(roi, int) else roi
     if not isinstance(sizes, list) or len(sizes) != 3 or min(int(s) for s in sizes) < 1:
-        raise BadInput(f"{where}: roi_size is {roi!r}; three sizes of 1 or more are due.")
+        raise BadInput(f"{where}: roi_size is {roi!r}; it must be three sizes of 1 or more.")
     z, y, x = (int(s) for s in sizes)
     tile: Zyx = (z, y, x)
     if constraints.fit(tile) != tile:

@@ -45,7 +45,7 @@ def name_of(transform: Any, where: str) -> str:
     """
     target = transform.get("_target_") if isinstance(transform, dict) else None
     if not isinstance(target, str):
-        raise BadInput(f"{where} holds {str(transform)[:100]!r} where a transform is due.")
+        raise BadInput(f"{where} holds {str(transform)[:100]!r} where a transform is expected.")
     name = target.rsplit(".", 1)[-1]
     if "." in target and not target.startswith("monai.transforms."):
         raise BadInput(

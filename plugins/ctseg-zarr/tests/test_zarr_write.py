@@ -155,7 +155,7 @@ def test_slabs_are_checked_and_failures_leave_nothing(tmp_path):
         return spec.writer(tmp_path / "a.zarr", geometry, np.dtype("uint8"))
 
     for start, wrong, said in (
-        (1, slab, "where slice 0 of 4 is due"),
+        (1, slab, "where slice 0 of 4 is expected"),
         (0, slab[:, :2], "has the shape"),
         (0, slab.astype(np.float32), "which does not fit uint8"),
     ):

@@ -43,11 +43,11 @@ def describe(folder: Path, layout: str, image: Any, label: Any = LABEL) -> None:
 @pytest.mark.parametrize("name", [5, 1.5, True, {"a": 1}, "a\0b", "  "])
 def test_a_name_that_is_no_path(folder, layout, name):
     describe(folder, layout, name)
-    with pytest.raises(BadInput, match="where the path of a file is due") as found:
+    with pytest.raises(BadInput, match="where the path of a file is expected") as found:
         open_dataset(folder)
     assert "dataset.json" in found.value.message
     describe(folder, layout, IMAGE, name)
-    with pytest.raises(BadInput, match="where the path of a file is due"):
+    with pytest.raises(BadInput, match="where the path of a file is expected"):
         open_dataset(folder)
 
 

@@ -66,8 +66,8 @@ def test_missing_slices_are_no_file(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("start", "slab", "message"),
     [
-        (1, np.zeros((1, 4, 5), np.uint8), "slice 0 of 6 is due"),
-        (0, np.zeros((7, 4, 5), np.uint8), "slice 0 of 6 is due"),
+        (1, np.zeros((1, 4, 5), np.uint8), "slice 0 of 6 is expected"),
+        (0, np.zeros((7, 4, 5), np.uint8), "slice 0 of 6 is expected"),
         (0, np.zeros((1, 4, 4), np.uint8), "shape"),
         (0, np.zeros((1, 4, 5), np.float32), "does not fit uint8"),
     ],
