@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ctseg render scan.nii.gz mask.nii.gz -o picture.png",
-    "ctseg render scan.nii.gz mask.nii.gz -o mosaic.png --slices 12 --fill 0",
+    "ctseg render scan.nii.gz mask.nii.gz -o mosaic.png --at 12 --fill 0",
     "ctseg render scan.nii.gz mask.nii.gz -o film.mp4 --plane coronal --window lung",
     "ctseg render mask.nii.gz -o liver.stl --label liver=1 --labels liver",
 )
@@ -45,18 +45,18 @@ def render(
     ] = None,
     slices: Annotated[
         str | None,
-        typer.Option("--slices", metavar="SLICES", help="Slices: 12 of them, 10,20,30 or 10:60:5."),
+        typer.Option("--at", metavar="SLICES", help="Slices: 12 of them, 10,20,30 or 10:60:5."),
     ] = None,
     window: Annotated[
         str | None,
         typer.Option("--window", metavar="LOW,HIGH", help="Black and white, or soft tissue, lung, bone, brain."),
     ] = None,
     fill: Annotated[
-        float, typer.Option("--fill", min=0.0, max=1.0, help="Opacity inside contours; 0 draws contours only.")
+        float, typer.Option("--fill", metavar="OPACITY", min=0.0, max=1.0, help="Opacity inside contours; 0 draws contours only.")
     ] = 0.35,
     label: LabelOption = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", metavar="NAMES", help="Labels to draw (default: all).")
+        str | None, typer.Option("--labels", metavar="NAME,NAME", help="Labels to draw (default: all).")
     ] = None,
 ) -> None:  # fmt: skip
     """Draw slices with label maps as a picture or film, or write the surfaces of labels as a mesh."""
@@ -76,7 +76,7 @@ def render(
     if len(given) > 1 and (mesh or suffix in FILMS or slices or plane):
         raise BadInput(
             f"{output.name} shows one label map, not {len(given)}.",
-            hint="Leave out all but one, or draw a .png without --slices and --plane.",
+            hint="Leave out all but one, or draw a .png without --at and --plane.",
         )
     if mesh and not given:
         given = [scan]

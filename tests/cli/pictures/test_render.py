@@ -45,9 +45,9 @@ def test_pictures(files: Path) -> None:
     assert run("scan.nii.gz", "mask.nii.gz", "-o", "three.png", *NAMES) == "three.png"
     run("scan.nii.gz", "mask.nii.gz", "other.nii.gz", "-o", "rows.png")
     assert size("rows.png")[1] > 1.5 * size("three.png")[1]  # a row for each map
-    run("scan.nii.gz", "mask.nii.gz", "-o", "mosaic.png", "--slices", "6")
-    run("scan.nii.gz", "mask.nii.gz", "-o", "one.png", "--plane", "coronal", "--slices", "12,")
-    run("scan.nii.gz", "mask.nii.gz", "-o", "lines.png", "--slices", "6", "--fill", "0")
+    run("scan.nii.gz", "mask.nii.gz", "-o", "mosaic.png", "--at", "6")
+    run("scan.nii.gz", "mask.nii.gz", "-o", "one.png", "--plane", "coronal", "--at", "12,")
+    run("scan.nii.gz", "mask.nii.gz", "-o", "lines.png", "--at", "6", "--fill", "0")
     mosaic, lines = (
         np.asarray(Image.open(f"{n}.png").convert("RGB"), int) for n in ("mosaic", "lines")
     )
@@ -86,7 +86,7 @@ def test_a_glb_has_a_coloured_mesh_for_each_label(files: Path) -> None:
 
 
 def test_a_film(files: Path) -> None:
-    run("scan.nii.gz", "mask.nii.gz", "-o", "film.gif", "--plane", "sagittal", "--slices", "10:20")
+    run("scan.nii.gz", "mask.nii.gz", "-o", "film.gif", "--plane", "sagittal", "--at", "10:20")
     with Image.open("film.gif") as film:
         assert film.n_frames > 5
         lengths = []
@@ -100,7 +100,7 @@ def test_a_film(files: Path) -> None:
     ("arguments", "says"),
     [
         (["scan.nii.gz", "-o", "x.bmp"], "no picture, film or mesh"),
-        (["scan.nii.gz", "mask.nii.gz", "-o", "x.png", "--slices", "99,"], "axial slices 0 to 13"),
+        (["scan.nii.gz", "mask.nii.gz", "-o", "x.png", "--at", "99,"], "axial slices 0 to 13"),
         (["scan.nii.gz", "mask.nii.gz", "-o", "x.png", "--window", "3,2"], "is no window"),
         (["scan.nii.gz", "mask.nii.gz", "-o", "x.png", "--plane", "top"], "Unknown plane"),
         (["mask.nii.gz", "-o", "x.png", "mask.nii.gz", "--labels", "ball", "--label", "bal=1"], "Did you mean 'bal'?"),
