@@ -52,7 +52,8 @@ def render(
         typer.Option("--window", metavar="LOW,HIGH", help="Black and white, or soft tissue, lung, bone, brain."),
     ] = None,
     fill: Annotated[
-        float, typer.Option("--fill", metavar="OPACITY", min=0.0, max=1.0, help="Opacity inside contours; 0 draws contours only.")
+        float,
+        typer.Option("--fill", metavar="OPACITY", min=0.0, max=1.0, help="Opacity inside contours; 0: contours only."),
     ] = 0.35,
     label: LabelOption = None,
     labels: Annotated[
