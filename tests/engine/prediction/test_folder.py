@@ -375,9 +375,12 @@ begun = time.monotonic()
 assert os.waitpid(child(whole), 0)[1] == 0
 took = time.monotonic() - begun
 random.seed(1)
-for trial in range(4):
+hits = 0
+for trial in range(24):  # a kill may come too late where the machine is busy
+    if trial > 3 and hits > 2:
+        break
     def again(flow=trial % 2 == 0):
-        request, execution = Request(root / "out", skip_existing=trial > 2), Execution(overlapped=flow)
+        request, execution = Request(root / "out", skip_existing=trial == 3), Execution(overlapped=flow)
         predict_folder(model, items, request, execution=execution)
     pid = child(again)
     time.sleep(took * random.uniform(0.2, 0.95))
@@ -387,6 +390,7 @@ for trial in range(4):
     for path in there:
         if path.name != "predictions.json":
             assert path.read_bytes() == (root / "whole" / path.name).read_bytes(), path
+    hits += os.WIFSIGNALED(ended)
     print(os.WIFSIGNALED(ended), len(there))
 predict_folder(model, items, Request(root / "out", skip_existing=True))
 
