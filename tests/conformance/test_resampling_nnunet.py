@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Clip, NormaliseCase, Resample, RescaleCase
 from ctseg.data.stream import InMemory, open_stream
+from ctseg.engine.inference.label_channels import resized
 from ctseg.engine.inference.predictor import combine
 from ctseg.engine.inference.resample_logits import interpolate
 from ctseg.engine.inference.source_grid import SourceGridMapper
@@ -91,6 +93,28 @@ def test_scores_come_back_as_in_nnunet(shape, spacing, target):
         values = interpolate(piece.low_czyx, piece.positions)
         found[:, piece.start : piece.start + values.shape[1]] = back.to_source_axes(piece, values)
     assert np.abs(found - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "target"),
+    [*GRIDS, ((20, 28, 24), (1.0, 1.0, 1.0), (0.8, 0.8, 0.8)), ((9, 8, 10), (2, 2, 2), (1, 1, 1))],
+)
+def test_labels_of_the_stage_before_are_resampled_as_by_nnunet(shape, spacing, target):
+    """Twice and 1.25 times as many voxels leave many halfway between two labels."""
+    labels = (
+        ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 1, shape), 1.5) * 9
+    ).astype(int)
+    labels = np.clip(labels, 0, 3).astype(np.uint8)
+    geometry, own = Geometry(shape, spacing_xyz=spacing), step(target)
+    new_shape = own.grid(geometry, {}).shape_zyx
+    expected = resampling.resample_data_or_seg_to_shape(
+        labels[None], new_shape, spacing[::-1], target[::-1], is_seg=True, order=1, order_z=0,
+        force_separate_z=None,
+    )  # fmt: skip
+    found = resized(labels, new_shape, own.coarse_axis(geometry))
+    assert len(np.unique(expected)) > 2
+    assert np.array_equal(found, expected[0])
+    assert found.dtype == labels.dtype
 
 
 def test_half_way_slices_go_where_nnunets_go():

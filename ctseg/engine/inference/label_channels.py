@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from ctseg.data.pipeline import follow_label
+from ctseg.data.pipeline import AppliedPipeline
+from ctseg.data.steps import Resample
 from ctseg.data.steps.base import Array, Box
 from ctseg.data.stream import Scan, Stream
 from ctseg.engine.inference.decoders import LabelMap
 from ctseg.engine.inference.model import Model
 from ctseg.engine.inference.sinks import ToArray
 from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.volume.distinct_values import distinct_values
 from ctseg.volume.scratch import scratch
 
 
@@ -33,7 +36,7 @@ class WithLabels(Stream):
         super().__init__(stream._scan, stream.applied, stream._done)
         channels, *shape = self.shape_czyx
         z, y, x = shape
-        self._labels = follow_label(stream.applied, labels_zyx[None])[0]
+        self._labels = _followed(stream.applied, labels_zyx)
         self._values = np.asarray(values, self._labels.dtype).reshape(-1, 1, 1, 1)
         self.shape_czyx = (channels + len(values), z, y, x)
 
@@ -42,6 +45,66 @@ class WithLabels(Stream):
         z, y, x = (slice(a, b) for a, b in box)
         shown = (self._labels[z, y, x] == self._values).astype(np.float32)
         return np.concatenate([part, shown])
+
+
+def _followed(applied: AppliedPipeline, labels_zyx: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Labels on the grid of the network, resampled as nnU-Net does."""
+    labels_czyx = labels_zyx[None]
+    for applied_step in applied.steps:
+        step, before = applied_step.step, applied_step.before
+        if isinstance(step, Resample):
+            shape = step.grid(before, applied_step.record).shape_zyx
+            labels_czyx = resized(labels_czyx[0], shape, step.coarse_axis(before))[None]
+        else:
+            labels_czyx = step.label(labels_czyx, before, applied_step.record)
+    return np.ascontiguousarray(labels_czyx[0])
+
+
+def resized(
+    labels_zyx: NDArray[np.generic], shape_zyx: Sequence[int], coarse_axis: int | None
+) -> NDArray[np.generic]:
+    """A label map of another shape, voxel by voxel that of nnU-Net's `resample_data_or_seg`.
+
+    Args:
+        coarse_axis: axis along which the nearest slice counts; others are linear.
+    """
+    if labels_zyx.shape == tuple(shape_zyx):
+        return labels_zyx
+    if coarse_axis is None:
+        return _strongest(labels_zyx, shape_zyx)
+    axis = coarse_axis
+    plane = [size for other, size in enumerate(shape_zyx) if other != axis]
+    slices = [_strongest(one, plane) for one in np.moveaxis(labels_zyx, axis, 0)]
+    scale = labels_zyx.shape[axis] / shape_zyx[axis]
+    at = np.floor(scale * (np.arange(shape_zyx[axis]) + 0.5)).astype(int)
+    return np.stack([slices[index] for index in np.minimum(at, len(slices) - 1)], axis)
+
+
+def _strongest(labels: NDArray[np.generic], shape: Sequence[int]) -> NDArray[np.generic]:
+    """The label with the largest linear share; of equal ones that of the nearest voxel, else the smallest.
+
+    Between two voxels half of the shares are equal but for their rounding. It is that of `ndimage.zoom` in float64,
+    since `resize_segmentation` of batchgenerators (0.25.5) computes so. When ctseg prepares data, the smallest of equal
+    labels stands.
+    """
+    factors = [1 / (old / new) for old, new in zip(labels.shape, shape, strict=True)]
+
+    def zoomed(part: NDArray[np.generic], order: int) -> NDArray[np.float64]:
+        values = part.astype(np.float64)
+        out = ndimage.zoom(values, factors, order=order, mode="nearest", grid_mode=True)
+        clipped: NDArray[np.float64] = np.clip(out, values.min(), values.max())
+        return clipped
+
+    nearest = zoomed(labels, 0).astype(labels.dtype)
+    out, best = np.zeros_like(nearest), np.zeros(nearest.shape)
+    nearest_leads = np.zeros(nearest.shape, bool)
+    for value in distinct_values(labels):
+        share, own = zoomed(labels == value, 1), nearest == value
+        better, equal = share > best, (share == best) & (share > 0)
+        nearest_leads = np.where(better, own, nearest_leads | (equal & own))
+        out[better] = value
+        np.maximum(best, share, out=best)
+    return np.where(nearest_leads, nearest, out)
 
 
 def label_map(model: Model, scan: Scan, folder: Path | None = None) -> NDArray[np.generic]:
