@@ -222,7 +222,7 @@ def test_a_chunk_that_unpacks_to_far_more_than_it_should(tmp_path: Path) -> None
             "raw", (16, 64, 64), "u1", chunks=(16, 64, 64), compression="gzip"
         )
         stored.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(1 << 28), 9))
-    with pytest.raises(FileProblem, match="stored in more than the 65536 bytes"):
+    with pytest.raises(FileProblem, match="a chunk of 65536 bytes that is stored in"):
         read(tmp_path / "a.h5")
     with h5py.File(tmp_path / "b.h5", "w") as file:  # noise, which compression makes longer
         noise = np.random.default_rng(0).integers(0, 256, (16, 64, 64)).astype("u1")
@@ -279,3 +279,27 @@ def test_an_odd_tree_is_tried_by_a_helper(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(FileProblem):
         read(path)
     assert tried == [path]
+
+
+def test_a_chunk_shorter_than_its_checksum_is_refused(tmp_path: Path) -> None:
+    """HDF5 (1.14) reads gigabytes behind it and ends the process."""
+    file = tmp_path / "x.h5"
+    with h5py.File(file, "w", libver="earliest") as content:
+        array = np.ones((4, 8, 8), np.uint16)
+        content.create_dataset("raw", data=array, chunks=(2, 8, 8), fletcher32=True)
+        size = content["raw"].id.get_chunk_info(0).size
+        assert size == 260  # 256 bytes and four of the checksum
+    data = bytearray(file.read_bytes())
+    at = data.find(size.to_bytes(4, "little") + bytes(4), data.find(b"TREE\x01"))
+    data[at : at + 4] = (2).to_bytes(4, "little")
+    file.write_bytes(data)
+    with pytest.raises(FileProblem, match="a chunk of 256 bytes that is stored in 2"):
+        read(file)
+
+
+def test_a_name_that_is_no_text_does_not_hide_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "x.h5"
+    with h5py.File(file, "w") as content:
+        content.create_dataset("raw", data=np.ones((4, 5, 6), np.uint8))
+        h5py.h5g.create(content.id, b"\xff\xfe")
+    assert read(file).array.shape == (4, 5, 6)

@@ -163,6 +163,12 @@ class Links:
         while waiting:
             prefix, path, group = waiting.pop(0)
             for name in group:
+                if isinstance(name, bytes):  # h5py's answer where a name is no UTF-8
+                    full = f"{prefix}/{name.decode(errors='replace')}"
+                    self.broken[full] = FileProblem(
+                        f"{path}:{full} has a name that is no text.", hint=AGAIN
+                    )
+                    continue
                 full = f"{prefix}/{name}"
                 try:
                     item = self._step(path, group, name, _MOST_LINKS)

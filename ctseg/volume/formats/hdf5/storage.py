@@ -17,6 +17,7 @@ _DEPTH = 8
 _LARGE_CHUNK = 1 << 30
 _MANY_CHUNKS = 50_000
 """Number of chunks above which only their number is checked, to save time."""
+_CHECKSUM = 4
 _OVERHEAD, _HEADER = 1.1, 4096
 """Bytes that compression may add to an incompressible chunk."""
 
@@ -66,7 +67,7 @@ def check_storage(
             )
         count = math.prod(-(-n // c) for n, c in zip(stored.shape, stored.chunks, strict=True))
         written = stored.id.get_num_chunks()
-        if 0 < written <= _MANY_CHUNKS:
+        if written > 0 and (written <= _MANY_CHUNKS or stored.fletcher32):
             _check_chunks(stored, path, nbytes)
         missing = count - written
         return [_note(f"{missing} of {count} chunks", stored)] if missing > 0 else []
@@ -79,19 +80,24 @@ def _note(what: str, stored: h5py.Dataset) -> str:
 
 
 def _check_chunks(stored: h5py.Dataset, path: Path, nbytes: int) -> None:
-    """Find a chunk whose stored size exceeds its unpacked size: HDF5 would unpack all of it, whatever it holds.
+    """Find a chunk whose stored size cannot be.
+
+    HDF5 would unpack all of one that exceeds its unpacked size, and reads far behind one that is shorter than its
+    checksum (Fletcher32).
 
     Args:
         nbytes: size of an unpacked chunk.
     """
     most = int(nbytes * _OVERHEAD) + _HEADER
 
-    def look(chunk: h5py.h5d.StoreInfo) -> bool | None:
-        return True if chunk.size > most else None
+    least = _CHECKSUM if stored.fletcher32 else 1
 
-    if stored.id.chunk_iter(look):
+    def look(chunk: h5py.h5d.StoreInfo) -> int | None:
+        return None if least <= chunk.size <= most else chunk.size + 1  # an answer of 0 would go on
+
+    if found := stored.id.chunk_iter(look):
         raise FileProblem(
-            f"{path}:{stored.name} has a chunk that is stored in more than the {nbytes} bytes that it holds.",
+            f"{path}:{stored.name} has a chunk of {nbytes} bytes that is stored in {found - 1}.",
             hint=AGAIN,
         )
 
