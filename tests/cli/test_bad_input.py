@@ -244,7 +244,7 @@ def test_an_entry_whose_checksum_is_wrong(mini_set, mini_run, tmp_path):
     zoo = tmp_path / "zoo"
     publish = ["zoo", "publish", str(mini_run), "--tag", "v1", "--zoo", str(zoo), "--no-measure"]
     assert CliRunner().invoke(app, publish).exit_code == 0
-    weights = next(zoo.rglob("*.safetensors"))
+    weights = next(zoo.rglob("weights*.safetensors"))
     data = bytearray(weights.read_bytes())
     data[-5] ^= 0xFF
     weights.write_bytes(bytes(data))

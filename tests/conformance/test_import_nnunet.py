@@ -398,7 +398,9 @@ def test_parts_that_saw_different_spacings_are_checked_by_their_own(tmp_path: Pa
     folders = [results_folder(tmp_path / str(i), plans(), about[i]) for i in range(2)]
     for folder, spacing in zip(folders, (1.0, 3.0), strict=True):
         write_fingerprint(folder, [[spacing] * 3])
-    entry, _ = import_model("nnunet", [folders[0]], merge={"chest": folders[1]}, tag="whole")
+    entry, _ = import_model(
+        "nnunet", [folders[0]], EntryOptions(tag="whole"), merge={"chest": folders[1]}
+    )
     card = entry.card()
     assert card.training_scans is not None
     assert card.training_scans.spacing_max_zyx == (3.0, 3.0, 3.0)

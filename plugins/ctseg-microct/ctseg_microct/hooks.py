@@ -23,6 +23,21 @@ def ctseg_commands() -> Sequence[CommandSpec]:
     return [CommandSpec("measure", _command, "Measure the microstructure of a label map.")]
 
 
+RAW, AMIRA = (".raw", ".vol"), (".am",)
+
+
+def _is_raw(path: Path) -> bool:
+    return path.suffix.lower() in RAW and path.is_file()
+
+
+def _is_amira(path: Path) -> bool:
+    """Tell an AmiraMesh or Avizo file by its name and first bytes."""
+    if path.suffix.lower() not in AMIRA or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16).lstrip(b"# ").startswith((b"AmiraMesh", b"Avizo"))
+
+
 def _reader(name: str) -> Any:
     return importlib.import_module(f"ctseg_microct.readers.{name}")
 
@@ -41,8 +56,8 @@ def ctseg_formats() -> Sequence[FormatSpec]:
     return [
         FormatSpec(
             name="raw",
-            suffixes=(".raw", ".vol"),
-            recognise=lambda path: bool(_reader("raw").is_raw(path)),
+            suffixes=RAW,
+            recognise=_is_raw,
             open=_open_raw,
             summary="voxels without a header, described by .vgi, .info, their name or options; read by region",
             options=frozen(
@@ -57,8 +72,8 @@ def ctseg_formats() -> Sequence[FormatSpec]:
         ),
         FormatSpec(
             name="amira",
-            suffixes=(".am",),
-            recognise=lambda path: bool(_reader("amira").is_amira(path)),
+            suffixes=AMIRA,
+            recognise=_is_amira,
             open=_open_amira,
             summary="uniform lattices of Amira and Avizo; materials are label names; uncompressed ones read by region",
             options=frozen({"unit": "unit of the coordinates: mm, um, nm ..."}),

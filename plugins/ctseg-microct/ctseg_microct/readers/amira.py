@@ -17,16 +17,6 @@ from ctseg.volume.formats.units import MM, shown_in
 from ctseg_microct.readers.amira_header import AmiraHeader, read_amira_header
 from ctseg_microct.readers.run_lengths import run_length_source
 
-SUFFIXES = (".am",)
-
-
-def is_amira(path: Path) -> bool:
-    """Whether a file is an AmiraMesh or an Avizo file, by its name and first bytes."""
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(16).lstrip(b"# ").startswith((b"AmiraMesh", b"Avizo"))
-
 
 def open_amira(path: Path, *, unit: str | None = None) -> VolumeSource:
     """Open a uniform lattice; several numbers a voxel are channels, materials are the names of labels.

@@ -16,14 +16,8 @@ from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import Source, check_file, reading
 from ctseg_microct.readers.description import DTYPES, Description, describe
 
-SUFFIXES = (".raw", ".vol")
 _HEADERS = (".mhd", ".nhdr", ".hdr")
 HINT = "Say what it holds: --option shape=X,Y,Z --option dtype=uint16"
-
-
-def is_raw(path: Path) -> bool:
-    """Whether a file has the name of voxels without a header."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def open_raw(
