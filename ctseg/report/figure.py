@@ -53,8 +53,8 @@ def plain_axes(axes: Axes) -> None:
 def short_name(name: str) -> str:
     """A label's name as text of a picture: cut, since a long one takes minutes, and without formulas.
 
-    A blank precedes an underscore at the start, since matplotlib leaves such names out of legends.
+    A blank precedes an underscore at the start and stands for no name, since matplotlib leaves both out of legends.
     """
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    shown = f" {shown}" if shown.startswith("_") else shown
+    shown = f" {shown}" if not shown or shown.startswith("_") else shown
     return shown.replace("$", r"\$")

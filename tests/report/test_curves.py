@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,18 @@ def test_names_that_are_long_or_look_like_formulas_are_drawn(tmp_path: Path, nam
     draw_curves(log, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (960, 720)
+
+
+@pytest.mark.parametrize("name", ["", "_hidden"])
+def test_a_name_that_matplotlib_hides_is_in_the_legend(tmp_path: Path, name: str) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(
+        json.dumps(
+            {"kind": "epoch", "epoch": 1, "step": 2, "loss": 0.5, "scores": {"psnr": {name: 20.5}}}
+        )
+        + "\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_curves(log, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
