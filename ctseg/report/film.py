@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ctseg.errors import RunFailed
 from ctseg.files import whole_file
 from ctseg.report.extras import optional
 from ctseg.report.planes import (
+    Look,
     Plane,
     Slice,
     Window,
@@ -35,25 +35,11 @@ _PIXELS = 512
 """Length of the longer side of a frame."""
 
 
-@dataclass(frozen=True)
-class LabelLook:
-    """How labels are drawn over a scan.
-
-    Attributes:
-        task: names and colours of the labels.
-        window: grey values shown as black and white; None chooses them by the scan.
-        fill: opacity of the labels inside their contours, 0..1.
-    """
-
-    task: Task
-    window: Window | None = None
-    fill: float = 0.35
-
-
 def frames(
     volume: Volume,
     label_zyx: NDArray[Any] | None,
-    look: LabelLook,
+    task: Task,
+    look: Look,
     plane: Plane,
     indices: Sequence[int],
 ) -> Iterator[NDArray[np.uint8]]:
@@ -70,7 +56,7 @@ def frames(
     window = look.window or window_of(image)
     for index in indices:
         over = None if label is None else cut(label, spacing, plane, index)
-        yield _frame(cut(image, spacing, plane, index), over, look, window)
+        yield _frame(cut(image, spacing, plane, index), over, task, look.fill, window)
 
 
 def write_film(pictures: Iterable[NDArray[np.uint8]], path: Path, fps: float = 12.0) -> None:
@@ -109,7 +95,9 @@ def write_film(pictures: Iterable[NDArray[np.uint8]], path: Path, fps: float = 1
                 sink.close()
 
 
-def _frame(image: Slice, label: Slice | None, look: LabelLook, window: Window) -> NDArray[np.uint8]:
+def _frame(
+    image: Slice, label: Slice | None, task: Task, fill: float, window: Window
+) -> NDArray[np.uint8]:
     high, wide = image.size_mm
     scale = _PIXELS / max(high, wide)
     width, height = (max(16, round(length * scale / 2) * 2) for length in (wide, high))
@@ -126,9 +114,9 @@ def _frame(image: Slice, label: Slice | None, look: LabelLook, window: Window) -
     row = np.arange(height) * rows // height
     column = np.arange(width) * columns // width
     values = label.pixels[row[:, None], column]
-    for index, mask in enumerate(masks(look.task, values).values()):
+    for index, mask in enumerate(masks(task, values).values()):
         if mask.any():
-            colour = np.array(colour_of(look.task, index), np.float32)
-            out[mask] += look.fill * (colour - out[mask])
+            colour = np.array(colour_of(task, index), np.float32)
+            out[mask] += fill * (colour - out[mask])
             out[mask & ~binary_erosion(mask, iterations=2, border_value=1)] = colour
     return out.astype(np.uint8)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.report.figure import new_figure, save_png, short_name
-from ctseg.report.film import LabelLook
 from ctseg.report.planes import (
     PLANES,
+    Look,
     Plane,
     Slice,
     Window,
@@ -73,22 +73,6 @@ class _Table:
     row_titles: list[str]
     column_titles: list[str]
     title: str
-
-
-@dataclass(frozen=True)
-class Look:
-    """How scans and labels are shown.
-
-    Attributes:
-        window: grey values shown as black and white; by default the soft-tissue window for Hounsfield units
-            and percentiles for other scans.
-        channel: index of the channel to show.
-        fill: opacity of the labels inside their contours, 0..1.
-    """
-
-    window: Window | None = None
-    channel: int = 0
-    fill: float = 0.35
 
 
 DEFAULT_LOOK = Look()
@@ -180,7 +164,8 @@ def draw_montage(
 def draw_mosaic(
     volume: Volume,
     label_zyx: Layer | None,
-    look: LabelLook,
+    task: Task,
+    look: Look,
     slices: tuple[Plane, Sequence[int]],
     png: Path,
 ) -> None:
@@ -195,7 +180,7 @@ def draw_mosaic(
         As `draw_overlay`.
     """
     layers = {} if label_zyx is None else {"label": label_zyx}
-    image, arrays, shown = _prepare(volume, layers, Look(look.window))
+    image, arrays, shown = _prepare(volume, layers, look)
     spacing = canonical_spacing_zyx(volume.geometry)
     plane, indices = slices
     cells = []
@@ -210,7 +195,7 @@ def draw_mosaic(
     cells += [blank] * (-len(cells) % columns)
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     table = _Table(rows, [""] * len(rows), [""] * columns, "")
-    _draw(table, look.task, png, fill=look.fill)
+    _draw(table, task, png, fill=look.fill)
 
 
 def _prepare(

@@ -33,6 +33,22 @@ WINDOWS: Mapping[str, Window] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class Look:
+    """How scans and labels are shown.
+
+    Attributes:
+        window: grey values shown as black and white; by default the soft-tissue window for Hounsfield units
+            and percentiles for other scans.
+        channel: index of the channel to show.
+        fill: opacity of the labels inside their contours, 0..1.
+    """
+
+    window: Window | None = None
+    channel: int = 0
+    fill: float = 0.35
+
+
+@dataclass(frozen=True)
 class Slice:
     """One slice, ready to be shown with the origin at the upper left.
 

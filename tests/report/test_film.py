@@ -13,8 +13,8 @@ from PIL import Image
 
 from ctseg.errors import BadInput
 from ctseg.report import extras
-from ctseg.report.film import LabelLook, frames, write_film
-from ctseg.report.planes import Plane
+from ctseg.report.film import frames, write_film
+from ctseg.report.planes import Look, Plane
 from ctseg.specs import Label, Task
 from ctseg.volume.volume import Volume
 
@@ -33,7 +33,7 @@ def scan() -> tuple[Volume, np.ndarray]:
 def shown(plane: Plane, fill: float = 0.5) -> list[np.ndarray]:
     volume, label = scan()
     depth = {"axial": 8, "coronal": 30, "sagittal": 20}[plane]
-    return list(frames(volume, label, LabelLook(TASK, (-160, 240), fill), plane, range(depth)))
+    return list(frames(volume, label, TASK, Look((-160, 240), fill=fill), plane, range(depth)))
 
 
 def green(frame: np.ndarray) -> np.ndarray:

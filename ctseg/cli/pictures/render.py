@@ -12,8 +12,7 @@ from ctseg.cli.data_options import LabelOption, parse_labels
 
 if TYPE_CHECKING:
     from ctseg.report.display import Display
-    from ctseg.report.film import LabelLook
-    from ctseg.report.planes import Plane, Window
+    from ctseg.report.planes import Look, Plane, Window
     from ctseg.specs import Label, Task
 
 EXAMPLES = (
@@ -64,8 +63,9 @@ def render(
     from ctseg.errors import BadInput
     from ctseg.files import check_replaceable
     from ctseg.report.display import DISPLAY_VOXELS, read_display
-    from ctseg.report.film import FILMS, LabelLook
+    from ctseg.report.film import FILMS
     from ctseg.report.meshes import MESHES
+    from ctseg.report.planes import Look
 
     suffix, given = output.suffix.lower(), list(masks or [])
     if suffix not in (*PICTURES, *FILMS, *MESHES):
@@ -88,16 +88,16 @@ def render(
         most=_MESH_VOXELS if mesh else DISPLAY_VOXELS,
     )
     task = _task(shown, labels)
-    look = LabelLook(task, _window(window), fill)
+    look = Look(_window(window), fill=fill)
     if mesh:
         _write_mesh(shown, task, output)
     elif suffix in FILMS or slices is not None or plane is not None:
-        _write_slices(shown, look, _plane(plane or "axial"), slices, output)
+        _write_slices(shown, task, look, _plane(plane or "axial"), slices, output)
     else:
-        from ctseg.report.overlay import Look, draw_overlay
+        from ctseg.report.overlay import draw_overlay
 
         layers = {layer.name: layer.array for layer in shown.layers}
-        draw_overlay(shown.volume, layers, task, output, look=Look(look.window, fill=fill))
+        draw_overlay(shown.volume, layers, task, output, look=look)
     if shown.note:
         ui.say(shown.note)
     ui.show(str(output))
@@ -174,7 +174,7 @@ def _write_mesh(shown: Display, task: Task, output: Path) -> None:
 
 
 def _write_slices(
-    shown: Display, look: LabelLook, plane: Plane, slices: str | None, output: Path
+    shown: Display, task: Task, look: Look, plane: Plane, slices: str | None, output: Path
 ) -> None:
     """A mosaic or a film of the slices of one plane."""
     from ctseg.report.film import FILMS, frames, write_film
@@ -188,6 +188,6 @@ def _write_slices(
     text = slices if film or slices else "12"
     indices = choose_slices(text, plane, array, labelled=label is not None)
     if film:
-        write_film(frames(shown.volume, label, look, plane, indices), output)
+        write_film(frames(shown.volume, label, task, look, plane, indices), output)
     else:
-        draw_mosaic(shown.volume, label, look, (plane, indices), output)
+        draw_mosaic(shown.volume, label, task, look, (plane, indices), output)
