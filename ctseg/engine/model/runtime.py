@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -159,6 +160,12 @@ def processes_here() -> int:
 
 
 def cpu_bf16() -> bool:
-    """Whether the processor multiplies bf16 in hardware (AVX512-BF16 or AMX)."""
+    """Whether convolutions multiply bf16 in hardware: the processor has AVX512-BF16 or AMX, and oneDNN may use it.
+
+    `ONEDNN_MAX_CPU_ISA` holds oneDNN, which computes PyTorch's convolutions, to older instructions.
+    """
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    if not re.search("BF16|FP16|AMX|AVX10|ALL|DEFAULT", most.upper()):
+        return False
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

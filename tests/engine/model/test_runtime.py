@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ctseg.engine.model.runtime import choose, repeatable
+from ctseg.engine.model.runtime import choose, cpu_bf16, repeatable
 from ctseg.engine.training import loop
 
 
@@ -61,3 +61,19 @@ def test_training_on_a_cpu_is_repeatable(monkeypatch):
     monkeypatch.setattr(loop, "_train", lambda *arguments: seen.append(states()))
     loop.train(SimpleNamespace(runtime=choose("cpu")))
     assert seen == [(True, True, False)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "bf16"),
+    [(None, True), ("ALL", True), ("AVX512_CORE_BF16", True), ("avx2", False), ("AVX512_CORE", False)],
+)  # fmt: skip
+def test_what_onednn_is_held_to_counts(monkeypatch, limit, bf16):
+    """Names of oneDNN's developer guide, "CPU Dispatcher Control"."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+        if limit is not None:
+            monkeypatch.setenv(name, limit)
+        assert cpu_bf16() is bf16
+        assert choose("cpu").precision == ("bf16" if bf16 else "fp32")
