@@ -21,8 +21,8 @@ from ctseg.cli import (
     demo,
     doctor,
     evaluate,
-    extra,
     losses,
+    plugin_commands,
     plugins,
     predict,
     train,
@@ -62,18 +62,18 @@ class Root(TyperGroup):
         return params
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *extra.names(self.commands)]
+        return [*super().list_commands(ctx), *plugin_commands.names(self.commands)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
         if command is None:
-            return extra.stub(cmd_name)
+            return plugin_commands.stub(cmd_name)
         _walk(command, ctx)
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if isinstance(command, extra.Stub):
+        if isinstance(command, plugin_commands.Stub):
             command = command.load()
             _walk(command, ctx)
         return name, command, rest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg import plugins
-from ctseg.cli import specs, ui
+from ctseg.cli import listings, ui
 from ctseg.cli.options import axes, completion
 from ctseg.errors import BadInput, ConfigError
 from ctseg.specs import Constraints
@@ -28,14 +28,14 @@ def list_(
     as_json: ui.JsonOption = False,
 ) -> None:
     """List networks, built-in and from plugins."""
-    specs.list_specs("architecture", pattern, _row, as_json=as_json)
+    listings.list_specs("architecture", pattern, _row, as_json=as_json)
 
 
 def _row(entry: plugins.Registered) -> dict[str, Any]:
     return {
         "name": entry.spec.name,
         "summary": entry.spec.summary,
-        "package": specs.provider(entry.plugin),
+        "package": listings.provider(entry.plugin),
     }
 
 
@@ -101,7 +101,7 @@ def show(
         "from_plan": spec.from_plan is not None,
         "constraints": dataclasses.asdict(constraints),
         "config": dataclasses.asdict(config),
-        "options": specs.options(spec.config),
+        "options": listings.options(spec.config),
     }
     if as_json:
         ui.print_json(result)
@@ -109,7 +109,7 @@ def show(
     ui.show(f"{spec.name}: {spec.summary}")
     if spec.reference:
         ui.show(f"  {spec.reference}")
-    ui.show(f"  from {specs.provider(entry.plugin)} ({entry.plugin.module})")
+    ui.show(f"  from {listings.provider(entry.plugin)} ({entry.plugin.module})")
     chosen = "options as given" if settings else "default options"
     image = "1 image channel" if in_channels == 1 else f"{in_channels} image channels"
     outputs = "1 output" if out_channels == 1 else f"{out_channels} outputs"
@@ -119,7 +119,7 @@ def show(
     adapts = "options are fitted to the data set" if spec.from_plan else "options are fixed"
     ui.show(f"  {adapts}; change one with --set model.options.NAME=VALUE")
     ui.show()
-    specs.show_options(specs.options(spec.config))
+    listings.show_options(listings.options(spec.config))
 
 
 def _options(settings: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Helpers for the listings of networks, losses and plugins."""
+"""What the listings of networks and losses share."""
 
 from __future__ import annotations
 

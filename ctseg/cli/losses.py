@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ctseg import plugins
-from ctseg.cli import specs, ui
+from ctseg.cli import listings, ui
 from ctseg.cli.options import completion
 
 app = typer.Typer(no_args_is_help=True, help="Losses that can be trained with by name: list, show.")
@@ -19,7 +19,7 @@ def list_(
     as_json: ui.JsonOption = False,
 ) -> None:
     """List losses, built-in and from plugins."""
-    specs.list_specs("loss", pattern, _row, as_json=as_json)
+    listings.list_specs("loss", pattern, _row, as_json=as_json)
 
 
 def _row(entry: plugins.Registered) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def _row(entry: plugins.Registered) -> dict[str, Any]:
         "name": entry.spec.name,
         "tasks": sorted(entry.spec.tasks),
         "summary": entry.spec.summary,
-        "package": specs.provider(entry.plugin),
+        "package": listings.provider(entry.plugin),
     }
 
 
@@ -57,7 +57,7 @@ def show(
         "version": entry.plugin.version,
         "plugin": entry.plugin.name,
         "module": entry.plugin.module,
-        "options": specs.options(spec.config),
+        "options": listings.options(spec.config),
     }
     if as_json:
         ui.print_json(result)
@@ -65,8 +65,8 @@ def show(
     ui.show(f"{spec.name}: {spec.summary}")
     if spec.reference:
         ui.show(f"  {spec.reference}")
-    ui.show(f"  from {specs.provider(entry.plugin)} ({entry.plugin.module})")
+    ui.show(f"  from {listings.provider(entry.plugin)} ({entry.plugin.module})")
     ui.show(f"  for tasks of the kind {', '.join(result['tasks'])}")
     ui.show("  change an option with --set loss.options.NAME=VALUE")
     ui.show()
-    specs.show_options(result["options"])
+    listings.show_options(result["options"])

@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from ctseg import hookspecs
-from ctseg.cli import extra
+from ctseg.cli import plugin_commands
 from ctseg.cli.app import app
 from ctseg.cli.options.settings import MODELS, model_of
 
@@ -99,7 +99,7 @@ def test_commands_on_the_pages_exist(page: str, line: str) -> None:
         words and words[0] == "acme-phantoms"
     ):  # a command of the package that the tutorial for authors writes
         return
-    plugin = extra.stub(words[0]) if words and words[0] not in command.commands else None
+    plugin = plugin_commands.stub(words[0]) if words and words[0] not in command.commands else None
     if plugin is not None:
         command = plugin.load()
         words.pop(0)
