@@ -70,6 +70,17 @@ def test_what_is_no_json(last, raw):
         resumed(last)
 
 
+def test_a_resume_point_from_before_the_checksums_is_read(last):
+    file = last / "state.json"
+    content = json.loads(file.read_text())
+    checksum = content.pop("sha256")
+    file.write_text(json.dumps(content))
+    assert resumed(last).step == 4
+    file.write_text(json.dumps(content | {"sha25x": checksum}))
+    with pytest.raises(CorruptWeights, match="sha256"):
+        resumed(last)
+
+
 def test_a_log_that_was_changed_gets_whole_lines(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(b'{"kind": "step"}\n{"kind": "epo')
     log = RunLog(tmp_path, keep_bytes=25, step=1)
