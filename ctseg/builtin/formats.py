@@ -67,7 +67,6 @@ def ctseg_formats() -> Sequence[FormatSpec]:
             writer=_writer("nifti", "nifti.open"),
             summary="NIfTI-1 and NIfTI-2, compressed or not; pairs of .hdr and .img for reading",
             options=frozen({"channels": "'last' reads the fourth axis as channels", **_HEADER}),
-            lacks=frozenset({"label names"}),
         ),
         FormatSpec(
             name="nrrd",

@@ -85,7 +85,8 @@ def test_label_names_and_colours_travel(tmp_path: Path, oblique: Volume) -> None
     image = sitk.ReadImage(str(tmp_path / "c.nrrd"))
     assert image.GetMetaData("Segment1_Name") == "lesion"
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), mask.array)
-    assert convert(Conversion(tmp_path / "c.nrrd", tmp_path / "d.nii.gz")).lost == ("label names",)
+    assert convert(Conversion(tmp_path / "c.nrrd", tmp_path / "d.nii.gz")).lost == ()
+    assert convert(Conversion(tmp_path / "d.nii.gz", tmp_path / "e.mha")).lost == ("label names",)
 
 
 def test_names_as_plugins_and_others_give_them() -> None:

@@ -1,7 +1,8 @@
-"""Matches channels of label maps by their names, such as those of overlapping segments from 3D Slicer."""
+"""Names of labels from the compared files: of channels, such as overlapping segments of 3D Slicer, and of values."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,17 @@ def by_name(task: Task | None, maps: Sequence[Map]) -> tuple[Task | None, list[N
     ]
     task_labels = tuple(Label(name, (i,), i) for i, name in enumerate(every, start=1))
     return Task("channels", task_labels, stacked=True), stacks
+
+
+def names_of_values(maps: Sequence[Map]) -> dict[int, str]:
+    """The names of values in the files of label maps, by value, as far as the files do not contradict each other."""
+    names: dict[int, set[str]] = {}
+    for _, metadata, _ in maps:
+        for label in labels_in(metadata):
+            names.setdefault(label.value, set()).add(label.name)
+    alone = {value: found.pop() for value, found in names.items() if len(found) == 1}
+    used = Counter(alone.values())
+    return {value: name for value, name in alone.items() if used[name] == 1}
 
 
 def _select(array: NDArray[Any], names: Sequence[str], selected: Sequence[str]) -> NDArray[Any]:

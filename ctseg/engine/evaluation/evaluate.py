@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.engine.evaluation.channel_names import by_name
+from ctseg.engine.evaluation.channel_names import by_name, names_of_values
 from ctseg.engine.evaluation.matching import Pairs, find_pairs
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
@@ -234,8 +234,8 @@ def evaluate_case(
     """Score one predicted map against its reference.
 
     Args:
-        task: meaning of the values; None makes every value but 0 a label of its own. Predictions hold the `value` of
-            each label, references its `values`, which are usually the same.
+        task: meaning of the values; None makes every value but 0 a label of its own, named as the files name it.
+            Predictions hold the `value` of each label, references its `values`, which are usually the same.
         settings: metrics to compute; by default the fast ones: Dice and IoU, or the errors of a regression.
 
     Raises:
@@ -281,9 +281,13 @@ def evaluate_case(
                 hint="Evaluate against a data set whose dataset.json names them, or give a .seg.nrrd of 3D Slicer, "
                 "which names its segments.",
             )
-        named = [int(n) for n in (settings and settings.labels) or () if n.isdecimal()]
+        known = names_of_values(told)
+        wanted = (settings and settings.labels) or ()
+        named = {int(n) for n in wanted if n.isdecimal()} | {
+            value for value, name in known.items() if name in wanted
+        }
         present = {*values[0], *values[1], *named} - {0}
-        task = classes_task({str(v): v for v in sorted(present)})
+        task = classes_task({known.get(v, str(v)): v for v in sorted(present)})
     task = in_one_map(
         task
     )  # labels of channels are known by order, those of one map by written value

@@ -7,9 +7,9 @@ fills truncated files with zeros without an error that a caller sees.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ctseg.errors import FileProblem
 from ctseg.volume.formats.header_numbers import check_voxels
+from ctseg.volume.formats.nifti.label_table import labels_of, read_extensions
 from ctseg.volume.formats.nifti.orientation import NiftiOrientation
 from ctseg.volume.formats.raw import unpacked
 
@@ -42,6 +43,8 @@ class NiftiHeader:
         orientation: position of the voxels.
         pair: whether the voxels are in a separate file.
         notes: further text fields.
+        labels: metadata of label names, as far as an extension of the header has them.
+        doubts: notes on that extension.
     """
 
     shape: tuple[int, ...]
@@ -52,6 +55,8 @@ class NiftiHeader:
     orientation: NiftiOrientation
     pair: bool
     notes: dict[str, str]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @property
     def rescaled(self) -> bool:
@@ -79,17 +84,20 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         ValueError: invalid numbers.
     """
     with opened(path) as file:
-        raw = file.read(540)
-    if len(raw) < 348:
-        raise EOFError(f"it ends after {len(raw)} bytes, within the header")
-    for order in ("<", ">"):
-        size = struct.unpack_from(order + "i", raw)[0]
-        if size == 348:
-            return _version_1(raw, order, path)
-        if size == 540:
-            if len(raw) < 540:
+        raw = file.read(348)
+        if len(raw) < 348:
+            raise EOFError(f"it ends after {len(raw)} bytes, within the header")
+        for order in ("<", ">"):
+            size = struct.unpack_from(order + "i", raw)[0]
+            if size not in (348, 540):
+                continue
+            raw += file.read(size - 348)
+            if len(raw) < size:
                 raise EOFError(f"it ends after {len(raw)} bytes, within the header")
-            return _version_2(raw, order, path)
+            header = (_version_1 if size == 348 else _version_2)(raw, order, path)
+            extensions = read_extensions(file, size, None if header.pair else header.offset)
+            labels, doubts = labels_of(extensions, order)
+            return replace(header, labels=labels, doubts=doubts)
     raise FileProblem(
         f"{path} is not a NIfTI file: it does not start with a NIfTI header.", hint=_CHECK
     )

@@ -14,6 +14,7 @@ from ctseg.volume.formats import paths
 from ctseg.volume.formats.affine import check_straighten, straight_grid
 from ctseg.volume.formats.data_files import data_file
 from ctseg.volume.formats.nifti.header import NiftiHeader, is_gzip, read_nifti_header
+from ctseg.volume.formats.nifti.label_table import label_extension
 from ctseg.volume.formats.nifti.orientation import METADATA
 from ctseg.volume.formats.nifti.sink import NiftiSink, make_nifti_header
 from ctseg.volume.formats.raw import Raw
@@ -70,7 +71,10 @@ def open_nifti(
             skip=header.offset,
         )
         raw.check_size()
-    metadata = {**header.notes, METADATA: header.orientation, "notes": list(notes)}
+    metadata = {
+        **header.notes, **header.labels, METADATA: header.orientation,
+        "notes": [*notes, *header.doubts],
+    }  # fmt: skip
     source = raw_source(raw, path, stored, with_surplus(metadata, raw), scaling=_scaling(header))
     with reading(path):
         return straightened(source, straight, how)
@@ -138,7 +142,7 @@ def _scaling(header: NiftiHeader) -> Scaling | None:
 
 
 def write_nifti(path: Path, header: VolumeHeader) -> Writer:
-    """A writer of .nii or .nii.gz that streams; NIfTI does not store label names.
+    """A writer of .nii or .nii.gz that streams; a label map has its names in a header extension.
 
     A result on the grid of a NIfTI file gets that file's qform, sform and codes, so that no program that
     prefers the other one shifts the result against its scan.
@@ -155,7 +159,9 @@ def write_nifti(path: Path, header: VolumeHeader) -> Writer:
         )
     orientation = reference.metadata.get(METADATA) if reference is not None else None
     matching = orientation if orientation is not None and orientation.is_of(geometry) else None
-    first_bytes = make_nifti_header(geometry, stored.dtype, stored.channels, matching)
+    is_map = stored.channels is None and stored.dtype.kind in "iu"
+    extension = label_extension(header.labels) if is_map else b""
+    first_bytes = make_nifti_header(geometry, stored.dtype, stored.channels, matching, extension)
     return Writer(
         path,
         suffix,

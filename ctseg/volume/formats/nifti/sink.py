@@ -88,6 +88,7 @@ def make_nifti_header(
     dtype: np.dtype[Any],
     channels: int | None,
     orientation: NiftiOrientation | None = None,
+    extension: bytes = b"",
 ) -> bytes:
     """The bytes of a NIfTI-1 file before its voxels, little-endian; sform and qform are equal.
 
@@ -96,6 +97,7 @@ def make_nifti_header(
     Args:
         channels: size of the fourth axis; None for three axes.
         orientation: fields of another file on this grid, which are used instead.
+        extension: a header extension, e.g. with label names.
     """
     raw = bytearray(352)
     z, y, x = geometry.shape_zyx
@@ -105,8 +107,9 @@ def make_nifti_header(
     struct.pack_into("<8h", raw, 40, *dims, 1, 1, 1)
     struct.pack_into("<2h", raw, 70, _CODES[dtype.name], 8 * dtype.itemsize)
     struct.pack_into("<8f", raw, 76, *(1.0,) * 8)
-    struct.pack_into("<3f", raw, 108, len(raw), 1.0, 0.0)
+    struct.pack_into("<3f", raw, 108, len(raw) + len(extension), 1.0, 0.0)
     raw[123] = MICROMETRE if geometry.unit == "um" else MILLIMETRE
     raw[344:348] = b"n+1\0"
+    raw[348] = 1 if extension else 0
     (orientation or orientation_of(geometry)).write_into(raw)
-    return bytes(raw)
+    return bytes(raw) + extension
