@@ -25,6 +25,7 @@ from ctseg.cli import (
     plugin_commands,
     plugins,
     predict,
+    statistics,
     train,
     ui,
 )
@@ -222,6 +223,7 @@ app.command("predict", cls=predict.Command, epilog=ui.examples(*predict.EXAMPLES
 app.command("evaluate", cls=evaluate.Command, epilog=ui.examples(*evaluate.EXAMPLES))(
     evaluate.evaluate
 )
+app.command("statistics", epilog=ui.examples(*statistics.EXAMPLES))(statistics.statistics)
 app.command("view", epilog=ui.examples(*view.EXAMPLES))(view.view)
 app.command("render", epilog=ui.examples(*render.EXAMPLES))(render.render)
 app.command("doctor", epilog=ui.examples(*doctor.EXAMPLES))(doctor.doctor)

@@ -121,6 +121,20 @@ def predict(
             rich_help_panel=RESULTS,
         ),
     ] = False,
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics",
+            help="Write volume and values of each label.",
+            rich_help_panel=RESULTS,
+        ),
+    ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview", help="Draw each scan with its label map.", rich_help_panel=RESULTS
+        ),
+    ] = False,
     keep_largest: Annotated[
         str | None,
         typer.Option(
@@ -261,7 +275,7 @@ def predict(
         )  # fmt: skip
         request = Request(
             output, probabilities, _names(labels), skip_existing, rare.format, rare.dtype,
-            rare.probabilities_format or ".h5", masks, confidence, instances,
+            rare.probabilities_format or ".h5", masks, confidence, instances, statistics, preview,
             rules=_rules(loaded, keep_largest, rare, no=no_postprocess),
         )  # fmt: skip
         fit = _fit(memory, fixed_batch=rare.batch_size is not None)

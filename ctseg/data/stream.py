@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -110,6 +111,7 @@ class OnDisk:
             self.close()
             raise
         self._sources = sources
+        self._turn = threading.Lock()
         self.notes = notes_of(sources)
         self.geometry = self.reference.geometry
         self.channels = sum(source.channels for source in sources)
@@ -120,10 +122,11 @@ class OnDisk:
 
     def box(self, box: Box) -> Array:
         (z, z1), (y, y1), (x, x1) = box
-        parts = [
-            _finite(source.read_box((z, y, x), (z1, y1, x1)), str(source.path))
-            for source in self._sources
-        ]
+        with self._turn:  # the network's slabs and those of results are read in different threads
+            parts = [
+                _finite(source.read_box((z, y, x), (z1, y1, x1)), str(source.path))
+                for source in self._sources
+            ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def close(self) -> None:

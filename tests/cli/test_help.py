@@ -54,7 +54,7 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
 def test_help_names_every_command_with_a_summary() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        "demo", "train", "predict", "evaluate", "view", "render", "doctor",
+        "demo", "train", "predict", "evaluate", "statistics", "view", "render", "doctor",
         "data", "zoo", "architectures", "losses", "plugins",
     }  # fmt: skip
     result = CliRunner().invoke(cli.app, ["--help"])

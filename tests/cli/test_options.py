@@ -21,7 +21,7 @@ from ctseg.cli.app import app
 from ctseg.cli.options import axes, settings
 from ctseg.errors import BadInput
 
-SCREEN = 47
+SCREEN = 49
 """Lines of a help page, blank ones and examples included."""
 
 

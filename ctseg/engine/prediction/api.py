@@ -166,6 +166,8 @@ class Segmenter:
         confidence: bool = False,
         masks: bool = False,
         instances: bool = False,
+        statistics: bool = False,
+        preview: bool = False,
         rules: Iterable[PostprocessRule] | None = None,
         dtype: FloatType = "float32",
         on_tiles: OnTiles | None = None,
@@ -177,9 +179,10 @@ class Segmenter:
         Args:
             src: the scan.
             dst: the label map, or the values of a regression. For `mask.nii.gz` the other results are
-                `mask_probabilities.h5`, `mask_confidence.nii.gz`, `mask_masks/LABEL.nii.gz`, `mask_instances.nii.gz`.
+                `mask_probabilities.h5`, `mask_confidence.nii.gz`, `mask_masks/LABEL.nii.gz`, `mask_instances.nii.gz`,
+                `mask_statistics.json`, `mask_preview.png`.
             labels: names of the labels to keep; all by default.
-            probabilities, confidence, masks, instances: further results to write.
+            probabilities, confidence, masks, instances, statistics, preview: further results to write.
             rules: post-processing rules; by default those of the card, none if empty.
             dtype: voxel type of probabilities, confidence, and the values of a regression.
             on_tiles: called with (tiles done, tiles in total).
@@ -189,7 +192,8 @@ class Segmenter:
         """
         request = Request(
             Path(dst), probabilities, None if labels is None else tuple(labels), dtype=dtype, masks=masks,
-            confidence=confidence, instances=instances, rules=None if rules is None else tuple(rules),
+            confidence=confidence, instances=instances, statistics=statistics, preview=preview,
+            rules=None if rules is None else tuple(rules),
         )  # fmt: skip
         outputs = Outputs(self.model, request, request.output)
         geometry = predict_scan(

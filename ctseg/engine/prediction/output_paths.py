@@ -1,8 +1,9 @@
 """`OutputPaths`: the paths of all results of a scan.
 
 `-o mask.nii.gz` names the label map; further results are written next to it: `mask_probabilities.h5`,
-`mask_confidence.nii.gz`, `mask_masks/liver.nii.gz`. In a folder of many scans each kind of result has a subfolder,
-such as `out/probabilities/case.h5` for `out/case.nii.gz`, so that the folder itself holds only label maps.
+`mask_confidence.nii.gz`, `mask_masks/liver.nii.gz`, `mask_statistics.csv`. In a folder of many scans each kind of
+result has a subfolder, such as `out/probabilities/case.h5` for `out/case.nii.gz`, so that the folder itself holds only
+label maps.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class OutputPaths:
         confidence: the confidence map.
         instances: the map of object numbers.
         table: the table of objects.
+        statistics, statistics_table: the statistics of the labels, as JSON and CSV.
+        preview: the picture of the scan with the label map.
         masks: masks by label name.
     """
 
@@ -41,13 +44,23 @@ class OutputPaths:
     confidence: Path | None = None
     instances: Path | None = None
     table: Path | None = None
+    statistics: Path | None = None
+    statistics_table: Path | None = None
+    preview: Path | None = None
     masks: Mapping[str, Path] = field(default_factory=frozen)
+
+    @property
+    def _single(self) -> dict[str, Path]:
+        """The paths of requested results that are one file each, by kind."""
+        kinds = (
+            "probabilities", "confidence", "instances", "table", "statistics", "statistics_table", "preview"
+        )  # fmt: skip
+        return {kind: path for kind in kinds if (path := getattr(self, kind)) is not None}
 
     @property
     def all(self) -> tuple[Path, ...]:
         """The paths of all requested results."""
-        further = (self.probabilities, self.confidence, self.instances, self.table)
-        return (self.main, *(path for path in further if path), *self.masks.values())
+        return (self.main, *self._single.values(), *self.masks.values())
 
     @property
     def there(self) -> bool:
@@ -56,12 +69,10 @@ class OutputPaths:
 
     def names(self) -> dict[str, Any]:
         """The paths of all results but the main one, by kind, as plain data."""
-        names: dict[str, Any] = {
-            kind: str(path)
-            for kind in ("probabilities", "confidence", "instances", "table")
-            if (path := getattr(self, kind)) is not None
-        }
-        return names | ({"masks": {n: str(p) for n, p in self.masks.items()}} if self.masks else {})
+        names: dict[str, Any] = {kind: str(path) for kind, path in self._single.items()}
+        if self.masks:
+            names["masks"] = {name: str(path) for name, path in self.masks.items()}
+        return names
 
 
 def output_paths_of(task: Task, request: Request, target: Path) -> OutputPaths:
@@ -86,15 +97,17 @@ def output_paths_of(task: Task, request: Request, target: Path) -> OutputPaths:
             return target.with_name(f"{stem}_{kind}{ending}")
         return target.parent / kind / f"{stem}{ending}"
 
+    wanted = requested_labels(task, request.labels)
     return OutputPaths(
         target,
         path_of("probabilities", probabilities) if request.probabilities else None,
         path_of("confidence", plain) if request.confidence else None,
         path_of("instances", plain) if request.instances else None,
         path_of("instances", ".csv") if request.instances else None,
-        frozen(_masks(path_of("masks", ""), suffix, requested_labels(task, request.labels)))
-        if request.masks
-        else frozen(),
+        path_of("statistics", ".json") if request.statistics else None,
+        path_of("statistics", ".csv") if request.statistics else None,
+        path_of("preview", ".png") if request.preview else None,
+        frozen(_masks(path_of("masks", ""), suffix, wanted) if request.masks else {}),
     )
 
 

@@ -28,6 +28,7 @@ from ctseg.engine.inference.decoders import (
 )
 from ctseg.engine.postprocess import check_rules, postprocess
 from ctseg.engine.postprocess.rules import written_values
+from ctseg.engine.prediction.companions import Companion, StatisticsFiles, VoxelCounts
 from ctseg.engine.prediction.label_maps import (
     decode_masks,
     follow,
@@ -38,6 +39,7 @@ from ctseg.engine.prediction.label_maps import (
     write_numbers,
 )
 from ctseg.engine.prediction.output_paths import as_suffix, output_paths_of, requested_labels
+from ctseg.engine.prediction.preview import PreviewPicture
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.result_files import (
     Derive,
@@ -49,6 +51,7 @@ from ctseg.engine.prediction.result_files import (
 from ctseg.errors import BadInput
 from ctseg.specs import Label, Task, frozen
 from ctseg.task import label_dtype, select
+from ctseg.volume.file_names import stem_of
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import writer_format
 from ctseg.volume.scratch import scratch
@@ -60,8 +63,6 @@ DATASETS = {
     "map": "/label", "values": "/raw", "probabilities": "/probabilities", "confidence": "/confidence",
     "instances": "/instances",
 }  # fmt: skip
-COUNTED = 2**20
-"""Voxels that are counted at a time."""
 
 
 def check_request(model: Model, request: Request) -> None:
@@ -82,7 +83,7 @@ def check_request(model: Model, request: Request) -> None:
     if request.probabilities:
         as_suffix(request.probabilities_suffix)
     if task.kind == "regression":
-        for what in ("probabilities", "confidence", "masks", "instances"):
+        for what in ("probabilities", "confidence", "masks", "instances", "statistics", "preview"):
             if getattr(request, what):
                 raise BadInput(
                     f"A regression has no {what}: it predicts values.",
@@ -193,8 +194,9 @@ class Outputs:
         masks = self._mask_files(lambda label: partial(_equal, value=label.value))
         specs = [
             ResultSpec(
-                paths.main, decoder, self._labels, postprocess=change, on_slab=self._counts.add,
-                options=_options(paths.main, "map"), derived=masks if exclusive else (),
+                paths.main, decoder, self._labels, postprocess=change, companions=self._companions(),
+                options=_options(paths.main, "map"),
+                derived=masks if exclusive else (),
             )
         ]  # fmt: skip
         if paths.masks and not exclusive:
@@ -210,14 +212,29 @@ class Outputs:
     def _from_masks(self) -> ResultSpec:
         """Masks of independent channels, and the label map that is derived from them."""
         dtype = label_dtype(self._task)
+        derive = partial(decode_masks, labels=self._labels, dtype=dtype)
         main = DerivedFile(
-            self.paths.main, partial(decode_masks, labels=self._labels, dtype=dtype), dtype, self._labels,
-            self._counts.add, _options(self.paths.main, "map"),
+            self.paths.main, derive, dtype, self._labels, self._companions(),
+            _options(self.paths.main, "map"),
         )  # fmt: skip
         return ResultSpec(
             None, Masks(self._task, self._labels), postprocess=self._postprocess_masks,
             derived=(main, *self._channel_files()),
         )  # fmt: skip
+
+    def _companions(self) -> tuple[Companion, ...]:
+        """What is gathered from the label map while it is written."""
+        paths = self.paths
+        companions: list[Companion] = [self._counts]
+        if paths.statistics is not None and paths.statistics_table is not None:
+            labels = {label: written_values(self._labels, label) for label in self._labels}
+            case = stem_of(paths.main)
+            companions.append(
+                StatisticsFiles(paths.statistics, paths.statistics_table, case, labels)
+            )
+        if paths.preview is not None:
+            companions.append(PreviewPicture(paths.preview, paths.main.name, self._labels))
+        return tuple(companions)
 
     def _additional(self) -> list[ResultSpec]:
         """Probabilities and confidence, if requested."""
@@ -314,31 +331,6 @@ def written_labels(task: Task, labels: Iterable[str] | None = None) -> tuple[Lab
             select(task, labels)  # raises for an unknown name
         return ()
     return task.foreground if labels is None else select(task, labels)
-
-
-class VoxelCounts:
-    """Counts the voxels of each value in a label map that comes slab by slab."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-
-    def add(self, slab: NDArray[Any]) -> None:
-        flat = slab.reshape(-1)
-        for start in range(0, flat.size, COUNTED):  # NumPy copies 8 bytes for each voxel
-            values, counts = _counts(flat[start : start + COUNTED])
-            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-                self._counts[value] = self._counts.get(value, 0) + count
-
-    def of(self, value: int) -> int:
-        return self._counts.get(value, 0)
-
-
-def _counts(voxels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    if voxels.dtype.itemsize > 2:
-        return np.unique(voxels, return_counts=True)
-    counts = np.bincount(voxels)
-    values = np.flatnonzero(counts)
-    return values, counts[values]
 
 
 def _rules(model: Model, request: Request) -> tuple[PostprocessRule, ...]:

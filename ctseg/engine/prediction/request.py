@@ -26,6 +26,8 @@ class Request:
         masks: also write one binary mask for each label.
         confidence: also write the probability of the predicted label.
         instances: also number the connected components of the labels.
+        statistics: also write the statistics of each label and of the scan's values in it.
+        preview: also draw a picture of the scan with the label map.
         rules: post-processing rules; None for those of the model's card, an empty tuple for none.
     """
 
@@ -39,4 +41,6 @@ class Request:
     masks: bool = False
     confidence: bool = False
     instances: bool = False
+    statistics: bool = False
+    preview: bool = False
     rules: tuple[PostprocessRule, ...] | None = None

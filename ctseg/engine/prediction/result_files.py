@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg.engine.inference.decoders import Decoder
 from ctseg.engine.inference.sinks import Sink, ToArray, ToWriter
 from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.prediction.companions import Companion
 from ctseg.files import write_text
 from ctseg.specs import Label, VolumeSource, VolumeWriter, frozen
 from ctseg.volume.geometry import Geometry
@@ -23,8 +24,10 @@ from ctseg.volume.io import open_writer
 from ctseg.volume.memory_map import drop_pages
 from ctseg.volume.scratch import scratch
 
+if TYPE_CHECKING:
+    from ctseg.data.stream import OnDisk
+
 SLAB_BYTES = 2**25
-OnSlab = Callable[[NDArray[Any]], None]
 Derive = Callable[[NDArray[Any]], NDArray[Any]]
 Postprocess = Callable[[NDArray[Any], Geometry, "OutputTransaction"], None]
 
@@ -37,14 +40,14 @@ class DerivedFile:
         path: the file.
         derive: computes a slab of this file from a slab of the result.
         dtype: NumPy name of the voxel type.
-        labels, on_slab, options: as in `ResultSpec`.
+        labels, companions, options: as in `ResultSpec`.
     """
 
     path: Path
     derive: Derive
     dtype: str = "uint8"
     labels: tuple[Label, ...] = ()
-    on_slab: OnSlab | None = None
+    companions: tuple[Companion, ...] = ()
     options: Mapping[str, Any] = field(default_factory=frozen)
 
 
@@ -58,7 +61,7 @@ class ResultSpec:
         labels: names and colours, for formats that store them.
         postprocess: changes the whole result in place before it is written; takes an array [Z, Y, X] or
             [K, Z, Y, X], which may be memory-mapped, and may open further files. None writes slabs as they come.
-        on_slab: called with each slab that is written, e.g. to count voxels.
+        companions: see each slab that is written, e.g. to count voxels.
         options: options of the format's writer.
         derived: files that are derived from the slabs of this result.
     """
@@ -67,7 +70,7 @@ class ResultSpec:
     decoder: Decoder
     labels: tuple[Label, ...] = ()
     postprocess: Postprocess | None = None
-    on_slab: OnSlab | None = None
+    companions: tuple[Companion, ...] = ()
     options: Mapping[str, Any] = field(default_factory=frozen)
     derived: tuple[DerivedFile, ...] = ()
 
@@ -119,7 +122,11 @@ class OutputTransaction:
 
     def text(self, path: Path, text: str) -> None:
         """Add a text file that appears together with the others."""
-        self._pending.append((path, _Text(path, text)))
+        self.later(path, lambda file: write_text(file, text))
+
+    def later(self, path: Path, write: Callable[[Path], None]) -> None:
+        """Add a file that is written at once, under its name, when the others appear."""
+        self._pending.append((path, _Later(path, write)))
 
     def commit(self) -> None:
         """Give all files their names. The main file is named last, so that its presence implies that of the others.
@@ -162,22 +169,23 @@ class ResultWriter:
         self.sink: Sink
         self._buffer: NDArray[Any] | None = None
 
-    def open(self, folder: Path) -> None:
+    def open(self, folder: Path, scan: OnDisk) -> None:
         """Open the files, so that an unwritable folder is reported before the network runs."""
         spec, decoder = self.spec, self.spec.decoder
-        self._slabs = _SlabFanOut()
+        self._slabs = _SlabFanOut(spec.companions)
         if spec.path is not None:
             writer = self._files.open(
                 spec.path, decoder.dtype, channels=decoder.channels, labels=spec.labels,
                 options=spec.options,
             )  # fmt: skip
-            self._slabs.add(writer, None, None)
+            self._slabs.add(writer)
         for derived in spec.derived:
             writer = self._files.open(
                 derived.path, derived.dtype, labels=derived.labels, options=derived.options
             )
-            self._slabs.add(writer, derived.derive, derived.on_slab)
-        self._slabs.on_slab = spec.on_slab
+            self._slabs.add(writer, derived.derive, derived.companions)
+        for companion in self._slabs.companions:
+            companion.open(scan)
         if self._mapper.axis == 0 and self._mapper.ascending and spec.postprocess is None:
             self.sink = ToWriter(
                 cast(VolumeWriter, self._slabs), self._mapper.source, self._mapper.box,
@@ -197,15 +205,19 @@ class ResultWriter:
         """Write the buffered result, or complete the file that was written directly."""
         if isinstance(self.sink, ToWriter):
             self.sink.close()
-            return
-        array = self._buffer
-        assert array is not None
+        else:
+            assert self._buffer is not None
+            self._write_buffer(self._buffer)
+            self._buffer = None
+        for companion in self._slabs.companions:
+            companion.close(self._files)
+
+    def _write_buffer(self, array: NDArray[Any]) -> None:
         for start, stop in slabs_of(array):
             part = array[..., start:stop, :, :]
             self._slabs.write(start, np.ascontiguousarray(part))
             for plane in part if part.ndim == 4 else [part]:
                 drop_pages(plane)
-        self._buffer = None
 
 
 def slabs_of(array: NDArray[Any]) -> list[tuple[int, int]]:
@@ -216,23 +228,33 @@ def slabs_of(array: NDArray[Any]) -> list[tuple[int, int]]:
 
 
 class _SlabFanOut:
-    """Passes each final slab to the file of a result, to its derived files, and to the `on_slab` callbacks."""
+    """Passes each final slab to the file of a result, to its derived files, and to the companions of each."""
 
-    def __init__(self) -> None:
-        self._files: list[tuple[VolumeWriter, Derive | None, OnSlab | None]] = []
-        self.on_slab: OnSlab | None = None
+    def __init__(self, companions: Sequence[Companion]) -> None:
+        self._own = tuple(companions)
+        self._files: list[tuple[VolumeWriter, Derive | None, Sequence[Companion]]] = []
 
-    def add(self, writer: VolumeWriter, derive: Derive | None, on_slab: OnSlab | None) -> None:
-        self._files.append((writer, derive, on_slab))
+    @property
+    def companions(self) -> list[Companion]:
+        """All of them."""
+        return [*self._own, *(one for _, _, companions in self._files for one in companions)]
+
+    def add(
+        self,
+        writer: VolumeWriter,
+        derive: Derive | None = None,
+        companions: Sequence[Companion] = (),
+    ) -> None:
+        self._files.append((writer, derive, companions))
 
     def write(self, start: int, slab: NDArray[Any]) -> None:
-        for writer, derive, on_slab in self._files:
+        for writer, derive, companions in self._files:
             part = slab if derive is None else derive(slab)
             writer.write(start, part)
-            if on_slab is not None:
-                on_slab(part)
-        if self.on_slab is not None:
-            self.on_slab(slab)
+            for companion in companions:
+                companion.add(part)
+        for companion in self._own:
+            companion.add(slab)
 
 
 def _remove(path: Path) -> None:
@@ -243,12 +265,12 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-class _Text:
-    def __init__(self, path: Path, text: str) -> None:
-        self._path, self._text = path, text
+class _Later:
+    def __init__(self, path: Path, write: Callable[[Path], None]) -> None:
+        self._path, self._write = path, write
 
     def commit(self) -> None:
-        write_text(self._path, self._text)
+        self._write(self._path)
 
     def abort(self) -> None:
         pass

@@ -103,7 +103,7 @@ class ScanJob:
         self._stack.callback(self._files.abort)
         for spec in self.results if self._writes else ():
             writer = ResultWriter(spec, self._mapper, scan.geometry, self._files)
-            writer.open(folder)
+            writer.open(folder, scan)
             self._writers.append(writer)
         self.seconds["reading"] += time.monotonic() - begun
 

@@ -1,0 +1,89 @@
+"""Companions of a result: they see its final slabs beside the scan, and add files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.metrics.statistics.gather import LabelStatistics
+from ctseg.metrics.statistics.summary import as_csv, as_json
+from ctseg.specs import Label
+from ctseg.volume.formats.calibration import UNKNOWN
+
+if TYPE_CHECKING:
+    from ctseg.data.stream import OnDisk
+    from ctseg.engine.prediction.result_files import OutputTransaction
+
+COUNTED = 2**20
+"""Voxels that are counted at a time."""
+
+
+class Companion:
+    """Sees the slabs of a result in order; this one does nothing with them."""
+
+    def open(self, scan: OnDisk) -> None:
+        """Prepare for the slabs of a scan."""
+
+    def add(self, slab: NDArray[Any]) -> None:
+        """Take the next slab, as it is written."""
+
+    def close(self, files: OutputTransaction) -> None:
+        """Add files that appear together with the others, after the last slab."""
+
+
+class VoxelCounts(Companion):
+    """Counts the voxels of each value in a label map."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def add(self, slab: NDArray[Any]) -> None:
+        flat = slab.reshape(-1)
+        for start in range(0, flat.size, COUNTED):  # NumPy copies 8 bytes for each voxel
+            values, counts = _counts(flat[start : start + COUNTED])
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                self._counts[value] = self._counts.get(value, 0) + count
+
+    def of(self, value: int) -> int:
+        return self._counts.get(value, 0)
+
+
+def _counts(voxels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    if voxels.dtype.itemsize > 2:
+        return np.unique(voxels, return_counts=True)
+    counts = np.bincount(voxels)
+    values = np.flatnonzero(counts)
+    return values, counts[values]
+
+
+class StatisticsFiles(Companion):
+    """Writes the statistics of the labels as JSON and CSV.
+
+    Args:
+        json, csv: the files.
+        case: name of the scan.
+        labels: labels, with the values of the map that belong to each.
+    """
+
+    def __init__(
+        self, json: Path, csv: Path, case: str, labels: Mapping[Label, frozenset[int]]
+    ) -> None:
+        self._json, self._csv, self._case, self._labels = json, csv, case, labels
+
+    def open(self, scan: OnDisk) -> None:
+        self._channels = scan.channels
+        self._calibrated = not scan.reference.metadata.get(UNKNOWN)
+        self._statistics = LabelStatistics(scan, self._labels)
+
+    def add(self, slab: NDArray[Any]) -> None:
+        self._statistics.add(slab)
+
+    def close(self, files: OutputTransaction) -> None:
+        found = self._statistics.result(calibrated=self._calibrated)
+        error, channels = self._statistics.error, self._channels
+        files.text(self._json, as_json(self._case, found, channels=channels, error=error))
+        files.text(self._csv, as_csv(self._case, found, channels=channels))
