@@ -273,9 +273,10 @@ def predict(
             inputs, channels=loaded.card.in_channels, dataset=rare.dataset, fold=fold,
             options=parse_options(option or []),
         )  # fmt: skip
+        suffix, also = _formats(rare.format, output)
         request = Request(
-            output, probabilities, _names(labels), skip_existing, rare.format, rare.dtype,
-            rare.probabilities_format or ".h5", masks, confidence, instances, statistics, preview,
+            output, probabilities, _names(labels), skip_existing, suffix, rare.dtype,
+            rare.probabilities_format or ".h5", masks, confidence, instances, statistics, preview, also,
             rules=_rules(loaded, keep_largest, rare, no=no_postprocess),
         )  # fmt: skip
         fit = _fit(memory, fixed_batch=rare.batch_size is not None)
@@ -329,6 +330,14 @@ def _region(text: str) -> str:
     if "=" not in text:
         return text
     return ",".join(axes.in_order(text, example="0:40,100:300,90:310"))
+
+
+def _formats(text: str, output: Path) -> tuple[str, tuple[str, ...]]:
+    """The suffix of label maps, and those of further formats; the suffix of an output file comes first."""
+    suffixes = [part.strip() for part in text.split(",") if part.strip()]
+    suffixes = [part if part.startswith(".") else f".{part}" for part in dict.fromkeys(suffixes)]
+    suffixes.sort(key=lambda suffix: not output.name.lower().endswith(suffix.lower()))
+    return (suffixes[0], tuple(suffixes[1:])) if suffixes else ("", ())
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -24,7 +24,10 @@ class PredictOptions(Options):
     dtype: Literal["float16", "float32", "float64"] = Field(
         "float32", description="type of probabilities, confidence and values of a regression"
     )
-    format: str = Field("", description="suffix of label maps, e.g. .nrrd; default: the input's")
+    format: str = Field(
+        "",
+        description="suffix of label maps, e.g. .nrrd, or several: .nii.gz,.seg.dcm; default: the input's",
+    )
     probabilities_format: str | None = Field(
         None, description="suffix of probabilities, e.g. .zarr; default: .h5"
     )

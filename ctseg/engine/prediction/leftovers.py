@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ctseg import plugins
 from ctseg.temporary import STALE_SECONDS, clear_abandoned
 
 _LOCKED = re.compile(
@@ -27,7 +28,8 @@ def remove_leftovers(folder: Path, *, older_s: float = STALE_SECONDS) -> None:
     Temporary files never have the name of a result, so any that remain only take space.
     """
     # The folders of ctseg.engine.prediction.output_paths.
-    inside = ("", "probabilities/", "confidence/", "instances/", "masks/*/")
+    copies = [f"{suffix.strip('.')}/" for spec in plugins.formats() for suffix in spec.suffixes]
+    inside = ("", "probabilities/", "confidence/", "instances/", "masks/*/", *copies)
     hidden = [path for subfolder in inside for path in folder.glob(f"{subfolder}.*")]
     for pattern, locked in ((_LOCKED, True), (_WITHOUT_LOCK, False)):
         found = (path for path in hidden if pattern.match(path.name))

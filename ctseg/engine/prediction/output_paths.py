@@ -37,6 +37,7 @@ class OutputPaths:
         statistics, statistics_table: the statistics of the labels, as JSON and CSV.
         preview: the picture of the scan with the label map.
         masks: masks by label name.
+        also: the label map in further formats, by suffix.
     """
 
     main: Path
@@ -48,6 +49,7 @@ class OutputPaths:
     statistics_table: Path | None = None
     preview: Path | None = None
     masks: Mapping[str, Path] = field(default_factory=frozen)
+    also: Mapping[str, Path] = field(default_factory=frozen)
 
     @property
     def _single(self) -> dict[str, Path]:
@@ -60,7 +62,7 @@ class OutputPaths:
     @property
     def all(self) -> tuple[Path, ...]:
         """The paths of all requested results."""
-        return (self.main, *self._single.values(), *self.masks.values())
+        return (self.main, *self._single.values(), *self.masks.values(), *self.also.values())
 
     @property
     def there(self) -> bool:
@@ -70,8 +72,9 @@ class OutputPaths:
     def names(self) -> dict[str, Any]:
         """The paths of all results but the main one, by kind, as plain data."""
         names: dict[str, Any] = {kind: str(path) for kind, path in self._single.items()}
-        if self.masks:
-            names["masks"] = {name: str(path) for name, path in self.masks.items()}
+        for kind, paths in (("masks", self.masks), ("also", self.also)):
+            if paths:
+                names[kind] = {name: str(path) for name, path in paths.items()}
         return names
 
 
@@ -97,6 +100,11 @@ def output_paths_of(task: Task, request: Request, target: Path) -> OutputPaths:
             return target.with_name(f"{stem}_{kind}{ending}")
         return target.parent / kind / f"{stem}{ending}"
 
+    def copy_of(ending: str) -> Path:
+        if target == request.output:
+            return target.with_name(f"{stem}{ending}")
+        return target.parent / ending.strip(".") / f"{stem}{ending}"
+
     wanted = requested_labels(task, request.labels)
     return OutputPaths(
         target,
@@ -108,6 +116,7 @@ def output_paths_of(task: Task, request: Request, target: Path) -> OutputPaths:
         path_of("statistics", ".csv") if request.statistics else None,
         path_of("preview", ".png") if request.preview else None,
         frozen(_masks(path_of("masks", ""), suffix, wanted) if request.masks else {}),
+        frozen({end: copy_of(end) for end in map(as_suffix, request.also)}),
     )
 
 

@@ -82,7 +82,14 @@ def check_request(model: Model, request: Request) -> None:
         )
     if request.probabilities:
         as_suffix(request.probabilities_suffix)
+    for suffix in request.also:
+        as_suffix(suffix)
     if task.kind == "regression":
+        if request.also:
+            raise BadInput(
+                "The values of a regression are written in one format.",
+                hint=f"Leave out {', '.join(request.also)}, or convert the values: ctseg data convert",
+            )
         for what in ("probabilities", "confidence", "masks", "instances", "statistics", "preview"):
             if getattr(request, what):
                 raise BadInput(
@@ -196,7 +203,7 @@ class Outputs:
             ResultSpec(
                 paths.main, decoder, self._labels, postprocess=change, companions=self._companions(),
                 options=_options(paths.main, "map"),
-                derived=masks if exclusive else (),
+                derived=(*(masks if exclusive else ()), *self._copies(_unchanged)),
             )
         ]  # fmt: skip
         if paths.masks and not exclusive:
@@ -219,8 +226,16 @@ class Outputs:
         )  # fmt: skip
         return ResultSpec(
             None, Masks(self._task, self._labels), postprocess=self._postprocess_masks,
-            derived=(main, *self._channel_files()),
+            derived=(main, *self._copies(derive), *self._channel_files()),
         )  # fmt: skip
+
+    def _copies(self, derive: Derive) -> tuple[DerivedFile, ...]:
+        """The label map in further formats."""
+        dtype = label_dtype(self._task)
+        return tuple(
+            DerivedFile(path, derive, dtype, self._labels, options=_options(path, "map"))
+            for path in self.paths.also.values()
+        )
 
     def _companions(self) -> tuple[Companion, ...]:
         """What is gathered from the label map while it is written."""
@@ -341,6 +356,10 @@ def _options(path: Path, kind: str) -> Mapping[str, Any]:
     """The writer option for a result's data set, for formats that hold several."""
     known = writer_format(path).writer_options
     return frozen({"dataset": DATASETS[kind]} if "dataset" in known else {})
+
+
+def _unchanged(slab: NDArray[Any]) -> NDArray[Any]:
+    return slab
 
 
 def _equal(slab: NDArray[Any], value: int) -> NDArray[np.uint8]:

@@ -28,6 +28,7 @@ class Request:
         instances: also number the connected components of the labels.
         statistics: also write the statistics of each label and of the scan's values in it.
         preview: also draw a picture of the scan with the label map.
+        also: suffixes of further formats in which the label map is written.
         rules: post-processing rules; None for those of the model's card, an empty tuple for none.
     """
 
@@ -43,4 +44,5 @@ class Request:
     instances: bool = False
     statistics: bool = False
     preview: bool = False
+    also: tuple[str, ...] = ()
     rules: tuple[PostprocessRule, ...] | None = None

@@ -210,8 +210,33 @@ def test_a_large_scan_is_reduced_as_it_passes_by(scan: Path, tmp_path: Path, mon
     assert share[0] == pytest.approx(share[1], rel=0.4)
 
 
+def test_the_map_in_several_formats_at_once(scan: Path, tmp_path: Path) -> None:
+    segmenter = model()
+    request = Request(
+        tmp_path / "out", suffix=".nii.gz", also=(".seg.nrrd", ".h5"), statistics=True
+    )
+    items = find_items([str(scan)], channels=1)
+    predict_folder(segmenter.model, items, request)
+    first = ctseg.read(tmp_path / "out" / "scan.nii.gz")
+    for path in ("seg.nrrd/scan.seg.nrrd", "h5/scan.h5"):
+        other = ctseg.read(tmp_path / "out" / path)
+        np.testing.assert_array_equal(other.array, first.array)
+        assert other.geometry.agrees(first.geometry)
+    assert (tmp_path / "out" / "statistics" / "scan.json").is_file()
+    again = Request(**{**request.__dict__, "skip_existing": True})
+    assert predict_folder(segmenter.model, items, again).skipped == ["scan"]
+    (tmp_path / "out" / "h5" / "scan.h5").unlink()
+    assert predict_folder(segmenter.model, items, again).skipped == []
+
+
 def test_a_regression_has_neither(scan: Path, tmp_path: Path) -> None:
     segmenter = model("regression", [{"name": "density", "values": [], "value": 1}])
     for what in ("statistics", "preview"):
         with pytest.raises(BadInput, match=f"has no {what}"):
             segmenter.predict_file(scan, tmp_path / "out.nii.gz", **{what: True})
+    with pytest.raises(BadInput, match="one format"):
+        predict_folder(
+            segmenter.model,
+            find_items([str(scan)], channels=1),
+            Request(tmp_path / "out", also=(".h5",)),
+        )
