@@ -9,6 +9,8 @@ from typing import Any
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+MANUFACTURER = "ctseg"
+"""Manufacturer of the objects that ctseg writes."""
 VALUE_TEXT = re.compile(r"^ctseg label value (\d+)$")
 """Label value in a segment's description: segments are numbered 1, 2, ..., but label values are arbitrary."""
 _SIDES = re.compile(r"(?<![a-z])(left|right|upper|middle|lower)(?![a-z])")

@@ -50,6 +50,12 @@ def _write_seg(path: Path, header: VolumeHeader, **options: Any) -> VolumeWriter
     return write_dicom_seg(path, header, **options)
 
 
+def _write_structure_set(path: Path, header: VolumeHeader, **options: Any) -> VolumeWriter:
+    from ctseg_dicom.rt_write import write_rtstruct
+
+    return write_rtstruct(path, header, **options)
+
+
 def _is_studies(path: Path) -> bool:
     from ctseg_dicom.studies import recognise
 
@@ -109,9 +115,10 @@ def ctseg_formats() -> Sequence[FormatSpec]:
         ),
         FormatSpec(
             name="rtstruct",
-            suffixes=(),
+            suffixes=(".rt.dcm",),
             recognise=_is_structure_set,
             open=_open_structure_set,
+            writer=header_writer(_write_structure_set),
             summary="DICOM RT structure sets, their contours filled on the grid of their series",
             options=frozen(
                 {
@@ -122,5 +129,7 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                     "between": "interpolate (default) slices between two contours, or none",
                 }
             ),
+            writer_options=frozen({"algorithm": "name of the model, stored with the set"}),
+            needs_reference=True,
         ),
     ]

@@ -1,4 +1,4 @@
-"""The images of a DICOM series that a SEG refers to: one for each slice of the grid."""
+"""The images of a DICOM series that a SEG or structure set refers to: one for each slice of the grid."""
 
 from __future__ import annotations
 
@@ -51,8 +51,14 @@ class Images:
     count: int
 
 
-def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None) -> Images:
+def images_under(
+    path: Path, geometry: Geometry, reference: VolumeSource | None, kind: str = "a DICOM SEG"
+) -> Images:
     """The headers of the images at each slice of the grid.
+
+    Args:
+        path: the file that will refer to them.
+        kind: what that file is, for messages.
 
     Raises:
         BadInput: the reference is not a DICOM series.
@@ -62,7 +68,7 @@ def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None)
     if reference is None or not files:
         what = "none was given" if reference is None else f"{reference.path} is none"
         raise BadInput(
-            f"{path}: a DICOM SEG refers to the images of a DICOM series, and {what}.", hint=HINT
+            f"{path}: {kind} refers to the images of a DICOM series, and {what}.", hint=HINT
         )
     at: dict[int, tuple[pydicom.Dataset, int]] = {}
     names: dict[int, str] = {}
@@ -77,19 +83,19 @@ def images_under(path: Path, geometry: Geometry, reference: VolumeSource | None)
                 )
             for number, k in _slices(header, geometry):
                 at[k], names[k] = (header, number), name
-            _complete(header, name)
+            _complete(header, name, kind)
     depth = geometry.shape_zyx[0]
     missing = sorted(set(range(depth)) - set(at))
     if missing:
         raise GeometryMismatch(
             f"{path}: {len(missing)} of {depth} slices, the first of them slice {missing[0]}, are no images of the "
             f"series {reference.path}.",
-            hint="A DICOM SEG is written on the grid of its series; resample the result onto it.",
+            hint=f"{kind[0].upper()}{kind[1:]} is written on the grid of its series; resample the result onto it.",
         )
     if many > 1:
         return Images([at[0][0]], [at[k][1] for k in range(depth)], many)
     headers = [at[k][0] for k in range(depth)]
-    _check_one_series(headers, [names[k] for k in range(depth)])
+    _check_one_series(headers, [names[k] for k in range(depth)], kind)
     return Images(headers, list(range(depth)), depth)
 
 
@@ -118,8 +124,8 @@ def _slices(header: pydicom.Dataset, geometry: Geometry) -> Iterator[tuple[int, 
             yield number, k
 
 
-def _complete(header: pydicom.Dataset, name: str) -> None:
-    """Refuse an image that a SEG cannot refer to; add missing required elements, empty."""
+def _complete(header: pydicom.Dataset, name: str, kind: str) -> None:
+    """Refuse an image that cannot be referred to; add missing required elements, empty."""
     meta = getattr(header, "file_meta", pydicom.Dataset())
     for keyword, other in _IN_FILE_META.items():
         if not header.get(keyword) and meta.get(other):
@@ -127,14 +133,14 @@ def _complete(header: pydicom.Dataset, name: str) -> None:
     lacking = [keyword for keyword in _NEEDED if not str(header.get(keyword) or "").strip()]
     if lacking:
         words = ", ".join(f"{_NEEDED[keyword]} ({keyword})" for keyword in lacking)
-        raise BadInput(f"{name} names no {words}, to which a DICOM SEG must refer.", hint=HINT)
+        raise BadInput(f"{name} names no {words}, to which {kind} must refer.", hint=HINT)
     for keyword in _EMPTY_TYPE_2:
         if keyword not in header:
             setattr(header, keyword, "")
 
 
-def _check_one_series(headers: Sequence[pydicom.Dataset], names: Sequence[str]) -> None:
-    """Refuse images that a SEG cannot refer to together, or an image that occurs twice.
+def _check_one_series(headers: Sequence[pydicom.Dataset], names: Sequence[str], kind: str) -> None:
+    """Refuse images that cannot be referred to together, or an image that occurs twice.
 
     Raises:
         BadInput: the message names the first of them.
@@ -144,14 +150,14 @@ def _check_one_series(headers: Sequence[pydicom.Dataset], names: Sequence[str]) 
         for keyword in _ALIKE:
             if header.get(keyword) != first.get(keyword):
                 raise BadInput(
-                    f"{name} has another {_NEEDED[keyword]} ({keyword}) than {names[0]}; a DICOM SEG refers to one "
+                    f"{name} has another {_NEEDED[keyword]} ({keyword}) than {names[0]}; {kind} refers to one "
                     "series.",
                     hint=HINT,
                 )
         uid = str(header.SOPInstanceUID)
         if uid in name_of_uid:
             raise BadInput(
-                f"{name} and {name_of_uid[uid]} have the same SOPInstanceUID, by which a DICOM SEG refers to each of "
+                f"{name} and {name_of_uid[uid]} have the same SOPInstanceUID, by which {kind} refers to each of "
                 "them.",
                 hint=HINT,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ctseg.volume.formats.source import Source
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom import raster
 from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_header
+from ctseg_dicom.codes import MANUFACTURER, VALUE_TEXT
 from ctseg_dicom.files import check_word, dicom, load, names_of
 from ctseg_dicom.plane import Plane
 from ctseg_dicom.series import missing_series, open_series
@@ -54,8 +55,12 @@ class Contours:
     step: float
 
     @classmethod
-    def of(cls, contours: Sequence[Drawn]) -> Contours:
-        """Group contours in voxels, each within one plane of constant z, by plane."""
+    def of(cls, contours: Sequence[Drawn], *, every_slice: bool = False) -> Contours:
+        """Group contours in voxels, each within one plane of constant z, by plane.
+
+        Args:
+            every_slice: whether each slice of the region has a contour, so that none lies between two of them.
+        """
         heights: list[float] = []
         grouped: list[list[Drawn]] = []
         for z, one in sorted(
@@ -70,7 +75,8 @@ class Contours:
             for group in grouped
         ]
         gaps = np.diff(heights)
-        return cls(np.array(heights), planes, float(np.median(gaps)) if len(gaps) else 1.0)
+        usual = float(np.median(gaps)) if len(gaps) and not every_slice else 1.0
+        return cls(np.array(heights), planes, usual)
 
     def mask(
         self, z: int, shape_yx: tuple[int, int], *, interpolate: bool
@@ -142,8 +148,12 @@ def open_rtstruct(
         raise missing_series(path, uids)
     geometry, about = scan.geometry, dict(scan.metadata)
     scan.close()
+    every_slice = str(data.get("Manufacturer", "")) == MANUFACTURER
     contours = {
-        n: Contours.of([_in_voxels(contour, geometry, path) for contour in contours_mm[n]])
+        n: Contours.of(
+            [_in_voxels(contour, geometry, path) for contour in contours_mm[n]],
+            every_slice=every_slice,
+        )
         for n in numbers
     }
     if contours and not any(_touches(one, geometry) for one in contours.values()):
@@ -204,8 +214,12 @@ def _regions(
             colour = colours[number]
             rgb = (int(colour[0]), int(colour[1]), int(colour[2])) if colour else None
             name = str(item.get("ROIName") or f"ROI {number}")
-            regions.append(Region(number, name, len(regions) + 1, rgb))
+            stated = VALUE_TEXT.match(str(item.get("ROIDescription") or "").strip())
+            regions.append(Region(number, name, int(stated[1]) if stated else 0, rgb))
             frames[number] = str(item.get("ReferencedFrameOfReferenceUID", ""))
+    values = [region.value for region in regions]
+    if 0 in values or len(set(values)) < len(values):  # not, or not only, written by ctseg
+        regions = [replace(region, value=n) for n, region in enumerate(regions, start=1)]
     return regions, contours, frames
 
 
