@@ -58,6 +58,67 @@ def whole_file(path: Path, *, option: str = "-o") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path, *, replace: bool = False, option: str = "-o") -> Iterator[Path]:
+    """A temporary folder beside `folder`; on a clean exit it is renamed to it, and on any exception removed.
+
+    Args:
+        replace: whether what is there may go; without it `folder` must not exist, or be empty.
+        option: command line option that sets the path, for messages.
+
+    Raises:
+        FileProblem: the folder holds something, or cannot be written.
+    """
+    prefix = f".{folder.name[:64]}-"
+    pattern = f"{glob.escape(prefix)}{'[a-z0-9_]' * 8}"
+    with disk_errors(folder, option=option):
+        recover_folder(folder, pattern)
+        if folder.exists() and not (folder.is_dir() and (replace or not any(folder.iterdir()))):
+            raise FileProblem(
+                f"{folder} exists and holds something.",
+                hint=f"Choose another folder with {option}.",
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(folder.parent.glob(pattern))
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        with disk_errors(folder, option=option), held(temporary):
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
+            replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give a finished folder its name; what has the name is deleted afterwards, and keeps it if that fails."""
+    if not folder.exists():
+        new.replace(folder)
+        return
+    earlier = new.with_name(f"{new.name}.old")
+    with held(folder):
+        folder.rename(earlier)  # a folder cannot be replaced in one step
+        try:
+            new.rename(folder)
+        except OSError:
+            earlier.rename(folder)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
+
+
+def recover_folder(folder: Path, pattern: str) -> None:
+    """Restore an earlier folder whose replacement was interrupted.
+
+    Args:
+        pattern: pattern of the temporary names of processes that wrote the same folder.
+    """
+    for earlier in folder.parent.glob(f"{pattern}.old"):
+        with held(earlier) as free, contextlib.suppress(OSError):
+            if free and not folder.exists():
+                earlier.rename(folder)
+    clear_abandoned(folder.parent.glob(f"{pattern}.old"))
+
+
 def write_text(path: Path, text: str, *, option: str = "-o") -> None:
     """Write a text file atomically: a reader sees either the old or the new content.
 

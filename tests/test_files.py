@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ctseg.errors import FileProblem
-from ctseg.files import disk_errors, whole_file, write_text
+from ctseg.files import disk_errors, whole_file, whole_folder, write_text
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
@@ -50,3 +51,32 @@ def test_the_option_that_names_the_place_is_the_one_to_change(tmp_path: Path) ->
         raise PermissionError(13, "Permission denied")
     assert "--zoo" in str(found.value)
     assert "-o" not in str(found.value).split()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    with suppress(ZeroDivisionError), whole_folder(folder) as temporary:
+        (temporary / "half").write_text("half")
+        raise ZeroDivisionError
+    assert not list((tmp_path / "new").iterdir())
+    with whole_folder(folder) as temporary:
+        (temporary / "a").write_text("first")
+        assert not folder.exists()
+    with pytest.raises(FileProblem, match="holds something"), whole_folder(folder):
+        pass
+    with pytest.raises(ZeroDivisionError), whole_folder(folder, replace=True):
+        raise ZeroDivisionError
+    assert (folder / "a").read_text() == "first"
+    with whole_folder(folder, replace=True) as temporary:
+        (temporary / "b").write_text("second")
+    assert [file.name for file in folder.iterdir()] == ["b"]
+    assert [file.name for file in folder.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (tmp_path / ".out-0abcdefg.old").mkdir()
+    (tmp_path / ".out-0abcdefg.old" / "a").write_text("first")
+    with pytest.raises(FileProblem, match="holds something"), whole_folder(folder):
+        pass
+    assert (folder / "a").read_text() == "first"

@@ -6,10 +6,7 @@ by shape and place alone, and the lesion is as dense as many other things.
 
 from __future__ import annotations
 
-import glob
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +18,8 @@ from scipy.spatial.transform import Rotation
 
 from ctseg.data.phantom_anatomy import LABELS, Canvas, draw
 from ctseg.data.threshold_baseline import Threshold, threshold_baseline
-from ctseg.errors import BadInput, FileProblem
-from ctseg.files import disk_errors
-from ctseg.temporary import clear_abandoned, held
+from ctseg.errors import BadInput
+from ctseg.files import whole_folder
 from ctseg.volume.geometry import Geometry, as_matrix
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
@@ -150,23 +146,8 @@ def write_phantom_dataset(
     folder = Path(folder)
     if cases < _FOLDS:
         raise BadInput(f"A phantom data set needs at least {_FOLDS} cases, not {cases}.")
-    with disk_errors(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileProblem(
-                f"{folder} exists and holds something.", hint="Choose another folder with -o."
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        clear_abandoned(folder.parent.glob(f".{glob.escape(folder.name)}-{'[a-z0-9_]' * 8}"))
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            with held(temporary):
-                temporary.chmod(0o755)
-                _fill(temporary, cases, unseen, seed, make, progress)
-                if folder.exists():
-                    folder.rmdir()
-                temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder) as temporary:
+        _fill(temporary, cases, unseen, seed, make, progress)
     return folder
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ctseg.errors import BadInput, DiskFull, FileProblem
-from ctseg.files import disk_errors
+from ctseg.files import disk_errors, recover_folder, replace_folder
 from ctseg.temporary import clear_abandoned, held
 from ctseg.volume.header import VolumeHeader
 
@@ -85,7 +85,7 @@ class Writer:
         )
         pattern = f".{glob.escape(stem)}.*-{'[0-9a-f]' * 8}.tmp{glob.escape(suffix)}"
         if folder is not None:
-            _recover(path, pattern)
+            recover_folder(path, pattern)
         clear_abandoned(
             path.parent.glob(pattern)
         )  # left by killed processes that wrote the same volume
@@ -177,18 +177,10 @@ class Writer:
 
     def _rename(self) -> None:
         """Rename the volume to its final name."""
-        if not (self._temporary.is_dir() and self.path.exists()):
+        if self._temporary.is_dir():
+            replace_folder(self._temporary, self.path)
+        else:
             self._temporary.replace(self.path)
-            return
-        earlier = self._temporary.with_name(f"{self._temporary.name}.old")
-        self._held.enter_context(held(self.path))
-        self.path.rename(earlier)  # a folder cannot be replaced in one step
-        try:
-            self._temporary.rename(self.path)
-        except OSError:
-            earlier.rename(self.path)
-            raise
-        shutil.rmtree(earlier, ignore_errors=True)
 
     def abort(self) -> None:
         """Delete the temporary file; does nothing after `commit`."""
@@ -213,19 +205,6 @@ class Writer:
     ) -> None:
         if self._sink is not None:
             self.abort()
-
-
-def _recover(path: Path, pattern: str) -> None:
-    """Restore an earlier folder whose replacement was interrupted.
-
-    Args:
-        pattern: pattern of the temporary names of processes that wrote the same volume.
-    """
-    for earlier in path.parent.glob(f"{pattern}.old"):
-        with held(earlier) as free, suppress(OSError):
-            if free and not path.exists():
-                earlier.rename(path)
-    clear_abandoned(path.parent.glob(f"{pattern}.old"))
 
 
 def with_rest(error: DiskFull, missing: int, depth: int, slice_bytes: int) -> DiskFull:
