@@ -19,6 +19,7 @@ from ctseg.card import TrainingScans
 from ctseg.cli.app import app
 from ctseg.errors import BadInput, CtsegError
 from ctseg.zoo.importers.entry import EntryOptions, import_model, read_model
+from ctseg.zoo.importers.nnunet_steps import steps_of
 from ctseg.zoo.store import ZooEntry
 
 pytest.importorskip("nnunetv2")
@@ -545,6 +546,29 @@ def test_plans_that_are_not_understood_are_refused_by_name(name: str, tmp_path: 
     with pytest.raises(BadInput, match=message):
         import_model("nnunet", [results])
     assert not list((tmp_path / "zoo").glob("unet3d*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resampling_fn_seg": "evil"}, "resampling of labels 'evil'"),
+        ({"resampling_fn_seg_kwargs": {"is_seg": True, "order": 0}}, "labels of the first stage"),
+        ({"resampling_fn_seg_kwargs": {"is_seg": False, "order": 1}}, "labels of the first stage"),
+        (
+            {"resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "force_separate_z": True}},
+            "labels of the first stage",
+        ),
+    ],
+)
+def test_labels_between_the_stages_of_a_cascade_go_as_nnunet_takes_them(
+    change: dict[str, Any], message: str
+) -> None:
+    """Without a first stage, nnU-Net resamples labels in training only."""
+    made_alone = plans()
+    settings = made_alone["configurations"]["3d_fullres"] | change
+    assert steps_of(made_alone, settings, 1)
+    with pytest.raises(BadInput, match=message):
+        steps_of(made_alone, settings | {"previous_stage": "3d_lowres"}, 1)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shell completion of the names of models, networks, losses and data set layouts, without importing torch."""
+"""Shell completion of models, networks, losses, data set layouts and importers, without importing torch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def losses(incomplete: str) -> list[tuple[str, str]]:
 def readers(incomplete: str) -> list[tuple[str, str]]:
     """Layouts of data sets with their summaries."""
     return _specs("reader", incomplete)
+
+
+def importers(incomplete: str) -> list[tuple[str, str]]:
+    """Kinds of models of other projects, with their summaries."""
+    return _specs("importer", incomplete)
 
 
 def published(incomplete: str) -> list[tuple[str, str]]:

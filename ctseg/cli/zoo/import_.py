@@ -10,6 +10,7 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.data_options import parse_options
+from ctseg.cli.options import completion
 from ctseg.errors import BadInput
 
 FIRST = "first"
@@ -35,7 +36,11 @@ EXAMPLES = (
 def import_(
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="nnunet, pytorch3dunet or an importer of a plugin."),
+        typer.Argument(
+            metavar="KIND",
+            help="nnunet, pytorch3dunet, monai (with ctseg-monai) or another plugin's importer.",
+            autocompletion=completion.importers,
+        ),
     ],
     paths: Annotated[
         list[Path],

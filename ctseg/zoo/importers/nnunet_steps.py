@@ -135,6 +135,7 @@ def _resampling(settings: Mapping[str, Any]) -> list[Step]:
             raise BadInput(
                 "The plans resample scans but not probabilities, or the other way round."
             )
+        _check_labels(settings, None)
         return []
     forward = _Way(data, settings.get("resampling_fn_data_kwargs") or {})
     return_ = _Way(back, settings.get("resampling_fn_probabilities_kwargs") or {})
@@ -144,6 +145,7 @@ def _resampling(settings: Mapping[str, Any]) -> list[Step]:
         raise BadInput(
             f"The plans resample probabilities with order_z {return_.coarse_order}; known are 0 and 1."
         )
+    _check_labels(settings, forward)
     linear = return_.coarse_order == 1 or return_.separate == "never"
     if not linear and return_.separate != forward.separate:
         raise BadInput(
@@ -163,6 +165,29 @@ def _resampling(settings: Mapping[str, Any]) -> list[Step]:
             back_coarse_order=1 if linear else 0,
         )
     ]
+
+
+def _check_labels(settings: Mapping[str, Any], scans: _Way | None) -> None:
+    """In a cascade, labels of the first stage must go to the network's grid as ctseg takes them there.
+
+    Other configurations resample labels in training only.
+
+    Args:
+        scans: how they are resampled; None if they are not.
+    """
+    if not settings.get("previous_stage"):
+        return
+    name, kwargs = settings["resampling_fn_seg"], settings.get("resampling_fn_seg_kwargs") or {}
+    _known("resampling of labels", name, [NONE] if scans is None else [SPLINE, TORCH])
+    if scans is None:
+        return
+    way = _Way(name, {**kwargs, "is_seg": False})
+    along = way.coarse_order == min(scans.coarse_order, 1) or way.separate == "never"
+    if not kwargs.get("is_seg") or way.order != 1 or way.separate != scans.separate or not along:
+        raise BadInput(
+            f"The plans resample the labels of the first stage with {kwargs}; known is linear interpolation of each "
+            "label (is_seg, order 1), with the separate axis of the scans."
+        )
 
 
 class _Way:

@@ -34,6 +34,8 @@ KNOWN = (
     "ScaleIntensityRangePercentilesd", "ScaleIntensityd", "NormalizeIntensityd", "CropForegroundd", "SpatialPadd",
     "DivisiblePadd",
 )  # fmt: skip
+NETWORK_INPUT = "image"
+"""The item that MONAI's evaluators give to the network."""
 LAST_AXIS_FIRST = Transpose(order_zyx=(2, 1, 0))
 
 
@@ -80,10 +82,11 @@ def steps_of(transforms: Sequence[Mapping[str, Any]], key: str, where: str) -> l
     """
     steps: list[Step] = []
     turned = False
-    for transform in transforms:
+    for place, transform in enumerate(transforms):
         name = name_of(transform, where)
-        keys = transform.get("keys", [])
-        if name != "CropForegroundd" and key not in ([keys] if isinstance(keys, str) else keys):
+        if name == "CopyItemsd":
+            _check_copies(transform, key, transforms[place + 1 :], where)
+        if name != "CropForegroundd" and key not in _keys(transform):
             continue
         arguments = _Arguments(name, transform, where)
         if name in HARMLESS:
@@ -106,6 +109,31 @@ def steps_of(transforms: Sequence[Mapping[str, Any]], key: str, where: str) -> l
             )
         steps.append(_STEPS[name](arguments))
     return steps if turned else [LAST_AXIS_FIRST, *steps]
+
+
+def _keys(transform: Mapping[str, Any]) -> list[str]:
+    keys = transform.get("keys", [])
+    return [keys] if isinstance(keys, str) else list(keys)
+
+
+def _check_copies(
+    transform: Mapping[str, Any], key: str, later: Sequence[Mapping[str, Any]], where: str
+) -> None:
+    """Accept copies that the network never sees.
+
+    Raises:
+        BadInput: something else takes the place of the scan, or a copy of the scan is worked on instead of it.
+    """
+    keys, times = _keys(transform), int(transform.get("times") or 1)
+    given = transform.get("names") or [f"{k}_{i}" for k in keys for i in range(times)]
+    names = [given] if isinstance(given, str) else list(given)
+    copies = {name for i, name in enumerate(names) if keys[i % len(keys)] == key}
+    changed = [t for t in later if copies & {*_keys(t)} and name_of(t, where) not in HARMLESS]
+    if key in names or changed or (NETWORK_INPUT in copies and key != NETWORK_INPUT):
+        raise BadInput(
+            f"{where}: CopyItemsd copies {', '.join(keys)} to {', '.join(map(str, names))}; known are copies that "
+            "neither replace the scan nor are transformed.",
+        )
 
 
 class _Arguments:

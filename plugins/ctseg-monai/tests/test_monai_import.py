@@ -73,6 +73,7 @@ BUNDLES = {
     ),
     "smaller than a patch": config(inferer={"_target_": "SlidingWindowInferer", "roi_size": [48, 16, 16]}),
     "cleaned": config(after=[*SOFTMAX, LARGEST]),
+    "copied": config(before=[{"_target_": "CopyItemsd", "keys": "@image_key", "names": "raw"}, WINDOW]),
     "segresnet, channels": config(
         network_def={"_target_": "SegResNet", "init_filters": 8, "in_channels": 1, "out_channels": 3,
                      "blocks_down": [1, 1], "blocks_up": [1], "dropout_prob": 0.2},
@@ -284,6 +285,10 @@ def test_a_zip_that_leads_out_is_refused(tmp_path):
         import_model("monai", [tmp_path / "b.zip"], EntryOptions(zoo=tmp_path / "zoo"))
 
 
+def copied(key: str, name: str) -> dict[str, Any]:
+    return {"_target_": "CopyItemsd", "keys": key, "names": name}
+
+
 LAMBDA = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x[1:]"}
 
 
@@ -295,6 +300,11 @@ LAMBDA = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x[1:]"}
             "Resized",
         ),
         ({"before": [{"_target_": "scripts.t.Mined", "keys": "image"}]}, r"scripts\.t\.Mined"),
+        ({"before": [copied("label", "image")]}, "CopyItemsd copies label to image"),
+        (
+            {"before": [copied("image", "other"), {**WINDOW, "keys": "other"}]},
+            "CopyItemsd copies image to other",
+        ),
         ({"after": [*SOFTMAX, LAMBDA]}, "lambda"),
         ({"after": [INVERT]}, "neither softmax"),
         (
