@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -94,6 +95,47 @@ def test_probabilities_are_those_of_pytorch3dunet(sigmoid: bool, tmp_path: Path)
         ctseg.Volume.from_array(scan)
     )
     assert np.abs(found.array - expected(net, (scan - scan.mean()) / scan.std())).max() < CLOSE
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "plain": {"name": "UNet3D", "layer_order": "bcl", "upsample": "deconv"},
+    "residual": {"name": "ResidualUNet3D", "layer_order": "cge", "final_sigmoid": True},
+    "excited": {"name": "ResidualUNetSE3D", "layer_order": "gcr"},
+    "slices": {"name": "UNet2D", "layer_order": "crg"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_hdf5_volume_is_predicted_as_by_its_own_predictor(name: str, tmp_path: Path) -> None:
+    """`StandardPredictor` mirrors the volume by the halo and crops it; a patch of the whole volume is exact."""
+    predict = pytest.importorskip("pytorch3dunet.predict")
+    loading = pytest.importorskip("pytorch3dunet.datasets.utils")
+    flat = NETWORKS[name]["name"] == "UNet2D"
+    shape = (1, 32, 24) if flat else (16, 24, 20)
+    slices = {
+        "name": "SliceBuilder", "patch_shape": list(shape), "stride_shape": list(shape),
+        "halo_shape": [0, 4, 4] if flat else [4, 4, 4], "skip_shape_check": True,
+    }  # fmt: skip
+    config = changed(lambda c: c["model"].update(NETWORKS[name]))
+    config["loaders"]["test"]["slice_builder"] = slices
+    checkpoint, settings, net = files(tmp_path / "run", config)
+    scan = np.random.default_rng(0).normal(90, 30, (3, *shape[1:]) if flat else shape)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["raw"] = scan.astype(np.float32)
+    loaders = config["loaders"]
+    loaders |= {"output_dir": str(tmp_path / "theirs"), "num_workers": 0}
+    loaders["test"]["file_paths"] = [str(tmp_path / "scan.h5")]
+    for loader in loading.get_test_loaders(config):
+        predict.get_predictor(net, config)(loader)
+    with h5py.File(next((tmp_path / "theirs").iterdir())) as file:
+        theirs = file["predictions"][:]
+    entry, _ = import_model(
+        "pytorch3dunet", [checkpoint, settings], EntryOptions(licence="MIT", zoo=tmp_path / "zoo")
+    )
+    segmenter = ctseg.load(entry.folder, device="cpu", precision="fp32")
+    found = segmenter.probabilities(ctseg.read(tmp_path / "scan.h5"))
+    assert np.abs(found.array - theirs).max() < CLOSE
 
 
 def test_transforms_become_steps(tmp_path: Path) -> None:
