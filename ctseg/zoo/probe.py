@@ -60,11 +60,7 @@ class Expected:
             found = _logits(network, self.block, self.tile_zyx, runtime).flatten()[:: self.step]
         except (RuntimeError, ValueError):  # the size does not suit the network that is built here
             return float("inf")
-        if found.shape != self.logits.shape:
-            return float("inf")
-        scale = self.logits.abs().max().clamp_min(1e-6)
-        worst = float((found - self.logits).abs().max() / scale)
-        return worst if worst == worst else float("inf")
+        return deviation(found, self.logits)
 
     def problems(self, network: torch.nn.Module, runtime: Runtime, file: str) -> list[str]:
         """A sentence if the network deviates too far; else nothing."""
@@ -76,6 +72,14 @@ class Expected:
             f"({runtime.device}, {runtime.precision}; {allowed:g} is allowed)"
         )
         return [text]
+
+
+def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest expected value; infinite if shapes differ or a value is NaN."""
+    if found.shape != expected.shape:
+        return float("inf")
+    worst = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+    return worst if worst == worst else float("inf")
 
 
 def write_probe(folder: Path, card: Card) -> None:
@@ -99,7 +103,7 @@ def write_probe(folder: Path, card: Card) -> None:
 def _expected_of(file: Path, card: Card, most: int) -> dict[str, torch.Tensor]:
     """Noise, tile and at most so many logits of one network; nothing if they are not finite."""
     runtime = choose("cpu", "fp32")
-    network, block = load_network(file, card, runtime), _noise(card.network_channels)
+    network, block = load_network(file, card, runtime), noise(card.network_channels)
     for size in SIZES:
         tile = _tile(card, size)
         try:
@@ -169,18 +173,24 @@ def _tile(card: Card, size: int) -> Zyx:
     return constraints.fit((max(size, 2 * constraints.context_slices + 1), size, size))
 
 
-def _noise(channels: int) -> torch.Tensor:
+def noise(channels: int) -> torch.Tensor:
+    """A block of noise, uint8 [C, 8, 8, 8], the same on every machine."""
     generator = torch.Generator().manual_seed(0)
     shape = (channels, BLOCK, BLOCK, BLOCK)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
+def probe_input(block: torch.Tensor, tile_zyx: Zyx) -> torch.Tensor:
+    """The block repeated to the size of a tile, float32 [1, C, Z, Y, X] from -2 to 2, exact everywhere."""
+    times = [-(-size // BLOCK) for size in tile_zyx]
+    z, y, x = tile_zyx
+    return block.repeat(1, *times)[None, :, :z, :y, :x].float() / 64 - 2
+
+
 def _logits(
     network: torch.nn.Module, block: torch.Tensor, tile: Zyx, runtime: Runtime
 ) -> torch.Tensor:
-    times = [-(-size // BLOCK) for size in tile]
-    z, y, x = tile
-    values = block.repeat(1, *times)[None, :, :z, :y, :x].float() / 64 - 2  # exact everywhere
+    values = probe_input(block, tile)
     with torch.inference_mode(), runtime.autocast():
         inputs = runtime.tensor(values)
         return logits_of(network(inputs), inputs).cpu()

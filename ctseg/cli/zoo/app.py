@@ -10,7 +10,7 @@ import typer
 
 from ctseg.cli import ui
 from ctseg.cli.options import completion
-from ctseg.cli.zoo import fetch, import_, listing
+from ctseg.cli.zoo import export, fetch, import_, listing
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Published weights: list, show, publish, import, fetch, verify, remove.",
+    help="Published weights: list, show, publish, import, export, fetch, verify, remove.",
 )
 app.command("list", epilog=ui.examples(*listing.EXAMPLES))(listing.list_)
 app.command("import", epilog=ui.examples(*import_.EXAMPLES))(import_.import_)
+app.command("export", epilog=ui.examples(*export.EXAMPLES))(export.export)
 app.command("fetch", epilog=ui.examples(*fetch.EXAMPLES))(fetch.fetch)
 app.command("serve-index", epilog=ui.examples(*fetch.SERVE_EXAMPLES))(fetch.serve_index)
 
