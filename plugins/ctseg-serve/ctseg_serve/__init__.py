@@ -1,0 +1,1 @@
+"""A ctseg model as an HTTP service."""
