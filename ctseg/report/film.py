@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_erosion
 
 from ctseg.errors import RunFailed
 from ctseg.files import whole_file
@@ -25,7 +24,8 @@ from ctseg.report.planes import (
     window_of,
 )
 from ctseg.specs import Task
-from ctseg.task import colour_of, masks
+from ctseg.task import PALETTE, colour_of, masks
+from ctseg.volume.preview.paint import paint_grey, paint_labels
 from ctseg.volume.volume import Volume
 
 FILMS = (".gif", ".mp4", ".webm")
@@ -98,25 +98,11 @@ def write_film(pictures: Iterable[NDArray[np.uint8]], path: Path, fps: float = 1
 def _frame(
     image: Slice, label: Slice | None, task: Task, fill: float, window: Window
 ) -> NDArray[np.uint8]:
-    high, wide = image.size_mm
-    scale = _PIXELS / max(high, wide)
-    width, height = (max(16, round(length * scale / 2) * 2) for length in (wide, high))
-    low, top = window
-    grey = np.nan_to_num(image.pixels.astype(np.float32), nan=low)
-    grey = ((grey - low) / max(top - low, 1e-6)).clip(0, 1) * 255
-    still = Image.fromarray(grey.astype(np.uint8)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
-    out = np.repeat(np.asarray(still, np.float32)[..., None], 3, axis=2)
+    grey = paint_grey(image, window, _PIXELS)
     if label is None:
-        return out.astype(np.uint8)
-    rows, columns = label.pixels.shape
-    row = np.arange(height) * rows // height
-    column = np.arange(width) * columns // width
-    values = label.pixels[row[:, None], column]
-    for index, mask in enumerate(masks(task, values).values()):
-        if mask.any():
-            colour = np.array(colour_of(task, index), np.float32)
-            out[mask] += fill * (colour - out[mask])
-            out[mask & ~binary_erosion(mask, iterations=2, border_value=1)] = colour
-    return out.astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    numbers = np.zeros(label.pixels.shape, np.int32)
+    for number, mask in enumerate(masks(task, label.pixels).values(), start=1):
+        numbers[mask] = number
+    colours = [colour_of(task, index) for index in range(len(task.foreground))]
+    return paint_labels(grey, numbers, colours or PALETTE, fill)

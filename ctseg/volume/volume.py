@@ -68,3 +68,9 @@ class Volume:
     @property
     def direction(self) -> Matrix:
         return self.geometry.direction
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: facts, and slices through the middle."""
+        from ctseg.volume.preview.html import volume_html
+
+        return volume_html(self.czyx, self.geometry)

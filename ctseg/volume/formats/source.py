@@ -154,6 +154,12 @@ class Source:
             self._close()
             self._close = None
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: facts, and the slice in the middle."""
+        from ctseg.volume.preview.html import source_html
+
+        return source_html(self)
+
     def __enter__(self) -> Source:
         return self
 
