@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctseg.cli import ui
 
 if TYPE_CHECKING:
     from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import Difference
-    from ctseg.metrics.report import LabelSummary, Report
+    from ctseg.metrics.report import Report
     from ctseg.metrics.units import Unit
 
 
@@ -18,12 +18,13 @@ def print_report(
     report: Report, *, cases: bool = True, resampling: BootstrapSample | None = None
 ) -> None:
     """Print the tables of a report on stdout: every case, the means, and their confidence intervals."""
+    from ctseg.metrics.summary import heads_of, notes_of
     from ctseg.metrics.units import volume_unit
 
     entries = report.rows()
     volumes = any(row["predicted_ml"] is not None for row in entries)
     size = volume_unit(row[name] for row in entries for name in ("predicted_ml", "reference_ml"))
-    heads = _heads(report)
+    heads = heads_of(report)
     titles = [title for title, _ in heads.values()]
     more = [f"predicted {size.name}", f"reference {size.name}"] if volumes else []
     if cases:
@@ -50,19 +51,10 @@ def print_report(
     ui.table(("label", *titles, "cases", *states), means)
     if resampling is not None:
         _print_intervals(report, resampling, heads)
-    _print_notes(report)
-
-
-def _heads(report: Report) -> dict[str, tuple[str, Unit]]:
-    """The column head and unit of each metric, in a unit that suits the labels present in both maps."""
-    from ctseg.metrics.catalogue import metric
-    from ctseg.metrics.units import unit_for
-
-    out = {}
-    for name in report.metrics:
-        values = [row.get(name) for row in report.rows() if row["state"] == "both"]
-        out[name] = unit_for(metric(name).title, values)
-    return out
+    if notes := notes_of(report):
+        ui.show()
+    for note in notes:
+        ui.show(note)
 
 
 def _print_intervals(
@@ -87,69 +79,12 @@ def _print_intervals(
     )
 
 
-def _print_notes(report: Report) -> None:
-    notes = []
-    if report.settings.get("tolerance_mm") is not None:
-        notes.append(f"Surface Dice within {_tolerance(report.settings)}.")
-    thresholds = report.settings.get("iou_thresholds")
-    if thresholds is not None:
-        notes.append(f"AP of instances with an IoU of {', '.join(f'{t:g}' for t in thresholds)}.")
-    for s in report.summary():
-        notes += _states(s, report)
-    notes += [f"{case.case}: {note}." for case in report.cases for note in case.notes]
-    if notes:
-        ui.show()
-    for note in notes:
-        ui.show(note)
-
-
-def _tolerance(settings: Mapping[str, Any]) -> str:
-    from ctseg.metrics.units import length_text
-
-    given, others = settings["tolerance_mm"], settings.get("default_tolerance_mm")
-    if isinstance(given, dict):
-        each = ", ".join(f"{name} {length_text(mm)}" for name, mm in given.items())
-        return f"{each}, others {length_text(1.0 if others is None else others)}"
-    if "tolerance_by_case_mm" in settings:
-        lengths = sorted(settings["tolerance_by_case_mm"].values())
-        return (
-            f"{length_text(lengths[0])} to {length_text(lengths[-1])}, by the voxel size of each case "
-            "(--tolerance MM sets one for all)"
-        )
-    by_voxel = others is not None and others < 1
-    more = ", two voxels (--tolerance MM sets another)" if by_voxel else ""
-    return length_text(float(given)) + more
-
-
-def _states(s: LabelSummary, report: Report) -> list[str]:
-    from ctseg.metrics.catalogue import metric
-
-    out = []
-    if s.missed or s.invented:
-        scored = [metric(n).title for n in report.metrics if metric(n).worst == "diagonal"]
-        distance = " and, as a distance, the scan's diagonal" if scored else ""
-        seen = f"missed in {s.missed} and invented in {s.invented} of {s.cases} cases"
-        out.append(f"{s.label}: {seen}; these score the worst value{distance}.")
-    if s.absent:
-        out.append(
-            f"{s.label}: absent from both maps of {_cases(s.absent)}, left out of the means."
-        )
-    for name, count in s.left_out.items():
-        out.append(
-            f"{s.label}: {_cases(count)} without {metric(name).title}, left out of its mean."
-        )
-    return out
-
-
-def _cases(count: int) -> str:
-    return f"{count} case{'' if count == 1 else 's'}"
-
-
 def print_comparison(
     differences: Sequence[Difference], names: tuple[str, str], resampling: BootstrapSample | None
 ) -> None:
     """Print the table of the differences on stdout."""
     from ctseg.metrics.catalogue import metric
+    from ctseg.metrics.summary import cases_text
     from ctseg.metrics.units import unit_for
 
     rows = []
@@ -173,7 +108,9 @@ def print_comparison(
     )  # fmt: skip
     unpaired = {(d.overall, d.label): d.unpaired for d in differences if d.unpaired}
     for (_, label), count in unpaired.items():
-        ui.show(f"{label}: {_cases(count)} left out, since only one of the two has a score there.")
+        ui.show(
+            f"{label}: {cases_text(count)} left out, since only one of the two has a score there."
+        )
 
 
 def _dash(value: int | None) -> object:

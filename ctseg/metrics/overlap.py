@@ -83,22 +83,49 @@ def label_counts(
         predicted, reference: maps of label values [Z, Y, X], or one map per label [C, Z, Y, X], where a voxel
             belongs to the label if it is above 0.5 (binary maps and probabilities alike).
         valid: [Z, Y, X], the only voxels that count; None for all.
-        histogram: the joint histogram of two maps of values, if it is known already.
+        histogram: the joint histogram of the voxels of two maps of values that count, if it is known already.
 
     Raises:
         BadInput: the shapes differ, a value is not a whole number, or the channels are not the task's labels.
     """
     _check_shapes(predicted, reference)
     if predicted.ndim == reference.ndim == 3:
-        if valid is not None:
-            histogram = joint_histogram(predicted[valid], reference[valid])
-        return _from_histogram(task, histogram or joint_histogram(predicted, reference))
+        return _from_histogram(task, histogram or valid_histogram(predicted, reference, valid))
     counts = {}
     for index, label in enumerate(task.foreground):
         one = label_mask(task, predicted, index)
         two = label_mask(task, reference, index)
         counts[label.name] = mask_counts(one, two, label_valid(task, reference, index, valid))
     return counts
+
+
+def valid_histogram(
+    predicted: NDArray[Any], reference: NDArray[Any], valid: NDArray[np.bool_] | None
+) -> Histogram:
+    """The joint histogram over the voxels that count."""
+    if valid is None:
+        return joint_histogram(predicted, reference)
+    return joint_histogram(predicted[valid], reference[valid])
+
+
+def confusion(task: Task, histogram: Histogram) -> dict[str, dict[str, int]]:
+    """For each label of the reference, how many of its voxels were predicted as which label; without zeros.
+
+    Voxels that the reference ignores do not count. Empty for tasks whose labels may overlap.
+    """
+    values, table = histogram
+    if task.kind != "classes":
+        return {}
+    names = {value: label.name for label in task.labels for value in label.values}
+    rest = task.labels[0].name  # 0 is the background, whether a label names it or not
+    out: dict[str, dict[str, int]] = {}
+    for row, column in zip(*np.nonzero(table), strict=True):
+        if values[column] == task.ignore:
+            continue
+        predicted, reference = (names.get(int(values[i]), rest) for i in (row, column))
+        line = out.setdefault(reference, {})
+        line[predicted] = line.get(predicted, 0) + int(table[row, column])
+    return out
 
 
 def _from_histogram(task: Task, histogram: Histogram) -> dict[str, OverlapCounts]:

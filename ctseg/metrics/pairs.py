@@ -27,7 +27,7 @@ class MapPair:
         spacing_zyx: spacing in mm.
         valid: [Z, Y, X], the voxels that count; voxels that the reference ignores never count.
         instances: instance ids of both maps; without them the connected components of a label are its instances.
-        histogram: the joint histogram of both maps, if it is known already.
+        histogram: the joint histogram of the voxels that count, if it is known already.
     """
 
     predicted: NDArray[Any]

@@ -70,6 +70,8 @@ class CaseResult:
         group: the patient or specimen that it belongs to; None if the case is a group of its own.
         diagonal_mm: diagonal of the part of the scan that counted: the distance score of a missed or invented label.
         notes: remarks on its files and on how they were made comparable.
+        confusion_ml: for each label of the reference, the volume that was predicted as each label; empty where labels
+            may overlap.
     """
 
     case: str
@@ -77,6 +79,7 @@ class CaseResult:
     group: str | None = None
     diagonal_mm: float | None = None
     notes: tuple[str, ...] = ()
+    confusion_ml: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float | None:
@@ -202,6 +205,16 @@ class Report:
             left_out={name: count for name, count in lacking.items() if count},
         )
 
+    def confusion_ml(self) -> dict[str, dict[str, float]]:
+        """For each label of the reference, the volume in all cases that was predicted as each label."""
+        out: dict[str, dict[str, float]] = {}
+        for case in self.cases:
+            for reference, parts in case.confusion_ml.items():
+                line = out.setdefault(reference, {})
+                for predicted, ml in parts.items():
+                    line[predicted] = line.get(predicted, 0.0) + ml
+        return out
+
     def intervals(
         self, metric: str, resampling: BootstrapSample | None = None
     ) -> tuple[dict[str, Interval], Interval | None]:
@@ -248,6 +261,7 @@ class Report:
                     **({"notes": list(c.notes)} if c.notes else {}),
                     "mean_dice": c.mean_dice,
                     "labels": {item.label: item.row() for item in c.labels},
+                    **({"confusion_ml": c.confusion_ml} if c.confusion_ml else {}),
                 }
                 for c in self.cases
             ],
@@ -277,6 +291,12 @@ class Report:
     def to_csv(self) -> str:
         """One line per case and label, comma separated, with a header."""
         return csv_text(("case", "label", *self.metrics, *_FIXED), self.rows())
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the means of each label."""
+        from ctseg.metrics.summary import summary_table
+
+        return summary_table(self)
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "the report") -> Report:
@@ -332,7 +352,13 @@ def _case(data: Mapping[str, Any]) -> CaseResult:
         if not isinstance(value, str):
             raise TypeError(f"the {key} cannot be {value!r:.40}")
     notes = tuple(map(str, data.get("notes", ())))
-    return CaseResult(data["case"], labels, group, diagonal, notes)
+    confusion = {
+        str(reference): {
+            str(name): _number("confusion_ml", ml) or 0.0 for name, ml in parts.items()
+        }
+        for reference, parts in data.get("confusion_ml", {}).items()
+    }
+    return CaseResult(data["case"], labels, group, diagonal, notes, confusion)
 
 
 def _label(name: str, data: Mapping[str, Any]) -> LabelResult:

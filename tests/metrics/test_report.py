@@ -71,3 +71,16 @@ def one_label(**changes: object) -> str:
 def test_a_file_that_is_no_report_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="no report"):
         Report.from_json(text)
+
+
+def test_confusion_is_added_up_and_kept_in_files() -> None:
+    one = CaseResult("a", (), confusion_ml={"liver": {"liver": 1.0, "spleen": 0.5}})
+    two = CaseResult("b", (), confusion_ml={"liver": {"liver": 2.0}, "background": {"liver": 0.25}})
+    report = Report((one, two))
+    assert report.confusion_ml() == {
+        "liver": {"liver": 3.0, "spleen": 0.5},
+        "background": {"liver": 0.25},
+    }
+    assert Report.from_json(report.to_json()) == report
+    with pytest.raises(BadInput, match="confusion_ml"):
+        Report.from_json(report.to_json().replace("0.25", '"much"'))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.engine.evaluation.case_maps import CaseMaps, Slices
 from ctseg.engine.evaluation.channel_names import by_name, names_of_values
 from ctseg.engine.evaluation.matching import Pairs, find_pairs
 from ctseg.errors import BadInput, UnknownName
+from ctseg.metrics.aligned import Look
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
 from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
-from ctseg.metrics.overlap import Histogram, joint_histogram
+from ctseg.metrics.overlap import Histogram, confusion, joint_histogram, valid_histogram
 from ctseg.metrics.pairs import MapPair
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.specs import DataSet, ImageRef, Task
@@ -25,8 +27,6 @@ from ctseg.volume.geometry import TOLERANCE_VOXELS, check_same
 from ctseg.volume.io import read_ref
 from ctseg.volume.lattice import CommonGrid, on_common_grid
 from ctseg.volume.volume import Volume
-
-Slices = tuple[int | None, int | None]
 
 
 def evaluate(
@@ -47,6 +47,7 @@ def evaluate(
     prediction_options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    look: Look | None = None,
 ) -> Report:
     """Compare predicted label maps with reference ones, or the values of a regression with their targets.
 
@@ -70,6 +71,7 @@ def evaluate(
         grid_tolerance: largest offset between the voxels of the two maps, as a fraction of a voxel; 0.001 by default.
         prediction_options, reference_options: options for the formats' `open`, e.g. `{"dataset": "/label"}`.
         progress: called with (cases done, total, id of the case).
+        look: called with the maps of each case as they are compared, for pictures.
 
     Raises:
         FileProblem: a file is missing or unreadable.
@@ -102,8 +104,9 @@ def evaluate(
         )
         region = None if mask is None else common.to_common(_mask_of(_volume(mask, None), expected))
         maps = CaseMaps(
-            common.one, common.two, "case", slices=_on_common_grid(slices, common), mask=region
-        )
+            common.one, common.two, "case", slices=_on_common_grid(slices, common), mask=region,
+            look=look,
+        )  # fmt: skip
         result = evaluate_case(task, maps, settings)
         result = replace(result, notes=common.notes)
         return _report([result], settings, {"case": expected.geometry.spacing_zyx})
@@ -123,7 +126,7 @@ def evaluate(
         pairs = replace(pairs, pairs=(replace(pairs.pairs[0], mask=mask),))
     if grid_tolerance is not None:
         pairs = replace(pairs, grid_tolerance=grid_tolerance)
-    return _evaluate_pairs(pairs, task or pairs.task, slices, settings, progress)
+    return _evaluate_pairs(pairs, task or pairs.task, slices, settings, progress, look)
 
 
 def _evaluate_pairs(
@@ -132,6 +135,7 @@ def _evaluate_pairs(
     slices: Slices | None,
     settings: MetricSettings,
     progress: Callable[[int, int, str], None] | None,
+    look: Look | None,
 ) -> Report:
     if pairs.labels is not None:  # score only the labels that the prediction was restricted to
         for name in settings.labels or ():
@@ -150,6 +154,7 @@ def _evaluate_pairs(
         maps = CaseMaps(
             common.one, common.two, pair.case, names=names,
             slices=_on_common_grid(slices, common), mask=mask, group=pair.group,
+            images=pair.images, look=look,
         )  # fmt: skip
         result = evaluate_case(task, maps, settings)
         reading_notes = [
@@ -205,29 +210,6 @@ def _report(
     return report
 
 
-@dataclass(frozen=True)
-class CaseMaps:
-    """The predicted map of a case and its reference, on one grid.
-
-    Attributes:
-        prediction, reference: label values [Z, Y, X], or one map for each label [C, Z, Y, X]; float values of a
-            regression.
-        case_id: id of the case.
-        names: names of the two maps in messages.
-        slices: start and stop along z of the evaluated slices.
-        mask: evaluated region, [Z, Y, X] or [1, Z, Y, X], above 0.
-        group: the patient or specimen of the case.
-    """
-
-    prediction: Volume
-    reference: Volume
-    case_id: str
-    names: tuple[str, str] | None = None
-    slices: Slices | None = None
-    mask: NDArray[Any] | None = None
-    group: str | None = None
-
-
 def evaluate_case(
     task: Task | None, maps: CaseMaps, settings: MetricSettings | None = None
 ) -> CaseResult:
@@ -261,6 +243,7 @@ def evaluate_case(
     valid = None if maps.mask is None else np.asarray(_squeezed(maps.mask)[part] > 0)
     spacing = reference.geometry.spacing_zyx
     if task is not None and task.kind == "regression":
+        maps.show(task, predicted, expected)
         settings = settings or MetricSettings()
         metrics = in_group(settings.metrics, "regression") or REGRESSION
         results = score_values(task, predicted, expected, replace(settings, metrics=metrics), valid)
@@ -269,6 +252,7 @@ def evaluate_case(
         expected = labelled_channels(task, expected)
     if settings is not None and settings.instances:
         pair = MapPair(predicted, expected, spacing, valid)
+        maps.show(None, predicted, expected)
         results = _score_instances(task, pair, settings, names)
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
     if task is not None:
@@ -293,9 +277,18 @@ def evaluate_case(
     )  # labels of channels are known by order, those of one map by written value
     for own, name in zip(values, names, strict=True):
         check_values(task, own, where=name)
+    maps.show(task, predicted, expected)
+    if histogram is not None and valid is not None:
+        histogram = valid_histogram(predicted, expected, valid)
     pair = MapPair(predicted, expected, spacing, valid, histogram=histogram)
     results = score_labels(task, pair, settings or MetricSettings())
-    return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
+    counts = {} if histogram is None else confusion(task, histogram)
+    ml = reference.geometry.voxel_volume_mm3 / 1000
+    confusion_ml = {
+        name: {other: n * ml for other, n in row.items()} for name, row in counts.items()
+    }
+    diagonal = diagonal_mm(expected.shape, spacing)
+    return CaseResult(case_id, results, group, diagonal, confusion_ml=confusion_ml)
 
 
 def as_stored(task: Task, predicted: NDArray[Any]) -> NDArray[Any]:

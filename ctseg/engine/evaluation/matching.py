@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Pair:
     Attributes:
         mask: evaluated region of the reference; None for all of it.
         group: the patient or specimen of the case.
+        images: its scan, where a data set names it.
     """
 
     case: str
@@ -35,6 +36,7 @@ class Pair:
     reference: ImageRef
     mask: ImageRef | Volume | Path | str | None = None
     group: str | None = None
+    images: tuple[ImageRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,14 @@ def find_pairs(
     predicted = _maps(prediction, prediction_options)
     dataset = _dataset(reference, reference_options)
     known_cases: dict[str, Case] = {}
+    scans: dict[str, tuple[ImageRef, ...]] = {}
     if dataset is None:
         assert isinstance(reference, Path)
         expected, where = _maps(reference, reference_options), str(reference)
-        known = _task_of_labels_folder(reference)
+        around = _dataset_of_labels_folder(reference)
+        known = around.task if around else None
+        if around is not None:
+            scans = {case.id: case.images for case in (*around.cases, *around.unlabelled)}
     else:
         expected = {case.id: case.label for case in dataset.cases if case.label is not None}
         known_cases = {case.id: case for case in dataset.cases}
@@ -92,16 +98,21 @@ def find_pairs(
     task = recorded or known
     if _is_volume(prediction) and len(expected) == 1 and not cases:
         (case, ref), (single,) = *expected.items(), tuple(predicted.values())
-        return Pairs((_pair(case, single, ref, known_cases.get(case)),), task, labels)
+        pair = _pair(case, single, ref, known_cases.get(case))
+        return Pairs((_with_scan(pair, scans),), task, labels)
     ids = _ids(predicted, expected, cases, prediction, where)
-    pairs = tuple(_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids)
-    return Pairs(pairs, task, labels)
+    pairs = (_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids)
+    return Pairs(tuple(_with_scan(pair, scans) for pair in pairs), task, labels)
 
 
 def _pair(case_id: str, predicted: ImageRef, expected: ImageRef, case: Case | None) -> Pair:
     if case is None:
         return Pair(case_id, predicted, expected)
-    return Pair(case_id, predicted, expected, case.mask, case.group)
+    return Pair(case_id, predicted, expected, case.mask, case.group, case.images)
+
+
+def _with_scan(pair: Pair, scans: Mapping[str, tuple[ImageRef, ...]]) -> Pair:
+    return pair if pair.images else replace(pair, images=scans.get(pair.case, ()))
 
 
 def _ids(
@@ -174,13 +185,12 @@ def _dataset(reference: Path | DataSet, options: Mapping[str, Any] | None) -> Da
     return open_dataset(reference)
 
 
-def _task_of_labels_folder(reference: Path) -> Task | None:
-    """The task of the data set to which a folder of labels, or a file in it, belongs."""
+def _dataset_of_labels_folder(reference: Path) -> DataSet | None:
+    """The data set to which a folder of labels, or a file in it, belongs."""
     folder = (reference if reference.is_dir() else reference.parent).resolve()
     if not folder.name.startswith("labels"):
         return None
-    dataset = _dataset(folder.parent, None)
-    return dataset.task if dataset else None
+    return _dataset(folder.parent, None)
 
 
 def _from_record(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]:

@@ -18,11 +18,13 @@ from ctseg.data.splits import depths, split
 from ctseg.data.steps.target import Scale
 from ctseg.data.store import Prepared, about
 from ctseg.data.stream import ready as stream_of
-from ctseg.engine.evaluation.evaluate import CaseMaps, evaluate_case
+from ctseg.engine.evaluation.case_maps import CaseMaps
+from ctseg.engine.evaluation.evaluate import evaluate_case
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.training.job import TrainingJob
 from ctseg.errors import BadInput, CtsegError
+from ctseg.metrics.aligned import Look
 from ctseg.metrics.catalogue import in_group
 from ctseg.metrics.report import CaseResult, Report
 from ctseg.specs import Case, Task
@@ -46,11 +48,13 @@ def validate(
     cases: Sequence[Case],
     prepared: Sequence[Prepared],
     on_case: OnCase | None = None,
+    look: Look | None = None,
 ) -> Report:
     """Predict prepared cases and score them against their labels as stored.
 
     Args:
         on_case: called with the number done, the total and the case's id; what it raises ends the validation.
+        look: called with the maps of each case as they are compared, for pictures.
 
     Raises:
         CtsegError: a file that is gone or damaged by now; the message names the case.
@@ -61,7 +65,7 @@ def validate(
             stream = stream_of(np.asarray(ready.image), ready.applied)
             labels = predict_array(model, stream, decoder_of(model))
             ready.close()
-            results.append(score(model.task, case, Volume(labels, ready.applied.source)))
+            results.append(score(model.task, case, Volume(labels, ready.applied.source), look))
         except CtsegError as error:
             if case.id not in error.message.split():
                 error.message = f"Case {case.id}: {error.message}"
@@ -111,13 +115,15 @@ def measure(
     return metrics_of(Report(tuple(results)), command="")
 
 
-def score(task: Task, case: Case, prediction: Volume) -> CaseResult:
+def score(task: Task, case: Case, prediction: Volume, look: Look | None = None) -> CaseResult:
     """One prediction against the case's label as stored."""
     source = prediction.geometry
     with about(case, "scored"):  # its files may be gone by now
         reference = load_label(case, task, Volume(prediction.array, source))
         mask = load_extra(case, case.mask, reference)
-    maps = CaseMaps(prediction, reference, case.id, mask=mask, group=case.group)
+    maps = CaseMaps(
+        prediction, reference, case.id, mask=mask, group=case.group, images=case.images, look=look
+    )
     return evaluate_case(task, maps)
 
 

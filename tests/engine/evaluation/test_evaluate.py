@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,6 +70,35 @@ def test_one_case_by_hand() -> None:
     assert (invented.dice, invented.state) == (0.0, "invented")
     (_, absent) = evaluate_case(TASK, CaseMaps(_map(lesion=False), _map(lesion=False), "a")).labels
     assert (absent.dice, absent.state) == (None, "absent")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_confusion_adds_up_to_the_volumes_of_either_map(masked: bool) -> None:
+    made, truth = _map(shift=1), _map(lesion=False)
+    mask = np.ones(truth.array.shape, np.uint8)
+    mask[0] = 0
+    maps = CaseMaps(made, truth, "a", mask=mask if masked else None)
+    result = evaluate_case(replace(TASK, ignore=2), maps)
+    counted = (mask > 0 if masked else mask > -1) & (truth.array != 2)
+    ml = truth.geometry.voxel_volume_mm3 / 1000
+    names = {0: "background", 1: "organ", 2: "lesion"}
+    expected: dict[str, dict[str, float]] = {}
+    for one, two in itertools.product(names, names):
+        voxels = int(((truth.array == one) & (made.array == two) & counted).sum())
+        if voxels:
+            expected.setdefault(names[one], {})[names[two]] = pytest.approx(voxels * ml)
+    assert result.confusion_ml == expected
+    for item in result.labels:
+        assert sum(result.confusion_ml.get(item.label, {}).values()) == pytest.approx(
+            item.reference_ml
+        )
+        predicted = sum(row.get(item.label, 0.0) for row in result.confusion_ml.values())
+        assert predicted == pytest.approx(item.predicted_ml)
+
+
+def test_labels_that_overlap_have_no_confusion() -> None:
+    task = Task("channels", (Label("organ", (1, 2), 1), Label("lesion", (2,), 2)))
+    assert evaluate_case(task, CaseMaps(_map(shift=1), _map(), "a")).confusion_ml == {}
 
 
 def test_maps_on_different_grids_are_not_compared() -> None:

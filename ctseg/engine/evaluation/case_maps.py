@@ -1,0 +1,50 @@
+"""The maps of a case that are to be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ctseg.metrics.aligned import AlignedCase, Look
+from ctseg.specs import ImageRef, Task
+from ctseg.volume.volume import Volume
+
+Slices = tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class CaseMaps:
+    """The predicted map of a case and its reference, on one grid.
+
+    Attributes:
+        prediction, reference: label values [Z, Y, X], or one map for each label [C, Z, Y, X]; float values of a
+            regression.
+        case_id: id of the case.
+        names: names of the two maps in messages.
+        slices: start and stop along z of the evaluated slices.
+        mask: evaluated region, [Z, Y, X] or [1, Z, Y, X], above 0.
+        group: the patient or specimen of the case.
+        images: its scan, for pictures.
+        look: called with the maps as they are compared.
+    """
+
+    prediction: Volume
+    reference: Volume
+    case_id: str
+    names: tuple[str, str] | None = None
+    slices: Slices | None = None
+    mask: NDArray[Any] | None = None
+    group: str | None = None
+    images: tuple[ImageRef, ...] = ()
+    look: Look | None = None
+
+    def show(self, task: Task | None, predicted: NDArray[Any], reference: NDArray[Any]) -> None:
+        """Let `look` see the arrays as they are compared."""
+        if self.look is None:
+            return
+        geometry = self.reference.geometry
+        start = slice(*self.slices).indices(geometry.shape_zyx[0])[0] if self.slices else 0
+        part = geometry.sub((start, 0, 0), reference.shape[-3:])
+        self.look(AlignedCase(self.case_id, task, predicted, reference, part, self.images))
