@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctseg.cli import scores, ui
+from ctseg.cli import ui
 from ctseg.cli.data_options import GridToleranceOption
+from ctseg.cli.evaluate_outputs import Evaluated, OutputFiles
 from ctseg.cli.options.settings import ConfigOption, SettingsOption, model_of
 from ctseg.cli.options.spellings import respelled
 from ctseg.errors import BadInput, FileProblem
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
 
     from ctseg.config.commands import EvaluateOptions
     from ctseg.metrics.bootstrap import BootstrapSample
-    from ctseg.metrics.compare import Difference
     from ctseg.metrics.report import Report
     from ctseg.specs import DataSet
 
 EXAMPLES = (
-    "ctseg evaluate predictions/ DATA/labelsTr --csv scores.csv",
+    "ctseg evaluate predictions/ DATA/labelsTr -o report.html -o scores.csv",
     "ctseg evaluate new/ DATA --fold 0 --against old/",
     "ctseg evaluate out.h5 weave.h5 --instance-ids --set dataset=/label",
     "ctseg evaluate runs/first",
 )
 OLD_SPELLINGS = MappingProxyType(
     {
+        "--csv": "-o {}",
         "--instances": "--instance-ids",
         "--confidence": "--set confidence_level={}",
         "--iou": "--set iou={}",
@@ -58,9 +59,14 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Argument(help="Reference file, folder or data set.", show_default=False)
     ] = None,
-    csv: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="CSV file with a line for each case and label."),
+    outputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write: .html (report), .csv (a line for each case and label) or .json; repeatable.",
+        ),
     ] = None,
     as_json: ui.JsonOption = False,
     metrics: Annotated[
@@ -170,16 +176,13 @@ def evaluate(
     selecting: dict[str, object] = {
         "--fold": fold, "--cases": cases, "--suggest-cleanup": suggest_cleanup or None, **_changed(rare, READING),
     }  # fmt: skip
-    if csv is not None:
-        from ctseg.files import check_replaceable
-
-        check_replaceable(csv, option="--csv")
+    files = OutputFiles.check(outputs or [])
     if reference is None:
         _needs_reference(_given(scoring | selecting))
     elif fold is not None:
         source, ids = _fold(reference, fold, rare.folds, ids)
     if suggest_cleanup and source is not None:
-        if useless := _given(scoring | {"--against": against, "--csv": csv}):
+        if useless := _given(scoring | {"--against": against, "-o": outputs}):
             raise BadInput(
                 f"{useless[0]} has no effect with --suggest-cleanup.",
                 hint="Leave one of them out.",
@@ -189,52 +192,14 @@ def evaluate(
         formats = {key: options[key] for key in ("prediction_options", "reference_options")}
         suggest(predictions, source, ids, as_json=as_json, **formats)
         return
-    report = _evaluated(predictions, source, ids, options)
-    other = None if against is None else _evaluated(against, source, ids, options)
-    _print(report, other, (predictions, against), resampling, csv=csv, as_json=as_json)
-
-
-def _print(
-    report: Report,
-    other: Report | None,
-    paths: tuple[Path, Path | None],
-    resampling: BootstrapSample | None,
-    *,
-    csv: Path | None,
-    as_json: bool,
-) -> None:
-    differences: tuple[Difference, ...] = ()
-    if other is not None:
-        from ctseg.metrics.compare import compare
-
-        differences = compare(report, other, resampling)
-    names = (str(paths[0]), str(paths[1]))
-    if as_json:
-        out = report.to_dict(resampling)
-        if other is not None:
-            out["against"] = {"predictions": names[1], **other.to_dict(resampling)}
-            out["comparison"] = [difference.to_dict() for difference in differences]
-        ui.print_json(out)
-    else:
-        scores.print_report(report, resampling=resampling)
-        if other is not None:
-            scores.print_comparison(differences, names, resampling)
-    if csv is not None:  # last, so that the results are printed even if the disk is full
-        from ctseg.files import write_text
-
-        text = report.to_csv() if other is None else _both(report, other, names)
-        write_text(csv, text, option="--csv")
-
-
-def _both(report: Report, other: Report, names: tuple[str, str]) -> str:
-    from ctseg.metrics.report import csv_text
-
-    rows = [
-        {"predictions": name, **row}
-        for name, one in zip(names, (report, other), strict=True)
-        for row in one.rows()
-    ]
-    return csv_text(dict.fromkeys(key for row in rows for key in row), rows)
+    looks = files.looks()
+    report = _evaluated(predictions, source, ids, options | {"look": looks[0]})
+    other = None
+    if against is not None:
+        other = _evaluated(against, source, ids, options | {"look": looks[1]})
+    found = Evaluated(report, str(predictions), other, str(against), resampling)
+    found.show(as_json=as_json)
+    files.write(found)
 
 
 def _evaluated(

@@ -62,10 +62,35 @@ def test_the_table_shows_cases_and_means(data: Path) -> None:
     assert ["mean", "0.8333", "0.7500", "2"] in rows
 
 
-def test_csv(data: Path) -> None:
+def test_files_are_written_by_their_suffixes(data: Path) -> None:
     out = data / "new" / "scores.csv"
-    assert _run(data / "made", data / "Set", "--fold", 1, "--csv", out).exit_code == 0
+    page, plain = data / "report.html", data / "report.json"
+    files = ("-o", out, "-o", page, "-o", plain)
+    result = _run(data / "made", data / "Set", "--fold", 1, *files, "--json")
+    assert result.exit_code == 0, result.output
     assert [row["case"] for row in csv.DictReader(out.read_text().splitlines())] == ["c2", "c3"]
+    assert json.loads(plain.read_text()) == json.loads(result.stdout)
+    text = page.read_text(encoding="utf-8")
+    worst = text.partition("Worst cases first</h2>")[2]
+    assert worst.index("<h3>c2") < worst.index("<h3>c3")
+    assert text.count('alt="scan of') == 2 and text.count("data:image/png") == 6
+
+
+def test_the_scan_is_found_from_a_folder_of_labels_too(data: Path) -> None:
+    page = data / "report.html"
+    labels = data / "Set" / "labelsTr"
+    assert _run(data / "made", labels, "--cases", "c2,c3", "-o", page).exit_code == 0
+    assert page.read_text(encoding="utf-8").count('alt="scan of') == 2
+    single = _run(data / "made" / "c2.nii.gz", labels / "c2.nii.gz", "-o", page)
+    assert single.exit_code == 0, single.output
+    assert page.read_text(encoding="utf-8").count('alt="scan of') == 1
+
+
+def test_the_old_spelling_of_csv_is_taken(data: Path) -> None:
+    out = data / "scores.csv"
+    result = _run(data / "made", data / "Set", "--fold", 1, "--csv", out)
+    assert result.exit_code == 0 and out.is_file()
+    assert "--csv is an old spelling; write -o" in result.stderr
 
 
 def test_slices(data: Path) -> None:
@@ -122,7 +147,11 @@ def test_two_predictions_are_compared_case_by_case(data: Path) -> None:
     assert (dice["better"], dice["worse"], dice["equal"], dice["cases"]) == (0, 1, 1, 2)
     assert dice["p_value"] == 1  # one difference says nothing
     csv_file = data / "both.csv"
-    assert _run(data / "made", *fold, "--against", other, "--csv", csv_file).exit_code == 0
+    page = data / "report.html"
+    files = ("-o", csv_file, "-o", page)
+    assert _run(data / "made", *fold, "--against", other, *files).exit_code == 0
+    assert "-0.1667" in page.read_text()
+    assert page.read_text().count("<figcaption>" + str(other)) == 2
     rows = list(csv.DictReader(csv_file.read_text().splitlines()))
     assert [row["predictions"] for row in rows] == [str(data / "made")] * 2 + [str(other)] * 2
 
@@ -185,15 +214,16 @@ def test_the_notes_say_what_the_means_leave_out(tmp_path: Path) -> None:
         (["made", "Set", "--fold", "0", "--cases", "c3"], "does not validate in fold 0"),
         (["made", "Set", "--cases", "c9"], "c9"),
         (["made", "Set", "--fold", "1", "--slices", "x"], "START:STOP"),
-        (["made", "Set", "--fold", "1", "--csv", "made"], "cannot be written"),
-        (["made", "Set", "--fold", "1", "--csv", "Set/dataset.json/x.csv"], "is no folder"),
+        (["made", "Set", "--fold", "1", "-o", "made"], "Suffixes: .html, .csv, .json"),
+        (["made", "Set", "--fold", "1", "-o", "made/c2.nii.gz"], "no kind of file"),
+        (["made", "Set", "--fold", "1", "-o", "Set/dataset.json/x.csv"], "is no folder"),
         (["made", "Set", "--fold", "1", "--cases", ","], "names nothing"),
         (["made", "Set", "--fold", "1", "--labels", ""], "names nothing"),
         (["made", "Set", "--fold", "1", "--tolerance", "nan"], "0 or more"),
         (["made", "Set", "--fold", "1", "--confidence", "nan"], "confidence"),
         (
-            ["made", "Set", "--fold", "1", "--suggest-cleanup", "--csv", "x.csv"],
-            "--csv has no effect",
+            ["made", "Set", "--fold", "1", "--suggest-cleanup", "-o", "x.csv"],
+            "-o has no effect",
         ),
         (["made", "Set", "--fold", "1", "--suggest-cleanup", "--slices", "1:"], "--slices has no"),
         (["made", "Set", "--fold", "1", "--suggest-cleanup", "--against", "made"], "--against has"),
@@ -232,7 +262,7 @@ def test_a_csv_that_cannot_be_written_does_not_take_what_was_measured(
         raise DiskFull("The disk is full.")
 
     monkeypatch.setattr("ctseg.files.write_text", full)
-    result = _run(data / "made", data / "Set", "--fold", 1, "--csv", data / "x.csv", "--json")
+    result = _run(data / "made", data / "Set", "--fold", 1, "-o", data / "x.csv", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["mean_dice"] == pytest.approx(5 / 6)
     assert "disk is full" in result.stderr

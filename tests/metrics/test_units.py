@@ -66,7 +66,7 @@ def test_tables_of_micro_ct_show_digits_and_files_keep_their_units(
     tmp_path: Path, micro: tuple[Path, Path]
 ) -> None:
     words = ["evaluate", *map(str, micro)]
-    result = CliRunner().invoke(app, [*words, "--csv", str(tmp_path / "a.csv")])
+    result = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "a.csv")])
     assert result.exit_code == 0, result.output
     head, row = (line.split("  ") for line in result.stdout.splitlines()[:2])
     cells = dict(zip([h.strip() for h in head if h], [c.strip() for c in row if c], strict=False))

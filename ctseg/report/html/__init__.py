@@ -1,0 +1,1 @@
+"""Reports of runs, evaluations and comparisons as single HTML files."""
