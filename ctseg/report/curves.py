@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from pydantic import BaseModel, Field, ValidationError
 
-from ctseg.config.checking import parse_json
-from ctseg.errors import FileProblem
 from ctseg.report.figure import GREY, INK, new_figure, plain_axes, save_png, short_name
+from ctseg.report.history import Epoch, read_epochs
 from ctseg.task import PALETTE
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of `log.jsonl` of the kind `epoch`.
-
-    Attributes:
-        loss: mean training loss of the epoch.
-        mean_dice: mean over the foreground labels in 0..1; None where the epoch was not validated.
-        dice: Dice of each label.
-        scores: for a regression, the mean of each metric (`psnr`, ...) for each channel.
-    """
-
-    epoch: int
-    loss: float | None
-    mean_dice: float | None
-    dice: dict[str, float]
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-class _Line(BaseModel):
-    """The part of such a line that is plotted."""
-
-    epoch: int = Field(ge=0, le=10**9)
-    loss: float | None = None
-    mean_dice: float | None = None
-    dice: dict[str, float | None] | None = None
-    scores: dict[str, dict[str, float | None]] | None = None
 
 
 def draw_curves(log_jsonl: Path, png: Path) -> None:
@@ -70,51 +39,6 @@ def draw_curves(log_jsonl: Path, png: Path) -> None:
     figure.align_ylabels((upper, lower))
     figure.subplots_adjust(left=0.09, right=0.97, top=0.92, bottom=0.09, hspace=0.12)
     save_png(figure, png)
-
-
-def read_epochs(log_jsonl: Path) -> list[Epoch]:
-    """The epochs of a log in order; if a resumed run repeats one, the later line counts.
-
-    Raises:
-        FileProblem: the log is missing, holds no epoch, or a line other than the last is not JSON.
-    """
-    try:
-        lines = log_jsonl.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise FileProblem(f"The log {log_jsonl} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise FileProblem(f"The log {log_jsonl} is not UTF-8 text: {error.reason}.") from error
-    epochs: dict[int, Epoch] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = parse_json(line)
-        except ValueError as error:
-            if number == len(lines):  # cut short when the run was killed
-                break
-            raise FileProblem(f"Line {number} of {log_jsonl} is not JSON: {error}.") from error
-        if isinstance(entry, dict) and entry.get("kind") == "epoch":
-            epoch = _epoch(entry, where=f"line {number} of {log_jsonl}")
-            epochs[epoch.epoch] = epoch
-    if not epochs:
-        raise FileProblem(
-            f"{log_jsonl} holds no finished epoch.", hint="Wait for the first epoch to end."
-        )
-    return [epochs[number] for number in sorted(epochs)]
-
-
-def _epoch(entry: dict[str, Any], *, where: str) -> Epoch:
-    try:
-        line = _Line.model_validate(entry)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise FileProblem(f"'{key}' in {where} is damaged: {first['msg']}.") from error
-    dice = {name: value for name, value in (line.dice or {}).items() if value is not None}
-    scores = {
-        name: {label: value for label, value in values.items() if value is not None}
-        for name, values in (line.scores or {}).items()
-    }
-    return Epoch(line.epoch, line.loss, line.mean_dice, dice, scores)
 
 
 def _draw_dice(axes: Axes, epochs: list[Epoch]) -> None:

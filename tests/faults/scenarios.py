@@ -106,7 +106,7 @@ SCENARIOS = (
     ),
     Scenario("zoo remove", "zoo", _remove, _remove_again),
 )  # fmt: skip
-TIMES = ("seconds", "seconds_by_phase", "log_bytes", "sha256", "bytes")
+TIMES = ("seconds", "validation_seconds", "seconds_by_phase", "log_bytes", "sha256", "bytes")
 """What differs from one run to the next, and what follows from that."""
 RECORD = "predictions.json"
 MAY_CHANGE = ("cache",)
@@ -166,14 +166,14 @@ def visible(place: Workplace, scenario: Scenario) -> list[Path]:
 
 
 def results(place: Workplace, scenario: Scenario) -> dict[str, str]:
-    """What the command has made, as contents by relative path; pictures and TensorBoard's files aside."""
+    """What the command has made, as contents by relative path; pictures, reports and TensorBoard's files aside."""
     folder = place.root / scenario.output
     out = {
         str(path.relative_to(folder)): content(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and "tensorboard" not in path.parts
-        and path.suffix not in (".png", ".toml")
+        and path.suffix not in (".png", ".html", ".toml")
         and path.name not in (".lock", "README.md", RECORD)
     }
     record = folder / RECORD

@@ -23,7 +23,8 @@ from ctseg.engine.training.optim import Schedule, make_optimizer
 from ctseg.engine.training.run import check_names
 from ctseg.engine.training.run_log import RunLog
 from ctseg.metrics.report import Report
-from ctseg.report.curves import draw_curves, read_epochs
+from ctseg.report.curves import draw_curves
+from ctseg.report.history import read_epochs
 from tests.engine.small_model import card_of, network_of, small_model
 from tests.hostile.models import HEADER
 from tests.hostile.mutate import document, json_lines, text, tree

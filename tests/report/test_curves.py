@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ctseg.errors import FileProblem
-from ctseg.report.curves import draw_curves, read_epochs
+from ctseg.report.curves import draw_curves
+from ctseg.report.history import read_epochs
 
 
 def epoch_line(epoch: int, **fields: object) -> str:

@@ -98,6 +98,14 @@ class RunResult:
     seconds: float
     scores: dict[str, float | None] = field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: the best validation, and where the report is."""
+        from ctseg.markup import element, markup
+        from ctseg.metrics.summary import summary_table
+
+        place = element("p", "Run: ", self.folder, "; report: ", self.folder / "report.html")
+        return markup(place, summary_table(self.report))
+
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that end a training with a resume point."""

@@ -24,6 +24,7 @@ from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJo
 from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
+from ctseg.engine.training.run_report import show_scans
 from ctseg.engine.training.step import Stepper, loader_of
 from ctseg.engine.training.time_budget import extend_steps, plan_steps
 from ctseg.engine.training.validate import WORST, merit, scores_of, validate, validation_model
@@ -32,12 +33,13 @@ from ctseg.files import write_text
 from ctseg.losses.deep import DeepSupervision
 from ctseg.metrics.catalogue import metric
 from ctseg.metrics.report import Report
+from ctseg.report.html.case_slices import CaseSlices
 
 
 def train(job: TrainingJob, *, resume: bool = False) -> RunResult:
     """Train to the end, or on from the last resume point.
 
-    The run folder gets `log.jsonl`, `best.safetensors`, `validation/report.json` and `last/`.
+    The run folder gets `log.jsonl`, `best.safetensors`, `validation/` and `last/`.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, with a resume point written.
@@ -111,10 +113,14 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
             while not finished(state, config.train.patience):
                 if state.validated < state.step and at_epoch_end(state):
                     judged = (average.module if average is not None else net).eval()
-                    report = _validate(job, judged, interrupt)
+                    slices, since = CaseSlices(), time.monotonic()
+                    report = _validate(job, judged, interrupt, slices)
                     net.train()
                     keep_if_best(job, state, judged, report)
-                    _log_epoch(log, state, schedule.lr, report, before + time.monotonic() - begun)
+                    if state.best_step == state.step:
+                        show_scans(job.folder, report, slices, job.reporter)
+                    now = time.monotonic()
+                    _log_epoch(log, state, schedule.lr, report, (before + now - begun, now - since))
                     _tell(job, state, report)
                     save()
                     saved = time.monotonic()
@@ -198,12 +204,14 @@ def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: R
     save_weights(job.folder / "best.safetensors", tensors, card)
 
 
-def _validate(job: TrainingJob, net: torch.nn.Module, interrupt: Interrupt) -> Report:
+def _validate(
+    job: TrainingJob, net: torch.nn.Module, interrupt: Interrupt, slices: CaseSlices
+) -> Report:
     def on_case(done: int, total: int, name: str) -> None:
         job.reporter.update(done, total, f"validating {name}")
         interrupt.check()
 
-    return validate(validation_model(job, net), job.val, job.val_prepared, on_case)
+    return validate(validation_model(job, net), job.val, job.val_prepared, on_case, slices.add)
 
 
 def _log_step(log: RunLog, state: State, lr: float) -> None:
@@ -212,7 +220,10 @@ def _log_step(log: RunLog, state: State, lr: float) -> None:
     state.log_sum, state.log_count = 0.0, 0
 
 
-def _log_epoch(log: RunLog, state: State, lr: float, report: Report, seconds: float) -> None:
+def _log_epoch(
+    log: RunLog, state: State, lr: float, report: Report, seconds: tuple[float, float]
+) -> None:
+    """A line of `log.jsonl` for an epoch; `seconds` are those of the run, and of this validation."""
     loss = state.loss_sum / max(state.loss_count, 1)
     log.write(
         "epoch",
@@ -223,7 +234,8 @@ def _log_epoch(log: RunLog, state: State, lr: float, report: Report, seconds: fl
         mean_dice=report.mean_dice,
         dice=report.dice,
         **({"scores": found} if (found := scores_of(report)) else {}),
-        seconds=round(seconds, 3),
+        seconds=round(seconds[0], 3),
+        validation_seconds=round(seconds[1], 3),
     )
 
 

@@ -32,13 +32,13 @@ from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.training import checkpoint, loop, optim
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult, Silent, TrainingJob
 from ctseg.engine.training.prepare import with_labels
-from ctseg.errors import BadInput, DiskFull
+from ctseg.engine.training.run_report import environment_of, show_progress
+from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
 from ctseg.planning.fingerprint import Fingerprint, fingerprint
 from ctseg.planning.plan import make_plan
 from ctseg.planning.preprocessing import RESHAPING
 from ctseg.planning.task import task_of
-from ctseg.report.curves import draw_curves
 from ctseg.specs import Case, DataSet, Task, training_only
 from ctseg.temporary import held
 from ctseg.version import __version__
@@ -166,20 +166,10 @@ def _train(
         config=config, card=card, folder=folder, train=kept,
         val=[case for case in validation if case.id in {ready.id for ready in judged}],
         val_prepared=judged, runtime=runtime, spacing_zyx=spacing, deadline=deadline,
-        reporter=reporter, on_epoch=lambda run: _draw_curves(run, reporter),
+        reporter=reporter, on_epoch=lambda run: show_progress(run, reporter),
         extend=start.extend is not None,
     )  # fmt: skip
     return loop.train(job, resume=resume)
-
-
-def _draw_curves(folder: Path, reporter: Reporter) -> None:
-    """Draw the curves of a run; a log that cannot be read ends no training."""
-    try:
-        draw_curves(folder / "log.jsonl", folder / "curves.png")
-    except BadInput as error:
-        if isinstance(error, DiskFull):
-            raise
-        reporter.say(f"Warning: curves.png is not drawn. {error.message}")
 
 
 def check_names(config: RunConfig, *, fresh: bool = True) -> None:
@@ -274,6 +264,7 @@ def _plan(
         "fingerprint": found.to_dict(),
         "choices": plan.choices,
         "runtime": runtime.describe(),
+        "environment": environment_of(),
     }
     return config, document
 

@@ -14,7 +14,7 @@ from ctseg.engine.training import checkpoint
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.run_log import RunLog
 from ctseg.errors import CorruptWeights, FileProblem
-from ctseg.report.curves import read_epochs
+from ctseg.report.history import read_epochs
 
 
 @pytest.fixture

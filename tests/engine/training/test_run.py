@@ -30,6 +30,7 @@ from ctseg.engine.training.optim import SCHEDULES, Schedule
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loss_target
 from ctseg.errors import BadInput, CorruptWeights, DiskFull
+from tests.test_markup import Seen
 
 LONG = ["--steps", "40", "--set", "train.checkpoint_every=0", "--set", "train.ema=0.9"]
 LONG += ["--set", "train.log_every=3"]
@@ -91,6 +92,30 @@ def test_a_run_folder_holds_what_it_should(mini_run: Path):
     assert not [p for p in mini_run.rglob("*") if p.suffix in (".pt", ".pkl", ".pth")]
 
 
+def test_a_run_has_a_report_of_everything(mini_run: Path) -> None:
+    text = (mini_run / "report.html").read_text(encoding="utf-8")
+    titles = re.findall("<h2>(.*?)</h2>", text)
+    assert titles == [
+        "Run", "Curves", "Best validation", "Worst, median and best scan", "Distribution", "Volumes",
+        "Confusion", "Validation cases", "Plan", "Fingerprint", "Environment", "Configuration",
+    ]  # fmt: skip
+    seen = Seen(text).text
+    plan = json.loads((mini_run / "plan.json").read_text())
+    for choice in plan["choices"].values():
+        assert choice["reason"] in seen
+    assert "finished, 12 steps" in text and "3</td>" in text
+    assert plan["environment"]["torch"] in text and plan["runtime"] in seen
+    curves = text.partition("<h2>Curves")[2].partition("</section>")[0]
+    assert re.findall("<h3>(.*?)</h3>", curves) == [
+        "Dice, validation", "Loss, training", "Learning rate", "Throughput, patches a second",
+    ]  # fmt: skip
+    shown = {path.stem for path in (mini_run / "validation").glob("*.png")}
+    assert shown in ({"worst", "median", "best"}, {"worst", "best"}, {"best"})
+    assert text.count("data:image/png") == 3 * len(shown)
+    for line in (mini_run / "log.jsonl").read_text().splitlines():
+        assert 0 < json.loads(line)["validation_seconds"] <= json.loads(line)["seconds"]
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_equals_left_alone(mini_set, mini_options, tmp_path):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
@@ -123,7 +148,8 @@ def test_killed_and_resumed_equals_left_alone(mini_set, mini_options, tmp_path):
     ]
     for log in logs:
         for line in log:
-            line.pop("seconds", None)
+            for name in ("seconds", "validation_seconds"):
+                line.pop(name, None)
     assert logs[0] == logs[1]
 
 

@@ -84,9 +84,13 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def opened(
-    browser: Any, html: Path, size: tuple[int, int] = (1000, 700), **options: Any
+    browser: Any,
+    html: Path,
+    size: tuple[int, int] = (1000, 700),
+    ready: str = "html[data-ready=yes]",
+    **options: Any,
 ) -> Iterator[Opened]:
-    """Open a page and wait until it is drawn."""
+    """Open a page and wait until it is drawn, which an element shows."""
     width, height = size
     page = browser.new_page(viewport={"width": width, "height": height}, **options)
     found = Opened(page)
@@ -98,6 +102,6 @@ def opened(
     )
     page.set_default_timeout(PATIENCE_MS)
     page.goto(html.absolute().as_uri())
-    page.wait_for_selector("html[data-ready=yes]", state="attached")
+    page.wait_for_selector(ready, state="attached")
     yield found
     page.close()
