@@ -7,6 +7,7 @@ A label that is in neither map has no score and counts in no mean; a missed or i
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -131,12 +132,12 @@ class Report:
     cases: tuple[CaseResult, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Every label with a score in some case, in the order of the task."""
         return tuple(dict.fromkeys(item.label for case in self.cases for item in case.labels))
 
-    @property
+    @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that was computed, in the order of the catalogue."""
         measured = {name for case in self.cases for item in case.labels for name in item.values}

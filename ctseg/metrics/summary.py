@@ -128,7 +128,10 @@ def summary_table(
         ]
         for s in summary
     ]
-    overall = [cell(name, report.mean(name), around[name][1]) for name in heads]
+    known = {n: [value for s in summary if (value := s.means[n]) is not None] for n in heads}
+    overall = [
+        cell(n, statistics.fmean(known[n]) if known[n] else None, around[n][1]) for n in heads
+    ]
     mean = ["mean", *overall, len(report.cases), *(None for _ in states)]
     titles = [title for title, _ in heads.values()]
     return table(["label", *titles, "cases", *states], rows, foot=mean, sortable=sortable)

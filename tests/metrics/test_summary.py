@@ -24,9 +24,7 @@ def test_cases_are_ranked_by_their_mean_worst_first(metric: str, worst: str) -> 
     )
     found = ranked(Report(cases))
     assert found[0][0].case == worst and len(found) == 2
-    assert {one.case: score for one, score in found} == pytest.approx(
-        {"high": 0.85, "low": 0.1}
-    )
+    assert {one.case: score for one, score in found} == pytest.approx({"high": 0.85, "low": 0.1})
 
 
 def test_what_has_no_better_side_ranks_nothing() -> None:
