@@ -103,7 +103,8 @@ def _show(report: DataReport) -> None:
             + (f", {rest} without a label" if rest else "")
             + f", channels {', '.join(report.channels)}"
             + (f", {report.folds} folds given" if report.folds else "")
-            + (f", {report.licence}" if report.licence else "")
+            + (f", {report.licence}" if report.licence else ""),
+            prose=True,
         )
     several = len(report.channels) > 1
     columns = ["case", "voxels z y x", "spacing x y z", "axes"]
@@ -127,12 +128,12 @@ def _show(report: DataReport) -> None:
         else "No problems found."
     )
     for text in problems:
-        ui.show(f"  {text}")
+        ui.show(f"  {text}", prose=True)
     for text in report.notes:
-        ui.show(f"Note: {text}")
+        ui.show(f"Note: {text}", prose=True)
     for case in report.cases:
         for text in case.notes:
-            ui.show(f"Note: {case.id}: {text}")
+            ui.show(f"Note: {case.id}: {text}", prose=True)
 
 
 def _rows(case: CaseReport, *, several: bool) -> list[list[object]]:
@@ -209,6 +210,6 @@ def _show_scan(scan: CaseReport) -> None:
         ui.show()
         ui.table(["label", "voxels", "ml"], [[s.name, s.voxels, _ml(s.ml)] for s in scan.labels])
     for text in scan.problems:
-        ui.show(f"Problem: {text}")
+        ui.show(f"Problem: {text}", prose=True)
     for text in scan.notes:
-        ui.show(f"Note: {text}")
+        ui.show(f"Note: {text}", prose=True)

@@ -261,7 +261,7 @@ def predict(
             load, model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
             region=None if rare.region is None else parse_region(_region(rare.region)),
             coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm, force=rare.force,
-            on_note=ui.say if team is None or team.leads else None,
+            on_note=functools.partial(ui.say, prose=True) if team is None or team.leads else None,
         )  # fmt: skip
         segmenter = with_fetching(load_model, zoo) if fetch else load_model()
         loaded = segmenter.with_settings(

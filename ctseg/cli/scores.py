@@ -54,7 +54,7 @@ def print_report(
     if notes := notes_of(report):
         ui.show()
     for note in notes:
-        ui.show(note)
+        ui.show(note, prose=True)
 
 
 def _print_intervals(

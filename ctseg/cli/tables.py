@@ -156,6 +156,20 @@ def _row(columns: Sequence[Column], cells: Sequence[list[str]], widths: Sequence
     return lines
 
 
+def wrapped(text: str, width: int) -> list[str]:
+    """Prose in lines that break between words, all but the first one indented; names stay whole."""
+    lines: list[str] = []
+    for line in text.splitlines() or [""]:
+        if _width(line) <= width:
+            lines.append(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())] + "  "
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    return lines
+
+
 def _broken(text: str, width: int) -> list[str]:
     if _width(text) <= width:
         return [text]

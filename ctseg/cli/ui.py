@@ -38,6 +38,8 @@ ZooOption = Annotated[
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to all questions.")]
 
+BAR_WIDTH = 45
+"""Columns of a terminal for a short bar, the amount done, times and gaps."""
 PLAIN_SECONDS = 5.0
 """Minimum interval between lines of piped progress."""
 
@@ -58,14 +60,26 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def show(text: str = "") -> None:
-    """Print a line of the result on stdout, without wrapping."""
-    out().print(tables.harmless(text), soft_wrap=True)
+def show(text: str = "", *, prose: bool = False) -> None:
+    """Print a line of the result on stdout, without wrapping.
+
+    Args:
+        prose: whether a terminal shows it on several lines that break between words.
+    """
+    for line in _lines(text, out(), prose=prose):
+        out().print(line, soft_wrap=True)
 
 
-def say(text: str = "", *, style: str | None = None) -> None:
-    """Print a line of progress on stderr, without wrapping."""
-    err().print(tables.harmless(text), style=style, soft_wrap=True)
+def say(text: str = "", *, style: str | None = None, prose: bool = False) -> None:
+    """Print a line of progress on stderr, as `show` prints results."""
+    for line in _lines(text, err(), prose=prose):
+        err().print(line, style=style, soft_wrap=True)
+
+
+def _lines(text: str, console: Console, *, prose: bool) -> list[str]:
+    harmless = tables.harmless(text)
+    wraps = prose and console.is_terminal
+    return tables.wrapped(harmless, console.width) if wraps else [harmless]
 
 
 def warn(text: str) -> None:
@@ -183,8 +197,8 @@ class Progress:
             self._line()
 
     def say(self, text: str) -> None:
-        """Print a permanent line above the bar."""
-        say(text)
+        """Print a permanent line above the bar; it may break between words."""
+        say(text, prose=True)
 
     def _left(self) -> str:
         """The estimated remaining time; empty if unknown."""
@@ -230,14 +244,17 @@ def progress(
         plain_bar.finish()
         return
     from rich import progress as parts
+    from rich.table import Column
 
+    rest = err().width - len(description) - BAR_WIDTH
+    detail = Column(no_wrap=True, overflow="ellipsis", max_width=max(rest, 8))
     with parts.Progress(
         parts.TextColumn("{task.description}", markup=False),
         parts.BarColumn(),
         parts.MofNCompleteColumn(),
         parts.TimeElapsedColumn(),
         parts.TextColumn("{task.fields[left]}", markup=False),
-        parts.TextColumn("{task.fields[text]}", markup=False),
+        parts.TextColumn("{task.fields[text]}", markup=False, table_column=detail),
         console=err(),
         transient=True,
     ) as bar:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ctseg.cli import ui
 from ctseg.errors import BadInput
@@ -54,6 +57,38 @@ def test_piped_progress_is_plain_lines_on_stderr(
     assert "Predicting: 1/2" in captured.err
     assert "case_2" in captured.err
     assert "\x1b" not in captured.err
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A terminal of 80 columns without colours, for results and progress."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, no_color=True, highlight=False)
+    monkeypatch.setattr(ui, "out", lambda: console)
+    monkeypatch.setattr(ui, "err", lambda: console)
+    return screen
+
+
+def test_prose_breaks_between_words_on_a_terminal(terminal: io.StringIO) -> None:
+    text = "  " + "some words " * 12 + "--option spacing='0.7 0.7 2.5'\n  second"
+    ui.show(text, prose=True)
+    ui.show(text)
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines[:-2])) <= 80 and lines[1].startswith("    some words")
+    assert " ".join(" ".join(lines[:-3]).split()) == " ".join(text.splitlines()[0].split())
+    assert lines[-3] == "  second" and lines[-2] == text.splitlines()[0]
+    longer = "x" * 100
+    ui.show(longer, prose=True)
+    assert terminal.getvalue().splitlines()[-1] == longer
+
+
+def test_progress_keeps_its_numbers_beside_a_long_text(terminal: io.StringIO) -> None:
+    with ui.progress("Predicting", total=1200) as bar:
+        bar.update(125, text="hippocampus_with_a_long_name_0123, tile 12 of 240")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    frames = [line for line in re.split(r"[\r\n]", plain) if "hippocampus" in line]
+    assert frames and all("125/1200" in line and "0:00:0" in line for line in frames)
+    assert max(map(len, frames)) <= 80
 
 
 def test_quick_work_prints_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
