@@ -67,6 +67,15 @@ def convert(
             help="With --like: auto, nearest or linear.",
         ),
     ] = "auto",
+    empty_slices: Annotated[
+        str,
+        typer.Option(
+            "--empty-slices",
+            metavar="VALUE",
+            help="Value of slices without a label: 255, or y=255.",
+            show_default=False,
+        ),
+    ] = "",
     label: LabelOption = None,
     reference: Annotated[
         Path | None,
@@ -104,7 +113,8 @@ def convert(
         )
     options = parse_options(option or [])
     jobs, several = _jobs(source, target, to, options)
-    jobs = [replace(job, like=like, interpolation=interpolation) for job in jobs]
+    more: Any = {"like": like, "interpolation": interpolation, "empty_slices": empty_slices}
+    jobs = [replace(job, **more) for job in jobs]
     skipped = [job for job in jobs if skip_existing and job.target.exists()]
     waiting = [job for job in jobs if job not in skipped]
     for folder in {job.target.parent for job in skipped}:

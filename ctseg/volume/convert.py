@@ -15,6 +15,7 @@ import numpy as np
 from ctseg import plugins
 from ctseg.errors import BadInput
 from ctseg.specs import FormatSpec, Label, VolumeSource, frozen
+from ctseg.volume.empty_slices import FilledEmptySlices
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import IDENTITY, Geometry
 from ctseg.volume.header import VolumeHeader
@@ -40,6 +41,7 @@ class Conversion:
         part: which volume of the source, e.g. a series of a study; empty if there is only one.
         like: a scan whose grid the result gets; None keeps the scan's own grid.
         interpolation: `nearest`, `linear`, or `auto`, which chooses by content, where voxels do not coincide.
+        empty_slices: value of slices without any label, e.g. `255` or `y=255`; empty leaves them as they are.
     """
 
     source: Path
@@ -49,6 +51,7 @@ class Conversion:
     part: str = ""
     like: Path | None = None
     interpolation: str = "auto"
+    empty_slices: str = ""
 
     @property
     def name(self) -> str:
@@ -230,6 +233,11 @@ def convert(
             reference = reference or like
             source = _onto(job, source, like.geometry, names, notes)
             stack.callback(source.close)
+        if job.empty_slices:
+            folder = job.target.parent if job.target.parent.is_dir() else None
+            source = FilledEmptySlices(by_region(source, folder), job.empty_slices)
+            stack.callback(source.close)
+            notes.append(str(source))
         geometry = source.geometry
         if spacing is not None:
             size, unit = read_spacing(spacing)
