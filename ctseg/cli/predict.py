@@ -39,6 +39,7 @@ OLD_SPELLINGS = MappingProxyType(
         "--dtype": "--set dtype={}",
         "--format": "--set format={}",
         "--probabilities-format": "--set probabilities_format={}",
+        "--keep-largest": "--set keep_largest={}",
         "--min-size": "--set min_size={}",
         "--fill-holes": "--set fill_holes={}",
         "--dataset": "--set dataset={}",
@@ -107,6 +108,12 @@ def predict(
             help="Write the chosen label's probability.",
         ),
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="Write the entropy of each voxel.", rich_help_panel=RESULTS
+        ),
+    ] = False,
     masks: Annotated[
         bool,
         typer.Option(
@@ -135,15 +142,6 @@ def predict(
             "--preview", help="Draw each scan with its label map.", rich_help_panel=RESULTS
         ),
     ] = False,
-    keep_largest: Annotated[
-        str | None,
-        typer.Option(
-            "--keep-largest",
-            metavar="LABELS",
-            rich_help_panel=RESULTS,
-            help="Keep the largest part: all, liver=1.",
-        ),
-    ] = None,
     no_postprocess: Annotated[
         bool,
         typer.Option(
@@ -276,8 +274,8 @@ def predict(
         suffix, also = _formats(rare.format, output)
         request = Request(
             output, probabilities, _names(labels), skip_existing, suffix, rare.dtype,
-            rare.probabilities_format or ".h5", masks, confidence, instances, statistics, preview, also,
-            rules=_rules(loaded, keep_largest, rare, no=no_postprocess),
+            rare.probabilities_format or ".h5", masks, confidence, uncertainty, instances, statistics, preview,
+            also, rules=_rules(loaded, rare, no=no_postprocess),
         )  # fmt: skip
         fit = _fit(memory, fixed_batch=rare.batch_size is not None)
         name = loaded.card.name or model[0]
@@ -349,20 +347,16 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _rules(
-    model: Model, keep_largest: str | None, rare: PredictOptions, *, no: bool
-) -> tuple[PostprocessRule, ...] | None:
-    """The rules from the options; None to use those of the model's card."""
+def _rules(model: Model, rare: PredictOptions, *, no: bool) -> tuple[PostprocessRule, ...] | None:
+    """The rules from the settings; None to use those of the model's card."""
     from ctseg.engine.postprocess import rules_from_text
 
-    texts = {
-        "keep_largest": keep_largest, "min_size": rare.min_size, "fill_holes": rare.fill_holes
-    }  # fmt: skip
+    texts = {name: getattr(rare, name) for name in ("keep_largest", "min_size", "fill_holes")}
     given = [name for name, text in texts.items() if text is not None]
     if no and given:
-        first = "--keep-largest" if given[0] == "keep_largest" else f"--set {given[0]}"
         raise BadInput(
-            f"--no-postprocess and {first} contradict each other.", hint="Leave one of them out."
+            f"--no-postprocess and --set {given[0]} contradict each other.",
+            hint="Leave one of them out.",
         )
     if no:
         return ()

@@ -52,16 +52,21 @@ def _table(summary: Summary, model: Model, request: Request) -> None:
     names = [label.name for label in written_labels(model.task, request.labels)]
     shown = names if len(names) <= SHOWN_LABELS else []
     sizes = {name: volume_unit(r["volumes_ml"].get(name) for r in summary.done) for name in shown}
+    heads = ["", "case", "seconds", *(["uncertainty"] if request.uncertainty else [])]
+    heads += [f"{name} {unit.name}" for name, unit in sizes.items()]
     rows: list[list[object]] = [
         ["done", r["case"], r["seconds"]]
+        + ([r["uncertainty"]["per_labelled_voxel"]] if request.uncertainty else [])
         + [unit.of(r["volumes_ml"].get(name)) for name, unit in sizes.items()]
         for r in summary.done
     ]
     for what, ids in (("failed", summary.failed), ("missing", summary.missing)):
-        rows += [[what, name, None, *([None] * len(shown))] for name in ids]
+        rows += [[what, name, *([None] * (len(heads) - 2))] for name in ids]
     if rows:
-        heads = (f"{name} {unit.name}" for name, unit in sizes.items())
-        ui.table(["", "case", "seconds", *heads], rows, keys=2)
+        ui.table(heads, rows, keys=2)
+    for result in summary.done[:SHOWN_NAMES] if request.uncertainty else ():
+        slices = ", ".join(map(str, result["uncertainty"]["slices"]["z"])) or "none"
+        ui.show(f"{result['case']}: most uncertain slices along z, from 0: {slices}")
     if summary.skipped:
         ui.say(f"{len(summary.skipped)} skipped: their outputs exist.")
 

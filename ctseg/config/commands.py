@@ -22,7 +22,8 @@ class PredictOptions(Options):
     """Rarer settings of `ctseg predict`."""
 
     dtype: Literal["float16", "float32", "float64"] = Field(
-        "float32", description="type of probabilities, confidence and values of a regression"
+        "float32",
+        description="type of probabilities, confidence, uncertainty and values of a regression",
     )
     format: str = Field(
         "",
@@ -30,6 +31,9 @@ class PredictOptions(Options):
     )
     probabilities_format: str | None = Field(
         None, description="suffix of probabilities, e.g. .zarr; default: .h5"
+    )
+    keep_largest: str | None = Field(
+        None, description="labels of which the largest part stays: all, liver, lesion=3"
     )
     min_size: str | None = Field(
         None, description="smallest part that stays: 0.5ml or 30vox, or liver=0.5ml,lesion=30vox"

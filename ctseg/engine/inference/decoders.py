@@ -1,8 +1,9 @@
-"""Decoders: turn logits into results on the scan's grid (labels, probabilities, confidence, masks, values)."""
+"""Decoders: turn logits into results on the scan's grid (labels, probabilities, masks, values, ...)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -115,14 +116,9 @@ class Probabilities:
         self.working = (4 + own) * len(self._chosen) + 4
 
     def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
-        z, y, x = positions
-        out = torch.empty((len(self._chosen), len(z), len(y), len(x)), device=low_czyx.device)
-        # row by row, so that the working memory of all classes stays small compared with the result
-        rows = max(1, ROWS_BYTES // (4 * len(low_czyx) * len(z) * len(x)))
-        for start in range(0, len(y), rows):
-            part = slice(start, start + rows)
-            logits = interpolate(low_czyx, (z, y[part], x))
-            every = activate(self._task, (logits / self._temperature)[None])[0]
+        sizes = (len(self._chosen), *map(len, positions))
+        out = torch.empty(sizes, device=low_czyx.device)
+        for part, every in _by_rows(self._task, low_czyx, positions, self._temperature):
             out[:, :, part] = every if len(out) == len(every) else every[self._chosen]
         return out
 
@@ -190,6 +186,35 @@ class Confidence:
         return logits.abs().amin(0).sigmoid()
 
 
+class Uncertainty:
+    """Shannon's entropy of each voxel's probabilities: 0 where one label is certain, 1 where all are equally likely.
+
+    For `channels` it is the largest entropy of a label's two outcomes, in bits.
+    """
+
+    def __init__(
+        self, task: Task, *, temperature: float = 1.0, dtype: FloatType = "float32"
+    ) -> None:
+        if task.kind == "regression":
+            raise BadInput("A regression has no uncertainty.", hint="Leave out --uncertainty.")
+        self._task, self._temperature = task, temperature
+        self.channels: int | None = None
+        self.dtype: str = dtype
+        self.fill = np.zeros(1, dtype)
+        self.working = 12
+
+    def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:
+        out = torch.empty(tuple(map(len, positions)), device=low_czyx.device)
+        for part, p_kzyx in _by_rows(self._task, low_czyx, positions, self._temperature):
+            if self._task.kind == "classes":
+                entropy = torch.special.entr(p_kzyx).sum(0) / math.log(max(len(p_kzyx), 2))
+            else:
+                both = torch.special.entr(p_kzyx) + torch.special.entr(1 - p_kzyx)
+                entropy = both.amax(0) / math.log(2)
+            out[:, part] = entropy.clamp_(0, 1)
+        return out
+
+
 class Logits:
     """The logits themselves."""
 
@@ -229,6 +254,18 @@ class Masks:
     def of_classes(self, classes: torch.Tensor) -> torch.Tensor:
         """The masks, from the class index of each voxel."""
         return torch.stack([classes == index for index in self._chosen]).to(torch.uint8)
+
+
+def _by_rows(
+    task: Task, low_czyx: torch.Tensor, positions: Positions, temperature: float
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The probabilities [K, Z, rows, X] of all labels for a few rows at a time, so that they take little memory."""
+    z, y, x = positions
+    rows = max(1, ROWS_BYTES // (4 * len(low_czyx) * len(z) * len(x)))
+    for start in range(0, len(y), rows):
+        part = slice(start, start + rows)
+        logits = interpolate(low_czyx, (z, y[part], x))
+        yield part, activate(task, (logits / temperature)[None])[0]
 
 
 def _indices(task: Task, selected: Iterable[Label] | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""Parses post-processing rules from the values of `--keep-largest`, `--set min_size=` and `--set fill_holes=`."""
+"""Parses post-processing rules from the values of `--set keep_largest=`, `min_size=` and `fill_holes=`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rules_from_text(
         ConfigError: an option with invalid syntax or an invalid value.
     """
     rules: dict[tuple[str, ...], dict[str, Any]] = {}
-    for label, value in _items("--keep-largest", keep_largest, names):
+    for label, value in _items("--set keep_largest", keep_largest, names):
         rules.setdefault(label, {})["keep_largest"] = _number(value)
     for label, value in _items("--set min_size", min_size, names, bare=True):
         rules.setdefault(label, {}).update(_size(value))
@@ -103,8 +103,8 @@ def _number(text: str) -> int:
         return 1
     if not re.fullmatch(r"[1-9]\d*", text):
         raise ConfigError(
-            f"'--keep-largest' cannot keep '{text}' parts.",
-            hint="Give a whole number from 1, e.g. --keep-largest kidneys=2",
+            f"'--set keep_largest' cannot keep '{text}' parts.",
+            hint="Give a whole number from 1, e.g. --set keep_largest=kidneys=2",
         )
     return int(text)
 

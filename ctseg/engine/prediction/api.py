@@ -164,6 +164,7 @@ class Segmenter:
         labels: Iterable[str] | None = None,
         probabilities: bool = False,
         confidence: bool = False,
+        uncertainty: bool = False,
         masks: bool = False,
         instances: bool = False,
         statistics: bool = False,
@@ -179,12 +180,12 @@ class Segmenter:
         Args:
             src: the scan.
             dst: the label map, or the values of a regression. For `mask.nii.gz` the other results are
-                `mask_probabilities.h5`, `mask_confidence.nii.gz`, `mask_masks/LABEL.nii.gz`, `mask_instances.nii.gz`,
-                `mask_statistics.json`, `mask_preview.png`.
+                `mask_probabilities.h5`, `mask_confidence.nii.gz`, `mask_uncertainty.nii.gz`, `mask_masks/LABEL.nii.gz`,
+                `mask_instances.nii.gz`, `mask_statistics.json`, `mask_preview.png`.
             labels: names of the labels to keep; all by default.
-            probabilities, confidence, masks, instances, statistics, preview: further results to write.
+            probabilities, confidence, uncertainty, masks, instances, statistics, preview: further results to write.
             rules: post-processing rules; by default those of the card, none if empty.
-            dtype: voxel type of probabilities, confidence, and the values of a regression.
+            dtype: voxel type of probabilities, confidence, uncertainty, and the values of a regression.
             on_tiles: called with (tiles done, tiles in total).
 
         Returns:
@@ -192,7 +193,7 @@ class Segmenter:
         """
         request = Request(
             Path(dst), probabilities, None if labels is None else tuple(labels), dtype=dtype, masks=masks,
-            confidence=confidence, instances=instances, statistics=statistics, preview=preview,
+            confidence=confidence, uncertainty=uncertainty, instances=instances, statistics=statistics, preview=preview,
             rules=None if rules is None else tuple(rules),
         )  # fmt: skip
         outputs = Outputs(self.model, request, request.output)

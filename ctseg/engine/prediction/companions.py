@@ -51,6 +51,11 @@ class VoxelCounts(Companion):
     def of(self, value: int) -> int:
         return self._counts.get(value, 0)
 
+    @property
+    def foreground(self) -> int:
+        """The voxels of all values but 0."""
+        return sum(count for value, count in self._counts.items() if value)
+
 
 def _counts(voxels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if voxels.dtype.itemsize > 2:

@@ -29,7 +29,15 @@ def remove_leftovers(folder: Path, *, older_s: float = STALE_SECONDS) -> None:
     """
     # The folders of ctseg.engine.prediction.output_paths.
     copies = [f"{suffix.strip('.')}/" for spec in plugins.formats() for suffix in spec.suffixes]
-    inside = ("", "probabilities/", "confidence/", "instances/", "masks/*/", *copies)
+    inside = (
+        "",
+        "probabilities/",
+        "confidence/",
+        "uncertainty/",
+        "instances/",
+        "masks/*/",
+        *copies,
+    )
     hidden = [path for subfolder in inside for path in folder.glob(f"{subfolder}.*")]
     for pattern, locked in ((_LOCKED, True), (_WITHOUT_LOCK, False)):
         found = (path for path in hidden if pattern.match(path.name))

@@ -32,6 +32,7 @@ class OutputPaths:
         main: the label map, or the values of a regression.
         probabilities: the probability of each label.
         confidence: the confidence map.
+        uncertainty: the uncertainty map.
         instances: the map of object numbers.
         table: the table of objects.
         statistics, statistics_table: the statistics of the labels, as JSON and CSV.
@@ -43,6 +44,7 @@ class OutputPaths:
     main: Path
     probabilities: Path | None = None
     confidence: Path | None = None
+    uncertainty: Path | None = None
     instances: Path | None = None
     table: Path | None = None
     statistics: Path | None = None
@@ -55,7 +57,8 @@ class OutputPaths:
     def _single(self) -> dict[str, Path]:
         """The paths of requested results that are one file each, by kind."""
         kinds = (
-            "probabilities", "confidence", "instances", "table", "statistics", "statistics_table", "preview"
+            "probabilities", "confidence", "uncertainty", "instances", "table", "statistics", "statistics_table",
+            "preview",
         )  # fmt: skip
         return {kind: path for kind in kinds if (path := getattr(self, kind)) is not None}
 
@@ -110,6 +113,7 @@ def output_paths_of(task: Task, request: Request, target: Path) -> OutputPaths:
         target,
         path_of("probabilities", probabilities) if request.probabilities else None,
         path_of("confidence", plain) if request.confidence else None,
+        path_of("uncertainty", plain) if request.uncertainty else None,
         path_of("instances", plain) if request.instances else None,
         path_of("instances", ".csv") if request.instances else None,
         path_of("statistics", ".json") if request.statistics else None,

@@ -24,6 +24,7 @@ from ctseg.engine.inference.decoders import (
     LabelMap,
     Masks,
     Probabilities,
+    Uncertainty,
     Values,
 )
 from ctseg.engine.postprocess import check_rules, postprocess
@@ -48,6 +49,7 @@ from ctseg.engine.prediction.result_files import (
     ResultSpec,
     slabs_of,
 )
+from ctseg.engine.prediction.uncertainty import UncertaintySums
 from ctseg.errors import BadInput
 from ctseg.specs import Label, Task, frozen
 from ctseg.task import label_dtype, select
@@ -61,8 +63,14 @@ if TYPE_CHECKING:
 
 DATASETS = {
     "map": "/label", "values": "/raw", "probabilities": "/probabilities", "confidence": "/confidence",
-    "instances": "/instances",
+    "uncertainty": "/uncertainty", "instances": "/instances",
 }  # fmt: skip
+
+
+FURTHER = (
+    "probabilities", "confidence", "uncertainty", "masks", "instances", "statistics", "preview"
+)  # fmt: skip
+"""Results that a regression does not have, by the names of their options."""
 
 
 def check_request(model: Model, request: Request) -> None:
@@ -90,7 +98,7 @@ def check_request(model: Model, request: Request) -> None:
                 "The values of a regression are written in one format.",
                 hint=f"Leave out {', '.join(request.also)}, or convert the values: ctseg data convert",
             )
-        for what in ("probabilities", "confidence", "masks", "instances", "statistics", "preview"):
+        for what in FURTHER:
             if getattr(request, what):
                 raise BadInput(
                     f"A regression has no {what}: it predicts values.",
@@ -118,6 +126,7 @@ class Outputs:
         self.paths = output_paths_of(self._task, request, target)
         self._labels = requested_labels(self._task, request.labels)
         self._counts = VoxelCounts()
+        self._uncertainty = UncertaintySums()
         self._map: NDArray[Any] | None = None
         self._cleaned: dict[str, dict[str, float]] = {}
         self._objects: dict[str, dict[str, float]] = {}
@@ -156,6 +165,8 @@ class Outputs:
             label.name: sum(map(self._counts.of, written_values(self._labels, label))) * ml
             for label in labels
         }
+        if self._request.uncertainty:
+            record["uncertainty"] = self._uncertainty.record(self._counts.foreground)
         if self._rules:
             record["postprocess"] = self._cleaned
         if self._request.instances:
@@ -252,7 +263,7 @@ class Outputs:
         return tuple(companions)
 
     def _additional(self) -> list[ResultSpec]:
-        """Probabilities and confidence, if requested."""
+        """Probabilities, confidence and uncertainty, if requested."""
         task, request, paths = self._task, self._request, self.paths
         temperature = self._model.card.temperature
         specs = []
@@ -268,6 +279,13 @@ class Outputs:
             confidence = Confidence(task, temperature=temperature, dtype=request.dtype)
             options = _options(paths.confidence, "confidence")
             specs.append(ResultSpec(paths.confidence, confidence, options=options))
+        if paths.uncertainty is not None:
+            uncertainty = Uncertainty(task, temperature=temperature, dtype=request.dtype)
+            options = _options(paths.uncertainty, "uncertainty")
+            sums = (self._uncertainty,)
+            specs.append(
+                ResultSpec(paths.uncertainty, uncertainty, options=options, companions=sums)
+            )
         return specs
 
     def _mask_files(self, derive_for: Callable[[Label], Derive]) -> tuple[DerivedFile, ...]:

@@ -21,10 +21,11 @@ class Request:
         labels: names of the labels to keep; None for all.
         skip_existing: skip scans whose outputs all exist, as this model and these settings make them.
         suffix: suffix of the written files; that of the input by default.
-        dtype: voxel type of probabilities, confidence, and the values of a regression.
+        dtype: voxel type of probabilities, confidence, uncertainty, and the values of a regression.
         probabilities_suffix: suffix, and so the format, of the probabilities.
         masks: also write one binary mask for each label.
         confidence: also write the probability of the predicted label.
+        uncertainty: also write the entropy of each voxel, and name the slices where it is largest.
         instances: also number the connected components of the labels.
         statistics: also write the statistics of each label and of the scan's values in it.
         preview: also draw a picture of the scan with the label map.
@@ -41,6 +42,7 @@ class Request:
     probabilities_suffix: str = ".h5"
     masks: bool = False
     confidence: bool = False
+    uncertainty: bool = False
     instances: bool = False
     statistics: bool = False
     preview: bool = False

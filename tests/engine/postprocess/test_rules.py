@@ -152,7 +152,7 @@ def test_known_names_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep_largest": ""}, "'--keep-largest' names no label"),
+        ({"keep_largest": ""}, "'--set keep_largest' names no label"),
         ({"fill_holes": " , "}, "'--set fill_holes' names no label"),
         ({"min_size": ""}, "'--set min_size' names no label"),
         ({"keep_largest": "liver=0"}, "cannot keep '0' parts"),

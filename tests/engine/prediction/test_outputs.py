@@ -18,6 +18,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from scipy import ndimage
+from scipy.stats import entropy
 
 import ctseg
 from ctseg.card import Card, Provider, TrainingData
@@ -29,6 +30,7 @@ from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.engine.prediction.outputs import Outputs, check_request
 from ctseg.engine.prediction.request import Request
+from ctseg.engine.prediction.uncertainty import UncertaintySums, largest_apart
 from ctseg.errors import BadInput, DiskFull, UnknownName
 from ctseg.volume.formats.hdf5 import disk
 from ctseg.volume.formats.hdf5.open import chunk_of
@@ -137,6 +139,43 @@ def test_probabilities_and_confidence_are_those_of_resampled_logits(scan, tmp_pa
     np.testing.assert_array_equal(labels[clear], np.array([0, 1, 4])[expected.argmax(0)][clear])
     assert told["beside"]["probabilities"] == str(out.parent / "mask_probabilities.h5")
     assert told["volumes_ml"]["dark"] == pytest.approx((labels == 4).sum() * 3 / 1000)
+
+
+def test_the_uncertainty_is_the_entropy_of_the_probabilities(scan, tmp_path):
+    segmenter = model(steps=RESAMPLED, temperature=1.7)
+    told = segmenter.predict_file(scan, tmp_path / "mask.nii.gz", uncertainty=True)
+    shares = softmax(resampled_logits(segmenter, ctseg.read(scan)) / 1.7)
+    expected = entropy(shares, base=3, axis=0)
+    found = ctseg.read(tmp_path / "mask_uncertainty.nii.gz").array
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    record = told["uncertainty"]
+    assert record["mean"] == pytest.approx(expected.mean(), abs=1e-5)
+    labelled = (ctseg.read(tmp_path / "mask.nii.gz").array > 0).sum()
+    assert record["per_labelled_voxel"] == pytest.approx(expected.sum() / labelled, abs=1e-4)
+    along = {"z": (1, 2), "y": (0, 2), "x": (0, 1)}
+    for axis, others in along.items():
+        assert record["slices"][axis][0] == expected.sum(others).argmax()
+
+
+def test_the_uncertainty_of_overlapping_labels_is_that_of_the_least_certain(scan, tmp_path):
+    segmenter = model(Levels((0.1, 0.0), (0.3, 1.0)), REGIONS, "channels")
+    segmenter.predict_file(scan, tmp_path / "mask.nrrd", uncertainty=True, dtype="float64")
+    values = ctseg.read(scan).array.astype(np.float64)
+    p = 1 / (1 + np.exp(-np.stack([0.1 * values, 0.3 * values + 1])))
+    expected = entropy(np.stack([p, 1 - p]), base=2, axis=0).max(0)
+    found = ctseg.read(tmp_path / "mask_uncertainty.nrrd").array
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_uncertain_slices_lie_apart():
+    sums = np.array([0, 1, 9, 8, 7, 0, 0, 3, 2, 0] * 4, float)  # of 40 slices, 2 apart
+    assert largest_apart(sums, 3) == [2, 12, 22]
+    assert largest_apart(sums[:10]) == [2, 3, 4, 7, 8]  # of 10 slices, neighbours
+    assert largest_apart(np.zeros(9)) == []
+    empty = UncertaintySums()
+    empty.add(np.zeros((4, 3, 2), np.float16))
+    none = {"z": [], "y": [], "x": []}
+    assert empty.record(0) == {"mean": 0.0, "per_labelled_voxel": None, "slices": none}
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".nii.gz", ".nrrd", ".mha", ".tif"])
@@ -382,7 +421,7 @@ def test_a_regression_has_values_alone(scan, tmp_path):
     out = ctseg.read(tmp_path / "out.nrrd").array
     assert out.dtype == np.float64
     np.testing.assert_allclose(out, 2 * ctseg.read(scan).array + 1, rtol=1e-5)
-    for what in ("probabilities", "confidence", "masks", "instances"):
+    for what in ("probabilities", "confidence", "uncertainty", "masks", "instances"):
         with pytest.raises(BadInput, match=f"regression has no {what}"):
             segmenter.predict_file(scan, tmp_path / "no.nrrd", **{what: True})
     with pytest.raises(BadInput, match="no components or holes"):
@@ -413,7 +452,9 @@ class Breaks(Levels):
         return super().forward(x)
 
 
-EVERYTHING = {"probabilities": True, "confidence": True, "masks": True, "instances": True}
+EVERYTHING = dict.fromkeys(
+    ("probabilities", "confidence", "uncertainty", "masks", "instances"), True
+)
 
 
 def test_a_failure_in_the_middle_leaves_nothing(scan, tmp_path):
@@ -526,11 +567,11 @@ def test_a_killed_prediction_leaves_no_half_written_file_under_a_final_name(
         return
     for path in named:
         assert path.suffix == ".csv" or ctseg.read(path).array.shape[-3:] == (14, 17, 12)
-    assert len(named) == 7 or not (folder / "a.nii").exists()
+    assert len(named) == 8 or not (folder / "a.nii").exists()
 
 
 def test_what_a_killed_process_left_beside_results_goes_after_a_while(tmp_path):
-    places = ("", "probabilities", "confidence", "instances", "masks/case")
+    places = ("", "probabilities", "confidence", "uncertainty", "instances", "masks/case")
     left = [tmp_path / place / ".case.12-0123abcd.tmp.nii.gz" for place in places]
     results = [path.with_name("case.nii.gz") for path in left]
     for path in (*left, *results):

@@ -189,7 +189,7 @@ def test_one_scan_is_shared_by_slabs(model, tmp_path):
     scan(tmp_path / "scan.nii.gz", 1, 14, np.diag([1.0, 1.0, -1.0]))
     options = [
         tmp_path / "scan.nii.gz", "-m", model, "--precision", "fp32", "--overlap", 0.75,
-        "--device", "cpu", "--probabilities", "--confidence", "--keep-largest", "bright",
+        "--device", "cpu", "--probabilities", "--confidence", "--uncertainty", "--set", "keep_largest=bright",
     ]  # fmt: skip
     (tmp_path / "one").mkdir()
     (tmp_path / "more").mkdir()
@@ -198,7 +198,7 @@ def test_one_scan_is_shared_by_slabs(model, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("shared by 3 processes") == 1  # one process speaks for all
     same(tmp_path / "one", tmp_path / "more")
-    assert len(list((tmp_path / "more").iterdir())) == 3
+    assert len(list((tmp_path / "more").iterdir())) == 4
     (told,) = json.loads(ended.stdout)["cases"]
     assert told["case"] == "scan" and told["volumes_ml"]["dark"] > 0
 
