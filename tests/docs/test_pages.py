@@ -79,6 +79,9 @@ def command_lines() -> Iterator[tuple[str, str]]:
     """Every line in a code block that starts with `ctseg`, after a prompt or not, continued lines joined."""
     for page in PAGES:
         block: str | None = None  # the language of the one that a line stands in
+        if page.name == "in-the-box.md":
+            for found in re.findall(r"`(ctseg [a-z]+ [A-Z][^`]*)`", page.read_text("utf-8")):
+                yield page.name, found
         for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
             typed = line.strip()
             if typed.startswith("```"):
