@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ctseg.engine.prediction.api import Segmenter
     from ctseg.engine.training.run import train
     from ctseg.metrics.report import Report
+    from ctseg.report.notebook import show
     from ctseg.volume.geometry import Geometry
     from ctseg.volume.io import open_volume as open  # noqa: A004
     from ctseg.volume.io import read, write
@@ -52,6 +53,7 @@ _LAZY = {
     "load": "ctseg.zoo.load:load",
     "publish": "ctseg.zoo.publish:publish",
     "list_weights": "ctseg.zoo.resolve:list_weights",
+    "show": "ctseg.report.notebook:show",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "predict_tiles",
     "publish",
     "read",
+    "show",
     "to_sitk",
     "train",
     "window_coordinates",

@@ -230,6 +230,7 @@ def train(
         return
     _show_best(result)
     ui.show(f"Run: {result.folder}")
+    ui.show(f"Report: {result.folder / 'report.html'}")
     ui.show(f"Next: ctseg zoo publish {result.folder} --tag NAME")
 
 

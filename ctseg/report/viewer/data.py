@@ -66,7 +66,7 @@ def page_data(display: Display, *, extra: str, compare: bool = False) -> dict[st
         "note": display.note,
         "unit": geometry.unit,
         "windows": [[name, *window] for name, window in windows.items()],
-        "scan": _nifti(_narrow(display.volume.array), geometry),
+        "scan": _nifti(narrow(display.volume.array), geometry),
         "layers": [_layer(one, space, shown=not compare or i == 0) for i, one in enumerate(maps)],
     }
 
@@ -126,7 +126,7 @@ def _placed(mask: NDArray[np.bool_], first: list[int], space: _Space) -> dict[st
     return {"at": [round(float(v), 4) for v in place], **file}
 
 
-def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+def narrow(array: NDArray[Any]) -> NDArray[Any]:
     """The scan in a voxel type that browsers read exactly, as small as possible."""
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
@@ -138,10 +138,15 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _nifti(array: NDArray[Any], geometry: Geometry) -> str:
-    raw = make_nifti_header(geometry, array.dtype, None)
+def nifti_file(array: NDArray[Any], geometry: Geometry) -> bytes:
+    """A NIfTI file that browsers read."""
+    raw: bytes = make_nifti_header(geometry, array.dtype, None)
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return _packed(raw + little.tobytes())
+    return raw + little.tobytes()
+
+
+def _nifti(array: NDArray[Any], geometry: Geometry) -> str:
+    return _packed(nifti_file(array, geometry))
 
 
 def _mz3(surface: Surface, space: _Space) -> str:
