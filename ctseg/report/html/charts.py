@@ -170,7 +170,7 @@ def line_chart(
     y_all = [y for _, y in points] + list(y_range or ())
     axes = _Axes(
         (min(0.0, *(x for x, _ in points)), max(x for x, _ in points)),
-        (min(y_all), max(y_all)),
+        _around(y_all) if y_range is None else (min(y_all), max(y_all)),
         HEIGHT,
     )
     parts: list[Markup] = [axes.upwards(), axes.across(across)]
