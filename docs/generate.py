@@ -46,26 +46,79 @@ Architectures, losses, metrics, steps, augmentations, readers, formats and impor
 list` also shows those of installed plugins; `ctseg architectures show NAME` and `ctseg losses show NAME` print the
 options of one.
 """
-SHOWN = """\
-## Pictures, films, meshes and measurements
-
-| what | command | page |
-| --- | --- | --- |
-| Curves of a training, such as Dice against epoch | `ctseg train DATA -o RUN`: `RUN/curves.png`, `RUN/report.html` | [Run folder](run-folder.md) |
-| Curves, slices, and surfaces of reference and prediction in TensorBoard | `ctseg train DATA -o RUN`, then `tensorboard --logdir RUN` | [Train](../how-to/train.md) |
-| Overlays of a scan and its label map | `ctseg render SCAN MASK -o picture.png`, or 12 slices: `--at 12` | [Pictures](../how-to/render.md) |
-| A film through the scan with the label map over it, slice by slice | `ctseg render SCAN MASK -o film.mp4`; also `.gif`, `.webm` | [Films](../how-to/render.md) |
-| Surface meshes of labels | `ctseg render MASK -o surfaces.glb`; also `.stl`, `.ply` | [Meshes](../how-to/render.md) |
-| Scan, label maps and surfaces in a browser | `ctseg view SCAN MASK -o page.html` | [View](../how-to/view.md) |
-| Where a prediction is uncertain | `ctseg predict SCAN -m MODEL -o mask.nii.gz --uncertainty` | [From few slices](../how-to/few-slices.md) |
-| Volume fractions and surfaces | `ctseg measure LABELS -o OUT --only fractions` | [Measure](../how-to/measure.md) |
-| Two-point correlation S2 by FFT, cluster function C2, lineal path, correlation length | `ctseg measure LABELS -o OUT --only correlation` | [Measure](../how-to/measure.md) |
-| Representative volume | `ctseg measure LABELS -o OUT --only windows` | [Measure](../how-to/measure.md) |
-| Local thickness, pore sizes | `ctseg measure LABELS -o OUT --only thickness` | [Measure](../how-to/measure.md) |
-| Percolation, connected pores | `ctseg measure LABELS -o OUT --only connectivity` | [Measure](../how-to/measure.md) |
-| Objects and grains, one row each | `ctseg measure LABELS -o OUT --only objects --split 0.7` | [Measure](../how-to/measure.md) |
-| Fibre orientation, from grey values or from predicted vectors | `ctseg measure LABELS -o OUT --scan SCAN` | [Measure](../how-to/measure.md) |
-"""
+SHOWN = (
+    (
+        "Curves of a training, such as Dice against epoch",
+        "`ctseg train DATA -o RUN`: `RUN/curves.png`, `RUN/report.html`",
+        "[Run folder](run-folder.md)",
+    ),
+    (
+        "Curves, slices, and surfaces of reference and prediction in TensorBoard",
+        "`ctseg train DATA -o RUN`, then `tensorboard --logdir RUN`",
+        "[Train](../how-to/train.md)",
+    ),
+    (
+        "Overlays of a scan and its label map",
+        "`ctseg render SCAN MASK -o picture.png`, or 12 slices: `--at 12`",
+        "[Pictures](../how-to/render.md)",
+    ),
+    (
+        "A film through the scan with the label map over it, slice by slice",
+        "`ctseg render SCAN MASK -o film.mp4`; also `.gif`, `.webm`",
+        "[Films](../how-to/render.md)",
+    ),
+    (
+        "Surface meshes of labels",
+        "`ctseg render MASK -o surfaces.glb`; also `.stl`, `.ply`",
+        "[Meshes](../how-to/render.md)",
+    ),
+    (
+        "Scan, label maps and surfaces in a browser",
+        "`ctseg view SCAN MASK -o page.html`",
+        "[View](../how-to/view.md)",
+    ),
+    (
+        "Where a prediction is uncertain",
+        "`ctseg predict SCAN -m MODEL -o mask.nii.gz --uncertainty`",
+        "[From few slices](../how-to/few-slices.md)",
+    ),
+    (
+        "Volume fractions and surfaces",
+        "`ctseg measure LABELS -o OUT --only fractions`",
+        "[Measure](../how-to/measure.md)",
+    ),
+    (
+        "Two-point correlation S2 by FFT, cluster function C2, lineal path, correlation length",
+        "`ctseg measure LABELS -o OUT --only correlation`",
+        "[Measure](../how-to/measure.md)",
+    ),
+    (
+        "Representative volume",
+        "`ctseg measure LABELS -o OUT --only windows`",
+        "[Measure](../how-to/measure.md)",
+    ),
+    (
+        "Local thickness, pore sizes",
+        "`ctseg measure LABELS -o OUT --only thickness`",
+        "[Measure](../how-to/measure.md)",
+    ),
+    (
+        "Percolation, connected pores",
+        "`ctseg measure LABELS -o OUT --only connectivity`",
+        "[Measure](../how-to/measure.md)",
+    ),
+    (
+        "Objects and grains, one row each",
+        "`ctseg measure LABELS -o OUT --only objects --split 0.7`",
+        "[Measure](../how-to/measure.md)",
+    ),
+    (
+        "Fibre orientation, from grey values or from predicted vectors",
+        "`ctseg measure LABELS -o OUT --scan SCAN`",
+        "[Measure](../how-to/measure.md)",
+    ),
+)
+"""Pictures, films, meshes and measurements: what, the command, and its page."""
 CLI = """\
 An option means the same in every command. A value for each axis is read in the order that the option shows (`Z,Y,X`
 for voxels, `X,Y,Z` for millimetres), or in any order where the axes are named: `--patch x=96,z=64,y=96`.
@@ -408,7 +461,10 @@ def in_the_box() -> str:
         parts += [f"### `{name}`\n", _sentence(entry.spec.summary)]
         rows = [(f"`{key}`", _cell(text)) for key, text in entry.spec.options.items()]
         parts.append(_table(("option", "meaning"), rows))
-    parts.append(SHOWN)
+    parts += [
+        "## Pictures, films, meshes and measurements\n",
+        _table(("what", "command", "page"), SHOWN),
+    ]
     return "\n".join(part for part in parts if part)
 
 
