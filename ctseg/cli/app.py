@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 
 from ctseg.cli import (
     architectures,
-    data,
     demo,
     doctor,
     evaluate,
@@ -29,6 +28,7 @@ from ctseg.cli import (
     train,
     ui,
 )
+from ctseg.cli.data import app as data
 from ctseg.cli.pictures import render, view
 from ctseg.cli.signals import signals_raise
 from ctseg.cli.zoo import app as zoo

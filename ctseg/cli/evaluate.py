@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import GridToleranceOption
 from ctseg.cli.evaluate_outputs import Evaluated, OutputFiles
+from ctseg.cli.options.data import GridToleranceOption
 from ctseg.cli.options.settings import ConfigOption, SettingsOption, model_of
 from ctseg.cli.options.spellings import respelled
 from ctseg.errors import BadInput, FileProblem

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import parse_options
 from ctseg.cli.options import axes, completion
+from ctseg.cli.options.data import parse_options
 from ctseg.cli.options.settings import PANEL, ConfigOption, SettingsOption, model_of
 from ctseg.cli.options.spellings import respelled
 from ctseg.cli.predict_report import print_summary

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import LabelOption, OptionOption, parse_labels, parse_options
+from ctseg.cli.options.data import LabelOption, OptionOption, parse_labels, parse_options
 from ctseg.metrics.units import volume_unit
 
 if TYPE_CHECKING:

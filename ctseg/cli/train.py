@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import HiddenGridTolerance, parse_options
 from ctseg.cli.options import axes, completion
+from ctseg.cli.options.data import HiddenGridTolerance, parse_options
 from ctseg.cli.signals import signals_raise
 from ctseg.errors import BadInput, FileProblem
 

@@ -63,7 +63,7 @@ def test_a_command_that_is_ended_says_so_and_leaves_nothing_half_written(tmp_pat
         "    print('now', flush=True)\n"
         "    time.sleep(60)\n"
         "convert.slab_depth = lambda _: 1\n"
-        "from ctseg.cli import data_convert\n"
+        "from ctseg.cli.data import convert\n"
         "from ctseg.cli import ui\n"
         "ui.Progress.advance = slow\n"
         "from ctseg.cli.app import app\n"

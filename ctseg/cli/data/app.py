@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ctseg.cli import data_convert, data_inspect, data_prepare, ui
+from ctseg.cli import ui
+from ctseg.cli.data import convert, inspect, prepare
 
 app = typer.Typer(no_args_is_help=True, help="Data sets and scans: inspect, convert, prepare.")
 
@@ -14,6 +15,6 @@ def data() -> None:
     """Data sets and scans: inspect, convert, prepare."""
 
 
-app.command("convert", epilog=ui.examples(*data_convert.EXAMPLES))(data_convert.convert)
-app.command("inspect", epilog=ui.examples(*data_inspect.EXAMPLES))(data_inspect.inspect)
-app.command("prepare", epilog=ui.examples(*data_prepare.EXAMPLES))(data_prepare.prepare)
+app.command("convert", epilog=ui.examples(*convert.EXAMPLES))(convert.convert)
+app.command("inspect", epilog=ui.examples(*inspect.EXAMPLES))(inspect.inspect)
+app.command("prepare", epilog=ui.examples(*prepare.EXAMPLES))(prepare.prepare)

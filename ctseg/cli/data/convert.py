@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import LabelOption, OptionOption, parse_labels, parse_options
 from ctseg.cli.options import axes
+from ctseg.cli.options.data import LabelOption, OptionOption, parse_labels, parse_options
 
 if TYPE_CHECKING:
     from ctseg.specs import Label, VolumeSource

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
 from ctseg.cli.options import completion
+from ctseg.cli.options.data import GridToleranceOption, OptionOption, parse_options
 
 if TYPE_CHECKING:
     from ctseg.data.inspection.report import CaseReport, DataReport

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import GridToleranceOption, OptionOption, parse_options
 from ctseg.cli.options import completion
+from ctseg.cli.options.data import GridToleranceOption, OptionOption, parse_options
 from ctseg.errors import BadInput
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import LabelOption, parse_labels
 from ctseg.cli.options import axes
+from ctseg.cli.options.data import LabelOption, parse_labels
 
 if TYPE_CHECKING:
     from ctseg.report.display import Box

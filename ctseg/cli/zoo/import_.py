@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import parse_options
 from ctseg.cli.options import completion
+from ctseg.cli.options.data import parse_options
 from ctseg.errors import BadInput
 
 FIRST = "first"

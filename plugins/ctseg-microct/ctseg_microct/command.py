@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.data_options import OptionOption, parse_options
+from ctseg.cli.options.data import OptionOption, parse_options
 
 
 def measure(

@@ -18,7 +18,7 @@ from ctseg.cli.app import app
 from ctseg.volume import convert as room
 
 _spec = importlib.util.spec_from_file_location(
-    "dicom_files", Path(__file__).parents[1] / "volume" / "formats" / "dicom" / "dicom_files.py"
+    "dicom_files", Path(__file__).parents[2] / "volume" / "formats" / "dicom" / "dicom_files.py"
 )
 assert _spec is not None and _spec.loader is not None
 files = importlib.util.module_from_spec(_spec)

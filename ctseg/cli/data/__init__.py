@@ -1,0 +1,1 @@
+"""`ctseg data`: commands for data sets and scans."""
