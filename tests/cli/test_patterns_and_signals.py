@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from ctseg.data.store import Store
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.errors import FileProblem, MemoryTooSmall, Terminated
 from ctseg.task import classes_task
+from tests.rights import permissions_count
 
 
 def mask(value: int = 1) -> ctseg.Volume:
@@ -90,10 +90,9 @@ def test_too_little_memory_is_a_failed_run() -> None:
     assert MemoryTooSmall("x").exit_code == 1
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_cache_that_may_not_be_written_names_its_variable(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(FileProblem, match="cannot be written") as caught:
+    with permissions_count(), pytest.raises(FileProblem, match="cannot be written") as caught:
         Store(Pipeline(()), classes_task({"a": 1}), tmp_path / "cache").prepare([])
     assert "CTSEG_CACHE=FOLDER" in caught.value.hint
 
