@@ -19,6 +19,7 @@ from ctseg.engine.model.create import create_loss
 from ctseg.engine.model.runtime import repeatable
 from ctseg.engine.model.weights import save_weights, tensors_sha256
 from ctseg.engine.training import checkpoint
+from ctseg.engine.training.board import ShownCase
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJob
 from ctseg.engine.training.malloc import kept_buffers
@@ -31,9 +32,9 @@ from ctseg.engine.training.validate import WORST, merit, scores_of, validate, va
 from ctseg.errors import RunFailed
 from ctseg.files import write_text
 from ctseg.losses.deep import DeepSupervision
+from ctseg.metrics.aligned import Look
 from ctseg.metrics.catalogue import metric
 from ctseg.metrics.report import Report
-from ctseg.report.html.case_slices import CaseSlices
 
 
 def train(job: TrainingJob, *, resume: bool = False) -> RunResult:
@@ -113,12 +114,14 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
             while not finished(state, config.train.patience):
                 if state.validated < state.step and at_epoch_end(state):
                     judged = (average.module if average is not None else net).eval()
-                    slices, since = CaseSlices(), time.monotonic()
-                    report = _validate(job, judged, interrupt, slices)
+                    shown, since = ShownCase(surfaces=log.board is not None), time.monotonic()
+                    report = _validate(job, judged, interrupt, shown.add)
                     net.train()
                     keep_if_best(job, state, judged, report)
                     if state.best_step == state.step:
-                        show_scans(job.folder, report, slices, job.reporter)
+                        show_scans(job.folder, report, shown.slices, job.reporter)
+                    if log.board is not None:
+                        log.board.show(shown, state.step)
                     now = time.monotonic()
                     _log_epoch(log, state, schedule.lr, report, (before + now - begun, now - since))
                     _tell(job, state, report)
@@ -204,14 +207,12 @@ def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: R
     save_weights(job.folder / "best.safetensors", tensors, card)
 
 
-def _validate(
-    job: TrainingJob, net: torch.nn.Module, interrupt: Interrupt, slices: CaseSlices
-) -> Report:
+def _validate(job: TrainingJob, net: torch.nn.Module, interrupt: Interrupt, look: Look) -> Report:
     def on_case(done: int, total: int, name: str) -> None:
         job.reporter.update(done, total, f"validating {name}")
         interrupt.check()
 
-    return validate(validation_model(job, net), job.val, job.val_prepared, on_case, slices.add)
+    return validate(validation_model(job, net), job.val, job.val_prepared, on_case, look)
 
 
 def _log_step(log: RunLog, state: State, lr: float) -> None:

@@ -8,16 +8,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ctseg.engine.training.board import Board
 from ctseg.files import disk_errors
 
 
 class RunLog:
-    """Appends lines to `log.jsonl` and scalars to TensorBoard.
+    """Appends lines to `log.jsonl`, and their numbers to TensorBoard.
 
     Args:
         folder: of the run.
         keep_bytes: length of the log to keep; what a killed run wrote after its resume point is cut off.
         step: of the resume point; TensorBoard shows nothing that was written for later ones.
+
+    Attributes:
+        board: the log of TensorBoard; None where it is not installed.
     """
 
     def __init__(self, folder: Path, keep_bytes: int = 0, step: int = 0) -> None:
@@ -25,7 +29,7 @@ class RunLog:
         if self.path.exists():
             os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
             self._end_line()
-        self._board = _tensorboard(folder / "tensorboard", step)
+        self.board = Board.open(folder / "tensorboard", step)
 
     def _end_line(self) -> None:
         """End the last line where a log that somebody changed was cut within one."""
@@ -42,40 +46,16 @@ class RunLog:
         line = json.dumps({"kind": kind, **_plain(fields)}, ensure_ascii=False, allow_nan=False)
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if self._board is None:
-            return
-        if kind == "epoch":
-            self._scalars(fields)
-        elif kind == "step":
-            for name in ("loss", "lr"):
-                self._board.add_scalar(f"step/{name}", fields[name], fields["step"])
-
-    def _scalars(self, fields: dict[str, Any]) -> None:
-        for name in ("loss", "lr", "mean_dice"):
-            if isinstance(fields.get(name), int | float):
-                self._board.add_scalar(name, fields[name], fields["step"])
-        for label, value in (fields.get("dice") or {}).items():
-            self._board.add_scalar(f"dice/{label}", value, fields["step"])
-        for metric, values in (fields.get("scores") or {}).items():
-            for label, value in values.items():
-                self._board.add_scalar(f"{metric}/{label}", value, fields["step"])
-        self._board.flush()
+        if self.board is not None:
+            self.board.write(kind, fields)
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        if self.board is not None:
+            self.board.close()
 
 
 def _plain(value: Any) -> Any:
