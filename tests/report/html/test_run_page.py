@@ -12,7 +12,7 @@ from PIL import Image
 
 from ctseg.config import dump_config, parse_config
 from ctseg.errors import CtsegError
-from ctseg.metrics.report import CaseResult, Report
+from ctseg.metrics.report import CaseResult, LabelResult, Report
 from ctseg.report.history import Epoch
 from ctseg.report.html.case_slices import CaseSlices
 from ctseg.report.html.run import write_pictures, write_run
@@ -75,6 +75,41 @@ def test_everything_that_is_known_is_shown(folder: Path) -> None:
         "cpu, fp32", "2.99", "an abacus", "batch_size = 2", "Mean difference",
     ):  # fmt: skip
         assert known in seen.text, known
+
+
+def test_a_regression_shows_its_errors(folder: Path) -> None:
+    config = parse_config(
+        {
+            "data": {"path": "pairs"},
+            "task": {
+                "kind": "regression",
+                "labels": [{"name": "density", "values": [1], "value": 1}],
+            },
+        }
+    )
+    (folder / "config.toml").write_text(dump_config(config))
+    line = {
+        "kind": "epoch",
+        "epoch": 1,
+        "step": 10,
+        "loss": 1.0,
+        "dice": {},
+        "scores": {"psnr": {"density": 31.5}},
+    }
+    (folder / "log.jsonl").write_text(json.dumps(line))
+    values = {"mse": 0.25, "psnr": 31.5}
+    cases = tuple(CaseResult(f"c{i}", (LabelResult("density", values),)) for i in range(3))
+    (folder / "validation" / "report.json").write_text(Report(cases).to_json())
+    black = np.zeros((20, 60), np.uint8)
+    for rank in ("worst", "median", "best"):
+        Image.fromarray(black).save(folder / "validation" / f"{rank}.png")
+    write_run(folder)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "PSNR in dB, validation" in text and "Dice" not in text
+    assert "density 0.250" in text and text.count("data:image/png") == 9
+    titles = re.findall("<h[23]>(.*?)</h[23]>", text)
+    assert not {"Confusion", "Volumes", "Throughput, patches a second"} & set(titles)
+    assert "swatch" not in text.partition("<h2>Worst")[2].partition("</section>")[0]
 
 
 def test_what_is_missing_or_damaged_is_left_out(folder: Path) -> None:
