@@ -96,8 +96,8 @@ def test_a_run_has_a_report_of_everything(mini_run: Path) -> None:
     text = (mini_run / "report.html").read_text(encoding="utf-8")
     titles = re.findall("<h2>(.*?)</h2>", text)
     assert titles == [
-        "Run", "Curves", "Best validation", "Worst, median and best scan", "Distribution", "Volumes",
-        "Confusion", "Validation cases", "Plan", "Fingerprint", "Environment", "Configuration",
+        "Run", "Curves", "Best validation", "Worst, median and best scan", "Confusion", "Validation cases", "Plan",
+        "Fingerprint", "Environment", "Configuration",
     ]  # fmt: skip
     seen = Seen(text).text
     plan = json.loads((mini_run / "plan.json").read_text())
