@@ -47,7 +47,7 @@ def statistics(
             raise BadInput(f"'{output.name}' is no table.", hint="Suffixes: .csv, .json")
         check_replaceable(output)
     files = [Path(scan)] if Path(scan).exists() else [Path(part) for part in scan.split(",")]
-    *images, mask_ref = refs_of([*files, mask], parse_options(option or []))
+    images, mask_ref = refs_of(files, mask, parse_options(option or []))
     with ui.progress("Reading", total=1) as bar:
         found = statistics_of_files(
             images, mask_ref, parse_labels(label or []), advance=bar.advance

@@ -99,21 +99,28 @@ def statistics_of_files(
     return ScanStatistics(labels, scan.channels, gathered.error, tuple(notes))
 
 
-def refs_of(files: Sequence[Path], options: Mapping[str, str]) -> list[ImageRef]:
-    """References to files, each with the options that its format has.
+def refs_of(
+    scan: Sequence[Path], mask: Path, options: Mapping[str, str]
+) -> tuple[list[ImageRef], ImageRef]:
+    """References to the files of a scan and to its mask, each with the options that its format has.
+
+    A segmentation that belongs to a series, such as DICOM SEG, is read on that of the scan.
 
     Raises:
         BadInput: none of the formats has an option.
     """
     refs, known = [], set[str]()
-    for file in files:
+    for file in (*scan, mask):
         spec = format_of(file)
-        own = set(options_of(spec)) & set(options) if spec is not None else set()
-        known |= own
-        refs.append(ImageRef(file, frozen({name: options[name] for name in sorted(own)})))
+        names = set(options_of(spec)) & set(options) if spec is not None else set()
+        own = {name: options[name] for name in sorted(names)}
+        if file == mask and spec is not None and spec.needs_reference and "series" in spec.options:
+            own["series"] = str(scan[0])
+        known |= set(own)
+        refs.append(ImageRef(file, frozen(own)))
     for name in sorted(set(options) - known):
         raise BadInput(
             f"No format of these files has an option '{name}'.",
             hint="List the options of each format: ctseg data inspect --help",
         )
-    return refs
+    return refs[:-1], refs[-1]

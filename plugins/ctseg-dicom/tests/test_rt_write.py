@@ -14,6 +14,7 @@ from skimage.draw import polygon2mask
 import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
+from ctseg.engine.evaluation.label_statistics import refs_of, statistics_of_files
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.folder import predict_folder
@@ -166,3 +167,10 @@ def test_one_prediction_gives_a_seg_and_a_structure_set(tmp_path, series, geomet
     np.testing.assert_array_equal(seg.array, drawn.array)
     assert np.unique(seg.array).tolist() == [0, 3, 6]
     assert pydicom.dcmread(tmp_path / "study" / "out.rt.dcm").StructureSetName == "slices.v1"
+    (tmp_path / "away").mkdir()
+    for end in ("seg", "rt"):  # measured on the series of the scan, wherever the mask lies
+        away = (tmp_path / "study" / f"out.{end}.dcm").rename(tmp_path / "away" / f"out.{end}.dcm")
+        images, mask = refs_of([tmp_path / "study" / "ct"], away, {})
+        found = {one.name: one.plain() for one in statistics_of_files(images, mask).labels}
+        assert found["liver"]["voxels"] == 2 * 16 * 20
+        assert found["GTV"]["values"][0]["mean"] == 4.5
