@@ -11,6 +11,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from ctseg.specs import Label
+from ctseg.volume.formats.nifti.label_table import label_extension
 from tests.hostile.mutate import Mutator, field, packed, scramble, text
 from tests.hostile.target import Seed, look
 
@@ -69,6 +71,9 @@ byte skip: -1
 """
 
 
+LABELS = (Label("liver", (1,), 1), Label("a tumour", (2,), 2))
+
+
 def nifti(folder: Path) -> list[Seed]:
     one = (scramble(348), *(field(NIFTI_1),) * 3)
     two = (scramble(540), *(field(NIFTI_2),) * 3)
@@ -77,8 +82,12 @@ def nifti(folder: Path) -> list[Seed]:
                          (".2.nii", nibabel.Nifti2Image), (".hdr", nibabel.Nifti1Pair)):  # fmt: skip
         nibabel.save(kind(ARRAY.T.copy(), matrix), folder / f"x{suffix}")
     plain = folder / "x.nii"
+    named = nibabel.Nifti1Image(ARRAY.T.copy(), matrix)
+    named.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, label_extension(LABELS)[8:]))
+    nibabel.save(named, folder / "names.nii")
     return [
         _seed(plain, one),
+        _seed(folder / "names.nii", (scramble(352 + len(label_extension(LABELS))), *one)),
         _seed(plain, one, straighten="yes"),
         _seed(plain, one, channels="last"),
         _seed(folder / "x.2.nii", two),

@@ -17,7 +17,7 @@ from ctseg.specs import Label
 from ctseg.task import PALETTE
 
 _CODE = 0
-_MOST_BYTES = 1 << 26
+_MOST_BYTES = 1 << 24
 _STEP = 16
 """Extensions have a multiple of this many bytes."""
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
