@@ -78,6 +78,26 @@ SHOWN = (
         "[View](../how-to/view.md)",
     ),
     (
+        "Volume, position and values (mean, median, percentiles) of each label",
+        "`ctseg statistics SCAN MASK`, or `--statistics` of `ctseg predict`",
+        "[Measure labels](../how-to/statistics.md)",
+    ),
+    (
+        "A picture of each predicted scan",
+        "`ctseg predict SCANS -m MODEL -o OUT --preview`",
+        "[Results](../how-to/outputs.md)",
+    ),
+    (
+        "RT structure set and DICOM SEG of one prediction",
+        "`ctseg predict STUDY -m MODEL -o liver.seg.dcm --set format=.seg.dcm,.rt.dcm`",
+        "[DICOM](../how-to/dicom.md)",
+    ),
+    (
+        "Label names within NIfTI, as TotalSegmentator reads and writes them",
+        "`ctseg predict SCAN -m MODEL -o mask.nii.gz`",
+        "[Formats](../how-to/formats.md)",
+    ),
+    (
         "Where a prediction is uncertain",
         "`ctseg predict SCAN -m MODEL -o mask.nii.gz --uncertainty`",
         "[From few slices](../how-to/few-slices.md)",
