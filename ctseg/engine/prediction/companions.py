@@ -72,23 +72,34 @@ class StatisticsFiles(Companion):
         json, csv: the files.
         case: name of the scan.
         labels: labels, with the values of the map that belong to each.
+        masks: whether slabs are masks [K, Z, Y, X], one for each label, which may overlap.
     """
 
     def __init__(
-        self, json: Path, csv: Path, case: str, labels: Mapping[Label, frozenset[int]]
+        self,
+        json: Path,
+        csv: Path,
+        case: str,
+        labels: Mapping[Label, frozenset[int]],
+        *,
+        masks: bool = False,
     ) -> None:
-        self._json, self._csv, self._case, self._labels = json, csv, case, labels
+        self._json, self._csv, self._case = json, csv, case
+        self._maps = [{label: frozenset((1,))} for label in labels] if masks else [labels]
 
     def open(self, scan: OnDisk) -> None:
         self._channels = scan.channels
         self._calibrated = not scan.reference.metadata.get(UNKNOWN)
-        self._statistics = LabelStatistics(scan, self._labels)
+        self._statistics = [LabelStatistics(scan, labels) for labels in self._maps]
 
     def add(self, slab: NDArray[Any]) -> None:
-        self._statistics.add(slab)
+        for one, part in zip(self._statistics, slab if slab.ndim == 4 else [slab], strict=True):
+            one.add(part)
 
     def close(self, files: OutputTransaction) -> None:
-        found = self._statistics.result(calibrated=self._calibrated)
-        error, channels = self._statistics.error, self._channels
+        found = [
+            label for one in self._statistics for label in one.result(calibrated=self._calibrated)
+        ]
+        error, channels = max(one.error for one in self._statistics), self._channels
         files.text(self._json, as_json(self._case, found, channels=channels, error=error))
         files.text(self._csv, as_csv(self._case, found, channels=channels))

@@ -217,12 +217,13 @@ class Outputs:
                 derived=(*(masks if exclusive else ()), *self._copies(_unchanged)),
             )
         ]  # fmt: skip
-        if paths.masks and not exclusive:
+        of_masks = self._statistics(masks=True)
+        if not exclusive and (paths.masks or of_masks):
             follow_map = self._follow_map if self._rules else None
             specs.append(
                 ResultSpec(
                     None, Masks(self._task, self._labels), postprocess=follow_map,
-                    derived=self._channel_files(),
+                    companions=of_masks, derived=self._channel_files(),
                 )
             )  # fmt: skip
         return specs
@@ -237,6 +238,7 @@ class Outputs:
         )  # fmt: skip
         return ResultSpec(
             None, Masks(self._task, self._labels), postprocess=self._postprocess_masks,
+            companions=self._statistics(masks=True),
             derived=(main, *self._copies(derive), *self._channel_files()),
         )  # fmt: skip
 
@@ -251,16 +253,23 @@ class Outputs:
     def _companions(self) -> tuple[Companion, ...]:
         """What is gathered from the label map while it is written."""
         paths = self.paths
-        companions: list[Companion] = [self._counts]
-        if paths.statistics is not None and paths.statistics_table is not None:
-            labels = {label: written_values(self._labels, label) for label in self._labels}
-            case = stem_of(paths.main)
-            companions.append(
-                StatisticsFiles(paths.statistics, paths.statistics_table, case, labels)
-            )
+        preview: tuple[Companion, ...] = ()
         if paths.preview is not None:
-            companions.append(PreviewPicture(paths.preview, paths.main.name, self._labels))
-        return tuple(companions)
+            preview = (PreviewPicture(paths.preview, paths.main.name, self._labels),)
+        return (self._counts, *self._statistics(masks=False), *preview)
+
+    def _statistics(self, *, masks: bool) -> tuple[Companion, ...]:
+        """Statistics of labels: of independent ones, which may overlap, from their masks, else from the map."""
+        paths = self.paths
+        if paths.statistics is None or paths.statistics_table is None:
+            return ()
+        if masks != (self._task.kind == "channels" and self._task.stacked):
+            return ()
+        labels = {label: written_values(self._labels, label) for label in self._labels}
+        case = stem_of(paths.main)
+        return (
+            StatisticsFiles(paths.statistics, paths.statistics_table, case, labels, masks=masks),
+        )
 
     def _additional(self) -> list[ResultSpec]:
         """Probabilities, confidence and uncertainty, if requested."""

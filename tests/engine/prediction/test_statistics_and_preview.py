@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from typer.testing import CliRunner
 
 import ctseg
@@ -128,20 +129,34 @@ def test_statistics_are_those_of_the_written_map(scan: Path, tmp_path: Path, ste
     assert [one.plain() for one in again.labels] == found
 
 
-@pytest.mark.parametrize(("labels", "stacked"), [(REGIONS, False), (STACKED, True)])
-def test_a_region_holds_the_voxels_of_those_within_it(
-    scan: Path, tmp_path: Path, labels, stacked
-) -> None:
-    segmenter = model("channels", labels, stacked=stacked)
-    rules = (PostprocessRule(label=labels[0]["name"], min_size_voxels=1),) if stacked else ()
-    told = segmenter.predict_file(scan, tmp_path / "out.h5", statistics=True, rules=rules)
+def test_a_region_holds_the_voxels_of_those_within_it(scan: Path, tmp_path: Path) -> None:
+    segmenter = model("channels", REGIONS)
+    told = segmenter.predict_file(scan, tmp_path / "out.h5", statistics=True)
     outer, inner = labels_of(tmp_path / "out_statistics.json")
     mask = ctseg.read(tmp_path / "out.h5").array
     assert inner["voxels"] == (mask == 2).sum() > 0
-    assert outer["voxels"] == (mask == 1).sum() + (0 if stacked else (mask == 2).sum())
-    assert outer["volume_ml"] == pytest.approx(told["volumes_ml"][outer["name"]])
-    if not stacked:  # the core does not part the region around it
-        assert outer["parts"] == 2
+    assert outer["voxels"] == (mask > 0).sum()
+    assert outer["volume_ml"] == pytest.approx(told["volumes_ml"]["whole"])
+    assert outer["parts"] == 2  # the core does not part the region around it
+
+
+@pytest.mark.parametrize("rules", [(), (PostprocessRule(label="first", keep_largest=1),)])
+@pytest.mark.parametrize("masks", [False, True])
+def test_independent_labels_are_measured_where_others_cover_them(
+    scan: Path, tmp_path: Path, rules, masks: bool
+) -> None:
+    segmenter = model("channels", STACKED, stacked=True)
+    segmenter.predict_file(scan, tmp_path / "out.h5", statistics=True, masks=masks, rules=rules)
+    first, second = labels_of(tmp_path / "out_statistics.json")
+    array, mask = ctseg.read(scan).array, ctseg.read(tmp_path / "out.h5").array
+    assert second["voxels"] == (mask == 2).sum() == (array > 45).sum()
+    parts, count = ndimage.label(array > 20, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel())[1:]
+    assert count == 2 and first["parts"] == (1 if rules else 2)
+    assert first["voxels"] == (sizes.max() if rules else sizes.sum()) > (mask == 1).sum()
+    if masks:
+        own = ctseg.read(tmp_path / "out_masks" / "first.h5").array
+        assert first["voxels"] == own.sum()
 
 
 def test_values_of_each_channel(tmp_path: Path) -> None:
