@@ -8,7 +8,7 @@ the masks follow it; for independent channels (`stacked`), rules apply to each m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctseg.card import Card
 from ctseg.config.postprocess import EVERY_LABEL, PostprocessRule
 from ctseg.engine.inference.decoders import (
     Confidence,
@@ -50,22 +49,16 @@ from ctseg.engine.prediction.result_files import (
     slabs_of,
 )
 from ctseg.engine.prediction.uncertainty import UncertaintySums
+from ctseg.engine.prediction.writer_options import dataset_option
 from ctseg.errors import BadInput
-from ctseg.specs import Label, Task, frozen
+from ctseg.specs import Label, Task
 from ctseg.task import label_dtype, select
 from ctseg.volume.file_names import stem_of
 from ctseg.volume.geometry import Geometry
-from ctseg.volume.io import writer_format
 from ctseg.volume.scratch import scratch
 
 if TYPE_CHECKING:
     from ctseg.engine.inference.model import Model
-
-DATASETS = {
-    "map": "/label", "values": "/raw", "probabilities": "/probabilities", "confidence": "/confidence",
-    "uncertainty": "/uncertainty", "instances": "/instances",
-}  # fmt: skip
-
 
 FURTHER = (
     "probabilities", "confidence", "uncertainty", "masks", "instances", "statistics", "preview"
@@ -198,7 +191,9 @@ class Outputs:
             self._task, self._model.scale, dtype=self._request.dtype,
             selected=None if names is None else self._labels,
         )  # fmt: skip
-        return ResultSpec(self.paths.main, decoder, options=_options(self.paths.main, "values"))
+        return ResultSpec(
+            self.paths.main, decoder, options=dataset_option(self.paths.main, "values")
+        )
 
     def _from_map(self) -> list[ResultSpec]:
         """The label map, and the masks that are derived from it or follow it."""
@@ -213,7 +208,7 @@ class Outputs:
         specs = [
             ResultSpec(
                 paths.main, decoder, self._labels, postprocess=change, companions=self._companions(),
-                options=_options(paths.main, "map"),
+                options=dataset_option(paths.main, "map"),
                 derived=(*(masks if exclusive else ()), *self._copies(_unchanged)),
             )
         ]  # fmt: skip
@@ -234,7 +229,7 @@ class Outputs:
         derive = partial(decode_masks, labels=self._labels, dtype=dtype)
         main = DerivedFile(
             self.paths.main, derive, dtype, self._labels, self._companions(),
-            _options(self.paths.main, "map"),
+            dataset_option(self.paths.main, "map"),
         )  # fmt: skip
         return ResultSpec(
             None, Masks(self._task, self._labels), postprocess=self._postprocess_masks,
@@ -246,7 +241,7 @@ class Outputs:
         """The label map in further formats."""
         dtype = label_dtype(self._task)
         return tuple(
-            DerivedFile(path, derive, dtype, self._labels, options=_options(path, "map"))
+            DerivedFile(path, derive, dtype, self._labels, options=dataset_option(path, "map"))
             for path in self.paths.also.values()
         )
 
@@ -281,16 +276,16 @@ class Outputs:
             probabilities = Probabilities(
                 task, temperature=temperature, dtype=request.dtype, selected=selected
             )
-            options = _options(paths.probabilities, "probabilities")
+            options = dataset_option(paths.probabilities, "probabilities")
             labels = selected or task.labels
             specs.append(ResultSpec(paths.probabilities, probabilities, labels, options=options))
         if paths.confidence is not None:
             confidence = Confidence(task, temperature=temperature, dtype=request.dtype)
-            options = _options(paths.confidence, "confidence")
+            options = dataset_option(paths.confidence, "confidence")
             specs.append(ResultSpec(paths.confidence, confidence, options=options))
         if paths.uncertainty is not None:
             uncertainty = Uncertainty(task, temperature=temperature, dtype=request.dtype)
-            options = _options(paths.uncertainty, "uncertainty")
+            options = dataset_option(paths.uncertainty, "uncertainty")
             sums = (self._uncertainty,)
             specs.append(
                 ResultSpec(paths.uncertainty, uncertainty, options=options, companions=sums)
@@ -303,7 +298,7 @@ class Outputs:
             DerivedFile(
                 self.paths.masks[label.name], derive_for(label),
                 labels=(Label(label.name, (1,), 1, label.colour),),
-                options=_options(self.paths.masks[label.name], "map"),
+                options=dataset_option(self.paths.masks[label.name], "map"),
             )
             for label in (self._labels if self.paths.masks else ())
         )  # fmt: skip
@@ -353,17 +348,10 @@ class Outputs:
     ) -> None:
         paths = self.paths
         if files is not None and paths.instances is not None and paths.table is not None:
-            options = _options(paths.instances, "instances")
+            options = dataset_option(paths.instances, "instances")
             objects = write_numbers(map_zyx, files, paths.instances, options)
             files.text(paths.table, table_of(objects, self._labels, geometry))
             self._objects = objects_by_label(objects, self._labels, geometry)
-
-
-def writer_options(card: Card, path: Path) -> dict[str, str]:
-    """Writer options that describe the model, as far as the file's format has them."""
-    options = {"algorithm": card.name or card.architecture}
-    known = writer_format(path).writer_options
-    return {name: value for name, value in options.items() if name in known}
 
 
 def written_labels(task: Task, labels: Iterable[str] | None = None) -> tuple[Label, ...]:
@@ -377,12 +365,6 @@ def written_labels(task: Task, labels: Iterable[str] | None = None) -> tuple[Lab
 
 def _rules(model: Model, request: Request) -> tuple[PostprocessRule, ...]:
     return model.card.predict.postprocess if request.rules is None else request.rules
-
-
-def _options(path: Path, kind: str) -> Mapping[str, Any]:
-    """The writer option for a result's data set, for formats that hold several."""
-    known = writer_format(path).writer_options
-    return frozen({"dataset": DATASETS[kind]} if "dataset" in known else {})
 
 
 def _unchanged(slab: NDArray[Any]) -> NDArray[Any]:

@@ -14,9 +14,9 @@ from ctseg.engine.inference.sinks import BackgroundSink, Sink, TimedSink
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan
-from ctseg.engine.prediction.outputs import writer_options
 from ctseg.engine.prediction.result_files import OutputTransaction, ResultWriter
 from ctseg.engine.prediction.result_files import ResultSpec as ResultSpec
+from ctseg.engine.prediction.writer_options import writer_options
 from ctseg.files import disk_errors
 from ctseg.specs import ImageRef
 from ctseg.volume.geometry import Geometry
