@@ -212,7 +212,12 @@ def test_only_an_earlier_export_is_replaced(make_run: Any, tmp_path: Path) -> No
     assert done.exit_code == 2
     assert "--overwrite" in done.stderr
     assert (folder / "best.pt2").stat().st_mtime_ns == before
-    (folder / "old.pt2").write_text("of an earlier export")
+    (folder / "fold_1").mkdir()
+    (folder / "fold_1" / "trained.pth").write_text("trained on from the export")
+    done = invoke(run, "--to", "torch-export", "-o", folder, "--overwrite")
+    assert done.exit_code == 2
+    assert "fold_1/trained.pth, which the export there did not write" in done.stderr
+    (folder / "fold_1" / "trained.pth").unlink()
     assert invoke(run, "--to", "torch-export", "-o", folder, "--overwrite").exit_code == 0
     assert sorted(f.name for f in folder.iterdir()) == ["best.pt2", "model.json"]
     assert not [f for f in tmp_path.iterdir() if f.name.startswith(".")]

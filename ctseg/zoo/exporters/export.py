@@ -75,34 +75,46 @@ def export_model(
                 f"It needs {stage.model}, which is exported by itself."
                 for stage in model.card.stages
             )
-        text = json.dumps(
-            describe(model.card, networks, temporary), indent=1, ensure_ascii=False, allow_nan=False
-        )
+        about = describe(model.card, networks, temporary) | {"files": _files(temporary)}
+        text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(temporary / DESCRIPTION, text + "\n")
     return Export(folder, model.card, networks, notes)
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, unless it is an export that may be replaced.
+    """Refuse a folder that holds something, unless it is an export that may be replaced, and nothing more.
 
     Raises:
         FileProblem: instead.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    earlier = _is_export(folder)
-    if earlier and overwrite:
+    earlier = _exported(folder)
+    if earlier is None:
+        what, hint = "something else than an export", "Choose another folder with -o."
+    elif others := [file for file in _files(folder) if file not in (*earlier, DESCRIPTION)]:
+        what = f"{others[0]}, which the export there did not write"
+        hint = "Move it away, or choose another folder with -o."
+    elif overwrite:
         return
-    hint = "Replace it with --overwrite, or choose another folder with -o."
-    raise FileProblem(
-        f"{folder} exists and holds {'an export' if earlier else 'something else than an export'}.",
-        hint=hint if earlier else "Choose another folder with -o.",
-    )
+    else:
+        what, hint = "an export", "Replace it with --overwrite, or choose another folder with -o."
+    raise FileProblem(f"{folder} exists and holds {what}.", hint=hint)
 
 
-def _is_export(folder: Path) -> bool:
+def _exported(folder: Path) -> list[str] | None:
+    """The files that an export wrote into a folder; None if there is no export."""
     try:
         content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+        return None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    files = content.get("files")
+    return files if isinstance(files, list) else []
+
+
+def _files(folder: Path) -> list[str]:
+    """The files below a folder, links to folders among them, as relative paths with slashes."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
