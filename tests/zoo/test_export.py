@@ -233,6 +233,35 @@ def test_a_missing_package_names_the_extra(
     assert not (tmp_path / "out").exists()
 
 
+def test_models_that_part_the_labels_are_described_one_by_one(
+    make_run: Any, tmp_path: Path
+) -> None:
+    from ctseg.engine.model.weights import read_weights
+    from ctseg.importer_specs import ImportedModel, ImportedWeights
+    from ctseg.zoo.importers.entry import EntryOptions, write_entry
+    from ctseg.zoo.importers.merge import merged
+
+    parts = {}
+    for seed, names in enumerate((("ball", "shell"), ("rib", "lung"))):
+        labels = tuple(
+            LabelConfig(name=name, values=(value,), value=value)
+            for value, name in enumerate(("background", *names))
+        )
+        run = make_run(names[0], seed=seed, card_version=2, task=TaskConfig(labels=labels))
+        tensors, card = read_weights(run / "best.safetensors")
+        parts[names[0]] = ImportedModel(card, [ImportedWeights("weights", tensors)], "t")
+    entry = write_entry(merged(parts), EntryOptions(tag="whole", licence="MIT"))
+    done = export_model(entry.name, "torch-export", tmp_path / "out")
+    assert [one.file for one in done.networks] == ["ball_weights.pt2", "rib_weights.pt2"]
+    first, second = described(tmp_path / "out")["models"]
+    assert [one["file"] for one in second["networks"]] == ["rib_weights.pt2"]
+    assert [label["name"] for label in first["labels"]] == ["background", "ball", "shell"]
+    values = [label["value"] for label in (*first["labels"], *second["labels"])]
+    assert values == [0, 1, 2, 0, 3, 4]
+    with pytest.raises(BadInput, match="parted among 2 models"):
+        export_model(entry.name, "nnunet", tmp_path / "Dataset003_Whole")
+
+
 # ---------------------------------------------------------------- nnU-Net
 
 

@@ -54,7 +54,10 @@ def describe(card: Card, networks: Sequence[Exported], folder: Path) -> dict[str
         "trained_on": card.training_data.model_dump(mode="json"),
         "axes": AXES,
         "coarse_models": [_stage(stage) for stage in card.stages],
-        "models": [_model(part, networks, folder) for part in card.parts or (card,)],
+        "models": [
+            _model(part, networks, folder) | {"labels": _labels(part, card)}
+            for part in card.parts or (card,)
+        ],
         "post_processing": _rules(card.predict.postprocess),
     }
     if card.parts:
@@ -85,11 +88,16 @@ def _model(card: Card, networks: Sequence[Exported], folder: Path) -> dict[str, 
         "temperature": card.temperature,
         "activation": ACTIVATIONS[card.task.kind],
         "decision": DECISIONS[card.task.kind],
-        "labels": [
-            {"channel": channel, "name": label.name, "value": label.value}
-            for channel, label in enumerate(card.task.labels)
-        ],
     }
+
+
+def _labels(part: Card, whole: Card) -> list[dict[str, Any]]:
+    """Channel, name and value of each label; a part's labels have the values that they have in the whole."""
+    values = {label.name: label.value for label in whole.task.labels}
+    return [
+        {"channel": channel, "name": label.name, "value": values.get(label.name, label.value)}
+        for channel, label in enumerate(part.task.labels)
+    ]
 
 
 def _tiles(card: Card) -> dict[str, Any]:

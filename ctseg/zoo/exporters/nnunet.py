@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -187,7 +188,9 @@ def _networks(
             "inference_allowed_mirroring_axes": _mirrored(part),
             "current_epoch": 0,
         }
-        torch.save(content, place / CHECKPOINT)
+        packed = io.BytesIO()  # on a full disk, torch's own writer raises what nobody understands
+        torch.save(content, packed)
+        (place / CHECKPOINT).write_bytes(packed.getbuffer())
         file = (place / CHECKPOINT).relative_to(folder.parent).as_posix()
         written.append(_checked(part, original, place, file))
     return written

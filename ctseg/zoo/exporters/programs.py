@@ -59,8 +59,11 @@ def _exported(
 
 def _save_torch(original: Original, file: Path) -> Saved:
     program, batch = _traced(original)
+    packed = io.BytesIO()  # on a full disk, torch's own writer raises what nobody understands
     with _quiet():
-        torch.export.save(program, file)
+        torch.export.save(program, packed)
+    file.write_bytes(packed.getbuffer())
+    with _quiet():
         loaded = torch.export.load(file).module()
 
     def run(tiles: torch.Tensor) -> torch.Tensor:
@@ -77,15 +80,11 @@ def _save_onnx(original: Original, file: Path) -> Saved:
     program, batch = _traced(original)
     size = sum(t.numel() * t.element_size() for t in original.network.state_dict().values())
     with _quiet(), _understood(original):
-        torch.onnx.export(
-            program,
-            f=str(file),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamo=True,
-            external_data=size > LARGEST_PROTOBUF,
-            verbose=False,
+        made = torch.onnx.export(
+            program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
         )
+    assert made is not None
+    made.save(str(file), external_data=size > LARGEST_PROTOBUF)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def run(tiles: torch.Tensor) -> torch.Tensor:
