@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ctseg.hookspecs import hookimpl
 from ctseg.version import __version__
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from ctseg.engine.model.create import create_loss, create_model, list_architectures, list_losses
     from ctseg.engine.prediction.api import Segmenter
     from ctseg.engine.training.run import train
+    from ctseg.hookspecs import hookimpl
     from ctseg.metrics.report import Report
     from ctseg.report.notebook import show
     from ctseg.volume.geometry import Geometry
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ctseg.zoo.resolve import list_weights
 
 _LAZY = {
+    "hookimpl": "ctseg.hookspecs:hookimpl",
     "RunConfig": "ctseg.config:RunConfig",
     "Volume": "ctseg.volume.volume:Volume",
     "Geometry": "ctseg.volume.geometry:Geometry",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from ctseg.errors import GeometryMismatch
 from ctseg.specs import VolumeSource, Zyx
@@ -119,7 +119,9 @@ class OntoGrid:
             out_raveled[:, inside] = part[:, z, y, x]
             return
         for number, channel in enumerate(part):
-            values = map_coordinates(channel, inside_zyx, np.float64, order=1, mode="nearest")
+            values = scipy.ndimage.map_coordinates(
+                channel, inside_zyx, np.float64, order=1, mode="nearest"
+            )
             out_raveled[number, inside] = values if self.dtype.kind == "f" else np.rint(values)
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csgraph
 
 Ints = NDArray[np.int64]
 Groups = Callable[[NDArray[Any]], NDArray[Any]]
@@ -137,6 +136,8 @@ def connected(count: int, one: Ints, two: Ints) -> tuple[Ints, int]:
     """The part of each node of a graph with these edges, numbered from 0 in the order of their first nodes."""
     if not len(one):
         return np.arange(count), count
+    from scipy.sparse import coo_array, csgraph  # takes a tenth of a second
+
     graph = coo_array((np.ones(len(one), bool), (one, two)), shape=(count, count))
     part_count, parts = csgraph.connected_components(graph, directed=False)
     first = np.empty(part_count, np.int64)

@@ -51,6 +51,29 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     assert "Usage" in done.stdout
 
 
+def test_importing_ctseg_imports_nothing_else() -> None:
+    code = (
+        "import sys, ctseg\n"
+        "loaded = {'pluggy', 'inspect', 'numpy', 'torch', 'ctseg.specs'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "assert ctseg.hookimpl and 'pluggy' in sys.modules\n"
+    )
+    done = _python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_loading_a_model_imports_no_scipy() -> None:
+    """Its packages take longer to import than a small scan takes to predict, and few steps need them."""
+    code = (
+        "import sys; from ctseg.zoo.load import load\n"
+        "loaded = [m for m in ('scipy.ndimage', 'scipy.sparse', 'SimpleITK', 'h5py', 'timm') if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = _python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_names_every_command_with_a_summary() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     assert set(commands) == {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ctseg.data.steps.base import Array, OfChannels, Parts, Record, per_channel
 from ctseg.data.steps.statistics import Values, mean_and_deviation, percentiles_of
@@ -90,7 +90,7 @@ class NormaliseCase(OfChannels):
             return [None] * len(chosen_czyx)
         if not self.filled:
             return [channel != 0 for channel in chosen_czyx]
-        mask = ndimage.binary_fill_holes(np.any(image_czyx != 0, axis=0))
+        mask = scipy.ndimage.binary_fill_holes(np.any(image_czyx != 0, axis=0))
         return [mask] * len(chosen_czyx)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ctseg.data.steps.base import Array, Box, Parts, Record, Zyx, holding
 from ctseg.data.steps.track import Tracks, each
@@ -145,9 +145,9 @@ class CropToBody(ToBox):
         inside: Array = image_czyx[0] > self.above
         opened = max(self.opening_zyx) > 1
         if opened:
-            core = ndimage.binary_erosion(inside, np.ones(self.opening_zyx), border_value=1)
+            core = scipy.ndimage.binary_erosion(inside, np.ones(self.opening_zyx), border_value=1)
             inside, all_of_it = core, inside
-        parts, count = ndimage.label(inside)
+        parts, count = scipy.ndimage.label(inside)
         if count == 0:
             return inside
         if count > 1:
@@ -155,7 +155,7 @@ class CropToBody(ToBox):
             sizes[0] = 0
             inside = parts == int(sizes.argmax())
         if opened:
-            inside = ndimage.binary_dilation(inside, np.ones(self.opening_zyx)) & all_of_it
+            inside = scipy.ndimage.binary_dilation(inside, np.ones(self.opening_zyx)) & all_of_it
         return inside
 
     def image(self, image_czyx: Array, geometry: Geometry, record: Record) -> Array:
@@ -163,7 +163,7 @@ class CropToBody(ToBox):
             return self.label(image_czyx, geometry, record)
         body = self.body(image_czyx)
         for z, plane in enumerate(body):
-            body[z] = ndimage.binary_fill_holes(plane)
+            body[z] = scipy.ndimage.binary_fill_holes(plane)
         box = holding(self.label(image_czyx, geometry, record), [self.outside])
         kept = self.label(body[None], geometry, record)
         return np.where(kept, box, np.asarray(self.outside, box.dtype))
@@ -204,10 +204,10 @@ def _eroded(masks: Masks, size_zyx: Zyx) -> Masks:
         waiting = np.concatenate((waiting, mask))
         ready = len(waiting) - 2 * reach
         if ready > 0:
-            core = ndimage.binary_erosion(waiting, box, border_value=1)
+            core = scipy.ndimage.binary_erosion(waiting, box, border_value=1)
             yield at, core[reach : reach + ready]
             at, waiting = at + ready, waiting[ready:].copy()
     if waiting is not None and reach:
         waiting = np.concatenate((waiting, np.ones((reach, *waiting.shape[1:]), bool)))
-        core = ndimage.binary_erosion(waiting, box, border_value=1)
+        core = scipy.ndimage.binary_erosion(waiting, box, border_value=1)
         yield at, core[reach : len(waiting) - reach]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctseg.volume.distinct_values import distinct_values
 from ctseg.volume.resample import resample_at
@@ -74,7 +74,7 @@ def _spline_at(x: torch.Tensor, axis: int, positions: NDArray[np.float64]) -> to
     widths = [(0, 0)] * x.ndim
     widths[axis] = (SPLINE_PAD, SPLINE_PAD)
     padded = np.pad(x.numpy(), widths, mode="edge")
-    found = ndimage.spline_filter1d(padded, 3, axis, output=np.float32, mode="nearest")
+    found = scipy.ndimage.spline_filter1d(padded, 3, axis, output=np.float32, mode="nearest")
     coefficients = torch.from_numpy(found)
     reach = SPLINE_PAD - 2
     at = np.clip(positions, -reach, x.shape[axis] - 1 + reach) + SPLINE_PAD
@@ -146,7 +146,7 @@ def _boxes(label_zyx: NDArray[Any]) -> list[tuple[int, tuple[slice, ...]]]:
     whole = tuple(slice(0, n) for n in label_zyx.shape)
     if values[0] < 0 or values[-1] > 2**15:
         return [(value, whole) for value in values]
-    found = ndimage.find_objects(label_zyx.astype(np.int32, copy=False))
+    found = scipy.ndimage.find_objects(label_zyx.astype(np.int32, copy=False))
     return [(v, found[v - 1] or whole) if v else (v, whole) for v in values]
 
 

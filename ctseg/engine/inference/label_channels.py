@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctseg.data.pipeline import AppliedPipeline
 from ctseg.data.steps import Resample
@@ -91,7 +91,7 @@ def _strongest(labels: NDArray[np.generic], shape: Sequence[int]) -> NDArray[np.
 
     def zoomed(part: NDArray[np.generic], order: int) -> NDArray[np.float64]:
         values = part.astype(np.float64)
-        out = ndimage.zoom(values, factors, order=order, mode="nearest", grid_mode=True)
+        out = scipy.ndimage.zoom(values, factors, order=order, mode="nearest", grid_mode=True)
         clipped: NDArray[np.float64] = np.clip(out, values.min(), values.max())
         return clipped
 
