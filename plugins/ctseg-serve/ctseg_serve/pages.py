@@ -74,8 +74,8 @@ PREDICT: dict[str, Any] = {
 }
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}"
-    "code{background:#8882;padding:.1rem .3rem}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}"
+    "code{white-space:nowrap;background:#8882;padding:.1rem .3rem}"
 )
 
 
