@@ -227,6 +227,11 @@ def _metrics(result: Result) -> str:
     return _table(("", "seconds", "of ctseg's time"), rows)
 
 
+def _startup(result: Result) -> str:
+    rows = [(name, f"{found['processor']:.2f}") for name, found in result["seconds"].items()]
+    return _table(("", "seconds of the processor"), rows)
+
+
 def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -261,6 +266,13 @@ SECTIONS = {
         "A folder of scans, from the command line",
         "Prediction of 44 hippocampus scans with the same weights, including the start of the process.",
         _job,
+    ),
+    "startup": Section(
+        "The start of a process",
+        """New processes in turns, with one thread: until `ctseg --help` is printed, packages are imported, a model is
+        loaded, and the first mask is there, of a scan of 35 x 50 x 36 voxels by `unet3d.hippocampus_v1`. No tool avoids
+        the import of torch. Other work ran beside these, so that the clock says little.""",
+        _startup,
     ),
     "export": Section(
         "Resampling to the grid of the scan",
