@@ -26,7 +26,8 @@ from ctseg_serve.problems import Problem
 from ctseg_serve.receive import SERIES
 
 MEDIA_TYPES = {
-    "nii.gz": "application/gzip", "nii": "application/octet-stream", "seg.dcm": "application/dicom"
+    "nii.gz": "application/gzip", "nii": "application/octet-stream", "seg.dcm": "application/dicom",
+    "rt.dcm": "application/dicom",
 }  # fmt: skip
 
 
@@ -35,8 +36,9 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["nii.gz", "nii", "seg.dcm"] = Field(
-        "nii.gz", description="Format of the label map; seg.dcm, DICOM SEG, is for DICOM scans."
+    format: Literal["nii.gz", "nii", "seg.dcm", "rt.dcm"] = Field(
+        "nii.gz",
+        description="Format of the label map; seg.dcm (DICOM SEG) and rt.dcm (RTSTRUCT) are for DICOM scans.",
     )
     labels: str | None = Field(
         None, description="Names of the labels to write, separated by commas; all by default."
@@ -77,9 +79,9 @@ def check_wanted(model: Model, wanted: Wanted) -> None:
         BadInput: labels that the model does not have, or a format that is not installed.
     """
     request = wanted.request(Path())
-    if wanted.format == "seg.dcm" and not _writes(request.output):
+    if not _writes(request.output):
         raise BadInput(
-            "This server writes no DICOM SEG.",
+            f"This server does not write {wanted.format}.",
             hint="Its operator can install ctseg-dicom; or ask for format=nii.gz.",
         )
     check_request(model, request)

@@ -201,7 +201,7 @@ def test_a_seg_needs_the_package(shared: Any, good: bytes, monkeypatch) -> None:
     monkeypatch.setattr("ctseg_serve.predict.writer_format", none)
     found = httpx.post(f"{shared.url}/predict?format=seg.dcm", content=good)
     assert found.status_code == 422
-    assert found.json()["detail"] == "This server writes no DICOM SEG."
+    assert found.json()["detail"] == "This server does not write seg.dcm."
 
 
 def test_an_engine_that_fails_is_told_of_in_the_log_alone(

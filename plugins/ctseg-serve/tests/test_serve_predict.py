@@ -89,6 +89,10 @@ def test_a_zipped_series_becomes_a_mask_and_a_seg(
     assert made.PatientName == "Roe^Jane"
     frames = int((ctseg.read(expected).array == 2).sum())
     assert int(made.pixel_array.sum()) == frames > 0
+    found = httpx.post(f"{server.url}/predict?format=rt.dcm", content=body)
+    assert found.status_code == 200, found.text
+    (tmp_path / "contours.dcm").write_bytes(found.content)
+    assert pydicom.dcmread(tmp_path / "contours.dcm").Modality == "RTSTRUCT"
     assert server.left() == []
     assert "Roe" not in "".join(server.said)
 

@@ -111,7 +111,7 @@ def test_a_full_queue_loses_nobody_who_comes_back(tmp_path: Path, weights: Path,
                 time.sleep(float(found.headers["retry-after"]) / 10)
             assert found.status_code == 200, found.text
 
-        list(pool.map(ask, range(24)))
+        list(pool.map(ask, range(16)))
     assert refused
 
 
