@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ctseg.errors import FileProblem
-from ctseg.markup import Markup, definitions, element, markup, table
+from ctseg.markup import Cell, Markup, definitions, element, markup, table
 from ctseg.metrics.units import volume_unit
 from ctseg.report.html.page import folded, wide
 
@@ -30,6 +30,8 @@ def choices_table(choices: object) -> Markup:
 
 
 def _plain(value: object) -> str:
+    if value is None or value in ("", [], {}):
+        return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
     if isinstance(value, list):
@@ -57,7 +59,7 @@ def fingerprint(found: object) -> Markup:
     except (KeyError, TypeError, ValueError, AttributeError):
         return markup()
     unit = volume_unit(ml for _, ml in volumes)
-    rows = [(name, f"{ml * unit.factor:.4g}") for name, ml in volumes]
+    rows = [(name, Cell(f"{ml * unit.factor:.4g}", ml)) for name, ml in volumes]
     heads = ("intensity of the foreground", "0.5 %", "median", "99.5 %", "mean", "deviation")
     return markup(
         definitions(facts),

@@ -55,7 +55,10 @@ def folder(tmp_path: Path) -> Path:
             "cases": 3, "shapes_zyx": [[10, 20, 30], [12, 20, 30], [20, 20, 30]],
             "spacings_zyx": [[1.0, 1.0, 1.0]] * 3, "volumes_ml": {"liver": 1500.0}, "foreground": [statistics],
         },
-        "choices": {"patch": {"value": [8, 16, 16], "reason": "fits the memory"}},
+        "choices": {
+            "patch": {"value": [8, 16, 16], "reason": "fits the memory"},
+            "options": {"value": {"order": "", "skip": None, "norm": "batch"}, "reason": "usual"},
+        },
         "runtime": "cpu, fp32",
         "environment": {"torch": "2.99", "processor": "an abacus"},
     }  # fmt: skip
@@ -71,7 +74,8 @@ def test_everything_that_is_known_is_shown(folder: Path) -> None:
     seen = Seen(text)
     for known in (
         "unet3d on Liver", "step 20", "0.7000 at step 20", "4 patches a second", "50 %", "loss of the epoch",
-        "Learning rate", "fits the memory", "8, 16, 16", "12 (10 to 20) × 20 × 30", "1 × 1 × 1", "1.250",
+        "Learning rate", "fits the memory", "8, 16, 16",
+        "order -, skip -, norm batch", "12 (10 to 20) × 20 × 30", "1 × 1 × 1", "1.250",
         "cpu, fp32", "2.99", "an abacus", "batch_size = 2", "Mean difference",
     ):  # fmt: skip
         assert known in seen.text, known
