@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ctseg import plugins, testing
 
 SMALL_UNET = {"features": (4, 6, 8, 10)}
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "unet3d": SMALL_UNET,
     "residual_unet3d": SMALL_UNET,
     "residual_unet_se3d": SMALL_UNET,
@@ -16,6 +18,13 @@ SMALL = {
     "timm_unet": {"encoder": "resnet18", "levels": 3},
     "monai_segresnet": {"init_filters": 8},
     "monai_swinunetr": {"feature_size": 12, "depths": (1, 1, 1, 1)},
+    "monai_unetr": {
+        "tile_zyx": (16, 16, 32),
+        "feature_size": 8,
+        "hidden_size": 48,
+        "mlp_dim": 64,
+        "num_heads": 4,
+    },
 }
 SLOW = {"monai_swinunetr"}  # its smallest patch is 64 voxels wide
 DETACHED = {"wce"}  # its weights are constant in the gradient
