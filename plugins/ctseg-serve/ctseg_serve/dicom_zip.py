@@ -22,7 +22,7 @@ LARGEST_READ = 2**22
 """Bytes that are read at once. The list of files is, so that a zip cannot list millions of them."""
 _COPIED = 2**20
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, KeyError,
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, LookupError,
     OSError,
 )  # fmt: skip
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 from starlette.types import Message
 
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput, CtsegError, FileProblem
+from ctseg_serve.dicom_zip import unpack
 from ctseg_serve.jobs import JobQueue
 from ctseg_serve.limits import Limits
 from ctseg_serve.metrics import Metrics
+from ctseg_serve.problems import Problem
 from ctseg_serve.scratch import scratch_root
 from ctseg_serve.send import LONGEST_NOTES, MaskResponse, notes_header
 from ctseg_serve.server import listen
@@ -83,6 +88,33 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert values['ctseg_prediction_seconds_bucket{le="500"}'] == "3"
     assert buckets[-1] == int(values["ctseg_prediction_seconds_count"]) == 4
     assert float(values["ctseg_prediction_seconds_sum"]) == pytest.approx(9999.85)
+
+
+def test_damaged_zips_are_refused_whatever_is_damaged(tmp_path: Path) -> None:
+    """Random bytes, cut and longer zips, with lists of files that lie: a problem or a plain error for each."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.writestr(f"ct/{number}.dcm", bytes(128) + b"DICM" + bytes(range(256)))
+    # in the list, the lengths of name, extra field and comment
+    nameless = whole.getvalue().replace(b"\x08\0\0\0\0\0", b"\0\0\0\0\x08\0")
+    cases, refused = [nameless], 0
+    rng = random.Random(0)
+    for _ in range(400):
+        data = bytearray(whole.getvalue())
+        for _ in range(rng.choice((1, 2, 8))):
+            at = rng.choice((rng.randrange(len(data)), len(data) - rng.randrange(1, 250)))
+            new = rng.choice((b"", b"\xff" * 4, bytes(4), rng.randbytes(3)))
+            data[at : at + rng.choice((len(new), 0, 4))] = new
+        cases.append(bytes(data))
+    for number, case in enumerate(cases):
+        (tmp_path / "a.zip").write_bytes(case)
+        try:
+            unpack(tmp_path / "a.zip", tmp_path / str(number), largest=10**6, check=lambda: None)
+        except (CtsegError, Problem):
+            refused += 1
+    assert refused > 300
+    assert {p.name for p in tmp_path.iterdir()} == {"a.zip", *map(str, range(401))}
 
 
 def test_folders_of_killed_servers_are_removed(tmp_path: Path) -> None:
