@@ -16,6 +16,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "unet2d": SMALL_UNET,
     "residual_unet2d": SMALL_UNET,
     "timm_unet": {"encoder": "resnet18", "levels": 3},
+    "monai_dynunet": {
+        "filters": (4, 6, 8),
+        "kernels_zyx": ((3, 3, 3),) * 3,
+        "strides_zyx": ((2, 2, 2),) * 2,
+    },
     "monai_segresnet": {"init_filters": 8},
     "monai_swinunetr": {"feature_size": 12, "depths": (1, 1, 1, 1)},
     "monai_unetr": {
