@@ -11,6 +11,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
+import scipy.ndimage, scipy.sparse.csgraph  # otherwise imported at first use, which takes memory
 from ctseg.engine.postprocess import PostprocessRule, find_instances, postprocess
 from ctseg.volume.geometry import Geometry
 
