@@ -102,6 +102,31 @@ def _job(result: Result) -> str:
     return _table(("", "seconds", "of ctseg's time"), rows)
 
 
+def _nnunet_import(result: Result) -> str:
+    rows = []
+    for name, found in result["models"].items():
+        own, ways = found["ctseg"], {"default": "nnunet", "sequential": "nnunet_sequential"}
+        rows.append(
+            (
+                name, "ctseg", _seconds(own["seconds"]), "1.00 x", f"{own['gib']:.2f}",
+                f"{own['equal_voxels']:.3%}",
+            )
+        )  # fmt: skip
+        for told, key in ways.items():
+            if key in found:
+                run = found[key]
+                ratio = run["seconds"] / own["seconds"]
+                rows.append(
+                    (name, f"nnU-Net, {told}", _seconds(run["seconds"]), f"{ratio:.2f} x", f"{run['gib']:.2f}", "")
+                )  # fmt: skip
+    table = _table(("model", "", "seconds", "of ctseg's time", "GiB", "equal voxels"), rows)
+    exact = ", ".join(
+        f"{found['ctseg_fp32']['equal_voxels']:.3%}" for found in result["models"].values()
+    )
+    where = f"{result['processor']}; nnunetv2 {result['nnunetv2']}"
+    return f"{table}\nEqual voxels with `--precision fp32`, in the same order: {exact}. {where}.\n"
+
+
 def _export(result: Result) -> str:
     rows = [
         (
@@ -273,6 +298,16 @@ SECTIONS = {
         loaded, and the first mask is there, of a scan of 35 x 50 x 36 voxels by `unet3d.hippocampus_v1`. No tool avoids
         the import of torch. Other work ran beside these, so that the clock says little.""",
         _startup,
+    ),
+    "nnunet_import": Section(
+        "Imported models of nnU-Net",
+        """Models that nnU-Net's own tools planned and trained for a few minutes on 40 hippocampus scans, imported by
+        `ctseg zoo import nnunet RESULTS_FOLDER`, and 20 other scans: `ctseg predict --tta` and `nnUNetv2_predict
+        -device cpu` with the same folds and mirroring, from the start of the process to the last file. *Hippocampus*
+        is the network of nnU-Net's plan with two folds; the others are narrower. *Regions* are written in an order of
+        classes; *Thick* has slices of 3.4 to 4.6 mm along x, which `transpose_forward` moves to the front; *Cascade* is
+        `3d_lowres` and `3d_cascade_fullres` together. Memory is that of all processes of a run.""",
+        _nnunet_import,
     ),
     "export": Section(
         "Resampling to the grid of the scan",
