@@ -133,7 +133,8 @@ def test_a_killed_server_leaves_its_files_to_the_next_one(
     os.utime(left, (old, old))
     with process(weights, "--scratch", place) as (running, _):
         assert left not in folders(place)
-        running.send_signal(signal.SIGTERM)  # shells start jobs in the background with SIGINT ignored
+        # not SIGINT, which jobs that shells start in the background ignore
+        running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
     assert folders(place) == []
 
