@@ -7,27 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ctseg.hookspecs import hookimpl
-from ctseg.nets.config import (
-    ResidualUNet3DConfig,
-    ResidualUNetSE3DConfig,
-    UNet3DConfig,
-    residual_unet_from_plan,
-    residual_unet_se_from_plan,
-    unet_constraints,
-    unet_from_plan,
-)
-from ctseg.nets.slicewise_config import (
-    ResidualUNet2DConfig,
-    TimmUNetConfig,
-    UNet2DConfig,
-    residual_unet2d_from_plan,
-    unet2d_constraints,
-    unet2d_from_plan,
-)
 from ctseg.specs import ArchitectureSpec, Constraints
 
 if TYPE_CHECKING:
     import torch
+
+    from ctseg.nets.slicewise_config import TimmUNetConfig
 
 
 def _builder(module: str, name: str) -> Callable[..., torch.nn.Module]:
@@ -52,56 +37,59 @@ def _timm_unet_constraints(config: TimmUNetConfig) -> Constraints:
 @hookimpl
 def ctseg_architectures() -> Sequence[ArchitectureSpec]:
     """U-Nets of volumes, and of slices."""
+    from ctseg.nets import config as volumes  # later: `ctseg --help` needs none of them
+    from ctseg.nets import slicewise_config as slices
+
     return [
         ArchitectureSpec(
             name="unet3d",
             build=_builder("unet", "unet3d"),
-            config=UNet3DConfig,
+            config=volumes.UNet3DConfig,
             summary="U-Net of plain convolutions, strides and kernels per axis",
-            constraints=unet_constraints,
-            from_plan=unet_from_plan,
+            constraints=volumes.unet_constraints,
+            from_plan=volumes.unet_from_plan,
             reference="Isensee et al., nnU-Net, Nature Methods 18 (2021)",
         ),
         ArchitectureSpec(
             name="residual_unet3d",
             build=_builder("unet", "residual_unet3d"),
-            config=ResidualUNet3DConfig,
+            config=volumes.ResidualUNet3DConfig,
             summary="U-Net with a deep residual encoder and a light decoder",
-            constraints=unet_constraints,
-            from_plan=residual_unet_from_plan,
+            constraints=volumes.unet_constraints,
+            from_plan=volumes.residual_unet_from_plan,
             reference="Isensee et al., nnU-Net Revisited, MICCAI 2024, arXiv:2404.09556",
         ),
         ArchitectureSpec(
             name="residual_unet_se3d",
             build=_builder("unet", "residual_unet3d"),
-            config=ResidualUNetSE3DConfig,
+            config=volumes.ResidualUNetSE3DConfig,
             summary="residual_unet3d with squeeze and excitation in its blocks",
-            constraints=unet_constraints,
-            from_plan=residual_unet_se_from_plan,
+            constraints=volumes.unet_constraints,
+            from_plan=volumes.residual_unet_se_from_plan,
             reference="Roy et al., Concurrent Squeeze & Excitation, MICCAI 2018, arXiv:1803.02579",
         ),
         ArchitectureSpec(
             name="unet2d",
             build=_builder("unet2d", "unet2d"),
-            config=UNet2DConfig,
+            config=slices.UNet2DConfig,
             summary="U-Net of plain convolutions within slices, for thick ones",
-            constraints=unet2d_constraints,
-            from_plan=unet2d_from_plan,
+            constraints=slices.unet2d_constraints,
+            from_plan=slices.unet2d_from_plan,
             reference="Ronneberger et al., U-Net, MICCAI 2015, arXiv:1505.04597",
         ),
         ArchitectureSpec(
             name="residual_unet2d",
             build=_builder("unet2d", "residual_unet2d"),
-            config=ResidualUNet2DConfig,
+            config=slices.ResidualUNet2DConfig,
             summary="residual_unet3d within slices, for thick ones",
-            constraints=unet2d_constraints,
-            from_plan=residual_unet2d_from_plan,
+            constraints=slices.unet2d_constraints,
+            from_plan=slices.residual_unet2d_from_plan,
             reference="Isensee et al., nnU-Net Revisited, MICCAI 2024, arXiv:2404.09556",
         ),
         ArchitectureSpec(
             name="timm_unet",
             build=_builder("timm_unet", "timm_unet"),
-            config=TimmUNetConfig,
+            config=slices.TimmUNetConfig,
             summary="2.5D U-Net around any convolutional encoder of timm",
             constraints=_timm_unet_constraints,
             reference="Wightman, PyTorch Image Models, doi:10.5281/zenodo.4414861",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ctseg.data.augment_options import RingsConfig
 from ctseg.extension_specs import Augment, AugmentationSpec
 from ctseg.hookspecs import hookimpl
 
@@ -19,6 +18,8 @@ def _rings(config: Any) -> Augment:
 @hookimpl
 def ctseg_augmentations() -> Sequence[AugmentationSpec]:
     """Artefacts of CT."""
+    from ctseg.data.augment_options import RingsConfig
+
     return [
         AugmentationSpec(
             name="rings",

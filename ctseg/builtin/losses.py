@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ctseg.hookspecs import hookimpl
-from ctseg.losses import config as options
 from ctseg.specs import LossSpec, TaskKind
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def _spec(
 @hookimpl
 def ctseg_losses() -> Sequence[LossSpec]:
     """Cross-entropies, overlaps, their sums, centrelines and boundaries; differences for regression."""
+    from ctseg.losses import config as options  # later: `ctseg --help` needs none of them
+
     return [
         _spec(
             "cross_entropy", "ce", options.CrossEntropyConfig, ("classes",),

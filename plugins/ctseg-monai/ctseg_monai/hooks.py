@@ -9,29 +9,12 @@ from typing import TYPE_CHECKING
 import ctseg
 from ctseg.importer_specs import ImportedModel, ImporterSpec
 from ctseg.specs import ArchitectureSpec, Constraints, LossSpec, frozen
-from ctseg_monai.options import (
-    SWIN_SMALLEST,
-    SWIN_STRIDE,
-    SegResNetConfig,
-    SwinUNETRConfig,
-    TverskyConfig,
-    segresnet_constraints,
-    segresnet_from_plan,
-)
-from ctseg_monai.unet_options import (
-    DynUNetConfig,
-    UNetConfig,
-    UNETRConfig,
-    dynunet_constraints,
-    dynunet_from_plan,
-    unet_constraints,
-    unet_from_plan,
-    unetr_constraints,
-    unetr_from_plan,
-)
 
 if TYPE_CHECKING:
     import torch
+
+    from ctseg_monai.options import SegResNetConfig, SwinUNETRConfig, TverskyConfig
+    from ctseg_monai.unet_options import DynUNetConfig, UNetConfig, UNETRConfig
 
 
 def _segresnet(config: SegResNetConfig, *, in_channels: int, out_channels: int) -> torch.nn.Module:
@@ -85,49 +68,54 @@ def _tversky(config: TverskyConfig) -> Callable[..., torch.Tensor]:
 @ctseg.hookimpl
 def ctseg_architectures() -> Sequence[ArchitectureSpec]:
     """MONAI's networks for volumes."""
+    from ctseg_monai import options  # later: `ctseg --help` needs none of them
+    from ctseg_monai import unet_options as unets
+
     return [
         ArchitectureSpec(
             name="monai_segresnet",
             build=_segresnet,
-            config=SegResNetConfig,
+            config=options.SegResNetConfig,
             summary="SegResNet of MONAI: residual blocks with group normalisation",
-            constraints=segresnet_constraints,
-            from_plan=segresnet_from_plan,
+            constraints=options.segresnet_constraints,
+            from_plan=options.segresnet_from_plan,
             reference="Myronenko, BrainLes 2018, arXiv:1810.11654",
         ),
         ArchitectureSpec(
             name="monai_swinunetr",
             build=_swinunetr,
-            config=SwinUNETRConfig,
+            config=options.SwinUNETRConfig,
             summary="Swin UNETR of MONAI: shifted-window transformer encoder",
-            constraints=Constraints(stride_zyx=SWIN_STRIDE, min_tile_zyx=SWIN_SMALLEST),
+            constraints=Constraints(
+                stride_zyx=options.SWIN_STRIDE, min_tile_zyx=options.SWIN_SMALLEST
+            ),
             reference="Hatamizadeh et al., BrainLes 2021, arXiv:2201.01266",
         ),
         ArchitectureSpec(
             name="monai_unet",
             build=_unet,
-            config=UNetConfig,
+            config=unets.UNetConfig,
             summary="UNet of MONAI: residual units, transposed convolutions",
-            constraints=unet_constraints,
-            from_plan=unet_from_plan,
+            constraints=unets.unet_constraints,
+            from_plan=unets.unet_from_plan,
             reference="Kerfoot et al., STACOM 2018, doi:10.1007/978-3-030-12029-0_40",
         ),
         ArchitectureSpec(
             name="monai_dynunet",
             build=_dynunet,
-            config=DynUNetConfig,
+            config=unets.DynUNetConfig,
             summary="DynUNet of MONAI: nnU-Net's network, with kernels and strides of its own for each level",
-            constraints=dynunet_constraints,
-            from_plan=dynunet_from_plan,
+            constraints=unets.dynunet_constraints,
+            from_plan=unets.dynunet_from_plan,
             reference="Isensee et al., Nature Methods 18, 2021",
         ),
         ArchitectureSpec(
             name="monai_unetr",
             build=_unetr,
-            config=UNETRConfig,
+            config=unets.UNETRConfig,
             summary="UNETR of MONAI: a transformer encoder for patches of one size",
-            constraints=unetr_constraints,
-            from_plan=unetr_from_plan,
+            constraints=unets.unetr_constraints,
+            from_plan=unets.unetr_from_plan,
             reference="Hatamizadeh et al., WACV 2022, arXiv:2103.10504",
         ),
     ]
@@ -136,6 +124,8 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
 @ctseg.hookimpl
 def ctseg_losses() -> Sequence[LossSpec]:
     """The Tversky loss."""
+    from ctseg_monai.options import TverskyConfig
+
     return [
         LossSpec(
             name="monai_tversky",
