@@ -105,6 +105,11 @@ def test_steps_in_any_order_equal_the_whole(names, turned):
     check([STEPS[name] for name in names], TURNED if turned else GEOMETRY)
 
 
+def test_a_slab_that_is_padding_altogether_is_no_slice_of_the_scan():
+    """One slice is added in front, and slabs of one slice are made: its place is that of the scan's first slice."""
+    check([STEPS["finer"], STEPS["pad to multiple"]], GEOMETRY)
+
+
 def test_whole_numbers_stay_until_a_step_needs_more():
     check([Orient(), Crop(above=3.0), RescaleCase(percentiles=(2.0, 98.0))], GEOMETRY, np.int16)
 

@@ -79,10 +79,10 @@ class Placed(NoFit):
     ) -> Array:
         if self.shape_after(geometry.shape_zyx) != geometry.shape_zyx:
             part_czyx = holding(part_czyx, self.value)
-        shape = tuple(b - a for a, b in box)
-        if shape == part_czyx.shape[1:] and self.input_box(box, geometry, record) == box:
-            return part_czyx
-        out = np.empty((part_czyx.shape[0], *shape), part_czyx.dtype)
+        sides = list(zip(box, self._before(geometry), strict=True))
+        if not any(front or b > size for (_, b), (front, size, _) in sides):
+            return part_czyx  # nothing is moved, added or taken away here
+        out = np.empty((part_czyx.shape[0], *(b - a for a, b in box)), part_czyx.dtype)
         out[:] = per_channel(self.value).astype(part_czyx.dtype)
         after, before = [slice(None)], [slice(None)]
         for (a, b), (c, d), (front, size, _) in zip(
