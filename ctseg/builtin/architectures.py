@@ -38,6 +38,7 @@ def _timm_unet_constraints(config: TimmUNetConfig) -> Constraints:
 def ctseg_architectures() -> Sequence[ArchitectureSpec]:
     """U-Nets of volumes, and of slices."""
     from ctseg.nets import config as volumes  # later: `ctseg --help` needs none of them
+    from ctseg.nets import mednext_config
     from ctseg.nets import slicewise_config as slices
 
     return [
@@ -67,6 +68,15 @@ def ctseg_architectures() -> Sequence[ArchitectureSpec]:
             constraints=volumes.unet_constraints,
             from_plan=volumes.residual_unet_se_from_plan,
             reference="Roy et al., Concurrent Squeeze & Excitation, MICCAI 2018, arXiv:1803.02579",
+        ),
+        ArchitectureSpec(
+            name="mednext",
+            build=_builder("mednext", "mednext"),
+            config=mednext_config.MedNeXtConfig,
+            summary="MedNeXt: depthwise convolutions and wide 1x1x1 layers, in four sizes",
+            constraints=volumes.unet_constraints,
+            from_plan=mednext_config.mednext_from_plan,
+            reference="Roy et al., MICCAI 2023, arXiv:2303.09975",
         ),
         ArchitectureSpec(
             name="unet2d",

@@ -13,6 +13,7 @@ from ctseg.nets.options import (
     MOST_IN_LEVEL,
     MOST_WIDTH,
     Downsampling,
+    LevelOptions,
     Skip,
     UNetOptions,
     Upsampling,
@@ -22,7 +23,7 @@ from ctseg.specs import Constraints, NetworkPlan, Zyx
 __all__ = [
     "CHOICES", "Activation", "Downsampling", "Norm", "ResidualUNet3DConfig", "ResidualUNetSE3DConfig", "Skip",
     "UNet3DConfig", "UNetOptions", "Upsampling", "plan_levels", "residual_unet_from_plan",
-    "residual_unet_se_from_plan", "unet_constraints", "unet_from_plan",
+    "residual_unet_se_from_plan", "sizes_from_plan", "unet_constraints", "unet_from_plan",
 ]  # fmt: skip
 
 Widen = Literal["first", "gradual"]
@@ -187,7 +188,7 @@ class ResidualUNetSE3DConfig(ResidualUNet3DConfig):
         self._check_number("excitation_reduction", self.excitation_reduction >= 1, "1 or more")
 
 
-def unet_constraints(config: UNetOptions) -> Constraints:
+def unet_constraints(config: LevelOptions) -> Constraints:
     """Patches must be divisible by the product of all strides, per axis."""
     z, y, x = (math.prod(stride[axis] for stride in config.strides) for axis in range(3))
     return Constraints(stride_zyx=(z, y, x), min_tile_zyx=(z, y, x))
@@ -236,7 +237,7 @@ def plan_levels(
     return tuple(kernels), tuple(strides)
 
 
-def _sizes_from_plan(plan: NetworkPlan) -> tuple[tuple[int, ...], tuple[Zyx, ...], tuple[Zyx, ...]]:
+def sizes_from_plan(plan: NetworkPlan) -> tuple[tuple[int, ...], tuple[Zyx, ...], tuple[Zyx, ...]]:
     """Features, kernels and strides for a plan."""
     limit = max(2, len(plan.features)) if plan.features else MAX_LEVELS
     kernels, strides = plan_levels(plan.patch_zyx, plan.spacing_zyx, max_levels=limit)
@@ -251,17 +252,17 @@ def _sizes_from_plan(plan: NetworkPlan) -> tuple[tuple[int, ...], tuple[Zyx, ...
 
 def unet_from_plan(plan: NetworkPlan) -> UNet3DConfig:
     """Depth, widths, kernels and strides of `unet3d` for a patch and a spacing."""
-    features, kernels, strides = _sizes_from_plan(plan)
+    features, kernels, strides = sizes_from_plan(plan)
     return UNet3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)
 
 
 def residual_unet_from_plan(plan: NetworkPlan) -> ResidualUNet3DConfig:
     """Depth, widths, kernels and strides of `residual_unet3d` for a patch and a spacing."""
-    features, kernels, strides = _sizes_from_plan(plan)
+    features, kernels, strides = sizes_from_plan(plan)
     return ResidualUNet3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)
 
 
 def residual_unet_se_from_plan(plan: NetworkPlan) -> ResidualUNetSE3DConfig:
     """Depth, widths, kernels and strides of `residual_unet_se3d` for a patch and a spacing."""
-    features, kernels, strides = _sizes_from_plan(plan)
+    features, kernels, strides = sizes_from_plan(plan)
     return ResidualUNetSE3DConfig(features=features, kernels_zyx=kernels, strides_zyx=strides)

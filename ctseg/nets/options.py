@@ -1,4 +1,4 @@
-"""Options that all U-Nets share, and their checks. Free of torch."""
+"""Options that U-Nets share, and their checks. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "decoder_block": ("conv", "residual"),
     "excitation": ("channel", "spatial", "concurrent"),
     "excitation_place": ("branch", "output"),
+    "size": ("small", "base", "medium", "large"),
 }
 
 
@@ -36,8 +37,8 @@ MOST_WIDTH, MOST_KERNEL = 10_000, 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetOptions:
-    """Options that all U-Nets share."""
+class LevelOptions:
+    """Widths, kernels and strides of the levels of any encoder and decoder."""
 
     features: tuple[int, ...] = field(
         default=(32, 64, 128, 256),
@@ -53,6 +54,75 @@ class UNetOptions:
         default=(),
         metadata={"help": "downsampling from each level to the next; empty: 2 everywhere"},
     )
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.features) <= MOST_LEVELS or not _in(self.features, MOST_WIDTH):
+            self._refuse(
+                "features",
+                f"a U-Net needs two to {MOST_LEVELS} widths from 1 to {MOST_WIDTH}",
+                hint="For example: features = [32, 64, 128, 256]",
+            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name, choices[0]) not in choices:
+                raise ConfigError(
+                    f"{type(self).__name__}.{name} is '{getattr(self, name)}'.",
+                    hint=f"Use one of: {', '.join(choices)}",
+                )
+        self._check_axes("kernels_zyx", len(self.features))
+        self._check_axes("strides_zyx", len(self.features) - 1)
+        if any(k % 2 == 0 for kernel in self.kernels_zyx for k in kernel):
+            self._refuse(
+                "kernels_zyx", "even sizes have no centre", hint="Use odd sizes, e.g. [1, 3, 3]"
+            )
+
+    def _refuse(self, name: str, why: str, *, hint: str) -> None:
+        raise ConfigError(
+            f"{type(self).__name__}.{name} is {getattr(self, name)!r}; {why}.", hint=hint
+        )
+
+    def _check_number(self, name: str, fits: bool, due: str) -> None:
+        if not fits:
+            raise ConfigError(
+                f"{type(self).__name__}.{name} is {getattr(self, name)}.", hint=f"Use {due}"
+            )
+
+    def _check_axes(self, name: str, count: int) -> None:
+        value: Sequence[Zyx] = getattr(self, name)
+        if value and (
+            len(value) != count
+            or any(len(item) != 3 or not _in(item, MOST_KERNEL) for item in value)
+        ):
+            self._refuse(
+                name,
+                f"it takes {count} triples (z, y, x) of numbers from 1 to {MOST_KERNEL}, as `features` sets the depth",
+                hint=f"For example: {name} = [{', '.join(['[1, 3, 3]'] * count)}]",
+            )
+
+    def _check_counts(self, name: str, count: int) -> None:
+        value: Sequence[int] = getattr(self, name)
+        if value and (len(value) != count or min(value) < 1):
+            self._refuse(
+                name,
+                f"but there are {count} levels",
+                hint=f"Give one positive number for each, e.g. {name} = {[1] * count}, or none",
+            )
+        self._check_number(name, max(value, default=1) <= MOST_IN_LEVEL, f"up to {MOST_IN_LEVEL}")
+
+    @property
+    def kernels(self) -> tuple[Zyx, ...]:
+        """The kernel of each level."""
+        return self.kernels_zyx or tuple(repeat((3, 3, 3), len(self.features)))
+
+    @property
+    def strides(self) -> tuple[Zyx, ...]:
+        """The downsampling between each level and the next."""
+        return self.strides_zyx or tuple(repeat((2, 2, 2), len(self.features) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetOptions(LevelOptions):
+    """Options that all U-Nets of convolution blocks share."""
+
     norm: Norm = field(
         default="instance", metadata={"help": "normalisation: instance, batch, group or none"}
     )
@@ -117,24 +187,7 @@ class UNetOptions:
     bias: bool = field(default=True, metadata={"help": "whether convolutions have a bias"})
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self.features) <= MOST_LEVELS or not _in(self.features, MOST_WIDTH):
-            self._refuse(
-                "features",
-                f"a U-Net needs two to {MOST_LEVELS} widths from 1 to {MOST_WIDTH}",
-                hint="For example: features = [32, 64, 128, 256]",
-            )
-        for name, choices in CHOICES.items():
-            if getattr(self, name, choices[0]) not in choices:
-                raise ConfigError(
-                    f"{type(self).__name__}.{name} is '{getattr(self, name)}'.",
-                    hint=f"Use one of: {', '.join(choices)}",
-                )
-        self._check_axes("kernels_zyx", len(self.features))
-        self._check_axes("strides_zyx", len(self.features) - 1)
-        if any(k % 2 == 0 for kernel in self.kernels_zyx for k in kernel):
-            self._refuse(
-                "kernels_zyx", "even sizes have no centre", hint="Use odd sizes, e.g. [1, 3, 3]"
-            )
+        super().__post_init__()
         self._check_number("dropout", 0 <= self.dropout < 1, "a probability from 0 to below 1")
         self._check_number("leaky_slope", 0 <= self.leaky_slope <= 1, "a slope from 0 to 1")
         self._check_number("norm_groups", self.norm_groups >= 1, "1 or more")
@@ -165,49 +218,6 @@ class UNetOptions:
                 f"it has no dropout, but dropout is {self.dropout}",
                 hint=f"Add a letter for it, e.g. {self.layer_order}D, or set dropout to 0",
             )
-
-    def _refuse(self, name: str, why: str, *, hint: str) -> None:
-        raise ConfigError(
-            f"{type(self).__name__}.{name} is {getattr(self, name)!r}; {why}.", hint=hint
-        )
-
-    def _check_number(self, name: str, fits: bool, due: str) -> None:
-        if not fits:
-            raise ConfigError(
-                f"{type(self).__name__}.{name} is {getattr(self, name)}.", hint=f"Use {due}"
-            )
-
-    def _check_axes(self, name: str, count: int) -> None:
-        value: Sequence[Zyx] = getattr(self, name)
-        if value and (
-            len(value) != count
-            or any(len(item) != 3 or not _in(item, MOST_KERNEL) for item in value)
-        ):
-            self._refuse(
-                name,
-                f"it takes {count} triples (z, y, x) of numbers from 1 to {MOST_KERNEL}, as `features` sets the depth",
-                hint=f"For example: {name} = [{', '.join(['[1, 3, 3]'] * count)}]",
-            )
-
-    def _check_counts(self, name: str, count: int) -> None:
-        value: Sequence[int] = getattr(self, name)
-        if value and (len(value) != count or min(value) < 1):
-            self._refuse(
-                name,
-                f"but there are {count} levels",
-                hint=f"Give one positive number for each, e.g. {name} = {[1] * count}, or none",
-            )
-        self._check_number(name, max(value, default=1) <= MOST_IN_LEVEL, f"up to {MOST_IN_LEVEL}")
-
-    @property
-    def kernels(self) -> tuple[Zyx, ...]:
-        """The kernel of each level."""
-        return self.kernels_zyx or tuple(repeat((3, 3, 3), len(self.features)))
-
-    @property
-    def strides(self) -> tuple[Zyx, ...]:
-        """The downsampling between each level and the next."""
-        return self.strides_zyx or tuple(repeat((2, 2, 2), len(self.features) - 1))
 
     @property
     def layers(self) -> LayerOrder:
