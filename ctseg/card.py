@@ -315,6 +315,8 @@ class Card(Section):
                 {k: v for k, v in stage.items() if k != "as_channels"} for stage in data["stages"]
             ]
             data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
+        if not self.preprocess.grid:
+            data["preprocess"].pop("grid", None)
         return data
 
     def to_json(self) -> str:

@@ -218,12 +218,15 @@ class ImageRef:
         slices: start and stop along the stored slow axis (z) if only a part of the volume belongs to the case; None
             for all of it. The origin of the part is shifted accordingly.
         grid_tolerance: largest offset from the grid of the case's first image, as a fraction of a voxel.
+        onto: the image of the case onto whose grid this one is brought where it has a grid of its own, as PET has
+            beside CT; None if it is used as it lies.
     """
 
     path: Path
     options: Mapping[str, Any] = field(default_factory=frozen)
     slices: tuple[int, int] | None = None
     grid_tolerance: float = 1e-3
+    onto: ImageRef | None = None
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,7 @@ def predict(
 ) -> None:
     """Segment scans; results have the grid of their scan."""
     from ctseg.config.settings import read_settings
+    from ctseg.data.readers.grids import number_of
     from ctseg.data.steps.region import parse_region
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.multiprocess.team import open_team
@@ -269,6 +270,7 @@ def predict(
         ).model  # fmt: skip
         items = find_items(
             inputs, channels=loaded.card.in_channels, dataset=rare.dataset, fold=fold,
+            grid=number_of(loaded.card.preprocess.grid, loaded.card.channels),
             options=parse_options(option or []),
         )  # fmt: skip
         suffix, also = _formats(rare.format, output)

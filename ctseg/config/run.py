@@ -115,6 +115,10 @@ class PreprocessConfig(Section):
     spacing_xyz: tuple[float, float, float] | None = Field(
         None, description="target spacing in mm for the planned steps; 0 keeps an axis"
     )
+    grid: str = Field(
+        "",
+        description="channel onto whose grid the others are brought if they have their own; empty: the first",
+    )
 
 
 class ModelConfig(Section):

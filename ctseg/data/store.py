@@ -323,4 +323,5 @@ def _stamp(ref: ImageRef) -> list[Any]:
             files = sorted(p for p in path.rglob("*") if p.is_file())
         stamps = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
     digest = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
-    return [str(path), dict(ref.options), ref.slices, digest]
+    onto = [] if ref.onto is None else [str(ref.onto.path.absolute())]
+    return [str(path), dict(ref.options), ref.slices, digest, *onto]

@@ -95,10 +95,12 @@ class OnDisk:
                 source = open_ref(ref)
                 self._open.callback(source.close)
                 if number == 0:
+                    grid = source.geometry
+                if ref.onto is None and not hasattr(self, "reference"):
                     self.reference = source
                 check_same(
                     source.geometry,
-                    self.reference.geometry,
+                    grid,
                     names=(str(ref.path), str(images[0].path)),
                     files=(ref.path, images[0].path),
                     tolerance=ref.grid_tolerance,
@@ -113,7 +115,7 @@ class OnDisk:
         self._sources = sources
         self._turn = threading.Lock()
         self.notes = notes_of(sources)
-        self.geometry = self.reference.geometry
+        self.geometry = grid
         self.channels = sum(source.channels for source in sources)
         self.dtype = np.result_type(*(source.dtype for source in sources))
         self.modalities = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ctseg import plugins
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, Label, VolumeSource, VolumeWriter, Zyx
+from ctseg.volume.channel_grids import on_grid_of
 from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.formats.source import (
     check_box,
@@ -184,7 +186,7 @@ class SlicedSource:
     """
 
     def __init__(self, source: VolumeSource, slices: tuple[int, int]) -> None:
-        self._source = source
+        self.whole = self._source = source
         self._start, stop = check_slices(slices, source.geometry.shape_zyx[0], source.path)
         _, y, x = source.geometry.shape_zyx
         self.path = source.path
@@ -222,12 +224,17 @@ def notes_of(sources: Sequence[VolumeSource]) -> list[str]:
 
 
 def open_ref(ref: ImageRef) -> VolumeSource:
-    """Open the image that a case refers to, limited to its slices if the reference names some."""
+    """Open the image that a case refers to, limited to its slices if the reference names some.
+
+    Raises:
+        GeometryMismatch: the image has a grid of its own and cannot be brought onto that of `ref.onto`.
+    """
     source = open_volume(ref.path, **ref.options)
-    if ref.slices is None:
-        return source
     try:
-        return SlicedSource(source, ref.slices)
+        if ref.onto is not None:
+            with contextlib.closing(open_ref(replace(ref.onto, slices=None))) as other:
+                source = on_grid_of(source, other, ref.grid_tolerance)
+        return source if ref.slices is None else SlicedSource(source, ref.slices)
     except BaseException:
         source.close()
         raise

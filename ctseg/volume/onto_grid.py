@@ -15,6 +15,7 @@ from ctseg.volume.formats.source import check_box, check_slices
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.labels import labels_in
 from ctseg.volume.lattice import placement
+from ctseg.volume.spool import Spool, unpacked
 
 Interpolation = Literal["nearest", "linear"]
 _FEW_VALUES = 64
@@ -31,7 +32,7 @@ class OntoGrid:
         source: read by region; closed with this source.
         geometry: the grid.
         interpolation: method where voxels do not coincide.
-        outside: value outside the source's grid.
+        outside: value outside the source's grid; None for that of the nearest voxel.
 
     Raises:
         GeometryMismatch: the two do not overlap.
@@ -42,7 +43,7 @@ class OntoGrid:
         source: VolumeSource,
         geometry: Geometry,
         interpolation: Interpolation,
-        outside: float = 0.0,
+        outside: float | None = 0.0,
     ) -> None:
         self._source = source
         self._interpolation = interpolation
@@ -51,7 +52,9 @@ class OntoGrid:
         self.geometry = geometry
         self.channels = source.channels
         self.dtype = source.dtype
-        self.by_region = True
+        self.by_region = source.by_region
+        self._held: NDArray[Any] | None = None
+        """All voxels of a source that cannot be read by region."""
         self.metadata: Mapping[str, Any] = source.metadata
         place = placement(source.geometry, geometry)
         self.moved = place is not None
@@ -74,14 +77,30 @@ class OntoGrid:
     def read_box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
         start, stop = check_box(start_zyx, stop_zyx, self.geometry.shape_zyx, self.path)
         shape = (self.channels, *(b - a for a, b in zip(start, stop, strict=True)))
-        out = np.full(shape, self._outside, self.dtype)
+        out = np.full(shape, self._outside or 0, self.dtype)
         for number in range(shape[1]):  # slice by slice, since the coordinates take much memory
             z = start[0] + number
             self._fill(out[:, number], (z, *start[1:]), (z + 1, *stop[1:]))
         return out
 
+    def unpack(self, spool: Spool) -> OntoGrid:
+        """The same with the source unpacked to disk, so that it is read by region."""
+        inner = unpacked(self._source, spool)
+        out = OntoGrid(inner, self.geometry, self._interpolation, self._outside)
+        out.metadata = self.metadata
+        return out
+
     def close(self) -> None:
         self._source.close()
+
+    def _part(self, first: Zyx, last: Zyx) -> NDArray[Any]:
+        """A box of the source, which is read once if it cannot be read by region."""
+        if self.by_region:
+            return self._source.read_box(first, last)
+        if self._held is None:
+            self._held = self._source.read()
+        (z, y, x), (z1, y1, x1) = first, last
+        return self._held[:, z:z1, y:y1, x:x1]
 
     def _reach(self, start: Zyx, stop: Zyx) -> tuple[Zyx, Zyx] | None:
         """The box of the source that voxels of the grid are computed from; None if they lie outside."""
@@ -89,6 +108,8 @@ class OntoGrid:
         corners = np.array([ends[list(bits), range(3)] for bits in np.ndindex(2, 2, 2)])
         places = corners @ self._turn.T + self._offset
         size = np.asarray(self._source.geometry.shape_zyx)
+        if self._outside is None:
+            places = places.clip(0, size - 1)
         first = np.floor(places.min(0) - 1).clip(0, size)
         last = (np.floor(places.max(0)) + 2).clip(0, size)
         if (places.max(0) < -0.5).any() or (places.min(0) >= size - 0.5).any():
@@ -102,11 +123,13 @@ class OntoGrid:
         if reach is None:
             return
         first, last = reach
-        part = self._source.read_box(first, last)
+        part = self._part(first, last)
         _, y, x = np.meshgrid(*(np.arange(a, b) for a, b in zip(start, stop, strict=True)), indexing="ij")  # fmt: skip
         grid = np.stack([np.full(y.shape, start[0]), y, x]).reshape(3, -1)
         places = self._turn @ grid + self._offset[:, None]
         size = np.asarray(self._source.geometry.shape_zyx)[:, None]
+        if self._outside is None:
+            places = places.clip(0, size - 1)
         inside = ((places >= -0.5) & (places < size - 0.5)).all(0)
         inside_zyx = places[:, inside] - np.asarray(first)[:, None]
         out_raveled = out.reshape(len(out), -1)

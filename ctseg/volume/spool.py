@@ -38,14 +38,20 @@ def by_region(source: VolumeSource, folder: Path | None = None) -> VolumeSource:
         return source
     spool = Spool(folder)
     try:
-        with reading(source.path):
-            unpack = getattr(source, "unpack", None)
-            out: Source = _whole(source, spool) if unpack is None else unpack(spool)
+        out = unpacked(source, spool)
     except BaseException:
         spool.close()
         raise
     out.geometry = source.geometry  # which an option may have changed since the file was opened
     weakref.finalize(out, spool.close)
+    return out
+
+
+def unpacked(source: VolumeSource, spool: Spool) -> Source:
+    """A copy of the source on a spool, which stays the caller's."""
+    with reading(source.path):
+        unpack = getattr(source, "unpack", None)
+        out: Source = _whole(source, spool) if unpack is None else unpack(spool)
     return out
 
 

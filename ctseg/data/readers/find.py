@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
-from ctseg.data.readers.grids import with_grid_tolerance
+from ctseg.data.readers.grids import with_grid_tolerance, with_one_grid
 from ctseg.data.readers.layout import load_object
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import DataSet
@@ -19,6 +19,7 @@ def open_dataset(
     reader: str | None = None,
     *,
     grid_tolerance: float | None = None,
+    grid: str = "",
     **options: Any,
 ) -> DataSet:
     """Find the cases of a data set without opening a volume.
@@ -27,6 +28,8 @@ def open_dataset(
         path: a folder, a file or a glob, as the layout asks for.
         reader: the layout's name, where it is not recognised or several fit.
         grid_tolerance: share of a voxel by which the files of a case may lie beside its first image.
+        grid: the channel onto whose grid the others are brought where they have grids of their own; the first one
+            by default.
         options: of the layout, e.g. `raw` and `label` for HDF5.
 
     Raises:
@@ -50,7 +53,9 @@ def open_dataset(
             f"{path} holds no cases: the data set is empty.",
             hint="Look at it with: ctseg data inspect",
         )
-    return found if grid_tolerance is None else with_grid_tolerance(found, grid_tolerance)
+    if grid_tolerance is not None:
+        found = with_grid_tolerance(found, grid_tolerance)
+    return with_one_grid(found, grid)
 
 
 def _recognise(path: Path, options: set[str]) -> Any:

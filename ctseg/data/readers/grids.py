@@ -1,11 +1,14 @@
-"""How far the files of a case may lie beside its first image, and which of them do."""
+"""The grid of a case: how far its files may lie beside it, and which image has it where channels have their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from ctseg.errors import BadInput
 from ctseg.specs import Case, DataSet, ImageRef
+from ctseg.volume.channel_grids import ChannelOntoGrid
 from ctseg.volume.geometry import TOLERANCE_VOXELS, Geometry
 from ctseg.volume.io import open_ref
 
@@ -32,6 +35,52 @@ def with_grid_tolerance(dataset: DataSet, tolerance: float) -> DataSet:
     )
 
 
+def on_one_grid(images: Sequence[ImageRef], channel: int = 0) -> tuple[ImageRef, ...]:
+    """The images of a case, the others to be brought onto the grid of one; see `ctseg.specs.ImageRef.onto`."""
+    if len(images) < 2:
+        return tuple(images)
+    own = images[channel]
+    return tuple(ref if ref is own else replace(ref, onto=own) for ref in images)
+
+
+def with_one_grid(dataset: DataSet, channel: str = "") -> DataSet:
+    """The data set, all of whose channels are brought onto the grid of one.
+
+    Args:
+        channel: its name; the first one by default.
+
+    Raises:
+        BadInput: the data set has no channel of that name.
+    """
+    number = number_of(channel, dataset.channels)
+
+    def case_of(case: Case) -> Case:
+        stacked = len(case.images) != len(dataset.channels)
+        return replace(case, images=on_one_grid(case.images, 0 if stacked else number))
+
+    return replace(
+        dataset,
+        cases=tuple(map(case_of, dataset.cases)),
+        unlabelled=tuple(map(case_of, dataset.unlabelled)),
+    )
+
+
+def number_of(channel: str, channels: Sequence[str]) -> int:
+    """The number of a channel, from 0; 0 without a name.
+
+    Raises:
+        BadInput: no channel has the name.
+    """
+    if not channel:
+        return 0
+    if channel not in channels:
+        raise BadInput(
+            f"There is no channel '{channel}', whose grid the others are to be brought onto.",
+            hint=f"The channels are: {', '.join(channels)}",
+        )
+    return list(channels).index(channel)
+
+
 def tolerated_offsets(cases: Iterable[Case]) -> str | None:
     """A sentence on the files that lie beside their image and are used as they are, since the tolerance was raised.
 
@@ -48,6 +97,26 @@ def tolerated_offsets(cases: Iterable[Case]) -> str | None:
         f"{many} up to {apart:.2g} of a voxel beside the image of their case and are taken as they are: {path}"
         + (" and others." if len(found) > 1 else ".")
     )
+
+
+def interpolated_channels(cases: Iterable[Case]) -> str | None:
+    """A sentence on the channels that have grids of their own and are interpolated; only headers are read."""
+    names: list[str] = []
+    for case in cases:
+        for ref in case.images:
+            if ref.onto is None:
+                continue
+            with contextlib.closing(open_ref(ref)) as source:
+                if isinstance(getattr(source, "whole", source), ChannelOntoGrid):
+                    names.append(ref.path.name)
+    if len(names) > 1:
+        return (
+            f"{len(names)} images have grids of their own and are interpolated onto that of another channel of their "
+            f"case: {names[0]} and others."
+        )
+    if names:
+        return f"{names[0]} has a grid of its own and is interpolated onto that of another channel of its case."
+    return None
 
 
 def _offsets(case: Case) -> Iterator[tuple[ImageRef, float]]:

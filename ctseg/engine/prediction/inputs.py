@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ctseg import plugins
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.readers.grids import on_one_grid
 from ctseg.data.splits import fold_cases
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import FormatSpec, ImageRef, frozen
@@ -37,6 +38,7 @@ def find_items(
     inputs: Sequence[str],
     *,
     channels: int,
+    grid: int = 0,
     dataset: str | None = None,
     fold: int | None = None,
     options: Mapping[str, str] | None = None,
@@ -48,6 +50,7 @@ def find_items(
     Args:
         inputs: files, `a,b` for a scan of two channels, folders, DICOM folders, or data sets.
         channels: input channels of the model.
+        grid: the channel onto whose grid the others are brought where they have grids of their own.
         dataset: name of the data set within HDF5 files.
         fold: select only the validation cases of this fold of data sets.
         options: format options, passed to the formats that have them.
@@ -71,6 +74,7 @@ def find_items(
             items += find.of_path(Path(text))
     items += find.of_files(without_companions(loose))
     items = find.with_common_options(items)
+    items = [replace(item, images=_on_one_grid(item.images, channels, grid)) for item in items]
     find.check_options()
     seen: dict[str, Item] = {}
     for item in items:
@@ -218,6 +222,11 @@ class _Finder:
                     f"No format of these scans has an option '{name}'.",
                     hint="List the options of each format: ctseg data inspect --help",
                 )
+
+
+def _on_one_grid(images: tuple[ImageRef, ...], channels: int, grid: int) -> tuple[ImageRef, ...]:
+    plain = [replace(ref, onto=None) for ref in images]
+    return on_one_grid(plain, grid if len(plain) == channels else 0)
 
 
 def _case_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from ctseg.config import RunConfig
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.readers.find import open_dataset
-from ctseg.data.readers.grids import tolerated_offsets
+from ctseg.data.readers.grids import interpolated_channels, tolerated_offsets
 from ctseg.data.readers.layout import some
 from ctseg.data.splits import depths, split
 from ctseg.data.store import Store
@@ -67,11 +67,14 @@ def prepare(
         Path(config.data.path),
         reader=config.data.reader,
         grid_tolerance=config.data.grid_tolerance,
+        grid=config.preprocess.grid,
         **config.data.options,
     )
     training, validation = split(dataset, config.data, depths(dataset))
     if beside := tolerated_offsets([*training, *validation]):
         reporter.say(f"Warning: {beside}")
+    if own_grids := interpolated_channels([*training, *validation]):
+        reporter.say(f"Note: {own_grids}")
     task = task_of(config.task, dataset)
     done, total = 0, 2 * len(training) + len(validation)
 

@@ -21,7 +21,7 @@ from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.readers.find import open_dataset
-from ctseg.data.readers.grids import tolerated_offsets
+from ctseg.data.readers.grids import interpolated_channels, tolerated_offsets
 from ctseg.data.readers.layout import some
 from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.splits import depths, split
@@ -115,11 +115,14 @@ def _train(
         Path(config.data.path),
         reader=config.data.reader,
         grid_tolerance=config.data.grid_tolerance,
+        grid=config.preprocess.grid,
         **config.data.options,
     )
     training, validation = split(dataset, config.data, depths(dataset))
     if beside := tolerated_offsets([*training, *validation]):
         reporter.say(f"Warning: {beside}")
+    if own_grids := interpolated_channels([*training, *validation]):
+        reporter.say(f"Note: {own_grids}")
     folder = Path(output) if output is not None else default_folder(dataset, config)
     if not resume:
         check_free(folder, overwrite)

@@ -99,6 +99,7 @@ def measure(
         Path(config.data.path),
         reader=config.data.reader,
         grid_tolerance=config.data.grid_tolerance,
+        grid=config.preprocess.grid,
         **config.data.options,
     )
     _, cases = split(dataset, config.data, depths(dataset))
