@@ -14,13 +14,9 @@ from ctseg.config.run import (
     Section,
     TaskConfig,
     TrainConfig,
-    dump_config,
-    load_config,
-    override,
-    parse_config,
     parse_duration,
-    with_length,
 )
+from ctseg.config.run_file import dump_config, load_config, override, parse_config, with_length
 
 __all__ = [
     "LENGTHS",
