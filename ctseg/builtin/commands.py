@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a network",
     "predict": "predict scans",
     "evaluate": "compare predictions with references",
+    "compare": "rank runs, and test their differences",
     "statistics": "measure the labels of a mask",
     "view": "show a scan and label maps in a browser",
     "render": "draw pictures, films and meshes of label maps",

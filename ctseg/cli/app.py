@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from ctseg.cli import (
     architectures,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -223,6 +224,7 @@ app.command("predict", cls=predict.Command, epilog=ui.examples(*predict.EXAMPLES
 app.command("evaluate", cls=evaluate.Command, epilog=ui.examples(*evaluate.EXAMPLES))(
     evaluate.evaluate
 )
+app.command("compare", epilog=ui.examples(*compare.EXAMPLES))(compare.compare)
 app.command("statistics", epilog=ui.examples(*statistics.EXAMPLES))(statistics.statistics)
 app.command("view", epilog=ui.examples(*view.EXAMPLES))(view.view)
 app.command("render", epilog=ui.examples(*render.EXAMPLES))(render.render)

@@ -182,7 +182,6 @@ def _inspect(folders: DemoFolders) -> None:
 
 
 def _train(folders: DemoFolders, budget: str, seed: int, device: str) -> None:
-    from ctseg.cli.train import BarReporter
     from ctseg.config import DataConfig, RunConfig, TrainConfig
     from ctseg.engine.training.run import train
 
@@ -198,7 +197,7 @@ def _train(folders: DemoFolders, budget: str, seed: int, device: str) -> None:
         train=TrainConfig(time=budget, device=device),
     )
     with ui.progress("Training") as bar:
-        result = train(config, output=folders.run, resume=started, reporter=BarReporter(bar))
+        result = train(config, output=folders.run, resume=started, reporter=bar)
     if result.mean_dice is not None:
         ui.say(f"   mean Dice {result.mean_dice:.4f} on the validation scans")
 

@@ -14,7 +14,7 @@ from ctseg.cli.evaluate_outputs import Evaluated, OutputFiles
 from ctseg.cli.options.data import GridToleranceOption
 from ctseg.cli.options.settings import ConfigOption, SettingsOption, model_of
 from ctseg.cli.options.spellings import respelled
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ EXAMPLES = (
     "ctseg evaluate predictions/ DATA/labelsTr -o report.html -o scores.csv",
     "ctseg evaluate new/ DATA --fold 0 --against old/",
     "ctseg evaluate out.h5 weave.h5 --instance-ids --set dataset=/label",
-    "ctseg evaluate runs/first",
+    "ctseg evaluate runs/folds -o report.html",
 )
 OLD_SPELLINGS = MappingProxyType(
     {
@@ -209,7 +209,9 @@ def _evaluated(
     options: Mapping[str, Any],
 ) -> Report:
     if reference is None:
-        return _of_run(predictions)
+        from ctseg.engine.evaluation.runs import report_of
+
+        return report_of(predictions)
     from ctseg.engine.evaluation.evaluate import evaluate as compare
 
     with ui.progress(f"Evaluating {predictions.name}") as bar:
@@ -220,20 +222,6 @@ def _evaluated(
             progress=lambda done, total, case: bar.update(done, total, case),
             **options,
         )
-
-
-def _of_run(run: Path) -> Report:
-    from ctseg.metrics.report import Report
-
-    if not run.exists():
-        raise FileProblem(f"{run} does not exist.", hint="Check the path.")
-    file = run / "validation" / "report.json"
-    if not file.is_file():
-        raise BadInput(
-            f"There is no reference for {run}, and it is not a run with a validation report.",
-            hint="Name the reference: ctseg evaluate PREDICTIONS REFERENCE",
-        )
-    return Report.read(file)
 
 
 def _given(options: Mapping[str, object]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctseg.cli import ui
+from ctseg.cli import folds, ui
 from ctseg.cli.options import axes, completion
 from ctseg.cli.options.data import HiddenGridTolerance, parse_options
 from ctseg.cli.signals import signals_raise
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ctseg train DATA --fold 0 --time 20m -o runs/first",
+    "ctseg train DATA --fold all --epochs 50 -o runs/folds",
     "ctseg train run.toml --set augment.rotation=0.5",
     "ctseg train --resume -o runs/first",
-    "ctseg train --resume --extend --steps 9000 -o runs/first",
 )
 DATA, TRAINING = "Data and network", "Training"
 
@@ -48,8 +48,13 @@ def train(
     ] = False,
     as_json: ui.JsonOption = False,
     fold: Annotated[
-        int | None,
-        typer.Option("--fold", metavar="N", min=0, help="Validation fold.", rich_help_panel=DATA),
+        str | None,
+        typer.Option(
+            "--fold",
+            metavar="N",
+            help="Validation fold; all trains every fold.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     reader: Annotated[
         str | None,
@@ -107,7 +112,7 @@ def train(
     time: Annotated[
         str | None,
         typer.Option(
-            "--time", metavar="20m", help="Time for the whole run.", rich_help_panel=TRAINING
+            "--time", metavar="20m", help="Time for a run (each fold).", rich_help_panel=TRAINING
         ),
     ] = None,
     epochs: Annotated[
@@ -181,6 +186,8 @@ def train(
     from ctseg.config import LENGTHS
     from ctseg.engine.training.run import train as run
 
+    number, every = folds.parse_fold(fold)
+    every = every or (resume and folds.resumes_series(output or source))
     given: dict[str, Any] = {
         "train.epochs": epochs, "train.steps": steps, "train.time": time,
         "train.patch_zyx": None if patch is None else axes.numbers(patch, int),
@@ -188,14 +195,15 @@ def train(
         "train.batch_size": batch_size, "train.lr": lr, "train.patience": patience,
         "train.device": device, "train.precision": precision,
         "model.architecture": architecture, "loss.name": loss,
-        "data.fold": fold, "data.reader": reader, "seed": seed,
+        "data.fold": number, "data.reader": reader, "seed": seed,
         "data.options": parse_options(option) if option else None,
         "data.grid_tolerance": grid_tolerance,
     }  # fmt: skip
     length = {name: given[f"train.{name}"] for name in LENGTHS}
     length = {name: value for name, value in length.items() if value is not None}
     if resume:
-        _check_resumed(given, settings or [], extend=extend)
+        kept = {**given, "train.device": None} if every else given
+        _check_resumed(kept, settings or [], extend=extend and not every)
         if overwrite:
             raise BadInput(
                 "--resume and --overwrite contradict each other.", hint="Leave one of them out."
@@ -208,16 +216,19 @@ def train(
         output = output or source
         from ctseg.config import RunConfig
 
-        config = RunConfig()
+        config = RunConfig.model_validate({"train": {"device": device or "auto"}})
     else:
         config = configure(source, given, settings or [])
+    if every:
+        folds.train(config, output, resume=resume, overwrite=overwrite, as_json=as_json)
+        return
     with signals_raise("SIGUSR1"), ui.progress("Training") as bar:
         result = run(
             config,
             output=output,
             resume=resume,
             overwrite=overwrite,
-            reporter=BarReporter(bar),
+            reporter=bar,
             extend=length if extend else None,
         )
     if as_json:
@@ -262,7 +273,7 @@ def _check_single_process() -> None:
     if all(values) and values[1] != "1":
         raise BadInput(
             f"Training runs in one process, and {values[1]} were started.",
-            hint="Start it without torchrun. Folds can train side by side: --fold 1 --device cuda:1",
+            hint="Start it without torchrun. Folds can train side by side: --fold all --device cuda:0,cuda:1",
         )
 
 
@@ -325,16 +336,3 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
             hint="Change the spacing of the step 'resample', or plan the steps again: --set preprocess.steps=[]",
         )
     return checked
-
-
-class BarReporter:
-    """Reports the progress of a run on a progress bar."""
-
-    def __init__(self, bar: ui.Progress) -> None:
-        self.bar = bar
-
-    def say(self, text: str) -> None:
-        self.bar.say(text)
-
-    def update(self, done: float, total: float, text: str) -> None:
-        self.bar.update(done, total, text)

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from ctseg.config import DataConfig
+from ctseg.data.readers.layout import Splits
 from ctseg.errors import BadInput, UnknownName
 from ctseg.specs import Case, DataSet, ImageRef
 from ctseg.volume.io import open_ref
@@ -55,6 +56,16 @@ def fold_cases(
     train = tuple(c.id for c in dataset.cases if (c.group or c.id) not in held)
     val = tuple(c.id for c in dataset.cases if (c.group or c.id) in held)
     return train, val
+
+
+def all_folds(dataset: DataSet, folds: int = 5) -> Splits:
+    """Case ids that train and that validate in each fold; see `fold_cases`."""
+    if dataset.splits:
+        return dataset.splits
+    groups = {case.group or case.id for case in dataset.cases}
+    return tuple(
+        fold_cases(dataset, fold, folds) for fold in range(max(1, min(folds, len(groups))))
+    )
 
 
 def split(

@@ -172,12 +172,83 @@ def signed_rank(differences: NDArray[np.float64]) -> float | None:
 
 
 def _holm(rows: Sequence[Difference]) -> list[Difference]:
-    """Correct the p-values of a metric's labels for their number (Holm 1979)."""
-    tested = [r for r in rows if not r.overall and r.p_value is not None]
-    corrected: dict[str, float] = {}
+    """Correct the p-values of a metric's labels for their number."""
+    corrected = holm([None if row.overall else row.p_value for row in rows])
+    return [
+        row if row.overall else replace(row, p_holm=p)
+        for row, p in zip(rows, corrected, strict=True)
+    ]
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for their number (Holm 1979); those that are None do not count."""
+    tested = sorted((p, number) for number, p in enumerate(values) if p is not None)
+    out: list[float | None] = [None] * len(values)
     highest = 0.0
-    for rank, row in enumerate(sorted(tested, key=lambda r: r.p_value or 0.0)):
-        assert row.p_value is not None
-        highest = max(highest, min(1.0, row.p_value * (len(tested) - rank)))
-        corrected[row.label] = highest
-    return [r if r.overall else replace(r, p_holm=corrected.get(r.label)) for r in rows]
+    for rank, (p, number) in enumerate(tested):
+        highest = max(highest, min(1.0, p * (len(tested) - rank)))
+        out[number] = highest
+    return out
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One of several predictions of the same cases.
+
+    Attributes:
+        name, report: of the prediction.
+        mean: the mean of the metric.
+        interval: its bootstrap confidence interval; None with too few groups.
+        against_best: the best prediction minus this one, with p corrected for the number of predictions (Holm); None
+            for the best one itself.
+    """
+
+    name: str
+    report: Report
+    mean: float
+    interval: Interval | None
+    against_best: Difference | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "mean": self.mean,
+            "interval": list(self.interval) if self.interval else None,
+            "labels": self.report.dice,
+            "against_best": None if self.against_best is None else self.against_best.to_dict(),
+        }
+
+
+def rank(
+    reports: Mapping[str, Report],
+    resampling: BootstrapSample | None = None,
+    *,
+    metric: str = "dice",
+) -> list[Ranked]:
+    """Rank predictions of the same cases by the mean of a metric, best first, each compared with the best.
+
+    Raises:
+        BadInput: the reports are of different cases, or one has no score.
+    """
+    means = {name: report.mean(metric) for name, report in reports.items()}
+    without = [name for name, mean in means.items() if mean is None]
+    if without:
+        raise BadInput(
+            f"{without[0]} has no {catalogue.metric(metric).title}, so it cannot be ranked."
+        )
+    known = {name: mean for name, mean in means.items() if mean is not None}
+    higher = catalogue.metric(metric).better != "lower"
+    order = sorted(known, key=lambda name: known[name], reverse=higher)
+    best, found = order[0], []
+    for name in order[1:]:
+        rows = compare(reports[best], reports[name], resampling)
+        found.append(next((d for d in rows if d.overall and d.metric == metric), None))
+    corrected = holm([None if d is None else d.p_value for d in found])
+    against = [
+        None if d is None else replace(d, p_holm=p) for d, p in zip(found, corrected, strict=True)
+    ]
+    intervals = {name: reports[name].intervals(metric, resampling)[1] for name in order}
+    return [
+        Ranked(name, reports[name], known[name], intervals[name], difference)
+        for name, difference in zip(order, [None, *against], strict=True)
+    ]

@@ -12,6 +12,7 @@ import torch
 
 from ctseg.card import Card, CoarseStage, Member, Metrics, TrainingScans
 from ctseg.config import DataConfig, load_config
+from ctseg.engine.evaluation.runs import runs_in
 from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem
 from ctseg.files import write_text
@@ -48,12 +49,13 @@ def publish(
     stages: Sequence[CoarseStage] = (),
     overwrite: bool = False,
     measure: bool = True,
+    fit: bool = False,
     on_case: OnCase | None = None,
 ) -> ZooEntry:
     """Publish the best weights of a run, or of several folds as an ensemble.
 
     Args:
-        runs: run folders; several must share network, task and preprocessing.
+        runs: run folders, or folders of folds; several must share network, task and preprocessing.
         tag: makes the name: `<architecture>.<tag>`.
         zoo: where to publish; the user's own zoo where it is not given.
         dtype: how floating tensors are stored.
@@ -61,6 +63,8 @@ def publish(
         stages: models that say where to look first; they must be published in a zoo of the search path.
         measure: validate again with exactly the published weights, so that the card's figures are theirs;
             otherwise the card keeps those of the run.
+        fit: fit the temperature and, where the run file names none, post-processing rules to the validation cases of
+            the runs.
         on_case: called with the number done, the total and the case's id while validating.
 
     Raises:
@@ -68,7 +72,8 @@ def publish(
         NameClash: the name is taken and `overwrite` is not set.
         FileProblem: a run without weights, or a zoo that cannot be written.
     """
-    folders = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
+    named = [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
+    folders = [run for folder in named for run in runs_in(folder) or [folder]]
     if not TAG.fullmatch(tag):
         raise BadInput(
             f"'{tag}' is no usable tag.",
@@ -88,7 +93,7 @@ def publish(
         )
     check_stages(name, stages, zoo)  # what nobody knows is refused before anything is measured
     _check_alike(cards, folders)
-    if measure:
+    if measure or fit:
         _check_data(folders)
     members, stored = _members([tensors for tensors, _ in loaded], cards, dtype)
     card = _completed(cards, members, name)
@@ -104,6 +109,10 @@ def publish(
     with new_folder(target) as temporary:
         for member, tensors in stored.items():
             save_weights(temporary / member, tensors, card)
+        if fit:
+            card = _fitted([temporary / m.file for m in members], folders, card, on_case)
+            for member, tensors in stored.items():
+                save_weights(temporary / member, tensors, card)
         if measure:
             metrics = _measured([temporary / m.file for m in members], folders, card, on_case, zoo)
             card = card.model_copy(update={"metrics": metrics})
@@ -217,6 +226,32 @@ def _measured(
     if len(found) > 1:
         return _pooled(found)
     return found[0].model_copy(update={"command": _command(folders[0], card)})
+
+
+def _fitted(
+    files: Sequence[Path], folders: Sequence[Path], card: Card, on_case: OnCase | None
+) -> Card:
+    """The card with the temperature and the rules that the validation cases ask for."""
+    from ctseg.engine.inference.model import NetworkModel
+    from ctseg.engine.training.out_of_fold import fit
+
+    if card.stages:
+        raise BadInput(
+            "Temperature and rules cannot be fitted to a model behind a coarse one.",
+            hint="Leave out --fit or --coarse.",
+        )
+    models = []
+    for file, run in zip(files, folders, strict=True):
+        train = load_config(run / RUN_FILE).train
+        device, precision = train.device, train.precision
+        models.append((NetworkModel.from_files([file], device=device, precision=precision), run))
+    found = fit(models, on_case)
+    predict, update = card.predict, dict[str, Any]()
+    if not predict.postprocess:
+        predict = predict.model_copy(update={"postprocess": found.rules})
+    if found.calibration is not None:
+        update["temperature"] = round(found.calibration.temperature, 4)
+    return card.model_copy(update={**update, "predict": predict})
 
 
 def _pooled(parts: Sequence[Metrics]) -> Metrics:

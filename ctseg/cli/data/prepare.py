@@ -76,11 +76,10 @@ def prepare(
         )
     given = {"fold": fold, "reader": reader, "grid_tolerance": grid_tolerance}
     config = _config(source, given, parse_options(option or []), settings or [])
-    from ctseg.cli.train import BarReporter
     from ctseg.engine.training.prepare import prepare as run
 
     with ui.progress("Preparing") as bar:
-        store, cases = run(config, workers=workers, reporter=BarReporter(bar))
+        store, cases = run(config, workers=workers, reporter=bar)
     rows = [
         {
             "case": case.id,

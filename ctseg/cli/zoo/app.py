@@ -111,6 +111,11 @@ def _source(card: Any) -> str:
     return f"{card.source.name} ({card.source.importer}){left_out}"
 
 
+def _rules(card: Any) -> str:
+    names = [str(rule.label) for rule in card.predict.postprocess]
+    return f"clean-up rules for {', '.join(names)}" if names else "no clean-up rule helps"
+
+
 def _stage(stage: Any) -> str:
     labels = ", ".join(stage.labels) or "all labels"
     if stage.as_channels:
@@ -121,11 +126,14 @@ def _stage(stage: Any) -> str:
 @app.command(
     epilog=ui.examples(
         "ctseg zoo publish runs/first --tag hippocampus_v1",
-        "ctseg zoo publish runs/fold0 runs/fold1 --tag organs_v2 --licence 'CC BY 4.0'",
+        "ctseg zoo publish runs/folds --tag organs_v2 --licence 'CC BY 4.0'",
     )
 )
 def publish(
-    runs: Annotated[list[Path], typer.Argument(help="Run folder; several folds make an ensemble.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folder; several folds make an ensemble."),
+    ],
     tag: Annotated[
         str,
         typer.Option("--tag", metavar="TAG", help="Tag in the name ARCHITECTURE.TAG."),
@@ -198,6 +206,14 @@ def publish(
         bool,
         typer.Option(help="Validate the published weights.", rich_help_panel=WEIGHTS),
     ] = True,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit",
+            help="Fit temperature and clean-up rules to the validation cases.",
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = False,
     coarse: Annotated[
         str | None,
         typer.Option(
@@ -258,6 +274,7 @@ def publish(
             stages=stages,
             overwrite=overwrite,
             measure=measure,
+            fit=fit,
             on_case=lambda done, total, case: bar.update(done, total, case),
         )
     card = entry.card()
@@ -270,6 +287,8 @@ def publish(
     dice = card.metrics.mean_dice
     if dice is not None:
         ui.say(f"  mean Dice {dice:.4f} on {card.metrics.cases} validation cases")
+    if fit:
+        ui.say(f"  temperature {card.temperature:g}, {_rules(card)}")
     for name, values in card.metrics.scores.items():
         each = ", ".join(f"{channel} {value:.5g}" for channel, value in values.items())
         ui.say(f"  {name}: {each} ({card.metrics.cases} validation cases)")

@@ -221,7 +221,7 @@ class Logits:
     def __init__(self, task: Task) -> None:
         self.channels: int | None = task.out_channels
         self.dtype = "float32"
-        self.fill = background_fill(task, probabilities=False)
+        self.fill: NDArray[np.generic] = background_fill(task, probabilities=False)
         self.working = 8 * task.out_channels
 
     def decode(self, low_czyx: torch.Tensor, positions: Positions) -> torch.Tensor:

@@ -23,7 +23,8 @@ from ctseg.specs import ImageRef, Task
 from ctseg.volume.volume import Volume
 
 
-def _scan_of(volume: Volume) -> InMemory:
+def scan_of(volume: Volume) -> InMemory:
+    """A scan in memory, as models open it."""
     modality = modality_of(volume.metadata)
     return InMemory(volume.czyx, volume.geometry, modalities=(modality,) if modality else ())
 
@@ -141,7 +142,7 @@ class Segmenter:
             rules=None if rules is None else tuple(rules),
         )
         outputs = Outputs(self.model, request, request.output)
-        stream = self.model.open(_scan_of(volume))
+        stream = self.model.open(scan_of(volume))
         return Volume(
             outputs.in_memory(
                 lambda decoder: predict_array(self.model, stream, decoder, on_tiles),
@@ -152,7 +153,7 @@ class Segmenter:
 
     def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
         """The probability of each label (for `classes` the background comes first), float32 [C, Z, Y, X]."""
-        stream = self.model.open(_scan_of(volume))
+        stream = self.model.open(scan_of(volume))
         decoder = decoder_of(self.model, probabilities=True)
         return Volume(predict_array(self.model, stream, decoder, on_tiles), volume.geometry)
 

@@ -13,13 +13,12 @@ from typing import Protocol
 from ctseg.card import Card
 from ctseg.config import RunConfig
 from ctseg.data.store import Prepared
+from ctseg.engine.evaluation.runs import RUN_FILE as RUN_FILE
 from ctseg.engine.model.runtime import Runtime
 from ctseg.errors import Terminated
 from ctseg.machine import handled
 from ctseg.metrics.report import Report
 from ctseg.specs import Case
-
-RUN_FILE = "config.toml"
 
 
 class Reporter(Protocol):

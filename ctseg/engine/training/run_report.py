@@ -12,9 +12,11 @@ import torch
 from ctseg import machine
 from ctseg.engine.training.job import Reporter
 from ctseg.errors import CtsegError, DiskFull
+from ctseg.metrics.bootstrap import BootstrapSample
 from ctseg.metrics.report import Report
 from ctseg.report.curves import draw_curves
 from ctseg.report.html.case_slices import CaseSlices
+from ctseg.report.html.evaluation import write_evaluation
 from ctseg.report.html.run import write_pictures, write_run
 from ctseg.version import __version__
 
@@ -32,6 +34,17 @@ def show_progress(folder: Path, reporter: Reporter) -> None:
 def show_scans(folder: Path, report: Report, slices: CaseSlices, reporter: Reporter) -> None:
     """Draw the worst, the median and the best scan of a validation."""
     _try("scans are not drawn", lambda: write_pictures(folder, report, slices), reporter)
+
+
+def show_folds(folder: Path, report: Report, reporter: Reporter) -> None:
+    """Write `report.html` of a folder of folds: the validations of all of them together."""
+    _try(
+        "report.html is not written",
+        lambda: write_evaluation(
+            report, folder / "report.html", folder.name, CaseSlices(), resampling=BootstrapSample()
+        ),
+        reporter,
+    )
 
 
 def _try(failed: str, draw: Callable[[], None], reporter: Reporter) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ctseg.card import Metrics
-from ctseg.config import load_config
+from ctseg.config import RunConfig, load_config
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import depths, split
@@ -22,7 +22,7 @@ from ctseg.engine.evaluation.case_maps import CaseMaps
 from ctseg.engine.evaluation.evaluate import evaluate_case
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
 from ctseg.engine.prediction.api import Segmenter
-from ctseg.engine.training.job import TrainingJob
+from ctseg.engine.training.job import RUN_FILE, TrainingJob
 from ctseg.errors import BadInput, CtsegError
 from ctseg.metrics.aligned import Look
 from ctseg.metrics.catalogue import in_group
@@ -30,6 +30,7 @@ from ctseg.metrics.report import CaseResult, Report
 from ctseg.specs import Case, Task
 from ctseg.volume.volume import Volume
 
+BEST = "best.safetensors"
 OnCase = Callable[[int, int, str], None]
 WORST = -sys.float_info.max
 _HEALTHY = ("absent", "invented")
@@ -92,17 +93,7 @@ def measure(
     Raises:
         BadInput: the run has no data set.
     """
-    config = load_config(run_folder / "config.toml")
-    if not config.data.path:
-        raise BadInput(f"The run {run_folder} names no data set to measure on.")
-    dataset = open_dataset(
-        Path(config.data.path),
-        reader=config.data.reader,
-        grid_tolerance=config.data.grid_tolerance,
-        grid=config.preprocess.grid,
-        **config.data.options,
-    )
-    _, cases = split(dataset, config.data, depths(dataset))
+    config, cases = validation_cases(run_folder)
     files = [weights] if isinstance(weights, Path) else list(weights)
     model: Model = NetworkModel.from_files(
         files, device=config.train.device, precision=config.train.precision
@@ -114,6 +105,24 @@ def measure(
         if on_case:
             on_case(done, len(cases), case.id)
     return metrics_of(Report(tuple(results)), command="")
+
+
+def validation_cases(run: Path) -> tuple[RunConfig, tuple[Case, ...]]:
+    """The configuration of a run, and the cases that validate in it.
+
+    Raises:
+        BadInput: the run has no data set.
+    """
+    config = load_config(run / RUN_FILE)
+    if not config.data.path:
+        raise BadInput(f"The run {run} names no data set to measure on.")
+    dataset = open_dataset(
+        Path(config.data.path),
+        reader=config.data.reader,
+        grid_tolerance=config.data.grid_tolerance,
+        **config.data.options,
+    )
+    return config, split(dataset, config.data, depths(dataset))[1]
 
 
 def score(task: Task, case: Case, prediction: Volume, look: Look | None = None) -> CaseResult:

@@ -1,0 +1,146 @@
+"""Folds that train side by side, each in a process of its own on a device of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ctseg.config import RunConfig, dump_config, load_config
+from ctseg.engine.evaluation.runs import FOLD
+from ctseg.engine.training.job import RUN_FILE, Reporter
+from ctseg.errors import RunFailed
+from ctseg.files import disk_errors
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class FoldRequest:
+    """What folds are trained by.
+
+    Attributes:
+        folder: of the runs.
+        config: of the first fold.
+        overwrite: whether runs that are there are replaced.
+    """
+
+    folder: Path
+    config: RunConfig
+    overwrite: bool = False
+
+
+@dataclass
+class _Running:
+    """The processes under way, by fold, with the device of each."""
+
+    processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    devices: dict[int, str] = field(default_factory=dict)
+
+    def stop(self) -> None:
+        """End all of them with a resume point, and wait for that."""
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            process.wait()
+
+    def ended(self) -> dict[int, int]:
+        """The folds that have ended since, with their exit codes."""
+        codes = {number: process.poll() for number, process in self.processes.items()}
+        out = {number: code for number, code in codes.items() if code is not None}
+        for number in out:
+            del self.processes[number]
+        return out
+
+
+def train_side_by_side(
+    request: FoldRequest,
+    folds: Sequence[tuple[int, bool]],
+    devices: Sequence[str],
+    reporter: Reporter,
+) -> None:
+    """Train folds, as many at a time as devices are named. Each writes what it says to `foldN.log` beside its run.
+
+    The others wait until the first fold has planned.
+
+    Args:
+        folds: numbers, and whether each has begun and is resumed.
+        devices: a device may be named twice, for two folds on it.
+
+    Raises:
+        RunFailed: a fold failed; those that could train were trained.
+    """
+    waiting, failed, running = list(folds), [], _Running()
+    plan, total = request.folder / FOLD.format(0) / RUN_FILE, len(folds)
+    with tempfile.TemporaryDirectory() as scratch:
+        first = Path(scratch, RUN_FILE)
+        first.write_text(dump_config(request.config), encoding="utf-8")
+        try:
+            while waiting or running.processes:
+                free = list(devices)
+                for number in running.processes:
+                    free.remove(running.devices[number])
+                while free and waiting and (waiting[0][0] == 0 or plan.is_file()):
+                    number, begun = waiting.pop(0)
+                    device = _device(request.folder, number, begun, free)
+                    free.remove(device)
+                    running.devices[number] = device
+                    source = None if begun else plan if number else first
+                    running.processes[number] = _start(request, number, device, source)
+                    reporter.say(
+                        f"Fold {number} trains on {device}: {_log(request.folder, number)}"
+                    )
+                for number, code in running.ended().items():
+                    if code:
+                        failed.append(number)
+                    reporter.say(
+                        f"Fold {number} {f'failed with exit code {code}' if code else 'is finished'}."
+                    )
+                if failed and not plan.is_file():
+                    break
+                done = total - len(waiting) - len(running.processes)
+                names = ", ".join(map(str, running.processes))
+                reporter.update(done, total, f"folds {names} train")
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            running.stop()
+            raise
+    if failed:
+        logs = ", ".join(str(_log(request.folder, number)) for number in failed)
+        raise RunFailed(
+            f"Fold {', '.join(map(str, failed))} failed; what it said is in {logs}.",
+            hint=f"Mend that, then go on: ctseg train --resume {request.folder}",
+        )
+
+
+def _device(folder: Path, number: int, begun: bool, free: Sequence[str]) -> str:
+    """A free device: that of the run where it has begun, if it is free."""
+    own = load_config(folder / FOLD.format(number) / RUN_FILE).train.device if begun else ""
+    return own if own in free else free[0]
+
+
+def _log(folder: Path, number: int) -> Path:
+    return folder / f"{FOLD.format(number)}.log"
+
+
+def _start(
+    request: FoldRequest, number: int, device: str, source: Path | None
+) -> subprocess.Popen[bytes]:
+    """The process of a fold, from a run file; without one the fold is resumed, on its own device."""
+    command = [sys.executable, "-m", "ctseg", "train"]
+    command += ["-o", str(request.folder / FOLD.format(number))]
+    if source is None:
+        command.append("--resume")
+    else:
+        command += [str(source), "--fold", str(number), "--device", device]
+        command += ["--overwrite"] * request.overwrite
+    log = _log(request.folder, number)
+    with disk_errors(log), log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - this Python

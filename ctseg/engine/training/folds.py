@@ -1,0 +1,151 @@
+"""Cross-validation: a run for each fold of a data set, all with the plan of the first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ctseg.config import RunConfig, load_config
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.readers.layout import Splits, load_json
+from ctseg.data.splits import all_folds
+from ctseg.engine.evaluation.runs import FOLD, SPLITS, report_of
+from ctseg.engine.training import checkpoint
+from ctseg.engine.training.fold_processes import FoldRequest, train_side_by_side
+from ctseg.engine.training.job import RUN_FILE, Reporter, Silent
+from ctseg.engine.training.loop import finished
+from ctseg.engine.training.run import check_free, check_names, default_folder, train
+from ctseg.engine.training.run_report import show_folds
+from ctseg.errors import BadInput
+from ctseg.files import write_text
+from ctseg.metrics.report import Report
+from ctseg.specs import DataSet
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds the runs of `train_folds`, of which the first has begun."""
+    return not (folder / RUN_FILE).is_file() and (folder / FOLD.format(0) / RUN_FILE).is_file()
+
+
+def train_folds(
+    config: RunConfig,
+    *,
+    output: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> tuple[Path, Report]:
+    """Train every fold of a data set, into the runs `fold0`, `fold1`, ... of a folder.
+
+    The first fold is planned; the others take its plan over, so that all of them make one ensemble. The folder also
+    gets `splits.json`, the cases of each fold, and `report.html`, all validations together.
+
+    Args:
+        config: as for `train`; its fold does not count, and of a series that is resumed only its device. With several
+            devices, separated by commas, as many folds train side by side, each in a process of its own.
+        output: the folder; `runs/<data set>-<architecture>-folds` by default.
+        resume: go on in `output`: finished folds stay, the one that was stopped is resumed, the others follow.
+        overwrite: delete the runs in `output` first.
+        reporter: told how far it has come.
+
+    Returns:
+        the folder, and the validations of all folds as one report.
+
+    Raises:
+        BadInput: data that have no folds, a folder that holds other runs, or cases that have changed since it began.
+        KeyboardInterrupt: after Ctrl-C; the folder can be resumed.
+    """
+    reporter = reporter or Silent()
+    if resume:
+        folder, devices = _resumed(output), config.train.device.split(",")
+        config = load_config(folder / FOLD.format(0) / RUN_FILE)
+    else:
+        devices = config.train.device.split(",")
+        check_names(config)
+    dataset = open_dataset(
+        Path(config.data.path),
+        reader=config.data.reader,
+        grid_tolerance=config.data.grid_tolerance,
+        **config.data.options,
+    )
+    splits = _folds_of(dataset, config)
+    if not resume:
+        place = default_folder(dataset, config)
+        folder = Path(output) if output is not None else place.with_name(f"{place.name[:-1]}s")
+        for number in range(len(splits)):
+            check_free(folder / FOLD.format(number), overwrite)
+    _keep_splits(folder, splits, new=not resume)
+    wanted = list(_unfinished(folder, len(splits), resume, reporter))
+    if len(devices) > 1:
+        request = FoldRequest(folder, config, overwrite)
+        train_side_by_side(request, wanted, devices, reporter)
+    else:
+        for number, begun in wanted:
+            run = folder / FOLD.format(number)
+            reporter.say(f"Fold {number} of 0 to {len(splits) - 1}: {run}")
+            own = config if number == 0 else _planned(folder, number)
+            train(own, output=run, resume=begun, overwrite=overwrite, reporter=reporter)
+    report = report_of(folder)
+    show_folds(folder, report, reporter)
+    return folder, report
+
+
+def _resumed(output: Path | str | None) -> Path:
+    if output is None:
+        raise BadInput("Which folds are to be resumed?", hint="ctseg train --resume -o RUNS")
+    if not is_series(Path(output)):
+        raise BadInput(
+            f"{output} holds no folds that have begun: there is no {FOLD.format(0)}/{RUN_FILE} in it.",
+            hint="Start them: ctseg train DATA --fold all -o RUNS",
+        )
+    return Path(output)
+
+
+def _folds_of(dataset: DataSet, config: RunConfig) -> Splits:
+    data = config.data
+    if data.train or data.val or data.val_slices:
+        raise BadInput(
+            "The cases that train and validate are named, so there are no folds.",
+            hint="Leave out data.train, data.val and data.val_slices, or --fold all.",
+        )
+    return all_folds(dataset, data.folds)
+
+
+def _keep_splits(folder: Path, splits: Splits, *, new: bool) -> None:
+    """Write the cases of each fold, or compare them with those that the folds began with.
+
+    Raises:
+        BadInput: the data set has other cases or folds by now, so that a case would train and validate.
+    """
+    content = [{"train": list(train), "val": list(val)} for train, val in splits]
+    file = folder / SPLITS
+    if not new and file.is_file():
+        if load_json(file) != content:
+            raise BadInput(
+                f"The cases or folds of the data set have changed since {file} was written.",
+                hint="Restore the data set, or start anew: ctseg train DATA --fold all --overwrite",
+            )
+        return
+    write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def _unfinished(
+    folder: Path, count: int, resume: bool, reporter: Reporter
+) -> Iterator[tuple[int, bool]]:
+    """The folds that are not finished, and whether each has begun."""
+    for number in range(count):
+        run = folder / FOLD.format(number)
+        begun = resume and (run / RUN_FILE).is_file()
+        if begun and checkpoint.exists(run / "last"):
+            state, _, _ = checkpoint.load(run / "last")
+            if finished(state, load_config(run / RUN_FILE).train.patience):
+                reporter.say(f"Fold {number} is finished: {run}")
+                continue
+        yield number, begun
+
+
+def _planned(folder: Path, number: int) -> RunConfig:
+    """The configuration of a later fold: that of the first one."""
+    config = load_config(folder / FOLD.format(0) / RUN_FILE)
+    return config.model_copy(update={"data": config.data.model_copy(update={"fold": number})})

@@ -1,0 +1,137 @@
+"""Predictions of the cases that validated, with the runs that did not train on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctseg.config.postprocess import PostprocessRule
+from ctseg.data.load import load_image, load_label
+from ctseg.engine.evaluation.calibration import Calibration, LogitSample, fit_temperature
+from ctseg.engine.evaluation.runs import report_of, runs_in
+from ctseg.engine.evaluation.suggest_cleanup import Suggestion, suggest_rules
+from ctseg.engine.inference.decoders import Decoder, LabelMap, Logits
+from ctseg.engine.inference.ensemble import Ensemble
+from ctseg.engine.inference.model import Model, NetworkModel
+from ctseg.engine.inference.sinks import Sink, ToArray
+from ctseg.engine.inference.source_grid import SourceGridMapper
+from ctseg.engine.prediction.api import Segmenter, scan_of
+from ctseg.engine.training.validate import BEST, OnCase, score, validation_cases
+from ctseg.errors import BadInput
+from ctseg.metrics.report import Report
+from ctseg.specs import Case
+from ctseg.task import encode, in_one_map
+from ctseg.volume.volume import Volume
+
+SAMPLES = 2**24
+"""Logits that a temperature is fitted to, over all cases and labels."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What validation cases say about a model.
+
+    Attributes:
+        calibration: the temperature; None for a regression.
+        cleanup: post-processing rules that help; None where there can be none.
+    """
+
+    calibration: Calibration | None = None
+    cleanup: Suggestion | None = None
+
+    @property
+    def rules(self) -> tuple[PostprocessRule, ...]:
+        return () if self.cleanup is None else self.cleanup.rules
+
+
+def fit(models: Sequence[tuple[Model, Path]], on_case: OnCase | None = None) -> Fitted:
+    """Fit temperature and post-processing rules to the validation cases of runs.
+
+    Args:
+        models: models without post-processing and with a temperature of 1, each with its run.
+        on_case: called with the number done, the total and the case's id.
+    """
+    task = models[0][0].task
+    if task.kind == "regression":
+        return Fitted()
+    work = [(model, case) for model, run in models for case in validation_cases(run)[1]]
+    samples: list[tuple[NDArray[np.float32], NDArray[Any]]] = []
+
+    def pairs() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        for done, (model, case) in enumerate(work, start=1):
+            predicted, reference, sample = _predicted(model, case, len(work))
+            samples.append(sample)
+            if on_case:
+                on_case(done, len(work), case.id)
+            yield predicted, reference
+
+    cleanup = None
+    if task.stacked:  # rules treat one map of values
+        for _ in pairs():
+            pass
+    else:
+        cleanup = suggest_rules(in_one_map(task), pairs())
+    return Fitted(fit_temperature(samples), cleanup)
+
+
+def _predicted(
+    model: Model, case: Case, cases: int
+) -> tuple[NDArray[Any], NDArray[Any], tuple[NDArray[np.float32], NDArray[Any]]]:
+    """The label map of a case, its reference as stored, and a sample of logits."""
+    image = load_image(case)
+    reference = load_label(case, model.task, Volume(image.array[0], image.geometry)).array
+    target = encode(model.task, reference)
+    stream = model.open(scan_of(image))
+    mapper = SourceGridMapper(stream.applied)
+    labels = LabelMap(model.task)
+    out = np.zeros(mapper.source, labels.dtype)
+    wanted = SAMPLES / (cases * model.task.out_channels)
+    sample = LogitSample(target, mapper.box, wanted / max(1, int(np.prod(mapper.source))))
+    results: list[tuple[Decoder, Sink]] = [
+        (labels, ToArray(out, mapper.box, labels.fill)),
+        (Logits(model.task), sample),
+    ]
+    model.predictor.run(stream, results, mapper=mapper)
+    return out, reference, sample.taken()
+
+
+def ensemble_report(
+    members: Sequence[Path], on_case: Callable[[str], None] | None = None
+) -> Report:
+    """The mean of several runs, or of several series of folds fold by fold, on the cases that validated.
+
+    Args:
+        members: runs, or folders of folds.
+
+    Raises:
+        BadInput: they do not validate on the same cases.
+    """
+    series = [runs_in(member) or (member,) for member in members]
+    by_cases = [{_cases(run): run for run in runs} for runs in series]
+    for member, runs in zip(members[1:], by_cases[1:], strict=True):
+        if runs.keys() != by_cases[0].keys():
+            raise BadInput(
+                f"{members[0]} and {member} do not have the same folds, so their mean has no cases to be measured on.",
+                hint="Train both on the same data set and folds.",
+            )
+    results = []
+    for ids, run in by_cases[0].items():
+        config, cases = validation_cases(run)
+        files = [runs[ids] / BEST for runs in by_cases]
+        device, precision = config.train.device, config.train.precision
+        models = [NetworkModel.from_files([f], device=device, precision=precision) for f in files]
+        segmenter = Segmenter.of(Ensemble(models))
+        for case in cases:
+            results.append(score(segmenter.task, case, segmenter.predict(load_image(case))))
+            if on_case:
+                on_case(case.id)
+    return Report(tuple(results))
+
+
+def _cases(run: Path) -> frozenset[str]:
+    return frozenset(case.case for case in report_of(run).cases)
