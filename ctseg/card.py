@@ -172,6 +172,24 @@ class TrainingScans(Section):
         )
 
 
+class Initial(Section):
+    """The model that training began with; its licence binds these weights too.
+
+    Attributes:
+        model: its name, or that of its file.
+        tensors_sha256: checksum of its weights.
+        licence: of its weights.
+        attribution: whom to credit for them.
+        remade: tensors that are not wholly its own, since labels or channels are others.
+    """
+
+    model: str
+    tensors_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    licence: str = ""
+    attribution: str = ""
+    remade: tuple[str, ...] = ()
+
+
 class Source(Section):
     """Where an imported model comes from.
 
@@ -195,8 +213,8 @@ class Card(Section):
 
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
-            `parts`, `training_scans`, `step_providers`, `stages.as_channels`, `predict.padding`, `predict.average`, the
-            blends `nnunet` and `monai_*`).
+            `parts`, `initial`, `training_scans`, `step_providers`, `stages.as_channels`, `predict.padding`,
+            `predict.average`, the blends `nnunet` and `monai_*`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -213,6 +231,7 @@ class Card(Section):
         intended_use: what it is for.
         limits: where it fails.
         source: where an imported model comes from.
+        initial: the model that training began with.
         step_providers: plugins that register preprocessing steps, by kind; those in the box are left out.
         parts: models that part the labels among them, each with its own network, preprocessing and members; the
             later one counts where two of them see something. The card itself has the labels and members of all.
@@ -245,6 +264,7 @@ class Card(Section):
     intended_use: str = ""
     limits: str = ""
     source: Source | None = None
+    initial: Initial | None = None
     step_providers: dict[str, Provider] = {}
     parts: tuple[Card, ...] = ()
     seed: int = 0
@@ -275,7 +295,7 @@ class Card(Section):
         new = fed or any(getattr(self, key) for key in NEW_KEYS_IN_2)
         if self.card_version == 1 and (new or needs_version_2(self.predict)):
             raise ValueError(
-                "the card's source, parts, training_scans, step_providers, padding, average, blend or label "
+                "the card's source, initial, parts, training_scans, step_providers, padding, average, blend or label "
                 "channels need card_version 2 at least"
             )
         return self
@@ -325,7 +345,7 @@ class Card(Section):
         )
 
 
-NEW_KEYS_IN_2 = ("source", "parts", "training_scans", "step_providers")
+NEW_KEYS_IN_2 = ("source", "initial", "parts", "training_scans", "step_providers")
 """Keys that came with version 2."""
 NEW_IN_2 = ("padding", "average")
 """Keys of the section `predict` that came with version 2."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ctseg train DATA --fold 0 --time 20m -o runs/first",
-    "ctseg train DATA --fold all --epochs 50 -o runs/folds",
+    "ctseg train DATA --fold all --init unet3d.hippocampus_v1 --epochs 50",
     "ctseg train run.toml --set augment.rotation=0.5",
     "ctseg train --resume -o runs/first",
 )
@@ -92,6 +92,25 @@ def train(
             metavar="NAME",
             help="Network architecture.",
             autocompletion=completion.architectures,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="NAME",
+            help="Model to begin with: zoo name, run or weight file.",
+            autocompletion=completion.models,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--freeze",
+            metavar="PATTERN",
+            help="Parameters of the network to keep, e.g. 'encoder.*' (repeatable).",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -194,7 +213,8 @@ def train(
         "preprocess.spacing_xyz": None if spacing is None else axes.numbers(spacing, float, "xyz"),
         "train.batch_size": batch_size, "train.lr": lr, "train.patience": patience,
         "train.device": device, "train.precision": precision,
-        "model.architecture": architecture, "loss.name": loss,
+        "model.architecture": architecture, "model.init": init, "loss.name": loss,
+        "train.freeze": freeze or None,
         "data.fold": number, "data.reader": reader, "seed": seed,
         "data.options": parse_options(option) if option else None,
         "data.grid_tolerance": grid_tolerance,
@@ -330,6 +350,11 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
             "The length of the training is missing.",
             hint="Give --time 30m, --epochs 100 or --steps 5000.",
         )
+    if checked.model.init:
+        from ctseg.zoo.resolve import weight_file
+
+        init = {"init": str(weight_file(checked.model.init))}
+        checked = checked.model_copy(update={"model": checked.model.model_copy(update=init)})
     if checked.preprocess.steps and checked.preprocess.spacing_xyz is not None:
         raise BadInput(
             "The run file lists its preprocessing steps, so a target spacing has no effect.",

@@ -122,10 +122,12 @@ class ModelConfig(Section):
     Attributes:
         architecture: see `ctseg architectures list`.
         options: of the network, see `ctseg architectures show NAME`.
+        init: model that training begins with: a weight file, and on the command line also a zoo name or a run.
     """
 
     architecture: str = "unet3d"
     options: dict[str, Any] = {}
+    init: str = ""
 
 
 class LossConfig(Section):
@@ -160,6 +162,7 @@ class TrainConfig(Section):
         batch_size: patches a step; planned.
         patch_zyx: voxels; planned.
         momentum: of sgd.
+        freeze: parameters that stay as they are: patterns of their names, e.g. `encoder.*`.
         clip_grad: largest norm of all gradients together; inf for no limit.
         device: auto, cpu, cuda, cuda:1 or mps.
         precision: of the network; auto is bf16 where the device multiplies it.
@@ -186,6 +189,13 @@ class TrainConfig(Section):
     lr: float | None = Field(None, gt=0, description="0.01 for sgd, 0.002 for others")
     weight_decay: float | None = Field(None, ge=0, description="3e-5 for sgd, 0.01 for others")
     momentum: float = Field(0.99, ge=0, lt=1)
+    init_lr_scale: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="share of the learning rate for weights that model.init brought",
+    )
+    freeze: tuple[str, ...] = ()
     schedule: str = Field("poly", description="poly, cosine, tanh, step, multistep or constant")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the steps that warms up")
     clip_grad: float | None = Field(12.0, gt=0)

@@ -198,7 +198,12 @@ def trained_on(cards: Sequence[Card]) -> int:
 
 
 def _licensed(card: Card) -> Card:
-    data = card.training_data
+    data, initial = card.training_data, card.initial
+    if initial is not None and not (card.licence or initial.licence):
+        raise BadInput(
+            f"Nothing says under which licence {initial.model} may be used, with which training began.",
+            hint="Say it, together with that of the data: --licence 'CC BY 4.0'",
+        )
     licence = card.licence or data.licence
     if not licence:
         raise BadInput(
@@ -206,7 +211,18 @@ def _licensed(card: Card) -> Card:
             hint="Say it: --licence 'CC BY 4.0' (what the licence of the training data allows)",
         )
     default = f"Derived from {data.name}" + (f" ({data.licence})." if data.licence else ".")
-    return card.model_copy(update={"licence": licence, "attribution": card.attribution or default})
+    if initial is not None:
+        if initial.licence.casefold() not in licence.casefold():
+            raise BadInput(
+                f"Training began with {initial.model}, whose licence '{initial.licence}' binds these weights too; "
+                f"'{licence}' does not name it.",
+                hint=f"Name both: --licence '{initial.licence} and {licence}'",
+            )
+        terms = f" ({initial.licence})" if initial.licence else ""
+        default += f" Training began with {initial.model}{terms}. {initial.attribution}"
+    return card.model_copy(
+        update={"licence": licence, "attribution": card.attribution or default.strip()}
+    )
 
 
 def _measured(

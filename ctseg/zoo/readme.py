@@ -106,6 +106,12 @@ def _licence(card: Card) -> str:
     where += f", fold {data.fold}" if data.fold is not None else ""
     where += f" ({data.licence})" if data.licence else ""
     lines.append(f"Trained on {where}." + (f" {data.reference}" if data.reference else ""))
+    if card.initial is not None:
+        first = card.initial
+        terms = f", {first.licence}" if first.licence else ""
+        lines.append(
+            f"Training began with `{first.model}` (SHA-256 `{first.tensors_sha256[:16]}...`{terms})."
+        )
     return "\n\n".join(lines)
 
 

@@ -106,6 +106,15 @@ def resolve_model(
     return resolve_entry(entry)
 
 
+def weight_file(text: str | Path, zoo: Path | str | None = None) -> Path:
+    """The weights that a training begins with: the file of a model, of an ensemble that of its first member.
+
+    Raises:
+        UnknownModel, BadInput, NameClash, CorruptWeights: as `resolve_model`.
+    """
+    return resolve_model(text, zoo).files[0].resolve()
+
+
 def resolve_entry(entry: ZooEntry) -> Resolved:
     """The model of a zoo entry; the card in each header must be the one beside the weights.
 

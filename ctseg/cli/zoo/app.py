@@ -79,6 +79,7 @@ def show(
             ("licence", card.licence or data.licence or "-"),
             ("attribution", card.attribution or "-"),
             ("imported from", _source(card)),
+            ("training began with", card.initial.model if card.initial else "-"),
             ("intended use", card.intended_use or "-"),
             ("limits", card.limits or "-"),
             ("files", ", ".join(str(file) for file in resolved.files)),

@@ -14,13 +14,13 @@ from ctseg.data.loading import Loader
 from ctseg.data.rng import INITIAL, seed_for
 from ctseg.data.steps.target import target_scale
 from ctseg.engine.inference.forward import out_of_memory
-from ctseg.engine.model.build import build
 from ctseg.engine.model.create import create_loss
 from ctseg.engine.model.runtime import repeatable
 from ctseg.engine.model.weights import save_weights, tensors_sha256
 from ctseg.engine.training import checkpoint
 from ctseg.engine.training.board import ShownCase
 from ctseg.engine.training.checkpoint import State
+from ctseg.engine.training.initial import initial_network
 from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJob
 from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.optim import Schedule, make_optimizer, timm
@@ -70,9 +70,9 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     torch.manual_seed(seed_for(config.seed, 0, 0, INITIAL))
     resuming = resume and checkpoint.exists(last)
     # pretrained weights are read once: a resumed run has better ones
-    net = job.runtime.place(build(job.card, None if resuming else config.model.options)).train()
+    net = job.runtime.place(initial_network(job.card, config, fresh=not resuming)).train()
     loss = DeepSupervision(create_loss(config.loss.name, **config.loss.options))
-    optimizer = make_optimizer(net, config.train)
+    optimizer = make_optimizer(net, config.train, job.card.initial)
     average = timm().utils.ModelEmaV3(net, decay=config.train.ema) if config.train.ema else None
 
     if resuming:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from ctseg.card import Initial
 from ctseg.config import TrainConfig
+from ctseg.engine.training.initial import parameter_groups
 from ctseg.errors import ConfigError, UnknownName
 from ctseg.nets.timm_import import timm
 
@@ -26,16 +30,30 @@ def check_names(config: TrainConfig) -> None:
         raise UnknownName("schedule", config.schedule, SCHEDULES)
 
 
-def make_optimizer(net: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of that name in timm, with no decay on biases and norms."""
+def make_optimizer(
+    net: torch.nn.Module, config: TrainConfig, initial: Initial | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of that name in timm, with no decay on biases and norms.
+
+    Args:
+        initial: the model that training began with; what it brought gets `init_lr_scale` of the learning rate.
+    """
     check_names(config)
+    parameters: Any = net
+    if initial is not None and config.init_lr_scale != 1:
+        parameters = parameter_groups(
+            net, initial.remade, decay=config.weight_decay or 0.0, scale=config.init_lr_scale
+        )
     optimizer: torch.optim.Optimizer = timm().optim.create_optimizer_v2(
-        net,
+        parameters,
         opt=config.optimizer,
         lr=config.lr,
         weight_decay=config.weight_decay or 0.0,
         momentum=config.momentum,
     )
+    if config.schedule == "constant":  # which no schedule scales
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
     return optimizer
 
 

@@ -30,6 +30,8 @@ from ctseg.data.store import Prepared, Store
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.training import checkpoint, loop, optim
+from ctseg.engine.training.adopt import adopt
+from ctseg.engine.training.initial import initial_of, inspect, with_initial
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult, Silent, TrainingJob
 from ctseg.engine.training.prepare import with_labels
 from ctseg.engine.training.run_report import environment_of, show_progress
@@ -109,8 +111,6 @@ def _train(
             config = with_length(config, start.extend)
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
-    check_names(config, fresh=not resume)
-    runtime = choose(config.train.device, config.train.precision)
     dataset = open_dataset(
         Path(config.data.path),
         reader=config.data.reader,
@@ -118,6 +118,10 @@ def _train(
         grid=config.preprocess.grid,
         **config.data.options,
     )
+    if not resume:
+        config = adopt(config, dataset, reporter)
+    check_names(config, fresh=not resume)
+    runtime = choose(config.train.device, config.train.precision)
     training, validation = split(dataset, config.data, depths(dataset))
     if beside := tolerated_offsets([*training, *validation]):
         reporter.say(f"Warning: {beside}")
@@ -139,6 +143,9 @@ def _train(
         check_rules(task, config.predict.postprocess)
         found = _inspect(dataset, task, training, validation, reporter)
         config, document = _plan(config, dataset, task, found, runtime)
+        initial = inspect(card_of(config, dataset, task, 0), config)
+        if initial is not None:
+            document["initial"] = initial.model_dump(mode="json")
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, stack)
@@ -157,6 +164,7 @@ def _train(
     scans = training_scans_of(folder / PLAN)
     if scans is not None:
         card = card.model_copy(update={"training_scans": scans, "card_version": 2})
+    card = with_initial(card, initial_of(folder / PLAN))
     limited = config.train.time is not None and config.train.steps is None
     deadline = begun + parse_duration(config.train.time or "0") if limited else None
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
