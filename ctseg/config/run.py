@@ -170,7 +170,7 @@ class TrainConfig(Section):
 
     steps: int | None = Field(None, ge=1, description="optimizer steps; set by epochs or time")
     epochs: int | None = Field(None, ge=1, description="epochs of steps_per_epoch")
-    time: str | None = Field(None, description="budget, e.g. '20m', '1h30m': fixes the steps")
+    time: str | None = Field(None, description="budget, e.g. '20m', '1h30m': sets the steps")
     steps_per_epoch: int | None = Field(None, ge=1, description="steps between validations")
     batch_size: int | None = Field(None, ge=1)
     patch_zyx: Zyx | None = None

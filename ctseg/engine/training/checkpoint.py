@@ -33,7 +33,7 @@ class State:
 
     Attributes:
         step: optimizer steps done.
-        steps, steps_per_epoch: as fixed at the start; a time budget is never measured again.
+        steps, steps_per_epoch: as fixed at the start; a time budget moves the end (`move_end`).
         validated: the last step at which whole volumes were validated.
         best: best mean foreground Dice so far.
         best_step: where it was reached.
@@ -42,6 +42,11 @@ class State:
         log_sum, log_count: the same since the last line that `train.log_every` wrote.
         seconds: spent in all sessions of this run.
         log_bytes: length of `log.jsonl`; what a killed run wrote later is cut off.
+        budget_left: seconds left of a time budget; None without one.
+        step_seconds, validation_seconds: as they took lately; 0 if unknown.
+        rate_steps: length of the run that the learning rate was planned for; 0 if its end never moved.
+        turn_step, turn_position: where the end moved last, and where on its schedule the learning rate was then.
+        forecasts: of time and memory, as they stand in the log.
     """
 
     steps: int
@@ -58,6 +63,30 @@ class State:
     seconds: float = 0.0
     log_bytes: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+    budget_left: float | None = None
+    step_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    rate_steps: int = 0
+    turn_step: int = 0
+    turn_position: float = 0.0
+    forecasts: list[dict[str, Any]] = field(default_factory=list)
+
+    def position(self, step: int) -> float:
+        """Where on its schedule the learning rate is at a step: at the step itself until the end of the run moves.
+
+        Then it goes on from where it is, and reaches the end of the schedule at the new end of the run.
+        """
+        if not self.rate_steps or self.steps == self.turn_step:
+            return step
+        pace = (self.rate_steps - self.turn_position) / (self.steps - self.turn_step)
+        return self.turn_position + (step - self.turn_step) * pace
+
+    def move_end(self, steps: int) -> None:
+        """Give the run another end, at this step or a later one."""
+        if steps != self.steps:
+            start, here = self.rate_steps or self.steps, self.position(self.step)
+            self.rate_steps, self.turn_step, self.turn_position = start, self.step, here
+            self.steps = steps
 
     def count(self, loss: float) -> None:
         """Count a step and its loss."""

@@ -58,7 +58,11 @@ def make_optimizer(
 
 
 class Schedule:
-    """The learning rate at each step; a function of the step alone, so it needs no state."""
+    """The learning rate at each place of a run; a function of the place alone, so it needs no state.
+
+    Args:
+        steps: length of the run that it is planned for.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> None:
         self.optimizer = optimizer
@@ -89,10 +93,10 @@ class Schedule:
                 f"The schedule '{config.schedule}' cannot be made: {error}."
             ) from error
 
-    def set(self, step: int) -> None:
-        """Set the learning rate of a step, counted from 0."""
+    def set(self, position: float) -> None:
+        """Set the learning rate of a step, counted from 0, or of a place between two."""
         if self.scheduler is not None:
-            self.scheduler.step_update(step)
+            self.scheduler.step_update(position)
 
     @property
     def lr(self) -> float:

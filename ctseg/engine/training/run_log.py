@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+from ctseg.config.checking import parse_json
 from ctseg.engine.training.board import Board
 from ctseg.files import disk_errors
 
@@ -22,11 +24,14 @@ class RunLog:
 
     Attributes:
         board: the log of TensorBoard; None where it is not installed.
+        cut: the lines that were cut off.
     """
 
     def __init__(self, folder: Path, keep_bytes: int = 0, step: int = 0) -> None:
         self.path = folder / "log.jsonl"
+        self.cut: list[dict[str, Any]] = []
         if self.path.exists():
+            self.cut = _lines(self.path, keep_bytes)
             os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
             self._end_line()
         self.board = Board.open(folder / "tensorboard", step)
@@ -56,6 +61,20 @@ class RunLog:
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+
+
+def _lines(path: Path, start: int) -> list[dict[str, Any]]:
+    """The whole lines of a log from a byte on; what is damaged is left out."""
+    with disk_errors(path), path.open("rb") as file:
+        file.seek(start)
+        content = file.read()
+    lines = []
+    for line in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            entry = parse_json(line.decode("utf-8"))
+            if isinstance(entry, dict):
+                lines.append(entry)
+    return lines
 
 
 def _plain(value: Any) -> Any:

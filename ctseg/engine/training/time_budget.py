@@ -1,4 +1,4 @@
-"""How many steps a run takes, and how many between validations: as asked, or what a time budget allows."""
+"""How many steps a run takes: as asked, or what a time budget allows, planned again while the run goes on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
+from ctseg.config import parse_duration
 from ctseg.data.loading import Loader
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import TrainingJob
@@ -21,20 +23,28 @@ from ctseg.errors import BadInput
 
 VALIDATION_SHARE = 0.1
 """About this share of a time budget goes into validation."""
-SAFETY = 0.93
-"""Share of a time budget that is planned with: a machine is rarely as quiet as when it was measured."""
+RESERVE = 0.03
+"""Share of a time budget that is left unplanned."""
+REVIEW_SHARE = 0.05
+"""After this share of a time budget, what is left is planned again, and after each validation."""
 LARGEST_SHARE = 0.35
-"""The same where the fewest validations take longer."""
+"""Share of a time budget that validations may take where they are slow."""
 FEW_STEPS = 100
 """A budget that allows fewer steps than this is worth a warning."""
 EPOCHS = (4, 40)
-"""Fewest and most validations of a run under a time budget."""
+"""Fewest and most validations of a run under a time budget, as planned at its start."""
+MOST_STEPS = 2**31
+DIGITS = 6
+"""Of seconds, so that the log holds all that a decision rests on."""
+_PACES = ("step", "validation")
 
 
 def plan_steps(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader) -> State:
     """The number of steps and of those between validations, from steps, epochs or the time budget."""
-    steps, per_epoch = _length(job, net, loss, loader)
-    return State(steps, min(per_epoch, steps))
+    state = State(0, 1)
+    steps, per_epoch = _length(job, state, net, loss, loader)
+    state.steps, state.steps_per_epoch = steps, min(per_epoch, steps)
+    return state
 
 
 def extend_steps(
@@ -42,12 +52,13 @@ def extend_steps(
 ) -> None:
     """Move the end of a run: to a step or epoch counted from its start, or by the time that the job has.
 
-    Epochs without improvement are counted anew, so that a run that `train.patience` ended goes on.
+    The learning rate becomes that of a run of that length. Epochs without improvement are counted anew, so that a run
+    that `train.patience` ended goes on.
 
     Raises:
         BadInput: the run is beyond that end already.
     """
-    steps, per_epoch = _length(job, net, loss, loader)
+    steps, per_epoch = _length(job, state, net, loss, loader)
     end = steps if job.deadline is None else state.step + steps
     if end <= state.step:
         raise BadInput(
@@ -55,10 +66,13 @@ def extend_steps(
             hint=f"Steps and epochs count from the start of the run: --extend --steps {2 * state.step}, for example.",
         )
     state.steps, state.steps_per_epoch, state.without_gain = end, min(per_epoch, end), 0
+    state.rate_steps, state.turn_step, state.turn_position = 0, 0, 0.0
 
 
-def _length(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader) -> tuple[int, int]:
-    """Steps, and those between validations."""
+def _length(
+    job: TrainingJob, state: State, net: torch.nn.Module, loss: Loss, loader: Loader
+) -> tuple[int, int]:
+    """Steps, and those between validations; what a time budget was computed from is noted in the state."""
     config = job.config.train
     if job.deadline is None:
         per_epoch = config.steps_per_epoch or 250
@@ -69,8 +83,10 @@ def _length(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader) 
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
     affordable = int(LARGEST_SHARE * left / max(validation_seconds, 1e-6))
     epochs = max(1, min(epochs, affordable))  # slow validations must leave time to train
-    steps = max(1, int((SAFETY * left - epochs * validation_seconds) / step_seconds))
+    planned = left - RESERVE * parse_duration(config.time or "0")
+    steps = max(1, int((planned - epochs * validation_seconds) / step_seconds))
     per_epoch = config.steps_per_epoch or math.ceil(steps / epochs)
+    state.step_seconds, state.validation_seconds = step_seconds, validation_seconds
     job.reporter.say(
         f"A step takes {step_seconds:.3f} s and a validation {validation_seconds:.1f} s: "
         f"{steps} steps, {math.ceil(steps / per_epoch)} validations."
@@ -81,6 +97,112 @@ def _length(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loader) 
             "Otherwise give more --time or a smaller --patch."
         )
     return steps, per_epoch
+
+
+def at_epoch_end(state: State) -> bool:
+    """Whether whole volumes are validated at this step.
+
+    Where a time budget moves the end, none is validated within the last half epoch before it.
+    """
+    if state.step == state.steps:
+        return True
+    near = state.budget_left is not None and 2 * (state.steps - state.step) < state.steps_per_epoch
+    return state.step % state.steps_per_epoch == 0 and not near
+
+
+def affordable_steps(state: State, seconds: float) -> int:
+    """The most further steps that fit into this time together with the validations on their way and at their end."""
+
+    def cost(count: int) -> float:
+        per = state.steps_per_epoch
+        end = state.step + count
+        regular = max((end - (per + 1) // 2) // per - state.step // per, 0)
+        return count * state.step_seconds + (regular + 1) * state.validation_seconds
+
+    most = min(int(seconds / max(state.step_seconds, 1e-9)) + 1, MOST_STEPS) if seconds > 0 else 0
+    return max(bisect_right(range(most + 1), seconds, key=cost) - 1, 0)
+
+
+class Budget:
+    """The time budget of a run under way: notes how fast it is, and moves the end of the run.
+
+    Args:
+        state: of the run; `budget_left` says how much time it has from now on, None that it has no budget.
+        written: the lines of the log that a killed run wrote after its resume point; its decisions are made again.
+    """
+
+    def __init__(
+        self, job: TrainingJob, state: State, written: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        self.state = state
+        self.replayed = {
+            line["step"]: line
+            for line in written
+            if line.get("kind") == "budget"
+            and all(type(line.get(name)) is int for name in ("step", "steps"))
+            and all(isinstance(line.get(f"{name}_seconds"), int | float) for name in _PACES)
+        }
+        self.kept = state.budget_left is not None and job.config.train.time is not None
+        self.total = parse_duration(job.config.train.time or "0") if self.kept else 0.0
+        self.reviewed = time.monotonic()
+        self.deadline = self.reviewed + (state.budget_left or 0.0)
+        self._done, self._aside = state.step, 0.0
+        self._last_replayed = max(self.replayed, default=0)
+
+    def left(self) -> float | None:
+        """Seconds left, None without a budget."""
+        return self.deadline - time.monotonic() if self.kept else None
+
+    def validated(self, seconds: float) -> None:
+        """Note how long a validation took, with all that is written after it."""
+        self.state.validation_seconds = round(seconds, DIGITS)
+        self._aside += seconds
+
+    def paced(self) -> None:
+        """Note how long the steps since the last review took; few of them count little."""
+        now, state = time.monotonic(), self.state
+        spent = max(now - self.reviewed - self._aside, 0.0)
+        done = state.step - self._done
+        if done:
+            weight = 1.0
+            if self.kept and state.step_seconds:
+                weight = min(2 * spent / max(REVIEW_SHARE * self.total, 1e-9), 1.0)
+            pace = weight * spent / done + (1 - weight) * state.step_seconds
+            state.step_seconds = round(pace, DIGITS)
+        self.reviewed, self._done, self._aside = now, state.step, 0.0
+
+    def due(self) -> bool:
+        """Whether what is left is to be planned again between two validations."""
+        state = self.state
+        if not self.kept or state.step >= state.steps:
+            return False
+        if state.step <= self._last_replayed:
+            return state.step in self.replayed
+        return time.monotonic() - self.reviewed - self._aside > REVIEW_SHARE * self.total
+
+    def review(self) -> dict[str, Any] | None:
+        """Move the end of the run to where the time left ends, and return the line of the log that says so.
+
+        None for a run without a budget, at its end, or where the run to be repeated made no decision.
+        """
+        state, step = self.state, self.state.step
+        if not self.kept or step >= state.steps:
+            return None
+        self.paced()
+        if step <= self._last_replayed:
+            again = self.replayed.get(step)
+            if again is None:
+                return None
+            state.move_end(max(again["steps"], step))
+            state.step_seconds = again["step_seconds"]
+            state.validation_seconds = again["validation_seconds"]
+            return {name: value for name, value in again.items() if name != "kind"}
+        before, left = state.steps, self.deadline - time.monotonic()
+        state.move_end(step + affordable_steps(state, left - RESERVE * self.total))
+        return {
+            "step": step, "steps_before": before, "steps": state.steps, "left_seconds": round(left, 3),
+            "step_seconds": state.step_seconds, "validation_seconds": state.validation_seconds,
+        }  # fmt: skip
 
 
 def measure(

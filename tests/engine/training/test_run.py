@@ -25,10 +25,12 @@ from ctseg.engine.model.build import build
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights import read_weights
 from ctseg.engine.training import checkpoint
-from ctseg.engine.training.loop import at_epoch_end, finished, validation_model
+from ctseg.engine.training.loop import finished
 from ctseg.engine.training.optim import SCHEDULES, Schedule
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loss_target
+from ctseg.engine.training.time_budget import at_epoch_end
+from ctseg.engine.training.validate import validation_model
 from ctseg.errors import BadInput, CorruptWeights, DiskFull
 from tests.test_markup import Seen
 
@@ -112,8 +114,10 @@ def test_a_run_has_a_report_of_everything(mini_run: Path) -> None:
     shown = {path.stem for path in (mini_run / "validation").glob("*.png")}
     assert shown in ({"worst", "median", "best"}, {"worst", "best"}, {"best"})
     assert text.count("data:image/png") == 3 * len(shown)
-    for line in (mini_run / "log.jsonl").read_text().splitlines():
-        assert 0 < json.loads(line)["validation_seconds"] <= json.loads(line)["seconds"]
+    lines = [json.loads(line) for line in (mini_run / "log.jsonl").read_text().splitlines()]
+    for line in lines[:-1]:
+        assert 0 < line["validation_seconds"] <= line["seconds"]
+    assert lines[-1]["kind"] == "outcome"
 
 
 @pytest.mark.slow
@@ -143,7 +147,11 @@ def test_killed_and_resumed_equals_left_alone(mini_set, mini_options, tmp_path):
         for key in one:
             assert torch.equal(one[key], two[key]), key
     logs = [
-        [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        [
+            line
+            for line in map(json.loads, (run / "log.jsonl").read_text().splitlines())
+            if line["kind"] != "outcome"
+        ]
         for run in (alone, killed)
     ]
     for log in logs:
@@ -161,7 +169,7 @@ def test_losses_are_logged_between_validations(mini_set, mini_options, tmp_path)
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["step"]) for line in lines] == [
-        ("step", 2), ("step", 4), ("step", 6), ("epoch", 7),
+        ("step", 2), ("step", 4), ("step", 6), ("epoch", 7), ("outcome", 7),
     ]  # fmt: skip
     means = [line["loss"] for line in lines[:3]]
     state, _, _ = checkpoint.load(folder / "last")
