@@ -1,4 +1,4 @@
-"""Hand-written kernels for mixed precision on CPUs, behind two names.
+"""Hand-written kernels for networks on CPUs, behind two names.
 
 `use_cpu_kernels` is a context in which convolutions use the kernels that are faster or more exact than PyTorch's;
 U-Nets call `fused_level` for a level of the decoder. Layers keep their classes, parameters and attributes.

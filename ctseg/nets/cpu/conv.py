@@ -1,4 +1,4 @@
-"""3D convolutions in mixed precision on a CPU: fewer products where that is faster, float32 where bfloat16 is wrong.
+"""3D convolutions on a CPU: fewer products where that is faster, float32 where bfloat16 is wrong.
 
 Large convolutions take two thirds of the products (`winograd`); small ones compute the gradient of their kernel as a
 matrix product (`im2col`). Volumes too small for the bfloat16 kernels are computed in float32: with oneDNN 3.12
@@ -34,7 +34,7 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def use_cpu_kernels() -> Iterator[None]:
-    """Use the kernels for plain 3D convolutions of this thread under mixed precision; contexts nest."""
+    """Use the kernels for plain 3D convolutions of this thread; contexts nest."""
     with _installed(), autocast.activated():
         yield
 
@@ -62,7 +62,7 @@ def _conv_forward(
 ) -> torch.Tensor:
     if torch.compiler.is_compiling() or not _is_wanted(conv):
         return _pytorch(conv, x_bczyx, weight, bias)
-    if _too_small(conv, x_bczyx):
+    if torch.is_autocast_enabled("cpu") and _too_small(conv, x_bczyx):
         with torch.autocast("cpu", enabled=False):
             exact = None if bias is None else bias.float()
             y = _pytorch(conv, x_bczyx.float(), weight.float(), exact)
@@ -78,7 +78,7 @@ def _conv_forward(
 
 def _is_wanted(conv: nn.Conv3d) -> bool:
     """Whether this thread uses the kernels for this layer; subclasses of `Conv3d` keep their own computation."""
-    return type(conv) is nn.Conv3d and autocast.is_active() and torch.is_autocast_enabled("cpu")
+    return type(conv) is nn.Conv3d and autocast.is_active()
 
 
 def _is_usual(conv: nn.Conv3d) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctseg.nets.cpu import autocast, winograd
+from ctseg.nets.cpu import autocast, use_cpu_kernels, winograd
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 USUAL = {4: functional.conv2d, 5: functional.conv3d}
@@ -175,6 +175,19 @@ def test_weights_in_bfloat16_need_no_mixed_precision():
     assert relative(y, usual(x.double(), weight.detach().double(), None)) < 0.006
 
 
+def test_float32_errors_are_of_the_size_of_rounding():
+    """Against float64, beside the usual convolution of the same numbers."""
+    torch.manual_seed(0)
+    x, layer = tensor(2, 32, 12, 14, 16, kind=torch.float32), torch.nn.Conv3d(32, 32, 3, padding=1)
+    exact = usual(x.double(), layer.weight.double(), layer.bias.double()).detach()
+    with use_cpu_kernels():
+        assert winograd.is_faster(x, layer.weight, padding=(1, 1, 1))
+        fewer = layer(x)
+    assert not torch.equal(fewer, layer(x))
+    assert relative(fewer, exact) < 1e-6
+    assert torch.equal(torch.autograd.grad(fewer.sum(), layer.bias)[0], torch.full((32,), 5376.0))
+
+
 def test_it_is_left_where_it_is_not_faster_or_would_not_be_the_same(monkeypatch):
     x, weight = tensor(1, 32, 12, 12, 12, kind=torch.bfloat16), torch.randn(32, 32, 3, 3, 3)
     weight = weight.bfloat16()
@@ -188,7 +201,10 @@ def test_it_is_left_where_it_is_not_faster_or_would_not_be_the_same(monkeypatch)
     assert not is_faster(tensor(1, 32, 13, 13, 12, kind=torch.bfloat16))  # only x is even
     assert not is_faster(tensor(1, 32, 8, 8, 8, kind=torch.bfloat16))  # small
     assert not is_faster(x.contiguous())
-    assert not is_faster(x.float())
+    assert is_faster(x.float(), weight.float())
+    assert is_faster(tensor(1, 16, 12, 12, 12, kind=torch.float32), weight[:16, :16].float())
+    assert not is_faster(tensor(1, 16, 12, 12, 12, kind=torch.bfloat16), weight[:16, :16])
+    assert not is_faster(x.double())
     assert not is_faster(x.to("meta"))
     assert not is_faster(padding=(0, 1, 1))
     assert not is_faster(stride=(2, 1, 1))
