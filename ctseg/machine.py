@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ UNLIMITED = 2**62
 USUAL = 400 * 2**20
 """Typical memory of an interpreter with torch."""
 STATUS = Path("/proc/self/status")
+CPUINFO = Path("/proc/cpuinfo")
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 MEMORY_FILES = (
@@ -51,6 +53,16 @@ def cores() -> int:
         count = len(os.sched_getaffinity(0))
     quotas = [quota for folder in _groups("cpu") if (quota := _cpu_quota(folder)) is not None]
     return max(1, min([count, *map(math.ceil, quotas)]))
+
+
+def processor() -> str:
+    """The processor's name; Linux tells it in a file only."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def memory() -> tuple[int, int] | None:

@@ -94,6 +94,19 @@ def devices() -> Iterator[Finding]:
     yield Finding("device", "cpu", "ok", text)
 
 
+def speed() -> Iterator[Finding]:
+    """Which precision and memory layout are fastest here, tried on a small U-Net; runs try their own network."""
+    from ctseg.engine.model.create import create_model
+    from ctseg.engine.model.measure_runtime import choose_measured
+    from ctseg.engine.model.runtime import choose
+
+    net = create_model("unet3d", in_channels=1, out_channels=2, features=(24, 48, 96))
+    found = choose_measured(choose(), net, (1, 1, 32, 32, 32), training=True)
+    yield Finding("device", "fastest for a U-Net", "ok", found.runtime.describe())
+    for name, text in found.differing.items():
+        yield Finding("device", name, "warning", text, "It is not used; a newer torch may help.")
+
+
 def memory() -> Iterator[Finding]:
     known = machine.memory()
     if known is not None:
@@ -236,6 +249,7 @@ _AREAS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("software", packages),
     ("software", timm),
     ("device", devices),
+    ("device", speed),
     ("machine", memory),
     ("plugins", plugins),
     ("zoo", zoos),

@@ -62,8 +62,7 @@ def measure(build: Callable[[], torch.nn.Module], patch_zyx: Zyx, *, in_channels
 def _measure(net: torch.nn.Module, x: torch.Tensor) -> Cost:
     weights = [*net.parameters(), *net.buffers()]
     net.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(x)
+    flops = forward_flops(net, x)
     with torch.no_grad():
         inference = _peak(lambda: net(x), x, weights)
     net.train()
@@ -77,11 +76,18 @@ def _measure(net: torch.nn.Module, x: torch.Tensor) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in net.parameters()),
         weight_bytes=sum(t.numel() * t.element_size() for t in weights),
-        flops=int(counter.get_total_flops()),
+        flops=flops,
         inference_bytes=inference,
         training_bytes=saved,
         step_bytes=_peak(step, x, weights),
     )
+
+
+def forward_flops(net: torch.nn.Module, x: torch.Tensor) -> int:
+    """Floating-point operations of a forward pass in convolutions and matrix products; x may be on the meta device."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(x)
+    return int(counter.get_total_flops())
 
 
 def _saved_bytes(net: torch.nn.Module, x: torch.Tensor, weights: list[torch.Tensor]) -> int:

@@ -295,10 +295,10 @@ def _mean_of(parts: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
 
 def _command(run: Path, card: Card) -> str:
     """What prints the card's figures again; empty where the cases that validated are no fold of a data set."""
-    from ctseg.data.readers.find import open_dataset
+    from ctseg.data.readers.find import dataset_of
 
-    data = load_config(run / RUN_FILE).data
-    dataset = open_dataset(Path(data.path), reader=data.reader, **data.options)
+    config = load_config(run / RUN_FILE)
+    data, dataset = config.data, dataset_of(config)
     if data.train or data.val or len(dataset.cases) == 1:
         return ""
     usual = bool(dataset.splits) or data.folds == DEFAULT_FOLDS

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
+from ctseg.config import RunConfig
 from ctseg.data.readers.grids import with_grid_tolerance, with_one_grid
 from ctseg.data.readers.layout import load_object
 from ctseg.errors import BadInput, FileProblem
@@ -56,6 +57,15 @@ def open_dataset(
     if grid_tolerance is not None:
         found = with_grid_tolerance(found, grid_tolerance)
     return with_one_grid(found, grid)
+
+
+def dataset_of(config: RunConfig) -> DataSet:
+    """The data set of a run file; errors as for `open_dataset`."""
+    data = config.data
+    return open_dataset(
+        Path(data.path), data.reader,
+        grid_tolerance=data.grid_tolerance, grid=config.preprocess.grid, **data.options,
+    )  # fmt: skip
 
 
 def _recognise(path: Path, options: set[str]) -> Any:

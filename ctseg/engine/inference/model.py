@@ -35,6 +35,7 @@ from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.build import build_for, check_provider, constraints_of
+from ctseg.engine.model.measure_runtime import choose_for_card
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.model.weights import load_strictly, read_weights
 from ctseg.errors import BadInput, CtsegError, CtsegWarning
@@ -154,7 +155,7 @@ class NetworkModel:
             UnknownName: the architecture is not installed; the message names the plugin that provides it.
             PluginError: the plugin that provides it is of another major version, or fails to build it.
         """
-        runtime = choose(device, precision)
+        default = choose(device, precision)
         networks, card = [], None
         for path in files:
             tensors, whole = read_weights(path)
@@ -162,10 +163,11 @@ class NetworkModel:
             check_provider(card, force=force)
             network = build_for(card, tensors)
             load_strictly(network, tensors, path)
-            networks.append(runtime.place(network.eval()))
+            networks.append(network.eval())
         if card is None:
             raise BadInput("A model needs at least one weight file.")
-        model = cls(card, networks, runtime)
+        runtime = choose_for_card(default, card, networks[0], precision)
+        model = cls(card, [runtime.place(network) for network in networks], runtime)
         model.force = force
         return model
 

@@ -76,11 +76,11 @@ class Runtime:
 
 
 def choose(device: str = "auto", precision: str = "auto") -> Runtime:
-    """Choose device and precision.
+    """Choose device and precision by what the device offers; `measure_runtime` tries it on a network.
 
-    On a CPU bf16 with channels-last where the processor has AVX512-BF16 or AMX, else fp32; on CUDA bf16, or fp16
-    where bf16 is only emulated; on MPS fp32. `fp32` that is asked for computes as PyTorch does; where it is chosen,
-    the kernels of `ctseg.nets.cpu` are used.
+    On a CPU bf16 where the processor has AVX512-BF16 or AMX, else fp32; on CUDA bf16, or fp16 where bf16 is only
+    emulated; on MPS fp32. Activations lie channels-last, except on MPS. `fp32` that is asked for on a CPU computes as
+    PyTorch does, contiguously; where it is chosen, the kernels of `ctseg.nets.cpu` are used.
 
     Raises:
         BadInput: the device does not exist here.
@@ -99,8 +99,9 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
         raise BadInput(f"'{precision}' is no precision.", hint="auto, fp32, bf16 or fp16")
     final = cast(Precision, auto if precision == "auto" else precision)
     reason = why if precision == "auto" else "as asked"
-    layout = chosen.type == "cuda" or (chosen.type == "cpu" and final == "bf16")
-    return Runtime(chosen, final, layout, reason, exact=precision == "fp32")
+    exact = precision == "fp32"
+    layout = chosen.type == "cuda" or (chosen.type == "cpu" and not exact)
+    return Runtime(chosen, final, layout, reason, exact)
 
 
 def _device(name: str) -> torch.device:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ctseg.config import RunConfig
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepared_case import Prepared
-from ctseg.data.readers.find import open_dataset
-from ctseg.data.readers.grids import interpolated_channels, tolerated_offsets
 from ctseg.data.readers.layout import some
-from ctseg.data.splits import depths, split
 from ctseg.data.store import Store
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.training.job import Reporter, Silent
+from ctseg.engine.training.planned import open_data
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import fingerprint
 from ctseg.planning.plan import make_plan
@@ -63,18 +60,7 @@ def prepare(
     reporter = reporter or Silent()
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg data prepare FOLDER")
-    dataset = open_dataset(
-        Path(config.data.path),
-        reader=config.data.reader,
-        grid_tolerance=config.data.grid_tolerance,
-        grid=config.preprocess.grid,
-        **config.data.options,
-    )
-    training, validation = split(dataset, config.data, depths(dataset))
-    if beside := tolerated_offsets([*training, *validation]):
-        reporter.say(f"Warning: {beside}")
-    if own_grids := interpolated_channels([*training, *validation]):
-        reporter.say(f"Note: {own_grids}")
+    dataset, training, validation = open_data(config, reporter)
     task = task_of(config.task, dataset)
     done, total = 0, 2 * len(training) + len(validation)
 

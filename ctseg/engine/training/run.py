@@ -16,37 +16,34 @@ from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_versio
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
 from ctseg.data.augment.extra import extra_transforms
-from ctseg.data.inspection.hounsfield import unnamed_ct
-from ctseg.data.large_scans import is_large
-from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.readers.find import open_dataset
-from ctseg.data.readers.grids import interpolated_channels, tolerated_offsets
-from ctseg.data.readers.layout import some
+from ctseg.data.readers.find import dataset_of
 from ctseg.data.sampling import check_rule, rule_of
-from ctseg.data.splits import depths, split
 from ctseg.data.steps import foreign_steps
 from ctseg.data.store import Prepared, Store
-from ctseg.engine.model.runtime import Runtime, choose
+from ctseg.engine.model.runtime import choose
 from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.training import checkpoint, loop, optim
 from ctseg.engine.training.adopt import adopt
 from ctseg.engine.training.initial import initial_of, inspect, with_initial
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult, Silent, TrainingJob
+from ctseg.engine.training.planned import (
+    PLAN,
+    open_data,
+    plan_run,
+    planned_spacing,
+    runtime_of_run,
+)
 from ctseg.engine.training.prepare import with_labels
-from ctseg.engine.training.run_report import environment_of, show_progress
+from ctseg.engine.training.run_report import show_progress
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
-from ctseg.planning.fingerprint import Fingerprint, fingerprint
-from ctseg.planning.plan import make_plan
 from ctseg.planning.preprocessing import RESHAPING
 from ctseg.planning.task import task_of
 from ctseg.specs import Case, DataSet, Task, training_only
 from ctseg.temporary import held
 from ctseg.version import __version__
 
-PLAN = "plan.json"
-"""The fingerprint of the data, and each choice with its reason."""
 BEGUN = re.compile(r"plan\.json|\.(plan|config)-[a-z0-9_]{8}\.(json|toml)")
 """What a process that was killed before its configuration was in place leaves in a run folder."""
 
@@ -111,38 +108,28 @@ def _train(
             config = with_length(config, start.extend)
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
-    dataset = open_dataset(
-        Path(config.data.path),
-        reader=config.data.reader,
-        grid_tolerance=config.data.grid_tolerance,
-        grid=config.preprocess.grid,
-        **config.data.options,
-    )
     if not resume:
-        config = adopt(config, dataset, reporter)
+        config = adopt(config, dataset_of(config), reporter)
     check_names(config, fresh=not resume)
     runtime = choose(config.train.device, config.train.precision)
-    training, validation = split(dataset, config.data, depths(dataset))
-    if beside := tolerated_offsets([*training, *validation]):
-        reporter.say(f"Warning: {beside}")
-    if own_grids := interpolated_channels([*training, *validation]):
-        reporter.say(f"Note: {own_grids}")
+    data = open_data(config, reporter)
+    dataset, training, validation = data
     folder = Path(output) if output is not None else default_folder(dataset, config)
     if not resume:
         check_free(folder, overwrite)
     reporter.say(
         f"{dataset.name}: {len(training)} cases train, {len(validation)} validate "
-        f"({dataset.reader}); {runtime.describe()}"
+        f"({dataset.reader}); {runtime.device}"
     )
     if resume:
         assert config.task is not None
         task = config.task.task()
+        runtime = runtime_of_run(folder, config, runtime)
     else:
         task = task_of(config.task, dataset)
         rule_of(config.train, task)  # unknown labels are refused before anything is written
         check_rules(task, config.predict.postprocess)
-        found = _inspect(dataset, task, training, validation, reporter)
-        config, document = _plan(config, dataset, task, found, runtime)
+        config, document, runtime = plan_run(config, data, task, runtime, reporter)
         initial = inspect(card_of(config, dataset, task, 0), config)
         if initial is not None:
             document["initial"] = initial.model_dump(mode="json")
@@ -151,6 +138,7 @@ def _train(
         _lock(folder, stack)
         check_free(folder, overwrite)  # another process may have been faster
         _write_plan(folder, config, document, reporter)
+    reporter.say(f"Runtime: {runtime.describe()}")
     try:
         prepared = _prepare(config, task, [*training, *validation], reporter)
         kept = with_labels(prepared[: len(training)], "train", reporter)
@@ -232,66 +220,6 @@ def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
         )
 
 
-def _inspect(
-    dataset: DataSet,
-    task: Task,
-    training: tuple[Case, ...],
-    validation: tuple[Case, ...],
-    reporter: Reporter,
-) -> Fingerprint:
-    """The fingerprint of the training cases; labels of the validation cases are checked."""
-    done = 0
-
-    def on_case(name: str) -> None:
-        nonlocal done
-        done += 1
-        reporter.update(done, len(training) + len(validation), f"looking at {name}")
-
-    found = fingerprint(training, task, on_case)
-    for note in data_notes(dataset, found):
-        reporter.say(note)
-    for case in validation:  # what is wrong with them is said before anything is written
-        if not is_large(case):  # the label of a large one is checked when it is prepared
-            load_label(case, task, load_image(case))
-        on_case(case.id)
-    return found
-
-
-def _plan(
-    config: RunConfig, dataset: DataSet, task: Task, found: Fingerprint, runtime: Runtime
-) -> tuple[RunConfig, dict[str, Any]]:
-    """The completed configuration, and what it was planned from with the reason of each choice."""
-    config, plan = make_plan(
-        config,
-        task,
-        dataset.channels,
-        found,
-        runtime.device.type,
-        one_volume=len(dataset.cases) == 1,
-    )
-    path = str(Path(config.data.path).resolve())
-    config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
-    document = {
-        "fingerprint": found.to_dict(),
-        "choices": plan.choices,
-        "runtime": runtime.describe(),
-        "environment": environment_of(),
-    }
-    return config, document
-
-
-def data_notes(dataset: DataSet, found: Fingerprint) -> list[str]:
-    """What the training cases show that the user should know."""
-    notes = []
-    if like_ct := unnamed_ct(dataset, found.ranges):
-        notes.append(f"Note: {like_ct}")
-    if lacking := [name for name, ml in found.volumes_ml.items() if not ml]:
-        notes.append(
-            f"Warning: no training case holds {some(map(repr, lacking))}, which cannot be learnt then."
-        )
-    return notes
-
-
 def _write_plan(
     folder: Path, config: RunConfig, document: dict[str, Any], reporter: Reporter
 ) -> None:
@@ -314,16 +242,6 @@ def _write_plan(
         f"{config.model.architecture} {config.model.options.get('features', '')}, {config.loss.name} "
         f"(reasons in {folder / PLAN})"
     )
-
-
-def planned_spacing(config: RunConfig, document: dict[str, Any]) -> str:
-    """The spacing that the network sees, x y z, in a few words."""
-    steps = config.preprocess.steps
-    found = next((s["spacing_xyz"] for s in steps if s.get("kind") == "resample"), None)
-    if found is None:
-        own = document["fingerprint"]["median_spacing_zyx"][::-1]
-        return f"spacing {' x '.join(f'{s:.4g}' for s in own)} mm as stored"
-    return f"spacing {' x '.join(f'{s:.4g}' if s else 'as stored' for s in found)} mm (x, y, z)"
 
 
 def _take_back(folder: Path) -> None:

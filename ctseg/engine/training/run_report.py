@@ -63,7 +63,7 @@ def environment_of() -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "timm")},
         "system": platform.platform(),
-        "processor": f"{_processor()}, {machine.cores()} cores",
+        "processor": f"{machine.processor()}, {machine.cores()} cores",
     }
     if torch.cuda.is_available():
         out["GPU"] = torch.cuda.get_device_name()
@@ -72,13 +72,3 @@ def environment_of() -> dict[str, str]:
     if known is not None:
         out["memory"] = f"{known[0] / 2**30:.0f} GiB"
     return out
-
-
-def _processor() -> str:
-    """The processor's name; Linux tells it in a file only."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()

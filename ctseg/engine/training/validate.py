@@ -13,7 +13,7 @@ import torch
 from ctseg.card import Metrics
 from ctseg.config import RunConfig, load_config
 from ctseg.data.load import load_extra, load_image, load_label
-from ctseg.data.readers.find import open_dataset
+from ctseg.data.readers.find import dataset_of
 from ctseg.data.splits import depths, split
 from ctseg.data.steps.target import Scale
 from ctseg.data.store import Prepared, about
@@ -116,12 +116,7 @@ def validation_cases(run: Path) -> tuple[RunConfig, tuple[Case, ...]]:
     config = load_config(run / RUN_FILE)
     if not config.data.path:
         raise BadInput(f"The run {run} names no data set to measure on.")
-    dataset = open_dataset(
-        Path(config.data.path),
-        reader=config.data.reader,
-        grid_tolerance=config.data.grid_tolerance,
-        **config.data.options,
-    )
+    dataset = dataset_of(config)
     return config, split(dataset, config.data, depths(dataset))[1]
 
 

@@ -24,7 +24,7 @@ from ctseg.config import RunConfig, load_config, parse_config
 from ctseg.engine.model.build import build
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights import read_weights
-from ctseg.engine.training import checkpoint
+from ctseg.engine.training import checkpoint, planned
 from ctseg.engine.training.loop import finished
 from ctseg.engine.training.optim import SCHEDULES, Schedule
 from ctseg.engine.training.run_log import RunLog
@@ -457,3 +457,22 @@ def test_tensorboard_shows_nothing_of_what_a_resumed_run_does_again(tmp_path):
         (8, 1),
         (12, 2),
     ]
+
+
+def test_a_resumed_run_computes_as_it_began(mini_run: Path, tmp_path: Path, monkeypatch) -> None:
+    """Though the default, or a new measurement, would be another runtime."""
+    plan = json.loads((mini_run / "plan.json").read_text())
+    choice = plan["choices"]["runtime"]["value"]
+    assert (choice["precision"], choice["channels_last"], choice["exact"]) == ("fp32", False, True)
+    folder = Path(shutil.copytree(mini_run, tmp_path / "run"))
+    choice["channels_last"] = True
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+    def never(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(planned, "choose_measured", never)
+    arguments = ["train", "--resume", "--extend", "--steps", "13", "-o", str(folder)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "cpu, fp32, channels-last (as the run began)" in " ".join(result.output.split())
