@@ -49,7 +49,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 # What the tests, the linters and the docs need besides.
 $(VENV)/.dev: $(VENV)/.base $(addsuffix /pyproject.toml,$(PLUGINS))
 	@echo "Adding the tools for development to $(VENV) (once)"
-	@$(PIP) --no-build-isolation -e '.[film,mesh,onnx,tensorboard,view]' --group dev $(addprefix -e ./,$(PLUGINS))
+	@$(PIP) --no-build-isolation -e '.[film,mesh,onnx,openvino,tensorboard,view]' --group dev $(addprefix -e ./,$(PLUGINS))
 	@touch $@
 
 venv: $(VENV)/.dev

@@ -15,8 +15,7 @@ from typing import Any
 UNLIMITED = 2**62
 USUAL = 400 * 2**20
 """Typical memory of an interpreter with torch."""
-STATUS = Path("/proc/self/status")
-CPUINFO = Path("/proc/cpuinfo")
+STATUS, CPUINFO = Path("/proc/self/status"), Path("/proc/cpuinfo")
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 MEMORY_FILES = (

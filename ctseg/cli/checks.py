@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import itertools
+import json
 import os
 import platform
 import shutil
@@ -22,6 +24,8 @@ ESSENTIAL = (
     "pluggy", "platformdirs", "matplotlib", "typer", "rich",
 )  # fmt: skip
 OPTIONAL = ("tensorboard", "monai")
+TRIED = 5
+"""Networks of which it is shown how OpenVINO computed them."""
 GIB = 2**30
 
 
@@ -105,6 +109,28 @@ def speed() -> Iterator[Finding]:
     yield Finding("device", "fastest for a U-Net", "ok", found.runtime.describe())
     for name, text in found.differing.items():
         yield Finding("device", name, "warning", text, "It is not used; a newer torch may help.")
+
+
+def openvino() -> Iterator[Finding]:
+    """What OpenVINO was measured to gain on this processor, of the networks that were tried last."""
+    from ctseg.engine.inference.backends import openvino, records
+    from ctseg.engine.model.runtime import has_openvino
+
+    if not has_openvino():
+        text = "not installed (optional; predictions on CPUs may be faster with it)"
+        yield Finding("device", "openvino", "ok", text, "pip install 'ctseg[openvino]'")
+        return
+    yield Finding("device", "openvino", "ok", openvino.version())
+    about = openvino.about()
+    here = (
+        (made_of, record) for made_of, record in records.kept()
+        if all(made_of.get(name) == value for name, value in about.items())
+    )  # fmt: skip
+    for made_of, record in itertools.islice(here, TRIED):
+        network = json.loads(made_of["identity"])["architecture"]
+        tile = " x ".join(map(str, made_of["tile_czyx"][1:]))
+        text = f"{made_of['precision']}, {made_of['threads']} threads: {record}"
+        yield Finding("device", f"openvino, {network}, {tile}", "ok", text)
 
 
 def memory() -> Iterator[Finding]:
@@ -250,6 +276,7 @@ _AREAS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("software", timm),
     ("device", devices),
     ("device", speed),
+    ("device", openvino),
     ("machine", memory),
     ("plugins", plugins),
     ("zoo", zoos),

@@ -205,6 +205,16 @@ def predict(
             rich_help_panel=SPEED,
         ),
     ] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="On CPUs: auto, torch or openvino.",
+            show_default=False,
+            rich_help_panel=SPEED,
+        ),
+    ] = "auto",
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -255,10 +265,12 @@ def predict(
             "The setting probabilities_format has no effect without --probabilities.",
             hint="Add --probabilities, or leave the setting out.",
         )
+    if memory is not None and backend == "auto":
+        backend = "torch"  # whose memory can be told beforehand
     with open_team() as team:
         load_model = functools.partial(
-            load, model[0] if len(model) == 1 else model, device=device, precision=precision, zoo=zoo,
-            region=None if rare.region is None else parse_region(_region(rare.region)),
+            load, model[0] if len(model) == 1 else model, device=device, precision=precision, backend=backend,
+            zoo=zoo, region=None if rare.region is None else parse_region(_region(rare.region)),
             coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm, force=rare.force,
             on_note=functools.partial(ui.say, prose=True) if team is None or team.leads else None,
         )  # fmt: skip

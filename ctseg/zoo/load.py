@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ctseg.card import CoarseStage
@@ -22,6 +23,7 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     *,
+    backend: str = "auto",
     zoo: Path | str | None = None,
     region: Box | None = None,
     coarse: str | Path | None = None,
@@ -37,6 +39,7 @@ def load(
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
+        backend: what computes the networks on a CPU: `torch`, `openvino`, or `auto` for what is faster.
         zoo: zoo to look in first instead of the user's own.
         region: the only voxels of each scan to look at: (start, stop) along z, y, x as it is stored.
         coarse: a model that says where to look, in place of the one that the card names, if it does.
@@ -69,11 +72,14 @@ def load(
         )
     _check_options(stages, coarse, coarse_labels, margin_mm)
     check_stages(found[0].card.name, stages, zoo)
-    models = [_opened(one, device, precision, force=force) for one in found]
+    opened = partial(
+        NetworkModel.from_files, device=device, precision=precision, backend=backend, force=force
+    )
+    models = [_opened(one, opened) for one in found]
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
-        first = load(coarse, device, precision, zoo=zoo, force=force)
+        first = load(coarse, device, precision, backend=backend, zoo=zoo, force=force)
         stage = CoarseModel(first.model, labels, MARGIN_MM if margin_mm is None else margin_mm)
         return Segmenter.of(Cascade(model, [stage], region))
     if margin_mm is not None:
@@ -81,11 +87,11 @@ def load(
     return Segmenter.of(with_stages(model, stages, zoo, region=region, force=force))
 
 
-def _opened(found: Resolved, device: str, precision: str, *, force: bool) -> Model:
+def _opened(found: Resolved, open_files: Callable[[Sequence[Path]], NetworkModel]) -> Model:
     """A model; one whose labels are parted among models is laid together."""
     parts = found.card.parts
     if not parts:
-        return NetworkModel.from_files(found.files, device=device, precision=precision, force=force)
+        return open_files(found.files)
     place = {file.name: file for file in found.files}
     if any(member.file not in place for member in found.card.members):
         raise BadInput(
@@ -93,15 +99,7 @@ def _opened(found: Resolved, device: str, precision: str, *, force: bool) -> Mod
             f"{len(parts)} models.",
             hint="Name the model, or the folder of its entry.",
         )
-    models = [
-        NetworkModel.from_files(
-            [place[member.file] for member in part.members],
-            device=device,
-            precision=precision,
-            force=force,
-        )
-        for part in parts
-    ]
+    models = [open_files([place[member.file] for member in part.members]) for part in parts]
     return Merged(found.card, models)
 
 
@@ -154,10 +152,20 @@ def with_stages(
     """The model behind the stages that a card names, on the same device; the model itself where there are none."""
     if not stages and region is None:
         return model
-    device, precision = str(model.runtime.device), model.runtime.precision
+    runtime = model.runtime
+    # fp32 that was not asked for must not become fp32 that is
+    precision = runtime.precision if runtime.precision != "fp32" or runtime.exact else "auto"
+    opened = partial(
+        load,
+        device=str(runtime.device),
+        precision=precision,
+        backend=runtime.backend,
+        zoo=zoo,
+        force=force,
+    )
     found = [
         CoarseModel(
-            load(find_entry(s.model, zoo).folder, device, precision, zoo=zoo, force=force).model,
+            opened(find_entry(s.model, zoo).folder).model,
             s.labels or None,
             s.margin_mm,
             s.as_channels,

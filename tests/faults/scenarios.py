@@ -106,7 +106,15 @@ SCENARIOS = (
     ),
     Scenario("zoo remove", "zoo", _remove, _remove_again),
 )  # fmt: skip
-TIMES = ("seconds", "validation_seconds", "seconds_by_phase", "log_bytes", "sha256", "bytes")
+TIMES = (
+    "computed_by",
+    "seconds",
+    "validation_seconds",
+    "seconds_by_phase",
+    "log_bytes",
+    "sha256",
+    "bytes",
+)
 """What differs from one run to the next, and what follows from that."""
 RECORD = "predictions.json"
 MAY_CHANGE = ("cache",)

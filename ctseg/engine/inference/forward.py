@@ -11,6 +11,9 @@ from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import Precision, Runtime
 from ctseg.errors import BadInput, RunFailed
 
+Compute = Callable[[torch.Tensor], torch.Tensor]
+"""Computes tiles [B, C, Z, Y, X] to what the network returns for them."""
+
 
 class TileTooLarge(RunFailed):
     """One tile does not fit in the memory of the device."""
@@ -19,6 +22,7 @@ class TileTooLarge(RunFailed):
 _OUT_OF_MEMORY = (
     "can't allocate memory",  # main memory
     "not enough memory",  # on Windows
+    "bad_alloc",  # OpenVINO
     "backend out of memory",  # MPS
     "CUDA error: out of memory",  # outside torch's own allocator
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -41,6 +45,17 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def by_torch(network: torch.nn.Module, runtime: Runtime) -> Compute:
+    """The computation of a network by PyTorch."""
+
+    def compute(tiles_bczyx: torch.Tensor) -> torch.Tensor:
+        with runtime.autocast():
+            found: torch.Tensor = network(runtime.tensor(tiles_bczyx))
+        return found
+
+    return compute
 
 
 def logits_of(output: Any, tiles_bczyx: torch.Tensor) -> torch.Tensor:
@@ -99,6 +114,7 @@ class Forward:
     Args:
         network: in eval mode on the runtime's device.
         on_note: called with a note when the batch is halved.
+        compute: what computes the network, in place of PyTorch.
     """
 
     def __init__(
@@ -107,8 +123,10 @@ class Forward:
         runtime: Runtime,
         settings: TilingSettings,
         on_note: Callable[[str], None] | None = None,
+        compute: Compute | None = None,
     ) -> None:
         self.network, self.runtime, self.views = network, runtime, settings.views
+        self._compute = compute or by_torch(network, runtime)
         self.limit = max(settings.batch_size, 1)
         self._on_note = on_note
 
@@ -163,8 +181,7 @@ class Forward:
             flipped = [tiles.flip([2 + a for a in axes]) if axes else tiles for axes in views]
             x = flipped[0] if len(flipped) == 1 else torch.cat(flipped)
             with torch.inference_mode():
-                with self.runtime.autocast():
-                    out = logits_of(self.network(self.runtime.tensor(x)), x)
+                out = logits_of(self._compute(x), x)
                 for axes, part in zip(views, torch.split(out, len(tiles)), strict=True):
                     unflipped = part.flip([2 + a for a in axes]) if axes else part
                     total = unflipped if total is None else total.add_(unflipped)

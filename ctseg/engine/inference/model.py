@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ from ctseg.data.steps.base import Step
 from ctseg.data.steps.target import Scale, target_scale
 from ctseg.data.stream import PART_BYTES, Scan, Stream, open_stream
 from ctseg.engine.inference import tiling
+from ctseg.engine.inference.backends.choice import identify
 from ctseg.engine.inference.check_scan import PlannedGrid, check_scan, plan_grid
 from ctseg.engine.inference.decoders import Decoder, LabelMap, Probabilities, Values
 from ctseg.engine.inference.memory.estimate import MemoryRequest, waiting_bytes
@@ -41,6 +43,7 @@ from ctseg.engine.model.weights import load_strictly, read_weights
 from ctseg.errors import BadInput, CtsegError, CtsegWarning
 from ctseg.specs import Task
 from ctseg.task import select
+from ctseg.version import __version__
 from ctseg.volume.geometry import Geometry
 
 
@@ -133,6 +136,8 @@ class NetworkModel:
         self.scale = target_scale(card.preprocess.steps, card.out_channels)
         self.settings = settings_of(card)
         self.force = False
+        for network in self.networks:
+            identify(network, _identity(card))
         self.on_note: Callable[[str], None] | None = None
         self.on_plan: Callable[[PlannedGrid], None] | None = None
 
@@ -143,11 +148,13 @@ class NetworkModel:
         *,
         device: str = "auto",
         precision: str = "auto",
+        backend: str = "torch",
         force: bool = False,
     ) -> NetworkModel:
         """Load a model from its weight files and verify their checksums.
 
         Args:
+            backend: `torch`, `openvino`, or `auto` for the faster one.
             force: warn where another version of a plugin, or a scan unlike those of training, would be refused.
 
         Raises:
@@ -155,7 +162,7 @@ class NetworkModel:
             UnknownName: the architecture is not installed; the message names the plugin that provides it.
             PluginError: the plugin that provides it is of another major version, or fails to build it.
         """
-        default = choose(device, precision)
+        default = choose(device, precision, backend)
         networks, card = [], None
         for path in files:
             tensors, whole = read_weights(path)
@@ -212,6 +219,16 @@ class NetworkModel:
         if tile is None:
             return None
         return self.tiled(dataclasses.replace(self.settings, tile_zyx=tile, batch_size=1))
+
+
+def _identity(card: Card) -> str:
+    """All that a network's logits depend on besides its weights."""
+    parts = {
+        "architecture": card.architecture, "options": card.options,
+        "provider": card.provider.model_dump(), "ctseg": __version__,
+        "channels": [card.network_channels, card.out_channels],
+    }  # fmt: skip
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 M = TypeVar("M", bound=Model)

@@ -39,6 +39,7 @@ def predict_tiles(
     batch_size: int = 1,
     mirror_axes: tuple[int, ...] = (),
     constraints: Constraints = Constraints(),  # noqa: B008 - frozen
+    backend: str = "auto",
     on_tiles: Callable[[int, int], None] | None = None,
 ) -> Array:
     """Run any network over a scan tile by tile.
@@ -60,6 +61,8 @@ def predict_tiles(
         mirror_axes: spatial axes (0 z, 1 y, 2 x) whose mirrored views are averaged.
         constraints: constraints of the network (`ArchitectureSpec.constraints_for`). Tiles of a slice-wise network
             overlap along z only by its context, so that each slice is predicted once, with its neighbours.
+        backend: what computes the network on a CPU: `torch`, `openvino`, or `auto` for what is faster where there are
+            enough tiles to find out.
         on_tiles: called with (tiles done, tiles in total).
 
     Returns:
@@ -91,7 +94,7 @@ def predict_tiles(
             f"A batch of {batch_size} tiles with views mirrored along {tuple(mirror_axes)} is impossible.",
             hint="batch_size is 1 or more, and mirror_axes are some of 0 (z), 1 (y) and 2 (x)",
         )
-    runtime = choose(device, precision)
+    runtime = choose(device, precision, backend)
     _, z, y, x = array.shape
     grid = Geometry((z, y, x))
     stream = ready(array, AppliedPipeline((), grid, grid))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.stream import Stream
 from ctseg.engine.inference import tiling
+from ctseg.engine.inference.backends.choice import Work, computation_of
 from ctseg.engine.inference.forward import Forward, TileTooLarge, not_finite, out_of_memory, release
 from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
 from ctseg.engine.model.runtime import Runtime
@@ -91,7 +92,7 @@ class _Slabs:
         span: tuple[int, int] | None,
         air: Air | None,
     ) -> None:
-        _, z, y, x = stream.shape_czyx
+        channels, z, y, x = stream.shape_czyx
         settings, runtime, self.on_note = window.settings, window.runtime, window.on_note
         self.shape: Zyx = (z, y, x)
         self.stream, self.settings = stream, settings
@@ -100,13 +101,23 @@ class _Slabs:
         self.span = span or (0, z)
         self.rows = self.grid.rows(*self.span)
         self.air = air
-        self.forwards = [Forward(net, runtime, settings, window.on_note) for net in window.networks]
         self.rings: list[torch.Tensor] = []
         self.total: torch.Tensor | None = None  # of the weights, where they are not normalised
         self.place = torch.device("cpu") if settings.sums_on_host else self.device
         self.weights = self._weights()
         self.on_tiles = window.on_tiles
         self.done, self.count = 0, len(self.rows) * len(self.grid.columns)
+        work = Work((channels, *self.grid.tile_zyx), self.count * len(settings.views))
+        self.forwards = [
+            Forward(
+                net,
+                runtime,
+                settings,
+                self.on_note,
+                computation_of(net, runtime, work, self.on_note),
+            )
+            for net in window.networks
+        ]
 
     def run(self) -> Iterator[Slab]:
         depth, starts = self.grid.tile_zyx[0], self.grid.starts[0]

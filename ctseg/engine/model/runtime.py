@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -16,6 +17,7 @@ from ctseg.nets.cpu import use_cpu_kernels
 from ctseg.nets.memory_layout import CHANNELS_LAST
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Backend = Literal["auto", "torch", "openvino"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,6 +32,8 @@ class Runtime:
         reason: why these were chosen, for the log.
         exact: whether a CPU computes as PyTorch does, without the kernels of `ctseg.nets.cpu`; half precision always
             uses them.
+        backend: what computes the networks of a prediction; `auto` for what is faster (see
+            `ctseg.engine.inference.backends`).
     """
 
     device: torch.device
@@ -37,6 +41,7 @@ class Runtime:
     channels_last: bool
     reason: str
     exact: bool = False
+    backend: Backend = "torch"
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -72,18 +77,23 @@ class Runtime:
 
     def describe(self) -> str:
         layout = "channels-last" if self.channels_last else "contiguous"
-        return f"{self.device}, {self.precision}, {layout} ({self.reason})"
+        by = ", openvino" if self.backend == "openvino" else ""
+        return f"{self.device}, {self.precision}, {layout}{by} ({self.reason})"
 
 
-def choose(device: str = "auto", precision: str = "auto") -> Runtime:
+def choose(device: str = "auto", precision: str = "auto", backend: str = "torch") -> Runtime:
     """Choose device and precision by what the device offers; `measure_runtime` tries it on a network.
 
     On a CPU bf16 where the processor has AVX512-BF16 or AMX, else fp32; on CUDA bf16, or fp16 where bf16 is only
     emulated; on MPS fp32. Activations lie channels-last, except on MPS. `fp32` that is asked for on a CPU computes as
     PyTorch does, contiguously; where it is chosen, the kernels of `ctseg.nets.cpu` are used.
 
+    Args:
+        backend: `auto` is PyTorch unless OpenVINO is installed and may compute this precision on this device, and
+            always PyTorch if `fp32` is asked for or several processes share the work.
+
     Raises:
-        BadInput: the device does not exist here.
+        BadInput: the device does not exist here, or OpenVINO is asked for and cannot be used.
     """
     chosen = _device(device)
     if chosen.type == "cuda":
@@ -101,7 +111,39 @@ def choose(device: str = "auto", precision: str = "auto") -> Runtime:
     reason = why if precision == "auto" else "as asked"
     exact = precision == "fp32"
     layout = chosen.type == "cuda" or (chosen.type == "cpu" and not exact)
-    return Runtime(chosen, final, layout, reason, exact)
+    return Runtime(
+        chosen, final, layout, reason, exact, _backend(backend, chosen, final, exact=exact)
+    )
+
+
+def has_openvino() -> bool:
+    """Whether the package of the extra `openvino` is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def _backend(name: str, device: torch.device, precision: Precision, *, exact: bool) -> Backend:
+    """The backend as asked for; `auto` becomes `torch` where nothing else is possible."""
+    if name not in get_args(Backend):
+        raise BadInput(f"'{name}' is no backend.", hint=" or ".join(get_args(Backend)))
+    possible = device.type == "cpu" and precision in ("fp32", "bf16")
+    if name == "openvino":
+        if not possible:
+            raise BadInput(
+                f"OpenVINO computes fp32 and bf16 on the CPU, not {precision} on {device}.",
+                hint="Use --backend auto, or --device cpu and --precision auto.",
+            )
+        if not has_openvino():
+            raise BadInput(
+                "The package openvino is not installed.",
+                hint="Install it: pip install 'ctseg[openvino]'",
+            )
+        return "openvino"
+    alone = int(os.environ.get("WORLD_SIZE") or 1) < 2
+    return (
+        "auto"
+        if name == "auto" and possible and alone and not exact and has_openvino()
+        else "torch"
+    )
 
 
 def _device(name: str) -> torch.device:

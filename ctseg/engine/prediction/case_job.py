@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ctseg import plugins
+from ctseg.engine.inference.backends.choice import used
 from ctseg.engine.inference.check_scan import PlannedGrid
 from ctseg.engine.inference.memory.fit import FitRequest
 from ctseg.engine.inference.model import Model
@@ -22,7 +23,7 @@ from ctseg.engine.prediction.inputs import Item
 from ctseg.engine.prediction.multiprocess.slab_sharing import SharedScan
 from ctseg.engine.prediction.output_paths import output_paths_of
 from ctseg.engine.prediction.outputs import Outputs
-from ctseg.engine.prediction.provenance import inputs_of
+from ctseg.engine.prediction.provenance import inputs_of, parts_of
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.prediction.scan_job import ScanJob
 from ctseg.errors import CtsegError, RunFailed
@@ -189,7 +190,13 @@ class CaseJob:
             **self._outputs.record(geometry),
             "notes": self.notes,
             **self._changed(),
+            **self._computed_by(),
         }
+
+    def _computed_by(self) -> dict[str, Any]:
+        """What computed the networks, where there was a choice."""
+        found = used(network for one in parts_of(self._model) for network in one.networks)
+        return {"computed_by": found} if found else {}
 
     def _changed(self) -> dict[str, Any]:
         """Settings of this scan that are not those of the record as a whole."""

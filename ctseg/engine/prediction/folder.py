@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctseg.engine.inference.backends.choice import expecting
 from ctseg.engine.inference.model import Model
 from ctseg.engine.prediction.case_job import CaseJob, MemoryOptions
 from ctseg.engine.prediction.inputs import Item
@@ -19,6 +20,7 @@ from ctseg.engine.prediction.multiprocess.schedule import Schedule
 from ctseg.engine.prediction.multiprocess.team import Team
 from ctseg.engine.prediction.output_paths import as_suffix
 from ctseg.engine.prediction.outputs import check_request
+from ctseg.engine.prediction.provenance import parts_of
 from ctseg.engine.prediction.queue import (
     CaseLog,
     CaseQueue,
@@ -127,7 +129,8 @@ def predict_folder(
     work = CaseQueue(
         outcomes, len(todo), overlapped=overlapped, on_progress=listener.on_progress, on_say=on_say
     )
-    work.run(turns)
+    with expecting((net for one in parts_of(model) for net in one.networks), len(todo)):
+        work.run(turns)
     return found
 
 

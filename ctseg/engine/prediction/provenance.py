@@ -20,7 +20,7 @@ HASHED_BYTES = 2**33
 """Scans of more bytes are told apart by names, sizes, times and the ends of their files."""
 ENDS = 2**16
 BLOCK = 2**20
-INDIFFERENT = ("batch_size", "device")
+INDIFFERENT = ("batch_size", "device", "backend")
 """Settings that change a result in its last digits at most."""
 
 

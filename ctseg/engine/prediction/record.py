@@ -209,6 +209,7 @@ def header(model: Model, request: Request) -> dict[str, Any]:
             "skip_air": settings.skip_air,
             "precision": model.runtime.precision,
             "device": str(model.runtime.device),
+            "backend": model.runtime.backend,
             "labels": None if request.labels is None else list(request.labels),
             "dtype": request.dtype,
             **_where(model),

@@ -15,6 +15,7 @@ WORDS = [
     "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc",
 ]
 
 
