@@ -8,6 +8,7 @@ from torch.nn import functional
 from ctseg.losses import voxels
 from ctseg.losses.config import CLDiceConfig, DiceConfig
 from ctseg.losses.dice import dice, first_channel
+from ctseg.losses.shared_batch import totals
 
 
 def cldice(
@@ -47,7 +48,7 @@ def cldice(
             values = values * weights[:, None]
         sums = values.sum((2, 3, 4))
         each = (sums if by_channel is None else sums * by_channel[first:]).sum(1)
-        return each.sum(0, keepdim=True) if config.batch else each
+        return totals(each.sum(0, keepdim=True))[0] if config.batch else each
 
     smooth = config.smooth
     precision = (total(skeleton_p * t) + smooth) / (total(skeleton_p) + smooth)

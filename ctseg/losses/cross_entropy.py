@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from ctseg.losses import voxels
 from ctseg.losses.config import BCEConfig, CrossEntropyConfig
+from ctseg.losses.shared_batch import totals
 
 
 def ce(
@@ -99,6 +100,8 @@ def inverse_shares(
     if weights is not None:
         p, q = p * weights[:, None], q * weights[:, None]
     inside, outside = p.sum(over), q.sum(over)
+    if batch:
+        inside, outside = totals(inside, outside)
     least = (RAREST * (inside + outside)).clamp_min(torch.finfo(p.dtype).tiny)
     shares = outside / torch.maximum(inside, least)
     return shares[None] if batch else shares
@@ -134,5 +137,5 @@ def bce(
     )
     every = voxels.spread_weights(values, weights, by_channel)
     if config.reduction == "sum":
-        return values.sum() if every is None else (values * every).sum()
+        return totals(values.sum() if every is None else (values * every).sum())[0]
     return voxels.weighted_mean(values, every, batch=config.batch)

@@ -6,6 +6,7 @@ import torch
 
 from ctseg.losses import voxels
 from ctseg.losses.config import DiceConfig
+from ctseg.losses.shared_batch import totals
 
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -119,8 +120,10 @@ def dice_of_sums(
 
 
 def chosen(sums: Sums, *, batch: bool, first: int) -> Sums:
-    """The sums of the channels from `first` on, added up over samples if `batch` is set."""
-    i, p, t = (s[:, first:].sum(0, keepdim=True) if batch else s[:, first:] for s in sums)
+    """The sums of the channels from `first` on, added up over samples (of all processes) if `batch` is set."""
+    i, p, t = (s[:, first:] for s in sums)
+    if batch:
+        i, p, t = totals(*(s.sum(0, keepdim=True) for s in (i, p, t)))
     return i, p, t
 
 

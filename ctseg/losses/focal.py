@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from ctseg.losses import voxels
 from ctseg.losses.config import FocalConfig
+from ctseg.losses.shared_batch import everywhere
 
 
 def focal(
@@ -75,15 +76,15 @@ def topk_ce(
     """
     values = functional.nll_loss(log_p, target, reduction="none").flatten()
     by_class = voxels.channel_weights(log_p, class_weights)
-    most = max(1, int(values.numel() * share))
     every = torch.ones_like(values) if weights is None else weights.flatten()
     if by_class is not None:
         every = every * by_class[target.flatten()]
-    counted = every > 0
-    ranked = torch.where(counted, values.detach(), -torch.inf)
-    hardest = ranked.topk(
-        most
-    ).indices  # sorted, so that fewer can be used without waiting for the device
-    count = (counted.sum() * share).int().clamp_min(1)
+    ranked, first = everywhere(torch.where(every > 0, values.detach(), -torch.inf))
+    most = max(1, int(ranked.numel() * share))
+    # sorted, so that fewer can be used without waiting for the device
+    hardest = ranked.topk(most).indices - first
+    count = ((ranked > -torch.inf).sum() * share).int().clamp_min(1)
     rank = torch.arange(most, device=values.device)
-    return voxels.weighted_mean(values[hardest], every[hardest] * (rank < count))
+    own = (hardest >= 0) & (hardest < values.numel())
+    hardest = hardest.clamp(0, values.numel() - 1)
+    return voxels.weighted_mean(values[hardest], every[hardest] * (rank < count) * own)

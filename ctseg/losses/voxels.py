@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ctseg.errors import BadInput
+from ctseg.losses.shared_batch import totals
 
 
 def full_precision(logits: torch.Tensor) -> torch.Tensor:
@@ -95,10 +96,12 @@ def weighted_mean(
     weighted = torch.where(weights > 0, values * weights, values.new_zeros(()))
     tiny = torch.finfo(values.dtype).tiny
     if batch:
-        return weighted.sum() / weights.sum().clamp_min(tiny)
+        value, weight = totals(weighted.sum(), weights.sum())
+        return value / weight.clamp_min(tiny)
     total = weights.flatten(1).sum(1)
     means = weighted.flatten(1).sum(1) / total.clamp_min(tiny)
-    return means.sum() / (total > 0).sum().clamp_min(1)
+    value, counted = totals(means.sum(), (total > 0).sum().to(means.dtype))
+    return value / counted.clamp_min(1)
 
 
 def spread_weights(
