@@ -45,6 +45,12 @@ def handled(names: Iterable[str], handler: Callable[[int, Any], None]) -> Iterat
             signal.signal(number, old)
 
 
+def process_rank() -> int:
+    """This process's number among those that torchrun started; 0 for one alone."""
+    alone = os.environ.get("WORLD_SIZE") in (None, "", "1")
+    return 0 if alone else int(os.environ.get("RANK") or 0)
+
+
 def cores() -> int:
     """Cores that this process may use, by its CPU affinity and the CPU quota of its cgroups."""
     count = os.cpu_count() or 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ctseg import machine
 from ctseg.cli import folds, ui
 from ctseg.cli.options import axes, completion
 from ctseg.cli.options.data import HiddenGridTolerance, parse_options
@@ -201,7 +202,6 @@ def train(
     ] = None,
 ) -> None:
     """Train a model; missing settings are planned from the data and the device."""
-    _check_single_process()
     from ctseg.config import LENGTHS
     from ctseg.engine.training.run import train as run
 
@@ -240,9 +240,11 @@ def train(
     else:
         config = configure(source, given, settings or [])
     if every:
+        _check_single_process()
         folds.train(config, output, resume=resume, overwrite=overwrite, as_json=as_json)
         return
-    with signals_raise("SIGUSR1"), ui.progress("Training") as bar:
+    leads = machine.process_rank() == 0
+    with signals_raise("SIGUSR1"), ui.progress("Training", shown=leads) as bar:
         result = run(
             config,
             output=output,
@@ -251,6 +253,8 @@ def train(
             reporter=bar,
             extend=length if extend else None,
         )
+    if not leads:
+        return
     if as_json:
         ui.print_json(
             {
@@ -287,13 +291,12 @@ def _check_resumed(given: dict[str, Any], settings: list[str], *, extend: bool) 
 
 
 def _check_single_process() -> None:
-    """Reject several processes, which would all write to one run folder."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    values = [os.environ.get(name) for name in names]
-    if all(values) and values[1] != "1":
+    """Reject several processes for several folds, which are runs of their own."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if all(os.environ.get(name) for name in ("RANK", "MASTER_ADDR", "MASTER_PORT")) and size != "1":
         raise BadInput(
-            f"Training runs in one process, and {values[1]} were started.",
-            hint="Start it without torchrun. Folds can train side by side: --fold all --device cuda:0,cuda:1",
+            f"{size} processes were started for --fold all; they train one fold together.",
+            hint="Name a fold (--fold 0), or start it without torchrun: --fold all --device cuda:0,cuda:1",
         )
 
 

@@ -188,10 +188,19 @@ class Loader:
             begun = Batch(image.to(to), target.to(to), None if weight is None else weight.to(to))
         return begun
 
+    def case_ids(self, step: int, count: int) -> list[str]:
+        """The cases that the first so many samples of a step come from, those of other processes included."""
+        places = (self._place(step, number) for number in range(count))
+        return list(dict.fromkeys(self.cases[place.case].id for place in places))
+
+    def _place(self, step: int, number: int) -> sampling.PatchPosition:
+        """Where a sample of the whole batch is drawn."""
+        rng = generator(self.recipe.seed, step, number, SAMPLE)
+        return sampling.draw(self.cases, self.recipe.patch_zyx, self.recipe.rule, rng)
+
     def _piece(self, step: int, index: int) -> Piece:
         recipe, number = self.recipe, self.recipe.first_index + index
-        rng = generator(recipe.seed, step, number, SAMPLE)
-        place = sampling.draw(self.cases, recipe.patch_zyx, recipe.rule, rng)
+        place = self._place(step, number)
         rng = generator(recipe.seed, step, number, AUGMENT)
         drawn = draw_parameters(recipe.augment, rng, spacing_zyx=recipe.spacing_zyx)
         path = patch_transform(

@@ -271,9 +271,10 @@ def test_a_scan_with_nan_is_refused(mini_run, tmp_path):
     refuse("predict", scan, "-m", mini_run, "-o", out, says="NaN", output=out)
 
 
-def test_training_in_several_processes_is_refused(mini_set, mini_options, tmp_path, monkeypatch):
+def test_all_folds_in_several_processes_are_refused(mini_set, mini_options, tmp_path, monkeypatch):
     told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     out = tmp_path / "run"
-    refuse(*train(mini_set, out, mini_options), says="without torchrun", output=out)
+    command = [*train(mini_set, out, mini_options), "--fold", "all"]
+    refuse(*command, says="without torchrun", output=out)

@@ -47,6 +47,8 @@ class State:
         rate_steps: length of the run that the learning rate was planned for; 0 if its end never moved.
         turn_step, turn_position: where the end moved last, and where on its schedule the learning rate was then.
         forecasts: of time and memory, as they stand in the log.
+        parts: in how many parts a batch passes through the network, for want of memory.
+        processes: how many train together.
     """
 
     steps: int
@@ -70,6 +72,8 @@ class State:
     turn_step: int = 0
     turn_position: float = 0.0
     forecasts: list[dict[str, Any]] = field(default_factory=list)
+    parts: int = 1
+    processes: int = 1
 
     def position(self, step: int) -> float:
         """Where on its schedule the learning rate is at a step: at the step itself until the end of the run moves.

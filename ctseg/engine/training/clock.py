@@ -29,6 +29,7 @@ class Clock:
         self.begun, self.before = time.monotonic(), state.seconds
         if fresh:
             state.budget_left = None if job.deadline is None else job.deadline - self.begun
+        self.processes = job.processes
         self.budget = Budget(job, state, () if fresh else log.cut)
         self._saved_at, self._validating, self._validation_seconds = self.begun, self.begun, 0.0
         self._ended = False
@@ -67,9 +68,13 @@ class Clock:
         yield
         self._validation_seconds = time.monotonic() - self._validating
 
-    def step_done(self) -> None:
-        """Plan what is left again where it is time to."""
-        if self.budget.due():
+    def due(self) -> bool:
+        """Whether it is time to plan what is left again; the first process says so."""
+        return self.processes.leads and self.budget.due()
+
+    def step_done(self, due: bool) -> None:
+        """Plan what is left again where it is due."""
+        if due:
             self._review()
         self._foretell_again()
 
@@ -90,7 +95,14 @@ class Clock:
         self.log.write("outcome", **line)
 
     def _review(self) -> None:
-        line = self.budget.review()
+        if not self.budget.kept:
+            return
+        state = self.state
+        line = self.budget.review() if self.processes.leads else None
+        steps, state.step_seconds, state.validation_seconds = self.processes.from_first(
+            state.steps, state.step_seconds, state.validation_seconds
+        )
+        state.move_end(int(steps))
         if line is None:
             return
         self.log.write("budget", **line)

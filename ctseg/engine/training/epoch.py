@@ -12,11 +12,14 @@ from ctseg.engine.model.weights import save_weights, tensors_sha256
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import Interrupt, TrainingJob
 from ctseg.engine.training.run_log import RunLog
+from ctseg.engine.training.run_report import show_scans
 from ctseg.engine.training.validate import WORST, merit, scores_of, validate, validation_model
 from ctseg.files import write_text
 from ctseg.metrics.aligned import Look
 from ctseg.metrics.catalogue import metric
 from ctseg.metrics.report import Report
+from ctseg.report.html.case_slices import CaseSlices
+from ctseg.report.html.run import shown_cases
 
 
 def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: Report) -> None:
@@ -27,6 +30,8 @@ def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: R
         state.without_gain += 1
         return
     state.best, state.best_step, state.without_gain = score, state.step, 0
+    if not job.processes.leads:
+        return
     tensors = {k: v.detach().cpu() for k, v in net.state_dict().items()}
     member = Member(
         file="best.safetensors",
@@ -51,13 +56,41 @@ def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: R
 
 
 def validate_all(
-    job: TrainingJob, net: torch.nn.Module, interrupt: Interrupt, look: Look
+    job: TrainingJob, net: torch.nn.Module, step: int, interrupt: Interrupt, look: Look
 ) -> Report:
-    def on_case(done: int, total: int, name: str) -> None:
-        job.reporter.update(done, total, f"validating {name}")
+    """Validate all cases; several processes share them out, and all have the whole report.
+
+    Args:
+        look: called with the maps of the cases that this process validates.
+    """
+    processes = job.processes
+
+    def check() -> None:
+        interrupt.asked = processes.asked(interrupt.asked)
         interrupt.check()
 
-    return validate(validation_model(job, net), job.val, job.val_prepared, on_case, look)
+    def on_case(done: int, total: int, name: str) -> None:
+        job.reporter.update(done, total, f"validating {name}")
+        check()
+
+    processes.take_first(net.buffers())
+    own, prepared = processes.own(job.val), processes.own(job.val_prepared)
+    report = validate(validation_model(job, net), own, prepared, on_case, look)
+    if processes.size == 1:
+        return report
+    texts = processes.gathered(f"validation/{step}", report.to_json(), check)
+    results = {result.case: result for text in texts for result in Report.from_json(text).cases}
+    return Report(tuple(results[case.id] for case in job.val))
+
+
+def draw_scans(job: TrainingJob, net: torch.nn.Module, report: Report, slices: CaseSlices) -> None:
+    """Draw the worst, the median and the best scan; what other processes validated is predicted once more."""
+    shown = set(shown_cases(report).values()) - {case.id for case in job.processes.own(job.val)}
+    pairs = [p for p in zip(job.val, job.val_prepared, strict=True) if p[0].id in shown]
+    if pairs:
+        cases, prepared = zip(*pairs, strict=True)
+        validate(validation_model(job, net), cases, prepared, look=slices.add)
+    show_scans(job.folder, report, slices, job.reporter)
 
 
 def log_step(log: RunLog, state: State, lr: float) -> None:
@@ -83,6 +116,18 @@ def log_epoch(
         seconds=round(seconds[0], 3),
         validation_seconds=round(seconds[1], 3),
     )
+
+
+def note_parts(job: TrainingJob, log: RunLog, step: int, parts: int) -> int:
+    """Say and log that a batch passes through the network in so many parts from this step on, and return them."""
+    share = job.processes.share(job.config.train.batch_size or 1)
+    patches = -(-share // parts)
+    log.write("memory", step=step, patches_at_once=patches, batch_size=job.config.train.batch_size)
+    job.reporter.say(
+        f"Note: memory was short at step {step}. The batch stays the same and passes through the network "
+        f"{patches} patch(es) at a time, which takes longer."
+    )
+    return parts
 
 
 def tell(job: TrainingJob, state: State, report: Report) -> None:

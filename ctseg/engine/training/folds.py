@@ -15,7 +15,8 @@ from ctseg.engine.training import checkpoint
 from ctseg.engine.training.fold_processes import FoldRequest, train_side_by_side
 from ctseg.engine.training.job import RUN_FILE, Reporter, Silent
 from ctseg.engine.training.loop import finished
-from ctseg.engine.training.run import check_free, check_names, default_folder, train
+from ctseg.engine.training.run import check_names, default_folder, train
+from ctseg.engine.training.run_folder import check_free
 from ctseg.engine.training.run_report import show_folds
 from ctseg.errors import BadInput
 from ctseg.files import write_text

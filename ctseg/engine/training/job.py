@@ -15,6 +15,7 @@ from ctseg.config import RunConfig
 from ctseg.data.store import Prepared
 from ctseg.engine.evaluation.runs import RUN_FILE as RUN_FILE
 from ctseg.engine.model.runtime import Runtime
+from ctseg.engine.training.processes import Processes
 from ctseg.errors import Terminated
 from ctseg.machine import handled
 from ctseg.metrics.report import Report
@@ -56,9 +57,9 @@ class TrainingJob:
         runtime: device, precision and memory layout.
         spacing_zyx: of the network's grid, mm, so that rotations turn millimetres.
         deadline: monotonic time at which a time budget ends, None without one.
-        started: monotonic time at which the budget began.
         on_epoch: called with the run folder after each line in the log.
         extend: whether the length that `config` states is a new one for a run under way.
+        processes: which train together; the first one writes.
     """
 
     config: RunConfig
@@ -73,6 +74,7 @@ class TrainingJob:
     reporter: Reporter = field(default_factory=Silent)
     on_epoch: Callable[[Path], None] | None = None
     extend: bool = False
+    processes: Processes = field(default_factory=Processes)
 
 
 @dataclass(frozen=True)

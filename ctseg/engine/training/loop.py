@@ -18,9 +18,11 @@ from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.clock import Clock
 from ctseg.engine.training.epoch import (
     best_text,
+    draw_scans,
     keep_if_best,
     log_epoch,
     log_step,
+    note_parts,
     tell,
     validate_all,
 )
@@ -29,11 +31,10 @@ from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJo
 from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
-from ctseg.engine.training.run_report import show_scans
 from ctseg.engine.training.step import Stepper, loader_of
 from ctseg.engine.training.time_budget import at_epoch_end, extend_steps, plan_steps
 from ctseg.engine.training.validate import scores_of
-from ctseg.errors import RunFailed
+from ctseg.errors import OutOfMemory, RunFailed
 from ctseg.files import write_text
 from ctseg.losses.deep import DeepSupervision
 from ctseg.metrics.report import Report
@@ -55,24 +56,29 @@ def train(job: TrainingJob, *, resume: bool = False) -> RunResult:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            raise _no_room(job) from error
+            raise _no_room(job, error) from error
 
 
-def _no_room(job: TrainingJob) -> RunFailed:
+def _no_room(job: TrainingJob, error: BaseException) -> RunFailed:
     train = job.config.train
     patch = " x ".join(map(str, train.patch_zyx or ()))
+    one = isinstance(error, OutOfMemory)
+    what = f"one patch of {patch}" if one else f"{train.batch_size} patches of {patch}"
+    hint = "Train anew with smaller ones: --patch Z,Y,X"
     return RunFailed(
-        f"The memory of {job.runtime.device} does not suffice for {train.batch_size} patches of {patch} voxels.",
-        hint="Train anew with fewer or smaller ones: --batch-size 1, --patch Z,Y,X",
+        f"The memory of {job.runtime.device} does not suffice for {what} voxels.",
+        hint=hint if one else f"{hint}, or fewer: --batch-size 1",
     )
 
 
 def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
-    config, last, ended = job.config, job.folder / "last", 0
+    config, last, ended, processes = job.config, job.folder / "last", 0, job.processes
     torch.manual_seed(seed_for(config.seed, 0, 0, INITIAL))
-    resuming = resume and checkpoint.exists(last)
+    found = resume and processes.leads and checkpoint.exists(last)
+    resuming = bool(processes.from_first(found)[0])
     # pretrained weights are read once: a resumed run has better ones
-    net = job.runtime.place(initial_network(job.card, config, fresh=not resuming)).train()
+    net = initial_network(job.card, config, fresh=not resuming)
+    net = job.runtime.place(processes.synchronised(net)).train()
     loss = DeepSupervision(create_loss(config.loss.name, **config.loss.options))
     optimizer = make_optimizer(net, config.train, job.card.initial)
     average = timm().utils.ModelEmaV3(net, decay=config.train.ema) if config.train.ema else None
@@ -81,22 +87,31 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
         ema = average.module if average is not None else None
         state = checkpoint.resume(last, net, ema, optimizer)
         job.reporter.say(f"Resuming at step {state.step} of {state.steps}.")
+        if processes.size != state.processes:
+            job.reporter.say(
+                f"Note: {state.processes} process(es) trained so far; sums round differently with {processes.size}."
+            )
         ended = state.steps
         if job.extend:
             extend_steps(job, state, net, loss, loader)
     else:
+        processes.take_first([*net.parameters(), *net.buffers()])
         state = plan_steps(job, net, loss, loader)
+    state.processes = processes.size
     stepper = Stepper(job, net, loss, optimizer, loader)
+    stepper.parts = min(state.parts, loader.recipe.batch_size)
     if state.scaler:
         stepper.scaler.load_state_dict(state.scaler)
     schedule = Schedule(optimizer, config.train, state.rate_steps or state.steps)
     if state.step:
         # a run killed before a validation tells its last rate
         schedule.set(state.position(state.step - 1))
-    log = RunLog(job.folder, state.log_bytes, state.step)
+    log = RunLog(job.folder if processes.leads else None, state.log_bytes, state.step)
     clock = Clock(job, state, log, fresh=job.extend or not resuming)
 
     def save() -> None:
+        if not processes.leads:
+            return
         state.seconds, state.budget_left, state.log_bytes = clock.spent(), clock.left(), log.size
         state.scaler = stepper.scaler.state_dict()
         parts: dict[str, Mapping[str, torch.Tensor]] = {"model": net.state_dict()}
@@ -110,7 +125,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     clock.start()
     if job.extend or not state.step:
         save()  # what a time budget fixed is kept from the start
-    if job.extend:
+    if job.extend and processes.leads:
         write_text(job.folder / RUN_FILE, dump_config(config))
     with Interrupt() as interrupt:
         try:
@@ -120,11 +135,11 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                     judged = (average.module if average is not None else net).eval()
                     shown = ShownCase(surfaces=log.board is not None)
                     with clock.validation():
-                        report = validate_all(job, judged, interrupt, shown.add)
-                    net.train()
+                        report = validate_all(job, judged, state.step, interrupt, shown.add)
                     keep_if_best(job, state, judged, report)
-                    if state.best_step == state.step:
-                        show_scans(job.folder, report, shown.slices, job.reporter)
+                    if processes.leads and state.best_step == state.step:
+                        draw_scans(job, judged, report, shown.slices)
+                    net.train()
                     if log.board is not None:
                         log.board.show(shown, state.step)
                     log_epoch(log, state, schedule.lr, report, clock.seconds())
@@ -137,7 +152,10 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                     clock.epoch_ended()
                     continue
                 schedule.set(state.position(state.step))
-                state.count(stepper(state.step))
+                value = stepper(state.step)
+                if stepper.parts != state.parts:
+                    state.parts = note_parts(job, log, state.step, stepper.parts)
+                state.count(value)
                 if config.train.log_every and state.step % config.train.log_every == 0:
                     log_step(log, state, schedule.lr)
                 if average is not None:
@@ -145,8 +163,10 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                 text = f"loss {state.loss_sum / state.loss_count:.3f}"
                 text += best_text(state, job.card.task.kind)
                 job.reporter.update(state.step, state.steps, text)
+                asked, due = processes.largest(interrupt.asked or 0, int(clock.due()))
+                interrupt.asked = asked or None
                 interrupt.check()
-                clock.step_done()
+                clock.step_done(bool(due))
                 if clock.since_saved() > config.train.checkpoint_every:
                     save()
         except KeyboardInterrupt:
@@ -154,6 +174,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
             raise
         finally:
             log.close()
+    processes.largest(0)  # the first one has written by now
     report = Report.read(job.folder / "validation" / "report.json")
     return RunResult(
         job.folder, report, report.mean_dice, report.dice, state.step,

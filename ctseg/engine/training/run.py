@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ from ctseg.data.steps import foreign_steps
 from ctseg.data.store import Prepared, Store
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.postprocess.rules import check_rules
-from ctseg.engine.training import checkpoint, loop, optim
+from ctseg.engine.prediction.multiprocess.team import Team, open_team
+from ctseg.engine.training import loop, optim
 from ctseg.engine.training.adopt import adopt
 from ctseg.engine.training.initial import initial_of, inspect, with_initial
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult, Silent, TrainingJob
@@ -35,17 +35,15 @@ from ctseg.engine.training.planned import (
     runtime_of_run,
 )
 from ctseg.engine.training.prepare import with_labels
+from ctseg.engine.training.processes import Processes, joined, restarted
+from ctseg.engine.training.run_folder import check_free, lock, take_back
 from ctseg.engine.training.run_report import show_progress
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
 from ctseg.planning.preprocessing import RESHAPING
 from ctseg.planning.task import task_of
 from ctseg.specs import Case, DataSet, Task, training_only
-from ctseg.temporary import held
 from ctseg.version import __version__
-
-BEGUN = re.compile(r"plan\.json|\.(plan|config)-[a-z0-9_]{8}\.(json|toml)")
-"""What a process that was killed before its configuration was in place leaves in a run folder."""
 
 
 def train(
@@ -96,13 +94,18 @@ def _train(
     begun, resume, overwrite = time.monotonic(), start.resume, start.overwrite
     if start.extend is not None and not resume:
         raise BadInput("Only a run that is resumed can be extended.", hint="Add --resume.")
+    team = stack.enter_context(open_team())
+    follows = team is not None and not team.leads
+    if team is not None and follows:  # the run is the one that the first process has planned
+        output, resume, reporter = Path(team.wait("run")), True, Silent()
     if resume:
         if output is None:
             raise BadInput("Which run is to be resumed?", hint="ctseg train --resume -o runs/NAME")
         folder = Path(output)
         if not (folder / RUN_FILE).is_file():
             raise BadInput(f"{folder} is no run folder: it has no config.toml.")
-        _lock(folder, stack)
+        if not follows:
+            lock(folder, stack)
         config = load_config(folder / RUN_FILE)
         if start.extend is not None:
             config = with_length(config, start.extend)
@@ -115,6 +118,10 @@ def _train(
     data = open_data(config, reporter)
     dataset, training, validation = data
     folder = Path(output) if output is not None else default_folder(dataset, config)
+    if restarted() and not resume and not overwrite and (folder / RUN_FILE).is_file():
+        resume = True
+        lock(folder, stack)
+        config = load_config(folder / RUN_FILE)
     if not resume:
         check_free(folder, overwrite)
     reporter.say(
@@ -133,9 +140,10 @@ def _train(
         initial = inspect(card_of(config, dataset, task, 0), config)
         if initial is not None:
             document["initial"] = initial.model_dump(mode="json")
+        Processes(team).share(config.train.batch_size or 1)  # refused before anything is written
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        _lock(folder, stack)
+        lock(folder, stack)
         check_free(folder, overwrite)  # another process may have been faster
         _write_plan(folder, config, document, reporter)
     reporter.say(f"Runtime: {runtime.describe()}")
@@ -146,7 +154,7 @@ def _train(
         check_rule(rule_of(config.train, task), kept, task)
     except BadInput:
         if not resume:  # so that the same command, once it is mended, finds its place free
-            _take_back(folder)
+            take_back(folder)
         raise
     card = card_of(config, dataset, task, len(kept))
     scans = training_scans_of(folder / PLAN)
@@ -161,14 +169,27 @@ def _train(
     if resample is not None and all(resample["spacing_xyz"]) and not reshaped:
         x, y, z = resample["spacing_xyz"]
         spacing = (z, y, x)
+    if team is not None:
+        _meet(team, folder)
+    processes = stack.enter_context(joined(team, runtime.device))
     job = TrainingJob(
         config=config, card=card, folder=folder, train=kept,
         val=[case for case in validation if case.id in {ready.id for ready in judged}],
         val_prepared=judged, runtime=runtime, spacing_zyx=spacing, deadline=deadline,
-        reporter=reporter, on_epoch=lambda run: show_progress(run, reporter),
-        extend=start.extend is not None,
+        reporter=reporter,
+        on_epoch=(lambda run: show_progress(run, reporter)) if processes.leads else None,
+        extend=start.extend is not None, processes=processes,
     )  # fmt: skip
     return loop.train(job, resume=resume)
+
+
+def _meet(team: Team, folder: Path) -> None:
+    """Tell the others which run it is, and wait until all have their data ready."""
+    if team.leads:
+        team.put("run", str(folder.resolve()))
+    team.put(f"ready/{team.rank}", True)
+    for rank in range(team.size):
+        team.wait(f"ready/{rank}")
 
 
 def check_names(config: RunConfig, *, fresh: bool = True) -> None:
@@ -193,33 +214,6 @@ def default_folder(dataset: DataSet, config: RunConfig) -> Path:
     return Path("runs") / f"{name}-{config.model.architecture}-fold{config.data.fold}"
 
 
-def check_free(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, unless it is a run to be overwritten."""
-    if not folder.exists():
-        return
-    if folder.is_dir() and all(BEGUN.fullmatch(path.name) for path in folder.iterdir()):
-        return
-    is_run = (folder / RUN_FILE).is_file()
-    if overwrite and is_run:
-        return
-    if is_run:
-        done = " that can be resumed" if checkpoint.exists(folder / "last") else ""
-        raise BadInput(
-            f"{folder} holds a run{done} already.",
-            hint=f"Go on with it: ctseg train --resume -o {folder}   or replace it: --overwrite",
-        )
-    raise BadInput(f"{folder} is not empty and no run.", hint="Choose another place with -o.")
-
-
-def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
-    """Keep other processes out of the run folder until the stack is closed, or this process ends."""
-    if not stack.enter_context(held(folder)):
-        raise BadInput(
-            f"Another process is training in {folder}.",
-            hint="Wait until it has ended, or choose another folder with -o.",
-        )
-
-
 def _write_plan(
     folder: Path, config: RunConfig, document: dict[str, Any], reporter: Reporter
 ) -> None:
@@ -242,14 +236,6 @@ def _write_plan(
         f"{config.model.architecture} {config.model.options.get('features', '')}, {config.loss.name} "
         f"(reasons in {folder / PLAN})"
     )
-
-
-def _take_back(folder: Path) -> None:
-    """Remove what `_plan` wrote."""
-    for name in (RUN_FILE, PLAN):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _prepare(

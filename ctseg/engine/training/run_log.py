@@ -18,7 +18,7 @@ class RunLog:
     """Appends lines to `log.jsonl`, and their numbers to TensorBoard.
 
     Args:
-        folder: of the run.
+        folder: of the run; None in a process that writes no log.
         keep_bytes: length of the log to keep; what a killed run wrote after its resume point is cut off.
         step: of the resume point; TensorBoard shows nothing that was written for later ones.
 
@@ -27,9 +27,13 @@ class RunLog:
         cut: the lines that were cut off.
     """
 
-    def __init__(self, folder: Path, keep_bytes: int = 0, step: int = 0) -> None:
-        self.path = folder / "log.jsonl"
+    def __init__(self, folder: Path | None, keep_bytes: int = 0, step: int = 0) -> None:
         self.cut: list[dict[str, Any]] = []
+        self.board: Board | None = None
+        self.path = Path() if folder is None else folder / "log.jsonl"
+        self._silent = folder is None
+        if folder is None:
+            return
         if self.path.exists():
             self.cut = _lines(self.path, keep_bytes)
             os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
@@ -48,6 +52,8 @@ class RunLog:
         Raises:
             FileProblem: the disk is full, or the place cannot be written any more.
         """
+        if self._silent:
+            return
         line = json.dumps({"kind": kind, **_plain(fields)}, ensure_ascii=False, allow_nan=False)
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -56,7 +62,7 @@ class RunLog:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+        return self.path.stat().st_size if self.path.is_file() else 0
 
     def close(self) -> None:
         if self.board is not None:

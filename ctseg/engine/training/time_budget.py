@@ -17,6 +17,7 @@ from ctseg.data.loading import Loader
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import TrainingJob
 from ctseg.engine.training.optim import make_optimizer
+from ctseg.engine.training.processes import Processes
 from ctseg.engine.training.step import Loss, Stepper
 from ctseg.engine.training.validate import validate, validation_model
 from ctseg.errors import BadInput
@@ -77,8 +78,10 @@ def _length(
     if job.deadline is None:
         per_epoch = config.steps_per_epoch or 250
         return config.steps or (config.epochs or 1) * per_epoch, per_epoch
-    step_seconds, validation_seconds = measure(job, net, loss, loader)
-    left = max(job.deadline - time.monotonic(), 0.0)
+    measured = measure(job, net, loss, loader)
+    step_seconds, validation_seconds, left = job.processes.from_first(
+        *measured, max(job.deadline - time.monotonic(), 0.0)
+    )
     epochs = int(VALIDATION_SHARE * left / max(validation_seconds, 1e-6))
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
     affordable = int(LARGEST_SHARE * left / max(validation_seconds, 1e-6))
@@ -212,13 +215,14 @@ def measure(
     trial = copy.deepcopy(net)
     optimizer = make_optimizer(trial, job.config.train)
     stepper = Stepper(job, trial, loss, optimizer, loader)
-    times = timed(stepper, warm=2, least=6, seconds=0.02 * budget(job))
+    times = timed(stepper, warm=2, least=6, seconds=0.02 * budget(job), processes=job.processes)
     model = validation_model(job, trial.eval())
     few = min(3, len(job.val))
     validate(model, job.val[:1], job.val_prepared[:1])
     begun = time.monotonic()
     validate(model, job.val[:few], job.val_prepared[:few])
-    return statistics.median(times), (time.monotonic() - begun) / few * len(job.val)
+    cases = -(-len(job.val) // job.processes.size)
+    return statistics.median(times), (time.monotonic() - begun) / few * cases
 
 
 def budget(job: TrainingJob) -> float:
@@ -227,7 +231,9 @@ def budget(job: TrainingJob) -> float:
     return max(job.deadline - time.monotonic(), 1.0)
 
 
-def timed(call: Callable[[int], Any], *, warm: int, least: int, seconds: float) -> list[float]:
+def timed(
+    call: Callable[[int], Any], *, warm: int, least: int, seconds: float, processes: Processes
+) -> list[float]:
     """Seconds of each call, after some that do not count, until enough calls or seconds are through."""
     times: list[float] = []
     for step in range(warm + 60):
@@ -235,6 +241,6 @@ def timed(call: Callable[[int], Any], *, warm: int, least: int, seconds: float) 
         call(step)
         if step >= warm:
             times.append(time.monotonic() - begun)
-        if len(times) >= least and sum(times) > seconds:
+        if processes.from_first(len(times) >= least and sum(times) > seconds)[0]:
             break
     return times

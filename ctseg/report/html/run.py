@@ -36,7 +36,7 @@ def write_pictures(folder: Path, report: Report, slices: CaseSlices) -> None:
     Raises:
         FileProblem: they cannot be written.
     """
-    chosen = _chosen(report)
+    chosen = shown_cases(report)
     for rank in RANKS:
         png = folder / "validation" / f"{rank}.png"
         tiles = slices.tiles(chosen[rank]) if rank in chosen else {}
@@ -53,7 +53,7 @@ def _in_colour(picture: Picture) -> Picture:
     return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
 
 
-def _chosen(report: Report) -> dict[str, str]:
+def shown_cases(report: Report) -> dict[str, str]:
     """The case of each rank; a single case is the best one, and two have no median."""
     cases = [case.case for case, _ in ranked(report)]
     ranks = {"best": cases[-1:], "worst": cases[:1] if len(cases) > 1 else []}
@@ -127,7 +127,7 @@ def _pictures(folder: Path, report: Report, colours: dict[str, tuple[int, int, i
     by_name = {case.case: case for case in report.cases}
     head = heads_of(report)[name]
     parts = []
-    chosen = _chosen(report)
+    chosen = shown_cases(report)
     for rank in RANKS:
         png = folder / "validation" / f"{rank}.png"
         if rank not in chosen:

@@ -19,7 +19,7 @@ import torch
 
 import ctseg
 from ctseg.config import RunConfig, TrainConfig, parse_config
-from ctseg.engine.training import checkpoint, clock, epoch, forecast, loop, run, step, time_budget
+from ctseg.engine.training import checkpoint, clock, epoch, forecast, run, step, time_budget
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.optim import Schedule
 
@@ -59,7 +59,7 @@ class Machine:
 
         monkeypatch.setattr(step.Stepper, "__call__", stepped)
         monkeypatch.setattr(run, "show_progress", lambda *_: None)
-        monkeypatch.setattr(loop, "show_scans", lambda *_: None)
+        monkeypatch.setattr(epoch, "show_scans", lambda *_: None)
         for module in (epoch, time_budget):
             monkeypatch.setattr(module, "validate", validated)
 

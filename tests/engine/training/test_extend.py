@@ -24,6 +24,7 @@ from ctseg.engine.training import checkpoint, time_budget
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.job import Interrupt, Silent
 from ctseg.engine.training.optim import Schedule
+from ctseg.engine.training.processes import Processes
 from ctseg.errors import BadInput, ConfigError, Terminated
 
 
@@ -123,7 +124,11 @@ def test_time_counts_from_now_and_patience_anew(monkeypatch):
     monkeypatch.setattr(time_budget.time, "monotonic", lambda: 0.0)
     train = TrainConfig(time="1000s")
     job: Any = SimpleNamespace(
-        config=SimpleNamespace(train=train), deadline=1000.0, reporter=Silent(), folder=Path("run")
+        config=SimpleNamespace(train=train),
+        deadline=1000.0,
+        reporter=Silent(),
+        folder=Path("run"),
+        processes=Processes(),
     )
     state, nothing = State(300, 10, step=300, validated=300, without_gain=4), SimpleNamespace()
     time_budget.extend_steps(job, state, torch.nn.Identity(), nothing, nothing)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import torch
 from ctseg.config import TrainConfig
 from ctseg.engine.training import time_budget
 from ctseg.engine.training.job import Silent
+from ctseg.engine.training.processes import Processes
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def test_steps_and_validations_fill_the_budget(
         config=SimpleNamespace(train=TrainConfig(time=f"{budget}s")),
         deadline=time.monotonic() + budget,
         reporter=Silent(),
+        processes=Processes(),
     )
     loader: Any = None
     state = time_budget.plan_steps(

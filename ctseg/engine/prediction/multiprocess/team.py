@@ -200,6 +200,9 @@ def open_team() -> Iterator[Team | None]:
             f"The other processes cannot be reached at {where}: {error}",
             hint="Start them with torchrun, all with the same --master-addr.",
         ) from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
+    if attempt != "0":  # torchrun keeps its store, and in it what the processes before left there
+        store = dist.distributed_c10d.PrefixStore(f"attempt-{attempt}", store)
     team = Team(store, rank, size)
     with _exit_on_sigterm():
         try:

@@ -1,0 +1,93 @@
+"""The batch script of the how-to for clusters, under a stand-in for Slurm: stopped by SIGUSR1, requeued, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ctseg.engine.training.checkpoint import load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SBATCH = r"""#!/bin/bash
+# Runs a task of an array; sends SIGUSR1 to the script when the file "now" is there; runs it again if it was requeued.
+script=$1
+grep -q '^#SBATCH --signal=B:USR1@' "$script" || exit 9
+grep -q '^#SBATCH --requeue' "$script" || exit 9
+export SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=1
+bash "$script" & job=$!
+while kill -0 $job 2>/dev/null && [ ! -e now ]; do sleep 0.05; done
+kill -USR1 $job
+wait $job; echo "first $?"
+if [ -e requeued ]; then
+    bash "$script"; echo "second $?"
+fi
+"""
+MORE = "--set train.steps_per_epoch=100 --set train.log_every=1"
+SCONTROL = """#!/bin/bash
+[ "$1" = requeue ] && [ "$2" = 7_1 ] && touch requeued
+"""
+
+
+def script() -> str:
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
+    found = re.search(r'```bash title="train.sbatch"\n(.*?)```', page, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+@pytest.mark.parametrize("launcher", ["ctseg train", "torchrun --nproc-per-node 2 -m ctseg train"])
+def test_the_batch_script_is_stopped_requeued_and_resumed(
+    mini_set, mini_options, tmp_path, launcher
+):
+    options = " ".join(f"'{option}'" for option in mini_options)
+    content = script().replace("/data/Task09_Spleen", str(mini_set))
+    content = content.replace("--epochs 400", f"--steps 200 {options} {MORE}")
+    content = content.replace("ctseg train", launcher)
+    assert content.count(launcher) == 2
+    (tmp_path / "train.sbatch").write_text(content)
+    programs = {
+        "sbatch": SBATCH,
+        "scontrol": SCONTROL,
+        "ctseg": f'#!/bin/bash\nexec "{sys.executable}" -m ctseg "$@"\n',
+        "torchrun": f'#!/bin/bash\nexec "{sys.executable}" -m torch.distributed.run --standalone "$@"\n',
+    }
+    for name, text in programs.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    environment = {
+        **os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    process = subprocess.Popen(
+        ["sbatch", "train.sbatch"], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    run = tmp_path / "runs" / "spleen-fold1"
+    deadline = time.monotonic() + 240
+    while not (run / "log.jsonl").is_file() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (tmp_path / "now").touch()
+    output, errors = process.communicate(timeout=600)
+    code = 143 if launcher == "ctseg train" else 1
+    assert f"first {code}" in output, errors
+    assert "second 0" in output, errors
+    assert "Ended by SIGTERM" in errors
+    resumed = re.search(r"Resuming at step (\d+) of 200", errors)
+    assert resumed is not None and 0 < int(resumed[1]) < 200
+    assert load(run / "last")[0].step == 200
+    steps = [json.loads(line).get("step") for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert (run / "config.toml").read_text().count("fold = 1") == 1
