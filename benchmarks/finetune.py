@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 import ctseg
 from benchmarks.precision import FOLD, data_folder
+from ctseg.data.readers.find import open_dataset
 
 ROOT = Path(__file__).resolve().parent
 MODEL = ROOT.parent / "zoo" / "unet3d.hippocampus_v1"
@@ -102,22 +103,27 @@ def train(data: Path, run: Path, seed: int, options: Sequence[str]) -> float:
 
 def write_task(source: Path, folder: Path, task: str) -> Path:
     """A data set of the scans of fold 0 with other labels; 20 of them train."""
-    content = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
-    ids = json.loads((source / "splits.json").read_text(encoding="utf-8"))[FOLD]["val"]
-    (folder / "labels").mkdir(parents=True)
+    dataset = open_dataset(source)
+    ids = dataset.splits[FOLD][1]
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
     entries = []
-    for entry in content["training"]:
-        name = Path(entry["image"]).name
-        if name.removesuffix(".nii.gz") not in ids:
+    for case in dataset.cases:
+        if case.id not in ids or case.label is None:
             continue
-        label = ctseg.read(source / entry["label"])
+        name = f"{case.id}.nii.gz"
+        label = ctseg.read(case.label.path)
         array = one_label(label.array) if task == "one" else four_labels(label.array)
         ctseg.write(dataclasses.replace(label, array=array), folder / "labels" / name)
-        (folder / "images").mkdir(exist_ok=True)
-        (folder / "images" / name).symlink_to((source / entry["image"]).resolve())
+        (folder / "images" / name).symlink_to(case.images[0].path.resolve())
         entries.append({"image": f"./images/{name}", "label": f"./labels/{name}"})
-    labels = {"0": "background"} | {str(n): name for n, name in enumerate(TASKS[task], start=1)}
-    content |= {"name": f"Hippocampus {task}", "labels": labels, "training": entries, "test": []}
+    content = {
+        "name": f"{dataset.name} {task}",
+        "licence": dataset.licence,
+        "modality": {str(n): name for n, name in enumerate(dataset.channels)},
+        "labels": {"0": "background"} | {str(n): v for n, v in enumerate(TASKS[task], start=1)},
+        "training": entries,
+    }
     splits = [{"train": ids[:TRAIN], "val": ids[TRAIN:]}]
     (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
