@@ -240,6 +240,9 @@ class Case:
         weight: voxel weights, float.
         mask: region with valid labels; voxels outside it do not count.
         group: patient or specimen; a group is never split between training and validation.
+        drawn: names of the labels that were drawn; None for all. The others may be in the scan all the same.
+        task: meaning of its label file if it is not that of the data set: the same labels with other `values`, of which
+            none belongs to two labels.
         metadata: further information about the case.
     """
 
@@ -249,6 +252,8 @@ class Case:
     weight: ImageRef | None = None
     mask: ImageRef | None = None
     group: str | None = None
+    drawn: tuple[str, ...] | None = None
+    task: Task | None = None
     metadata: Mapping[str, Any] = field(default_factory=frozen)
 
 

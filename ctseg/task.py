@@ -195,6 +195,37 @@ def select(task: Task, names: Iterable[str]) -> tuple[Label, ...]:
     return tuple(label for label in task.foreground if label.name in selected)
 
 
+def with_values_of(task: Task, own: Task) -> Task:
+    """A task whose labels have the values that labels of the same name have in the files of another; else none."""
+    values = {label.name: label.values for label in own.labels}
+    if own.kind == task.kind == "classes":  # the background is one, whatever it is called
+        values[task.labels[0].name] = own.labels[0].values
+    labels = tuple(replace(label, values=values.get(label.name, ())) for label in task.labels)
+    return replace(task, labels=labels, ignore=own.ignore)
+
+
+def undrawn(task: Task, drawn: Iterable[str] | None) -> tuple[int, ...]:
+    """The outputs of a task that nobody drew in a case, where the labels with these names were drawn (None: all).
+
+    If one of two labels that change places in a mirror was not drawn, neither counts.
+
+    Raises:
+        UnknownName: a name that the task does not have.
+    """
+    if drawn is None:
+        return ()
+    known = {label.name for label in select(task, drawn)}
+    for pair in task.mirror_pairs:
+        if not known.issuperset(pair):
+            known -= set(pair)
+    foreground = {label.name for label in task.foreground}
+    return tuple(
+        number
+        for number, label in enumerate(task.labels)
+        if label.name in foreground and label.name not in known
+    )
+
+
 def to_dict(task: Task) -> dict[str, Any]:
     """The task as plain data for TOML and JSON."""
     out: dict[str, Any] = {"kind": task.kind}

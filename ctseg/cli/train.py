@@ -29,9 +29,9 @@ DATA, TRAINING = "Data and network", "Training"
 
 
 def train(
-    source: Annotated[
-        Path | None,
-        typer.Argument(help="Data set, or run file (.toml).", show_default=False),
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Data sets, or a run file (.toml).", show_default=False),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Run folder.")
@@ -205,6 +205,7 @@ def train(
     from ctseg.config import LENGTHS
     from ctseg.engine.training.run import train as run
 
+    source, further = (sources[0], sources[1:]) if sources else (None, [])
     number, every = folds.parse_fold(fold)
     every = every or (resume and folds.resumes_series(output or source))
     given: dict[str, Any] = {
@@ -217,7 +218,7 @@ def train(
         "train.freeze": freeze or None,
         "data.fold": number, "data.reader": reader, "seed": seed,
         "data.options": parse_options(option) if option else None,
-        "data.grid_tolerance": grid_tolerance,
+        "data.grid_tolerance": grid_tolerance, "data.also": [str(path) for path in further] or None,
     }  # fmt: skip
     length = {name: given[f"train.{name}"] for name in LENGTHS}
     length = {name: value for name, value in length.items() if value is not None}

@@ -72,6 +72,9 @@ class DataConfig(Section):
     """`[data]`: where the cases are and which of them train."""
 
     path: str = Field("", description="data set folder or file")
+    also: tuple[str, ...] = Field(
+        (), description="further data sets, joined by the names of labels"
+    )
     reader: str | None = Field(None, description="layout; recognised where it is not given")
     options: dict[str, Any] = Field({}, description="options of the reader, e.g. raw = '/volume'")
     fold: int = Field(0, ge=0, description="which fold validates")

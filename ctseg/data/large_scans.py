@@ -63,6 +63,7 @@ def sample_large_case(case: Case, task: Task, samples: int) -> LargeCaseSample:
         GeometryMismatch: files on different grids.
     """
     geometry = one_grid(case)
+    task = case.task or task
     target, image = TargetReader(case, task), ImageReader(case, ())
     voxels = np.zeros(len(task.foreground), np.int64)
     collector = CentreCollector(task, BOXES)

@@ -32,7 +32,7 @@ def load_image(case: Case) -> Volume:
 
 
 def load_label(case: Case, task: Task, image: Volume) -> Volume:
-    """The label of a case as stored, [Z, Y, X] or stacked [C, Z, Y, X], checked against its scan and the task.
+    """The label of a case in the values of the task, [Z, Y, X] or stacked [C, Z, Y, X], checked against scan and task.
 
     Raises:
         BadInput: no label, or values beyond the task's.
@@ -53,13 +53,32 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
         files=(case.label.path, case.images[0].path),
         tolerance=case.label.grid_tolerance,
     )
-    label = as_label(array, task, where=str(case.label.path))
+    own = case.task or task
+    label = as_label(array, own, where=str(case.label.path))
     if task.kind == "regression":
         if np.isnan(label).all():
             raise BadInput(f"{case.label.path} holds NaN only; there is nothing to learn from.")
     else:
-        check_values(task, distinct_values(label), where=str(case.label.path))
+        check_values(own, distinct_values(label), where=str(case.label.path))
+        if case.task is not None:
+            label = renumbered(label, case.task, task)
     return Volume(label, image.geometry)
+
+
+def renumbered(label: NDArray[Any], own: Task, task: Task) -> NDArray[Any]:
+    """A map of one task's label values as a map of another's, whose labels are the same in the same order."""
+    pairs = [
+        (value, new.values[0])
+        for old, new in zip(own.labels, task.labels, strict=True)
+        for value in old.values
+    ]
+    if own.ignore is not None and task.ignore is not None:
+        pairs.append((own.ignore, task.ignore))
+    largest = max((new for _, new in pairs), default=0)
+    out = np.zeros(label.shape, np.result_type(label.dtype, np.min_scalar_type(largest)))
+    for value, new in pairs:
+        out[label == value] = new
+    return out
 
 
 def load_extra(case: Case, ref: ImageRef | None, image: Volume) -> NDArray[np.float32] | None:

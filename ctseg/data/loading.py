@@ -150,6 +150,14 @@ class Loader:
                 self._coming[coming] = self._threads.submit(self._begin, coming)
         return self._finish(self._coming.pop(step).result())
 
+    def undrawn(self, step: int) -> list[tuple[int, ...]] | None:
+        """For each sample of a step the outputs that nobody drew in its case; None if every label is drawn in all."""
+        if not any(case.undrawn for case in self.cases):
+            return None
+        first = self.recipe.first_index
+        numbers = range(first, first + self.recipe.batch_size)
+        return [self.cases[self._place(step, number).case].undrawn for number in numbers]
+
     def close(self) -> None:
         """End the workers, and close the files of scans that are read from them."""
         if self._threads is not None:

@@ -30,6 +30,7 @@ class Prepared:
         applied: how it came from the source grid.
         folder: where its arrays lie, None where they are not files of the store.
         lazy: whether image and target are read from the source as they are asked for.
+        undrawn: outputs of the task that nobody drew, so that their voxels are background in the target.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Prepared:
     weight: Any = None
     folder: Path | None = None
     lazy: bool = False
+    undrawn: tuple[int, ...] = ()
 
     @cached_property
     def groups(self) -> dict[int, NDArray[np.int32]]:

@@ -17,6 +17,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFail
 from ctseg.files import allow_open_files, disk_errors, write_text
 from ctseg.machine import cores
 from ctseg.specs import Case, ImageRef, Task
-from ctseg.task import to_dict
+from ctseg.task import to_dict, undrawn
 from ctseg.temporary import clear_abandoned, held
 from ctseg.volume.formats.companion_files import files_of
 
@@ -136,16 +137,19 @@ class Store:
     def case(self, case: Case) -> Prepared:
         """One case, made where it is missing or out of date."""
         with about(case):
-            name = re.sub(r"[^\w.-]", "_", case.id)[:80]  # an id may be a path
-            key = f"{name}-{fingerprint(case)[:12]}"
-            folder = self.folder / key
-            if self.mode != "lazy" and (folder / "case.json").is_file():
-                with contextlib.suppress(*_DAMAGED):
-                    return self._open(case.id, folder)  # else it is damaged, and made again
-            if self._is_lazy(case):
-                return self._lazily(case, self.folder / f"{key}-lazy")
-            self._make(case, folder)
-            return self._open(case.id, folder)
+            return replace(self._case(case), undrawn=undrawn(self.task, case.drawn))
+
+    def _case(self, case: Case) -> Prepared:
+        name = re.sub(r"[^\w.-]", "_", case.id)[:80]  # an id may be a path
+        key = f"{name}-{fingerprint(case)[:12]}"
+        folder = self.folder / key
+        if self.mode != "lazy" and (folder / "case.json").is_file():
+            with contextlib.suppress(*_DAMAGED):
+                return self._open(case.id, folder)  # else it is damaged, and made again
+        if self._is_lazy(case):
+            return self._lazily(case, self.folder / f"{key}-lazy")
+        self._make(case, folder)
+        return self._open(case.id, folder)
 
     def _open_folder(self) -> None:
         """Say what the store is made of, and remove what killed processes left half made."""
@@ -182,7 +186,8 @@ class Store:
     def _lazily(self, case: Case, folder: Path) -> Prepared:
         with contextlib.suppress(*_DAMAGED):
             return self._open_lazily(case, folder)
-        geometry, records, found = lazy_survey.survey(self.pipeline, self.task, case)
+        task = case.task or self.task
+        geometry, records, found = lazy_survey.survey(self.pipeline, task, case)
         applied = self.pipeline.applied_of(geometry, records)
         meta = {"case": case.id, "applied": applied.to_dict(), "lazy": True}
         with self._making(folder, lambda: self._open_lazily(case, folder)) as temporary:
@@ -193,7 +198,9 @@ class Store:
     def _open_lazily(self, case: Case, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         applied = self.pipeline.restore(meta["applied"])
-        return lazy.open_lazily(self.task, case, applied, load_array(folder / "places.npy"))
+        return lazy.open_lazily(
+            case.task or self.task, case, applied, load_array(folder / "places.npy")
+        )
 
     # ------------------------------------------------------------ copied
 
@@ -309,7 +316,9 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 def fingerprint(case: Case) -> str:
     """A key of the files that a case consists of: paths, options, sizes and times of change."""
     refs = [*case.images, case.label, case.weight, case.mask]
-    parts = [None if ref is None else _stamp(ref) for ref in refs]
+    parts: list[Any] = [None if ref is None else _stamp(ref) for ref in refs]
+    if case.task is not None:
+        parts.append(to_dict(case.task))
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -295,10 +295,13 @@ def _mean_of(parts: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
 
 def _command(run: Path, card: Card) -> str:
     """What prints the card's figures again; empty where the cases that validated are no fold of a data set."""
-    from ctseg.data.readers.find import dataset_of
+    from ctseg.data.joined import dataset_of
 
     config = load_config(run / RUN_FILE)
-    data, dataset = config.data, dataset_of(config)
+    data = config.data
+    if data.also:  # no folder holds the cases of several data sets
+        return ""
+    dataset = dataset_of(data, config.preprocess.grid)
     if data.train or data.val or len(dataset.cases) == 1:
         return ""
     usual = bool(dataset.splits) or data.folds == DEFAULT_FOLDS

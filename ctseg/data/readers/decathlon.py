@@ -97,7 +97,10 @@ def _case(file: Path, entry: Any, channels: int, allowed: bool) -> Case:
     if len(listed) > 1 or (label is not None and name.endswith("_0000")):
         name = name.removesuffix("_0000")
     group = entry.get("group", entry.get("patient"))
-    return Case(name, images, label, group=None if group is None else str(group))
+    drawn = None
+    if "labels" in entry:
+        drawn = layout.drawn_names(entry["labels"], where=f"{file}: case {name}")
+    return Case(name, images, label, group=None if group is None else str(group), drawn=drawn)
 
 
 def _image(path: Path, *, stacked: bool) -> ImageRef:

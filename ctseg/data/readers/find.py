@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ctseg import plugins
-from ctseg.config import RunConfig
 from ctseg.data.readers.grids import with_grid_tolerance, with_one_grid
-from ctseg.data.readers.layout import load_object
+from ctseg.data.readers.layout import folder_of, load_object, with_drawn_labels
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import DataSet
+from ctseg.task import undrawn
 from ctseg.volume.formats.source import check_file, what_is
 
 
@@ -54,18 +54,13 @@ def open_dataset(
             f"{path} holds no cases: the data set is empty.",
             hint="Look at it with: ctseg data inspect",
         )
+    found = with_drawn_labels(found, folder_of(path))
+    if found.task is not None and found.task.kind != "regression":
+        for case in found.cases:
+            undrawn(found.task, case.drawn)  # unknown names are refused
     if grid_tolerance is not None:
         found = with_grid_tolerance(found, grid_tolerance)
     return with_one_grid(found, grid)
-
-
-def dataset_of(config: RunConfig) -> DataSet:
-    """The data set of a run file; errors as for `open_dataset`."""
-    data = config.data
-    return open_dataset(
-        Path(data.path), data.reader,
-        grid_tolerance=data.grid_tolerance, grid=config.preprocess.grid, **data.options,
-    )  # fmt: skip
 
 
 def _recognise(path: Path, options: set[str]) -> Any:

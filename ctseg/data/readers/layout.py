@@ -12,11 +12,12 @@ from typing import Any
 
 from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput, FileProblem
-from ctseg.specs import Case, ImageRef, Task, frozen
+from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
 from ctseg.task import classes_task
 from ctseg.volume.formats.source import what_is
 from ctseg.volume.io import format_of
 
+DRAWN = "labels.json"
 SPLIT_FILES = ("splits.json", "splits_final.json")
 Splits = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 _SHOWN = 8
@@ -211,6 +212,46 @@ def load_splits(folder: Path, cases: Iterable[Case]) -> Splits:
             raise BadInput(f"{file}: fold {number} {what}.")
         folds.append((train, val))
     return tuple(folds)
+
+
+def with_drawn_labels(dataset: DataSet, folder: Path) -> DataSet:
+    """The data set, with the labels that were drawn in each case as `labels.json` beside it lists them.
+
+    It holds `{"CASE": ["liver", ...], ...}`; cases that are not in it have every label drawn.
+
+    Raises:
+        BadInput: another layout, or cases or labels that the data set does not have.
+    """
+    file = folder / DRAWN
+    if not file.is_file():
+        return dataset
+    content = load_object(file)
+    strange = sorted(set(content) - {case.id for case in dataset.cases})
+    if strange:
+        raise BadInput(
+            f"{file} names cases that the data set has not: {some(strange)}.",
+            hint="Case names carry no suffix and no channel number, e.g. case_01.",
+        )
+    cases = [
+        replace(case, drawn=drawn_names(content[case.id], where=f"{file}: case {case.id}"))
+        if case.id in content
+        else case
+        for case in dataset.cases
+    ]
+    return replace(dataset, cases=tuple(cases))
+
+
+def drawn_names(value: Any, *, where: str) -> tuple[str, ...]:
+    """The names of the labels that were drawn in a case.
+
+    Raises:
+        BadInput: no list of names.
+    """
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise BadInput(
+            f'{where} should list the labels that were drawn, such as ["liver"], not {shown(value)}.'
+        )
+    return tuple(dict.fromkeys(value))
 
 
 def mirror_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:

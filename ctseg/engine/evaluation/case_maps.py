@@ -26,6 +26,7 @@ class CaseMaps:
         slices: start and stop along z of the evaluated slices.
         mask: evaluated region, [Z, Y, X] or [1, Z, Y, X], above 0.
         group: the patient or specimen of the case.
+        drawn: names of the labels that were drawn in the reference, and are scored; None for all.
         images: its scan, for pictures.
         look: called with the maps as they are compared.
     """
@@ -38,6 +39,7 @@ class CaseMaps:
     mask: NDArray[Any] | None = None
     group: str | None = None
     images: tuple[ImageRef, ...] = ()
+    drawn: tuple[str, ...] | None = None
     look: Look | None = None
 
     def show(self, task: Task | None, predicted: NDArray[Any], reference: NDArray[Any]) -> None:

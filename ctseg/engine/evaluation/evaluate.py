@@ -154,7 +154,7 @@ def _evaluate_pairs(
         maps = CaseMaps(
             common.one, common.two, pair.case, names=names,
             slices=_on_common_grid(slices, common), mask=mask, group=pair.group,
-            images=pair.images, look=look,
+            images=pair.images, drawn=pair.drawn, look=look,
         )  # fmt: skip
         result = evaluate_case(task, maps, settings)
         reading_notes = [
@@ -288,17 +288,21 @@ def evaluate_case(
         name: {other: n * ml for other, n in row.items()} for name, row in counts.items()
     }
     diagonal = diagonal_mm(expected.shape, spacing)
+    if maps.drawn is not None:  # a voxel that nobody drew may be of any label that nobody drew
+        results, confusion_ml = tuple(r for r in results if r.label in maps.drawn), {}
     return CaseResult(case_id, results, group, diagonal, confusion_ml=confusion_ml)
 
 
 def as_stored(task: Task, predicted: NDArray[Any]) -> NDArray[Any]:
     """Convert the values that a task writes to those of its label files; returns the map itself if they are the same.
 
-    A region takes a value that none of its subregions has.
+    A region takes a value that none of its subregions has; a label that the label files do not have becomes background.
     """
     stored_values: dict[int, int] = {}
     for label in task.foreground if predicted.ndim == 3 and not task.stacked else ():
-        if label.values and label.value not in label.values:
+        if not label.values:
+            stored_values[label.value] = 0
+        elif label.value not in label.values:
             within = {
                 v
                 for one in task.foreground

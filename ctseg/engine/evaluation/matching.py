@@ -12,6 +12,7 @@ from ctseg.config import TaskConfig
 from ctseg.config.checking import parse_json, validate
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
+from ctseg.task import with_values_of
 from ctseg.volume.file_names import file_name, matching, stem_of, volume_suffix
 from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.io import format_of
@@ -29,6 +30,7 @@ class Pair:
         mask: evaluated region of the reference; None for all of it.
         group: the patient or specimen of the case.
         images: its scan, where a data set names it.
+        drawn: names of the labels that were drawn in the reference; None for all.
     """
 
     case: str
@@ -37,6 +39,7 @@ class Pair:
     mask: ImageRef | Volume | Path | str | None = None
     group: str | None = None
     images: tuple[ImageRef, ...] = ()
+    drawn: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ def find_pairs(
         known, where = dataset.task, str(dataset.path)
     recorded, labels = _from_record(prediction)
     task = recorded or known
+    if recorded is not None and dataset is not None and dataset.task is not None:
+        task, common = _joined_by_name(recorded, dataset.task)
+        known_cases = {i: _drawn_of(case, common) for i, case in known_cases.items()}
     if _is_volume(prediction) and len(expected) == 1 and not cases:
         (case, ref), (single,) = *expected.items(), tuple(predicted.values())
         pair = _pair(case, single, ref, known_cases.get(case))
@@ -105,10 +111,38 @@ def find_pairs(
     return Pairs(tuple(_with_scan(pair, scans) for pair in pairs), task, labels)
 
 
+def _joined_by_name(recorded: Task, own: Task) -> tuple[Task, tuple[str, ...] | None]:
+    """The task of a prediction with the values of a data set that has other labels, and the labels of both.
+
+    A model may know more labels than the data set, or give them other values. Names tell which are the same; where
+    they agree on nothing, or on everything, the task stays as it is, and None says that all labels count.
+    """
+    if (
+        recorded.kind != own.kind
+        or recorded.kind == "regression"
+        or own.stacked
+        or recorded.stacked
+    ):
+        return recorded, None
+    names = {label.name: label.values for label in own.foreground}
+    ours = {label.name: label.values for label in recorded.foreground}
+    common = tuple(name for name in ours if name in names)
+    if not common or all(names.get(name) == values for name, values in ours.items()):
+        return recorded, None
+    return with_values_of(recorded, own), common
+
+
+def _drawn_of(case: Case, common: tuple[str, ...] | None) -> Case:
+    if common is None:
+        return case
+    drawn = common if case.drawn is None else [name for name in case.drawn if name in common]
+    return replace(case, drawn=tuple(drawn))
+
+
 def _pair(case_id: str, predicted: ImageRef, expected: ImageRef, case: Case | None) -> Pair:
     if case is None:
         return Pair(case_id, predicted, expected)
-    return Pair(case_id, predicted, expected, case.mask, case.group, case.images)
+    return Pair(case_id, predicted, expected, case.mask, case.group, case.images, case.drawn)
 
 
 def _with_scan(pair: Pair, scans: Mapping[str, tuple[ImageRef, ...]]) -> Pair:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ctseg.config import RunConfig, load_config
-from ctseg.data.readers.find import dataset_of
+from ctseg.data.joined import dataset_of
 from ctseg.data.readers.layout import Splits, load_json
 from ctseg.data.splits import all_folds
 from ctseg.engine.evaluation.runs import FOLD, SPLITS, report_of
@@ -64,7 +64,7 @@ def train_folds(
     else:
         devices = config.train.device.split(",")
         check_names(config)
-    dataset = dataset_of(config)
+    dataset = dataset_of(config.data, config.preprocess.grid)
     splits = _folds_of(dataset, config)
     if not resume:
         place = default_folder(dataset, config)

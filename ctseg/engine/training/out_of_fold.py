@@ -50,7 +50,7 @@ class Fitted:
 
 
 def fit(models: Sequence[tuple[Model, Path]], on_case: OnCase | None = None) -> Fitted:
-    """Fit temperature and post-processing rules to the validation cases of runs.
+    """Fit temperature and post-processing rules to the validation cases of runs in which every label was drawn.
 
     Args:
         models: models without post-processing and with a temperature of 1, each with its run.
@@ -60,6 +60,7 @@ def fit(models: Sequence[tuple[Model, Path]], on_case: OnCase | None = None) -> 
     if task.kind == "regression":
         return Fitted()
     work = [(model, case) for model, run in models for case in validation_cases(run)[1]]
+    work = [(model, case) for model, case in work if case.drawn is None]
     samples: list[tuple[NDArray[np.float32], NDArray[Any]]] = []
 
     def pairs() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

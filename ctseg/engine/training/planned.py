@@ -9,9 +9,9 @@ from ctseg import plugins
 from ctseg.config import RunConfig
 from ctseg.config.checking import parse_json
 from ctseg.data.inspection.hounsfield import unnamed_ct
+from ctseg.data.joined import dataset_of
 from ctseg.data.large_scans import is_large
 from ctseg.data.load import load_image, load_label
-from ctseg.data.readers.find import dataset_of
 from ctseg.data.readers.grids import interpolated_channels, tolerated_offsets
 from ctseg.data.readers.layout import some
 from ctseg.data.splits import depths, split
@@ -45,7 +45,7 @@ class RunData(NamedTuple):
 
 def open_data(config: RunConfig, reporter: Reporter) -> RunData:
     """Open the data set of a run and split it."""
-    dataset = dataset_of(config)
+    dataset = dataset_of(config.data, config.preprocess.grid)
     training, validation = split(dataset, config.data, depths(dataset))
     if beside := tolerated_offsets([*training, *validation]):
         reporter.say(f"Warning: {beside}")
@@ -78,7 +78,8 @@ def plan_run(
         one_volume=len(data.dataset.cases) == 1,
     )  # fmt: skip
     path = str(Path(config.data.path).resolve())
-    config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
+    update = {"path": path, "also": tuple(str(Path(more).resolve()) for more in config.data.also)}
+    config = config.model_copy(update={"data": config.data.model_copy(update=update)})
     measured = measure(config, len(data.dataset.channels), task, runtime)
     runtime = plan.note("runtime", (measured.runtime, _why(measured)), shown=as_choice(measured))
     document = {

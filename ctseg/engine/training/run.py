@@ -15,8 +15,8 @@ from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_versio
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
 from ctseg.data.augment.extra import extra_transforms
+from ctseg.data.joined import dataset_of
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.readers.find import dataset_of
 from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.steps import foreign_steps
 from ctseg.data.store import Prepared, Store
@@ -112,7 +112,7 @@ def _train(
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg train FOLDER, or path in [data]")
     if not resume:
-        config = adopt(config, dataset_of(config), reporter)
+        config = adopt(config, dataset_of(config.data, config.preprocess.grid), reporter)
     check_names(config, fresh=not resume)
     runtime = choose(config.train.device, config.train.precision)
     data = open_data(config, reporter)

@@ -17,6 +17,7 @@ from ctseg.data.steps.target import Scale, target_scale
 from ctseg.engine.inference.forward import out_of_memory, release
 from ctseg.engine.training.job import TrainingJob
 from ctseg.errors import OutOfMemory, RunFailed
+from ctseg.losses.partial import without_undrawn
 
 Loss = Callable[..., torch.Tensor]
 Value = TypeVar("Value")
@@ -110,9 +111,14 @@ class Stepper:
                 image.shape[:1] + image.shape[2:], dtype=torch.bool, device=image.device
             )
 
+        undrawn = self.loader.undrawn(step)
+
         def loss(logits: Any) -> torch.Tensor:
+            aim = indices
+            if undrawn is not None:
+                logits, aim = without_undrawn(logits, indices, undrawn)
             with self.processes.shared_batch():
-                return self.loss(logits, indices, weight=weight, mask=mask)
+                return self.loss(logits, aim, weight=weight, mask=mask)
 
         before = [buffer.clone() for buffer in self.statistics]
         while (value := self._gradients(step, image, loss)) is None:

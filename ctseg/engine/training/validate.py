@@ -12,8 +12,8 @@ import torch
 
 from ctseg.card import Metrics
 from ctseg.config import RunConfig, load_config
+from ctseg.data.joined import dataset_of
 from ctseg.data.load import load_extra, load_image, load_label
-from ctseg.data.readers.find import dataset_of
 from ctseg.data.splits import depths, split
 from ctseg.data.steps.target import Scale
 from ctseg.data.store import Prepared, about
@@ -116,7 +116,7 @@ def validation_cases(run: Path) -> tuple[RunConfig, tuple[Case, ...]]:
     config = load_config(run / RUN_FILE)
     if not config.data.path:
         raise BadInput(f"The run {run} names no data set to measure on.")
-    dataset = dataset_of(config)
+    dataset = dataset_of(config.data, config.preprocess.grid)
     return config, split(dataset, config.data, depths(dataset))[1]
 
 
@@ -127,8 +127,9 @@ def score(task: Task, case: Case, prediction: Volume, look: Look | None = None) 
         reference = load_label(case, task, Volume(prediction.array, source))
         mask = load_extra(case, case.mask, reference)
     maps = CaseMaps(
-        prediction, reference, case.id, mask=mask, group=case.group, images=case.images, look=look
-    )
+        prediction, reference, case.id, mask=mask, group=case.group, images=case.images,
+        drawn=case.drawn, look=look,
+    )  # fmt: skip
     return evaluate_case(task, maps)
 
 

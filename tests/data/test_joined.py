@@ -1,0 +1,166 @@
+"""Several data sets as one, and cases in which not every label was drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ctseg
+from ctseg.config import DataConfig
+from ctseg.data.joined import dataset_of, joined
+from ctseg.data.load import load_image, load_label
+from ctseg.data.pipeline import Pipeline
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.store import Store
+from ctseg.errors import BadInput, UnknownName
+from ctseg.task import encode, undrawn
+
+
+def write_set(
+    folder: Path, name: str, labels: dict[str, str], values: list[int], **more: Any
+) -> Path:
+    """A Decathlon folder of four cases; case n is a block of noise with boxes of these values."""
+    training = []
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        label = np.zeros((8, 10, 12), np.uint8)
+        for i, value in enumerate(values):
+            label[1:6, 1 + 4 * i : 4 + 4 * i, 2:9] = value
+        scan = (label * 100 + rng.normal(0, 10, label.shape)).astype(np.int16)
+        for kind, array in (("imagesTr", scan), ("labelsTr", label)):
+            path = folder / kind / f"case_{number}.nii"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ctseg.write(ctseg.Volume.from_array(array, spacing_xyz=(1, 1, 1)), path)
+        file = f"case_{number}.nii"
+        training.append({"image": f"./imagesTr/{file}", "label": f"./labelsTr/{file}"})
+    content = {
+        "name": name,
+        "licence": "CC0",
+        "modality": {"0": "CT"},
+        "labels": labels,
+        "training": training,
+    }
+    (folder / "dataset.json").write_text(json.dumps(content | more))
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """One with liver 1 and tumour 2, one with spleen 1 and liver 5."""
+    one = write_set(tmp_path / "a", "A", {"0": "background", "1": "liver", "2": "tumour"}, [1, 2])
+    other = write_set(tmp_path / "b", "B", {"0": "air", "1": "spleen", "5": "liver"}, [1, 5])
+    return one, other
+
+
+def test_labels_are_joined_by_name(two):
+    dataset = dataset_of(DataConfig(path=str(two[0]), also=(str(two[1]),)))
+    task = dataset.task
+    assert [(label.name, label.value) for label in task.labels] == [
+        ("background", 0), ("liver", 1), ("tumour", 2), ("spleen", 3),
+    ]  # fmt: skip
+    assert sorted(case.id for case in dataset.cases) == [
+        f"{s}_case_{n}" for s in "AB" for n in range(4)
+    ]
+    for case in dataset.cases:
+        label = load_label(case, task, load_image(case)).array
+        stored = ctseg.read(case.label.path).array
+        table = {"A": {0: 0, 1: 1, 2: 2}, "B": {0: 0, 1: 3, 5: 1}}[case.id[0]]
+        expected = np.vectorize(table.get)(stored)
+        assert np.array_equal(encode(task, label), expected)
+        assert undrawn(task, case.drawn) == {"A": (3,), "B": (2,)}[case.id[0]]
+
+
+def test_the_store_holds_joined_targets(two, tmp_path):
+    dataset = joined([open_dataset(path) for path in two])
+    store = Store(Pipeline(()), dataset.task, tmp_path / "store")
+    for ready, case in zip(store.prepare(dataset.cases), dataset.cases, strict=True):
+        counts = {value: int((np.asarray(ready.target) == value).sum()) for value in range(4)}
+        assert counts[1] and bool(counts[3]) == (case.id[0] == "B") == (not counts[2])
+        assert ready.undrawn == undrawn(dataset.task, case.drawn)
+        assert set(ready.labels) == {number for number in (1, 2, 3) if counts[number]}
+
+
+def test_no_case_trains_and_validates(two):
+    dataset = joined([open_dataset(path) for path in two], folds=3)
+    ids = {case.id for case in dataset.cases}
+    assert len(dataset.splits) == 3
+    for train, val in dataset.splits:
+        assert set(train) | set(val) == ids and not set(train) & set(val)
+    validating = [case for _, val in dataset.splits for case in val]
+    assert sorted(validating) == sorted(ids)
+
+
+def test_the_same_labels_are_drawn_in_all_cases(two, tmp_path):
+    again = shutil.copytree(two[0], tmp_path / "c")
+    dataset = joined([open_dataset(two[0]), open_dataset(again)])
+    assert dataset.name == "A1 + A2"
+    assert all(case.drawn is None for case in dataset.cases)
+
+
+def test_lazily_read_targets_are_joined_too(two, tmp_path):
+    dataset = joined([open_dataset(path) for path in two])
+    copied, lazy = (
+        Store(Pipeline(()), dataset.task, tmp_path / mode, mode=mode).prepare(dataset.cases)
+        for mode in ("store", "lazy")
+    )
+    for one, two_ in zip(copied, lazy, strict=True):
+        assert np.array_equal(np.asarray(one.target), np.asarray(two_.target[:, :, :, :]))
+        assert one.undrawn == two_.undrawn
+
+
+def test_data_sets_that_do_not_belong_together_are_refused(two, tmp_path):
+    one = open_dataset(two[0])
+    with pytest.raises(BadInput, match="has the channels CT"):
+        joined([one, replace(open_dataset(two[1]), channels=("PET",))])
+    with pytest.raises(BadInput, match="cannot be joined"):
+        joined([one, replace(one, task=None)])
+    with pytest.raises(BadInput, match="task classes"):
+        joined([one, replace(one, task=replace(one.task, kind="channels"))])
+
+
+# ---------------------------------------------------------------- labels drawn in each case
+
+
+def test_a_file_beside_the_data_set_says_what_was_drawn(two):
+    (two[0] / "labels.json").write_text(
+        json.dumps({"case_1": ["liver"], "case_2": ["tumour", "liver"]})
+    )
+    drawn = {case.id: case.drawn for case in open_dataset(two[0]).cases}
+    assert drawn == {
+        "case_0": None, "case_1": ("liver",), "case_2": ("tumour", "liver"), "case_3": None,
+    }  # fmt: skip
+
+
+def test_an_entry_of_dataset_json_says_it_too(two):
+    file = two[0] / "dataset.json"
+    content = json.loads(file.read_text())
+    content["training"][3]["labels"] = ["tumour"]
+    file.write_text(json.dumps(content))
+    assert open_dataset(two[0]).cases[3].drawn == ("tumour",)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"case_9": ["liver"]}, "that the data set has not: case_9"),
+        ({"case_1": "liver"}, "should list the labels"),
+        ({"case_1": ["lever"]}, "lever"),
+        ([], "holds a list"),
+    ],
+)
+def test_a_damaged_list_is_refused(content, told, two):
+    (two[0] / "labels.json").write_text(json.dumps(content))
+    with pytest.raises((BadInput, UnknownName), match=told):
+        open_dataset(two[0])
+
+
+def test_labels_that_mirroring_swaps_count_together(two):
+    task = replace(open_dataset(two[0]).task, mirror_pairs=(("liver", "tumour"),))
+    assert undrawn(task, ["liver"]) == (1, 2)
+    assert undrawn(task, ["liver", "tumour"]) == ()
