@@ -1,0 +1,83 @@
+"""`ctseg tune`: a search for better settings of a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctseg.cli import ui
+from ctseg.cli.options.settings import PANEL
+
+RUNS = 20
+"""Trials that fit into the time by default."""
+
+
+def tune(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DATA]", help="Data set, or run file (.toml); none to go on.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder of the search.", show_default=False)
+    ] = Path("tuning"),
+    time: Annotated[
+        str, typer.Option("--time", metavar="8h", help="Time for the whole search.", show_default=False)
+    ] = "8h",
+    run_time: Annotated[
+        str | None,
+        typer.Option("--run-time", metavar="20m", help="Time for each trial (default: a twentieth)."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="N", min=1, help="Most trials.")
+    ] = None,
+    fold: Annotated[
+        int, typer.Option("--fold", metavar="N", min=0, help="Fold whose validation cases are kept out.")
+    ] = 0,
+    space: Annotated[
+        Path | None, typer.Option("--space", metavar="FILE", help="What to search for (TOML).")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="URL", help="Database of the search (default: a file in the folder)."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run file; it is fixed.", rich_help_panel=PANEL),
+    ] = None,
+    device: ui.DeviceOption = "auto",
+    as_json: ui.JsonOption = False,
+) -> None:  # fmt: skip
+    """Search for better settings of a training: width, normalisation, learning rate, batch, loss and patch."""
+    from ctseg.cli.signals import signals_raise
+    from ctseg.cli.train import configure
+    from ctseg.config import parse_duration
+    from ctseg_optuna.search import BEST, PAGE, Search, best_of, search
+
+    seconds = parse_duration(time)
+    each = run_time or f"{max(1, round(seconds / RUNS))}s"
+    parse_duration(each)
+    config = None
+    if source is not None:
+        given = {"train.time": each, "data.fold": fold, "train.device": device}
+        config = configure(source, given, settings or [])
+    fixed = frozenset(setting.partition("=")[0].strip() for setting in settings or [])
+    how = Search(output, seconds, each, trials, space, storage, fixed)
+    with signals_raise("SIGUSR1"), ui.progress("Searching") as bar:
+        study = search(config, how, bar)
+    best = best_of(study)
+    if as_json:
+        ui.print_json({
+            "folder": output, "trials": len(study.get_trials(deepcopy=False)),
+            "best": None if best is None else best.number, "score": None if best is None else best.value,
+        })  # fmt: skip
+        return
+    if best is None:
+        ui.show("No trial was completed.")
+        raise typer.Exit(1)
+    ui.show(f"Best: trial {best.number}, score {best.value:.4f}")
+    ui.show(f"Page: {output / PAGE}")
+    ui.show(f"Next: ctseg train {output / BEST} -o runs/tuned")

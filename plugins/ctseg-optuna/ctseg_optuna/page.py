@@ -1,0 +1,118 @@
+"""The page of a search: its course, each setting against the score, and all trials."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from ctseg.files import write_text
+from ctseg.markup import Cell, Markup, element, markup, table
+from ctseg.report.html.charts import Named, Series, box_plot, line_chart
+from ctseg.report.html.page import Section, page, wide
+
+ENOUGH = 10
+"""Complete trials from which the importance of a setting is estimated."""
+
+
+def write_study(study: optuna.Study, html: Path, best: FrozenTrial | None) -> None:
+    """Write the page.
+
+    Raises:
+        FileProblem: the page cannot be written.
+    """
+    trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    counts = [
+        f"{sum(trial.state == state for trial in trials)} {text}"
+        for state, text in (
+            (TrialState.COMPLETE, "complete"), (TrialState.PRUNED, "ended early"), (TrialState.FAIL, "failed"),
+        )
+    ]  # fmt: skip
+    sections = [
+        Section("Best", (_best(best),)),
+        Section("Course", (_course(complete),)),
+        Section(
+            "Settings",
+            (_importances(study, complete), element("div", *_settings(complete), class_="charts")),
+        ),
+        Section("Trials", (_trials(trials),)),
+    ]
+    write_text(html, page("Search for settings", ", ".join(counts), sections))
+
+
+def _best(best: FrozenTrial | None) -> Markup:
+    if best is None or best.value is None:
+        return markup()
+    rows = [[key, _shown(best, key)] for key in best.params]
+    head = element("p", f"Trial {best.number}, score {best.value:.4f}; its run file is best.toml.")
+    return markup(head, table(["setting", "value"], rows))
+
+
+def _course(complete: Sequence[FrozenTrial]) -> Markup:
+    points = [(float(t.number), float(t.value or 0)) for t in complete]
+    top, so_far = float("-inf"), []
+    for number, value in points:
+        top = max(top, value)
+        so_far.append((number, top))
+    series = [Series("trial", points, "var(--blue, #3a7bd5)"), Series("best so far", so_far)]
+    return line_chart("Score of each trial", series, across="trial", names=series)
+
+
+def _settings(complete: Sequence[FrozenTrial]) -> list[Markup]:
+    """A chart for each setting: a box for each choice, or the score over the number."""
+    charts = []
+    for key in dict.fromkeys(key for trial in complete for key in trial.params):
+        having = [trial for trial in complete if key in trial.params]
+        if isinstance(having[0].distributions[key], CategoricalDistribution):
+            groups: dict[str, list[Named]] = {}
+            for trial in having:
+                score = Named(f"trial {trial.number}", float(trial.value or 0))
+                groups.setdefault(_shown(trial, key), []).append(score)
+            charts.append(box_plot(key, groups, across="score"))
+        else:
+            points = sorted((float(t.params[key]), float(t.value or 0)) for t in having)
+            charts.append(line_chart(f"Score by {key}", [Series(key, points)], across=key))
+    return charts
+
+
+def _importances(study: optuna.Study, complete: Sequence[FrozenTrial]) -> Markup:
+    """How much of the spread of scores each setting explains (PED-ANOVA, Watanabe et al., IJCAI 2023)."""
+    if len(complete) < ENOUGH:
+        return markup()
+    found: dict[str, float] = {}
+    with contextlib.suppress(ValueError, RuntimeError):
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    if not found:
+        return markup()
+    rows = [[key, Cell(f"{value:.0%}", value)] for key, value in found.items()]
+    return table(["setting", "share of the spread"], rows)
+
+
+def _trials(trials: Sequence[FrozenTrial]) -> Markup:
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    rows = []
+    for trial in trials:
+        value = trial.value if trial.state == TrialState.COMPLETE else None
+        seconds = trial.duration.total_seconds() if trial.duration is not None else None
+        rows.append([
+            trial.number, trial.state.name.lower(), Cell("-" if value is None else f"{value:.4f}", value),
+            Cell("-" if seconds is None else f"{seconds:.0f} s", seconds),
+            *(_shown(trial, key) for key in keys), trial.user_attrs.get("failure", ""),
+        ])  # fmt: skip
+    return wide(table(["trial", "state", "score", "time", *keys, "failure"], rows), "All trials")
+
+
+def _shown(trial: FrozenTrial, key: str) -> str:
+    if key not in trial.params:
+        return "-"
+    value = trial.params[key]
+    if isinstance(trial.distributions[key], CategoricalDistribution):
+        value = json.loads(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

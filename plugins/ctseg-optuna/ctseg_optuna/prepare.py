@@ -1,0 +1,59 @@
+"""What a search starts from: the planned configuration, whose trials never see the validation cases of its fold."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ctseg.config import RunConfig
+from ctseg.data.splits import fold_cases
+from ctseg.engine.model.runtime import choose
+from ctseg.engine.training.job import Reporter
+from ctseg.engine.training.planned import open_data, plan_run
+from ctseg.engine.training.run import check_names
+from ctseg.errors import BadInput
+from ctseg.planning.task import task_of
+
+INNER_FOLDS = 5
+"""One of so many parts of the training cases judges the trials."""
+
+
+def planned(config: RunConfig, reporter: Reporter) -> RunConfig:
+    """The complete configuration of the trials.
+
+    The training cases of its fold are split once more, by patient: one part trains, the other judges. A data set of
+    one volume is judged on the slices that validate.
+
+    Args:
+        config: as for `ctseg.train`; what is left out is planned.
+
+    Raises:
+        BadInput: too few cases, or a task without a score that trials can be compared by.
+    """
+    check_names(config)
+    data = open_data(config, reporter)
+    task = task_of(config.task, data.dataset)
+    if len(data.dataset.cases) > 1:
+        inner = dataclasses.replace(data.dataset, cases=data.training, splits=())
+        if len({case.group or case.id for case in inner.cases}) < 2:
+            raise BadInput(
+                "The cases that train are too few to keep some of them for comparing trials.",
+                hint="Two patients or specimens at least must train.",
+            )
+        train, val = fold_cases(inner, 0, INNER_FOLDS)
+        changed = config.data.model_copy(update={"train": train, "val": val})
+        config = config.model_copy(update={"data": changed})
+        data = open_data(config, reporter)
+    runtime = choose(config.train.device, config.train.precision)
+    return plan_run(config, data, task, runtime, reporter).config
+
+
+def as_run_file(config: RunConfig, base: RunConfig) -> RunConfig:
+    """The configuration of a trial for a run on the whole fold."""
+    alone = not base.data.val and not base.data.train
+    update = {"train": base.data.train if alone else (), "val": base.data.val if alone else ()}
+    return config.model_copy(update={"data": config.data.model_copy(update=update)})
+
+
+def trial_folder(study: Path, number: int) -> Path:
+    return study / "trials" / f"{number:04}"

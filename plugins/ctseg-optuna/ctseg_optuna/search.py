@@ -1,0 +1,313 @@
+"""The search: trials are asked for, trained, judged and told, until the time is over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ctseg.config import RunConfig, dump_config, load_config, override, parse_duration
+from ctseg.config.checking import parse_json
+from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult
+from ctseg.engine.training.run import train
+from ctseg.engine.training.validate import merit
+from ctseg.errors import BadInput, CtsegError
+from ctseg.files import write_text
+from ctseg.temporary import held
+from ctseg_optuna.page import write_study
+from ctseg_optuna.prepare import as_run_file, planned, trial_folder
+from ctseg_optuna.space import (
+    Space,
+    as_settings,
+    parameter_of,
+    planned_space,
+    read_space,
+    values_of,
+)
+
+BASE, BEST, PAGE, DATABASE, SPACE = "base.toml", "best.toml", "study.html", "study.db", "space.json"
+NAME = "ctseg"
+STARTUP = 5
+"""Trials before others are drawn by what was learnt, or ended early."""
+MOST_FAILURES = 5
+"""So many failures in a row end the search."""
+HEARTBEAT_S = 60
+"""A trial whose process has not been heard of for twice as long begins anew elsewhere."""
+FAILURE = "failure"
+FAILURES = (CtsegError, RuntimeError, MemoryError)
+"""What ends a trial, not the search."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search.
+
+    Attributes:
+        folder: of the study; it is continued if it holds one.
+        time: seconds for all trials of this process.
+        run_time: time of a trial, as `train.time` takes it.
+        trials: most trials of this process.
+        space: file of the search space; around the plan without one.
+        storage: of the study, as Optuna takes it; a file in the folder by default.
+        fixed: keys of the run file that the user set.
+    """
+
+    folder: Path
+    time: float
+    run_time: str
+    trials: int | None = None
+    space: Path | None = None
+    storage: str | None = None
+    fixed: frozenset[str] = frozenset()
+
+
+class _Pruning:
+    """Tells the study how good a trial is after each validation, and ends one that is worse than most."""
+
+    def __init__(self, trial: Trial, folder: Path, reporter: Reporter, head: str) -> None:
+        self._trial, self._log, self._outer, self._head = (
+            trial,
+            folder / "log.jsonl",
+            reporter,
+            head,
+        )
+        self._read = 0
+
+    def say(self, text: str) -> None:
+        if text.startswith(("Warning", "Note")):
+            self._outer.say(text)
+
+    def update(self, done: float, total: float, text: str) -> None:
+        self._outer.update(done, total, f"{self._head}: {text}")
+        try:
+            size = self._log.stat().st_size
+        except OSError:
+            return
+        if size == self._read:
+            return
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read(size - self._read).split(b"\n")
+        self._read = size - len(lines[-1])
+        for line in filter(None, lines[:-1]):
+            self._judge(json.loads(line), total)
+
+    def _judge(self, line: dict[str, Any], total: float) -> None:
+        value = line.get("mean_dice")
+        if line.get("kind") != "epoch" or value is None:
+            return
+        share = min(100, round(100 * float(line["step"]) / max(total, 1)))
+        if share in self._trial.storage.get_trial(self._trial._trial_id).intermediate_values:
+            return
+        self._trial.report(float(value), share)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned(
+                f"after {share} % of its steps, with a mean Dice of {value:.4f}"
+            )
+
+
+def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.Study:
+    """Search, or go on with a search.
+
+    The first trial is the plan itself, so that nothing worse is ever proposed. Several processes may search in one
+    folder at once.
+
+    Args:
+        config: as for `ctseg.train`; None continues the search in the folder.
+
+    Raises:
+        BadInput: a folder with something else in it, or a search of other data.
+        KeyboardInterrupt: after Ctrl-C; the trial under way is begun anew by the next process.
+    """
+    begun = time.monotonic()
+    base, space = _set_up(config, how, reporter)
+    study = _study(how, base)
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(values_of(base, space), skip_if_exists=True)
+    done = failures = 0
+    longest = parse_duration(how.run_time)
+    objective = _Objective(study, (base, space), how, reporter)
+    while how.trials is None or done < how.trials:
+        left = how.time - (time.monotonic() - begun)
+        if done and left < longest:
+            break
+        study.optimize(objective, n_trials=1, catch=FAILURES)
+        failures = failures + 1 if objective.failed else 0
+        if failures == MOST_FAILURES:
+            raise BadInput(
+                f"{failures} trials failed one after another, the last one because: {objective.failed}",
+                hint=f"Look at the trials in {how.folder / PAGE}, and narrow the search: --space FILE",
+            )
+        done += 1
+        _write(study, base, how.folder)
+    return study
+
+
+def _set_up(config: RunConfig | None, how: Search, reporter: Reporter) -> tuple[RunConfig, Space]:
+    """The planned configuration and the space of the study, made by the first process."""
+    folder = how.folder
+    if config is None and not (folder / BASE).is_file():
+        raise BadInput(
+            f"{folder} holds no search that can go on.",
+            hint=f"Start one: ctseg tune DATA -o {folder}",
+        )
+    if folder.is_dir() and not (folder / BASE).is_file() and any(folder.iterdir()):
+        raise BadInput(
+            f"{folder} is not empty and no search.", hint="Choose another place with -o."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder) as free:
+        if not free:
+            raise BadInput(
+                f"Another process is setting up the search in {folder}.",
+                hint="Start this one again when the other one's first trial has begun.",
+            )
+        if (folder / BASE).is_file():
+            base = load_config(folder / BASE)
+            if (
+                config is not None
+                and Path(config.data.path).resolve() != Path(base.data.path).resolve()
+            ):
+                raise BadInput(
+                    f"{folder} holds a search on {base.data.path}, not on {config.data.path}.",
+                    hint="Choose another place with -o, or leave the data set out to go on.",
+                )
+            return base, _read_space(folder)
+        assert config is not None
+        base = planned(config, reporter)
+        space = read_space(how.space) if how.space else planned_space(base, set(how.fixed))
+        if not space:
+            raise BadInput("Every setting is fixed; there is nothing to search for.")
+        override(
+            base, as_settings({key: _first(one) for key, one in space.items()})
+        )  # unknown keys
+        write_text(folder / SPACE, json.dumps(_space_document(space), indent=2) + "\n")
+        write_text(folder / BASE, dump_config(base))
+    return base, space
+
+
+def _first(parameter: Any) -> Any:
+    values = getattr(parameter, "values", None)
+    return parameter.low if values is None else values[0]
+
+
+def _space_document(space: Space) -> dict[str, Any]:
+    return {
+        key: list(one.values) if hasattr(one, "values")
+        else {"low": one.low, "high": one.high, "log": one.log}
+        for key, one in space.items()
+    }  # fmt: skip
+
+
+def _read_space(folder: Path) -> Space:
+    path = folder / SPACE
+    try:
+        document = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} cannot be read: {error}.", hint="Begin a new search with -o."
+        ) from error
+    return {key: parameter_of(key, value, path) for key, value in document.items()}
+
+
+def _study(how: Search, base: RunConfig) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    url = how.storage or f"sqlite:///{(how.folder / DATABASE).absolute().as_posix()}"
+    try:
+        storage = optuna.storages.RDBStorage(
+            url, heartbeat_interval=HEARTBEAT_S,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
+        )  # fmt: skip
+    except Exception as error:  # of the database, of which there are many kinds
+        raise BadInput(
+            f"The database of the search cannot be opened: {' '.join(str(error).split())[:300]}",
+            hint="A URL is like postgresql://user@host/name; without --storage a file in the folder is used.",
+        ) from error
+    existing = {one.study_name: one.n_trials for one in optuna.get_all_study_summaries(storage)}
+    name = NAME if how.storage is None else str(how.folder.resolve())
+    return optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(
+            seed=base.seed + existing.get(name, 0), n_startup_trials=STARTUP, multivariate=True, constant_liar=True,
+        ),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=20),
+    )  # fmt: skip
+
+
+class _Objective:
+    """Trains a trial and returns its score.
+
+    Attributes:
+        failed: why the last trial failed; empty where it did not.
+    """
+
+    def __init__(
+        self, study: optuna.Study, start: tuple[RunConfig, Space], how: Search, reporter: Reporter
+    ) -> None:
+        self._study, self._start, self._how, self._reporter = study, start, how, reporter
+        self.failed = ""
+
+    def __call__(self, trial: Trial) -> float:
+        self.failed = ""
+        base, space = self._start
+        values = {key: one.suggest(trial, key) for key, one in space.items()}
+        folder = trial_folder(self._how.folder, trial.number)
+        shown = (f"{key.rpartition('.')[2]} {_short(value)}" for key, value in values.items())
+        head = f"trial {trial.number}"
+        self._reporter.say(f"{head}: {', '.join(shown)}")
+        pruning = _Pruning(trial, folder, self._reporter, head)
+        try:
+            settings = [*as_settings(values), f'train.time="{self._how.run_time}"']
+            result = train(
+                override(base, settings), output=folder, overwrite=True, reporter=pruning
+            )
+        except optuna.TrialPruned as ended:
+            self._reporter.say(f"{head}: ended {ended}")
+            raise
+        except FAILURES as error:
+            self.failed = " ".join(str(error).split())[:500]
+            trial.set_user_attr(FAILURE, self.failed)
+            self._reporter.say(f"{head}: failed: {str(error).splitlines()[0]}")
+            raise
+        except KeyboardInterrupt:
+            self._study.enqueue_trial(trial.params)
+            raise
+        finally:
+            shutil.rmtree(folder / "last", ignore_errors=True)  # no trial is resumed
+        self._reporter.say(f"{head}: {_outcome(result)}")
+        return merit(result.report)
+
+
+def _outcome(result: RunResult) -> str:
+    if result.mean_dice is not None and not result.scores:
+        return f"mean Dice {result.mean_dice:.4f} after {result.steps} steps"
+    return f"score {merit(result.report):.4g} after {result.steps} steps"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace(" ", "")
+
+
+def best_of(study: optuna.Study) -> FrozenTrial | None:
+    """The best complete trial; the earlier one of two that are equal."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(complete, key=lambda t: (float(t.value or 0), -t.number), default=None)
+
+
+def _write(study: optuna.Study, base: RunConfig, folder: Path) -> None:
+    """The run file of the best trial, and the page."""
+    best = best_of(study)
+    if best is not None:
+        file = trial_folder(folder, best.number) / RUN_FILE
+        if file.is_file():  # another machine's, where the study is shared
+            config = as_run_file(load_config(file), base)
+            write_text(folder / BEST, dump_config(config))
+    write_study(study, folder / PAGE, best)

@@ -1,0 +1,99 @@
+"""`ctseg tune` on a small data set: trials, the best run file, going on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from typer.testing import CliRunner
+
+from ctseg.cli.app import app
+from ctseg.config import load_config
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.splits import fold_cases
+from ctseg.engine.training.job import Silent
+from ctseg_optuna import search as searching
+from ctseg_optuna.search import Search, best_of, search
+
+SPACE = '"train.lr" = {low = 1e-4, high = 1e-2, log = true}\n"train.batch_size" = [1, 2]\n'
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    file = tmp_path / "space.toml"
+    file.write_text(SPACE)
+    return file
+
+
+def tune(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["tune", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.mark.slow
+def test_a_search_and_how_it_goes_on(mini_set: Path, tmp_path: Path, space: Path) -> None:
+    folder = tmp_path / "tuning"
+    fixed = ["--set", "model.options.features=[4, 8]", "--set", "train.patch_zyx=[8, 16, 16]"]
+    common = ["-o", folder, "--time", "10m", "--run-time", "4s", "--device", "cpu"]
+    said = tune(mini_set, *common, "--trials", 2, "--space", space, *fixed)
+    assert "Best: trial" in said
+    base = load_config(folder / "base.toml")
+    held_out = set(fold_cases(open_dataset(mini_set), 0)[1])
+    assert held_out.isdisjoint(base.data.train) and held_out.isdisjoint(base.data.val)
+    assert set(base.data.train).isdisjoint(base.data.val) and base.data.val
+    best = load_config(folder / "best.toml")
+    assert best.data.train == () and best.data.val == () and best.data.fold == 0
+    assert best.model.options["features"] == [4, 8] and best.train.patch_zyx == (8, 16, 16)
+    page = (folder / "study.html").read_text(encoding="utf-8")
+    assert "train.batch_size" in page and "2 complete" in page
+    went_on = CliRunner().invoke(app, ["tune", *map(str, common), "--trials", "1", "--json"])
+    first = json.loads(went_on.stdout)
+    assert first["trials"] == 3 and first["score"] is not None
+    assert not list(folder.glob("trials/*/last"))
+    other = tmp_path / "data"
+    other.mkdir()
+    (other / "dataset.json").write_text((mini_set / "dataset.json").read_text())
+    assert "holds a search on" in tune(other, *common, code=2)
+    study = searching._study(Search(folder, 1, "1s"), base)
+    planned = study.get_trials()[0]
+    assert planned.params["train.lr"] == pytest.approx(base.train.lr), "the plan is tried first"
+    assert best_of(study) is not None
+
+
+@pytest.mark.slow
+def test_ctrl_c_begins_the_trial_anew(
+    mini_set: Path, tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctseg.cli.train import configure
+
+    fixed = ["model.options.features=[4, 8]", "train.patch_zyx=[8, 16, 16]"]
+    config = configure(mini_set, {"train.time": "3s", "train.device": "cpu"}, fixed)
+    how = Search(tmp_path / "tuning", 60, "3s", trials=1, space=space)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(searching, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            search(config, how, Silent())
+    study = search(None, how, Silent())
+    failed, again = study.get_trials()
+    assert failed.state == optuna.trial.TrialState.FAIL
+    assert again.params == failed.params and again.state == optuna.trial.TrialState.COMPLETE
+
+
+def test_what_cannot_be_searched_is_refused(mini_set: Path, tmp_path: Path, space: Path) -> None:
+    assert "holds no search" in tune("-o", tmp_path / "none", code=2)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    said = tune(mini_set, "-o", tmp_path / "full", "--time", "1m", code=2)
+    assert "is not empty" in said and (tmp_path / "full" / "notes.txt").exists()
+    space.write_text('"train.learning_rate" = [1e-3, 1e-2]\n')
+    small = ["--set", "model.options.features=[4, 8]", "--device", "cpu"]
+    said = tune(mini_set, "-o", tmp_path / "new", "--space", space, *small, code=2)
+    assert "learning_rate" in said
+    assert not (tmp_path / "new" / "base.toml").exists()
