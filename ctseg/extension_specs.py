@@ -1,9 +1,10 @@
-"""Specs of metrics, preprocessing steps, augmentations and commands: what their hooks return."""
+"""Specs of metrics, preprocessing steps, augmentations, trackers and commands: what their hooks return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ctseg.spec_tools import check_name, check_spec
@@ -102,6 +103,45 @@ class AugmentationSpec:
 
     def __post_init__(self) -> None:
         check_spec(self.name, self.config)
+
+
+class Tracker(Protocol):
+    """Where the numbers of a run go besides its folder.
+
+    Attributes:
+        run_id: what `TrackerSpec.open` is given when the run is resumed.
+    """
+
+    run_id: str
+
+    def write(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Take a line of `log.jsonl`, of kind `step` or `epoch`, with its `step`; lines of other kinds come too."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """A service that shows the numbers of runs: a name in `train.trackers`.
+
+    Attributes:
+        name: e.g. `wandb`.
+        open: `open(folder, config, run_id) -> Tracker` for a run folder and its configuration as plain data; `run_id`
+            is that of the tracker before a resume, None at the start.
+        summary: one line for the listing.
+        needs: module that must be importable.
+        install: what to install where it is not, e.g. `ctseg[wandb]`.
+    """
+
+    name: str
+    open: Callable[[Path, Mapping[str, Any], str | None], Tracker]
+    summary: str
+    needs: str
+    install: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pluggy
 
-from ctseg.extension_specs import AugmentationSpec, CommandSpec, MetricSpec, StepSpec
+from ctseg.extension_specs import AugmentationSpec, CommandSpec, MetricSpec, StepSpec, TrackerSpec
 from ctseg.importer_specs import ImporterSpec
 from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
 
 PROJECT = "ctseg"
-CONTRACT = "1.0"
+CONTRACT = "1.1"
 """Version of the contract: the second number rises when hooks or optional fields are added, the first one when plugins
 must change."""
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -58,6 +58,11 @@ def ctseg_metrics() -> Sequence[MetricSpec]:  # type: ignore[empty-body]
 @hookspec
 def ctseg_steps() -> Sequence[StepSpec]:  # type: ignore[empty-body]
     """Preprocessing steps for `[preprocess]` in run files and cards."""
+
+
+@hookspec
+def ctseg_trackers() -> Sequence[TrackerSpec]:  # type: ignore[empty-body]
+    """Services that show the numbers of runs, for `train.trackers` in run files."""
 
 
 @hookspec

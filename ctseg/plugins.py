@@ -16,13 +16,13 @@ import pluggy
 
 from ctseg import hookspecs
 from ctseg.errors import NameClash, UnknownName
-from ctseg.extension_specs import AugmentationSpec, CommandSpec, MetricSpec, StepSpec
+from ctseg.extension_specs import AugmentationSpec, CommandSpec, MetricSpec, StepSpec, TrackerSpec
 from ctseg.importer_specs import ImporterSpec
 from ctseg.plugin_guard import check_contract, guarded
 from ctseg.specs import ArchitectureSpec, FormatSpec, LossSpec, ReaderSpec
 
 Kind = Literal[
-    "architecture", "loss", "metric", "step", "augmentation", "reader", "format", "importer", "command"
+    "architecture", "loss", "metric", "step", "augmentation", "tracker", "reader", "format", "importer", "command"
 ]  # fmt: skip
 ENTRY_POINT_GROUP = "ctseg"
 BUILTIN = "ctseg.builtin"
@@ -33,6 +33,7 @@ _HOOKS: Mapping[Kind, tuple[str, type]] = {
     "metric": ("ctseg_metrics", MetricSpec),
     "step": ("ctseg_steps", StepSpec),
     "augmentation": ("ctseg_augmentations", AugmentationSpec),
+    "tracker": ("ctseg_trackers", TrackerSpec),
     "reader": ("ctseg_readers", ReaderSpec),
     "format": ("ctseg_formats", FormatSpec),
     "importer": ("ctseg_importers", ImporterSpec),

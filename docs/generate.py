@@ -451,6 +451,15 @@ def in_the_box() -> str:
     for name, entry in builtin.table("augmentation").items():
         parts += [f"### `{name}`\n", _sentence(entry.spec.summary, entry.spec.reference)]
         parts.append(_options(entry.spec.config))
+    rows = [
+        (f"`{name}`", _cell(entry.spec.summary), f"`{entry.spec.install}`")
+        for name, entry in builtin.table("tracker").items()
+    ]
+    parts += [
+        "## Trackers\n",
+        "Name them in `train.trackers`.\n",
+        _table(("name", "meaning", "install"), rows),
+    ]
     parts += [
         "## Data set readers\n",
         "Set options under `[data.options]`, or with `--option NAME=VALUE`.\n",

@@ -11,6 +11,7 @@ from ctseg.builtin.losses import ctseg_losses
 from ctseg.builtin.metrics import ctseg_metrics
 from ctseg.builtin.readers import ctseg_readers
 from ctseg.builtin.steps import ctseg_steps
+from ctseg.builtin.trackers import ctseg_trackers
 from ctseg.builtin.zoos import ctseg_zoos
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "ctseg_metrics",
     "ctseg_readers",
     "ctseg_steps",
+    "ctseg_trackers",
     "ctseg_zoos",
 ]

@@ -208,6 +208,10 @@ class TrainConfig(Section):
         None, ge=1, description="steps between lines of loss and learning rate in log.jsonl; validations alone "
         "where it is left out",
     )  # fmt: skip
+    trackers: tuple[str, ...] = Field(
+        (),
+        description="services that get the numbers of the run: wandb, mlflow, or those of plugins",
+    )
     val_overlap: Overlap | None = Field(
         None,
         description="overlap of tiles in validations, a share or [z, y, x]; that of [predict] if left out",

@@ -33,6 +33,7 @@ from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loader_of
 from ctseg.engine.training.time_budget import at_epoch_end, extend_steps, plan_steps
+from ctseg.engine.training.trackers import Trackers
 from ctseg.engine.training.validate import scores_of
 from ctseg.errors import OutOfMemory, RunFailed
 from ctseg.files import write_text
@@ -106,7 +107,8 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
     if state.step:
         # a run killed before a validation tells its last rate
         schedule.set(state.position(state.step - 1))
-    log = RunLog(job.folder if processes.leads else None, state.log_bytes, state.step)
+    trackers = Trackers(job.folder, config, job.reporter.say) if processes.leads else None
+    log = RunLog(job.folder if processes.leads else None, state.log_bytes, state.step, trackers)
     clock = Clock(job, state, log, fresh=job.extend or not resuming)
 
     def save() -> None:

@@ -38,6 +38,7 @@ from ctseg.engine.training.prepare import with_labels
 from ctseg.engine.training.processes import Processes, joined, restarted
 from ctseg.engine.training.run_folder import check_free, lock, take_back
 from ctseg.engine.training.run_report import show_progress
+from ctseg.engine.training.trackers import check_trackers
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
 from ctseg.planning.preprocessing import RESHAPING
@@ -199,6 +200,7 @@ def check_names(config: RunConfig, *, fresh: bool = True) -> None:
         fresh: whether training starts; a resumed run needs no file of pretrained weights any more.
     """
     optim.check_names(config.train)
+    check_trackers(config.train.trackers)
     Pipeline.of(config.preprocess)
     extra_transforms(config.augment)
     spec = plugins.architecture(config.model.architecture)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ctseg.config.checking import parse_json
 from ctseg.engine.training.board import Board
+from ctseg.engine.training.trackers import Trackers
 from ctseg.files import disk_errors
 
 
@@ -21,15 +22,23 @@ class RunLog:
         folder: of the run; None in a process that writes no log.
         keep_bytes: length of the log to keep; what a killed run wrote after its resume point is cut off.
         step: of the resume point; TensorBoard shows nothing that was written for later ones.
+        trackers: get the numbers, too.
 
     Attributes:
         board: the log of TensorBoard; None where it is not installed.
         cut: the lines that were cut off.
     """
 
-    def __init__(self, folder: Path | None, keep_bytes: int = 0, step: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        keep_bytes: int = 0,
+        step: int = 0,
+        trackers: Trackers | None = None,
+    ) -> None:
         self.cut: list[dict[str, Any]] = []
         self.board: Board | None = None
+        self.trackers = trackers
         self.path = Path() if folder is None else folder / "log.jsonl"
         self._silent = folder is None
         if folder is None:
@@ -59,6 +68,8 @@ class RunLog:
             file.write(line + "\n")
         if self.board is not None:
             self.board.write(kind, fields)
+        if self.trackers is not None:
+            self.trackers.write(kind, fields)
 
     @property
     def size(self) -> int:
@@ -67,6 +78,8 @@ class RunLog:
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
 
 def _lines(path: Path, start: int) -> list[dict[str, Any]]:
