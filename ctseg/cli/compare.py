@@ -68,7 +68,7 @@ def compare(
 
 
 def _mean_of(pair: tuple[str, ...], cases: int) -> Report:
-    from ctseg.engine.training.out_of_fold import ensemble_report
+    from ctseg.engine.training.cross_validation.out_of_fold import ensemble_report
 
     with ui.progress(f"Predicting with {' + '.join(pair)}", total=cases) as bar:
         return ensemble_report([Path(name) for name in pair], lambda case: bar.advance(text=case))

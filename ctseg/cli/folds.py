@@ -32,7 +32,7 @@ def parse_fold(text: str | None) -> tuple[int | None, bool]:
 
 def resumes_series(folder: Path | None) -> bool:
     """Whether a folder holds folds that `--fold all` began."""
-    from ctseg.engine.training.folds import is_series
+    from ctseg.engine.training.cross_validation.folds import is_series
 
     return folder is not None and is_series(folder)
 
@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train every fold and print the validations of all of them as one table."""
     from ctseg.cli.scores import print_report
-    from ctseg.engine.training.folds import train_folds
+    from ctseg.engine.training.cross_validation.folds import train_folds
     from ctseg.metrics.bootstrap import BootstrapSample
 
     with signals_raise("SIGUSR1"), ui.progress("Training") as bar:

@@ -249,7 +249,7 @@ def _fitted(
 ) -> Card:
     """The card with the temperature and the rules that the validation cases ask for."""
     from ctseg.engine.inference.model import NetworkModel
-    from ctseg.engine.training.out_of_fold import fit
+    from ctseg.engine.training.cross_validation.out_of_fold import fit
 
     if card.stages:
         raise BadInput(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ctseg.engine.model.quiet import quiet_export
 from ctseg.errors import BadInput, first_line
 from ctseg.report.extras import optional
 from ctseg.zoo.exporters.original import VIEWS, Exported, Original, originals
@@ -60,10 +59,10 @@ def _exported(
 def _save_torch(original: Original, file: Path) -> Saved:
     program, batch = _traced(original)
     packed = io.BytesIO()  # on a full disk, torch's own writer raises what nobody understands
-    with _quiet():
+    with quiet_export():
         torch.export.save(program, packed)
     file.write_bytes(packed.getbuffer())
-    with _quiet():
+    with quiet_export():
         loaded = torch.export.load(file).module()
 
     def run(tiles: torch.Tensor) -> torch.Tensor:
@@ -79,7 +78,7 @@ def _save_onnx(original: Original, file: Path) -> Saved:
 
     program, batch = _traced(original)
     size = sum(t.numel() * t.element_size() for t in original.network.state_dict().values())
-    with _quiet(), _understood(original):
+    with quiet_export(), _understood(original):
         made = torch.onnx.export(
             program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
         )
@@ -97,7 +96,7 @@ def _save_onnx(original: Original, file: Path) -> Saved:
 def _traced(original: Original) -> tuple[Any, int | None]:
     """The network as a program for tiles of the card's size, and the batch that it takes: any if it can be."""
     batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet_export():
         with contextlib.suppress(Exception):  # a network that looks at its batch takes one of 1
             shapes = ({0: batch},)
             program = torch.export.export(
@@ -118,20 +117,3 @@ def _understood(original: Original) -> Iterator[None]:
             f"{first_line(error)}.",
             hint="A network of a plugin must be one that torch.export understands.",
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters print about their own inner life."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)

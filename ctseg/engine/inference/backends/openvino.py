@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ import numpy as np
 import torch
 
 from ctseg import machine
+from ctseg.engine.model.quiet import quiet_export
 from ctseg.engine.model.runtime import Precision
 
 TYPES = {"fp32": "f32", "bf16": "bf16"}
@@ -42,7 +39,7 @@ def convert(network: torch.nn.Module, tile_bczyx: torch.Tensor) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    with quiet(), torch.no_grad():
+    with quiet_export(), torch.no_grad():
         program = torch.export.export(network, (tile_bczyx,)).run_decompositions(_decompositions())
         decoder = TorchFXPythonDecoder(program.module(), dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -152,20 +149,3 @@ def _package() -> Any:
             else:
                 sys.modules[TELEMETRY] = before
     return sys.modules["openvino"]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporter's warnings and messages."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)

@@ -12,7 +12,7 @@ from ctseg.data.readers.layout import Splits, load_json
 from ctseg.data.splits import all_folds
 from ctseg.engine.evaluation.runs import FOLD, SPLITS, report_of
 from ctseg.engine.training import checkpoint
-from ctseg.engine.training.fold_processes import FoldRequest, train_side_by_side
+from ctseg.engine.training.cross_validation.fold_processes import FoldRequest, train_side_by_side
 from ctseg.engine.training.job import RUN_FILE, Reporter, Silent
 from ctseg.engine.training.loop import finished
 from ctseg.engine.training.run import check_names, default_folder, train
