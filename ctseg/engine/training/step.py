@@ -105,6 +105,7 @@ class Stepper:
             OutOfMemory: the memory does not suffice for a single patch.
         """
         image, target, weight = self.loader.batch(step)
+        # asks the device whether voxels are ignored, so before it has a network to compute
         indices, mask = loss_target(target, self.job.card.task.kind, self.scale)
         if self.processes.largest(int(mask is not None))[0] and mask is None:
             mask = torch.ones(
