@@ -39,7 +39,7 @@ OF_A_STEP = (
 )
 """Files whose functions run in every step."""
 OF_A_VALIDATION = {
-    "checkpoint.py:<dictcomp>", "loop.py:<dictcomp>",  # weights that are written
+    "checkpoint.py:<dictcomp>", "epoch.py:<dictcomp>",  # weights that are written
     "sliding_window.py:_check_finite", "resample_logits.py:_make", "source_grid.py:to_source_axes",
 }  # fmt: skip
 
@@ -86,8 +86,8 @@ def test_a_run_learns_what_it_learns_on_the_cpu(mini_set, expected, tmp_path, mo
     every_step = {line: n for line, n in card.waits.items() if line.startswith(OF_A_STEP)}
     assert ("loading.py:on_device" in card.sent) == (options[1] == "train.cache=device")
     assert ("loading.py:_transform" in card.sent) == (options[1] == "train.cache=disk")
-    # clip_grad_norm_ groups tensors by their real device, so that one wait of `__call__` is only pretended
-    assert every_step == {"step.py:loss_target": STEPS, "step.py:__call__": 2 * STEPS}, card.waits
+    # clip_grad_norm_ groups tensors by their real device, so that one wait of `_update` is only pretended
+    assert every_step == {"step.py:loss_target": STEPS, "step.py:_update": 2 * STEPS}, card.waits
     assert set(card.waits) - set(every_step) == OF_A_VALIDATION
 
 
@@ -124,9 +124,9 @@ def test_a_card_that_is_too_small_is_an_error_with_a_way_out(mini_set, tmp_path,
         )
     assert result.exit_code == 1
     assert (
-        "The memory of cuda does not suffice for 2 patches of 8 x 16 x 16 voxels" in result.stderr
+        "The memory of cuda does not suffice for one patch of 8 x 16 x 16 voxels" in result.stderr
     )
-    assert "--batch-size 1" in result.stderr
+    assert "--patch" in result.stderr
 
 
 def forgetting_images(self: Runtime, x: torch.Tensor) -> torch.Tensor:
