@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from ctseg.engine.prediction.queue import Summary
     from ctseg.engine.prediction.request import Request
 
-EXAMPLES = (
-    "ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",
-    "ctseg predict t1.nii.gz,t2.nii.gz -m runs/brain -o mask.nii.gz",
-)
+EXAMPLES = ("ctseg predict scan.nii.gz -m unet3d.hippocampus_v1 -o mask.nii.gz",)
 OLD_SPELLINGS = MappingProxyType(
     {
         "--dtype": "--set dtype={}",
@@ -60,7 +57,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Scans, folders or data sets.",
+            help="Scans (a,b: channels), folders, data sets.",
             show_default=False,
         ),
     ],

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ctseg.nets.blocks import NO_STRIDE
 from ctseg.nets.mednext_config import MedNeXtConfig
+from ctseg.nets.norm import InstanceNorm
 from ctseg.specs import Zyx
 
 
@@ -39,7 +40,7 @@ class Block(nn.Module):
         convolution = nn.ConvTranspose3d if up else nn.Conv3d
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.depthwise = convolution(before, before, kernel, stride, padding, groups=before)
-        self.norm = nn.GroupNorm(before, before)
+        self.norm = InstanceNorm(before)
         self.widen = nn.Conv3d(before, expansion * before, 1)
         self.narrow = nn.Conv3d(expansion * before, after, 1)
         same = stride == NO_STRIDE and before == after

@@ -13,9 +13,9 @@ import tomli_w
 import torch
 
 import ctseg
-from ctseg.cli.evaluate import _of_run
 from ctseg.config import LossConfig, RunConfig, dump_config, load_config
 from ctseg.engine.evaluation.matching import find_pairs
+from ctseg.engine.evaluation.runs import report_of
 from ctseg.engine.prediction.record import PredictionRecord
 from ctseg.engine.prediction.request import Request
 from ctseg.engine.training import checkpoint
@@ -164,6 +164,6 @@ def report(folder: Path) -> list[Seed]:
 
 def _report(run: Path) -> None:
     """As `ctseg evaluate RUN` shows it."""
-    found = _of_run(run)
+    found = report_of(run)
     _ = found.mean_dice, found.dice
     Report.from_json(found.to_json())

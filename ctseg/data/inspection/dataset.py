@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -75,7 +76,7 @@ def _inspect_case(case: Case, dataset: DataSet) -> tuple[CaseReport, str]:
         count = len(names) if len(case.images) == 1 else 1
         own, names = names[:count], names[count:]
         try:
-            source = open_ref(ref)
+            source = open_ref(ref if readable else dataclasses.replace(ref, onto=None))
             try:
                 if source.channels != count:
                     raise BadInput(
