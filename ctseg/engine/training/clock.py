@@ -37,8 +37,8 @@ class Clock:
             self._review()
 
     def start(self) -> None:
-        """Foretell a run whose length follows from a measurement."""
-        if self.fresh and self.budget.kept:
+        """Foretell a run that was measured."""
+        if self.fresh and self.state.step_seconds:
             self.state.forecasts.clear()
             self._foretell()
 

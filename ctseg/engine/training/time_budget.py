@@ -34,6 +34,8 @@ FEW_STEPS = 100
 """A budget that allows fewer steps than this is worth a warning."""
 EPOCHS = (4, 40)
 """Fewest and most validations of a run under a time budget, as planned at its start."""
+MEASURED_FROM = 1000
+"""Runs of at least so many steps are measured before their start, so that their time can be foretold."""
 MOST_STEPS = 2**31
 DIGITS = 6
 """Of seconds, so that the log holds all that a decision rests on."""
@@ -45,6 +47,10 @@ def plan_steps(job: TrainingJob, net: torch.nn.Module, loss: Loss, loader: Loade
     state = State(0, 1)
     steps, per_epoch = _length(job, state, net, loss, loader)
     state.steps, state.steps_per_epoch = steps, min(per_epoch, steps)
+    if job.deadline is None and steps >= MEASURED_FROM:
+        state.step_seconds, state.validation_seconds = job.processes.from_first(
+            *measure(job, net, loss, loader)
+        )
     return state
 
 
@@ -215,7 +221,8 @@ def measure(
     trial = copy.deepcopy(net)
     optimizer = make_optimizer(trial, job.config.train)
     stepper = Stepper(job, trial, loss, optimizer, loader)
-    times = timed(stepper, warm=2, least=6, seconds=0.02 * budget(job), processes=job.processes)
+    seconds = 0.0 if job.deadline is None else 0.02 * max(job.deadline - time.monotonic(), 1.0)
+    times = timed(stepper, warm=2, least=6, seconds=seconds, processes=job.processes)
     model = validation_model(job, trial.eval())
     few = min(3, len(job.val))
     validate(model, job.val[:1], job.val_prepared[:1])
@@ -223,12 +230,6 @@ def measure(
     validate(model, job.val[:few], job.val_prepared[:few])
     cases = -(-len(job.val) // job.processes.size)
     return statistics.median(times), (time.monotonic() - begun) / few * cases
-
-
-def budget(job: TrainingJob) -> float:
-    """Seconds left."""
-    assert job.deadline is not None
-    return max(job.deadline - time.monotonic(), 1.0)
 
 
 def timed(

@@ -214,6 +214,22 @@ def test_affordable_steps_are_the_most_that_fit(seconds, step):
     assert cost(found + 1) > seconds
 
 
+def test_a_long_run_is_foretold_before_its_start_and_after_some_steps(
+    mini_set, tmp_path, monkeypatch
+):
+    for module, name, value in ((time_budget, "MEASURED_FROM", 20), (clock, "SECOND_AT", 6)):
+        monkeypatch.setattr(module, name, value)
+    Machine(lambda calls: 1.0 if calls < MEASURED else 2.0).install(monkeypatch)
+    ctseg.train(config_of(mini_set, time=None, steps=20, steps_per_epoch=10), output=tmp_path)
+    first, second = lines_of(tmp_path, "forecast")
+    validations = 2 * 2 * VALIDATION
+    assert (first["step"], first["seconds"]) == (0, 20 * 1.0 + validations)
+    assert (second["step"], second["seconds"]) == (6, 20 * 2.0 + validations)
+    (outcome,) = lines_of(tmp_path, "outcome")
+    assert outcome["seconds"] == 20 * 2.0 + validations
+    assert [line["seconds"] for line in outcome["forecasts"]] == [round(22 / 42, 3), 1.0]
+
+
 def test_memory_and_durations_are_told():
     assert forecast.peak_memory(torch.device("cpu")) > 2**24
     assert [forecast.in_words(s) for s in (45, 720, 12000)] == ["45 s", "12 min", "3 h 20 min"]
