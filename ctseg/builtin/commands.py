@@ -10,6 +10,7 @@ from ctseg.hookspecs import hookimpl
 
 COMMANDS = {
     "demo": "train, publish, predict and evaluate on phantoms",
+    "plan": "plan a training",
     "train": "train a network",
     "predict": "predict scans",
     "evaluate": "compare predictions with references",

@@ -22,6 +22,7 @@ from ctseg.cli import (
     doctor,
     evaluate,
     losses,
+    plan,
     plugin_commands,
     plugins,
     predict,
@@ -219,6 +220,7 @@ def root(
 
 
 app.command("demo", cls=demo.Command, epilog=ui.examples(*demo.EXAMPLES))(demo.demo)
+app.command("plan", epilog=ui.examples(*plan.EXAMPLES))(plan.plan)
 app.command("train", epilog=ui.examples(*train.EXAMPLES))(train.train)
 app.command("predict", cls=predict.Command, epilog=ui.examples(*predict.EXAMPLES))(predict.predict)
 app.command("evaluate", cls=evaluate.Command, epilog=ui.examples(*evaluate.EXAMPLES))(

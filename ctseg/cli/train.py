@@ -115,6 +115,15 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="Size of the training: fast, default or accurate.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -213,7 +222,7 @@ def train(
         "train.patch_zyx": None if patch is None else axes.numbers(patch, int),
         "preprocess.spacing_xyz": None if spacing is None else axes.numbers(spacing, float, "xyz"),
         "train.batch_size": batch_size, "train.lr": lr, "train.patience": patience,
-        "train.device": device, "train.precision": precision,
+        "train.device": device, "train.precision": precision, "train.preset": preset,
         "model.architecture": architecture, "model.init": init, "loss.name": loss,
         "train.freeze": freeze or None,
         "data.fold": number, "data.reader": reader, "seed": seed,
@@ -315,8 +324,14 @@ def _show_best(result: RunResult) -> None:
     ui.show(f"mean Dice {'-' if mean is None else f'{mean:.4f}'}")
 
 
-def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -> RunConfig:
-    """The configuration from a run file or a data set, overridden by the options and settings."""
+def configure(
+    source: Path | None, given: dict[str, Any], settings: list[str], *, any_length: bool = False
+) -> RunConfig:
+    """The configuration from a run file or a data set, overridden by the options and settings.
+
+    Args:
+        any_length: whether the length of the training may be missing, as in a plan.
+    """
     from ctseg.config import LENGTHS, load_config, override, parse_config
 
     if source is None:
@@ -349,7 +364,7 @@ def configure(source: Path | None, given: dict[str, Any], settings: list[str]) -
         (data[section] if section else data)[name] = value
     checked: RunConfig = parse_config(data, where="the options")
     checked = override(checked, settings)
-    if not any(getattr(checked.train, name) for name in LENGTHS):
+    if not (any_length or any(getattr(checked.train, name) for name in LENGTHS)):
         raise BadInput(
             "The length of the training is missing.",
             hint="Give --time 30m, --epochs 100 or --steps 5000.",

@@ -225,6 +225,12 @@ class TrainConfig(Section):
     cache: Literal["auto", "device", "ram", "disk"] = Field(
         "auto", description="where the prepared scans lie; auto: the fastest place that holds them"
     )
+    preset: Literal["fast", "default", "accurate"] = Field(
+        "default", description="size of the plan: fast, default, or accurate, which keeps the spacing of the data"
+    )  # fmt: skip
+    memory: str | None = Field(
+        None, description="memory of the device to plan for, e.g. '24G'; what is free if left out"
+    )
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 

@@ -31,7 +31,7 @@ class Plan:
 
 
 class Budget(NamedTuple):
-    """What a device can handle.
+    """A size of training.
 
     Attributes:
         patch_voxels: voxels of one patch.
@@ -39,6 +39,7 @@ class Budget(NamedTuple):
         max_features: width of the deepest level.
         batch_size: patches of that size in a training step.
         coarsest: largest factor by which the target spacing may exceed the spacing of the data.
+        steps: with this many optimizer steps the size pays; a smaller one does better with fewer.
     """
 
     patch_voxels: int
@@ -46,10 +47,25 @@ class Budget(NamedTuple):
     max_features: int
     batch_size: int
     coarsest: float
+    steps: int
 
 
-BUDGETS = {
-    "cpu": Budget(48**3, 24, 192, 2, 2.5),
-    "mps": Budget(80**3, 32, 320, 2, 1.5),
-    "cuda": Budget(128**3, 32, 320, 2, 1.0),
-}
+LEVELS = (
+    Budget(32**3, 16, 128, 2, 3.0, 0),
+    Budget(40**3, 16, 128, 2, 3.0, 200),
+    Budget(48**3, 24, 192, 2, 2.5, 240),
+    Budget(64**3, 32, 256, 2, 2.0, 2500),
+    Budget(80**3, 32, 320, 2, 1.5, 3500),
+    Budget(96**3, 32, 320, 2, 1.25, 4500),
+    Budget(128**3, 32, 320, 2, 1.0, 7000),
+    Budget(160**3, 32, 320, 2, 1.0, 10_000),
+    Budget(192**3, 32, 320, 2, 1.0, 13_000),
+    Budget(192**3, 32, 320, 4, 1.0, 20_000),
+)
+"""Sizes of training, smallest first; `docs/explanation/plans.md` gives the reasons."""
+USUAL = {"cpu": 2, "mps": 4, "cuda": 6}
+"""The size for each device where neither time nor memory decides."""
+
+
+def usual_budget(device: str) -> Budget:
+    return LEVELS[USUAL[device]]

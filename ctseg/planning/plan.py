@@ -1,4 +1,4 @@
-"""From a fingerprint to a complete configuration, with nnU-Net's rules under the device's budget.
+"""From a fingerprint to a complete configuration, with nnU-Net's rules, in the time and memory there are.
 
 The user's settings are kept. Every other choice is made by a pure function that returns value and reason;
 `plan.json` records both.
@@ -6,12 +6,15 @@ The user's settings are kept. Every other choice is made by a pure function that
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ctseg import plugins
 from ctseg.config import PreprocessConfig, RunConfig, TaskConfig
 from ctseg.data.steps import Orient, Step, step_to_dict
 from ctseg.planning import regression
-from ctseg.planning.choices import BUDGETS, Plan
+from ctseg.planning.choices import Budget, Plan
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.limits import Limits, Load, choose_budget, load_of
 from ctseg.planning.network import choose_options, complete_options, fit_patch, plain
 from ctseg.planning.optimisation import (
     check_loss,
@@ -38,20 +41,45 @@ def make_plan(
     task: Task,
     channels: tuple[str, ...],
     fingerprint: Fingerprint,
-    device: str,
+    limits: Limits,
     *,
     one_volume: bool = False,
 ) -> tuple[RunConfig, Plan]:
     """The complete configuration, and the reason for each choice.
 
     Args:
-        device: "cpu", "cuda" or "mps"; its budget bounds patch, batch and width.
+        limits: device, time and memory, which bound patch, batch, width and spacing.
         one_volume: whether all cases are parts of one scan, and so share one intensity scale.
 
     Raises:
         BadInput: the loss does not serve the task, or the patch does not suit the network.
     """
-    plan, budget = Plan(), BUDGETS[device]
+    data = _Data(task, channels, fingerprint, one_volume)
+
+    def load(budget: Budget) -> Load:
+        resolved, _ = _plan_within(config, data, budget, limits.device)
+        return load_of(resolved, in_channels=len(channels), out_channels=task.out_channels)
+
+    chosen = choose_budget(limits, config.train.preset, load)
+    resolved, plan = _plan_within(config, data, chosen[0], limits.device)
+    plan.choices = {"size": {"value": chosen[0]._asdict(), "reason": chosen[1]}, **plan.choices}
+    return resolved, plan
+
+
+class _Data(NamedTuple):
+    """What is known of the data."""
+
+    task: Task
+    channels: tuple[str, ...]
+    fingerprint: Fingerprint
+    one_volume: bool
+
+
+def _plan_within(
+    config: RunConfig, data: _Data, budget: Budget, device: str
+) -> tuple[RunConfig, Plan]:
+    """The complete configuration for one size of training."""
+    plan, (task, channels, fingerprint, one_volume) = Plan(), data
     spec = plugins.architecture(config.model.architecture)
     options, augment, steps = config.model.options, config.augment, config.preprocess
     set_xyz = steps.spacing_xyz

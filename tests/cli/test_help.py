@@ -77,7 +77,7 @@ def test_loading_a_model_imports_no_scipy() -> None:
 def test_help_names_every_command_with_a_summary() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        "demo", "train", "predict", "evaluate", "compare", "statistics", "view", "render", "doctor",
+        "demo", "plan", "train", "predict", "evaluate", "compare", "statistics", "view", "render", "doctor",
         "data", "zoo", "architectures", "losses", "plugins",
     }  # fmt: skip
     result = CliRunner().invoke(cli.app, ["--help"])

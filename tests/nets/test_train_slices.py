@@ -15,8 +15,9 @@ from ctseg.cli.app import app
 from ctseg.config import load_config, parse_config
 from ctseg.engine.model.weights_header import read_card
 from ctseg.nets.timm_import import timm
-from ctseg.planning.choices import BUDGETS
+from ctseg.planning.choices import usual_budget
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
 
@@ -32,7 +33,7 @@ def plan(shape, spacing, architecture="unet2d", options=None, vary=0.0, **more):
     config = parse_config(
         {"model": {"architecture": architecture, "options": options or {}}} | more
     )
-    return make_plan(config, classes_task({"organ": 1}), ("CT",), found, "cpu")
+    return make_plan(config, classes_task({"organ": 1}), ("CT",), found, Limits("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_patches_are_large_in_the_plane_and_few_slices_deep(
     z, y, x = config.train.patch_zyx
     assert least <= z <= max(shape[0], least)
     assert y * x >= min(64 * 64, shape[1] * shape[2])
-    assert z * y * x <= 2.5 * BUDGETS["cpu"].patch_voxels
+    assert z * y * x <= 2.5 * usual_budget("cpu").patch_voxels
     assert 2 <= config.train.batch_size <= 16
     assert config.predict.tile_zyx[0] >= z
     assert config.predict.tile_zyx[1:] == (y, x)

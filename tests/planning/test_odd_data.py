@@ -11,8 +11,9 @@ import pytest
 from ctseg import plugins
 from ctseg.config import RunConfig, override
 from ctseg.data.pipeline import Pipeline
-from ctseg.planning.choices import BUDGETS
+from ctseg.planning.choices import usual_budget
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
@@ -35,7 +36,7 @@ NOISE = np.random.default_rng(0).normal(40, 30, 10_000)
 
 def plan(found: Fingerprint, *settings: str, channels=("CT",), one_volume=False) -> RunConfig:
     config = override(RunConfig(), settings)
-    return make_plan(config, TASK, channels, found, "cpu", one_volume=one_volume)[0]
+    return make_plan(config, TASK, channels, found, Limits("cpu"), one_volume=one_volume)[0]
 
 
 # ---------------------------------------------------------------- grids
@@ -54,7 +55,7 @@ def plan(found: Fingerprint, *settings: str, channels=("CT",), one_volume=False)
 def test_very_thick_slices_do_not_break_the_budget(shape, spacing):
     patch = plan(looked(NOISE, shape, (spacing,) * 3)).train.patch_zyx
     assert patch is not None and min(patch) >= 8
-    assert np.prod(patch) <= 1.6 * BUDGETS["cpu"].patch_voxels
+    assert np.prod(patch) <= 1.6 * usual_budget("cpu").patch_voxels
 
 
 def test_an_axis_that_is_kept_is_kept_in_every_scan():
@@ -70,7 +71,7 @@ def test_an_axis_that_is_kept_is_kept_in_every_scan():
 def test_voxels_of_nanometres_are_resampled_to_the_median():
     nanometres = [(z * 1e-6,) * 3 for z in (3.0, 4.5, 4.5)]
     found = looked(NOISE, spacings=tuple(nanometres))
-    config, why = make_plan(RunConfig(), TASK, ("CT",), found, "cpu")
+    config, why = make_plan(RunConfig(), TASK, ("CT",), found, Limits("cpu"))
     assert config.preprocess.steps[1]["spacing_xyz"] == pytest.approx([4.5e-6] * 3, rel=1e-5)
     assert why.choices["target_spacing_zyx"]["value"] == pytest.approx([4.5e-6] * 3, rel=1e-3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctseg.config import parse_config
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
 
@@ -15,7 +16,7 @@ STATISTICS = {
 def patch_of(*steps: dict, shape=(40, 400, 400), spacing=(5.0, 0.8, 0.8)) -> tuple[int, ...]:
     found = Fingerprint((shape,) * 3, (spacing,) * 3, (STATISTICS,), {"organ": 10.0}, 3)
     config = parse_config({"preprocess": {"steps": [{"kind": "orient"}, *steps]}})
-    made, _ = make_plan(config, classes_task({"organ": 1}), ("CT",), found, "cpu")
+    made, _ = make_plan(config, classes_task({"organ": 1}), ("CT",), found, Limits("cpu"))
     assert made.train.patch_zyx is not None
     assert made.preprocess == config.preprocess
     return made.train.patch_zyx

@@ -11,8 +11,9 @@ import torch
 import ctseg
 from ctseg.config import RunConfig, override, parse_config
 from ctseg.errors import BadInput
-from ctseg.planning.choices import BUDGETS
+from ctseg.planning.choices import usual_budget
 from ctseg.planning.fingerprint import Fingerprint, fingerprint
+from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
 from ctseg.planning.task import find_task
 from ctseg.specs import Case, DataSet, ImageRef
@@ -35,7 +36,7 @@ def found(shape=(40, 50, 45), spacing=(1.0, 1.0, 1.0), cases=10, vary=0.0) -> Fi
 
 
 def plan(config=None, fingerprint=None, channels=("CT",), task=TASK):
-    return make_plan(config or RunConfig(), task, channels, fingerprint or found(), "cpu")
+    return make_plan(config or RunConfig(), task, channels, fingerprint or found(), Limits("cpu"))
 
 
 def kinds(config: RunConfig) -> list[str]:
@@ -111,7 +112,7 @@ def test_the_patch_suits_the_network_and_the_budget(shape, spacing, architecture
     config, _ = plan(config, found(shape, spacing))
     patch = config.train.patch_zyx
     assert patch is not None
-    assert np.prod(patch) <= 1.6 * BUDGETS["cpu"].patch_voxels
+    assert np.prod(patch) <= 1.6 * usual_budget("cpu").patch_voxels
     assert config.train.batch_size is not None
     assert config.train.batch_size >= 2
     net = ctseg.create_model(architecture, in_channels=1, out_channels=2, **config.model.options)

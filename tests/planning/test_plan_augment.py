@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ctseg.config import AugmentConfig, PredictConfig, RunConfig, TrainConfig
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
 from ctseg.task import classes_task
 
@@ -19,7 +20,7 @@ STATISTICS = {
 def plan(augment=None, task=TASK, device="cpu", **sections):
     config = RunConfig(augment=augment or AugmentConfig(), **sections)
     looked = Fingerprint(((40, 50, 45),) * 10, ((1.0, 1.0, 1.0),) * 10, (STATISTICS,), {}, 10)
-    return make_plan(config, task, ("CT",), looked, device)
+    return make_plan(config, task, ("CT",), looked, Limits(device))
 
 
 def test_the_preset_depends_on_the_device_and_nothing_is_left_out():

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,30 @@ def choose_for_card(
     return choose_measured(default, network, probe, training=False, precision=precision).runtime
 
 
+def speed_of(runtime: Runtime, network: torch.nn.Module, shape_bczyx: Sequence[int]) -> float:
+    """Floating-point operations a second of passes in training, counting three times those of a forward pass.
+
+    Measured anew each time, since a machine may be busy. A machine that is busy for a moment must not decide alone: a
+    CPU counts as no slower than half of what its processor time says. 0 where operations cannot be counted or the
+    pass fails.
+    """
+    flops = flops_of(network, shape_bczyx)
+    if not math.isfinite(flops):
+        return 0.0
+    try:
+        with own_random_numbers(runtime.device), repeatable(runtime.device):
+            trial = Trial(network, runtime, shape_bczyx, training=True)
+            trial()
+            begun, passes = time.process_time(), trial.passes
+            seconds = trial.seconds(math.inf)
+            used = (time.process_time() - begun) / (trial.passes - passes)
+    except (RuntimeError, ValueError, MemoryError):  # the run says why
+        return 0.0
+    if runtime.device.type == "cpu":
+        seconds = min(seconds, 2 * used / torch.get_num_threads())
+    return 3 * flops / seconds
+
+
 def candidates(default: Runtime, precision: str = "auto") -> list[Runtime]:
     """What is tried on a device, the default first; one where there is no choice."""
     if default.device.type not in PROBE_VOXELS:
@@ -150,7 +175,7 @@ def machine_of(device: torch.device) -> dict[str, Any]:
         "limit": next((os.environ[name] for name in limits if name in os.environ), ""),
         "torch": torch.__version__, "ctseg": __version__,
     }  # fmt: skip
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():  # a plan may be for another machine
         out["gpu"] = torch.cuda.get_device_name(device)
     return out
 

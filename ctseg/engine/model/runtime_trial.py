@@ -31,7 +31,7 @@ class Trial:
     def __init__(
         self, network: torch.nn.Module, runtime: Runtime, shape: Sequence[int], *, training: bool
     ) -> None:
-        self.runtime, self.training, self.first = runtime, training, math.inf
+        self.runtime, self.training, self.first, self.passes = runtime, training, math.inf, 0
         self.net = runtime.place(copy.deepcopy(network)).train(training)
         for module in self.net.modules():
             if isinstance(module, _DropoutNd):  # what is dropped depends on the memory layout
@@ -53,7 +53,7 @@ class Trial:
                 with self.runtime.kernels():
                     self._loss(levels).backward()  # type: ignore[no-untyped-call]
         self._wait()
-        self.first = time.perf_counter() - begun
+        self.first, self.passes = time.perf_counter() - begun, self.passes + 1
         results = [level.detach().float().contiguous() for level in levels]
         if self.training:
             grads = [p.grad for p in self.net.parameters() if p.grad is not None]

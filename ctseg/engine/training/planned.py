@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctseg import plugins
-from ctseg.config import RunConfig
+import torch
+
+from ctseg import machine, plugins
+from ctseg.config import RunConfig, parse_duration
 from ctseg.config.checking import parse_json
 from ctseg.data.inspection.hounsfield import unnamed_ct
 from ctseg.data.joined import dataset_of
@@ -15,6 +19,7 @@ from ctseg.data.load import load_image, load_label
 from ctseg.data.readers.grids import interpolated_channels, tolerated_offsets
 from ctseg.data.readers.layout import some
 from ctseg.data.splits import depths, split
+from ctseg.engine.inference.memory.fit import parse_size
 from ctseg.engine.model.create import create_model
 from ctseg.engine.model.measure_runtime import (
     Measurement,
@@ -22,15 +27,27 @@ from ctseg.engine.model.measure_runtime import (
     choose_measured,
     probe_of,
     recorded,
+    speed_of,
 )
-from ctseg.engine.model.runtime import Runtime
+from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.training.job import Reporter
 from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.run_report import environment_of
+from ctseg.errors import BadInput
+from ctseg.planning.choices import Plan
 from ctseg.planning.fingerprint import Fingerprint, fingerprint
+from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
+from ctseg.planning.run_file import commented
+from ctseg.planning.task import task_of
 from ctseg.specs import Case, DataSet, Task, training_only
 
+STEPS_SHARE = 0.8
+"""Share of a time budget that is left for steps after preparation, measuring and validation."""
+ROUNDS = 3
+"""How often the speed is measured while the plan changes with it."""
+FREE_SHARE = 0.9
+"""Share of the free memory that a plan may take."""
 PLAN = "plan.json"
 """The fingerprint of the data, and each choice with its reason."""
 
@@ -69,18 +86,49 @@ class Planned(NamedTuple):
 
 
 def plan_run(
-    config: RunConfig, data: RunData, task: Task, runtime: Runtime, reporter: Reporter
+    config: RunConfig,
+    data: RunData,
+    task: Task,
+    runtime: Runtime,
+    reporter: Reporter,
+    deadline: float | None = None,
 ) -> Planned:
-    """Inspect the data and choose what the configuration leaves open."""
+    """Inspect the data and choose what the configuration leaves open.
+
+    Args:
+        deadline: monotonic time at which the run must end; None without a time budget.
+    """
     found = _inspect(data, task, reporter)
-    config, plan = make_plan(
-        config, task, data.dataset.channels, found, runtime.device.type,
-        one_volume=len(data.dataset.cases) == 1,
-    )  # fmt: skip
+    limits = limits_of(config, runtime)
+    if deadline is not None:
+        limits = replace(limits, seconds=STEPS_SHARE * max(deadline - time.monotonic(), 1.0))
+    channels = data.dataset.channels
+
+    def planned(limits: Limits) -> tuple[RunConfig, Plan]:
+        one_volume = len(data.dataset.cases) == 1
+        return make_plan(config, task, channels, found, limits, one_volume=one_volume)
+
+    resolved, plan = planned(limits)
+    for _ in range(ROUNDS if limits.seconds is not None and not _is_set(config) else 0):
+        # a narrower network makes fewer operations a second: measured again where the plan changed
+        if _is_here(runtime.device):
+            speed = speed_of(runtime, *_network(resolved, len(channels), task, runtime))
+        else:
+            speed = usual_speed(limits.memory or 0)
+        if not speed:
+            break
+        limits = replace(limits, speed=min(speed, limits.speed or speed))
+        before = resolved
+        resolved, plan = planned(limits)
+        if (resolved.train, resolved.model) == (before.train, before.model):
+            break
+    config = resolved
     path = str(Path(config.data.path).resolve())
     update = {"path": path, "also": tuple(str(Path(more).resolve()) for more in config.data.also)}
     config = config.model_copy(update={"data": config.data.model_copy(update=update)})
-    measured = measure(config, len(data.dataset.channels), task, runtime)
+    measured = Measurement(runtime)
+    if _is_here(runtime.device):
+        measured = measure(config, len(channels), task, runtime)
     runtime = plan.note("runtime", (measured.runtime, _why(measured)), shown=as_choice(measured))
     document = {
         "fingerprint": found.to_dict(),
@@ -91,8 +139,68 @@ def plan_run(
     return Planned(config, document, runtime)
 
 
-def measure(config: RunConfig, channels: int, task: Task, default: Runtime) -> Measurement:
-    """The fastest runtime for the network and patch of a complete configuration."""
+def plan_file(config: RunConfig, reporter: Reporter) -> tuple[Planned, str]:
+    """The plan of a training that is not started, and its run file with a comment for each choice.
+
+    A device that is not in this machine is planned for, too: with `train.memory`, and at `usual_speed`.
+    """
+    if not config.data.path:
+        raise BadInput("No data set is named.", hint="ctseg plan FOLDER -o run.toml")
+    data = open_data(config, reporter)
+    task = task_of(config.task, data.dataset)
+    deadline = None
+    if config.train.time is not None:
+        deadline = time.monotonic() + parse_duration(config.train.time)
+    device = config.train.device.partition(":")[0]
+    if device == "cuda" and not torch.cuda.is_available():
+        if config.train.memory is None:
+            raise BadInput(
+                "There is no CUDA device here, so its memory is unknown.",
+                hint="Say how much the card has: --memory 24G",
+            )
+        runtime = Runtime(torch.device("cuda"), "bf16", True, "usual")
+    else:
+        runtime = choose(config.train.device, config.train.precision)
+    planned = plan_run(config, data, task, runtime, reporter, deadline)
+    return planned, commented(planned.config, planned.document["choices"])
+
+
+def usual_speed(memory: int) -> float:
+    """Floating-point operations a second of training on a GPU with that memory.
+
+    nnU-Net's steps on an RTX 2080 Ti (11 GB, 0.65 s) and an A100 (40 GB, 0.26 s) are between it and a third more.
+    """
+    return float(1e12 * (memory / 1e9) ** 0.75)
+
+
+def limits_of(config: RunConfig, runtime: Runtime) -> Limits:
+    """The memory that a training may take: `train.memory`, or nine tenths of what is free."""
+    device, half = runtime.device, runtime.precision != "fp32"
+    if config.train.memory is not None:
+        memory: int | None = parse_size(config.train.memory)
+    elif device.type == "cuda" and torch.cuda.is_available():
+        memory = int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
+    else:
+        known = machine.memory() if device.type == "cpu" else None
+        memory = None if known is None else int(FREE_SHARE * known[1])
+    return Limits(device.type, memory, half=half)
+
+
+def _is_here(device: torch.device) -> bool:
+    """Whether this machine has the device."""
+    return device.type != "cuda" or torch.cuda.is_available()
+
+
+def _is_set(config: RunConfig) -> bool:
+    """Whether the configuration leaves nothing open that time could decide."""
+    named = "features" in config.model.options
+    return bool(named and config.train.patch_zyx and config.train.batch_size)
+
+
+def _network(
+    config: RunConfig, channels: int, task: Task, default: Runtime
+) -> tuple[torch.nn.Module, tuple[int, ...]]:
+    """The network of a complete configuration, and the shape of the patch to measure it on."""
     name, patch = config.model.architecture, config.train.patch_zyx
     assert patch is not None
     spec = plugins.architecture(name)
@@ -100,7 +208,12 @@ def measure(config: RunConfig, channels: int, task: Task, default: Runtime) -> M
     options = {key: value for key, value in config.model.options.items() if key not in unread}
     network = create_model(name, in_channels=channels, out_channels=task.out_channels, **options)
     demands = spec.constraints_for(plugins.make_config(spec, options))
-    probe = probe_of(default.device, channels, patch, demands)
+    return network, probe_of(default.device, channels, patch, demands)
+
+
+def measure(config: RunConfig, channels: int, task: Task, default: Runtime) -> Measurement:
+    """The fastest runtime for the network and patch of a complete configuration."""
+    network, probe = _network(config, channels, task, default)
     with kept_buffers(default.device.type == "cpu"):
         return choose_measured(
             default, network, probe, training=True, precision=config.train.precision

@@ -14,6 +14,7 @@ from ctseg.engine.training.job import Reporter, Silent
 from ctseg.engine.training.planned import open_data
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import fingerprint
+from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
 from ctseg.planning.task import task_of
 
@@ -77,7 +78,7 @@ def prepare(
             task,
             dataset.channels,
             found,
-            runtime.device.type,
+            Limits(runtime.device.type),
             one_volume=len(dataset.cases) == 1,
         )
     store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)

@@ -137,7 +137,9 @@ def _train(
         task = task_of(config.task, dataset)
         rule_of(config.train, task)  # unknown labels are refused before anything is written
         check_rules(task, config.predict.postprocess)
-        config, document, runtime = plan_run(config, data, task, runtime, reporter)
+        config, document, runtime = plan_run(
+            config, data, task, runtime, reporter, _deadline(config, begun)
+        )
         initial = inspect(card_of(config, dataset, task, 0), config)
         if initial is not None:
             document["initial"] = initial.model_dump(mode="json")
@@ -162,8 +164,6 @@ def _train(
     if scans is not None:
         card = card.model_copy(update={"training_scans": scans, "card_version": 2})
     card = with_initial(card, initial_of(folder / PLAN))
-    limited = config.train.time is not None and config.train.steps is None
-    deadline = begun + parse_duration(config.train.time or "0") if limited else None
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
     spacing = kept[0].applied.target.spacing_zyx
     reshaped = any(s["kind"] in RESHAPING for s in card.preprocess.steps)
@@ -176,7 +176,7 @@ def _train(
     job = TrainingJob(
         config=config, card=card, folder=folder, train=kept,
         val=[case for case in validation if case.id in {ready.id for ready in judged}],
-        val_prepared=judged, runtime=runtime, spacing_zyx=spacing, deadline=deadline,
+        val_prepared=judged, runtime=runtime, spacing_zyx=spacing, deadline=_deadline(config, begun),
         reporter=reporter,
         on_epoch=(lambda run: show_progress(run, reporter)) if processes.leads else None,
         extend=start.extend is not None, processes=processes,
@@ -191,6 +191,12 @@ def _meet(team: Team, folder: Path) -> None:
     team.put(f"ready/{team.rank}", True)
     for rank in range(team.size):
         team.wait(f"ready/{rank}")
+
+
+def _deadline(config: RunConfig, begun: float) -> float | None:
+    """Monotonic time at which the time budget ends; None without one."""
+    limited = config.train.time is not None and config.train.steps is None
+    return begun + parse_duration(config.train.time or "0") if limited else None
 
 
 def check_names(config: RunConfig, *, fresh: bool = True) -> None:

@@ -218,3 +218,26 @@ def test_large_patches_are_reduced_to_sizes_that_the_network_takes():
     _, _, *patch = probe_of(CPU, 1, (128, 128, 128), demands)
     assert patch == [40, 40, 40]
     assert probe_of(CPU, 1, (3, 512, 512), Constraints(dims=2, context_slices=1))[2] == 3
+
+
+def test_a_machine_that_is_busy_for_a_moment_does_not_decide_alone(monkeypatch):
+    """Passes take 10 seconds of the clock and 1 of the processor, of which two threads share the work."""
+    now = {"clock": 0.0, "processor": 0.0}
+
+    class Slow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(1, 2, 1)
+
+        def forward(self, x):
+            if x.device.type == "cpu":
+                now["clock"], now["processor"] = now["clock"] + 10, now["processor"] + 1
+            return self.conv(x)
+
+    monkeypatch.setattr(runtime_trial.time, "perf_counter", lambda: now["clock"])
+    monkeypatch.setattr(measure_runtime.time, "process_time", lambda: now["processor"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    flops = 2 * 64 * 2
+    assert measure_runtime.speed_of(FP32, Slow(), SHAPE) == pytest.approx(3 * flops / 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert measure_runtime.speed_of(FP32, Slow(), SHAPE) == pytest.approx(3 * flops / 2)
