@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ctseg.cli import ui
-from ctseg.cli.train import BarReporter, configure
+from ctseg.cli.train import configure
 from ctseg.errors import BadInput
 
 EXAMPLES = (
@@ -56,7 +56,7 @@ def plan(
     given = {"train.time": time, "train.device": device, "train.memory": memory}
     config = configure(source, given, settings or [], any_length=True)
     with ui.progress("Planning") as bar:
-        planned, text = plan_file(config, BarReporter(bar))
+        planned, text = plan_file(config, bar)
     if output is None:
         typer.echo(text, nl=False)
         return
