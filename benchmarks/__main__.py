@@ -15,6 +15,7 @@ import torch
 import ctseg
 from benchmarks import (
     augment,
+    backends,
     export,
     job,
     loading,
@@ -33,6 +34,7 @@ from ctseg.files import write_text
 RESULTS = Path(__file__).resolve().parent / "results"
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "augment": augment.measure,
+    "backends": backends.measure,
     "export": export.measure,
     "job": job.measure,
     "loading": loading.measure,

@@ -55,7 +55,8 @@ def _where(stored: Result) -> str:
     """The machine in words."""
     machine = stored["machine"]
     names = {d["name"] for d in stored["result"].get("devices", {}).values()}
-    told = [*sorted(names), f"{machine['threads']} threads", f"torch {machine['torch']}"]
+    threads = f"{machine['threads']} thread{'s'[: machine['threads'] != 1]}"
+    told = [*sorted(names), threads, f"torch {machine['torch']}"]
     runtime = str(machine["runtime"]).split(" (")[0]
     return f": {', '.join(told)}; ctseg chose {runtime}."
 
@@ -257,6 +258,23 @@ def _startup(result: Result) -> str:
     return _table(("", "seconds of the processor"), rows)
 
 
+def _backends(result: Result) -> str:
+    here, held = result["as it is"], result["held to AVX2"]
+    rows = []
+    for tile, found in here.items():
+        own = found["PyTorch, fp32"]["processor_seconds"]
+        for way, run in found.items():
+            low = held[tile].get(way)
+            rows.append((
+                tile, way, f"{run['processor_seconds']:.3f}", f"{run['processor_seconds'] / own:.2f}",
+                f"{low['processor_seconds']:.3f}" if low else "",
+                f"{low['processor_seconds'] / held[tile]['PyTorch, fp32']['processor_seconds']:.2f}" if low else "",
+                f"{run['difference']:.0e}" if run["difference"] else "",
+            ))  # fmt: skip
+    heads = ("network, tile", "", "seconds", "of fp32", "AVX2, seconds", "of fp32", "difference")
+    return _table(heads, rows)
+
+
 def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -286,6 +304,15 @@ SECTIONS = {
         `unet3d` with the same weights. *With unet3d* is the tool's sliding window around ctseg's network: most of the
         gain comes from the network.""",
         _predict,
+    ),
+    "backends": Section(
+        "OpenVINO",
+        """One tile of a U-Net with features 24, 48, 96, 192 and two convolutions in each level: seconds of the
+        processor with one thread, since other work ran beside, and the largest difference of the logits from those of
+        PyTorch in fp32, relative to the largest one. *AVX2* holds both libraries to instructions without AVX-512, as a
+        stand-in for older processors; OpenVINO obeys it in convolutions, not in its instance norm. `ctseg predict`
+        measures on its own machine and takes what is faster there.""",
+        _backends,
     ),
     "job": Section(
         "A folder of scans, from the command line",

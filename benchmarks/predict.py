@@ -8,7 +8,9 @@ All get one U-Net with the same weights and the same scan, in one process and in
 as nnU-Net builds it (PlainConvUNet; both give the same logits). `as they come` is float32 in PyTorch's layout on a CPU;
 on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and channels-last;
 `with our network` is the same around ours, so that one sees what the network and what the window is worth. The network
-alone, with the engine's kernels, is what ours needs in its fastest precision and layout for as many tiles, one by one.
+alone, with the engine's kernels, is what ours needs in its fastest precision and layout for as many tiles, one by one,
+by PyTorch or, where it is installed, by OpenVINO. `ctseg logits` chooses between these two by itself (its first run
+includes the conversion, if there is one), `ctseg torch` is PyTorch.
 pytorch-3dunet goes from file to file, since its predictors do nothing else.
 
 Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it comes at least 2.8 x, by hand at least
@@ -18,6 +20,7 @@ Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import math
@@ -26,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +42,9 @@ from torch import nn
 import ctseg
 from benchmarks.nnunet_model import as_theirs
 from benchmarks.sliding import PEERS, ByHand, Run, Setting, quiet
-from ctseg.engine.model.runtime import Precision, Runtime, choose
+from ctseg.engine.inference.backends import openvino
+from ctseg.engine.inference.backends.choice import used
+from ctseg.engine.model.runtime import Precision, Runtime, choose, cpu_bf16, has_openvino
 from ctseg.machine import cores
 
 FEATURES = (32, 64, 128)
@@ -58,13 +63,13 @@ VOLUMES = {
 }
 REPEATS: dict[str, dict[str, int]] = {
     "tiny": {},
-    "160": {"logits": 3, "labels": 3, "by hand": 2},
-    "256": {"logits": 2, "labels": 2},
+    "160": {"logits": 3, "labels": 3, "torch": 3, "by hand": 2},
+    "256": {"logits": 2, "labels": 2, "torch": 2},
 }
 """Repetitions of each way; ways that take minutes run once."""
 USUAL = ("160", "256")
 WITH_OURS = "by hand with our network"
-TURNS = ("logits", "labels", "by hand", WITH_OURS, "as it comes")
+TURNS = ("logits", "labels", "torch", "by hand", WITH_OURS, "as it comes")
 WAYS: dict[str, tuple[Precision, bool]] = {
     "fp32": ("fp32", False),
     "fp32 channels-last": ("fp32", True),
@@ -130,22 +135,27 @@ class Contender:
         self.peer, _, self.way = name.partition(" ")
         with_ours = self.peer == "ctseg" or self.way == WITH_OURS
         own = copy.deepcopy(nets.ours if with_ours else nets.theirs).to(setting.device)
-        self.meter = Meter(own, setting.device)
+        self.net = own
+        # hooks would keep OpenVINO from computing the network
+        unseen = self.peer == "ctseg" and setting.device == "cpu"
+        self.meter = None if unseen else Meter(own, setting.device)
         self.found: list[dict[str, float]] = []
         folder.mkdir(parents=True, exist_ok=True)
         self.run: Run
         if self.peer == "ctseg":
             output = "labels" if self.way == "labels" else "logits"
+            backend = "torch" if self.way == "torch" else "auto"
             self.run = lambda: ctseg.predict_tiles(
                 own, image, setting.tile_zyx, setting.overlap, "gaussian", output,
-                activation="softmax", device=setting.device, batch_size=setting.batch,
+                activation="softmax", device=setting.device, batch_size=setting.batch, backend=backend,
             )  # fmt: skip
         else:
             given = own if self.way == "as it comes" else ByHand(own, setting.device)
             self.run = PEERS[self.peer](given, image, setting, folder)
 
     def once(self) -> None:
-        self.meter.reset()
+        if self.meter is not None:
+            self.meter.reset()
         with quiet():
             begun = time.perf_counter()
             out = self.run()
@@ -154,14 +164,17 @@ class Contender:
         voxels = out.shape[-3:]
         if tuple(voxels) != self.setting.shape_zyx:
             raise AssertionError(f"{self.name} gave {tuple(voxels)} voxels")
-        self.found.append({"seconds": seconds, "network": self.meter.seconds})
+        network = math.nan if self.meter is None else self.meter.seconds
+        self.found.append({"seconds": seconds, "network": network})
 
     def result(self) -> dict[str, Any]:
         seconds = statistics.median(run["seconds"] for run in self.found)
+        told = {"seconds": round(seconds, 3), "runs": len(self.found)}
+        if self.meter is None:
+            return {**told, "computed_by": used([self.net]) or ["torch"]}
         network = statistics.median(run["network"] for run in self.found)
         return {
-            "seconds": round(seconds, 3),
-            "runs": len(self.found),
+            **told,
             "network_calls": self.meter.calls,
             "tiles": self.meter.tiles,
             "ms_per_tile": round(1000 * seconds / self.meter.tiles, 2),
@@ -178,6 +191,7 @@ class Bare:
     def __init__(self, net: nn.Module, setting: Setting) -> None:
         self.device, self.times = setting.device, dict[str, list[float]]()
         self.ways: dict[str, tuple[nn.Module, torch.Tensor, Runtime]] = {}
+        self.programs: dict[str, tuple[openvino.Run, torch.Tensor]] = {}
         tile = torch.randn(1, 1, *setting.tile_zyx)
         for name, (precision, last) in WAYS.items():
             if precision == "fp16" and self.device == "cpu":
@@ -192,16 +206,31 @@ class Bare:
             )
             self.forwards(name, 2)
             self.times[name] = self.forwards(name, 3)
+        if self.device == "cpu" and has_openvino():
+            for precision in ("fp32", "bf16")[: 1 + cpu_bf16()]:
+                program = openvino.Program(
+                    openvino.convert(net, tile), precision, torch.get_num_threads()
+                )
+                name = f"openvino {precision}"
+                self.programs[name] = program.run(), tile
+                self.forwards(name, 2)
+                self.times[name] = self.forwards(name, 3)
         self.fastest = min(self.times, key=lambda name: statistics.median(self.times[name]))
         self.times[self.fastest].clear()  # measured between the others from here on
 
     def forwards(self, name: str, count: int) -> list[float]:
-        net, image, runtime = self.ways[name]
+        compute: Callable[[torch.Tensor], Any]
+        if name in self.programs:
+            compute, image = self.programs[name]
+            context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        else:
+            compute, image, runtime = self.ways[name]
+            context = runtime.autocast()
         out = []
-        with torch.inference_mode(), runtime.autocast():
+        with torch.inference_mode(), context:
             for _ in range(count):
                 begun = time.perf_counter()
-                net(image)
+                compute(image)
                 _wait(self.device)
                 out.append(time.perf_counter() - begun)
         return out
@@ -301,7 +330,9 @@ def measure_volume(
 def names(only: Sequence[str]) -> list[str]:
     """Who takes part, in which way."""
     peers = [peer for peer in PEERS if not only or peer in only]
-    ours = [] if only and "ctseg" not in only else ["ctseg logits", "ctseg labels"]
+    ours = ["ctseg logits", "ctseg labels", "ctseg torch"]
+    if only and "ctseg" not in only:
+        ours = []
     return [
         *ours,
         *(f"{p} by hand" for p in peers),
