@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,7 +23,7 @@ from ctseg.cli import tables
 
 if TYPE_CHECKING:
     import rich.progress
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DeviceOption = Annotated[
@@ -200,6 +201,11 @@ class Progress:
         """Print a permanent line above the bar; it may break between words."""
         say(text, prose=True)
 
+    def show(self, numbers: Mapping[str, str]) -> None:
+        """Show numbers below the bar of a terminal, in the place of those before."""
+        if self._bar is not None:
+            setattr(self._bar, "numbers", dict(numbers))  # noqa: B010 - of the class in `progress`
+
     def _left(self) -> str:
         """The estimated remaining time; empty if unknown."""
         if self._first is None or not self.total or self.done >= self.total:
@@ -244,11 +250,24 @@ def progress(
         plain_bar.finish()
         return
     from rich import progress as parts
+    from rich.columns import Columns
     from rich.table import Column
+    from rich.text import Text
+
+    class Bar(parts.Progress):
+        """A progress bar with numbers below it."""
+
+        numbers: Mapping[str, str] = MappingProxyType({})
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            if self.numbers:
+                pairs = [Text(f"{k} ", "dim") + Text(v) for k, v in self.numbers.items()]
+                yield Columns(pairs, padding=(0, 3))
 
     rest = err().width - len(description) - BAR_WIDTH
     detail = Column(no_wrap=True, overflow="ellipsis", max_width=max(rest, 8))
-    with parts.Progress(
+    with Bar(
         parts.TextColumn("{task.description}", markup=False),
         parts.BarColumn(),
         parts.MofNCompleteColumn(),

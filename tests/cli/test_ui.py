@@ -82,6 +82,22 @@ def test_prose_breaks_between_words_on_a_terminal(terminal: io.StringIO) -> None
     assert terminal.getvalue().splitlines()[-1] == longer
 
 
+def test_numbers_below_the_bar_replace_those_before(terminal: io.StringIO) -> None:
+    with ui.progress("Training", total=4) as bar:
+        bar.update(1, 4, "loss 0.5")
+        bar.show({"loss": "0.5000", "Dice liver": "0.7100"})
+        bar._bar.refresh()
+        early = len(terminal.getvalue())
+        bar.show({"loss": "0.2500", "Dice liver": "0.8200"})
+        bar._bar.refresh()
+        late = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()[early:])
+        bar.say("step 4 of 4")
+    assert "loss 0.2500   Dice liver 0.8200" in late
+    assert "0.7100" not in late
+    with ui.progress("Training") as bar:
+        bar.show({})
+
+
 def test_progress_keeps_its_numbers_beside_a_long_text(terminal: io.StringIO) -> None:
     with ui.progress("Predicting", total=1200) as bar:
         bar.update(125, text="hippocampus_with_a_long_name_0123, tile 12 of 240")

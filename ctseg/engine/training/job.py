@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,10 @@ class Reporter(Protocol):
         """So much of the work under way is done."""
         ...
 
+    def show(self, numbers: Mapping[str, str]) -> None:
+        """Numbers that take the place of those before, for a view that is redrawn."""
+        ...
+
 
 class Silent:
     """Tells nobody."""
@@ -41,6 +45,9 @@ class Silent:
         pass
 
     def update(self, done: float, total: float, text: str) -> None:
+        pass
+
+    def show(self, numbers: Mapping[str, str]) -> None:
         pass
 
 

@@ -17,7 +17,6 @@ from ctseg.engine.training.board import ShownCase
 from ctseg.engine.training.checkpoint import State
 from ctseg.engine.training.clock import Clock
 from ctseg.engine.training.epoch import (
-    best_text,
     draw_scans,
     keep_if_best,
     log_epoch,
@@ -28,6 +27,7 @@ from ctseg.engine.training.epoch import (
 )
 from ctseg.engine.training.initial import initial_network
 from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJob
+from ctseg.engine.training.live import LiveNumbers
 from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
@@ -109,6 +109,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
         schedule.set(state.position(state.step - 1))
     trackers = Trackers(job.folder, config, job.reporter.say) if processes.leads else None
     log = RunLog(job.folder if processes.leads else None, state.log_bytes, state.step, trackers)
+    live = LiveNumbers(job)
     clock = Clock(job, state, log, fresh=job.extend or not resuming)
 
     def save() -> None:
@@ -146,6 +147,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                         log.board.show(shown, state.step)
                     log_epoch(log, state, schedule.lr, report, clock.seconds())
                     tell(job, state, report)
+                    live.validated(report)
                     if finished(state, config.train.patience):
                         clock.end()
                     save()
@@ -162,9 +164,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                     log_step(log, state, schedule.lr)
                 if average is not None:
                     average.update(net, step=state.step)
-                text = f"loss {state.loss_sum / state.loss_count:.3f}"
-                text += best_text(state, job.card.task.kind)
-                job.reporter.update(state.step, state.steps, text)
+                live.step(state, schedule.lr)
                 asked, due = processes.largest(interrupt.asked or 0, int(clock.due()))
                 interrupt.asked = asked or None
                 interrupt.check()
