@@ -34,7 +34,7 @@ def compare(
     ] = False,
     as_json: ui.JsonOption = False,
 ) -> None:
-    """Rank runs by their mean Dice on the cases that validated, and test each against the best."""
+    """Rank runs by mean Dice and test each against the best."""
     from ctseg.engine.evaluation.runs import report_of
     from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import rank

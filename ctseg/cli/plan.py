@@ -45,7 +45,7 @@ def plan(
         typer.Option("--memory", metavar="SIZE", help="Memory of the device; by default the free."),
     ] = None,
 ) -> None:
-    """Plan a training for the data, the time and the memory: a run file with a reason for each choice."""
+    """Plan a training: a run file with a reason for each choice."""
     from ctseg.engine.training.planned import plan_file
     from ctseg.files import check_replaceable, write_text
 

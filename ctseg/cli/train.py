@@ -101,7 +101,7 @@ def train(
         typer.Option(
             "--init",
             metavar="NAME",
-            help="Model to begin with: zoo name, run or weight file.",
+            help="Model to begin with: zoo name or path.",
             autocompletion=completion.models,
             rich_help_panel=DATA,
         ),
@@ -111,7 +111,7 @@ def train(
         typer.Option(
             "--freeze",
             metavar="PATTERN",
-            help="Parameters of the network to keep, e.g. 'encoder.*' (repeatable).",
+            help="Parameters to keep, e.g. 'encoder.*'.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -120,7 +120,7 @@ def train(
         typer.Option(
             "--preset",
             metavar="NAME",
-            help="Size of the training: fast, default or accurate.",
+            help="Size: fast, default or accurate.",
             rich_help_panel=DATA,
         ),
     ] = None,
