@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_all_stages_find_something(tmp_path, mini_set):
     command = [
-        sys.executable, "-m", "benchmarks.gpu", "run", "--device", "cpu", "--tiny", "--minutes", "15",
+        sys.executable, "-m", "benchmarks.gpu", "run", "--device", "cpu", "--tiny", "--minutes", "600",
         "--data", str(mini_set), "-o", str(tmp_path / "out"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
