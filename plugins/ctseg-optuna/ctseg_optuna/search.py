@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ class _Pruning:
     def say(self, text: str) -> None:
         if text.startswith(("Warning", "Note")):
             self._outer.say(text)
+
+    def show(self, numbers: Mapping[str, str]) -> None:
+        self._outer.show(numbers)
 
     def update(self, done: float, total: float, text: str) -> None:
         self._outer.update(done, total, f"{self._head}: {text}")
