@@ -36,6 +36,11 @@ EPOCHS = (4, 40)
 """Fewest and most validations of a run under a time budget, as planned at its start."""
 MEASURED_FROM = 1000
 """Runs of at least so many steps are measured before their start, so that their time can be foretold."""
+UNHURRIED = 300.0
+"""A run without a time budget is measured as if so many seconds were left."""
+MEASURING_SHARE = 0.2
+"""Largest share of the time left in which steps are measured, however few they are then."""
+WARM, FEW_TIMES = 2, 6
 MOST_STEPS = 2**31
 DIGITS = 6
 """Of seconds, so that the log holds all that a decision rests on."""
@@ -221,27 +226,40 @@ def measure(
     trial = copy.deepcopy(net)
     optimizer = make_optimizer(trial, job.config.train)
     stepper = Stepper(job, trial, loss, optimizer, loader)
-    seconds = 0.0 if job.deadline is None else 0.02 * max(job.deadline - time.monotonic(), 1.0)
-    times = timed(stepper, warm=2, least=6, seconds=seconds, processes=job.processes)
+    left = UNHURRIED if job.deadline is None else max(job.deadline - time.monotonic(), 1.0)
+    least = 0.0 if job.deadline is None else 0.02 * left
+    times = timed(stepper, seconds=(least, MEASURING_SHARE * left), processes=job.processes)
     model = validation_model(job, trial.eval())
     few = min(3, len(job.val))
-    validate(model, job.val[:1], job.val_prepared[:1])
     begun = time.monotonic()
-    validate(model, job.val[:few], job.val_prepared[:few])
-    cases = -(-len(job.val) // job.processes.size)
-    return statistics.median(times), (time.monotonic() - begun) / few * cases
+    validate(model, job.val[:1], job.val_prepared[:1])
+    a_case = time.monotonic() - begun
+    if a_case < 0.02 * left:  # the first one takes a little longer
+        begun = time.monotonic()
+        validate(model, job.val[:few], job.val_prepared[:few])
+        a_case = (time.monotonic() - begun) / few
+    return statistics.median(times), a_case * -(-len(job.val) // job.processes.size)
 
 
 def timed(
-    call: Callable[[int], Any], *, warm: int, least: int, seconds: float, processes: Processes
+    call: Callable[[int], Any], *, seconds: tuple[float, float], processes: Processes
 ) -> list[float]:
-    """Seconds of each call, after some that do not count, until enough calls or seconds are through."""
+    """Seconds of each of some calls, after two that do not count.
+
+    Args:
+        seconds: that the calls take together at least, and at most, with those that do not count.
+    """
     times: list[float] = []
-    for step in range(warm + 60):
+    least, most = seconds
+    took = total = 0.0
+    for step in range(WARM + 60):
         begun = time.monotonic()
         call(step)
-        if step >= warm:
-            times.append(time.monotonic() - begun)
-        if processes.from_first(len(times) >= least and sum(times) > seconds)[0]:
+        took = time.monotonic() - begun
+        total += took
+        if step >= WARM:
+            times.append(took)
+        enough = len(times) >= FEW_TIMES and sum(times) > least
+        if processes.from_first(enough or total > most)[0]:
             break
-    return times
+    return times or [took]
