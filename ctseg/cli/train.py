@@ -115,15 +115,6 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            metavar="NAME",
-            help="Size: fast, default or accurate.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -222,7 +213,7 @@ def train(
         "train.patch_zyx": None if patch is None else axes.numbers(patch, int),
         "preprocess.spacing_xyz": None if spacing is None else axes.numbers(spacing, float, "xyz"),
         "train.batch_size": batch_size, "train.lr": lr, "train.patience": patience,
-        "train.device": device, "train.precision": precision, "train.preset": preset,
+        "train.device": device, "train.precision": precision,
         "model.architecture": architecture, "model.init": init, "loss.name": loss,
         "train.freeze": freeze or None,
         "data.fold": number, "data.reader": reader, "seed": seed,
