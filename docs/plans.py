@@ -87,6 +87,7 @@ def row(data: Data, machine: Machine) -> str:
         RunConfig(), data.task, data.channels, data.found, timed, one_volume=data.one_volume
     )
     load = load_of(config, in_channels=len(data.channels), out_channels=data.task.out_channels)
+    assert load is not None
     spacing = next(
         (step["spacing_xyz"] for step in config.preprocess.steps if step["kind"] == "resample"),
         data.found.median_spacing_zyx[::-1],

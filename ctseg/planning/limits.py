@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ctseg import plugins
 from ctseg.config import RunConfig
+from ctseg.errors import CtsegError
 from ctseg.nets.cost import Cost, measure
 from ctseg.planning.choices import LEVELS, USUAL, Budget
 from ctseg.specs import training_only
@@ -73,8 +74,11 @@ class Load(NamedTuple):
         return int(PROCESS[limits.device] + COPIES * self.cost.weight_bytes + activations)
 
 
-def load_of(config: RunConfig, *, in_channels: int, out_channels: int) -> Load:
-    """The load of a complete configuration; nothing is computed, so it takes a fraction of a second."""
+def load_of(config: RunConfig, *, in_channels: int, out_channels: int) -> Load | None:
+    """The load of a complete configuration; nothing is computed, so it takes a fraction of a second.
+
+    None where the network cannot be built or counted; building it for the training says why.
+    """
     name, train = config.model.architecture, config.train
     assert train.patch_zyx is not None
     assert train.batch_size is not None
@@ -82,32 +86,44 @@ def load_of(config: RunConfig, *, in_channels: int, out_channels: int) -> Load:
     unread = training_only(spec.config)
     options = {key: value for key, value in config.model.options.items() if key not in unread}
     network = plugins.make_config(spec, options)
-    cost = measure(
-        lambda: spec.build(network, in_channels=in_channels, out_channels=out_channels),
-        train.patch_zyx,
-        in_channels=in_channels,
-    )
+    try:
+        cost = measure(
+            lambda: spec.build(network, in_channels=in_channels, out_channels=out_channels),
+            train.patch_zyx,
+            in_channels=in_channels,
+        )
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):
+        return None
+    except (ImportError, MemoryError, CtsegError):
+        return None
     return Load(cost, train.batch_size)
 
 
 def choose_budget(
-    limits: Limits, preset: str, load: Callable[[Budget], Load]
+    limits: Limits, preset: str, load: Callable[[Budget], Load | None]
 ) -> tuple[Budget, str]:
     """The size of the training and why.
 
     Args:
         preset: fast, default or accurate.
-        load: the load of a training planned for a size.
+        load: the load of a training planned for a size; None if it cannot be counted.
     """
     timed = limits.seconds is not None and limits.speed is not None
     start = min(max(USUAL[limits.device] + SHIFT[preset], 0), len(LEVELS) - 1)
+    usual = f"usual on {limits.device}{_named(preset)}"
     if not timed and limits.memory is None:
-        return _shaped(LEVELS[start], preset), f"usual on {limits.device}{_named(preset)}"
-    trials: dict[int, _Trial] = {}
+        return _shaped(LEVELS[start], preset), usual
+    first = load(_shaped(LEVELS[start], preset))
+    if first is None:
+        return _shaped(LEVELS[start], preset), usual
+    trials = {start: _Trial.of(first, limits)}
 
     def fits(index: int) -> bool:
         if index not in trials:
-            trials[index] = _Trial.of(load(_shaped(LEVELS[index], preset)), limits)
+            found = load(_shaped(LEVELS[index], preset))
+            if found is None:
+                return False
+            trials[index] = _Trial.of(found, limits)
         trial = trials[index]
         enough = PATIENCE[preset] * LEVELS[index].steps
         return trial.fits and (trial.steps is None or trial.steps >= enough)
@@ -120,9 +136,9 @@ def choose_budget(
     else:
         while index and not fits(index):
             index -= 1
-    reason = trials.get(index) or _Trial.of(load(_shaped(LEVELS[index], preset)), limits)
+    fits(index)  # the smallest is taken in any case
     larger = trials.get(index + 1)
-    text = reason.text(limits)
+    text = trials.get(index, trials[start]).text(limits)
     if larger is not None:
         need = PATIENCE[preset] * LEVELS[index + 1].steps
         text += f"; the next larger size would have {larger.text(limits)}"

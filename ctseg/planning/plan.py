@@ -56,7 +56,7 @@ def make_plan(
     """
     data = _Data(task, channels, fingerprint, one_volume)
 
-    def load(budget: Budget) -> Load:
+    def load(budget: Budget) -> Load | None:
         resolved, _ = _plan_within(config, data, budget, limits.device)
         return load_of(resolved, in_channels=len(channels), out_channels=task.out_channels)
 

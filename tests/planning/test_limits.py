@@ -85,6 +85,14 @@ def test_memory_bounds_the_size_and_lets_it_grow_on_cards_alone():
     assert level_of(Limits("cpu", memory=load(usual).memory(Limits("cpu")) - 1)) == USUAL["cpu"] - 1
 
 
+def test_what_cannot_be_counted_keeps_the_usual_size():
+    limits = Limits("cuda", memory=1, seconds=1.0, speed=1.0)
+    assert choose_budget(limits, "default", lambda _: None) == (
+        usual_budget("cuda"),
+        "usual on cuda",
+    )
+
+
 def test_time_and_memory_decide_together():
     enough = seconds_for(6, LEVELS[6].steps + 1)
     small = load(LEVELS[4]).memory(Limits("cuda"))
@@ -137,6 +145,7 @@ def test_what_the_user_set_is_kept_whatever_the_time():
 def test_a_load_is_counted_without_computing():
     made, _ = plan(Limits("cuda"))
     found = load_of(made, in_channels=1, out_channels=2)
+    assert found is not None
     assert found.batch_size == made.train.batch_size
     assert found.cost.flops > 1e12  # nnU-Net's usual network on 128 x 128 x 128
     assert 4 * GB < found.memory(Limits("cuda", half=True)) < 12 * GB

@@ -100,6 +100,8 @@ def plan_run(
     """
     found = _inspect(data, task, reporter)
     limits = limits_of(config, runtime)
+    if _is_set(config):
+        limits = replace(limits, memory=None)  # nothing is left to fit into it
     if deadline is not None:
         limits = replace(limits, seconds=STEPS_SHARE * max(deadline - time.monotonic(), 1.0))
     channels = data.dataset.channels
