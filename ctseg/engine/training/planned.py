@@ -168,9 +168,9 @@ def plan_file(config: RunConfig, reporter: Reporter) -> tuple[Planned, str]:
 
 
 def usual_speed(memory: int) -> float:
-    """Floating-point operations a second of training on a GPU with that memory.
+    """Assumed operations a second of a card of this memory in half precision; no card has been measured.
 
-    nnU-Net's steps on an RTX 2080 Ti (11 GB, 0.65 s) and an A100 (40 GB, 0.26 s) are between it and a third more.
+    A run on the card itself measures its speed and is planned by that.
     """
     return float(1e12 * (memory / 1e9) ** 0.75)
 
