@@ -114,8 +114,12 @@ TIMES = (
     "log_bytes",
     "sha256",
     "bytes",
+    "memory_mib",
+    "forecasts",
+    "runtime",
+    "size",
 )
-"""What differs from one run to the next, and what follows from that."""
+"""What is measured and so differs from one run to the next, and what follows from that."""
 RECORD = "predictions.json"
 MAY_CHANGE = ("cache",)
 """What any command may fill: prepared cases."""

@@ -163,7 +163,8 @@ def test_a_signal_saves_and_ends(mini_set, mini_options, tmp_path, name):
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup the tests ignore SIGHUP
     )  # fmt: skip
     try:
-        while not (folder / "log.jsonl").is_file() and process.poll() is None:
+        log = folder / "log.jsonl"
+        while process.poll() is None and not (log.is_file() and '"epoch"' in log.read_text()):
             time.sleep(0.01)
         process.send_signal(number)
         _, errors = process.communicate(timeout=300)
