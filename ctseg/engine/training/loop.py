@@ -148,12 +148,16 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                     log_epoch(log, state, schedule.lr, report, clock.seconds())
                     tell(job, state, report)
                     live.validated(report)
-                    if finished(state, config.train.patience):
+                    done = finished(state, config.train.patience)
+                    if done:
                         clock.end()
                     save()
                     if job.on_epoch:
                         job.on_epoch(job.folder)
                     clock.epoch_ended()
+                    if not done and finished(state, config.train.patience):  # no time is left
+                        clock.end()
+                        save()
                     continue
                 schedule.set(state.position(state.step))
                 value = stepper(state.step)
