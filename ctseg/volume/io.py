@@ -183,10 +183,13 @@ class SlicedSource:
     Args:
         source: the whole scan; closed with this source.
         slices: start and stop along z.
+
+    Attributes:
+        whole: the source that the slices belong to.
     """
 
     def __init__(self, source: VolumeSource, slices: tuple[int, int]) -> None:
-        self.whole = self._source = source
+        self.whole = source
         self._start, stop = check_slices(slices, source.geometry.shape_zyx[0], source.path)
         _, y, x = source.geometry.shape_zyx
         self.path = source.path
@@ -200,18 +203,18 @@ class SlicedSource:
 
     def read(self, slices: tuple[int, int] | None = None) -> NDArray[Any]:
         start, stop = check_slices(slices, self.geometry.shape_zyx[0], self.path)
-        return self._source.read((self._start + start, self._start + stop))
+        return self.whole.read((self._start + start, self._start + stop))
 
     def read_box(self, start_zyx: Zyx, stop_zyx: Zyx) -> NDArray[Any]:
         start, stop = check_box(start_zyx, stop_zyx, self.geometry.shape_zyx, self.path)
         first = self._start
-        return self._source.read_box((first + start[0], *start[1:]), (first + stop[0], *stop[1:]))
+        return self.whole.read_box((first + start[0], *start[1:]), (first + stop[0], *stop[1:]))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SlicedSource, (self._source, (self._start, self._start + self.geometry.shape_zyx[0]))
+        return SlicedSource, (self.whole, (self._start, self._start + self.geometry.shape_zyx[0]))
 
     def close(self) -> None:
-        self._source.close()
+        self.whole.close()
 
 
 def notes_of(sources: Sequence[VolumeSource]) -> list[str]:

@@ -80,6 +80,7 @@ class _Pruning:
             head,
         )
         self._read = 0
+        self._reported: set[int] = set()
 
     def say(self, text: str) -> None:
         if text.startswith(("Warning", "Note")):
@@ -108,8 +109,9 @@ class _Pruning:
         if line.get("kind") != "epoch" or value is None:
             return
         share = min(100, round(100 * float(line["step"]) / max(total, 1)))
-        if share in self._trial.storage.get_trial(self._trial._trial_id).intermediate_values:
+        if share in self._reported:
             return
+        self._reported.add(share)
         self._trial.report(float(value), share)
         if self._trial.should_prune():
             raise optuna.TrialPruned(
