@@ -41,10 +41,11 @@ def edge_for(memory: int, voxel_bytes: int, halo: int) -> int:
 
 
 def blocks(shape: Zyx, edge: int, before: Zyx, after: Zyx | None = None) -> Iterator[Block]:
-    """Blocks of about an edge, in order z, y, x, with a halo before and after them."""
+    """Blocks of at most an edge, as equal as can be, in order z, y, x, with a halo before and after them."""
     after = before if after is None else after
-    for corner in itertools.product(*(range(0, n, edge) for n in shape)):
-        end = tuple(min(a + edge, n) for a, n in zip(corner, shape, strict=True))
+    edges = [-(-n // -(-n // edge)) for n in shape]
+    for corner in itertools.product(*(range(0, n, e) for n, e in zip(shape, edges, strict=True))):
+        end = tuple(min(a + e, n) for a, e, n in zip(corner, edges, shape, strict=True))
         low = tuple(max(0, a - h) for a, h in zip(corner, before, strict=True))
         high = tuple(min(n, b + h) for b, h, n in zip(end, after, shape, strict=True))
         yield Block(corner, end, low, high)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from ctseg.machine import cores
 from ctseg_microct.blocks import Block, blocks, edge_for
 from ctseg_microct.phases import Phases
 
-VOXEL_BYTES = 16
+VOXEL_BYTES = 12
 FINENESS = 0.06
 """Relative step of the radii; at least one voxel."""
 
@@ -34,7 +34,7 @@ def distances(
     out = edt.edt(
         np.ascontiguousarray(mask), anisotropy=steps, black_border=False, parallel=cores()
     )
-    result: NDArray[np.float32] = np.minimum(out, np.float32(limit))
+    result: NDArray[np.float32] = np.minimum(out, np.float32(limit), out=out)
     return result
 
 
@@ -92,9 +92,27 @@ def thickness_block(
         if at == 0:
             out[left] = 1
             break
-        near = distances(depth < radius, phases.spacing_zyx, limit + 2)[block.inner] < radius
-        out[left & near] = at + 1
+        out[left & _near(depth, radius, block.inner, phases.spacing_zyx)] = at + 1
     return out
+
+
+def _near(
+    depth: NDArray[np.float32],
+    radius: np.float32,
+    inner: tuple[slice, slice, slice],
+    spacing_zyx: tuple[float, float, float],
+) -> NDArray[np.bool_]:
+    """Where spheres of a radius that fit into the phase reach, within the inner block.
+
+    Only centres within the radius of the inner block count, so that much of the halo is looked at.
+    """
+    halo = halo_of(float(radius), spacing_zyx)
+    box = tuple(slice(max(0, s.start - h), s.stop + h) for s, h in zip(inner, halo, strict=True))
+    away = distances(depth[box] < radius, spacing_zyx, float(radius) + 1)
+    within: NDArray[np.bool_] = away < radius
+    return within[
+        tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(inner, box, strict=True))
+    ]
 
 
 def thickness(phases: Phases, phase: int, reach: float, memory: int) -> dict[str, Any]:
