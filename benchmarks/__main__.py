@@ -1,4 +1,8 @@
-"""`python -m benchmarks [NAME...]`: run the benchmarks and write what they found."""
+"""`python -m benchmarks [NAME...]`: run the benchmarks and write what they found.
+
+Under `ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2`, a stand-in for processors without
+AVX-512, results go into a folder of their own.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +31,13 @@ from benchmarks import (
     precision,
     predict,
     startup,
+    train,
 )
 from ctseg.engine.model.runtime import choose
 from ctseg.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
+HELD = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "augment": augment.measure,
     "backends": backends.measure,
@@ -45,11 +51,13 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "precision": precision.measure,
     "predict": predict.measure,
     "startup": startup.measure,
+    "train": train.measure,
 }
 
 
 def machine() -> dict[str, Any]:
-    """What a figure was measured on."""
+    """What a figure was measured on, and what oneDNN and PyTorch were held to, if they were."""
+    held = {name: os.environ[name] for name in HELD if name in os.environ}
     return {
         "ctseg": ctseg.__version__,
         "python": platform.python_version(),
@@ -57,6 +65,7 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "runtime": choose().describe(),
+        **({"held_to": held} if held else {}),
     }
 
 
@@ -69,7 +78,9 @@ def main() -> None:
             parser.error(f"there is no benchmark '{name}'; there are {', '.join(BENCHMARKS)}")
     for name in wanted:
         result = {"machine": machine(), "result": BENCHMARKS[name]()}
-        write_text(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
+        folder = RESULTS / page.HELD if "held_to" in result["machine"] else RESULTS
+        folder.mkdir(exist_ok=True)
+        write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
         page.write()
         print(f"{name}: {json.dumps(result['result'])}")
 

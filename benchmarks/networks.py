@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import math
@@ -34,7 +35,8 @@ import torch
 from torch import nn
 
 import ctseg
-from ctseg.engine.model.runtime import Precision, Runtime, choose
+from ctseg.engine.model.measure_runtime import choose_measured
+from ctseg.engine.model.runtime import Precision, Runtime, choose, cpu_bf16
 from ctseg.engine.training.malloc import kept_buffers
 
 CLASSES = 3
@@ -63,6 +65,7 @@ class Plan:
 
 PLANS = {
     "tiny": Plan((16, 16, 16), (8, 16, 24)),
+    "laptop": Plan((32, 56, 56), (24, 48, 96, 192), turns=12),
     "hippocampus": Plan((40, 56, 40), (32, 64, 128, 256), turns=12),
     "cube_64": Plan((64, 64, 64), (32, 64, 128, 256, 320)),
     "cube_96": Plan((96, 96, 96), (32, 64, 128, 256, 320), turns=2),
@@ -123,38 +126,49 @@ class Numerics:
         channels_last: memory layout of weights and input.
         tf32: whether float32 products may be rounded on a GPU.
         kept_buffers: whether the C library keeps freed buffers during training, as `ctseg train` has it on a CPU.
+        exact: whether ctseg leaves its own kernels out.
     """
 
     precision: Precision
     channels_last: bool
     tf32: bool = False
     kept_buffers: bool = False
+    exact: bool = False
 
 
-def numerics_of(network: str, mode: Mode, device: str) -> Numerics:
+def numerics_of(network: str, mode: Mode, plan: Plan, device: str) -> Numerics:
     """The numerics of a network in a mode.
 
-    Defaults: ctseg chooses by the device; nnU-Net's trainer uses autocast to float16 on CUDA and nothing on a CPU;
-    MONAI's networks are used as torch has them (TF32 in convolutions).
+    Defaults: ctseg tries on the network and patch, as `ctseg train` does; nnU-Net's trainer uses autocast to float16 on
+    CUDA and nothing on a CPU; MONAI's networks are used as torch has them (TF32 in convolutions). By hand, all are
+    channels-last, and in bfloat16 where the device multiplies it.
     """
     on_gpu = device == "cuda"
     if mode == "fp32":
         return Numerics("fp32", False)
     if mode == "by_hand":
-        return Numerics("bf16", True, tf32=True, kept_buffers=not on_gpu)
+        precision: Precision = "bf16" if on_gpu or cpu_bf16() else "fp32"
+        return Numerics(precision, True, tf32=True, kept_buffers=not on_gpu)
     if network == "ctseg":
-        runtime = choose(device)
+        own = measured(plan, device)
         return Numerics(
-            runtime.precision, runtime.channels_last, tf32=True, kept_buffers=not on_gpu
+            own.precision, own.channels_last, tf32=True, kept_buffers=not on_gpu, exact=own.exact
         )
     return Numerics("fp16" if on_gpu and network == "nnunet" else "fp32", False, tf32=on_gpu)
+
+
+@functools.cache
+def measured(plan: Plan, device: str) -> Runtime:
+    """What `ctseg train` takes for the network and patch of a plan."""
+    shape = (1, 1, *plan.patch_zyx)
+    return choose_measured(choose(device), ours(plan), shape, training=True).runtime
 
 
 class Entry:
     """A network that is ready to be timed."""
 
     def __init__(self, network: str, mode: Mode, plan: Plan, device: str) -> None:
-        self.numerics, self.device = numerics_of(network, mode, device), device
+        self.numerics, self.device = numerics_of(network, mode, plan, device), device
         torch.manual_seed(0)
         self.net = NETWORKS[network](plan).to(device)
         layout = torch.channels_last_3d if self.numerics.channels_last else torch.contiguous_format
@@ -162,8 +176,9 @@ class Entry:
         if network == "ctseg":
             # the engine's arrangements, which come with `ctseg train` and `ctseg predict`
             own = Runtime(
-                torch.device(device), self.numerics.precision, self.numerics.channels_last, mode
-            )
+                torch.device(device), self.numerics.precision, self.numerics.channels_last, mode,
+                exact=self.numerics.exact,
+            )  # fmt: skip
             self.net = own.place(self.net)
             self.autocast = own.autocast
         elif self.numerics.channels_last:
@@ -250,7 +265,7 @@ def measure_plan(name: str, device: str, turns: int | None = None) -> dict[str, 
     entries: dict[tuple[str, Numerics], Entry] = {}
     for network in NETWORKS:
         for mode in ("fp32", "default", "by_hand"):
-            key = (network, numerics_of(network, mode, device))
+            key = (network, numerics_of(network, mode, plan, device))
             if key not in entries:
                 entries[key] = Entry(network, mode, plan, device)
     times: dict[tuple[str, Numerics], dict[str, list[float]]] = {
@@ -269,7 +284,7 @@ def measure_plan(name: str, device: str, turns: int | None = None) -> dict[str, 
     for network in NETWORKS:
         found[network] = {}
         for mode in ("fp32", "default", "by_hand"):
-            key = (network, numerics_of(network, mode, device))
+            key = (network, numerics_of(network, mode, plan, device))
             if key not in memory:
                 memory[key] = {w: _memory(network, mode, name, device, w) for w in times[key]}
             found[network][mode] = {"way": asdict(key[1])} | {
@@ -284,7 +299,10 @@ def measure_plan(name: str, device: str, turns: int | None = None) -> dict[str, 
 
 
 def ratios(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Ours over the best peer in the same precision (under 1: faster), and their defaults over ours."""
+    """Ours over the best peer in the same precision (under 1: faster), their defaults and the best of them over ours.
+
+    The best peer is the fastest of all, contiguous in float32 or by hand.
+    """
     peers = [name for name in found if name != "ctseg"]
 
     def seconds(name: str, mode: str, what: str) -> float:
@@ -299,6 +317,8 @@ def ratios(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
             )
             for mode in ("fp32", "by_hand")
         } | {f"{p}_default_over_ours": round(seconds(p, "default", what) / own, 2) for p in peers}
+        best = min(seconds(p, mode, what) for p in peers for mode in ("fp32", "by_hand"))
+        out[what]["best_peer_over_ours"] = round(best / own, 2)
         memory = {p: found[p]["by_hand"][what]["mib"] for p in found}
         if all(memory.values()):
             least = min(memory[p] for p in peers)

@@ -6,7 +6,8 @@
 
 All get one U-Net with the same weights and the same scan, in one process and in turns: we run ours, the others run it
 as nnU-Net builds it (PlainConvUNet; both give the same logits). `as they come` is float32 in PyTorch's layout on a CPU;
-on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs in bfloat16 and channels-last;
+on a GPU nnU-Net takes float16 by itself. `by hand` wraps the network so that it runs channels-last, and in bfloat16
+where the device multiplies it (the bar takes the faster of both, since a careful user would try);
 `with our network` is the same around ours, so that one sees what the network and what the window is worth. The network
 alone, with the engine's kernels, is what ours needs in its fastest precision and layout for as many tiles, one by one,
 by PyTorch or, where it is installed, by OpenVINO. `ctseg logits` chooses between these two by itself (its first run
@@ -194,7 +195,9 @@ class Bare:
         self.programs: dict[str, tuple[openvino.Run, torch.Tensor]] = {}
         tile = torch.randn(1, 1, *setting.tile_zyx)
         for name, (precision, last) in WAYS.items():
-            if precision == "fp16" and self.device == "cpu":
+            if self.device == "cpu" and (
+                precision == "fp16" or (precision == "bf16" and not cpu_bf16())
+            ):
                 continue
             layout = torch.channels_last_3d if last else torch.contiguous_format
             own: nn.Module = copy.deepcopy(net).to(self.device).to(memory_format=layout)
@@ -357,7 +360,7 @@ def ratios(runs: dict[str, dict[str, Any]], alone: float, device: str) -> dict[s
         "others_over_ours": over,
     }
     come = [v for n, v in over.items() if n.endswith("as it comes")]
-    hand = [v for n, v in over.items() if n.endswith("by hand")]
+    hand = [v for n, v in over.items() if n.endswith(("by hand", "as it comes"))]
     rivals = [v for n, v in over.items() if n in ("nnunet as it comes", "monai as it comes")]
     if device == "cuda":
         bars = {

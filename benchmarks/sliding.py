@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ctseg.engine.model.runtime import cpu_bf16
+
 Zyx = tuple[int, int, int]
 Run = Callable[[], Any]
 
@@ -177,14 +179,17 @@ PEERS: dict[str, Callable[[nn.Module, NDArray[np.float32], Setting, Path], Run]]
 
 
 class ByHand(nn.Module):
-    """What a user of theirs would wrap the network into: bfloat16 and channels-last within, float32 outside."""
+    """What a user of theirs would wrap the network into: channels-last within, float32 outside.
+
+    Within, it is bfloat16, too, where the device multiplies it.
+    """
 
     def __init__(self, net: nn.Module, device: str) -> None:
         super().__init__()
         self.net: nn.Module = net.to(memory_format=torch.channels_last_3d)
-        self.device = device
+        self.device, self.half = device, device != "cpu" or cpu_bf16()
 
     def forward(self, x_bczyx: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             out = self.net(x_bczyx.contiguous(memory_format=torch.channels_last_3d))
         return out.to(torch.float32, memory_format=torch.contiguous_format)
