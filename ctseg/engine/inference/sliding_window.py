@@ -22,6 +22,7 @@ from ctseg.engine.inference import tiling
 from ctseg.engine.inference.backends.choice import Work, computation_of
 from ctseg.engine.inference.forward import Forward, TileTooLarge, not_finite, out_of_memory, release
 from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
+from ctseg.engine.model.malloc import kept_buffers
 from ctseg.engine.model.runtime import Runtime
 from ctseg.specs import Zyx
 
@@ -121,7 +122,10 @@ class _Slabs:
 
     def run(self) -> Iterator[Slab]:
         depth, starts = self.grid.tile_zyx[0], self.grid.starts[0]
-        with _Rows(self.stream, self.grid, self.rows, self.settings, self.device) as blocks:
+        with (
+            kept_buffers(self.device.type == "cpu"),
+            _Rows(self.stream, self.grid, self.rows, self.settings, self.device) as blocks,
+        ):
             for row in self.rows:
                 self._add(row, blocks.next())
                 last = row + 1 == len(starts)

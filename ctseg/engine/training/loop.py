@@ -11,6 +11,7 @@ from ctseg.data.loading import Loader
 from ctseg.data.rng import INITIAL, seed_for
 from ctseg.engine.inference.forward import out_of_memory
 from ctseg.engine.model.create import create_loss
+from ctseg.engine.model.malloc import kept_buffers
 from ctseg.engine.model.runtime import repeatable
 from ctseg.engine.training import checkpoint
 from ctseg.engine.training.board import ShownCase
@@ -28,7 +29,6 @@ from ctseg.engine.training.epoch import (
 from ctseg.engine.training.initial import initial_network
 from ctseg.engine.training.job import RUN_FILE, Interrupt, RunResult, TrainingJob
 from ctseg.engine.training.live import LiveNumbers
-from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.optim import Schedule, make_optimizer, timm
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loader_of

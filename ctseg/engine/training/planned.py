@@ -21,6 +21,7 @@ from ctseg.data.readers.layout import some
 from ctseg.data.splits import depths, split
 from ctseg.engine.inference.memory.fit import parse_size
 from ctseg.engine.model.create import create_model
+from ctseg.engine.model.malloc import kept_buffers
 from ctseg.engine.model.measure_runtime import (
     Measurement,
     as_choice,
@@ -31,7 +32,6 @@ from ctseg.engine.model.measure_runtime import (
 )
 from ctseg.engine.model.runtime import Runtime, choose
 from ctseg.engine.training.job import Reporter
-from ctseg.engine.training.malloc import kept_buffers
 from ctseg.engine.training.run_report import environment_of
 from ctseg.errors import BadInput
 from ctseg.planning.choices import Plan

@@ -1,11 +1,13 @@
 """3D convolutions on a CPU: fewer products where that is faster, float32 where bfloat16 is wrong.
 
-Large convolutions take two thirds of the products (`winograd`); small ones compute the gradient of their kernel as a
-matrix product (`im2col`). Volumes too small for the bfloat16 kernels are computed in float32: with oneDNN 3.12
-(PyTorch 2.13) on a processor with AMX, the weight gradient of a bfloat16 `Conv3d` is garbage, often NaN, where an axis
-is shorter than the kernel, as at the deepest level of a thin patch: relative errors near 1 for 2 slices under a kernel
-of 3, whatever the other sizes, channels and memory layout. Where a strided convolution leaves one voxel along x, the
-result itself may be wrong, too (PyTorch issue 169688). Such volumes are tiny, so float32 takes no measurable time.
+Large convolutions take two thirds of the products (`winograd`), in predictions in float32 half of them
+(`winograd_fours`); small ones compute the gradient of their kernel as a matrix product (`im2col`), and go to oneDNN
+where PyTorch would not ask it (`onednn`). Volumes too small for the bfloat16 kernels are computed in float32: with
+oneDNN 3.12 (PyTorch 2.13) on a processor with AMX, the weight gradient of a bfloat16 `Conv3d` is garbage, often NaN,
+where an axis is shorter than the kernel, as at the deepest level of a thin patch: relative errors near 1 for 2 slices
+under a kernel of 3, whatever the other sizes, channels and memory layout. Where a strided convolution leaves one
+voxel along x, the result itself may be wrong, too (PyTorch issue 169688). Such volumes are tiny, so float32 takes no
+measurable time.
 
 Inside the context `use_cpu_kernels`, `torch.nn.Conv3d` has another `_conv_forward`, which checks whether the calling
 thread uses the kernels. Layers themselves are unchanged, so they pickle as before. A `TorchFunctionMode` would work
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ctseg.nets.cpu import autocast, im2col, winograd
+from ctseg.nets.cpu import autocast, im2col, onednn, winograd
 
 _pytorch: Callable[..., torch.Tensor] = nn.Conv3d._conv_forward
 """PyTorch's method, in place while no context is open."""
@@ -73,6 +75,8 @@ def _conv_forward(
             return winograd.convolve(x_bczyx, weight, bias)
         if im2col.is_faster(x_bczyx, weight, **how):
             return im2col.convolve(x_bczyx, weight, bias, **how)
+        if onednn.is_faster(x_bczyx, weight):
+            return onednn.convolve(x_bczyx, weight, bias, **how)
     return _pytorch(conv, x_bczyx, weight, bias)
 
 

@@ -9,10 +9,11 @@ Along one axis, two neighbouring results of the taps (g0, g1, g2) on the values 
 
 four products where the plain sums take six. This is F(2, 3) of Winograd (Arithmetic Complexity of Computations,
 1980), which Lavin and Gray brought to networks (arXiv:1509.09308). Each of the four is a convolution over the other
-axes; gradients take the same steps in reverse. Differences and sums of values are rounded to bfloat16 once more, so
-a result is about twice as far from the exact one as that of the usual kernel, both near the rounding of the result
+axes; gradients take the same steps in reverse. Differences and sums of values are rounded to bfloat16 once more, so a
+result is about twice as far from the exact one as that of the usual kernel, both near the rounding of the result
 itself (`tests/nets/cpu/test_winograd.py`). In float32 a training step of `unet3d` with 24 to 192 channels takes 0.80
-of the time on a core with AVX2. `python -m benchmarks networks` measures the time saved.
+of the time on a core with AVX2; predictions save more by `winograd_fours`. `python -m benchmarks networks` measures
+both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from ctseg.nets.cpu import autocast
+from ctseg.nets.cpu import autocast, onednn, winograd_fours
 from ctseg.nets.memory_layout import CHANNELS_LAST
 
 CHANNELS = {torch.bfloat16: 16, torch.float32: 8}
@@ -90,6 +91,9 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -
     """
     axis = _axis(x, weight)
     assert axis is not None
+    exact = autocast.kind_of(x) == x.dtype == torch.float32
+    if exact and not torch.is_grad_enabled() and x.shape[axis] % 4 == 0:
+        return winograd_fours.convolve(x, weight, bias, axis, _slabs(x, weight, axis, SLAB // 2, 4))
     trained = torch.is_grad_enabled() and weight.requires_grad
     return _convolve(x, weight, bias, _Convolution(axis, autocast.kind_of(x), trained))
 
@@ -116,7 +120,7 @@ class _Convolve(torch.autograd.Function):
         padding = [0 if a == axis else weight.shape[a] // 2 for a in range(2, x.ndim)]
         shift = None if bias is None else bias.to(kind)
         y = _empty((x.shape[0], weight.shape[0], *x.shape[2:]), x)
-        pairs, results, slabs = _Pairs(x, axis), _Pairs(y, axis), _slabs(x, y, axis)
+        pairs, results, slabs = _Pairs(x, axis), _Pairs(y, axis), _slabs(x, weight, axis, SLAB)
         # for the gradient of the taps; with several slabs they would take much memory and are mixed again
         keep = trained and len(slabs) == 1
         mixtures: dict[int, torch.Tensor] = {}
@@ -125,11 +129,8 @@ class _Convolve(torch.autograd.Function):
             mixture = pairs.mix(k, lo, hi, out=room)
             if keep:
                 mixtures[k] = mixture
-            part = torch.convolution(
-                mixture, taps[k], shift if k == 1 else None,  # m1 is in both results
-                [1], padding, [1], False, [0], 1,
-            )  # fmt: skip
-            return part.movedim(axis, 0)
+            added = shift if k == 1 else None  # m1 is in both results
+            return onednn.convolve(mixture, taps[k], added, padding=padding).movedim(axis, 0)
 
         for lo, hi in slabs:
             room = None if keep else pairs.room(lo, hi)
@@ -312,13 +313,22 @@ def _sum(total: torch.Tensor | None, part: torch.Tensor | None) -> torch.Tensor 
     return total.add_(part)
 
 
-def _slabs(x: torch.Tensor, y: torch.Tensor, axis: int) -> list[tuple[int, int]]:
-    """Ranges of pairs of about equal length whose mixtures stay in the cache."""
-    pairs = x.shape[axis] // 2
-    largest = max(x.numel(), y.numel()) * x.element_size() // (2 * pairs)
-    slabs = math.ceil(pairs * largest / (SLAB * min(torch.get_num_threads(), THREADS)))
-    slabs = min(slabs, pairs)
-    return [(pairs * i // slabs, pairs * (i + 1) // slabs) for i in range(slabs)]
+def _slabs(
+    x: torch.Tensor, weight: torch.Tensor, axis: int, size: int, together: int = 2
+) -> list[tuple[int, int]]:
+    """Ranges of groups of neighbours, of about equal length, whose mixtures stay in the cache.
+
+    Args:
+        size: bytes of a mixture per thread.
+        together: number of neighbours in a group.
+    """
+    groups = x.shape[axis] // together
+    values = x.numel() // x.shape[1] * max(weight.shape[:2])
+    slabs = math.ceil(
+        values * x.element_size() / (together * size * min(torch.get_num_threads(), THREADS))
+    )
+    slabs = min(slabs, groups)
+    return [(groups * i // slabs, groups * (i + 1) // slabs) for i in range(slabs)]
 
 
 def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctseg.nets.cpu import autocast, use_cpu_kernels, winograd
+from ctseg.nets.cpu import autocast, use_cpu_kernels, winograd, winograd_fours
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 USUAL = {4: functional.conv2d, 5: functional.conv3d}
@@ -217,3 +217,42 @@ def test_it_is_left_where_it_is_not_faster_or_would_not_be_the_same(monkeypatch)
         assert is_faster(x.float())
     monkeypatch.setattr(autocast, "has_amx", lambda: True)
     assert not is_faster()
+
+
+@pytest.mark.parametrize("slab", [1, 2000, 1 << 30])
+@pytest.mark.parametrize(
+    ("size", "kernel", "axis"),
+    [
+        ((8, 5, 6), (3, 3, 3), 2),
+        ((5, 12, 7), (3, 3, 3), 3),
+        ((6, 8, 4), (1, 3, 3), 3),
+        ((4, 6, 5), (3, 5, 1), 2),
+        ((16, 9), (3, 3), 2),
+    ],
+)
+def test_groups_of_four_give_the_values_of_the_usual_way(size, kernel, axis, slab):
+    torch.manual_seed(0)
+    x, weight, bias = (
+        tensor(2, 4, *size),
+        torch.randn(3, 4, *kernel).double(),
+        torch.randn(3).double(),
+    )
+    slabs = winograd._slabs(x, weight, axis, slab, 4)
+    assert [lo for lo, _ in slabs][1:] == [hi for _, hi in slabs][:-1]
+    found = winograd_fours.convolve(x, weight, bias, axis, slabs)
+    torch.testing.assert_close(found, usual(x, weight, bias), atol=1e-11, rtol=1e-11)
+    assert found.is_contiguous(memory_format=LAYOUTS[found.ndim])
+
+
+def test_predictions_in_float32_take_groups_of_four_and_errors_stay_small():
+    torch.manual_seed(0)
+    x, weight = tensor(1, 32, 16, 20, 20), torch.randn(32, 32, 3, 3, 3) / 30
+    exact = usual(x, weight.double(), None)
+    x = x.float().contiguous(memory_format=LAYOUTS[5])
+    assert winograd.is_faster(x, weight, padding=(1, 1, 1))
+    with torch.no_grad():
+        fours = winograd.convolve(x, weight, None)
+    pairs = winograd.convolve(x, weight.requires_grad_(), None)
+    assert not torch.equal(fours, pairs)
+    assert relative(pairs, exact) < 1e-6
+    assert relative(fours, exact) < 5e-6

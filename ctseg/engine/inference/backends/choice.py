@@ -30,7 +30,7 @@ FEWEST = 12
 """Tiles below which PyTorch is not even timed, which takes two tiles."""
 START_S, START_TILES = 5.0, 8
 """What a conversion takes, in seconds and in tiles."""
-SAVED = {"fp32": 0.4, "bf16": 0.2}
+SAVED = {"fp32": 0.1, "bf16": 0.1}
 """The part of PyTorch's time that is expected to be saved, to tell whether a conversion is worth trying."""
 FASTER = 0.95
 """OpenVINO is used if it takes at most this part of PyTorch's time."""

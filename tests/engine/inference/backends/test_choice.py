@@ -130,7 +130,7 @@ def test_the_faster_one_computes(played, torch_s, openvino_s, expected):
         (1000, 1, 0.001, 0),  # a second in all
         (1000, 1, 0.1, 1),
         (20, 1, 1.0, 0),  # the trial itself takes tiles
-        (60, 1, 1.0, 1),
+        (200, 1, 1.0, 1),
     ],
 )
 def test_a_conversion_must_be_worth_its_time(played, tiles, scans, seconds, tried):
