@@ -29,6 +29,7 @@ import torch
 from benchmarks.precision import FOLD, data_folder
 from ctseg.config.run import parse_duration
 from ctseg.data.readers.find import open_dataset
+from ctseg.planning.task import task_of
 from ctseg.specs import DataSet
 
 ROOT = Path(__file__).resolve().parent
@@ -104,7 +105,14 @@ def _monai(source: Path, folder: Path, budget: str, seed: int) -> dict[str, Any]
         CacheDataset(train, _training_transforms(), progress=False),
         batch_size=SCANS, shuffle=True, drop_last=True,
     )  # fmt: skip
-    net = UNet(3, 1, len(dataset.labels) + 1, (16, 32, 64, 128, 256), (2,) * 4, num_res_units=2)
+    net = UNet(
+        3,
+        1,
+        len(task_of(None, dataset).foreground) + 1,
+        (16, 32, 64, 128, 256),
+        (2,) * 4,
+        num_res_units=2,
+    )
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     wanted = parse_duration(budget)
