@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from ctseg.card_int8 import Int8
 from ctseg.config import (
     LossConfig,
     PredictConfig,
@@ -213,7 +214,7 @@ class Card(Section):
 
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
-            `parts`, `initial`, `training_scans`, `step_providers`, `stages.as_channels`, `predict.padding`,
+            `parts`, `initial`, `training_scans`, `step_providers`, `int8`, `stages.as_channels`, `predict.padding`,
             `predict.average`, the blends `nnunet` and `monai_*`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
@@ -235,6 +236,7 @@ class Card(Section):
         step_providers: plugins that register preprocessing steps, by kind; those in the box are left out.
         parts: models that part the labels among them, each with its own network, preprocessing and members; the
             later one counts where two of them see something. The card itself has the labels and members of all.
+        int8: ranges for `--precision int8`, where they were published.
         seed: of the run.
         steps: optimizer steps behind the weights.
         ctseg_version: that published it.
@@ -267,6 +269,7 @@ class Card(Section):
     initial: Initial | None = None
     step_providers: dict[str, Provider] = {}
     parts: tuple[Card, ...] = ()
+    int8: Int8 | None = None
     seed: int = 0
     steps: int = 0
     ctseg_version: str = ""
@@ -295,8 +298,8 @@ class Card(Section):
         new = fed or any(getattr(self, key) for key in NEW_KEYS_IN_2)
         if self.card_version == 1 and (new or needs_version_2(self.predict)):
             raise ValueError(
-                "the card's source, initial, parts, training_scans, step_providers, padding, average, blend or label "
-                "channels need card_version 2 at least"
+                "the card's source, initial, parts, training_scans, step_providers, int8, padding, average, blend or "
+                "label channels need card_version 2 at least"
             )
         return self
 
@@ -345,7 +348,7 @@ class Card(Section):
         )
 
 
-NEW_KEYS_IN_2 = ("source", "initial", "parts", "training_scans", "step_providers")
+NEW_KEYS_IN_2 = ("source", "initial", "parts", "training_scans", "step_providers", "int8")
 """Keys that came with version 2."""
 NEW_IN_2 = ("padding", "average")
 """Keys of the section `predict` that came with version 2."""

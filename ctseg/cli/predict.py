@@ -197,7 +197,7 @@ def predict(
         typer.Option(
             "--precision",
             metavar="TYPE",
-            help="Precision: auto, fp32, bf16 or fp16.",
+            help="Precision: auto, fp32, bf16, fp16 or int8.",
             show_default=False,
             rich_help_panel=SPEED,
         ),
@@ -262,7 +262,7 @@ def predict(
             "The setting probabilities_format has no effect without --probabilities.",
             hint="Add --probabilities, or leave the setting out.",
         )
-    if memory is not None and backend == "auto":
+    if memory is not None and backend == "auto" and precision != "int8":
         backend = "torch"  # whose memory can be told beforehand
     with open_team() as team:
         load_model = functools.partial(

@@ -31,7 +31,9 @@ DeviceOption = Annotated[
 ]
 PrecisionOption = Annotated[
     str,
-    typer.Option("--precision", help="Precision: auto, fp32, bf16 or fp16.", metavar="PRECISION"),
+    typer.Option(
+        "--precision", help="Precision: auto, fp32, bf16, fp16 or int8.", metavar="PRECISION"
+    ),
 ]
 ZooOption = Annotated[
     Path | None,

@@ -38,7 +38,8 @@ def load(
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`; `int8` for models that were published with it, whose coarse models
+            are left at `auto`.
         backend: what computes the networks on a CPU: `torch`, `openvino`, or `auto` for what is faster.
         zoo: zoo to look in first instead of the user's own.
         region: the only voxels of each scan to look at: (start, stop) along z, y, x as it is stored.
@@ -79,7 +80,7 @@ def load(
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
-        first = load(coarse, device, precision, backend=backend, zoo=zoo, force=force)
+        first = load(coarse, device, _of_stages(precision), backend=backend, zoo=zoo, force=force)
         stage = CoarseModel(first.model, labels, MARGIN_MM if margin_mm is None else margin_mm)
         return Segmenter.of(Cascade(model, [stage], region))
     if margin_mm is not None:
@@ -113,6 +114,11 @@ def _stages_of(found: Sequence[Resolved]) -> tuple[CoarseStage, ...]:
                 hint="Name one for all of them: --coarse NAME",
             )
     return found[0].card.stages
+
+
+def _of_stages(precision: str) -> str:
+    """The precision of the coarse models before a model of this one."""
+    return "auto" if precision == "int8" else precision
 
 
 def _check_options(
@@ -155,11 +161,12 @@ def with_stages(
     runtime = model.runtime
     # fp32 that was not asked for must not become fp32 that is
     precision = runtime.precision if runtime.precision != "fp32" or runtime.exact else "auto"
+    backend = "auto" if runtime.precision == "int8" else runtime.backend
     opened = partial(
         load,
         device=str(runtime.device),
-        precision=precision,
-        backend=runtime.backend,
+        precision=_of_stages(precision),
+        backend=backend,
         zoo=zoo,
         force=force,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctseg.card import Card
+from ctseg.engine.inference.backends.int8 import ranges_of
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.model.weights_header import read_card
 from ctseg.errors import CtsegError
@@ -125,6 +126,8 @@ def _weights_problems(file: Path, card: Card, expected: Expected | None) -> list
             problems.append(f"the card in the header of {file.name} differs from {CARD}")
         runtime = choose("cpu", "fp32")
         network = load_network(file, card.of_file(file.name), runtime)
+        if card.int8 is not None and card.int8.inputs:
+            ranges_of(card, file.name, network)
         if expected is not None:
             problems += expected.problems(network, runtime, file.name)
     except CtsegError as error:

@@ -26,7 +26,8 @@ from ctseg.data.steps.base import Step
 from ctseg.data.steps.target import Scale, target_scale
 from ctseg.data.stream import PART_BYTES, Scan, Stream, open_stream
 from ctseg.engine.inference import tiling
-from ctseg.engine.inference.backends.choice import identify
+from ctseg.engine.inference.backends.choice import identify, use_ranges
+from ctseg.engine.inference.backends.int8 import ranges_of
 from ctseg.engine.inference.check_scan import PlannedGrid, check_scan, plan_grid
 from ctseg.engine.inference.decoders import Decoder, LabelMap, Probabilities, Values
 from ctseg.engine.inference.memory.estimate import MemoryRequest, waiting_bytes
@@ -161,6 +162,7 @@ class NetworkModel:
             CorruptWeights: a file does not match its card.
             UnknownName: the architecture is not installed; the message names the plugin that provides it.
             PluginError: the plugin that provides it is of another major version, or fails to build it.
+            BadInput: int8 is asked for, and a card has no ranges for it.
         """
         default = choose(device, precision, backend)
         networks, card = [], None
@@ -171,6 +173,8 @@ class NetworkModel:
             network = build_for(card, tensors)
             load_strictly(network, tensors, path)
             networks.append(network.eval())
+            if default.precision == "int8":
+                use_ranges(network, ranges_of(whole, path.name, network))
         if card is None:
             raise BadInput("A model needs at least one weight file.")
         runtime = choose_for_card(default, card, networks[0], precision)

@@ -99,7 +99,7 @@ def choose_for_card(
 ) -> Runtime:
     """The fastest runtime to predict with a card's network and tile."""
     tile = card.predict.tile_zyx
-    if tile is None:
+    if tile is None or default.precision == "int8":
         return default
     probe = probe_of(default.device, card.network_channels, tile, constraints_of(card))
     return choose_measured(default, network, probe, training=False, precision=precision).runtime

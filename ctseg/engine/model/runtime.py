@@ -16,7 +16,7 @@ from ctseg.errors import BadInput
 from ctseg.nets.cpu import use_cpu_kernels
 from ctseg.nets.memory_layout import CHANNELS_LAST
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Backend = Literal["auto", "torch", "openvino"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,7 +27,8 @@ class Runtime:
 
     Attributes:
         device: where tensors live.
-        precision: of the network's multiplications; sums and losses are fp32 always.
+        precision: of the network's multiplications; sums and losses are fp32 always. `int8` is computed by OpenVINO;
+            what PyTorch computes is fp32 then.
         channels_last: whether activations lie channels-last in memory.
         reason: why these were chosen, for the log.
         exact: whether a CPU computes as PyTorch does, without the kernels of `ctseg.nets.cpu`; half precision always
@@ -48,13 +49,13 @@ class Runtime:
         """A context in which the network computes in the chosen precision."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.kernels())
-            if self.precision != "fp32":
+            if self.precision in _TYPES:
                 stack.enter_context(torch.autocast(self.device.type, _TYPES[self.precision]))
             yield
 
     def kernels(self) -> contextlib.AbstractContextManager[None]:
         """A context for the backward pass, in which layers that are checkpointed compute once more."""
-        if self.device.type == "cpu" and not (self.precision == "fp32" and self.exact):
+        if self.device.type == "cpu" and not (self.exact and self.precision not in _TYPES):
             return use_cpu_kernels()
         return contextlib.nullcontext()
 
@@ -86,11 +87,11 @@ def choose(device: str = "auto", precision: str = "auto", backend: str = "torch"
 
     On a CPU bf16 where the processor has AVX512-BF16 or AMX, else fp32; on CUDA bf16, or fp16 where bf16 is only
     emulated; on MPS fp32. Activations lie channels-last, except on MPS. `fp32` that is asked for on a CPU computes as
-    PyTorch does, contiguously; where it is chosen, the kernels of `ctseg.nets.cpu` are used.
+    PyTorch does, contiguously; where it is chosen, the kernels of `ctseg.nets.cpu` are used. `int8` is never chosen.
 
     Args:
         backend: `auto` is PyTorch unless OpenVINO is installed and may compute this precision on this device, and
-            always PyTorch if `fp32` is asked for or several processes share the work.
+            always PyTorch if `fp32` is asked for or several processes share the work. int8 is always OpenVINO's.
 
     Raises:
         BadInput: the device does not exist here, or OpenVINO is asked for and cannot be used.
@@ -105,11 +106,11 @@ def choose(device: str = "auto", precision: str = "auto", backend: str = "torch"
         auto, why = ("bf16", "the processor multiplies bf16") if cpu_bf16() else ("fp32", "no bf16")
     else:
         auto, why = "fp32", f"{chosen.type} runs fp32"
-    if precision not in ("auto", "fp32", "bf16", "fp16"):
-        raise BadInput(f"'{precision}' is no precision.", hint="auto, fp32, bf16 or fp16")
+    if precision not in ("auto", *get_args(Precision)):
+        raise BadInput(f"'{precision}' is no precision.", hint="auto, fp32, bf16, fp16 or int8")
     final = cast(Precision, auto if precision == "auto" else precision)
     reason = why if precision == "auto" else "as asked"
-    exact = precision == "fp32"
+    exact = precision in ("fp32", "int8")
     layout = chosen.type == "cuda" or (chosen.type == "cpu" and not exact)
     return Runtime(
         chosen, final, layout, reason, exact, _backend(backend, chosen, final, exact=exact)
@@ -125,11 +126,16 @@ def _backend(name: str, device: torch.device, precision: Precision, *, exact: bo
     """The backend as asked for; `auto` becomes `torch` where nothing else is possible."""
     if name not in get_args(Backend):
         raise BadInput(f"'{name}' is no backend.", hint=" or ".join(get_args(Backend)))
-    possible = device.type == "cpu" and precision in ("fp32", "bf16")
-    if name == "openvino":
+    possible = device.type == "cpu" and precision != "fp16"
+    if precision == "int8" and (name == "torch" or not possible):
+        raise BadInput(
+            f"int8 is computed by OpenVINO on the CPU, not by PyTorch on {device}.",
+            hint="Leave out --backend torch and use --device cpu, or use --precision auto.",
+        )
+    if name == "openvino" or precision == "int8":
         if not possible:
             raise BadInput(
-                f"OpenVINO computes fp32 and bf16 on the CPU, not {precision} on {device}.",
+                f"OpenVINO computes fp32, bf16 and int8 on the CPU, not {precision} on {device}.",
                 hint="Use --backend auto, or --device cpu and --precision auto.",
             )
         if not has_openvino():

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from ctseg import machine
-from ctseg.engine.inference.backends import openvino, records
+from ctseg.engine.inference.backends import int8, openvino, records
 from ctseg.engine.inference.forward import Compute, by_torch, logits_of
 from ctseg.engine.model.runtime import Runtime
 from ctseg.engine.model.weights import tensors_sha256
-from ctseg.errors import first_line
+from ctseg.errors import BadInput, RunFailed, first_line
 
 FEWEST = 12
 """Tiles below which PyTorch is not even timed, which takes two tiles."""
@@ -37,6 +37,9 @@ FASTER = 0.95
 CLOSE = 1e-3
 """Largest difference of logits from PyTorch's fp32 ones, relative to the largest. In bf16 OpenVINO may differ as far as
 `HALF` times PyTorch's own bf16."""
+INTEGERS = 0.5
+"""The same for int8: only wrong computation comes near. A published network's Dice was measured, and noise, which the
+trial computes, is not what its ranges are for (published models differ by 0.06)."""
 HALF = 2.0
 ROOM, COPIES = 2**30, 4
 """Free memory that a conversion needs: bytes, and copies of the weights."""
@@ -81,6 +84,7 @@ class _State:
 
     Attributes:
         identity: all that its results depend on besides its weights; empty where that is unknown.
+        ranges: for int8, as `ctseg.engine.inference.backends.int8` makes them.
         scans: number of scans like the present one that are expected.
         tiles: number of tiles that PyTorch computed so far.
         weights: tells whether the weights were changed since the choices were made.
@@ -89,6 +93,7 @@ class _State:
     """
 
     identity: str = ""
+    ranges: int8.Ranges = field(default_factory=dict)
     scans: int = 1
     tiles: int = 0
     weights: tuple[Any, ...] = ()
@@ -103,6 +108,11 @@ _lock = threading.RLock()
 def identify(network: torch.nn.Module, identity: str) -> None:
     """Name all that a network's results depend on besides its weights, so that its conversion is kept on disk."""
     _states.setdefault(network, _State()).identity = identity
+
+
+def use_ranges(network: torch.nn.Module, ranges: int8.Ranges) -> None:
+    """Name the ranges of a network's activations, so that it can be computed in int8."""
+    _states.setdefault(network, _State()).ranges = ranges
 
 
 @contextlib.contextmanager
@@ -135,6 +145,10 @@ def computation_of(
     Args:
         network: in eval mode on the runtime's device.
         on_note: called with the choice when it is made, except that there is too little work for one.
+
+    Raises:
+        BadInput: int8 is asked for and no ranges are known.
+        RunFailed: int8 is asked for and cannot be computed here.
     """
     if runtime.backend == "torch":
         return by_torch(network, runtime)
@@ -147,7 +161,7 @@ def computation_of(
         key = (work.shape_czyx, runtime.precision, runtime.backend, torch.get_num_threads())
         choice = state.choices.get(key)
         if choice is None or not choice.final:
-            choice = _Trial(network, runtime, work.shape_czyx, state.identity).choose(
+            choice = _Trial(network, runtime, work.shape_czyx, state).choose(
                 state.tiles + work.tiles * state.scans, 0.0 if choice is None else choice.torch_s
             )
             state.choices[key] = choice
@@ -156,6 +170,11 @@ def computation_of(
         state.latest = choice
         if choice.program is not None:
             return choice.program.run()
+        if runtime.precision == "int8":
+            raise RunFailed(
+                f"int8 cannot be computed: {choice.text.removeprefix('torch: ')}",
+                hint="Use --precision auto.",
+            )
         state.tiles += work.tiles
         return by_torch(network, runtime)
 
@@ -176,9 +195,15 @@ class _Trial:
     """Tries OpenVINO on a network and a tile."""
 
     def __init__(
-        self, network: torch.nn.Module, runtime: Runtime, shape_czyx: Sequence[int], identity: str
+        self, network: torch.nn.Module, runtime: Runtime, shape_czyx: Sequence[int], state: _State
     ) -> None:
-        self._network, self._runtime, self._identity = network, runtime, identity
+        self._network, self._runtime, self._identity = network, runtime, state.identity
+        self._ranges = state.ranges if runtime.precision == "int8" else {}
+        if runtime.precision == "int8" and not self._ranges:
+            raise BadInput(
+                "int8 needs a model that was published with --int8.",
+                hint="Use another precision.",
+            )
         self._asked = runtime.backend == "openvino"
         self._threads = torch.get_num_threads()
         generator = torch.Generator().manual_seed(0)
@@ -232,6 +257,7 @@ class _Trial:
             "tile_czyx": list(self._tile.shape[1:]),
             "precision": self._runtime.precision,
             "threads": self._threads,
+            **({"ranges": dict(self._ranges)} if self._ranges else {}),
             **openvino.about(),
         }
 
@@ -258,6 +284,8 @@ class _Trial:
         """Convert the network and compare both on a tile."""
         try:
             model = openvino.convert(self._network, self._tile)
+            if self._ranges:
+                int8.round_convolutions(model, self._network, self._ranges)
             begun = time.perf_counter()
             program = openvino.Program(model, self._runtime.precision, self._threads)
             record = self._measured(program.run(), time.perf_counter() - begun)
@@ -280,8 +308,8 @@ class _Trial:
                 logits_of(usual(self._tile), self._tile),
             )
             found = logits_of(run(self._tile), self._tile)
-        allowed = CLOSE
-        if self._runtime.precision != "fp32":
+        allowed = INTEGERS if self._ranges else CLOSE
+        if self._runtime.precision == "bf16":
             allowed = max(CLOSE, HALF * _deviation(other, expected))
         seconds = [(_seconds(usual, self._tile), _seconds(run, self._tile)) for _ in range(TIMES)]
         ours, theirs = (min(times) for times in zip(*seconds, strict=True))

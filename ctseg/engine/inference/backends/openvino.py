@@ -21,8 +21,8 @@ from ctseg import machine
 from ctseg.engine.model.quiet import quiet_export
 from ctseg.engine.model.runtime import Precision
 
-TYPES = {"fp32": "f32", "bf16": "bf16"}
-"""Names of the precisions in OpenVINO."""
+TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""Names of the precisions in OpenVINO; integers are used where a network rounds (see `int8`)."""
 DEVICE, TELEMETRY = "CPU", "openvino_telemetry"
 
 
