@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ctseg.version import __version__
 from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
 from ctseg.zoo.probe import write_probe
+from ctseg.zoo.publish_int8 import check_int8, judged, with_ranges
 from ctseg.zoo.readme import render
 from ctseg.zoo.resolve import BEST, RUN_FILE, check_stages
 from ctseg.zoo.store import CARD, README, ZooEntry
@@ -50,6 +52,7 @@ def publish(
     overwrite: bool = False,
     measure: bool = True,
     fit: bool = False,
+    int8: bool = False,
     on_case: OnCase | None = None,
 ) -> ZooEntry:
     """Publish the best weights of a run, or of several folds as an ensemble.
@@ -65,6 +68,8 @@ def publish(
             otherwise the card keeps those of the run.
         fit: fit the temperature and, where the run file names none, post-processing rules to the validation cases of
             the runs.
+        int8: find the ranges of activations on training cases, for predictions with 8-bit integers, and keep them if
+            the mean Dice of the validation cases is at most 0.001 lower with them. Needs the extra `openvino`.
         on_case: called with the number done, the total and the case's id while validating.
 
     Raises:
@@ -95,6 +100,8 @@ def publish(
     _check_alike(cards, folders)
     if measure or fit:
         _check_data(folders)
+    if int8:
+        check_int8(cards[0], measure=measure)
     members, stored = _members([tensors for tensors, _ in loaded], cards, dtype)
     card = _completed(cards, members, name)
     texts = {
@@ -107,17 +114,24 @@ def publish(
     target = user_zoo(zoo)
     check_free(target / card.name, overwrite)
     with new_folder(target) as temporary:
-        for member, tensors in stored.items():
-            save_weights(temporary / member, tensors, card)
+        files = [temporary / member.file for member in members]
+
+        def save(card: Card) -> Card:
+            for file in files:
+                save_weights(file, stored[file.name], card)
+            return card
+
+        save(card)
         if fit:
-            card = _fitted([temporary / m.file for m in members], folders, card, on_case)
-            for member, tensors in stored.items():
-                save_weights(temporary / member, tensors, card)
+            card = save(_fitted(files, folders, card, on_case))
         if measure:
-            metrics = _measured([temporary / m.file for m in members], folders, card, on_case, zoo)
-            card = card.model_copy(update={"metrics": metrics})
-            for member, tensors in stored.items():
-                save_weights(temporary / member, tensors, card)
+            measured = _Measurement(files, folders, stages, zoo, on_case)
+            found = None
+            if int8:
+                card = save(with_ranges(card, files, folders, measured.staged, on_case))
+                found = measured.metrics(card, "int8")
+            card = card.model_copy(update={"metrics": measured.metrics(card)})
+            card = save(card if found is None else judged(card, found))
         sizes = {m.file: (temporary / m.file).stat().st_size for m in members}
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
@@ -225,23 +239,31 @@ def _licensed(card: Card) -> Card:
     )
 
 
-def _measured(
-    files: Sequence[Path],
-    folders: Sequence[Path],
-    card: Card,
-    on_case: OnCase | None,
-    zoo: Path | str | None,
-) -> Metrics:
-    from ctseg.engine.training.validate import measure
-    from ctseg.zoo.load import with_stages
+@dataclass(frozen=True)
+class _Measurement:
+    """Figures of weights on the validation cases of their runs."""
 
-    def staged(model: Model) -> Model:
-        return with_stages(model, card.stages, zoo)
+    files: Sequence[Path]
+    folders: Sequence[Path]
+    stages: Sequence[CoarseStage]
+    zoo: Path | str | None
+    on_case: OnCase | None
 
-    found = [measure(file, run, on_case, staged) for file, run in zip(files, folders, strict=True)]
-    if len(found) > 1:
-        return _pooled(found)
-    return found[0].model_copy(update={"command": _command(folders[0], card)})
+    def staged(self, model: Model) -> Model:
+        from ctseg.zoo.load import with_stages
+
+        return with_stages(model, self.stages, self.zoo)
+
+    def metrics(self, card: Card, precision: str = "") -> Metrics:
+        from ctseg.engine.training.validate import measure
+
+        found = [
+            measure(file, run, self.on_case, self.staged, precision)
+            for file, run in zip(self.files, self.folders, strict=True)
+        ]
+        if len(found) > 1:
+            return _pooled(found)
+        return found[0].model_copy(update={"command": _command(self.folders[0], card)})
 
 
 def _fitted(

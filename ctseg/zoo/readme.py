@@ -90,6 +90,8 @@ def _results(card: Card) -> str:
         text += " Each member was measured on its own fold; the table shows the means."
     if metrics.command:
         text += f" To print the same figures:\n\n```\n{metrics.command}\n```"
+    if card.int8 is not None and card.int8.inputs:
+        text += f"\n\nWith `--precision int8` the mean Dice is {card.int8.mean_dice:.4f}."
     return text
 
 

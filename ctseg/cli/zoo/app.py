@@ -99,6 +99,8 @@ def show(
         if metrics.mean_dice is not None:
             rows.append(("mean", f"{metrics.mean_dice:.4f}"))
         ui.table(("label", "Dice"), rows, title=title)
+    if card.int8 is not None:
+        ui.show(_int8(card))
     if metrics.command:
         ui.show("\nMeasured with:")
         for line in metrics.command.splitlines():
@@ -115,6 +117,12 @@ def _source(card: Any) -> str:
 def _rules(card: Any) -> str:
     names = [str(rule.label) for rule in card.predict.postprocess]
     return f"clean-up rules for {', '.join(names)}" if names else "no clean-up rule helps"
+
+
+def _int8(card: Any) -> str:
+    found, known = card.int8, card.int8.mean_dice is not None
+    text = f"mean Dice {found.mean_dice:.4f}" if known else "no Dice"
+    return f"int8: {text}" if found.inputs else f"int8 left out: {text} with it"
 
 
 def _stage(stage: Any) -> str:
@@ -215,6 +223,14 @@ def publish(
             rich_help_panel=WEIGHTS,
         ),
     ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Prepare --precision int8; kept if Dice holds.",
+            rich_help_panel=WEIGHTS,
+        ),
+    ] = False,
     coarse: Annotated[
         str | None,
         typer.Option(
@@ -276,6 +292,7 @@ def publish(
             overwrite=overwrite,
             measure=measure,
             fit=fit,
+            int8=int8,
             on_case=lambda done, total, case: bar.update(done, total, case),
         )
     card = entry.card()
@@ -288,6 +305,8 @@ def publish(
     dice = card.metrics.mean_dice
     if dice is not None:
         ui.say(f"  mean Dice {dice:.4f} on {card.metrics.cases} validation cases")
+    if int8:
+        ui.say(f"  {_int8(card)}")
     if fit:
         ui.say(f"  temperature {card.temperature:g}, {_rules(card)}")
     for name, values in card.metrics.scores.items():

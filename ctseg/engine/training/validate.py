@@ -81,11 +81,13 @@ def measure(
     run_folder: Path,
     on_case: OnCase | None = None,
     prepared: Callable[[Model], Model] | None = None,
+    precision: str = "",
 ) -> Metrics:
     """Score weights on the validation cases of a run, from the files of the data set.
 
     Args:
         prepared: what is done with the model first, such as putting a coarse stage before it.
+        precision: in place of that of the run; `int8` is computed on the CPU.
 
     Returns:
         the figures for a card, with the command that prints them.
@@ -95,8 +97,12 @@ def measure(
     """
     config, cases = validation_cases(run_folder)
     files = [weights] if isinstance(weights, Path) else list(weights)
+    integers = precision == "int8"
     model: Model = NetworkModel.from_files(
-        files, device=config.train.device, precision=config.train.precision
+        files,
+        device="cpu" if integers else config.train.device,
+        precision=precision or config.train.precision,
+        backend="openvino" if integers else "torch",
     )
     segmenter = Segmenter.of(model if prepared is None else prepared(model))
     results = []
@@ -108,7 +114,13 @@ def measure(
 
 
 def validation_cases(run: Path) -> tuple[RunConfig, tuple[Case, ...]]:
-    """The configuration of a run, and the cases that validate in it.
+    """The configuration of a run, and the cases that validate in it; raises as `cases_of`."""
+    config, _, cases = cases_of(run)
+    return config, cases
+
+
+def cases_of(run: Path) -> tuple[RunConfig, tuple[Case, ...], tuple[Case, ...]]:
+    """The configuration of a run, the cases that train in it and those that validate.
 
     Raises:
         BadInput: the run has no data set.
@@ -117,7 +129,7 @@ def validation_cases(run: Path) -> tuple[RunConfig, tuple[Case, ...]]:
     if not config.data.path:
         raise BadInput(f"The run {run} names no data set to measure on.")
     dataset = dataset_of(config.data, config.preprocess.grid)
-    return config, split(dataset, config.data, depths(dataset))[1]
+    return config, *split(dataset, config.data, depths(dataset))
 
 
 def score(task: Task, case: Case, prediction: Volume, look: Look | None = None) -> CaseResult:
