@@ -26,7 +26,7 @@ from torch import nn
 
 import ctseg
 from ctseg import machine
-from ctseg.engine.inference.backends import openvino
+from ctseg.engine.inference.backends import int8, openvino
 from ctseg.engine.inference.forward import Compute, by_torch
 from ctseg.engine.model.runtime import Precision, Runtime, cpu_bf16
 from ctseg.nets.cpu import autocast
@@ -64,11 +64,13 @@ class Way(NamedTuple):
 
 WAYS = {
     "PyTorch, fp32": Way("torch", "fp32"),
-    "PyTorch, fp32, channels-last": Way("torch", "fp32", channels_last=True),
+    "PyTorch, fp32, channels-last": Way("torch", "fp32", channels_last=True, kernels=False),
+    "ctseg's kernels, fp32": Way("torch", "fp32", channels_last=True),
     "OpenVINO, fp32": Way("openvino", "fp32"),
     "PyTorch, bf16, channels-last": Way("torch", "bf16", channels_last=True, kernels=False),
     "ctseg's kernels, bf16": Way("torch", "bf16", channels_last=True),
     "OpenVINO, bf16": Way("openvino", "bf16"),
+    "OpenVINO, int8": Way("openvino", "int8"),
 }
 
 
@@ -89,7 +91,7 @@ def measure(rounds: int = ROUNDS, only: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def measure_here(rounds: int, only: Sequence[str]) -> dict[str, Any]:
-    ways = {name: way for name, way in WAYS.items() if way.precision == "fp32" or cpu_bf16()}
+    ways = {name: way for name, way in WAYS.items() if way.precision != "bf16" or cpu_bf16()}
     return {
         str(tile): measure_tile(tile, ways, rounds)
         for tile in TILES
@@ -133,6 +135,8 @@ def compute_of(tile: Tile, way: Way, x: torch.Tensor) -> Compute:
     ).eval()
     if way.by == "openvino":
         model = openvino.convert(net, x)
+        if way.precision == "int8":
+            int8.round_convolutions(model, net, int8.ranges_on(net, x))
         return openvino.Program(model, way.precision, torch.get_num_threads()).run()
     runtime = Runtime(torch.device("cpu"), way.precision, way.channels_last, "benchmark")
     compute = by_torch(runtime.place(net), runtime)

@@ -11,7 +11,8 @@ where the device multiplies it (the bar takes the faster of both, since a carefu
 `with our network` is the same around ours, so that one sees what the network and what the window is worth. The network
 alone, with the engine's kernels, is what ours needs in its fastest precision and layout for as many tiles, one by one,
 by PyTorch or, where it is installed, by OpenVINO. `ctseg logits` chooses between these two by itself (its first run
-includes the conversion, if there is one), `ctseg torch` is PyTorch.
+includes the conversion, if there is one), `ctseg torch` is PyTorch, `ctseg int8` is OpenVINO with 8-bit integers,
+whose ranges are those of a tile of noise, as the scan is.
 pytorch-3dunet goes from file to file, since its predictors do nothing else.
 
 Bars on a CPU: ours takes at most 1.1 x the network alone; the best peer as it comes at least 2.8 x, by hand at least
@@ -44,7 +45,8 @@ import ctseg
 from benchmarks.nnunet_model import as_theirs
 from benchmarks.sliding import PEERS, ByHand, Run, Setting, quiet
 from ctseg.engine.inference.backends import openvino
-from ctseg.engine.inference.backends.choice import used
+from ctseg.engine.inference.backends.choice import use_ranges, used
+from ctseg.engine.inference.backends.int8 import ranges_on
 from ctseg.engine.model.runtime import Precision, Runtime, choose, cpu_bf16, has_openvino
 from ctseg.machine import cores
 
@@ -64,13 +66,13 @@ VOLUMES = {
 }
 REPEATS: dict[str, dict[str, int]] = {
     "tiny": {},
-    "160": {"logits": 3, "labels": 3, "torch": 3, "by hand": 2},
-    "256": {"logits": 2, "labels": 2, "torch": 2},
+    "160": {"logits": 3, "labels": 3, "torch": 3, "int8": 3, "by hand": 2},
+    "256": {"logits": 2, "labels": 2, "torch": 2, "int8": 2},
 }
 """Repetitions of each way; ways that take minutes run once."""
 USUAL = ("160", "256")
 WITH_OURS = "by hand with our network"
-TURNS = ("logits", "labels", "torch", "by hand", WITH_OURS, "as it comes")
+TURNS = ("logits", "labels", "torch", "int8", "by hand", WITH_OURS, "as it comes")
 WAYS: dict[str, tuple[Precision, bool]] = {
     "fp32": ("fp32", False),
     "fp32 channels-last": ("fp32", True),
@@ -146,9 +148,13 @@ class Contender:
         if self.peer == "ctseg":
             output = "labels" if self.way == "labels" else "logits"
             backend = "torch" if self.way == "torch" else "auto"
+            precision = "int8" if self.way == "int8" else "auto"
+            if self.way == "int8":
+                use_ranges(own, ranges_on(own, torch.randn(1, 1, *setting.tile_zyx)))
             self.run = lambda: ctseg.predict_tiles(
                 own, image, setting.tile_zyx, setting.overlap, "gaussian", output,
-                activation="softmax", device=setting.device, batch_size=setting.batch, backend=backend,
+                activation="softmax", device=setting.device, precision=precision, batch_size=setting.batch,
+                backend=backend,
             )  # fmt: skip
         else:
             given = own if self.way == "as it comes" else ByHand(own, setting.device)
@@ -300,7 +306,7 @@ def measure_volume(
     image = np.random.default_rng(0).standard_normal((1, *setting.shape_zyx), np.float32)
     contenders = []
     with quiet():
-        for number, name in enumerate(names(only)):
+        for number, name in enumerate(names(only, setting.device)):
             contender = Contender(name, nets, image, setting, scratch / f"{number}")
             _warm(contender, nets, scratch / f"warm{number}")
             contenders.append(contender)
@@ -330,12 +336,14 @@ def measure_volume(
     }
 
 
-def names(only: Sequence[str]) -> list[str]:
+def names(only: Sequence[str], device: str) -> list[str]:
     """Who takes part, in which way."""
     peers = [peer for peer in PEERS if not only or peer in only]
     ours = ["ctseg logits", "ctseg labels", "ctseg torch"]
     if only and "ctseg" not in only:
         ours = []
+    if ours and device == "cpu" and has_openvino():
+        ours.append("ctseg int8")
     return [
         *ours,
         *(f"{p} by hand" for p in peers),
@@ -359,6 +367,10 @@ def ratios(runs: dict[str, dict[str, Any]], alone: float, device: str) -> dict[s
         "labels_over_network_alone": round(runs["ctseg labels"]["seconds"] / alone, 3),
         "others_over_ours": over,
     }
+    if "ctseg int8" in runs:
+        out["others_over_int8"] = {
+            name: round(runs[name]["seconds"] / runs["ctseg int8"]["seconds"], 3) for name in over
+        }
     come = [v for n, v in over.items() if n.endswith("as it comes")]
     hand = [v for n, v in over.items() if n.endswith(("by hand", "as it comes"))]
     rivals = [v for n, v in over.items() if n in ("nnunet as it comes", "monai as it comes")]
