@@ -332,7 +332,8 @@ SECTIONS = {
         processor with one thread, since other work ran beside, and the largest difference of the logits from those of
         PyTorch in fp32, relative to the largest one. *AVX2* holds both libraries to instructions without AVX-512, as a
         stand-in for older processors; OpenVINO obeys it in convolutions, not in its instance norm. `ctseg predict`
-        measures on its own machine and takes what is faster there.""",
+        measures on its own machine and takes what is faster there; *int8*, here with the ranges of the tile itself,
+        only if asked. These weights are random: logits of trained ones differ less in int8.""",
         _backends,
     ),
     "job": Section(
