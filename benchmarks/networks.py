@@ -35,9 +35,9 @@ import torch
 from torch import nn
 
 import ctseg
+from ctseg.engine.model.malloc import kept_buffers
 from ctseg.engine.model.measure_runtime import choose_measured
 from ctseg.engine.model.runtime import Precision, Runtime, choose, cpu_bf16
-from ctseg.engine.model.malloc import kept_buffers
 
 CLASSES = 3
 SETTLE, TIMED = 2, 2

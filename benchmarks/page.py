@@ -205,17 +205,6 @@ def _networks(result: Result) -> str:
     return "\n".join(parts)
 
 
-def _train(result: Result) -> str:
-    rows = []
-    for who, found in result.items():
-        if isinstance(found, dict):
-            labels = (f"{dice:.3f}" for dice in found["labels"].values())
-            rows.append(
-                (PEERS[who], str(found["steps"]), f"{found['mean_dice']:.3f}", ", ".join(labels))
-            )
-    return _table(("", "steps", "mean Dice", "labels"), rows)
-
-
 def _cells(mode: Result, found: Result) -> list[str]:
     own = found["networks"]["ctseg"]["default"]
     out = []
@@ -373,13 +362,6 @@ SECTIONS = {
         "bfloat16 against float32",
         "Label maps of the validation scans in both precisions, compared with each other.",
         _precision,
-    ),
-    "train": Section(
-        "Training for five minutes",
-        """Hippocampus scans, fold 0, one seed: `ctseg train --time 5m` as a whole, and a plain script in the words of
-        MONAI's tutorials (UNet with residual units, Dice and cross-entropy, AdamW, cosine), which may train for 5
-        minutes besides reading and validating; mean Dice on the 44 validation scans.""",
-        _train,
     ),
     "networks": Section(
         "Networks",
