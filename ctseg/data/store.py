@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,8 @@ from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_values
 from ctseg.data.prepared_case import Prepared, load_array, open_prepared
 from ctseg.data.steps import foreign_steps
+from ctseg.data.steps.base import Box
+from ctseg.data.steps.region import Nowhere, Region
 from ctseg.data.targets import target_of
 from ctseg.errors import BadInput, ConfigError, CtsegError, FileProblem, RunFailed
 from ctseg.files import allow_open_files, disk_errors, write_text
@@ -71,12 +73,19 @@ class Store:
         folder: root; the cache folder by default.
         mode: `lazy` reads patches from the cases' files, `store` copies every case, `auto` copies those that are
             not too large or cannot be read lazily.
+        regions: the only voxels of cases that count, by their ids: boxes of the scan as it is stored, None for none.
     """
 
     def __init__(
-        self, pipeline: Pipeline, task: Task, folder: Path | None = None, mode: Mode = "auto"
+        self,
+        pipeline: Pipeline,
+        task: Task,
+        folder: Path | None = None,
+        mode: Mode = "auto",
+        *,
+        regions: Mapping[str, Box | None] | None = None,
     ) -> None:
-        self.pipeline, self.task, self.mode = pipeline, task, mode
+        self.pipeline, self.task, self.mode, self.regions = pipeline, task, mode, regions or {}
         self._made_of: dict[str, Any] = {
             "version": STORE_VERSION,
             "preprocess": pipeline.to_config().model_dump(mode="json"),
@@ -139,17 +148,26 @@ class Store:
         with about(case):
             return replace(self._case(case), undrawn=undrawn(self.task, case.drawn))
 
+    def _pipeline(self, case: Case) -> Pipeline:
+        """The steps of a case: its region comes first."""
+        if case.id not in self.regions:
+            return self.pipeline
+        box = self.regions[case.id]
+        return Pipeline((Nowhere() if box is None else Region(box), *self.pipeline.steps))
+
     def _case(self, case: Case) -> Prepared:
         name = re.sub(r"[^\w.-]", "_", case.id)[:80]  # an id may be a path
         key = f"{name}-{fingerprint(case)[:12]}"
+        if case.id in self.regions:
+            key += f"-{hashlib.sha256(str(self.regions[case.id]).encode()).hexdigest()[:12]}"
         folder = self.folder / key
         if self.mode != "lazy" and (folder / "case.json").is_file():
             with contextlib.suppress(*_DAMAGED):
-                return self._open(case.id, folder)  # else it is damaged, and made again
+                return self._open(case, folder)  # else it is damaged, and made again
         if self._is_lazy(case):
             return self._lazily(case, self.folder / f"{key}-lazy")
         self._make(case, folder)
-        return self._open(case.id, folder)
+        return self._open(case, folder)
 
     def _open_folder(self) -> None:
         """Say what the store is made of, and remove what killed processes left half made."""
@@ -159,16 +177,16 @@ class Store:
             write_text(self.folder / "made_of.json", json.dumps(self._made_of))
         clear_abandoned(self.folder.glob(".making-*"))
 
-    def _open(self, name: str, folder: Path) -> Prepared:
+    def _open(self, case: Case, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-        return open_prepared(name, folder, self.pipeline.restore(meta["applied"]))
+        return open_prepared(case.id, folder, self._pipeline(case).restore(meta["applied"]))
 
     # ------------------------------------------------------------ lazily
 
     def _is_lazy(self, case: Case) -> bool:
         if self.mode == "store":
             return False
-        reason = lazy_survey.reason_not_lazy(self.pipeline, case)
+        reason = lazy_survey.reason_not_lazy(self._pipeline(case), case)
         if self.mode == "lazy":
             if reason:
                 raise ConfigError(
@@ -207,12 +225,12 @@ class Store:
     def _make(self, case: Case, folder: Path) -> None:
         scan = load_image(case)
         label = load_label(case, self.task, scan)
-        image, applied = self.pipeline.image(scan.czyx, scan.geometry)
+        image, applied = self._pipeline(case).image(scan.czyx, scan.geometry)
         mask = load_extra(case, case.mask, scan)
         target = target_of(self.task, label.czyx, None if mask is None else mask > 0, applied)
         weight = load_extra(case, case.weight, scan)
         meta = {"case": case.id, "applied": applied.to_dict()}
-        with self._making(folder, lambda: self._open(case.id, folder)) as temporary:
+        with self._making(folder, lambda: self._open(case, folder)) as temporary:
             save_array(temporary / "image.npy", image)
             save_array(temporary / "target.npy", target)
             save_array(temporary / "places.npy", patch_centres(self.task, target))

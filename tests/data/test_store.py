@@ -12,7 +12,7 @@ import pytest
 import ctseg
 from ctseg.config import DataConfig
 from ctseg.data.load import as_label
-from ctseg.data.pipeline import Pipeline
+from ctseg.data.pipeline import Pipeline, tracks_of
 from ctseg.data.splits import fold_cases, split
 from ctseg.data.steps import NormaliseCase, Orient
 from ctseg.data.store import Store, cache_folder
@@ -52,6 +52,26 @@ def test_a_case_is_made_once_and_again_when_its_file_changes(case, tmp_path):
     ctseg.write(ones, tmp_path / "label.nii.gz")
     os.utime(tmp_path / "label.nii.gz", ns=(1, 1))
     assert (store(tmp_path).case(case).target == 1).all()
+
+
+def test_a_region_of_a_case_is_kept_beside_the_whole(case, tmp_path):
+    """Statistics of the scan are those of the region, as in a prediction."""
+    pipeline = Pipeline([Orient(), NormaliseCase()])
+    whole = store(tmp_path).case(case)
+    image, label = (ctseg.read(ref.path).array for ref in (case.images[0], case.label))
+    for box in (((1, 5), (0, 7), (3, 8)), ((0, 3), (2, 6), (0, 8))):
+        part = Store(pipeline, TASK, tmp_path / "store", regions={"a": box}).case(case)
+        own = tuple(slice(a, b) for a, b in box)
+        cut = image[own].astype(np.float64)
+        expected = (cut - cut.mean()) / cut.std()
+        np.testing.assert_allclose(part.image[0], expected, atol=1e-5)
+        assert np.array_equal(part.target[0], label[own])
+        assert part.applied.source.shape_zyx == image.shape
+    nothing = Store(pipeline, TASK, tmp_path / "store", regions={"a": None}).case(case)
+    assert not any(track.inside.any() for track in tracks_of(nothing.applied))
+    again = Store(pipeline, TASK, tmp_path / "store", regions={"b": None}).case(case)
+    assert np.array_equal(again.image, whole.image)
+    assert len(list((tmp_path / "store").rglob("case.json"))) == 4
 
 
 def test_nothing_half_made_is_left_or_used(case, tmp_path, monkeypatch):
