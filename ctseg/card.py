@@ -19,13 +19,7 @@ from pydantic import (
 )
 
 from ctseg.card_int8 import Int8
-from ctseg.config import (
-    LossConfig,
-    PredictConfig,
-    PreprocessConfig,
-    Section,
-    TaskConfig,
-)
+from ctseg.config import LossConfig, PredictConfig, PreprocessConfig, Section, TaskConfig
 from ctseg.config.checking import parse_json, validate
 from ctseg.errors import ConfigError, CorruptWeights
 from ctseg.version import __version__
@@ -103,22 +97,26 @@ class CoarseStage(Section):
     """A model that says where to look, before this one looks there; or whose labels this one sees.
 
     Attributes:
-        model: its zoo name.
+        model: its zoo name; of one that belongs to this entry alone, whose card is here, what it is called.
         labels: the only ones of its labels that count; all where there are none.
         margin_mm: kept around what it finds.
         as_channels: its labels, which must be named then, are further channels of this model's network, 0 or 1 each
             (nnU-Net's cascade); it does not say where to look.
+        card: of a model whose weights lie beside those of this one, since they were trained together.
     """
 
     model: str = Field(pattern=r"^[a-z0-9_]+\.[A-Za-z0-9][A-Za-z0-9._-]*$")
     labels: tuple[str, ...] = ()
     margin_mm: float = Field(10.0, ge=0, allow_inf_nan=False)
     as_channels: bool = False
+    card: Card | None = None
 
     @model_validator(mode="after")
     def _named(self) -> CoarseStage:
         if self.as_channels and not self.labels:
             raise ValueError("a stage whose labels are channels names them")
+        if self.card is not None and (self.card.stages or not self.card.members):
+            raise ValueError("a stage with a card of its own has weights, and no stage before it")
         return self
 
 
@@ -214,8 +212,8 @@ class Card(Section):
 
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
-            `parts`, `initial`, `training_scans`, `step_providers`, `int8`, `stages.as_channels`, `predict.padding`,
-            `predict.average`, the blends `nnunet` and `monai_*`).
+            `parts`, `initial`, `training_scans`, `step_providers`, `int8`, `stages.as_channels`, `stages.card`,
+            `predict.padding`, `predict.average`, the blends `nnunet` and `monai_*`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -294,13 +292,10 @@ class Card(Section):
 
     @model_validator(mode="after")
     def _version(self) -> Card:
-        fed = any(stage.as_channels for stage in self.stages)
+        fed = any(stage.as_channels or stage.card for stage in self.stages)
         new = fed or any(getattr(self, key) for key in NEW_KEYS_IN_2)
         if self.card_version == 1 and (new or needs_version_2(self.predict)):
-            raise ValueError(
-                "the card's source, initial, parts, training_scans, step_providers, int8, padding, average, blend or "
-                "label channels need card_version 2 at least"
-            )
+            raise ValueError("some of its keys came later and need card_version 2 at least")
         return self
 
     @model_validator(mode="after")
@@ -320,6 +315,15 @@ class Card(Section):
         """Channels of the network: those of the scan, and one for each label that an earlier stage shows it."""
         return self.in_channels + sum(len(s.labels) for s in self.stages if s.as_channels)
 
+    @property
+    def networks(self) -> tuple[tuple[Member, Card], ...]:
+        """Every set of weights beside the card, with the card of its network: the members, and those of own stages."""
+        own = [(member, self.of_file(member.file)) for member in self.members]
+        return (
+            *own,
+            *(pair for s in self.stages if s.card is not None for pair in s.card.networks),
+        )
+
     def of_file(self, file: str) -> Card:
         """The card of the network whose weights a file holds: that of its part, where there are parts."""
         for part in self.parts:
@@ -335,7 +339,8 @@ class Card(Section):
             for key in NEW_KEYS_IN_2:
                 data.pop(key, None)
             data["stages"] = [
-                {k: v for k, v in stage.items() if k != "as_channels"} for stage in data["stages"]
+                {k: v for k, v in stage.items() if k not in ("as_channels", "card")}
+                for stage in data["stages"]
             ]
             data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
         if not self.preprocess.grid:

@@ -291,8 +291,9 @@ def run_file() -> str:
 
 def card() -> str:
     """`reference/card.md`: every field of a model's card."""
-    from ctseg.card import CARD_VERSION, Card
+    from ctseg.card import CARD_VERSION, Card, CoarseStage
 
+    CoarseStage.model_rebuild()  # it names the class of cards, which follows it
     parts = [
         NOTE,
         "# The model card\n",
@@ -305,7 +306,7 @@ def card() -> str:
         parts += [f"## `{name}`\n", _model(model)]
     parts.append(
         "`task`, `preprocess`, `predict` and `loss` have the keys of [the run file](config.md). Each of\n"
-        "`parts` is a card with the fields of this page.\n"
+        "`parts`, and the `card` of a stage, is a card with the fields of this page.\n"
     )
     return "\n".join(parts)
 
@@ -326,13 +327,16 @@ def _fields(
     model: type[BaseModel],
 ) -> tuple[list[tuple[str, ...]], list[tuple[str, type[BaseModel]]]]:
     """The rows of a model's plain fields, and the fields that are models themselves."""
+    from ctseg.card import Card
+
     rows, sections = [], []
     documented = _attributes(model.__doc__ or "")
     for name, field in model.model_fields.items():
         inner = _model_in(field.annotation)
+        if inner is Card:  # a card may hold cards: their fields are listed once
+            inner = None
         if inner is not None:
-            if inner is not model:  # a card may hold cards: their fields are listed once
-                sections.append((name, inner))
+            sections.append((name, inner))
             if not _repeated(field.annotation):
                 continue
         default = "required" if field.default is PydanticUndefined else f"`{_toml(field.default)}`"

@@ -120,6 +120,24 @@ def test_a_card_of_version_1_has_the_keys_of_version_1() -> None:
     assert not {"padding", "average"} & set(stored["predict"])
 
 
+MEMBER = {"file": "first_stage.safetensors", "tensors_sha256": "0" * 64}
+
+
+def test_a_stage_of_its_own_has_weights_and_no_stage_before_it() -> None:
+    own = {**CARD, "card_version": 2, "members": [MEMBER]}
+    before = {"model": "unet3d.first"}
+    for card in ({**own, "members": []}, {**own, "stages": [before]}):
+        stage = {"model": "unet3d.low", "card": card}
+        with pytest.raises(ConfigError, match="no stage before it"):
+            parse_card(json.dumps({**own, "stages": [stage]}), where="card.json")
+    whole = parse_card(
+        json.dumps({**CARD, "card_version": 2, "stages": [{"model": "unet3d.low", "card": own}]}),
+        where="card.json",
+    )
+    (found,) = [member.file for member, _ in whole.networks]
+    assert found == "first_stage.safetensors"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -128,6 +146,7 @@ def test_a_card_of_version_1_has_the_keys_of_version_1() -> None:
         {"predict": {"blend": "nnunet"}},
         {"source": {"importer": "nnunet", "name": "there"}},
         {"stages": [{"model": "unet3d.low", "labels": ["organ"], "as_channels": True}]},
+        {"stages": [{"model": "unet3d.low", "card": {**CARD, "members": [MEMBER]}}]},
     ],
 )
 def test_what_came_with_version_2_needs_it(change: dict[str, Any]) -> None:

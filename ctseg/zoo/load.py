@@ -9,7 +9,13 @@ from pathlib import Path
 
 from ctseg.card import CoarseStage
 from ctseg.data.steps.base import Box
-from ctseg.engine.inference.cascade import MARGIN_MM, Cascade, CoarseModel
+from ctseg.engine.inference.cascade import (
+    MARGIN_MM,
+    Cascade,
+    CoarseModel,
+    asked_of_stages,
+    own_stages,
+)
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.label_merge import Merged
 from ctseg.engine.inference.model import Model, NetworkModel
@@ -77,15 +83,33 @@ def load(
         NetworkModel.from_files, device=device, precision=precision, backend=backend, force=force
     )
     models = [_opened(one, opened) for one in found]
+    own = [_with_margin(one.card.stages, margin_mm) for one in found]
+    if len(models) > 1 and coarse is None and all(_is_own(stages) for stages in own):
+        behind = [
+            with_stages(model, stages, folder=one.files[0].parent, region=region, force=force)
+            for model, stages, one in zip(models, own, found, strict=True)
+        ]
+        return Segmenter.of(Ensemble(behind))
     model: Model = models[0] if len(models) == 1 else Ensemble(models)
     if coarse is not None:
         labels = None if coarse_labels is None else tuple(coarse_labels)
         first = load(coarse, device, _of_stages(precision), backend=backend, zoo=zoo, force=force)
         stage = CoarseModel(first.model, labels, MARGIN_MM if margin_mm is None else margin_mm)
         return Segmenter.of(Cascade(model, [stage], region))
-    if margin_mm is not None:
-        stages = tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
-    return Segmenter.of(with_stages(model, stages, zoo, region=region, force=force))
+    stages = _with_margin(stages, margin_mm)
+    place = found[0].files[0].parent
+    return Segmenter.of(with_stages(model, stages, zoo, folder=place, region=region, force=force))
+
+
+def _is_own(stages: Sequence[CoarseStage]) -> bool:
+    """Whether the weights of the stages lie beside those of their model."""
+    return any(stage.card is not None for stage in stages)
+
+
+def _with_margin(stages: Sequence[CoarseStage], margin_mm: float | None) -> tuple[CoarseStage, ...]:
+    if margin_mm is None:
+        return tuple(stages)
+    return tuple(stage.model_copy(update={"margin_mm": margin_mm}) for stage in stages)
 
 
 def _opened(found: Resolved, open_files: Callable[[Sequence[Path]], NetworkModel]) -> Model:
@@ -105,7 +129,9 @@ def _opened(found: Resolved, open_files: Callable[[Sequence[Path]], NetworkModel
 
 
 def _stages_of(found: Sequence[Resolved]) -> tuple[CoarseStage, ...]:
-    """The coarse models that the cards name; models that are averaged must name the same ones."""
+    """The coarse models that the cards name; models that are averaged must name the same ones, or have their own."""
+    if all(_is_own(one.card.stages) for one in found):
+        return found[0].card.stages
     for one in found[1:]:
         if one.card.stages != found[0].card.stages:
             raise BadInput(
@@ -152,20 +178,25 @@ def with_stages(
     stages: Sequence[CoarseStage],
     zoo: Path | str | None = None,
     *,
+    folder: Path | None = None,
     region: Box | None = None,
     force: bool = False,
 ) -> Model:
-    """The model behind the stages that a card names, on the same device; the model itself where there are none."""
+    """The model behind the stages that a card names, on the same device; the model itself where there are none.
+
+    Args:
+        folder: where the weights of the model lie, and of stages of its own.
+    """
     if not stages and region is None:
         return model
+    if folder is not None and _is_own(stages):
+        return Cascade(model, own_stages(model, folder, stages, force=force), region)
     runtime = model.runtime
-    # fp32 that was not asked for must not become fp32 that is
-    precision = runtime.precision if runtime.precision != "fp32" or runtime.exact else "auto"
-    backend = "auto" if runtime.precision == "int8" else runtime.backend
+    device, precision, backend = asked_of_stages(runtime)
     opened = partial(
         load,
-        device=str(runtime.device),
-        precision=_of_stages(precision),
+        device=device,
+        precision=precision,
         backend=backend,
         zoo=zoo,
         force=force,

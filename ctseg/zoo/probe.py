@@ -87,13 +87,13 @@ def write_probe(folder: Path, card: Card) -> None:
 
     A network that cannot be built here, or gives no finite logits for the noise, gets none.
     """
-    most = max(VALUES // max(len(card.members), 1), 64)
+    most = max(VALUES // max(len(card.networks), 1), 64)
     tensors: dict[str, torch.Tensor] = {}
-    for member in card.members:
+    for member, own in card.networks:
         with contextlib.suppress(
             Exception
         ):  # publishing needs no network, and its plugin may raise anything
-            made = _expected_of(folder / member.file, card.of_file(member.file), most)
+            made = _expected_of(folder / member.file, own, most)
             tensors |= {f"{member.file}.{key}": value for key, value in made.items()}
     if tensors:
         with whole_file(folder / PROBE) as temporary:

@@ -6,6 +6,7 @@ import glob
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors
 from ctseg.errors import BadInput, FileProblem
 from ctseg.files import write_text
 from ctseg.version import __version__
+from ctseg.zoo.first_stage import FOLDER, of_member, own_stage, read_first_stages
 from ctseg.zoo.folders import NAME, user_zoo
 from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
 from ctseg.zoo.probe import write_probe
@@ -98,6 +100,14 @@ def publish(
         )
     check_stages(name, stages, zoo)  # what nobody knows is refused before anything is measured
     _check_alike(cards, folders)
+    first = read_first_stages(folders, cards)
+    if first and stages:
+        raise BadInput(
+            f"{folders[0]} has a first stage of its own, behind which it was trained.",
+            hint="Leave out --coarse.",
+        )
+    if first:
+        _check_alike([own for _, own in first], [folder / FOLDER for folder in folders])
     if measure or fit:
         _check_data(folders)
     if int8:
@@ -110,11 +120,22 @@ def publish(
     }  # fmt: skip
     card = card.model_copy(update={key: text for key, text in texts.items() if text})
     card = _licensed(card.model_copy(update={"stages": tuple(stages)}))
+    own_card, own_stored = card, dict[str, dict[str, torch.Tensor]]()
+    if first:
+        firsts = [own for _, own in first]
+        own_members, own_stored = _members([t for t, _ in first], firsts, dtype, FOLDER)
+        own_card = _completed(firsts, own_members, f"{name}.{FOLDER}")
+        own_card = own_card.model_copy(
+            update={"licence": card.licence, "attribution": card.attribution}
+        )
+        card = card.model_copy(update={"stages": (own_stage(cards[0], own_card),)})
 
     target = user_zoo(zoo)
     check_free(target / card.name, overwrite)
     with new_folder(target) as temporary:
         files = [temporary / member.file for member in members]
+        for file, tensors in own_stored.items():
+            save_weights(temporary / file, tensors, own_card)
 
         def save(card: Card) -> Card:
             for file in files:
@@ -125,14 +146,14 @@ def publish(
         if fit:
             card = save(_fitted(files, folders, card, on_case))
         if measure:
-            measured = _Measurement(files, folders, stages, zoo, on_case)
+            measured = _Measurement(files, folders, card.stages, zoo, on_case)
             found = None
             if int8:
                 card = save(with_ranges(card, files, folders, measured.staged, on_case))
                 found = measured.metrics(card, "int8")
             card = card.model_copy(update={"metrics": measured.metrics(card)})
             card = save(card if found is None else judged(card, found))
-        sizes = {m.file: (temporary / m.file).stat().st_size for m in members}
+        sizes = {m.file: (temporary / m.file).stat().st_size for m, _ in card.networks}
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
         write_probe(temporary, card)
@@ -173,7 +194,7 @@ def _check_alike(cards: Sequence[Card], folders: Sequence[Path]) -> None:
 
 
 def _members(
-    weights: Sequence[dict[str, torch.Tensor]], cards: Sequence[Card], dtype: str
+    weights: Sequence[dict[str, torch.Tensor]], cards: Sequence[Card], dtype: str, before: str = ""
 ) -> tuple[tuple[Member, ...], dict[str, dict[str, torch.Tensor]]]:
     members, stored = [], {}
     folds = [card.training_data.fold for card in cards]
@@ -181,6 +202,8 @@ def _members(
     for index, (tensors, fold) in enumerate(zip(weights, folds, strict=True)):
         name = "weights" if len(weights) == 1 else f"fold{fold}" if distinct else f"member{index}"
         kept = cast(tensors, dtype)
+        if before:
+            name = before if len(weights) == 1 else f"{before}_{name}"
         file = f"{name}.safetensors"
         stored[file] = kept
         members.append(Member(file=file, tensors_sha256=tensors_sha256(kept), fold=fold))
@@ -249,16 +272,18 @@ class _Measurement:
     zoo: Path | str | None
     on_case: OnCase | None
 
-    def staged(self, model: Model) -> Model:
+    def staged(self, model: Model, file: Path) -> Model:
+        """The model of a file behind its stages; behind its own first stage, where the entry has one."""
         from ctseg.zoo.load import with_stages
 
-        return with_stages(model, self.stages, self.zoo)
+        stages = of_member(self.stages, list(self.files).index(file))
+        return with_stages(model, stages, self.zoo, folder=file.parent)
 
     def metrics(self, card: Card, precision: str = "") -> Metrics:
         from ctseg.engine.training.validate import measure
 
         found = [
-            measure(file, run, self.on_case, self.staged, precision)
+            measure(file, run, self.on_case, partial(self.staged, file=file), precision)
             for file, run in zip(self.files, self.folders, strict=True)
         ]
         if len(found) > 1:
@@ -276,7 +301,7 @@ def _fitted(
     if card.stages:
         raise BadInput(
             "Temperature and rules cannot be fitted to a model behind a coarse one.",
-            hint="Leave out --fit or --coarse.",
+            hint="Leave out --fit, or the coarse model.",
         )
     models = []
     for file, run in zip(files, folders, strict=True):

@@ -47,7 +47,7 @@ def with_ranges(
     card: Card,
     files: Sequence[Path],
     folders: Sequence[Path],
-    staged: Callable[[Model], Model],
+    staged: Callable[[Model, Path], Model],
     on_case: OnCase | None = None,
 ) -> Card:
     """The card with the ranges of convolutions' inputs in training scans.
@@ -55,7 +55,7 @@ def with_ranges(
     Args:
         files: the weights of the members.
         folders: their runs.
-        staged: puts coarse models before a model.
+        staged: puts coarse models before the model of a file.
 
     Raises:
         BadInput: a network without convolutions that int8 makes faster.
@@ -65,7 +65,7 @@ def with_ranges(
         config, cases, _ = cases_of(run)
         chosen = cases[:: max(1, len(cases) // SCANS)][:SCANS]
         model = NetworkModel.from_files([file], device=config.train.device, precision="fp32")
-        segmenter, ranges = Segmenter.of(staged(model)), dict[str, tuple[float, float]]()
+        segmenter, ranges = Segmenter.of(staged(model, file)), dict[str, tuple[float, float]]()
         with recording(model.networks[0], ranges):
             for done, case in enumerate(chosen, start=1):
                 segmenter.predict(load_image(case), rules=())

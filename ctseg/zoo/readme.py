@@ -62,6 +62,13 @@ def _facts(card: Card) -> str:
     for part in card.parts:
         own = ", ".join(label.name for label in part.task.task().foreground)
         rows.append((f"Part `{part.name}`", f"`{part.architecture}`: {own}"))
+    for stage in card.stages:
+        what = f"`{stage.model}`: only the box of its labels, {stage.margin_mm:g} mm wider, is looked at"
+        if stage.card is not None and stage.card.metrics.mean_dice is not None:
+            what += f" (mean Dice alone {stage.card.metrics.mean_dice:.4f})"
+        rows.append(
+            ("First stage", f"labels of `{stage.model}` as channels" if stage.as_channels else what)
+        )
     if card.source is None:
         rows.append(("Training", f"{card.steps} steps, seed {card.seed}"))
     return _table(("", ""), rows)
@@ -146,7 +153,7 @@ def _limits(card: Card) -> str:
 def _files(card: Card, sizes: Mapping[str, int]) -> str:
     rows = [
         (m.file, f"{sizes[m.file] / 2**20:.2f} MiB", f"`{m.tensors_sha256[:16]}...`")
-        for m in card.members
+        for m, _ in card.networks
     ]
     return _table(("file", "size", "tensors (SHA-256)"), rows)
 

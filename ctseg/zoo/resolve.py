@@ -127,16 +127,23 @@ def resolve_entry(entry: ZooEntry) -> Resolved:
         raise CorruptWeights(
             f"The card of {entry.name} in {entry.zoo} names no weights.", hint=MEND
         )
-    for file in files:
+    for file, header in headers(entry.folder, card).items():
         if not file.is_file():
             raise CorruptWeights(
                 f"{file.name} of {entry.name} is missing in {entry.folder}.", hint=MEND
             )
-        if read_card(file) != card:
+        if read_card(file) != header:
             raise CorruptWeights(
                 f"The card in the header of {file} differs from {CARD} beside it.", hint=MEND
             )
     return Resolved(card, files, entry.name)
+
+
+def headers(folder: Path, card: Card) -> dict[Path, Card]:
+    """The weight files of an entry, each with the card that its header should hold: a stage of its own has its own."""
+    own = {folder / member.file: card for member in card.members}
+    stages = [stage.card for stage in card.stages if stage.card is not None]
+    return own | {folder / member.file: stage for stage in stages for member in stage.members}
 
 
 def check_stages(
@@ -157,6 +164,8 @@ def check_stages(
     """
     way = (*behind, name)
     for stage in stages:
+        if stage.card is not None:  # its weights lie beside those of the model
+            continue
         if stage.model in way:
             raise BadInput(
                 f"The coarse models lead in a circle: "

@@ -14,7 +14,7 @@ from ctseg.errors import CtsegError
 from ctseg.zoo.folders import search_path
 from ctseg.zoo.index import FileRecord
 from ctseg.zoo.probe import PROBE, Expected, load_network, read_probe
-from ctseg.zoo.resolve import find_entry
+from ctseg.zoo.resolve import find_entry, headers
 from ctseg.zoo.store import CARD, ZooEntry, entries_in, file_record, read_index
 
 NOT_LISTED = "the index of the zoo does not name it"
@@ -101,8 +101,8 @@ def _problems(entry: ZooEntry) -> list[str]:
     except CtsegError as error:
         probe = {}
         problems.append(error.message)
-    for member in card.members:
-        problems += _weights_problems(entry.folder / member.file, card, probe.get(member.file))
+    for file, header in headers(entry.folder, card).items():
+        problems += _weights_problems(file, header, probe.get(file.name))
     return problems
 
 

@@ -266,6 +266,7 @@ def publish(
     from ctseg.config.checking import validate
     from ctseg.zoo.publish import publish as put
     from ctseg.zoo.readme import usage
+    from ctseg.zoo.resolve import headers
 
     stages = []
     if coarse is None and (coarse_labels is not None or margin != MARGIN):
@@ -300,7 +301,7 @@ def publish(
         ui.print_json({"name": entry.name, "folder": entry.folder, "card": card})
         return
     ui.say(f"Published {entry.name} in {entry.folder}")
-    for file in entry.weights():
+    for file in headers(entry.folder, card):
         ui.say(f"  {file.name}: {file.stat().st_size / 2**20:.2f} MiB")
     dice = card.metrics.mean_dice
     if dice is not None:

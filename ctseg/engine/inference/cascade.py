@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.card import CoarseStage
 from ctseg.data.steps.base import Box, Step
 from ctseg.data.steps.region import Nowhere, Region
 from ctseg.data.stream import Scan, Stream
@@ -19,11 +20,19 @@ from ctseg.engine.inference.decoders import LabelMap
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.label_channels import WithLabels, label_map
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
-from ctseg.engine.inference.model import Model, check_channels, listening, name_of
+from ctseg.engine.inference.model import (
+    Model,
+    NetworkModel,
+    check_channels,
+    listening,
+    name_of,
+)
 from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import SourceGridMapper
-from ctseg.errors import BadInput
+from ctseg.engine.model.runtime import Runtime
+from ctseg.engine.model.weights_header import MEND, read_card
+from ctseg.errors import BadInput, CorruptWeights
 from ctseg.task import select
 from ctseg.volume.geometry import Geometry
 
@@ -45,17 +54,14 @@ class LabelExtent:
             first = start if own == axis else 0
             hit[first : first + len(along)] |= along
 
-    def box(self, margin_zyx: tuple[int, int, int]) -> Box | None:
-        """The box with a margin in voxels, clipped to the scan; None if there is no foreground."""
+    def box(self) -> Box | None:
+        """The box, in voxels of the stored scan; None if there is no foreground."""
         spans = []
-        for hit, (low, _), size, margin in zip(
-            self._hits, self._mapper.box, self._mapper.source, margin_zyx, strict=True
-        ):
+        for hit, (low, _) in zip(self._hits, self._mapper.box, strict=True):
             indices = np.flatnonzero(hit)
             if not len(indices):
                 return None
-            first, last = low + int(indices[0]), low + int(indices[-1]) + 1
-            spans.append((max(first - margin, 0), min(last + margin, size)))
+            spans.append((low + int(indices[0]), low + int(indices[-1]) + 1))
         return spans[0], spans[1], spans[2]
 
 
@@ -86,14 +92,42 @@ def find_region(
         raise BadInput(
             f"The margin around the coarse model's labels is {margin_mm} mm; it must be 0 or more."
         )
+    box = find_labels(coarse, coarse.open(scan, folder), labels=labels, on_tiles=on_tiles)
+    return None if box is None else widened(box, margin_mm, scan.geometry)
+
+
+def find_labels(
+    coarse: Model,
+    stream: Stream,
+    *,
+    labels: Iterable[str] | None = None,
+    on_tiles: OnTiles | None = None,
+) -> Box | None:
+    """The box of a stored scan in which a coarse model finds its labels; None if it finds nothing.
+
+    Args:
+        stream: the scan, preprocessed for the coarse model.
+    """
     selected = None if labels is None else select(coarse.task, labels)
     decoder = LabelMap(coarse.task, selected)
-    stream = coarse.open(scan, folder)
     mapper = SourceGridMapper(stream.applied)
     extent = LabelExtent(mapper)
     coarse.predictor.run(stream, [(decoder, extent)], mapper=mapper, on_tiles=on_tiles)
-    z, y, x = (int(np.ceil(margin_mm / s)) for s in scan.geometry.spacing_zyx)
-    return extent.box((z, y, x))
+    return extent.box()
+
+
+def widened(box: Box, margin_mm: float, geometry: Geometry) -> Box:
+    """The box with a margin, within the scan."""
+    z, y, x = (
+        (max(a - margin, 0), min(b + margin, size))
+        for (a, b), size, margin in zip(
+            box,
+            geometry.shape_zyx,
+            (int(np.ceil(margin_mm / s)) for s in geometry.spacing_zyx),
+            strict=True,
+        )
+    )
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -110,6 +144,57 @@ class CoarseModel:
     labels: tuple[str, ...] | None = None
     margin_mm: float = MARGIN_MM
     as_channels: bool = False
+
+
+def own_stages(
+    model: Model, folder: Path, stages: Sequence[CoarseStage] | None = None, *, force: bool = False
+) -> list[CoarseModel]:
+    """The stages of a model's card whose weights lie beside those of the model, on the same device.
+
+    Args:
+        folder: where the weights lie.
+        stages: in place of those that the card names.
+        force: as in `NetworkModel.from_files`.
+
+    Raises:
+        FileProblem, CorruptWeights: weights that are missing, or others than the card names.
+    """
+    found = []
+    device, precision, backend = asked_of_stages(model.runtime)
+    for stage in model.card.stages if stages is None else stages:
+        if stage.card is None:
+            continue
+        files = [folder / member.file for member in stage.card.members]
+        first = NetworkModel.from_files(
+            files, device=device, precision=precision, backend=backend, force=force
+        )
+        for file, member in zip(files, stage.card.members, strict=True):
+            if member not in read_card(file).members:
+                raise CorruptWeights(
+                    f"{file} is another first stage than the one that {model.card.name or 'the model'} was trained "
+                    "behind.",
+                    hint=MEND,
+                )
+        found.append(CoarseModel(first, stage.labels or None, stage.margin_mm, stage.as_channels))
+    return found
+
+
+def asked_of_stages(runtime: Runtime) -> tuple[str, str, str]:
+    """Device, precision and backend to ask for, so that the stages before a model are computed as it is.
+
+    fp32 that nobody asked for is left open; int8 is of the last model alone.
+    """
+    device = str(runtime.device)
+    if runtime.precision == "int8":
+        return device, "auto", "auto"
+    asked = runtime.precision != "fp32" or runtime.exact
+    return device, runtime.precision if asked else "auto", runtime.backend
+
+
+def behind_own_stages(model: Model, file: Path) -> Model:
+    """The model of a weight file behind the stages whose weights lie beside it; the model itself without any."""
+    stages = own_stages(model, file.parent)
+    return Cascade(model, stages) if stages else model
 
 
 class Cascade:

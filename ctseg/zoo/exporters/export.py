@@ -73,6 +73,9 @@ def export_model(
             networks = (export_onnx if kind == "onnx" else export_torch)(model, temporary)
             notes = tuple(
                 f"It needs {stage.model}, which is exported by itself."
+                if stage.card is None
+                else f"It needs its first stage, which is exported by itself: ctseg zoo export "
+                f"{model.files[0].parent / stage.card.members[0].file}"
                 for stage in model.card.stages
             )
         about = describe(model.card, networks, temporary) | {"files": _files(temporary)}

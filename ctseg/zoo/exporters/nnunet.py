@@ -129,15 +129,22 @@ def _parts(model: Resolved, zoo: Path | str | None) -> list[Part]:
         )
     if not stages:
         return [Part.of(model)]
+    if stages[0].card is not None:
+        raise _no_region(model)
     first = resolve_entry(find_entry(stages[0].model, model.zoo or zoo))
     shown = sorted(first.card.task.task().foreground, key=lambda label: label.value)
     fed = stages[0].as_channels and stages[0].labels == tuple(label.name for label in shown)
     if len(stages) > 1 or not fed or first.card.stages:
-        raise BadInput(
-            f"{model.name} predicts only where {stages[0].model} finds something; nnU-Net has no such stage.",
-            hint="Export its network for other tools: --to onnx or --to torch-export",
-        )
+        raise _no_region(model)
     return [Part.of(first, LOWRES), Part.of(model, CASCADE)]
+
+
+def _no_region(model: Resolved) -> BadInput:
+    first = model.card.stages[0].model
+    return BadInput(
+        f"{model.name} predicts only where {first} finds something; nnU-Net has no such stage.",
+        hint="Export its network for other tools: --to onnx or --to torch-export",
+    )
 
 
 def _plans(

@@ -201,7 +201,7 @@ def _told(on_bytes: Callable[[float, float], None], before: int, total: int, cou
 def _check_card(card: Card, offer: Offer) -> None:
     if card.name != offer.name:
         raise CorruptWeights(f"The card of {offer.name} calls it '{card.name}'.")
-    missing = [m.file for m in card.members if m.file not in offer.entry.files]
+    missing = [m.file for m, _ in card.networks if m.file not in offer.entry.files]
     if missing or not card.members:
         raise CorruptWeights(
             f"{offer.listing.source.url} offers {offer.name} without its weights"
@@ -219,7 +219,7 @@ def _fetch_stages(
 ) -> None:
     """Fetch the coarse models that a card names and no zoo has."""
     for stage in card.stages:
-        if stage.model in all_entries(given.zoo):
+        if stage.card is not None or stage.model in all_entries(given.zoo):
             continue
         given.on_note(f"{card.name} needs {stage.model}.")
         if given.pin == pinned.entry.digest:  # which says nothing about the other model

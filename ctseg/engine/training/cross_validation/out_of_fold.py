@@ -15,6 +15,7 @@ from ctseg.data.load import load_image, load_label
 from ctseg.engine.evaluation.calibration import Calibration, LogitSample, fit_temperature
 from ctseg.engine.evaluation.runs import report_of, runs_in
 from ctseg.engine.evaluation.suggest_cleanup import Suggestion, suggest_rules
+from ctseg.engine.inference.cascade import behind_own_stages
 from ctseg.engine.inference.decoders import Decoder, LabelMap, Logits
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.model import Model, NetworkModel
@@ -125,7 +126,10 @@ def ensemble_report(
         config, cases = validation_cases(run)
         files = [runs[ids] / BEST for runs in by_cases]
         device, precision = config.train.device, config.train.precision
-        models = [NetworkModel.from_files([f], device=device, precision=precision) for f in files]
+        models = [
+            behind_own_stages(NetworkModel.from_files([f], device=device, precision=precision), f)
+            for f in files
+        ]
         segmenter = Segmenter.of(Ensemble(models))
         for case in cases:
             results.append(score(segmenter.task, case, segmenter.predict(load_image(case))))
