@@ -62,5 +62,8 @@ def plan(
         return
     write_text(output, text)
     ui.show(f"{output}: {planned.document['choices']['size']['reason']}")
+    if "first_stage" in planned.document["choices"]:
+        stage = planned.document["choices"]["first_stage"]
+        ui.show(f"First stage {'off' if stage['value'] == 'off' else 'on'}: {stage['reason']}")
     length = "" if time else " --time 30m"
     ui.show(f"Next: ctseg train {output} -o runs/NAME{length}")

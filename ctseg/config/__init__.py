@@ -5,6 +5,7 @@ from ctseg.config.postprocess import PostprocessRule
 from ctseg.config.run import (
     LENGTHS,
     DataConfig,
+    FirstStageConfig,
     LabelConfig,
     LossConfig,
     ModelConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "LENGTHS",
     "AugmentConfig",
     "DataConfig",
+    "FirstStageConfig",
     "LabelConfig",
     "LossConfig",
     "ModelConfig",

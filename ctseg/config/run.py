@@ -266,6 +266,43 @@ class TrainConfig(Section):
         return value
 
 
+class FirstStageConfig(Section):
+    """`[first_stage]`: a network at low resolution, trained first, that finds where the run's own network looks.
+
+    Attributes:
+        options: of its network; planned.
+        patch_zyx: voxels of its grid; planned.
+        batch_size: patches a step; planned.
+    """
+
+    use: Literal["off", "auto", "on"] = Field(
+        "off",
+        description="auto: where a patch sees little of a scan, labels fill a small part of it, and there is time",
+    )
+    share: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="its part of the time; of steps or epochs it makes so many more",
+    )
+    margin_mm: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="kept around what it finds; half a patch if left out",
+    )
+    spacing_xyz: tuple[float, float, float] | None = Field(
+        None,
+        description="target spacing in mm; so coarse that a patch sees a quarter of a scan if left out",
+    )
+    preprocess: tuple[dict[str, Any], ...] = Field(
+        (), description="its steps; those of the run at the coarser spacing if left out"
+    )
+    options: dict[str, Any] = {}
+    patch_zyx: Zyx | None = None
+    batch_size: int | None = Field(None, ge=1)
+
+
 class PredictConfig(Section):
     """`[predict]`: the tiles.
 
@@ -314,6 +351,7 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     augment: AugmentConfig = AugmentConfig()
+    first_stage: FirstStageConfig = FirstStageConfig()
     predict: PredictConfig = PredictConfig()
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ctseg.data.large_scans import is_large, sample_large_case
 from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.data.steps import Orient
+from ctseg.data.steps.base import Box
 from ctseg.data.stream import InMemory, OnDisk, Scan, intensity_ranges, modality_of
 from ctseg.errors import BadInput
 from ctseg.specs import Case, Task
@@ -38,6 +39,8 @@ class Fingerprint:
         intensities: per channel the smallest percentile 0.5 and the largest percentile 99.5 of a whole scan.
         modalities: as the files name them.
         ranges: smallest and largest value of each channel, case by case; without scans that are looked at in parts.
+        boxes: where the labels of each case lie, likewise: first voxel and the one past the last along z, y, x. The
+            whole scan where it is looked at in parts, None without labels; empty for a regression.
     """
 
     shapes_zyx: tuple[tuple[int, int, int], ...]
@@ -49,6 +52,7 @@ class Fingerprint:
     intensities: tuple[tuple[float, float], ...] = ()
     modalities: tuple[str, ...] = ()
     ranges: tuple[tuple[tuple[float, float], ...], ...] = ()
+    boxes: tuple[Box | None, ...] = ()
 
     @property
     def median_spacing_zyx(self) -> tuple[float, float, float]:
@@ -80,12 +84,15 @@ def fingerprint(
     shapes, spacings, drawn, targets, ranges = [], [], [], [], []
     labels = () if task.kind == "regression" else task.foreground
     volumes: dict[str, list[float]] = {label.name: [] for label in labels}
+    boxes: list[Box | None] = []
     look = _Look()
     for case in cases:
         if task.kind != "regression" and is_large(case):
             look.at_files(case)
             sample = sample_large_case(case, task, SAMPLES)
-            shapes.append(_oriented(sample.geometry).shape_zyx)
+            z, y, x = _oriented(sample.geometry).shape_zyx
+            boxes.append(((0, z), (0, y), (0, x)))
+            shapes.append((z, y, x))
             spacings.append(_oriented(sample.geometry).spacing_zyx)
             for item, count in zip(labels, sample.voxels, strict=True):
                 volumes[item.name].append(count * sample.geometry.voxel_volume_mm3 / 1000)
@@ -112,6 +119,8 @@ def fingerprint(
             inside |= inside_label
             ml = float(inside_label.sum()) * image.geometry.voxel_volume_mm3 / 1000
             volumes[item.name].append(ml)
+        if task.kind != "regression":
+            boxes.append(_box_of(Orient().image(inside[None], image.geometry, {})[0]))
         flat = np.flatnonzero(inside)
         if flat.size:
             chosen = rng.choice(flat, min(SAMPLES, flat.size), replace=False)
@@ -135,6 +144,7 @@ def fingerprint(
         look.intensities,
         tuple(sorted(look.modalities)),
         tuple(ranges),
+        tuple(boxes),
     )
 
 
@@ -181,6 +191,17 @@ def target_mask(case: Case, task: Task, target: Volume) -> NDArray[np.bool_]:
         inside &= (target.czyx != task.ignore).all(0)
     mask = load_extra(case, case.mask, target)
     return inside if mask is None else inside & (mask[0] > 0)
+
+
+def _box_of(inside_zyx: NDArray[np.bool_]) -> Box | None:
+    """The smallest box that holds all true voxels; None if there are none."""
+    spans = []
+    for axis in range(3):
+        hits = np.flatnonzero(inside_zyx.any(tuple(a for a in range(3) if a != axis)))
+        if not len(hits):
+            return None
+        spans.append((int(hits[0]), int(hits[-1]) + 1))
+    return spans[0], spans[1], spans[2]
 
 
 def _statistics(values: Any) -> dict[str, float]:

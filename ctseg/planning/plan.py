@@ -6,6 +6,7 @@ The user's settings are kept. Every other choice is made by a pure function that
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from ctseg import plugins
@@ -14,6 +15,15 @@ from ctseg.data.steps import Orient, Step, step_to_dict
 from ctseg.planning import regression
 from ctseg.planning.choices import Budget, Plan
 from ctseg.planning.fingerprint import Fingerprint
+from ctseg.planning.first_stage import (
+    choose_first_stage,
+    coarse_spacing,
+    first_stage_request,
+    shown,
+    sight_of,
+    steps_of,
+    with_first_stage,
+)
 from ctseg.planning.limits import Limits, Load, choose_budget, load_of
 from ctseg.planning.network import choose_options, complete_options, fit_patch, plain
 from ctseg.planning.optimisation import (
@@ -32,7 +42,7 @@ from ctseg.planning.preprocessing import (
     network_grid,
     scheme_of,
 )
-from ctseg.planning.spacing import choose_spacing, rounded_mm
+from ctseg.planning.spacing import CONTEXT, choose_spacing, rounded_mm
 from ctseg.specs import NetworkPlan, Task
 
 
@@ -60,9 +70,34 @@ def make_plan(
         resolved, _ = _plan_within(config, data, budget, limits.device)
         return load_of(resolved, in_channels=len(channels), out_channels=task.out_channels)
 
-    chosen = choose_budget(limits, config.train.preset, load)
-    resolved, plan = _plan_within(config, data, chosen[0], limits.device)
-    plan.choices = {"size": {"value": chosen[0]._asdict(), "reason": chosen[1]}, **plan.choices}
+    def planned(limits: Limits) -> tuple[Budget, RunConfig, Plan]:
+        chosen = choose_budget(limits, config.train.preset, load)
+        resolved, plan = _plan_within(config, data, chosen[0], limits.device)
+        size = {"value": chosen[0]._asdict(), "reason": chosen[1]}
+        plan.choices = {"size": size, **plan.choices}
+        return chosen[0], resolved, plan
+
+    budget, resolved, plan = planned(limits)
+    sight = sight_of(resolved, fingerprint)
+    steps = None
+    if config.first_stage.use == "auto" and sight.share < CONTEXT:
+        steps = steps_of(config.train, limits, load(budget))
+    chosen = choose_first_stage(resolved, sight, steps)
+    if chosen is None:
+        return resolved, plan
+    wanted, reason = chosen
+    if wanted:
+        if limits.seconds is not None:  # what the first stage leaves
+            share = 1 - config.first_stage.share
+            budget, resolved, plan = planned(replace(limits, seconds=share * limits.seconds))
+        spacing = coarse_spacing(resolved, fingerprint, slicewise=sight.slicewise)
+        request = first_stage_request(config, resolved, spacing)
+        stage, _ = _plan_within(request, data, budget, limits.device)
+        resolved = with_first_stage(resolved, stage, sight_of(resolved, fingerprint).margin_mm)
+    else:
+        off = resolved.first_stage.model_copy(update={"use": "off"})
+        resolved = resolved.model_copy(update={"first_stage": off})
+    plan.note("first_stage", (wanted, reason), shown=shown(resolved))
     return resolved, plan
 
 

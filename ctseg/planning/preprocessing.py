@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ctseg.config import PreprocessConfig
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.steps import Clip, Normalise, NormaliseCase, Resample, Step
+from ctseg.data.steps import Clip, Normalise, NormaliseCase, Resample, Step, step_to_dict
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.spacing import Spacing, rounded_mm
 from ctseg.specs import Zyx
@@ -36,6 +37,21 @@ def choose_resampling(
         0.0 if kept else rounded_mm(s, 6) for s, kept in zip(spacing_zyx, kept_zyx, strict=True)
     )
     return Resample((x, y, z)), "the scans differ from the target spacing"
+
+
+def at_spacing(
+    steps: Sequence[Mapping[str, Any]], spacing_xyz: Sequence[float]
+) -> tuple[dict[str, Any], ...]:
+    """The steps with another target spacing; where none resamples, a step that does follows the turning of the axes."""
+    out = [dict(step) for step in steps]
+    at = next((i for i, step in enumerate(out) if step["kind"] == "resample"), None)
+    if at is not None:
+        out[at]["spacing_xyz"] = list(spacing_xyz)
+        return tuple(out)
+    oriented = [i for i, step in enumerate(out) if step["kind"] == "orient"]
+    x, y, z = spacing_xyz
+    out.insert(oriented[0] + 1 if oriented else 0, step_to_dict(Resample((x, y, z))))
+    return tuple(out)
 
 
 def network_grid(steps: PreprocessConfig, fingerprint: Fingerprint) -> tuple[Spacing, Zyx]:

@@ -16,6 +16,7 @@ KEYS = {
     "patch_zyx": "train.patch_zyx", "batch_size": "train.batch_size", "weight_decay": "train.weight_decay",
     "lr": "train.lr", "loss": "loss.name", "tile_zyx": "predict.tile_zyx", "augment": "augment.preset",
     "rotation_degrees": "augment.rotation_degrees", "runtime": "train.precision",
+    "first_stage": "first_stage",
 }  # fmt: skip
 """Where the reason of each choice stands: a key, a section, or the top of the file."""
 

@@ -40,6 +40,17 @@ def test_a_plan_is_written_edited_and_run(mini_set: Path, tmp_path: Path) -> Non
     assert "exists already" in run("plan", mini_set, "-o", file).output
 
 
+def test_a_plan_with_a_first_stage(mini_set: Path) -> None:
+    settings = ("train.patch_zyx=[4, 8, 8]", "first_stage.use=on", "model.options.features=[4, 8]")
+    options = [part for setting in settings for part in ("--set", setting)]
+    result = run("plan", mini_set, "--device", "cpu", *options)
+    assert result.exit_code == 0, result.output
+    section = result.stdout.partition("[first_stage]\n")[2]
+    assert section.startswith("# as asked; a patch sees 0.048")  # 4 x 8 x 8 of 12 x 20 x 22
+    config = parse_config(tomllib.loads(result.stdout))
+    assert config.first_stage.use == "on" and config.first_stage.patch_zyx
+
+
 def test_a_plan_for_another_card(mini_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = run("plan", mini_set, "--device", "cuda")

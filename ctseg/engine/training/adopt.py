@@ -9,10 +9,10 @@ from typing import Any
 from ctseg import plugins
 from ctseg.card import Card
 from ctseg.config import ModelConfig, PredictConfig, PreprocessConfig, RunConfig
-from ctseg.data.steps import Resample, step_to_dict
 from ctseg.engine.model.weights import read_card
 from ctseg.engine.training.job import Reporter
 from ctseg.errors import BadInput
+from ctseg.planning.preprocessing import at_spacing
 from ctseg.specs import DataSet
 
 TILES = ("overlap", "blend", "padding")
@@ -78,11 +78,5 @@ def preprocessing(own: PreprocessConfig, card: Card, channels: Sequence[str]) ->
         spacing = own.spacing_xyz or (None if at is None else tuple(steps[at]["spacing_xyz"]))
         return own.model_copy(update={"spacing_xyz": spacing})
     if own.spacing_xyz is not None:
-        if at is None:
-            oriented = [i for i, step in enumerate(steps) if step["kind"] == "orient"]
-            steps.insert(
-                oriented[0] + 1 if oriented else 0, step_to_dict(Resample(own.spacing_xyz))
-            )
-        else:
-            steps[at] = {**steps[at], "spacing_xyz": list(own.spacing_xyz)}
+        return PreprocessConfig(steps=at_spacing(steps, own.spacing_xyz))
     return PreprocessConfig(steps=tuple(steps))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
-from ctseg.config import dump_config
+from ctseg.config import dump_config, load_config
 from ctseg.data.loading import Loader
 from ctseg.data.rng import INITIAL, seed_for
 from ctseg.engine.inference.forward import out_of_memory
@@ -195,6 +196,14 @@ def _note_extension(job: TrainingJob, log: RunLog, state: State, ended: int) -> 
         f"Extended from {ended} to {state.steps} steps: from step {state.step} on, the learning rate is that of a "
         f"run of {state.steps} steps."
     )
+
+
+def has_ended(run: Path) -> bool:
+    """Whether a run folder holds a run that has begun and is finished."""
+    if not (run / RUN_FILE).is_file() or not checkpoint.exists(run / "last"):
+        return False
+    state, _, _ = checkpoint.load(run / "last")
+    return finished(state, load_config(run / RUN_FILE).train.patience)
 
 
 def finished(state: State, patience: int | None) -> bool:

@@ -53,11 +53,12 @@ PLAN = "plan.json"
 
 
 class RunData(NamedTuple):
-    """The data set of a run, and its cases for training and validation."""
+    """The data set of a run, its cases, and the fingerprint of those that train once they were looked at."""
 
     dataset: DataSet
     training: tuple[Case, ...]
     validation: tuple[Case, ...]
+    found: Fingerprint | None = None
 
 
 def open_data(config: RunConfig, reporter: Reporter) -> RunData:
@@ -98,7 +99,7 @@ def plan_run(
     Args:
         deadline: monotonic time at which the run must end; None without a time budget.
     """
-    found = _inspect(data, task, reporter)
+    found = data.found or inspect_data(data, task, reporter)
     limits = limits_of(config, runtime)
     if _is_set(config):
         limits = replace(limits, memory=None)  # nothing is left to fit into it
@@ -240,7 +241,7 @@ def _why(measured: Measurement) -> str:
     return f"a forward and a backward pass of one patch: {times}"
 
 
-def _inspect(data: RunData, task: Task, reporter: Reporter) -> Fingerprint:
+def inspect_data(data: RunData, task: Task, reporter: Reporter) -> Fingerprint:
     """The fingerprint of the training cases; labels of the validation cases are checked."""
     done, total = 0, len(data.training) + len(data.validation)
 

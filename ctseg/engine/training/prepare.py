@@ -61,7 +61,7 @@ def prepare(
     reporter = reporter or Silent()
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg data prepare FOLDER")
-    dataset, training, validation = open_data(config, reporter)
+    dataset, training, validation = open_data(config, reporter)[:3]
     task = task_of(config.task, dataset)
     done, total = 0, 2 * len(training) + len(validation)
 

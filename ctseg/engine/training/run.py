@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctseg import plugins
-from ctseg.card import Card, Provider, TrainingData, TrainingScans, needs_version_2
+from ctseg.card import (
+    Card,
+    CoarseStage,
+    Provider,
+    TrainingData,
+    TrainingScans,
+    needs_version_2,
+)
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
 from ctseg.data.augment.extra import extra_transforms
@@ -19,16 +26,20 @@ from ctseg.data.joined import dataset_of
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.sampling import check_rule, rule_of
 from ctseg.data.steps import foreign_steps
+from ctseg.data.steps.base import Box
 from ctseg.data.store import Prepared, Store
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.postprocess.rules import check_rules
 from ctseg.engine.prediction.multiprocess.team import Team, open_team
-from ctseg.engine.training import loop, optim
+from ctseg.engine.training import first_stage, loop, optim
 from ctseg.engine.training.adopt import adopt
 from ctseg.engine.training.initial import initial_of, inspect, with_initial
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult, Silent, TrainingJob
+from ctseg.engine.training.loop import has_ended
 from ctseg.engine.training.planned import (
     PLAN,
+    RunData,
+    inspect_data,
     open_data,
     plan_run,
     planned_spacing,
@@ -41,6 +52,7 @@ from ctseg.engine.training.run_report import show_progress
 from ctseg.engine.training.trackers import check_trackers
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors, write_text
+from ctseg.planning.first_stage import first_stage_run
 from ctseg.planning.preprocessing import RESHAPING
 from ctseg.planning.task import task_of
 from ctseg.specs import Case, DataSet, Task, training_only
@@ -72,22 +84,23 @@ def train(
         KeyboardInterrupt: after Ctrl-C; the run can be resumed.
     """
     with contextlib.ExitStack() as stack:
-        start = _Start(resume, overwrite, extend)
+        start = Start(resume, overwrite, extend)
         return _train(config, output, start, reporter or Silent(), stack)
 
 
-class _Start(NamedTuple):
-    """How a run starts: see `train`."""
+class Start(NamedTuple):
+    """How a run starts: see `train`; a first stage has the data of its run."""
 
     resume: bool
     overwrite: bool
     extend: Mapping[str, Any] | None
+    data: RunData | None = None
 
 
 def _train(
     config: RunConfig,
     output: Path | str | None,
-    start: _Start,
+    start: Start,
     reporter: Reporter,
     stack: contextlib.ExitStack,
 ) -> RunResult:
@@ -116,8 +129,9 @@ def _train(
         config = adopt(config, dataset_of(config.data, config.preprocess.grid), reporter)
     check_names(config, fresh=not resume)
     runtime = choose(config.train.device, config.train.precision)
-    data = open_data(config, reporter)
-    dataset, training, validation = data
+    config = _alone(config, team)
+    data = start.data or open_data(config, reporter)
+    dataset, training, validation = data[:3]
     folder = Path(output) if output is not None else default_folder(dataset, config)
     if restarted() and not resume and not overwrite and (folder / RUN_FILE).is_file():
         resume = True
@@ -137,6 +151,7 @@ def _train(
         task = task_of(config.task, dataset)
         rule_of(config.train, task)  # unknown labels are refused before anything is written
         check_rules(task, config.predict.postprocess)
+        data = data._replace(found=data.found or inspect_data(data, task, reporter))
         config, document, runtime = plan_run(
             config, data, task, runtime, reporter, _deadline(config, begun)
         )
@@ -149,14 +164,20 @@ def _train(
         lock(folder, stack)
         check_free(folder, overwrite)  # another process may have been faster
         _write_plan(folder, config, document, reporter)
-    reporter.say(f"Runtime: {runtime.describe()}")
+    stage, regions = None, dict[str, Box | None]()
     try:
-        prepared = _prepare(config, task, [*training, *validation], reporter)
+        if config.first_stage.use == "on":
+            stage, regions, earlier = _behind_first_stage(config, folder, data, reporter)
+            if earlier and start.extend is None:
+                begun = time.monotonic() - earlier
+        reporter.say(f"Runtime: {runtime.describe()}")
+        prepared = _prepare(config, task, [*training, *validation], reporter, regions)
         kept = with_labels(prepared[: len(training)], "train", reporter)
         judged = with_labels(prepared[len(training) :], "validate", reporter)
         check_rule(rule_of(config.train, task), kept, task)
     except BadInput:
-        if not resume:  # so that the same command, once it is mended, finds its place free
+        # so that the same command, once it is mended, finds its place free
+        if not resume and not (folder / first_stage.FOLDER).exists():
             take_back(folder)
         raise
     card = card_of(config, dataset, task, len(kept))
@@ -164,6 +185,8 @@ def _train(
     if scans is not None:
         card = card.model_copy(update={"training_scans": scans, "card_version": 2})
     card = with_initial(card, initial_of(folder / PLAN))
+    if stage is not None:
+        card = card.model_copy(update={"stages": (stage,), "card_version": 2})
     resample = next((s for s in card.preprocess.steps if s["kind"] == "resample"), None)
     spacing = kept[0].applied.target.spacing_zyx
     reshaped = any(s["kind"] in RESHAPING for s in card.preprocess.steps)
@@ -182,6 +205,47 @@ def _train(
         extend=start.extend is not None, processes=processes,
     )  # fmt: skip
     return loop.train(job, resume=resume)
+
+
+def _alone(config: RunConfig, team: Team | None) -> RunConfig:
+    """The configuration; several processes train without a first stage."""
+    if team is None or config.first_stage.use == "off":
+        return config
+    if config.first_stage.use == "on":
+        raise BadInput(
+            f"A run with a first stage trains in one process, and {team.size} were started.",
+            hint="Start one, or leave the first stage out: --set first_stage.use=off",
+        )
+    off = config.first_stage.model_copy(update={"use": "off"})
+    return config.model_copy(update={"first_stage": off})
+
+
+def _behind_first_stage(
+    config: RunConfig, folder: Path, data: RunData, reporter: Reporter
+) -> tuple[CoarseStage, dict[str, Box | None], float]:
+    """Train the first stage of a run, or go on with it, and look where its labels are.
+
+    Returns:
+        the stage, the regions of the cases, and the seconds of the time budget that went in earlier sessions: its whole
+        share, if it had begun there.
+    """
+    place = folder / first_stage.FOLDER
+    assert config.task is not None
+    own = first_stage_run(config)
+    ended = has_ended(place)
+    again = not ended and (place / RUN_FILE).is_file()
+    if not ended:
+        reporter.say(f"First stage, at low resolution: {place}")
+        with contextlib.ExitStack() as stack:
+            _train(own, place, Start(again, not again, None, data), reporter, stack)
+    began_earlier = (ended or again) and own.train.time is not None
+    stage = first_stage.take_over(folder, config)
+    prepared = _prepare(own, config.task.task(), [*data.training, *data.validation], reporter)
+    regions = first_stage.find_regions(
+        folder, config, stage, prepared, len(data.training), reporter
+    )
+    reporter.say(f"Second stage: {folder}")
+    return stage, regions, parse_duration(own.train.time or "0") if began_earlier else 0.0
 
 
 def _meet(team: Team, folder: Path) -> None:
@@ -247,9 +311,14 @@ def _write_plan(
 
 
 def _prepare(
-    config: RunConfig, task: Task, cases: list[Case], reporter: Reporter
+    config: RunConfig,
+    task: Task,
+    cases: list[Case],
+    reporter: Reporter,
+    regions: Mapping[str, Box | None] | None = None,
 ) -> list[Prepared]:
-    store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)
+    pipeline = Pipeline.of(config.preprocess)
+    store = Store(pipeline, task, mode=config.data.prepare, regions=regions)
     done = 0
 
     def on_case(name: str) -> None:

@@ -79,6 +79,7 @@ def write_run(folder: Path) -> None:
         Section(
             "Run", (progress_facts(config, history, state if isinstance(state, dict) else {}),)
         ),
+        Section("First stage", (_first_stage(folder),)),
         Section("Curves", (curves(config, history, colours),)),
         Section("Best validation", (summary_of(report), scores.note_list(report))),
         Section("Worst, median and best scan", (_pictures(folder, report, colours),)),
@@ -93,6 +94,17 @@ def write_run(folder: Path) -> None:
     ]
     told = f"{config.model.architecture} on {Path(config.data.path).name}, fold {config.data.fold}"
     write_text(folder / "report.html", page(f"Run {folder.resolve().name}", told, sections))
+
+
+def _first_stage(folder: Path) -> Markup:
+    """The best validation of the first stage, with its own report; nothing where the run has none."""
+    found = folder / "first_stage" / "validation" / "report.json"
+    if not found.is_file():
+        return markup()
+    report = Report.read(found)
+    link = element("a", "its own report", href="first_stage/report.html")
+    told = "A network at low resolution finds the region in which this one looks; see "
+    return markup(element("p", told, link, "."), summary_of(report))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

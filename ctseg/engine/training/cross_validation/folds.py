@@ -11,10 +11,9 @@ from ctseg.data.joined import dataset_of
 from ctseg.data.readers.layout import Splits, load_json
 from ctseg.data.splits import all_folds
 from ctseg.engine.evaluation.runs import FOLD, SPLITS, report_of
-from ctseg.engine.training import checkpoint
 from ctseg.engine.training.cross_validation.fold_processes import FoldRequest, train_side_by_side
 from ctseg.engine.training.job import RUN_FILE, Reporter, Silent
-from ctseg.engine.training.loop import finished
+from ctseg.engine.training.loop import has_ended
 from ctseg.engine.training.run import check_names, default_folder, train
 from ctseg.engine.training.run_folder import check_free
 from ctseg.engine.training.run_report import show_folds
@@ -133,11 +132,9 @@ def _unfinished(
     for number in range(count):
         run = folder / FOLD.format(number)
         begun = resume and (run / RUN_FILE).is_file()
-        if begun and checkpoint.exists(run / "last"):
-            state, _, _ = checkpoint.load(run / "last")
-            if finished(state, load_config(run / RUN_FILE).train.patience):
-                reporter.say(f"Fold {number} is finished: {run}")
-                continue
+        if begun and has_ended(run):
+            reporter.say(f"Fold {number} is finished: {run}")
+            continue
         yield number, begun
 
 
