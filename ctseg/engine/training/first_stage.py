@@ -7,6 +7,7 @@ labels themselves lie, a validation case where the first stage alone finds somet
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,19 @@ def find_regions(
         regions[case.id] = box and widened(box, stage.margin_mm, scan)
     write_text(folder / REGIONS, json.dumps({"first_stage": made_by, "regions": regions}) + "\n")
     return regions
+
+
+def summary(regions: Mapping[str, Box | None], prepared: Sequence[Prepared]) -> str:
+    """How much of the cases the regions let a run see, in a few words."""
+    pairs = [(regions[case.id], case.applied.source.shape_zyx) for case in prepared]
+    parts = [math.prod(b - a for a, b in box) / math.prod(shape) for box, shape in pairs if box]
+    nothing = len(pairs) - len(parts)
+    text = f"it looks at {np.median(parts or [0.0]):.0%} of a scan"
+    return (
+        f"{text}, and at nothing in {nothing} where the first stage finds nothing"
+        if nothing
+        else text
+    )
 
 
 def _joined(one: Box | None, two: Box | None) -> Box | None:

@@ -81,6 +81,10 @@ def prepare(
             Limits(runtime.device.type),
             one_volume=len(dataset.cases) == 1,
         )
+    if config.first_stage.use == "on":
+        reporter.say(
+            "Note: these are whole scans; a run with a first stage prepares the regions that it finds."
+        )
     store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)
     done = len(training)
     made = store.prepare(

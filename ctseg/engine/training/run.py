@@ -244,7 +244,7 @@ def _behind_first_stage(
     regions = first_stage.find_regions(
         folder, config, stage, prepared, len(data.training), reporter
     )
-    reporter.say(f"Second stage: {folder}")
+    reporter.say(f"Second stage: {folder}; {first_stage.summary(regions, prepared)}.")
     return stage, regions, parse_duration(own.train.time or "0") if began_earlier else 0.0
 
 

@@ -279,5 +279,8 @@ def test_folds_behind_their_first_stages_make_one_entry(seeds: Path, tmp_path: P
     label = ctseg.read(seeds / "labelsTr" / "seed_0.nii.gz").array
     for mask in (model.predict(volume).array, pair.predict(volume).array):
         assert 2 * (mask & label).sum() / (mask.sum() + label.sum()) > 0.7
+    region = find_region(model.model.stages[0].model, scan_of(volume), margin_mm=3.0)
+    assert region is not None
+    assert np.prod([b - a for a, b in region]) < 0.5 * label.size
     by_hand = one_after_the_other(entry.folder, volume, members=("fold0", "fold1"))
     assert np.array_equal(model.predict(volume).array, by_hand)
