@@ -47,8 +47,8 @@ class Sight(NamedTuple):
     def __str__(self) -> str:
         what = "slice" if self.slicewise else "scan"
         return (
-            f"a patch sees {self.share:.2g} of a median {what}, and the box of the labels with a margin of "
-            f"{self.margin_mm:g} mm fills {self.region:.2g} of a scan"
+            f"a patch sees {self.share:.1%} of a median {what}, and the box of the labels with a margin of "
+            f"{self.margin_mm:g} mm fills {self.region:.1%} of a scan"
         )
 
 

@@ -46,7 +46,7 @@ def test_a_plan_with_a_first_stage(mini_set: Path) -> None:
     result = run("plan", mini_set, "--device", "cpu", *options)
     assert result.exit_code == 0, result.output
     section = result.stdout.partition("[first_stage]\n")[2]
-    assert section.startswith("# as asked; a patch sees 0.048")  # 4 x 8 x 8 of 12 x 20 x 22
+    assert section.startswith("# as asked; a patch sees 4.8%")  # 4 x 8 x 8 of 12 x 20 x 22
     config = parse_config(tomllib.loads(result.stdout))
     assert config.first_stage.use == "on" and config.first_stage.patch_zyx
 

@@ -57,8 +57,8 @@ def test_a_plan_without_one_says_where_it_may_pay() -> None:
     assert pytest.approx(0.0043, abs=5e-5) == 16**3 / (100 * 120 * 80)
     assert pytest.approx(0.018, abs=5e-4) == 26**3 / (100 * 120 * 80)
     reason = plan.choices["first_stage"]["reason"]
-    assert "sees 0.0043 of a median scan" in reason
-    assert "margin of 8 mm fills 0.018" in reason
+    assert "sees 0.4% of a median scan" in reason
+    assert "margin of 8 mm fills 1.8%" in reason
 
 
 def test_one_is_planned_by_itself_where_it_pays() -> None:
