@@ -51,7 +51,7 @@ def test_the_batch_script_is_stopped_requeued_and_resumed(
 ):
     options = " ".join(f"'{option}'" for option in mini_options)
     content = script().replace("/data/Task09_Spleen", str(mini_set))
-    content = content.replace("--epochs 400", f"--steps 200 {options} {MORE}")
+    content = content.replace("--epochs 400", f"--steps 500 {options} {MORE}")
     content = content.replace("ctseg train", launcher)
     assert content.count(launcher) == 2
     (tmp_path / "train.sbatch").write_text(content)
@@ -85,9 +85,9 @@ def test_the_batch_script_is_stopped_requeued_and_resumed(
     assert f"first {code}" in output, errors
     assert "second 0" in output, errors
     assert "Ended by SIGTERM" in errors
-    resumed = re.search(r"Resuming at step (\d+) of 200", errors)
-    assert resumed is not None and 0 < int(resumed[1]) < 200
-    assert load(run / "last")[0].step == 200
+    resumed = re.search(r"Resuming at step (\d+) of 500", errors)
+    assert resumed is not None and 0 < int(resumed[1]) < 500
+    assert load(run / "last")[0].step == 500
     steps = [json.loads(line).get("step") for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
     assert (run / "config.toml").read_text().count("fold = 1") == 1
