@@ -1,6 +1,6 @@
 """Convolutions with 8-bit integers: the ranges of their inputs, and the rounding that OpenVINO computes with integers.
 
-An input is rounded to 256 steps of the range that it had in training scans, a weight to 255 steps of the largest
+An input is rounded to 256 steps of the range that it had in training scans, a weight to 129 steps of the largest
 one of its output channel. OpenVINO multiplies and adds up integers where it finds such rounding; it computes all
 else, such as norms, in fp32.
 """
@@ -119,7 +119,8 @@ def round_convolutions(model: Any, network: nn.Module, ranges: Ranges) -> None:
             continue
         limits = steps(min(low for low, _ in same), max(high for _, high in same))
         axes = tuple(axis for axis in range(values.ndim) if axis != (kind == transposed))
-        largest = np.abs(values).max(axes, keepdims=True).clip(1e-12)
+        # up to 64 steps: processors without VNNI add up pairs of products in 16 bits, where 127 overflow
+        largest = 127 / 64 * np.abs(values).max(axes, keepdims=True).clip(1e-12)
         for port, (low, high), levels in ((0, limits, 256), (1, (-largest, largest), 255)):
             shape = np.shape(low) or (1,) * values.ndim
             low, high = (

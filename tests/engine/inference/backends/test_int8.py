@@ -57,7 +57,7 @@ def in_integers(layer: nn.Module, x: torch.Tensor, low: float, high: float) -> t
     axis = 1 if isinstance(layer, nn.ConvTranspose3d) else 0
     weight = layer.weight.detach().clone()
     for part in weight.unbind(axis):
-        largest = float(part.abs().max())
+        largest = 127 / 64 * float(part.abs().max())  # 64 steps up to the largest
         part.copy_(rounded(part, -largest, largest, 254))
     if axis:
         return nn.functional.conv_transpose3d(x, weight, layer.bias, layer.stride)
