@@ -1,8 +1,8 @@
 """Convolutions with 8-bit integers: the ranges of their inputs, and the rounding that OpenVINO computes with integers.
 
-An input is rounded to 256 steps of the range that it had in training scans, a weight to 129 steps of the largest
-one of its output channel. OpenVINO multiplies and adds up integers where it finds such rounding; it computes all
-else, such as norms, in fp32.
+An input is rounded to 256 values in the range that it had in training scans, a weight to 64 steps on either side of
+zero, up to the largest one of its output channel. OpenVINO multiplies and adds up integers where it finds such
+rounding; it computes all else, such as norms, in fp32.
 """
 
 from __future__ import annotations
