@@ -35,7 +35,7 @@ def compare(
     as_json: ui.JsonOption = False,
 ) -> None:
     """Rank runs by mean Dice and test each against the best."""
-    from ctseg.engine.evaluation.runs import report_of, runs_in
+    from ctseg.engine.evaluation.runs import report_of
     from ctseg.metrics.bootstrap import BootstrapSample
     from ctseg.metrics.compare import rank
 
@@ -63,8 +63,7 @@ def compare(
         )
         return
     _show(ranked, metric, len(ranked[0].report.cases))
-    members = [run for name in models[ranked[0].name] for run in runs_in(Path(name)) or [name]]
-    names = " ".join(f"-m {member}" for member in members)
+    names = " ".join(f"-m {name}" for name in models[ranked[0].name])
     ui.show(f"Next: ctseg predict SCANS {names} -o predictions")
 
 

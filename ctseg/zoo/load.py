@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ctseg.card import CoarseStage
 from ctseg.data.steps.base import Box
+from ctseg.engine.evaluation.runs import runs_in
 from ctseg.engine.inference.cascade import (
     MARGIN_MM,
     Cascade,
@@ -40,6 +41,7 @@ def load(
 ) -> Segmenter:
     """Load a model by zoo name, run folder or weight file; or several, whose probabilities are averaged.
 
+    A folder of folds stands for the runs in it.
     A results folder or exported zip of nnU-Net is imported on the way, once.
 
     Args:
@@ -64,7 +66,8 @@ def load(
         >>> segmenter = load("unet3d.hippocampus_v1")
         >>> mask = segmenter.predict(volume)
     """
-    names = [name] if isinstance(name, str | Path) else list(name)
+    given = [name] if isinstance(name, str | Path) else list(name)
+    names = [run for one in given for run in runs_in(Path(one).expanduser()) or (one,)]
     if not names:
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
     found = [resolve_model(one, zoo, on_note=on_note) for one in names]

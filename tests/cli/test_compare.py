@@ -71,15 +71,14 @@ def test_the_table_says_what_may_be_chance(runs):
     assert "which is unlikely to be chance" in text
 
 
-def test_the_last_line_predicts_with_every_fold_of_the_winner(tmp_path):
+def test_the_last_line_predicts_with_all_folds_of_the_winner(tmp_path):
     for name, first in (("plain", 0.9), ("poor", 0.6)):
         for fold in (0, 1):
             write(tmp_path / name, f"fold{fold}", (first, first - 0.01, first + 0.02))
             report = tmp_path / name / f"fold{fold}" / "validation" / "report.json"
             report.write_text(report.read_text().replace('"case": "', f'"case": "{fold}_'))
     text = " ".join(ctseg(tmp_path / "poor", tmp_path / "plain").output.split())
-    folds = " ".join(f"-m {tmp_path / 'plain' / f'fold{n}'}" for n in (0, 1))
-    assert text.endswith(f"Next: ctseg predict SCANS {folds} -o predictions")
+    assert text.endswith(f"Next: ctseg predict SCANS -m {tmp_path / 'plain'} -o predictions")
 
 
 def test_holm_multiplies_the_smallest_by_their_number():

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from ctseg import read
 from ctseg.card import parse_card
 from ctseg.cli.app import app
 from ctseg.config import load_config
@@ -146,6 +147,16 @@ def test_a_folder_of_folds_is_published_as_one_ensemble(two_folds, tmp_path):
     card = parse_card((tmp_path / "unet3d.mini" / "card.json").read_text(), where="card.json")
     assert [member.fold for member in card.members] == [0, 1]
     assert card.metrics.cases == 8
+
+
+def test_a_folder_of_folds_predicts_as_its_runs_together(two_folds, mini_set, tmp_path):
+    scan = sorted((mini_set / "imagesTr").iterdir())[0]
+    together = [part for n in (0, 1) for part in ("-m", two_folds / f"fold{n}")]
+    for name, models in (("folder", ["-m", two_folds]), ("runs", together)):
+        done = ctseg("predict", scan, *models, "-o", tmp_path / f"{name}.nii.gz")
+        assert done.exit_code == 0, done.output
+    folder, runs = (read(tmp_path / f"{name}.nii.gz").array for name in ("folder", "runs"))
+    assert (folder == runs).all()
 
 
 @pytest.mark.slow
