@@ -62,6 +62,8 @@ def show(
         ui.print_json(resolved.card)
         return
     card = resolved.card
+    stages = [m.file for stage in card.stages if stage.card for m in stage.card.members]
+    files = [*resolved.files, *(resolved.files[0].parent / file for file in stages)]
     data, metrics = card.training_data, card.metrics
     labels = ", ".join(f"{i.name} ({i.value})" for i in card.task.task().foreground)
     ui.table(
@@ -82,7 +84,7 @@ def show(
             ("training began with", card.initial.model if card.initial else "-"),
             ("intended use", card.intended_use or "-"),
             ("limits", card.limits or "-"),
-            ("files", ", ".join(str(file) for file in resolved.files)),
+            ("files", ", ".join(map(str, files))),
         ],
         prose=("card",),
     )
