@@ -1,9 +1,10 @@
-"""Dice of the image-blind ellipsoid on the soft-tissue sarcoma scans: a model below it has learnt nothing.
+"""Dice of the image-blind ellipsoid on scans cropped around an object: a model below it has learnt nothing.
 
-The scans were cropped 50 mm around the tumour's contour, so the ellipsoid inscribed in the scan less that margin is
-a guess that never looks at a voxel.
+The sarcoma scans were cropped 50 mm around the tumour's contour, the lung nodules 15 voxels in plane, so the ellipsoid
+inscribed in the scan less that margin is a guess that never looks at a voxel.
 
     python benchmarks/ellipsoid.py DATA [--fold 0]
+    python benchmarks/ellipsoid.py NODULES --plane 15
 """
 
 from __future__ import annotations
@@ -23,12 +24,19 @@ from ctseg.engine.evaluation.evaluate import read_map
 MARGIN_MM = 50.0
 
 
-def ellipsoid(shape_zyx: tuple[int, ...], spacing_zyx: tuple[float, ...]) -> np.ndarray:
-    """The ellipsoid inscribed in the scan less its margin, bool [Z, Y, X]."""
+def ellipsoid(
+    shape_zyx: tuple[int, ...], spacing_zyx: tuple[float, ...], plane: int | None = None
+) -> np.ndarray:
+    """The ellipsoid inscribed in the scan less its margin, bool [Z, Y, X].
+
+    Args:
+        plane: the margin in voxels in plane, with none along z; MARGIN_MM on all sides if None.
+    """
     terms = []
-    for size, spacing in zip(shape_zyx, spacing_zyx, strict=True):
+    for axis, (size, spacing) in enumerate(zip(shape_zyx, spacing_zyx, strict=True)):
+        margin = MARGIN_MM if plane is None else plane * spacing * (axis > 0)
         offset = (np.arange(size) - (size - 1) / 2) * spacing
-        half = max(size * spacing / 2 - MARGIN_MM, spacing)
+        half = max(size * spacing / 2 - margin, spacing)
         terms.append((offset / half) ** 2)
     z, y, x = terms
     return z[:, None, None] + y[:, None] + x <= 1
@@ -38,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--fold", type=int)
+    parser.add_argument("--plane", type=int, help="margin in voxels in plane; 50 mm if left out")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     dataset = open_dataset(args.data)
@@ -48,7 +57,7 @@ def main() -> None:
     for case in dataset.cases:
         if case.id in ids and case.label is not None:
             label = read_map(case.label)
-            guess = ellipsoid(label.geometry.shape_zyx, label.geometry.spacing_zyx)
+            guess = ellipsoid(label.geometry.shape_zyx, label.geometry.spacing_zyx, args.plane)
             truth = label.array > 0
             dice[case.id] = float(2 * (guess & truth).sum() / (guess.sum() + truth.sum()))
             print(f"{case.id}  {dice[case.id]:.4f}")
