@@ -30,6 +30,7 @@ from benchmarks import (
     page,
     precision,
     predict,
+    short,
     startup,
     train,
 )
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "nnunet_import": nnunet_import.measure,
     "precision": precision.measure,
     "predict": predict.measure,
+    "short": short.measure,
     "startup": startup.measure,
     "train": train.measure,
 }

@@ -184,5 +184,5 @@ def _cost_lines(cost: dict[str, Any] | None) -> list[str]:
         f"one patch of {' x '.join(map(str, cost['patch_zyx']))} voxels, float32:",
         f"  forward pass: {cost['flops'] / 1e9:,.1f} GFLOP, {mib['inference_bytes']} at its peak",
         f"  training step: {mib['step_bytes']} at its peak, gradients included; {saved}",
-        f"  weights: {mib['weight_bytes']}; the state of AdamW takes twice as much",
+        f"  weights: {mib['weight_bytes']}; the state of Muon takes as much, AdamW's twice",
     ]

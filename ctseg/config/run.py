@@ -164,7 +164,7 @@ class TrainConfig(Section):
     Attributes:
         batch_size: patches a step; planned.
         patch_zyx: voxels; planned.
-        momentum: of sgd.
+        momentum: of sgd and muon.
         freeze: parameters that stay as they are: patterns of their names, e.g. `encoder.*`.
         clip_grad: largest norm of all gradients together; inf for no limit.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -188,10 +188,12 @@ class TrainConfig(Section):
         0.0, ge=0, lt=1, description="patches with no larger share of labelled voxels are redrawn"
     )
     slack: float = Field(0.01, ge=0, le=1, description="share of such patches that are kept")
-    optimizer: str = Field("adamw", description="any timm optimizer")
-    lr: float | None = Field(None, gt=0, description="0.01 for sgd, 0.002 for others")
+    optimizer: str = Field("muon", description="muon, or any timm optimizer")
+    lr: float | None = Field(
+        None, gt=0, description="0.008 for muon, 0.01 for sgd, 0.002 for others"
+    )
     weight_decay: float | None = Field(None, ge=0, description="3e-5 for sgd, 0.01 for others")
-    momentum: float = Field(0.99, ge=0, lt=1)
+    momentum: float | None = Field(None, ge=0, lt=1, description="0.99 for sgd, 0.95 for muon")
     init_lr_scale: float = Field(
         0.3,
         gt=0,

@@ -39,7 +39,8 @@ def choose_weight_decay(optimizer: str) -> tuple[float, str]:
 
 
 def choose_lr(optimizer: str) -> tuple[float, str]:
-    return (0.01 if _is_sgd(optimizer) else 2e-3), f"the usual one for {optimizer}"
+    usual = {"muon": 8e-3}.get(optimizer, 0.01 if _is_sgd(optimizer) else 2e-3)
+    return usual, f"the usual one for {optimizer}"
 
 
 def _is_sgd(optimizer: str) -> bool:

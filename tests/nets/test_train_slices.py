@@ -99,7 +99,7 @@ def test_from_data_to_prediction(architecture, options, mini_set, tmp_path):
     settings = [part for option in options for part in ("--set", option)]
     run(
         "train", mini_set, "-o", folder, "-a", architecture, "--steps", "45", "--batch-size", "4",
-        "--patch", "5,16,16", "--lr", "0.01", "--device", "cpu", "--precision", "fp32",
+        "--patch", "5,16,16", "--lr", "0.02", "--device", "cpu", "--precision", "fp32",
         "--set", "augment.preset=none", *settings,
     )  # fmt: skip
     assert load_config(folder / "config.toml").train.patch_zyx == (5, 16, 16)

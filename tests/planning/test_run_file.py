@@ -29,7 +29,7 @@ def test_every_choice_has_its_reason_beside_it_and_comments_change_nothing():
     lines = text.splitlines()
     for key, above in (
         ("patch_zyx = [", "near a cube"),
-        ("lr = ", "adamw"),
+        ("lr = ", "muon"),
         ('name = "dice_ce"', "usual"),
     ):
         at = next(i for i, line in enumerate(lines) if line.startswith(key))

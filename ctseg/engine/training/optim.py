@@ -1,4 +1,4 @@
-"""timm's optimizers, schedulers and averaged weights, by name."""
+"""Optimizers, schedulers and averaged weights by name: those of timm, with a Muon of our own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from ctseg.card import Initial
 from ctseg.config import TrainConfig
 from ctseg.engine.training.initial import parameter_groups
+from ctseg.engine.training.muon import Muon
 from ctseg.errors import ConfigError, UnknownName
 from ctseg.nets.timm_import import timm
 
@@ -33,7 +34,9 @@ def check_names(config: TrainConfig) -> None:
 def make_optimizer(
     net: torch.nn.Module, config: TrainConfig, initial: Initial | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of that name in timm, with no decay on biases and norms.
+    """The optimizer of that name, with no decay on biases and norms.
+
+    `muon` is our own, which also suits processors without bfloat16; all others are timm's.
 
     Args:
         initial: the model that training began with; what it brought gets `init_lr_scale` of the learning rate.
@@ -44,13 +47,21 @@ def make_optimizer(
         parameters = parameter_groups(
             net, initial.remade, decay=config.weight_decay or 0.0, scale=config.init_lr_scale
         )
+    momentum = config.momentum
+    if momentum is None:
+        momentum = 0.95 if "muon" in config.optimizer else 0.99
+    own = config.optimizer == "muon"
     optimizer: torch.optim.Optimizer = timm().optim.create_optimizer_v2(
         parameters,
-        opt=config.optimizer,
+        opt="adamw" if own else config.optimizer,
         lr=config.lr,
         weight_decay=config.weight_decay or 0.0,
-        momentum=config.momentum,
+        momentum=momentum,
     )
+    if own:  # with the groups that timm has made
+        kept = ("params", "lr", "weight_decay", "lr_scale")
+        groups = [{k: g[k] for k in kept if k in g} for g in optimizer.param_groups]
+        optimizer = Muon(groups, momentum=momentum)
     if config.schedule == "constant":  # which no schedule scales
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
