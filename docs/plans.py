@@ -26,8 +26,8 @@ from ctseg.task import classes_task
 PAGE = Path(__file__).resolve().parent / "explanation" / "plans.md"
 BEGIN = "<!-- plans: written by docs/plans.py -->\n"
 END = "<!-- /plans -->"
-GB, CORE = 10**9, 2.5e10
-"""Operations a second of a slow core in training; one of an AMD EPYC held to AVX2 makes three times as many."""
+GB, CORE = 10**9, 7e10
+"""Operations a second of a core in training: what one of an AMD EPYC, held to AVX2, makes at least."""
 
 
 class Machine(NamedTuple):
