@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -214,10 +214,18 @@ class Stopping(Silent):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, even if the tests were started in the background, where shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at", ["step 4/8", "step 8/16", "Second stage"])
 def test_a_run_stopped_in_either_stage_equals_one_left_alone(
-    at: str, seeds: Path, tmp_path: Path
+    at: str, seeds: Path, tmp_path: Path, ctrl_c: None
 ) -> None:
     length = ["train.steps=16", "train.steps_per_epoch=4", "model.options.dropout=0.2"]
     alone = training.train(options(seeds, *length), output=tmp_path / "alone").folder
