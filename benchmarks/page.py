@@ -285,6 +285,17 @@ def _backends(result: Result) -> str:
     return _table(heads, rows)
 
 
+def _train(result: Result) -> str:
+    rows = []
+    for who, found in result.items():
+        if isinstance(found, dict):
+            labels = (f"{dice:.3f}" for dice in found["labels"].values())
+            rows.append(
+                (PEERS[who], str(found["steps"]), f"{found['mean_dice']:.3f}", ", ".join(labels))
+            )
+    return _table(("", "steps", "mean Dice", "labels"), rows)
+
+
 def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
@@ -386,6 +397,13 @@ SECTIONS = {
         "Metrics",
         "HD95, mean surface distance and surface Dice of 40 organs in a label map of 512 x 512 x 300.",
         _metrics,
+    ),
+    "train": Section(
+        "Training for five minutes",
+        """Hippocampus scans, fold 0, one seed: `ctseg train --time 5m` as a whole, and a plain script in the words of
+        MONAI's tutorials (UNet with residual units, Dice and cross-entropy, AdamW, cosine), which may train for 5
+        minutes besides reading and validating; mean Dice on the 44 validation scans.""",
+        _train,
     ),
 }
 
