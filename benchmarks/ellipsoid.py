@@ -4,7 +4,7 @@ The sarcoma scans were cropped 50 mm around the tumour's contour, the lung nodul
 inscribed in the scan less that margin is a guess that never looks at a voxel.
 
     python benchmarks/ellipsoid.py DATA [--fold 0]
-    python benchmarks/ellipsoid.py NODULES --plane 15
+    python benchmarks/ellipsoid.py NODULES --plane 15     as they are; cut by up to 10 voxels at each side: --plane 10
 """
 
 from __future__ import annotations

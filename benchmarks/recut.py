@@ -66,7 +66,7 @@ def recut(source: Path, target: Path, cut: Cut, channels: dict[str, str] | None 
 
     Raises:
         FileExistsError: the target is there.
-        ValueError: a cut would take a labelled voxel.
+        ValueError: a cut would take all labelled voxels of a case.
     """
     dataset = open_dataset(source)
     target.mkdir(parents=True)
@@ -108,10 +108,13 @@ def _copies(case: Case, number: int, cut: Cut) -> Iterator[tuple[str, Volume, Vo
     image, label = ctseg.read(case.images[0].path), ctseg.read(case.label.path)
     for copy in range(cut.copies):
         box = cut.box(number, copy, label)
-        kept = _part(label, box)
-        if np.count_nonzero(kept.array) != np.count_nonzero(label.array):
-            raise ValueError(f"the cut {box} takes labelled voxels of {case.id}")
-        yield f"{case.id}_{copy}" if copy else case.id, _part(image, box), kept
+        name = f"{case.id}_{copy}" if copy else case.id
+        left, whole = np.count_nonzero(label.array[box]), np.count_nonzero(label.array)
+        if not left:
+            raise ValueError(f"the cut {box} takes all labelled voxels of {case.id}")
+        if left < whole:
+            print(f"{name}: {1 - left / whole:.1%} of the labelled voxels lie beyond the cut")
+        yield name, _part(image, box), _part(label, box)
 
 
 def _part(volume: Volume, box: Box) -> Volume:

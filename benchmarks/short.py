@@ -55,7 +55,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """Settings of each."""
 STAGED = ("warm restart", "coarse first")
-FEWER = ("adamw", "muon", "zoo weights")
+FEWER = ("adamw", "muon", "muon, lr 4e-3", "muon, lr 2e-3", "zoo weights")
 """Those that are tried on nodules."""
 INIT = {"lidc_nodules": "residual_unet3d.sts_tumour_v0"}
 """Weights of the zoo from other data; for hippocampus, `benchmarks.finetune` measures them."""

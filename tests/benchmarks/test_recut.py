@@ -77,6 +77,6 @@ def test_further_channels_stay_on_their_grid(source, tmp_path):
     )
 
 
-def test_a_cut_through_a_label_is_refused(source, tmp_path):
-    with pytest.raises(ValueError, match="takes labelled voxels"):
-        recut(source, tmp_path / "cut", Cut(sides=10))
+def test_a_cut_that_takes_a_whole_label_is_refused(source, tmp_path):
+    with pytest.raises(ValueError, match="takes all labelled voxels"):
+        recut(source, tmp_path / "cut", Cut(shift=100.0))
