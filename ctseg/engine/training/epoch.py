@@ -66,8 +66,7 @@ def validate_all(
     processes = job.processes
 
     def check() -> None:
-        interrupt.asked = processes.asked(interrupt.asked)
-        interrupt.check()
+        interrupt.check(processes.asked(interrupt.asked))
 
     def on_case(done: int, total: int, name: str) -> None:
         job.reporter.update(done, total, f"validating {name}")

@@ -120,7 +120,11 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class Interrupt:
-    """Ctrl-C and the other `SIGNALS` as a request that the loop meets between steps; a second one is not held back."""
+    """Ctrl-C and the other `SIGNALS` as a request that the loop meets between steps; a second one is not held back.
+
+    Attributes:
+        asked: the signal that this process has got, None so far.
+    """
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -133,17 +137,20 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked is not None, number
         if again:
-            self.check()
+            self.check(number)
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def check(self) -> None:
-        """Raise where a stop was asked for.
+    @staticmethod
+    def check(number: int | None) -> None:
+        """Raise where a stop was asked for: by `asked`, or by what several processes agreed on.
+
+        Several processes stop at the same step. So a signal that comes while they agree waits for the next step.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
             Terminated: after another signal.
         """
-        if self.asked is not None:
-            raise KeyboardInterrupt if self.asked == signal.SIGINT else Terminated(self.asked)
+        if number:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)

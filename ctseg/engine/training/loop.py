@@ -171,8 +171,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                     average.update(net, step=state.step)
                 live.step(state, schedule.lr)
                 asked, due = processes.largest(interrupt.asked or 0, int(clock.due()))
-                interrupt.asked = asked or None
-                interrupt.check()
+                interrupt.check(asked)
                 clock.step_done(bool(due))
                 if clock.since_saved() > config.train.checkpoint_every:
                     save()
