@@ -54,7 +54,7 @@ def clear_abandoned(
                 continue
             descriptor, free = _lock(path) if locked else (None, None)
             try:
-                if age > older_s if free is None else free:
+                if free or (free is None and age > older_s):
                     _remove(path)
             finally:
                 if descriptor is not None:
@@ -69,7 +69,7 @@ def _remove(path: Path) -> None:
 
 
 def _lock(path: Path) -> tuple[int | None, bool | None]:
-    """A descriptor with the lock, and whether the lock was free; None if there are no locks."""
+    """A descriptor with the lock, and whether the lock was free; both None where the system has no locks."""
     if sys.platform == "win32":
         return None, None
     descriptor = None

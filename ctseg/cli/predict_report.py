@@ -27,7 +27,7 @@ def print_summary(
     """Print results on stdout and failures on stderr.
 
     Raises:
-        typer.Exit: a scan failed: 2 if all scans are bad input, else 1.
+        typer.Exit: a scan failed: 2 if all scans are bad input, else 1; for a single scan, the code of its error.
     """
     if as_json:
         ui.print_json(_data(summary))
@@ -80,7 +80,9 @@ def _failures(summary: Summary, scans: int, *, debug: bool) -> None:
             ui.say("".join(traceback.format_exception(error)))
     if summary.missing:
         ids, more = summary.missing[:SHOWN_NAMES], len(summary.missing) - SHOWN_NAMES
-        ui.say(f"Not predicted: {', '.join(ids)}{f' and {more} more' if more > 0 else ''}.")
+        ui.say(
+            f"Not predicted for want of disk space: {', '.join(ids)}{f' and {more} more' if more > 0 else ''}."
+        )
         ui.say("  Free some space, then continue with --skip-existing.")
     if scans > 1:
         ui.say(f"{len(summary.failed)} of {scans} scans failed.")

@@ -45,7 +45,9 @@ def suggest(
     if not rules:
         ui.say("Keeping only the largest components helps nowhere.")
         return
-    ui.say("Add this to the run file before publishing, or pass the options to ctseg predict:")
+    ui.say(
+        "Add this to the run file before publishing, or give ctseg predict the same rules with --set:"
+    )
     ui.show("[predict]")
     ui.show("postprocess = [")
     for rule in rules:

@@ -1,4 +1,4 @@
-"""The target of a prepared case: its label on the network's grid, with what nobody labelled left out."""
+"""The target of a prepared case: its label on the network's grid; voxels that nobody labelled are ignored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def target_of(
     Args:
         label_czyx: values as stored.
         valid_czyx: [1, Z, Y, X] where the label counts; everywhere where it is None.
-        applied: the way of the scan.
+        applied: the preprocessing of the scan.
     """
     if task.kind == "regression":
         return _values(task, label_czyx, valid_czyx, applied)
@@ -32,7 +32,7 @@ def target_of(
         return encode_czyx(task, follow_label(applied, label_czyx, task.ignore))
     task, label_czyx = _hidden(task, label_czyx, valid_czyx)
     target = encode_czyx(task, follow_label(applied, label_czyx, task.ignore))
-    return masked(target, _inside(applied))  # a mask does not reach into what a step pads
+    return masked(target, _inside(applied))  # what a step pads is labelled by nobody
 
 
 def _hidden(
@@ -54,7 +54,7 @@ def _values(
     valid_czyx: NDArray[np.bool_] | None,
     applied: AppliedPipeline,
 ) -> NDArray[Any]:
-    """Float targets; unknown voxels have no part in what is interpolated between known ones."""
+    """Float targets, interpolated from known voxels alone: their weighted sum over the sum of their weights."""
     target = encode_czyx(task, label_czyx)
     known = np.isfinite(target) if valid_czyx is None else np.isfinite(target) & valid_czyx
     if known.all():

@@ -155,7 +155,7 @@ def score_labels(task: Task, maps: MapPair, settings: MetricSettings) -> tuple[L
 
 
 def _metrics_to_measure(chosen: Sequence[MetricSpec], state: State) -> list[MetricSpec]:
-    """The metrics that are measured for a label; a missed or invented one has the worst score of the others."""
+    """The metrics that are measured for a label; where only one map has it, the others have their worst score."""
     if state == "absent":
         return []
     return [spec for spec in chosen if state == "both" or spec.worst is None]

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-PLACES = 1000
+MOST_OFFSETS = 1000
 """About how many offsets around a point are tried before the tree is used."""
 BUDGET = 160
 """Lookups per point, on average, from which on the tree is faster."""
 CHUNK = 2**17
+"""Points that are searched at once."""
 AT_ONCE = 2**19
 """Remaining lookups up to which all are made in one call, whatever their distance."""
 TIE = 1e-12
@@ -58,7 +59,7 @@ class SearchGrid:
 
     @property
     def margin_zyx(self) -> tuple[int, int, int]:
-        return _places(self.spacing_zyx)[0]
+        return _offsets(self.spacing_zyx)[0]
 
     @property
     def padded_zyx(self) -> tuple[int, int, int]:
@@ -76,7 +77,7 @@ class SearchGrid:
 
     def around(self) -> Offsets:
         """The offsets around any point of the grid."""
-        _, steps, distances = _places(self.spacing_zyx)
+        _, steps, distances = _offsets(self.spacing_zyx)
         _, height, width = self.padded_zyx
         farther = np.diff(distances) > TIE * distances[:-1]
         shell = np.concatenate([[0], np.cumsum(farther)])
@@ -92,41 +93,39 @@ class SearchGrid:
         )
         return np.asarray(np.sqrt(np.square(steps * np.array(self.spacing_zyx)).sum(1)))
 
-    def positions(self, places: Indices) -> NDArray[np.float64]:
-        """Positions in mm, [n, 3]."""
-        index = np.stack(np.unravel_index(places, self.padded_zyx), 1)
+    def positions(self, points: Indices) -> NDArray[np.float64]:
+        """Positions in mm [n, 3] of points given as flat indices."""
+        index = np.stack(np.unravel_index(points, self.padded_zyx), 1)
         return np.asarray(index * np.array(self.spacing_zyx))
 
 
 @functools.lru_cache(maxsize=64)
-def _places(
+def _offsets(
     spacing_zyx: tuple[float, float, float],
 ) -> tuple[tuple[int, int, int], Indices, NDArray[np.float64]]:
     """Margin, steps [n, 3] and distances in mm of all offsets within a radius, nearest first."""
-    radius = float(np.cbrt(PLACES * 3 / (4 * math.pi) * math.prod(spacing_zyx)))
+    radius = float(np.cbrt(MOST_OFFSETS * 3 / (4 * math.pi) * math.prod(spacing_zyx)))
     z, y, x = (int(radius / s) for s in spacing_zyx)
     axes = [np.arange(-n, n + 1) for n in (z, y, x)]
     steps = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     distances = np.sqrt(np.square(steps * np.array(spacing_zyx)).sum(1))
     order = np.lexsort((*steps.T, distances))
     order = order[distances[order] <= radius]
-    if (
-        len(order) > PLACES
-    ):  # of very thick slices only the point's own is within reach; end with a whole shell
-        order = order[distances[order] < distances[order[PLACES]] * (1 - TIE)]
+    if len(order) > MOST_OFFSETS:  # slices are so thick that all lie in one; end with a whole shell
+        order = order[distances[order] < distances[order[MOST_OFFSETS]] * (1 - TIE)]
     steps, distances = steps[order], distances[order]
     z, y, x = np.abs(steps).max(axis=0).tolist()
     return (z, y, x), steps, distances
 
 
 def nearest(
-    points: Indices, marks: NDArray[np.bool_], places: Indices, grid: SearchGrid
+    points: Indices, marks: NDArray[np.bool_], marked: Indices, grid: SearchGrid
 ) -> tuple[Indices, NDArray[np.float64]]:
-    """The distance from each point to the nearest marked point.
+    """For each point the nearest marked point, as the distance to it.
 
     Args:
         points: flat indices in the padded grid.
-        marks, places: as `SearchGrid.marked` returns them; at least one marked point.
+        marks, marked: as `SearchGrid.marked` returns them; at least one marked point.
 
     Returns:
         for each point an index into the distances, and the distances in mm, ascending.
@@ -141,7 +140,7 @@ def nearest(
     distances = around.distances
     if len(far):
         rank[far] = len(distances) + np.arange(len(far))
-        distances = np.append(distances, _search_tree(points[far], places, grid))
+        distances = np.append(distances, _search_tree(points[far], marked, grid))
     ascending, order = np.unique(distances, return_inverse=True)
     return order[rank], ascending
 
@@ -173,9 +172,9 @@ def _search_shells(
     return rank, who
 
 
-def _search_tree(points: Indices, places: Indices, grid: SearchGrid) -> NDArray[np.float64]:
+def _search_tree(points: Indices, marked: Indices, grid: SearchGrid) -> NDArray[np.float64]:
     from scipy.spatial import cKDTree
 
-    tree = cKDTree(grid.positions(places), balanced_tree=False, compact_nodes=False)
+    tree = cKDTree(grid.positions(marked), balanced_tree=False, compact_nodes=False)
     _, at = tree.query(grid.positions(points))
-    return grid.distances(points, places[at])
+    return grid.distances(points, marked[at])

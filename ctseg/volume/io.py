@@ -71,7 +71,7 @@ def open_volume(path: str | Path, *, format: str | None = None, **options: Any) 
     Args:
         path: file, or folder of DICOM slices.
         format: name of the format, if the path does not give it.
-    options: options of the format, e.g. `dataset` for HDF5 and `series` for DICOM; `spacing` for all.
+        options: options of the format, e.g. `dataset` for HDF5 and `series` for DICOM; `spacing` for all.
 
     Raises:
         FileProblem: missing, damaged, or of no known format.
@@ -132,7 +132,7 @@ def write(
         path: target file; an existing file is replaced.
         labels: names and colours of label values, for formats that hold them.
         reference: the scan that the volume belongs to, for formats that require it.
-        options: options of the format's writer; see `ctseg.specs.FormatSpec.writer_options`.
+            options: options of the format's writer; see `ctseg.specs.FormatSpec.writer_options`.
 
     Raises:
         BadInput: the format or option does not exist, or the format cannot store the voxel type.

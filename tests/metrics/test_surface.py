@@ -59,15 +59,15 @@ def test_a_large_ball_has_nearly_its_surface() -> None:
     assert area == pytest.approx(4 * math.pi * 25**2, rel=0.1)
 
 
-@pytest.mark.parametrize("limit", ["PLACES", "BUDGET", "AT_ONCE", "CHUNK", None])
+@pytest.mark.parametrize("limit", ["MOST_OFFSETS", "BUDGET", "AT_ONCE", "CHUNK", None])
 def test_every_way_of_searching_gives_the_distances_of_a_distance_map(
     limit: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if limit is not None:
         monkeypatch.setattr(
-            nearest, limit, {"PLACES": 20, "BUDGET": 2, "AT_ONCE": 0, "CHUNK": 40}[limit]
+            nearest, limit, {"MOST_OFFSETS": 20, "BUDGET": 2, "AT_ONCE": 0, "CHUNK": 40}[limit]
         )
-    nearest._places.cache_clear()
+    nearest._offsets.cache_clear()
     rng = np.random.default_rng(5)
     spacing = (2.1, 0.7, 1.3) if limit != "AT_ONCE" else (40.0, 0.2, 0.3)
     one, two = gaussian_filter(rng.normal(size=(2, 15, 22, 18)), (0, 2, 2, 2)) > 0.08
@@ -78,7 +78,7 @@ def test_every_way_of_searching_gives_the_distances_of_a_distance_map(
     expected = distance_transform_edt(~two, sampling=spacing)[one]
     assert distances[rank] == pytest.approx(expected, rel=1e-12)
     assert (np.diff(distances) > 0).all()
-    nearest._places.cache_clear()
+    nearest._offsets.cache_clear()
 
 
 def test_surface_that_touches_voxels_that_do_not_count_is_left_out() -> None:

@@ -23,6 +23,7 @@ EXAMPLES = (
 )
 PICTURES = (".png",)
 _MESH_VOXELS = 2**27
+"""Of a label map that is meshed as it is; a larger one is reduced before."""
 
 
 def render(
@@ -44,11 +45,11 @@ def render(
     ] = None,
     slices: Annotated[
         str | None,
-        typer.Option("--at", metavar="SLICES", help="Slices: 12 of them, 10,20,30 or 10:60:5."),
+        typer.Option("--at", metavar="SLICES", help="How many (12), which (10,20,30), or 10:60:5."),
     ] = None,
     window: Annotated[
         str | None,
-        typer.Option("--window", metavar="LOW,HIGH", help="Black and white, or soft tissue, lung, bone, brain."),
+        typer.Option("--window", metavar="LOW,HIGH", help="Values in black and white, or lung, bone, ..."),
     ] = None,
     fill: Annotated[
         float,

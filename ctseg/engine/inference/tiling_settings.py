@@ -56,8 +56,8 @@ class TileGrid:
     """The tiles of one scan.
 
     Weights are normalised: they are divided by their sum, which is a product over the axes since tiles form a grid.
-    So the sum of the weighted tiles is their mean. Weights with a lower limit are no product; their sum is found while
-    tiles are added up.
+    So the sum of the weighted tiles is their mean. Where `least_weight` limits the product of the weights, as in
+    `monai_gaussian`, their sum is no product; it is found while tiles are added up.
 
     Attributes:
         tile_zyx: size of a tile in voxels.

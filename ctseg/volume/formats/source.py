@@ -28,7 +28,7 @@ LoadBox = Callable[[Zyx, Zyx], NDArray[Any]]
 COMMON_OPTIONS: Mapping[str, str] = frozen(
     {"spacing": 'x, y and z, or one number for all, in mm or with a unit: "0.7 0.7 2.5", "5um"'}
 )
-"""Options that scans of every format have; the spacing stands in for what the file says."""
+"""Options that scans of every format have; the spacing replaces that of the file."""
 AGAIN = "Copy or download the file again, and check that the disk it came from was not full."
 MOST_VOXELS = 1 << 44
 """Most voxels of a scan; a header with more is damaged: as a cube it would have 26,000 voxels along an edge."""
@@ -215,7 +215,9 @@ def check_slices(slices: tuple[int, int] | None, depth: int, path: Path) -> tupl
     """
     start, stop = slices or (0, depth)
     if not 0 <= start < stop <= depth:
-        raise BadInput(f"{path} has the slices 0 to {depth}; {start} to {stop} is no part of them.")
+        raise BadInput(
+            f"{path} has {depth} slices; {start}:{stop} (the second one excluded) is no part of them."
+        )
     return start, stop
 
 
@@ -242,14 +244,14 @@ def check_file(path: Path) -> None:
         FileProblem: missing, a directory, empty, or not readable.
     """
     try:
-        is_dir, is_file = path.is_dir(), path.exists()
+        is_dir, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise FileProblem(f"{path} cannot be accessed: {error.strerror or error}.") from error
     if is_dir:
         raise FileProblem(
             f"{path} is a folder where a file is expected.", hint="Name the file inside it."
         )
-    if not is_file:
+    if not exists:
         raise FileProblem(f"{path} does not exist.", hint=_near(path))
     if not path.is_file():  # a pipe or a device has no end, or blocks
         raise FileProblem(f"{path} is not a regular file.", hint="Copy it into a file first.")

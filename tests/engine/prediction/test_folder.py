@@ -226,7 +226,7 @@ def test_a_full_disk_on_the_command_line(folder, monkeypatch):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "The disk is full" in result.stderr
-    assert "Not predicted: scan2, scan3." in result.stderr
+    assert "Not predicted for want of disk space: scan2, scan3." in result.stderr
     assert "--skip-existing" in result.stderr
 
 
