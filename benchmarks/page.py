@@ -45,7 +45,8 @@ def page() -> str:
             + section.table(stored["result"])
         )
         if held := _read(f"{HELD}/{name}", missing=True):
-            parts.append(f"{HELD_TEXT}{_where(held)}\n\n{section.table(held['result'])}")
+            command = f" (`{held['command']}`)" if "command" in held else ""
+            parts.append(f"{HELD_TEXT}{command}{_where(held)}\n\n{section.table(held['result'])}")
     return "\n".join(parts)
 
 
