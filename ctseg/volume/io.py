@@ -132,7 +132,7 @@ def write(
         path: target file; an existing file is replaced.
         labels: names and colours of label values, for formats that hold them.
         reference: the scan that the volume belongs to, for formats that require it.
-            options: options of the format's writer; see `ctseg.specs.FormatSpec.writer_options`.
+        options: options of the format's writer; see `ctseg.specs.FormatSpec.writer_options`.
 
     Raises:
         BadInput: the format or option does not exist, or the format cannot store the voxel type.

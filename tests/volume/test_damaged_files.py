@@ -140,7 +140,10 @@ def test_a_zarr_store_without_its_plugin_names_the_extra(
 
 def test_slices_that_are_not_there(tmp_path: Path, noise: Volume) -> None:
     write(noise, tmp_path / "a.nii.gz")
-    with open_volume(tmp_path / "a.nii.gz") as source, pytest.raises(BadInput, match="20 slices; 10:21"):
+    with (
+        open_volume(tmp_path / "a.nii.gz") as source,
+        pytest.raises(BadInput, match="20 slices; 10:21"),
+    ):
         source.read((10, 21))
 
 

@@ -49,7 +49,7 @@ def render(
     ] = None,
     window: Annotated[
         str | None,
-        typer.Option("--window", metavar="LOW,HIGH", help="Values in black and white, or lung, bone, ..."),
+        typer.Option("--window", metavar="LOW,HIGH", help="Two values, or soft tissue, lung, bone, brain."),
     ] = None,
     fill: Annotated[
         float,

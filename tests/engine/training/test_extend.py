@@ -71,9 +71,10 @@ def test_extended_and_interrupted_equals_extended_at_once(finished, tmp_path, mo
 
     def signalled(self: Processes, *values: int) -> list[int]:
         found = largest(self, *values)
-        left[0] -= len(values) == 2  # a signal, and whether time is due
-        if not left[0] and len(values) == 2:  # step 14 has agreed to go on
-            signal.raise_signal(signal.SIGUSR1)
+        if len(values) == 2:  # a signal, and whether time is due
+            left[0] -= 1
+            if not left[0]:  # step 14 has agreed to go on
+                signal.raise_signal(signal.SIGUSR1)
         return found
 
     monkeypatch.setattr(Processes, "largest", signalled)
