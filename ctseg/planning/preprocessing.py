@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,20 +73,44 @@ def network_grid(steps: PreprocessConfig, fingerprint: Fingerprint) -> tuple[Spa
 
 def choose_normalisation(
     fingerprint: Fingerprint, channels: tuple[str, ...], *, one_volume: bool
-) -> tuple[list[Step], str]:
+) -> tuple[Sequence[Step], str]:
     """The steps that clip and scale intensities.
 
     Args:
         channels: `CT` and `CBCT` hold Hounsfield units.
         one_volume: whether all cases are parts of one scan, and so share one intensity scale.
     """
-    statistics = fingerprint.foreground
-    if not (one_volume or all(name.upper() in ("CT", "CBCT") for name in channels)):
-        reason = f"the channels ({', '.join(channels)}) are not CT: each scan has its own scale"
-        if not _some_label_is_rare(fingerprint):
-            return [NormaliseCase(percentiles=(0.5, 99.5))], reason
-        reason += "; not clipped, since a rare label might be all that lies beyond a percentile"
-        return [NormaliseCase()], reason
+    absolute = [
+        n for n, name in enumerate(channels) if one_volume or name.upper() in ("CT", "CBCT")
+    ]
+    relative = [n for n in range(len(channels)) if n not in absolute]
+    if not relative:
+        return _fixed(fingerprint, absolute, one_volume=one_volume)
+    own, why = _per_case(fingerprint)
+    if not absolute:
+        return [own], f"the channels ({', '.join(channels)}) {why}"
+    steps, reason = _fixed(fingerprint, absolute, one_volume=False)
+    of_each = [dataclasses.replace(step, channels=tuple(absolute)) for step in steps]
+    named = ", ".join(channels[n] for n in relative)
+    return [*of_each, dataclasses.replace(own, channels=tuple(relative))], (
+        f"{', '.join(channels[n] for n in absolute)}: {reason}; {named}: they {why}"
+    )
+
+
+def _per_case(fingerprint: Fingerprint) -> tuple[NormaliseCase, str]:
+    """The normalisation of channels with no unit, and why."""
+    reason = "are not CT: each scan has its own scale"
+    if not _some_label_is_rare(fingerprint):
+        return NormaliseCase(percentiles=(0.5, 99.5)), reason
+    reason += "; not clipped, since a rare label might be all that lies beyond a percentile"
+    return NormaliseCase(), reason
+
+
+def _fixed(
+    fingerprint: Fingerprint, channels: Sequence[int], *, one_volume: bool
+) -> tuple[list[Clip | Normalise | NormaliseCase], str]:
+    """The normalisation of channels of which a value means the same in every scan, and why."""
+    statistics = [fingerprint.foreground[n] for n in channels]
     if any(s["percentile_99_5"] <= s["percentile_00_5"] for s in statistics):
         reason = "the foreground has one value: clipped to it, or divided by its deviation, a scan would show nothing"
         return [NormaliseCase()], reason
@@ -112,6 +137,8 @@ def scheme_of(steps: Sequence[Step]) -> str:
     """The name of a normalisation in `plan.json`."""
     if isinstance(steps[0], NormaliseCase):
         return "per case"
+    if isinstance(steps[-1], NormaliseCase):
+        return "by channel"
     return "foreground" if isinstance(steps[0], Clip) else "fixed"
 
 

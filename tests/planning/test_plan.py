@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,21 @@ def test_ct_is_clipped_and_normalised_by_the_foreground():
 def test_other_images_are_normalised_case_by_case():
     config, _ = plan(channels=("MRI",))
     assert kinds(config) == ["orient", "normalise_case"]
+
+
+def test_each_channel_is_normalised_by_its_own_kind():
+    """PET beside a CT leaves the Hounsfield units of the CT as they are, as nnU-Net's channel names do."""
+    looked = found()
+    pet = dict.fromkeys(looked.foreground[0], 2.0)
+    looked = dataclasses.replace(looked, foreground=(pet, looked.foreground[0]))
+    config, made = plan(fingerprint=looked, channels=("PET", "CT"))
+    _, clip, fixed, own = config.preprocess.steps
+    assert (clip["kind"], clip["low"], clip["channels"]) == ("clip", [-80.0], [1])
+    assert fixed == {"kind": "normalise", "mean": [45.0], "std": [30.0], "channels": [1]}
+    assert (own["kind"], own["channels"]) == ("normalise_case", [0])
+    assert made.choices["normalisation"]["value"] == "by channel"
+    assert "CT: Hounsfield" in made.choices["normalisation"]["reason"]
+    assert "PET: " in made.choices["normalisation"]["reason"]
 
 
 def test_differing_spacings_are_resampled_to_the_median():
