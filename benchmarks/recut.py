@@ -1,12 +1,13 @@
 """A data set cut anew at random positions, so that the box around an object does not give the object away.
 
-    python -m benchmarks.recut ../shared/data/lidc_nodules nodules --sides 10 --copies 3
+    python -m benchmarks.recut ../shared/data/lidc_nodules nodules --sides 10 --copies 3 --patient 'lidc_[0-9]+'
     python -m benchmarks.recut ../shared/data/sts_ct shifted --shift 40
     python -m benchmarks.recut ../shared/data/sts_ct petct --channel PET=petTr
 
-Writes an nnU-Net raw data set with the folds of the source. The first copy of a case keeps its name and validates;
-further ones, cut elsewhere, only train, in the folds in which their case does. A further channel stays as it is, on
-its own grid.
+Writes a data set in the layout of the Medical Segmentation Decathlon, with the folds of the source. The first copy of a
+case keeps its name and validates; further ones, cut elsewhere, only train, in the folds in which their case does. A
+further channel stays as it is, on its own grid. Cases of one patient form a group; `--patient` is the part of a case's
+name that says whose it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,42 +60,53 @@ class Cut(NamedTuple):
         return z, y, x
 
 
-def recut(source: Path, target: Path, cut: Cut, channels: dict[str, str] | None = None) -> None:
+def recut(
+    source: Path,
+    target: Path,
+    cut: Cut,
+    channels: dict[str, str] | None = None,
+    patient: str | None = None,
+) -> None:
     """Write a data set cut anew.
 
     Args:
         channels: names of further channels, each with its folder within the source.
+        patient: regular expression of the part of a case's name that names the patient; where it is None, the group
+            that the source names, or else every case is a patient's only one.
 
     Raises:
         FileExistsError: the target is there.
-        ValueError: a cut would take all labelled voxels of a case.
+        ValueError: a cut would take all labelled voxels of a case, or `patient` is not found in its name.
     """
     dataset = open_dataset(source)
     target.mkdir(parents=True)
     for folder in ("imagesTr", "labelsTr"):
         (target / folder).mkdir()
     names: dict[str, list[str]] = {}
+    entries = []
     for number, case in enumerate(dataset.cases):
         names[case.id] = []
+        group = _group(case, patient)
         for name, image, label in _copies(case, number, cut):
             names[case.id].append(name)
-            ctseg.write(image, target / "imagesTr" / f"{name}_0000.nii.gz")
-            ctseg.write(label, target / "labelsTr" / f"{name}.nii.gz")
+            images = [f"imagesTr/{name}_0000.nii.gz"]
+            label_path = f"labelsTr/{name}.nii.gz"
+            ctseg.write(image, target / images[0])
+            ctseg.write(label, target / label_path)
             for channel, folder in enumerate((channels or {}).values(), start=1):
-                shutil.copyfile(
-                    source / folder / f"{case.id}.nii.gz",
-                    target / "imagesTr" / f"{name}_{channel:04}.nii.gz",
-                )
+                images.append(f"imagesTr/{name}_{channel:04}.nii.gz")
+                shutil.copyfile(source / folder / f"{case.id}.nii.gz", target / images[-1])
+            entries.append({"image": images, "label": label_path, "group": group})
     labels = {label.name: label.value for label in task_of(None, dataset).foreground}
     all_channels = [*dataset.channels, *(channels or {})]
     about = {
         "name": f"{dataset.name} cut anew",
         "licence": dataset.licence,
         "reference": dataset.reference,
-        "channel_names": {str(n): name for n, name in enumerate(all_channels)},
-        "labels": {"background": 0} | labels,
-        "numTraining": sum(map(len, names.values())),
-        "file_ending": ".nii.gz",
+        "modality": {str(n): name for n, name in enumerate(all_channels)},
+        "labels": {"0": "background"} | {str(value): name for name, value in labels.items()},
+        "numTraining": len(entries),
+        "training": entries,
     }
     splits = [
         {"train": [each for case in train for each in names[case]], "val": list(validate)}
@@ -101,6 +114,15 @@ def recut(source: Path, target: Path, cut: Cut, channels: dict[str, str] | None 
     ]
     (target / "dataset.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
     (target / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
+
+
+def _group(case: Case, patient: str | None) -> str:
+    if patient is None:
+        return case.group or case.id
+    found = re.search(patient, case.id)
+    if found is None:
+        raise ValueError(f"{patient!r} is not found in the name {case.id}")
+    return found.group()
 
 
 def _copies(case: Case, number: int, cut: Cut) -> Iterator[tuple[str, Volume, Volume]]:
@@ -134,9 +156,11 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--channel", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--patient", help="regular expression within a case's name")
     given = parser.parse_args()
     cut = Cut(given.sides, given.shift, given.copies, given.seed)
-    recut(given.source, given.target, cut, dict(each.split("=") for each in given.channel))
+    channels = dict(each.split("=") for each in given.channel)
+    recut(given.source, given.target, cut, channels, given.patient)
 
 
 if __name__ == "__main__":

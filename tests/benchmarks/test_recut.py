@@ -80,3 +80,13 @@ def test_further_channels_stay_on_their_grid(source, tmp_path):
 def test_a_cut_that_takes_a_whole_label_is_refused(source, tmp_path):
     with pytest.raises(ValueError, match="takes all labelled voxels"):
         recut(source, tmp_path / "cut", Cut(shift=100.0))
+
+
+def test_cases_of_a_patient_form_a_group(source, tmp_path):
+    recut(source, tmp_path / "alone", Cut(sides=2, copies=2))
+    groups = {case.id: case.group for case in open_dataset(tmp_path / "alone").cases}
+    assert groups == {"a": "a", "a_1": "a", "b": "b", "b_1": "b"}
+    recut(source, tmp_path / "letters", Cut(), patient="[ab]")
+    assert [case.group for case in open_dataset(tmp_path / "letters").cases] == ["a", "b"]
+    with pytest.raises(ValueError, match="'lidc' is not found in the name a"):
+        recut(source, tmp_path / "none", Cut(), patient="lidc")
