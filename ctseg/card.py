@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from ctseg.card_int8 import Int8
+from ctseg.card_metrics import INTERVALS, Metrics
 from ctseg.config import LossConfig, PredictConfig, PreprocessConfig, Section, TaskConfig
 from ctseg.config.checking import parse_json, validate
 from ctseg.errors import ConfigError, CorruptWeights
@@ -59,24 +60,6 @@ class TrainingData(Section):
     reference: str = ""
     cases: int = 0
     fold: int | None = None
-
-
-class Metrics(Section):
-    """Figures and where they come from.
-
-    Attributes:
-        dice: mean Dice of each foreground label over the cases that have it.
-        mean_dice: the mean of these over the labels.
-        scores: means of other metrics by label, e.g. of `psnr`, `mse` and `mae` for a regression.
-        cases: the number of validation cases.
-        command: what prints the same figure.
-    """
-
-    dice: dict[str, FiniteFloat] = {}
-    mean_dice: float | None = Field(None, allow_inf_nan=False)
-    scores: dict[str, dict[str, FiniteFloat]] = {}
-    cases: int = 0
-    command: str = ""
 
 
 class Member(Section):
@@ -294,6 +277,7 @@ class Card(Section):
     def _version(self) -> Card:
         fed = any(stage.as_channels or stage.card for stage in self.stages)
         new = fed or any(getattr(self, key) for key in NEW_KEYS_IN_2)
+        new = new or any(getattr(self.metrics, key) for key in INTERVALS)
         if self.card_version == 1 and (new or needs_version_2(self.predict)):
             raise ValueError("some of its keys came later and need card_version 2 at least")
         return self
@@ -343,6 +327,7 @@ class Card(Section):
                 for stage in data["stages"]
             ]
             data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
+            data["metrics"] = {k: v for k, v in data["metrics"].items() if k not in INTERVALS}
         if not self.preprocess.grid:
             data["preprocess"].pop("grid", None)
         return data

@@ -104,12 +104,11 @@ def evaluate(
         ),
     ] = False,
     fold: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--fold",
             metavar="N",
-            min=0,
-            help="Fold of the data set to score.",
+            help="Fold of the data set to score, or all.",
             rich_help_panel=CASES,
         ),
     ] = None,
@@ -238,19 +237,23 @@ def _needs_reference(options: list[str]) -> None:
 
 
 def _fold(
-    reference: Path, fold: int, folds: int, ids: list[str] | None
+    reference: Path, fold: str, folds: int, ids: list[str] | None
 ) -> tuple[DataSet, list[str]]:
+    """The data set, and the cases that validate in a fold, or in one of all folds."""
+    from ctseg.cli.folds import parse_fold
     from ctseg.data.readers.find import open_dataset
-    from ctseg.data.splits import fold_cases
+    from ctseg.data.splits import all_folds, fold_cases
 
+    number, _ = parse_fold(fold)
     dataset = open_dataset(reference)
-    _, validation = fold_cases(dataset, fold, folds)
+    chosen = all_folds(dataset, folds) if number is None else [fold_cases(dataset, number, folds)]
+    validation = list(dict.fromkeys(case for _, cases in chosen for case in cases))
     if ids is None:
-        return dataset, list(validation)
+        return dataset, validation
     outside = [i for i in ids if i not in validation]
     if outside:
         raise BadInput(
-            f"The case '{outside[0]}' does not validate in fold {fold}.",
+            f"The case '{outside[0]}' does not validate in {'any fold' if number is None else f'fold {number}'}.",
             hint="Leave out --fold, or name validation cases of this fold.",
         )
     return dataset, ids

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctseg.cli import ui
+from ctseg.cli.folds import parse_fold
 from ctseg.cli.options import axes, completion
 from ctseg.cli.options.data import parse_options
 from ctseg.cli.options.settings import PANEL, ConfigOption, SettingsOption, model_of
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from ctseg.config.postprocess import PostprocessRule
     from ctseg.engine.inference.model import Model
     from ctseg.engine.prediction.case_job import MemoryOptions
+    from ctseg.engine.prediction.folder import Execution
     from ctseg.engine.prediction.inputs import Item
-    from ctseg.engine.prediction.multiprocess.team import Team
     from ctseg.engine.prediction.queue import Summary
     from ctseg.engine.prediction.request import Request
 
@@ -83,7 +84,7 @@ def predict(
         ),
     ],
     fold: Annotated[
-        int | None, typer.Option("--fold", metavar="N", min=0, help="Fold of a data set.")
+        str | None, typer.Option("--fold", metavar="N", help="Fold of a data set, or all.")
     ] = None,
     labels: Annotated[
         str | None,
@@ -250,10 +251,13 @@ def predict(
     from ctseg.config.settings import read_settings
     from ctseg.data.readers.grids import number_of
     from ctseg.data.steps.region import parse_region
+    from ctseg.engine.prediction.folder import Execution
     from ctseg.engine.prediction.inputs import find_items
     from ctseg.engine.prediction.multiprocess.team import open_team
+    from ctseg.engine.prediction.queue import Summary
     from ctseg.engine.prediction.request import Request
     from ctseg.zoo.load import load
+    from ctseg.zoo.out_of_fold import folds_of
 
     ui.check_zoo(zoo)
     rare: Any = read_settings(model_of("predict"), settings or [], config, example="dtype=float16")
@@ -264,48 +268,57 @@ def predict(
         )
     if memory is not None and backend == "auto" and precision != "int8":
         backend = "torch"  # whose memory can be told beforehand
+    number, every = parse_fold(fold)
+    summary, scans = Summary(), 0
     with open_team() as team:
-        load_model = functools.partial(
-            load, model[0] if len(model) == 1 else model, device=device, precision=precision, backend=backend,
-            zoo=zoo, region=None if rare.region is None else parse_region(_region(rare.region)),
-            coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm, force=rare.force,
-            on_note=functools.partial(ui.say, prose=True) if team is None or team.leads else None,
-        )  # fmt: skip
-        segmenter = with_fetching(load_model, zoo) if fetch else load_model()
-        loaded = segmenter.with_settings(
-            tile_zyx=None if tile is None else axes.numbers(tile, int),
-            overlap=None if overlap is None else axes.fractions(overlap),
-            tta=tta, batch_size=rare.batch_size, skip_air=rare.skip_air,
-        ).model  # fmt: skip
-        items = find_items(
-            inputs, channels=loaded.card.in_channels, dataset=rare.dataset, fold=fold,
-            grid=number_of(loaded.card.preprocess.grid, loaded.card.channels),
-            options=parse_options(option or []),
-        )  # fmt: skip
-        suffix, also = _formats(rare.format, output)
-        request = Request(
-            output, probabilities, _names(labels), skip_existing, suffix, rare.dtype,
-            rare.probabilities_format or ".h5", masks, confidence, uncertainty, instances, statistics, preview,
-            also, rules=_rules(loaded, rare, no=no_postprocess),
-        )  # fmt: skip
-        fit = _fit(memory, fixed_batch=rare.batch_size is not None)
-        name = loaded.card.name or model[0]
-        summary = _run(loaded, items, request, fit, team=team, name=name)
+        if team is not None and every:
+            raise BadInput(
+                f"{team.size} processes were started for --fold all; they predict one fold together.",
+                hint="Name a fold (--fold 0), or start it without torchrun.",
+            )
+        find_folds = functools.partial(folds_of, model, zoo)
+        folds = (with_fetching(find_folds, zoo) if fetch else find_folds()) if every else (number,)
+        for one in folds:
+            load_model = functools.partial(
+                load, model[0] if len(model) == 1 else model, device=device, precision=precision, backend=backend,
+                zoo=zoo, region=None if rare.region is None else parse_region(_region(rare.region)),
+                coarse=coarse, coarse_labels=rare.coarse_labels, margin_mm=rare.margin_mm, force=rare.force, fold=one,
+                on_note=functools.partial(ui.say, prose=True) if team is None or team.leads else None,
+            )  # fmt: skip
+            segmenter = with_fetching(load_model, zoo) if fetch else load_model()
+            loaded = segmenter.with_settings(
+                tile_zyx=None if tile is None else axes.numbers(tile, int),
+                overlap=None if overlap is None else axes.fractions(overlap),
+                tta=tta, batch_size=rare.batch_size, skip_air=rare.skip_air,
+            ).model  # fmt: skip
+            items = find_items(
+                inputs, channels=loaded.card.in_channels, dataset=rare.dataset, fold=one,
+                grid=number_of(loaded.card.preprocess.grid, loaded.card.channels),
+                options=parse_options(option or []),
+            )  # fmt: skip
+            scans += len(items)
+            suffix, also = _formats(rare.format, output)
+            request = Request(
+                output, probabilities, _names(labels), skip_existing, suffix, rare.dtype,
+                rare.probabilities_format or ".h5", masks, confidence, uncertainty, instances, statistics, preview,
+                also, rules=_rules(loaded, rare, no=no_postprocess),
+            )  # fmt: skip
+            execution = Execution(_fit(memory, fixed_batch=rare.batch_size is not None), team=team)
+            name = (loaded.card.name or model[0]) + (f", fold {one}" if every else "")
+            _run(loaded, items, request, execution, summary, name)
     if team is None or team.leads:
         debug = bool(context.find_root().params.get("debug"))
-        print_summary(summary, loaded, request, scans=len(items), as_json=as_json, debug=debug)
+        print_summary(summary, loaded, request, scans=scans, as_json=as_json, debug=debug)
 
 
 def _run(
-    loaded: Model, items: Sequence[Item], request: Request, fit: MemoryOptions, *,
-    team: Team | None, name: str,
-) -> Summary:  # fmt: skip
+    loaded: Model, items: Sequence[Item], request: Request, execution: Execution, summary: Summary, name: str
+) -> None:  # fmt: skip
     """Predict every scan with a progress bar; on Ctrl-C say how to continue."""
-    from ctseg.engine.prediction.folder import Execution, Listener, predict_folder
-    from ctseg.engine.prediction.queue import Summary
+    from ctseg.engine.prediction.folder import Listener, predict_folder
 
+    team = execution.team
     leads = team is None or team.leads
-    summary = Summary()
     if leads:
         together = f" in {team.size} processes" if team is not None else ""
         ui.say(f"{name} on {loaded.runtime.describe()}{together}; {len(items)} scan(s)")
@@ -315,7 +328,7 @@ def _run(
                 loaded,
                 items,
                 request,
-                execution=Execution(fit=fit, team=team),
+                execution=execution,
                 listener=Listener(
                     on_progress=bar.update, on_say=bar.say if leads else None, summary=summary
                 ),
@@ -324,7 +337,6 @@ def _run(
         if leads:
             ui.say(f"{len(summary.done)} scan(s) done; continue with --skip-existing.")
         raise
-    return summary
 
 
 def _fit(memory: str | None, *, fixed_batch: bool) -> MemoryOptions:

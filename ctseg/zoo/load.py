@@ -22,6 +22,7 @@ from ctseg.engine.inference.label_merge import Merged
 from ctseg.engine.inference.model import Model, NetworkModel
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.errors import BadInput
+from ctseg.zoo.out_of_fold import out_of_fold
 from ctseg.zoo.resolve import Resolved, check_stages, find_entry, resolve_model
 
 
@@ -38,6 +39,7 @@ def load(
     margin_mm: float | None = None,
     on_note: Callable[[str], None] | None = None,
     force: bool = False,
+    fold: int | None = None,
 ) -> Segmenter:
     """Load a model by zoo name, run folder or weight file; or several, whose probabilities are averaged.
 
@@ -55,6 +57,7 @@ def load(
         coarse_labels: the only ones of its labels that count.
         margin_mm: kept around what it finds.
         on_note: told of a model of another project that was imported on the way.
+        fold: of an ensemble of folds, only the member that this one validated, which did not train on its cases.
         force: warn where another major version of a plugin, or a scan far from those of training, would be refused.
 
     Raises:
@@ -71,6 +74,8 @@ def load(
     if not names:
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
     found = [resolve_model(one, zoo, on_note=on_note) for one in names]
+    if fold is not None:
+        found = out_of_fold(found, fold)
     zoo = found[0].zoo or zoo
     stages = () if coarse is not None else _stages_of(found)
     fed = next((s.model for one in found for s in one.card.stages if s.as_channels), None)
@@ -86,6 +91,8 @@ def load(
         NetworkModel.from_files, device=device, precision=precision, backend=backend, force=force
     )
     models = [_opened(one, opened) for one in found]
+    for one, resolved in zip(models, found, strict=True):
+        one.card = one.card.model_copy(update={"members": resolved.card.members})
     own = [_with_margin(one.card.stages, margin_mm) for one in found]
     if len(models) > 1 and coarse is None and all(_is_own(stages) for stages in own):
         behind = [

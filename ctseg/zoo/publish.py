@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctseg.card import Card, CoarseStage, Member, Metrics, TrainingScans
+from ctseg.card import Card, CoarseStage, Member, TrainingScans
+from ctseg.card_metrics import Metrics
 from ctseg.config import DataConfig, load_config
 from ctseg.engine.evaluation.runs import runs_in
 from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem
 from ctseg.files import write_text
+from ctseg.metrics.report import Report
 from ctseg.version import __version__
 from ctseg.zoo.first_stage import FOLDER, of_member, own_stage, read_first_stages
 from ctseg.zoo.folders import NAME, user_zoo
@@ -151,7 +153,7 @@ def publish(
             if int8:
                 card = save(with_ranges(card, files, folders, measured.staged, on_case))
                 found = measured.metrics(card, "int8")
-            card = card.model_copy(update={"metrics": measured.metrics(card)})
+            card = _with_metrics(card, measured.metrics(card))
             card = save(card if found is None else judged(card, found))
         sizes = {m.file: (temporary / m.file).stat().st_size for m, _ in card.networks}
         write_text(temporary / CARD, card.to_json() + "\n")
@@ -280,15 +282,20 @@ class _Measurement:
         return with_stages(model, stages, self.zoo, folder=file.parent)
 
     def metrics(self, card: Card, precision: str = "") -> Metrics:
-        from ctseg.engine.training.validate import measure
+        from ctseg.engine.training.validate import measure, metrics_of
 
         found = [
             measure(file, run, self.on_case, partial(self.staged, file=file), precision)
             for file, run in zip(self.files, self.folders, strict=True)
         ]
-        if len(found) > 1:
-            return _pooled(found)
-        return found[0].model_copy(update={"command": _command(self.folders[0], card)})
+        every = [case for report in found for case in report.cases]
+        if len({case.case for case in every}) < len(
+            every
+        ):  # members that validate on the same cases
+            return _pooled([metrics_of(report, command="") for report in found])
+        intervals = "dice" in found[0].metrics
+        command = _command(self.folders, card)
+        return metrics_of(Report(tuple(every)), command=command, intervals=intervals)
 
 
 def _fitted(
@@ -340,11 +347,17 @@ def _mean_of(parts: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
     return out
 
 
-def _command(run: Path, card: Card) -> str:
-    """What prints the card's figures again; empty where the cases that validated are no fold of a data set."""
-    from ctseg.data.joined import dataset_of
+def _with_metrics(card: Card, metrics: Metrics) -> Card:
+    new = {"card_version": 2} if metrics.dice_interval else {}
+    return card.model_copy(update={"metrics": metrics, **new})
 
-    config = load_config(run / RUN_FILE)
+
+def _command(runs: Sequence[Path], card: Card) -> str:
+    """What prints the card's figures again; empty where the cases that validated are no folds of a data set."""
+    from ctseg.data.joined import dataset_of
+    from ctseg.data.splits import all_folds
+
+    config = load_config(runs[0] / RUN_FILE)
     data = config.data
     if data.also:  # no folder holds the cases of several data sets
         return ""
@@ -353,9 +366,15 @@ def _command(run: Path, card: Card) -> str:
         return ""
     usual = bool(dataset.splits) or data.folds == DEFAULT_FOLDS
     folds = "" if usual else f" --set folds={data.folds}"
-    only = f" --fold {data.fold}" if usual else ""  # scans that trained need not be predicted
+    fold: int | str = data.fold
+    if len(runs) > 1:
+        folds_known = [member.fold for member in card.members]
+        if not usual or set(folds_known) != set(range(len(all_folds(dataset)))):
+            return ""
+        fold = "all"
+    only = f" --fold {fold}" if usual else ""  # scans that trained need not be predicted
     name = shlex.quote(dataset.path.resolve().name)
     return (
         f"ctseg predict {name} -m {card.name}{only} -o predictions\n"
-        f"ctseg evaluate predictions {name} --fold {data.fold}{folds}"
+        f"ctseg evaluate predictions {name} --fold {fold}{folds}"
     )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctseg.card import Card, Metrics
+from ctseg.card import Card
 from ctseg.card_int8 import Int8
+from ctseg.card_metrics import Metrics
 from ctseg.data.load import load_image
 from ctseg.engine.inference.backends.int8 import recording
 from ctseg.engine.inference.model import NetworkModel

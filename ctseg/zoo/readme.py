@@ -84,22 +84,36 @@ def _results(card: Card) -> str:
         titles = (catalogue.metric(n).title if n in known else n for n in names)
         text = _table(("channel", *titles), found)
     elif metrics.dice:
-        rows = [(label, f"{value:.4f}") for label, value in metrics.dice.items()]
+        of_labels: list[tuple[str, ...]] = [
+            (label, f"{value:.4f}", _interval(metrics.dice_interval.get(label)))
+            for label, value in metrics.dice.items()
+        ]
         if metrics.mean_dice is not None:
-            rows.append(("**mean**", f"**{metrics.mean_dice:.4f}**"))
-        text = _table(("label", "Dice"), rows)
+            mean = f"**{metrics.mean_dice:.4f}**"
+            of_labels.append(("**mean**", mean, _interval(metrics.mean_interval)))
+        columns = 3 if any(row[2] for row in of_labels) else 2
+        heads = ("label", "Dice", "95 % interval")[:columns]
+        text = _table(heads, [row[:columns] for row in of_labels])
     else:
         return "Not measured."
     text += (
         f"\n\nMeasured on whole volumes in the source geometry, {metrics.cases} validation cases."
     )
     if len(card.members) > 1:
-        text += " Each member was measured on its own fold; the table shows the means."
+        text += (
+            " Each member was measured on its own fold; the table shows the means over all cases."
+        )
+    if metrics.mean_interval is not None:
+        text += " Intervals are bootstrapped over patients."
     if metrics.command:
         text += f" To print the same figures:\n\n```\n{metrics.command}\n```"
     if card.int8 is not None and card.int8.inputs:
         text += f"\n\nWith `--precision int8` the mean Dice is {card.int8.mean_dice:.4f}."
     return text
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _score(value: float | None) -> str:

@@ -87,7 +87,7 @@ def make_run(tmp_path: Path, dataset: Path) -> MakeRun:
             train=TrainConfig(device="cpu", precision="fp32"),
         )
         folder = tmp_path / name
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "config.toml").write_text(dump_config(config))
         fields = {
             "architecture": "unet3d", "options": OPTIONS, "provider": Provider(package="ctseg"),

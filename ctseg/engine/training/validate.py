@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ctseg.card import Metrics
+from ctseg.card_metrics import Metrics
 from ctseg.config import RunConfig, load_config
 from ctseg.data.joined import dataset_of
 from ctseg.data.load import load_extra, load_image, load_label
@@ -82,15 +82,12 @@ def measure(
     on_case: OnCase | None = None,
     prepared: Callable[[Model], Model] | None = None,
     precision: str = "",
-) -> Metrics:
+) -> Report:
     """Score weights on the validation cases of a run, from the files of the data set.
 
     Args:
         prepared: what is done with the model first, such as putting a coarse stage before it.
         precision: in place of that of the run; `int8` is computed on the CPU.
-
-    Returns:
-        the figures for a card, with the command that prints them.
 
     Raises:
         BadInput: the run has no data set.
@@ -110,7 +107,7 @@ def measure(
         results.append(score(segmenter.task, case, segmenter.predict(load_image(case))))
         if on_case:
             on_case(done, len(cases), case.id)
-    return metrics_of(Report(tuple(results)), command="")
+    return Report(tuple(results))
 
 
 def validation_cases(run: Path) -> tuple[RunConfig, tuple[Case, ...]]:
@@ -145,9 +142,12 @@ def score(task: Task, case: Case, prediction: Volume, look: Look | None = None) 
     return evaluate_case(task, maps)
 
 
-def metrics_of(report: Report, *, command: str) -> Metrics:
-    """A report as the figures of a card."""
+def metrics_of(report: Report, *, command: str, intervals: bool = False) -> Metrics:
+    """A report as the figures of a card, on request with the intervals of a Dice."""
+    each, mean = report.intervals("dice") if intervals else ({}, None)
     return Metrics(
+        dice_interval=each,
+        mean_interval=mean,
         dice=report.dice,
         mean_dice=report.mean_dice,
         scores=scores_of(report),
