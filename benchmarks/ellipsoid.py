@@ -18,7 +18,7 @@ import numpy as np
 
 import ctseg
 from ctseg.data.readers.find import open_dataset
-from ctseg.data.splits import fold_cases
+from ctseg.data.splits import all_folds, fold_cases
 from ctseg.engine.evaluation.evaluate import read_map
 
 MARGIN_MM = 50.0
@@ -45,14 +45,13 @@ def ellipsoid(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--fold", type=int)
+    parser.add_argument("--fold", type=int, help="only its validation cases; else those of all folds")
     parser.add_argument("--plane", type=int, help="margin in voxels in plane; 50 mm if left out")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     dataset = open_dataset(args.data)
-    ids = {case.id for case in dataset.cases}
-    if args.fold is not None:
-        ids = set(fold_cases(dataset, args.fold)[1])
+    folds = all_folds(dataset) if args.fold is None else [fold_cases(dataset, args.fold)]
+    ids = {case for _, validate in folds for case in validate}
     dice = {}
     for case in dataset.cases:
         if case.id in ids and case.label is not None:
