@@ -292,3 +292,10 @@ def test_folds_behind_their_first_stages_make_one_entry(seeds: Path, tmp_path: P
     assert np.prod([b - a for a, b in region]) < 0.5 * label.size
     by_hand = one_after_the_other(entry.folder, volume, members=("fold0", "fold1"))
     assert np.array_equal(model.predict(volume).array, by_hand)
+    for fold, run in enumerate(runs):
+        alone = ctseg.load(
+            entry.name, zoo=tmp_path / "zoo", fold=fold, device="cpu", precision="fp32"
+        )
+        assert len(alone.model.networks) == len(alone.model.stages[0].model.networks) == 1
+        own = ctseg.load(run, device="cpu", precision="fp32").predict(volume).array
+        assert np.array_equal(alone.predict(volume).array, own)
