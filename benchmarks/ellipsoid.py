@@ -45,7 +45,9 @@ def ellipsoid(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--fold", type=int, help="only its validation cases; else those of all folds")
+    parser.add_argument(
+        "--fold", type=int, help="only its validation cases; else those of all folds"
+    )
     parser.add_argument("--plane", type=int, help="margin in voxels in plane; 50 mm if left out")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
