@@ -304,7 +304,7 @@ def predict(
                 also, rules=_rules(loaded, rare, no=no_postprocess),
             )  # fmt: skip
             execution = Execution(_fit(memory, fixed_batch=rare.batch_size is not None), team=team)
-            name = (loaded.card.name or model[0]) + (f", fold {one}" if every else "")
+            name = (loaded.card.name or model[0]) + ("" if one is None else f", fold {one}")
             _run(loaded, items, request, execution, summary, name)
     if team is None or team.leads:
         debug = bool(context.find_root().params.get("debug"))

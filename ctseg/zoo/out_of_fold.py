@@ -11,9 +11,6 @@ from ctseg.errors import BadInput
 from ctseg.zoo.first_stage import of_member
 from ctseg.zoo.resolve import Resolved, resolve_model
 
-EVERY = "all"
-"""In place of the number of a fold: the cases of all folds."""
-
 
 def folds_of(models: Sequence[str | Path], zoo: Path | str | None = None) -> tuple[int, ...]:
     """The folds of which an ensemble has members.
@@ -28,7 +25,7 @@ def folds_of(models: Sequence[str | Path], zoo: Path | str | None = None) -> tup
     names = [run for one in models for run in runs_in(Path(one).expanduser()) or (one,)]
     found = [fold for name in names for fold in _folds(resolve_model(name, zoo))]
     known = sorted({fold for fold in found if fold is not None})
-    if len(known) < 2:
+    if len(known) < 2 or None in found:
         raise BadInput(
             f"{', '.join(map(str, models))} is no ensemble of folds, of which each predicts the cases that it did not "
             "train on.",

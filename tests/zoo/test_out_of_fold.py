@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner
 
+from ctseg.card import TrainingData
 from ctseg.cli.app import app
 from ctseg.errors import BadInput
 from ctseg.zoo.load import load
@@ -97,3 +98,10 @@ def test_members_of_no_fold_predict_together(runs, make_run) -> None:
     assert len(load(name, fold=0).model.networks) == 2
     with pytest.raises(BadInput, match="fold 1"):
         load(name, fold=1)
+
+
+def test_all_folds_need_members_that_all_say_theirs(runs, make_run) -> None:
+    data = TrainingData(name="Balls", licence="CC BY 4.0", cases=4)
+    whole = make_run("whole", seed=2, training_data=data)
+    with pytest.raises(BadInput, match="is no ensemble of folds"):
+        folds_of([*runs, whole])  # it trained on the cases of every fold
