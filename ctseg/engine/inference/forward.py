@@ -9,6 +9,7 @@ import torch
 
 from ctseg.engine.inference.tiling_settings import TilingSettings
 from ctseg.engine.model.runtime import Precision, Runtime
+from ctseg.engine.model.threads import follow_cores
 from ctseg.errors import BadInput, RunFailed
 
 Compute = Callable[[torch.Tensor], torch.Tensor]
@@ -174,6 +175,7 @@ class Forward:
 
     def _mean(self, tiles: torch.Tensor) -> torch.Tensor:
         """The mean over the views, with as many views at a time as the batch allows."""
+        follow_cores()
         together = max(self.limit // len(tiles), 1)
         total: torch.Tensor | None = None
         for first in range(0, len(self.views), together):

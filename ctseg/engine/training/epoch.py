@@ -129,6 +129,13 @@ def note_parts(job: TrainingJob, log: RunLog, step: int, parts: int) -> int:
     return parts
 
 
+def note_threads(job: TrainingJob, log: RunLog, step: int, threads: int) -> None:
+    """Say and log that PyTorch computes with so many threads from this step on."""
+    log.write("threads", step=step, threads=threads)
+    cores = "1 core" if threads == 1 else f"{threads} cores"
+    job.reporter.say(f"Note: from step {step} on, the run has {cores}.")
+
+
 def tell(job: TrainingJob, state: State, report: Report) -> None:
     job.reporter.say(
         f"step {state.step}/{state.steps}  loss {state.loss_sum / max(state.loss_count, 1):.4f}  "

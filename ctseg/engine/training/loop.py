@@ -14,6 +14,7 @@ from ctseg.engine.inference.forward import out_of_memory
 from ctseg.engine.model.create import create_loss
 from ctseg.engine.model.malloc import kept_buffers
 from ctseg.engine.model.runtime import repeatable
+from ctseg.engine.model.threads import follow_cores
 from ctseg.engine.training import checkpoint
 from ctseg.engine.training.board import ShownCase
 from ctseg.engine.training.checkpoint import State
@@ -24,6 +25,7 @@ from ctseg.engine.training.epoch import (
     log_epoch,
     log_step,
     note_parts,
+    note_threads,
     tell,
     validate_all,
 )
@@ -160,6 +162,8 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                         clock.end()
                         save()
                     continue
+                if (threads := follow_cores()) is not None:
+                    note_threads(job, log, state.step, threads)
                 schedule.set(state.position(state.step))
                 value = stepper(state.step)
                 if stepper.parts != state.parts:

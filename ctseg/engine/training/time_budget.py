@@ -202,7 +202,12 @@ class Budget:
         state, step = self.state, self.state.step
         if not self.kept or step >= state.steps:
             return None
+        pace, validated = state.step_seconds, self._aside > 0
         self.paced()
+        if pace and not validated:  # what slows steps down slows the next validation down as well
+            state.validation_seconds = round(
+                state.validation_seconds * state.step_seconds / pace, DIGITS
+            )
         if step <= self._last_replayed:
             again = self.replayed.get(step)
             if again is None:

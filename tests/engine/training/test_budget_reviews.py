@@ -19,8 +19,10 @@ import torch
 
 import ctseg
 from ctseg.config import RunConfig, TrainConfig, parse_config
+from ctseg.engine.model import threads
 from ctseg.engine.training import checkpoint, clock, epoch, forecast, run, step, time_budget
 from ctseg.engine.training.checkpoint import State
+from ctseg.engine.training.job import Silent
 from ctseg.engine.training.optim import Schedule
 
 BUDGET = 60.0
@@ -173,6 +175,24 @@ def test_what_was_decided_is_not_measured_again(mini_set, tmp_path, monkeypatch)
     assert result.steps < written[-1]["steps"]  # from there on it is as slow as it is
 
 
+@pytest.mark.parametrize("validated", [False, True])
+def test_what_slows_steps_down_slows_the_next_validation_down(monkeypatch, validated):
+    now = [0.0]
+    monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    state = State(100, 100, step_seconds=1.0, validation_seconds=20.0, budget_left=100.0)
+    job = SimpleNamespace(config=RunConfig(train=TrainConfig(time="100s")))
+    budget = time_budget.Budget(job, state)  # type: ignore[arg-type]
+    state.step, now[0] = 10, 20.0
+    if validated:  # the last 24 s were a validation
+        now[0] += 24.0
+        budget.validated(24.0)
+    line = budget.review()
+    assert line is not None
+    assert (line["step_seconds"], line["validation_seconds"]) == (2.0, 24.0 if validated else 40.0)
+    left = 100.0 - now[0] - 3.0 - line["validation_seconds"]
+    assert line["steps"] == 10 + int(left / 2.0)
+
+
 def test_an_end_that_moves_leaves_the_rate_where_it_is():
     optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)
     config = TrainConfig(optimizer="sgd", lr=0.1, warmup=0)
@@ -233,6 +253,40 @@ def test_a_long_run_is_foretold_before_its_start_and_after_some_steps(
 def test_memory_and_durations_are_told():
     assert forecast.peak_memory(torch.device("cpu")) > 2**24
     assert [forecast.in_words(s) for s in (45, 720, 12000)] == ["45 s", "12 min", "3 h 20 min"]
+
+
+class Told(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_run_that_loses_a_core_goes_on_with_fewer_threads(mini_set, tmp_path, monkeypatch):
+    allowed, before = {0, 1}, torch.get_num_threads()
+    make_step = step.Stepper.__call__
+
+    def stepped(stepper: Any, number: int) -> float:
+        allowed.difference_update({1} if number == 4 else ())
+        return make_step(stepper, number)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
+    monkeypatch.setattr(threads, "_seen", threads._Seen())
+    monkeypatch.setattr(step.Stepper, "__call__", stepped)
+    torch.set_num_threads(2)
+    try:
+        told = Told()
+        config = config_of(mini_set, time=None, steps=8)
+        run.train(config, output=tmp_path / "run", reporter=told)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    (line,) = lines_of(tmp_path / "run", "threads")
+    assert line == {"kind": "threads", "step": 5, "threads": 1}
+    assert "Note: from step 5 on, the run has 1 core." in told.lines
 
 
 @pytest.mark.slow
