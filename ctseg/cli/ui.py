@@ -163,7 +163,8 @@ class Progress:
     """The progress of a task; created by `progress`.
 
     The remaining time is estimated from the second update on, and the first one is not counted, since it
-    includes the setup.
+    includes the setup. An amount that goes down, or has another total and does not go on by one, is that of the
+    next part of the task, whose time is estimated anew.
     """
 
     def __init__(
@@ -185,6 +186,9 @@ class Progress:
 
     def update(self, done: float, total: float | None = None, text: str | None = None) -> None:
         """Set the amount done."""
+        other = total is not None and total != self.total
+        if done < self.done or (other and done > self.done + 1):
+            self._first = None
         self.done = done
         self.total = self.total if total is None else total
         self._text = self._text if text is None else text

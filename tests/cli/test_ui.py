@@ -132,6 +132,27 @@ def test_the_time_left_is_told_without_the_slow_first_part(monkeypatch: pytest.M
     assert bar._left() == ""
 
 
+def test_the_time_left_is_that_of_the_part_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(ui.time, "monotonic", lambda: now[0])
+    bar = ui.Progress("Training", None, None, shown=False)
+
+    def after(seconds: float, done: float, total: float) -> str:
+        now[0] += seconds
+        bar.update(done, total)
+        return bar._left()
+
+    assert after(60, 1, 3) == ""  # cases to prepare
+    assert after(60, 2, 3) == "1m00s"
+    assert after(60, 1, 100) == ""  # steps
+    assert after(2, 2, 100) == "3m16s"
+    assert after(2, 3, 53) == "1m40s"  # an end that moves
+    assert after(9, 1, 5) == ""  # cases to validate
+    assert after(9, 2, 5) == "27s"
+    assert after(9, 4, 53) == ""  # steps again
+    assert after(2, 5, 53) == "1m36s"
+
+
 def test_progress_of_other_processes_is_silent(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
