@@ -92,10 +92,14 @@ def test_a_run_learns_what_it_learns_on_the_cpu(mini_set, expected, tmp_path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains(mini_set, expected, tmp_path, monkeypatch, precision):
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [("fp16", []), ("bf16", ["--set", "train.cache=disk", "--set", "train.workers=2"])],
+)
+def test_half_precision_trains(mini_set, expected, tmp_path, monkeypatch, precision, options):
+    """With augmentation, of scans on the card and of pieces that workers read."""
     with pretended_cuda(monkeypatch):
-        result = train(mini_set, tmp_path / "run", "cuda", "--precision", precision)
+        result = train(mini_set, tmp_path / "run", "cuda", "--precision", precision, *options)
         assert result.exit_code == 0, result.output + repr(result.exception)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(expected), rtol=0.1)
 
