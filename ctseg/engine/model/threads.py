@@ -1,7 +1,8 @@
 """PyTorch's threads on the cores that the process may use, which may become fewer while it runs.
 
 Threads that share a core wait for each other in turns: a run of two threads whose cores were taken down to one by
-`taskset` made a step in 6.2 s that had taken 0.13 s before; with one thread it takes 0.25 s.
+`taskset` made a step in 6.2 s that had taken 0.13 s before; with one thread, in 0.2 to 0.34 s (the command stands in
+docs/explanation/training.md).
 """
 
 from __future__ import annotations
