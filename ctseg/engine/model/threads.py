@@ -13,10 +13,16 @@ import threading
 import torch
 
 
+def _cores() -> int:
+    """The cores that the process may use; 0 where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+
+
 class _Seen(threading.local):
     """What a thread saw last; PyTorch keeps the number of threads by the thread that calls it."""
 
-    cores = 0
+    cores = _cores()
+    """At first those of the process when this module was loaded, before scans are prepared."""
     asked = 0
     """Threads before cores were taken away; 0 where none are missing."""
 
@@ -32,9 +38,7 @@ def follow_cores() -> int | None:
     Returns:
         The new number of threads; None where it stays.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    cores, threads = _cores(), torch.get_num_threads()
     if cores == _seen.cores:
         return None
     fewer, _seen.cores = cores < _seen.cores, cores

@@ -17,6 +17,7 @@ def cores(monkeypatch):
     """The cores of the process, to be changed by a test, with three threads at the start."""
     before, allowed = torch.get_num_threads(), set(range(4))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
+    monkeypatch.setattr(threads._Seen, "cores", 4)
     monkeypatch.setattr(threads, "_seen", threads._Seen())
     torch.set_num_threads(3)
     yield allowed
@@ -40,7 +41,15 @@ def test_threads_go_with_the_cores_and_come_back(cores):
     assert threads.follow_cores() is None
 
 
-def test_more_threads_than_cores_from_the_start_stay(cores):
+def test_cores_lost_before_the_first_step_are_missed(cores):
+    cores.difference_update({1, 2, 3})  # while scans were prepared
+    assert threads.follow_cores() == torch.get_num_threads() == 1
+    cores.update(range(4))
+    assert threads.follow_cores() == torch.get_num_threads() == 3
+
+
+def test_more_threads_than_cores_from_the_start_stay(cores, monkeypatch):
+    monkeypatch.setattr(threads._Seen, "cores", 1)
     cores.difference_update({1, 2, 3})
     assert threads.follow_cores() is None and torch.get_num_threads() == 3
     cores.update({1})
@@ -49,6 +58,7 @@ def test_more_threads_than_cores_from_the_start_stay(cores):
 
 def test_a_system_without_affinity_changes_nothing(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(threads._Seen, "cores", threads._cores())
     before = torch.get_num_threads()
     assert threads.follow_cores() is None and torch.get_num_threads() == before
 
