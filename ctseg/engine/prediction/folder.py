@@ -183,7 +183,7 @@ def targets_of(items: Sequence[Item], request: Request) -> dict[str, Path]:
                 hint="Leave out --set format, or give a folder with -o.",
             )
         return {items[0].id: request.output}
-    if request.output.suffix and not request.output.exists():
+    if len(items) == 1 and request.output.suffix and not request.output.exists():
         writer_format(request.output)  # says which suffixes there are
     return {item.id: request.output / f"{item.id}{suffix_for(item, request)}" for item in items}
 

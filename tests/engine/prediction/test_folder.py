@@ -489,6 +489,14 @@ def test_a_file_of_another_format_than_asked_for_is_refused(folder):
     ).done
 
 
+def test_the_folder_of_several_scans_may_have_a_dot_in_its_name(folder):
+    assert len(predict(folder, out="model.v2").done) == 4
+    assert "scan0.nii.gz" in names(folder / "model.v2")
+    items = find_items([str(folder / "in" / "scan0.nii.gz")], channels=1)
+    with pytest.raises(BadInput, match="no suffix that ctseg can write"):  # a file, mistyped
+        predict_folder(small.small_model().model, items, Request(folder / "a.nii.gzz"))
+
+
 def test_ids_of_a_data_set_lead_into_no_other_folder(folder):
     """They come from a file that somebody else may have written; evaluation finds their files all the same."""
     ids = ["p1/first", "p2/first", ".hidden", "with space"]
