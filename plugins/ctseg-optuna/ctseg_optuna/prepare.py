@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
-from ctseg.config import RunConfig
+from ctseg.config import RunConfig, parse_duration
 from ctseg.data.splits import fold_cases
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.training.job import Reporter
@@ -45,7 +46,10 @@ def planned(config: RunConfig, reporter: Reporter) -> RunConfig:
         config = config.model_copy(update={"data": changed})
         data = open_data(config, reporter)
     runtime = choose(config.train.device, config.train.precision)
-    return plan_run(config, data, task, runtime, reporter).config
+    deadline = None  # a trial's time decides its size, as in a training
+    if config.train.time is not None:
+        deadline = time.monotonic() + parse_duration(config.train.time)
+    return plan_run(config, data, task, runtime, reporter, deadline).config
 
 
 def as_run_file(config: RunConfig, base: RunConfig) -> RunConfig:
