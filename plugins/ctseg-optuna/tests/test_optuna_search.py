@@ -15,6 +15,7 @@ from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import fold_cases
 from ctseg.engine.training.job import Silent
 from ctseg_optuna import search as searching
+from ctseg_optuna.prepare import planned
 from ctseg_optuna.search import Search, best_of, search
 
 SPACE = '"train.lr" = {low = 1e-4, high = 1e-2, log = true}\n"train.batch_size" = [1, 2]\n'
@@ -31,6 +32,16 @@ def tune(*words: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["tune", *map(str, words)])
     assert result.exit_code == code, result.output
     return " ".join(result.output.split())
+
+
+def test_trials_are_planned_for_their_time(mini_set: Path) -> None:
+    from ctseg.cli.train import configure
+
+    def width(time: str) -> int:
+        config = configure(mini_set, {"train.time": time, "train.device": "cpu"}, [])
+        return int(planned(config, Silent()).model.options["features"][0])
+
+    assert width("2s") < width("12h")
 
 
 @pytest.mark.slow
