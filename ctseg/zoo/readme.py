@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,14 @@ def render(card: Card, sizes: Mapping[str, int]) -> str:
 def usage(card: Card) -> str:
     """The command that predicts with a published model."""
     made = "values" if card.task.kind == "regression" else "mask"
-    return f"ctseg predict scan.nii.gz -m {card.name} -o {made}.nii.gz"
+    scan = "scan.nii.gz"
+    if len(card.channels) > 1:  # a file each, in this order
+        scan = ",".join(f"{_file_name(channel)}.nii.gz" for channel in card.channels)
+    return f"ctseg predict {scan} -m {card.name} -o {made}.nii.gz"
+
+
+def _file_name(channel: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", channel.lower()).strip("_") or "channel"
 
 
 def _facts(card: Card) -> str:

@@ -17,6 +17,7 @@ from ctseg.engine.evaluation.evaluate import evaluate
 from ctseg.engine.model.weights import read_card, read_weights
 from ctseg.errors import BadInput, FileProblem, NameClash
 from ctseg.zoo.publish import publish, trained_on
+from ctseg.zoo.readme import usage
 from ctseg.zoo.remove import remove
 from ctseg.zoo.resolve import list_weights, resolve_model
 
@@ -38,6 +39,13 @@ def test_an_entry_holds_weights_card_page_and_a_line_in_the_index(make_run, own_
     page = (entry.folder / "README.md").read_text()
     for words in ("Finds balls.", "CC BY 4.0", "Balls", "-m unet3d.balls_v1"):
         assert words in page
+
+
+def test_the_command_on_the_page_names_a_file_for_each_channel(make_run) -> None:
+    card = publish(make_run(), tag="v1", measure=False).card()
+    assert usage(card) == "ctseg predict scan.nii.gz -m unet3d.v1 -o mask.nii.gz"
+    card = card.model_copy(update={"channels": ("CT", "PET (SUV)")})
+    assert usage(card) == "ctseg predict ct.nii.gz,pet_suv.nii.gz -m unet3d.v1 -o mask.nii.gz"
 
 
 def test_the_figures_are_those_of_predicting_and_evaluating_with_the_published_weights(
