@@ -1,4 +1,4 @@
-"""What a user's name of a model stands for among many: a full name, one without version, a network, an alias."""
+"""Names of models: what a user's name stands for among many (a full name, one without version, a network, an alias)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 VERSION = re.compile(r"(?P<base>.+\..+)_v(?P<number>\d+)")
+
+
+def plain_name(text: str, default: str) -> str:
+    """Text as a tag or the stem of a file: lower-case letters, digits and underscores; `default` if none are left."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or default
 
 
 def fitting(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctseg.card import Card
 from ctseg.metrics import catalogue
+from ctseg.zoo.names import plain_name
 
 
 def render(card: Card, sizes: Mapping[str, int]) -> str:
@@ -42,12 +42,8 @@ def usage(card: Card) -> str:
     made = "values" if card.task.kind == "regression" else "mask"
     scan = "scan.nii.gz"
     if len(card.channels) > 1:  # a file each, in this order
-        scan = ",".join(f"{_file_name(channel)}.nii.gz" for channel in card.channels)
+        scan = ",".join(f"{plain_name(name, 'channel')}.nii.gz" for name in card.channels)
     return f"ctseg predict {scan} -m {card.name} -o {made}.nii.gz"
-
-
-def _file_name(channel: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", channel.lower()).strip("_") or "channel"
 
 
 def _facts(card: Card) -> str:

@@ -142,6 +142,12 @@ def plan_run(
     return Planned(config, document, runtime)
 
 
+def deadline_of(config: RunConfig, begun: float) -> float | None:
+    """Monotonic time at which the time budget ends; None without one, as where the steps are given."""
+    limited = config.train.time is not None and config.train.steps is None
+    return begun + parse_duration(config.train.time or "0") if limited else None
+
+
 def plan_file(config: RunConfig, reporter: Reporter) -> tuple[Planned, str]:
     """The plan of a training that is not started, and its run file with a comment for each choice.
 
@@ -151,9 +157,7 @@ def plan_file(config: RunConfig, reporter: Reporter) -> tuple[Planned, str]:
         raise BadInput("No data set is named.", hint="ctseg plan FOLDER -o run.toml")
     data = open_data(config, reporter)
     task = task_of(config.task, data.dataset)
-    deadline = None
-    if config.train.time is not None:
-        deadline = time.monotonic() + parse_duration(config.train.time)
+    deadline = deadline_of(config, time.monotonic())
     device = config.train.device.partition(":")[0]
     if device == "cuda" and not torch.cuda.is_available():
         if config.train.memory is None:

@@ -39,6 +39,7 @@ from ctseg.engine.training.loop import has_ended
 from ctseg.engine.training.planned import (
     PLAN,
     RunData,
+    deadline_of,
     inspect_data,
     open_data,
     plan_run,
@@ -153,7 +154,7 @@ def _train(
         check_rules(task, config.predict.postprocess)
         data = data._replace(found=data.found or inspect_data(data, task, reporter))
         config, document, runtime = plan_run(
-            config, data, task, runtime, reporter, _deadline(config, begun)
+            config, data, task, runtime, reporter, deadline_of(config, begun)
         )
         initial = inspect(card_of(config, dataset, task, 0), config)
         if initial is not None:
@@ -199,7 +200,7 @@ def _train(
     job = TrainingJob(
         config=config, card=card, folder=folder, train=kept,
         val=[case for case in validation if case.id in {ready.id for ready in judged}],
-        val_prepared=judged, runtime=runtime, spacing_zyx=spacing, deadline=_deadline(config, begun),
+        val_prepared=judged, runtime=runtime, spacing_zyx=spacing, deadline=deadline_of(config, begun),
         reporter=reporter,
         on_epoch=(lambda run: show_progress(run, reporter)) if processes.leads else None,
         extend=start.extend is not None, processes=processes,
@@ -255,12 +256,6 @@ def _meet(team: Team, folder: Path) -> None:
     team.put(f"ready/{team.rank}", True)
     for rank in range(team.size):
         team.wait(f"ready/{rank}")
-
-
-def _deadline(config: RunConfig, begun: float) -> float | None:
-    """Monotonic time at which the time budget ends; None without one."""
-    limited = config.train.time is not None and config.train.steps is None
-    return begun + parse_duration(config.train.time or "0") if limited else None
 
 
 def check_names(config: RunConfig, *, fresh: bool = True) -> None:

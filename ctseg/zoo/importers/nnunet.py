@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from ctseg.zoo.importers.nnunet_results import (
     training_scans,
 )
 from ctseg.zoo.importers.nnunet_steps import steps_of
+from ctseg.zoo.names import plain_name
 
 SLICES = 8
 """Slices of a tile of a 2D configuration; each is computed by itself."""
@@ -155,7 +155,7 @@ def _described(model: TrainedModel, folds: Sequence[Fold], checkpoint: str) -> I
         ctseg_version=ctseg.__version__,
     )  # fmt: skip
     _check_tile(card, network)
-    tag = re.sub(r"[^a-z0-9]+", "_", f"{name}_{first.configuration}".lower()).strip("_")
+    tag = plain_name(f"{name}_{first.configuration}", "model")
     return ImportedModel(card, members, tag, _notes(card), before)
 
 

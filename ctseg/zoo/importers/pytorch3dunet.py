@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ctseg.specs import TaskKind, Zyx
 from ctseg.zoo.importers.checkpoint import read_checkpoint, state_of
 from ctseg.zoo.importers.fitting import check_weights, understood
 from ctseg.zoo.importers.pytorch3dunet_steps import steps_of
+from ctseg.zoo.names import plain_name
 
 LARGEST_CONFIG = 2**22
 KINDS: Mapping[str | None, TaskKind] = {
@@ -103,8 +103,9 @@ def _described(
     )  # fmt: skip
     assert card.source is not None
     notes = tuple(f"Not taken over: {what}." for what in card.source.left_out)
-    tag = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
-    return ImportedModel(card, [ImportedWeights("weights", tensors)], tag, notes)
+    return ImportedModel(
+        card, [ImportedWeights("weights", tensors)], plain_name(name, "model"), notes
+    )
 
 
 def _settings(path: Path) -> Mapping[str, Any]:

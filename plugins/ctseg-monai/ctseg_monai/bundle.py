@@ -19,6 +19,7 @@ from ctseg.importer_specs import ImportedModel, ImportedWeights
 from ctseg.zoo.importers.archive import LARGEST_JSON, Files
 from ctseg.zoo.importers.checkpoint import read_checkpoint, state_of
 from ctseg.zoo.importers.fitting import check_weights, understood
+from ctseg.zoo.names import plain_name
 from ctseg_monai.expressions import Settings
 from ctseg_monai.networks import Network, read_network
 from ctseg_monai.outputs import Outputs, read_tiles
@@ -134,7 +135,7 @@ def _described(
         ctseg_version=ctseg.__version__,
     )  # fmt: skip
     assert card.source is not None
-    tag = re.sub(r"[^a-z0-9]+", "_", files.root.resolve().stem.lower()).strip("_") or "bundle"
+    tag = plain_name(files.root.resolve().stem, "bundle")
     notes = tuple(f"Not taken over: {what}." for what in card.source.left_out)
     return ImportedModel(card, [ImportedWeights("weights", tensors)], tag, notes)
 

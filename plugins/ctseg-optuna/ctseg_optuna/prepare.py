@@ -6,11 +6,11 @@ import dataclasses
 import time
 from pathlib import Path
 
-from ctseg.config import RunConfig, parse_duration
+from ctseg.config import RunConfig
 from ctseg.data.splits import fold_cases
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.training.job import Reporter
-from ctseg.engine.training.planned import open_data, plan_run
+from ctseg.engine.training.planned import deadline_of, open_data, plan_run
 from ctseg.engine.training.run import check_names
 from ctseg.errors import BadInput
 from ctseg.planning.task import task_of
@@ -46,9 +46,7 @@ def planned(config: RunConfig, reporter: Reporter) -> RunConfig:
         config = config.model_copy(update={"data": changed})
         data = open_data(config, reporter)
     runtime = choose(config.train.device, config.train.precision)
-    deadline = None  # a trial's time decides its size, as in a training
-    if config.train.time is not None:
-        deadline = time.monotonic() + parse_duration(config.train.time)
+    deadline = deadline_of(config, time.monotonic())  # a trial's time decides its size
     return plan_run(config, data, task, runtime, reporter, deadline).config
 
 

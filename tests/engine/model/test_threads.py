@@ -41,7 +41,7 @@ def test_threads_go_with_the_cores_and_come_back(cores):
     assert threads.follow_cores() is None
 
 
-def test_cores_lost_before_the_first_step_are_missed(cores):
+def test_cores_lost_before_the_first_step_are_noticed(cores):
     cores.difference_update({1, 2, 3})  # while scans were prepared
     assert threads.follow_cores() == torch.get_num_threads() == 1
     cores.update(range(4))
