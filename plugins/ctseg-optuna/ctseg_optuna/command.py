@@ -55,6 +55,7 @@ def tune(
     from ctseg.cli.signals import signals_raise
     from ctseg.cli.train import configure
     from ctseg.config import parse_duration
+    from ctseg_optuna.ranking import of_plan, ranking
     from ctseg_optuna.search import BEST, PAGE, Search, best_of, search
 
     seconds = parse_duration(time)
@@ -72,12 +73,17 @@ def tune(
     if as_json:
         ui.print_json({
             "folder": output, "trials": len(study.get_trials(deepcopy=False)),
-            "best": None if best is None else best.number, "score": None if best is None else best.value,
+            "best": None if best is None else best.first.number, "score": None if best is None else best.mean,
+            "seeds": None if best is None else len(best.scores),
         })  # fmt: skip
         return
     if best is None:
         ui.show("No trial was completed.")
         raise typer.Exit(1)
-    ui.show(f"Best: trial {best.number}, score {best.value:.4f}")
+    ui.show(f"Best: trial {best.first.number}, score {best}")
+    plan = of_plan(ranking(study.get_trials(deepcopy=False)))
+    if plan is not None:
+        same = plan.first.number == best.first.number
+        ui.show("That is the plan." if same else f"The plan, trial 0: {plan}")
     ui.show(f"Page: {output / PAGE}")
     ui.show(f"Next: ctseg train {output / BEST} -o runs/tuned")

@@ -15,12 +15,13 @@ from ctseg.files import write_text
 from ctseg.markup import Cell, Markup, element, markup, table
 from ctseg.report.html.charts import Named, Series, box_plot, line_chart
 from ctseg.report.html.page import Section, page, wide
+from ctseg_optuna.ranking import SEED, Ranked, of_plan, ranking
 
 ENOUGH = 10
 """Complete trials from which the importance of a setting is estimated."""
 
 
-def write_study(study: optuna.Study, html: Path, best: FrozenTrial | None) -> None:
+def write_study(study: optuna.Study, html: Path) -> None:
     """Write the page.
 
     Raises:
@@ -35,7 +36,7 @@ def write_study(study: optuna.Study, html: Path, best: FrozenTrial | None) -> No
         )
     ]  # fmt: skip
     sections = [
-        Section("Best", (_best(best),)),
+        Section("Best", (_best(ranking(trials)),)),
         Section("Course", (_course(complete),)),
         Section(
             "Settings",
@@ -46,12 +47,27 @@ def write_study(study: optuna.Study, html: Path, best: FrozenTrial | None) -> No
     write_text(html, page("Search for settings", ", ".join(counts), sections))
 
 
-def _best(best: FrozenTrial | None) -> Markup:
-    if best is None or best.value is None:
+def _best(ranked: Sequence[Ranked]) -> Markup:
+    if not ranked:
         return markup()
-    rows = [[key, _shown(best, key)] for key in best.params]
-    head = element("p", f"Trial {best.number}, score {best.value:.4f}; its run file is best.toml.")
-    return markup(head, table(["setting", "value"], rows))
+    first = ranked[0].first
+    head = element("p", f"Trial {first.number}, score {ranked[0]}; its run file is best.toml.")
+    against = markup()
+    plan = of_plan(ranked)
+    if plan is not None and plan is not ranked[0]:
+        against = element("p", f"The plan, trial 0: {plan}.")
+    rows = [[key, _shown(first, key)] for key in first.params]
+    several = [
+        [one.first.number, Cell(f"{one.mean:.4f}", one.mean), len(one.scores), Cell(f"{one.error:.4f}", one.error)]
+        for one in ranked if len(one.scores) > 1
+    ]  # fmt: skip
+    repeated = markup()
+    if several:
+        repeated = markup(
+            element("p", "Trained with several seeds; ranked by the mean less its standard error:"),
+            table(["first trial", "mean score", "seeds", "standard error"], several),
+        )
+    return markup(head, against, table(["setting", "value"], rows), repeated)
 
 
 def _course(complete: Sequence[FrozenTrial]) -> Markup:
@@ -104,9 +120,11 @@ def _trials(trials: Sequence[FrozenTrial]) -> Markup:
         rows.append([
             trial.number, trial.state.name.lower(), Cell("-" if value is None else f"{value:.4f}", value),
             Cell("-" if seconds is None else f"{seconds:.0f} s", seconds),
-            *(_shown(trial, key) for key in keys), trial.user_attrs.get("failure", ""),
+            trial.user_attrs.get(SEED, 0), *(_shown(trial, key) for key in keys), trial.user_attrs.get("failure", ""),
         ])  # fmt: skip
-    return wide(table(["trial", "state", "score", "time", *keys, "failure"], rows), "All trials")
+    return wide(
+        table(["trial", "state", "score", "time", "repeat", *keys, "failure"], rows), "All trials"
+    )
 
 
 def _shown(trial: FrozenTrial, key: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from ctseg.config import RunConfig, dump_config, load_config, override, parse_duration
 from ctseg.config.checking import parse_json
@@ -24,6 +24,8 @@ from ctseg.files import write_text
 from ctseg.temporary import held
 from ctseg_optuna.page import write_study
 from ctseg_optuna.prepare import as_run_file, planned, trial_folder
+from ctseg_optuna.proposal import FAILURE, STARTUP, proposed
+from ctseg_optuna.ranking import SEED, Ranked, ranking, to_repeat
 from ctseg_optuna.space import (
     Space,
     as_settings,
@@ -35,13 +37,14 @@ from ctseg_optuna.space import (
 
 BASE, BEST, PAGE, DATABASE, SPACE = "base.toml", "best.toml", "study.html", "study.db", "space.json"
 NAME = "ctseg"
-STARTUP = 5
-"""Trials before others are drawn by what was learnt, or ended early."""
+JUDGED_AFTER = 40
+"""Percent of a trial's steps before it may end early: high learning rates look bad until they fall."""
+EXPLORED = 2 / 3
+"""Share of the time, or of the trials, that tries settings; after it the best are trained again."""
 MOST_FAILURES = 5
 """So many failures in a row end the search."""
 HEARTBEAT_S = 60
 """A trial whose process has not been heard of for twice as long begins anew elsewhere."""
-FAILURE = "failure"
 FAILURES = (CtsegError, RuntimeError, MemoryError)
 """What ends a trial, not the search."""
 
@@ -69,16 +72,19 @@ class Search:
     fixed: frozenset[str] = frozenset()
 
 
-class _Pruning:
-    """Tells the study how good a trial is after each validation, and ends one that is worse than most."""
+class _Progress:
+    """Tells the study how good a trial is after each validation; with `prune`, ends one that is worse than most."""
 
-    def __init__(self, trial: Trial, folder: Path, reporter: Reporter, head: str) -> None:
+    def __init__(
+        self, trial: Trial, folder: Path, reporter: Reporter, head: str, prune: bool
+    ) -> None:
         self._trial, self._log, self._outer, self._head = (
             trial,
             folder / "log.jsonl",
             reporter,
             head,
         )
+        self._prune = prune
         self._read = 0
         self._reported: set[int] = set()
 
@@ -113,7 +119,7 @@ class _Pruning:
             return
         self._reported.add(share)
         self._trial.report(float(value), share)
-        if self._trial.should_prune():
+        if self._prune and self._trial.should_prune():
             raise optuna.TrialPruned(
                 f"after {share} % of its steps, with a mean Dice of {value:.4f}"
             )
@@ -122,8 +128,8 @@ class _Pruning:
 def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.Study:
     """Search, or go on with a search.
 
-    The first trial is the plan itself, so that nothing worse is ever proposed. Several processes may search in one
-    folder at once.
+    The first trial is the plan itself, so that nothing worse is ever proposed. In the last third, the best settings and
+    the plan are trained again with other seeds. Several processes may search in one folder at once.
 
     Args:
         config: as for `ctseg.train`; None continues the search in the folder.
@@ -144,6 +150,8 @@ def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.
         left = how.time - (time.monotonic() - begun)
         if done and left < longest:
             break
+        explored = max(1 - left / how.time, done / how.trials if how.trials else 0)
+        _queue(study, base.seed, again=explored >= EXPLORED)
         study.optimize(objective, n_trials=1, catch=FAILURES)
         failures = failures + 1 if objective.failed else 0
         if failures == MOST_FAILURES:
@@ -154,6 +162,20 @@ def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.
         done += 1
         _write(study, base, how.folder)
     return study
+
+
+def _queue(study: optuna.Study, seed: int, again: bool) -> None:
+    """Queue what a process does next: other values, or with `again` another training of good ones."""
+    trials = study.get_trials(deepcopy=False)
+    chosen = to_repeat(trials) if again else None
+    if chosen is not None:
+        study.enqueue_trial(chosen.first.params, user_attrs={SEED: chosen.begun})
+    elif not any(
+        trial.state == TrialState.WAITING for trial in trials
+    ):  # the plan, or a stopped one
+        values = proposed(trials, seed + len(trials))
+        if values is not None:
+            study.enqueue_trial(values)
 
 
 def _set_up(config: RunConfig | None, how: Search, reporter: Reporter) -> tuple[RunConfig, Space]:
@@ -188,7 +210,10 @@ def _set_up(config: RunConfig | None, how: Search, reporter: Reporter) -> tuple[
             return base, _read_space(folder)
         assert config is not None
         base = planned(config, reporter)
-        space = read_space(how.space) if how.space else planned_space(base, set(how.fixed))
+        fixed = set(how.fixed)
+        if config.augment.model_fields_set - {"preset"}:
+            fixed.add("augment.preset")  # another preset would replace what the user chose
+        space = read_space(how.space) if how.space else planned_space(base, fixed)
         if not space:
             raise BadInput("Every setting is fixed; there is nothing to search for.")
         override(
@@ -241,10 +266,8 @@ def _study(how: Search, base: RunConfig) -> optuna.Study:
     name = NAME if how.storage is None else str(how.folder.resolve())
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(
-            seed=base.seed + existing.get(name, 0), n_startup_trials=STARTUP, multivariate=True, constant_liar=True,
-        ),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=20),
+        sampler=optuna.samplers.RandomSampler(seed=base.seed + existing.get(name, 0)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=JUDGED_AFTER),
     )  # fmt: skip
 
 
@@ -266,14 +289,20 @@ class _Objective:
         base, space = self._start
         values = {key: one.suggest(trial, key) for key, one in space.items()}
         folder = trial_folder(self._how.folder, trial.number)
-        shown = (f"{key.rpartition('.')[2]} {_short(value)}" for key, value in values.items())
-        head = f"trial {trial.number}"
+        shown = [f"{key.rpartition('.')[2]} {_short(value)}" for key, value in values.items()]
+        head, again = f"trial {trial.number}", trial.user_attrs.get(SEED, 0)
+        if again:
+            shown.append(f"again with seed {base.seed + again}")
         self._reporter.say(f"{head}: {', '.join(shown)}")
-        pruning = _Pruning(trial, folder, self._reporter, head)
+        progress = _Progress(trial, folder, self._reporter, head, prune=not again)
         try:
-            settings = [*as_settings(values), f'train.time="{self._how.run_time}"']
+            settings = [
+                *as_settings(values),
+                f'train.time="{self._how.run_time}"',
+                f"seed={base.seed + again}",
+            ]
             result = train(
-                override(base, settings), output=folder, overwrite=True, reporter=pruning
+                override(base, settings), output=folder, overwrite=True, reporter=progress
             )
         except optuna.TrialPruned as ended:
             self._reporter.say(f"{head}: ended {ended}")
@@ -284,7 +313,7 @@ class _Objective:
             self._reporter.say(f"{head}: failed: {str(error).splitlines()[0]}")
             raise
         except KeyboardInterrupt:
-            self._study.enqueue_trial(trial.params)
+            self._study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
             raise
         finally:
             shutil.rmtree(folder / "last", ignore_errors=True)  # no trial is resumed
@@ -302,18 +331,17 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value).replace(" ", "")
 
 
-def best_of(study: optuna.Study) -> FrozenTrial | None:
-    """The best complete trial; the earlier one of two that are equal."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=lambda t: (float(t.value or 0), -t.number), default=None)
+def best_of(study: optuna.Study) -> Ranked | None:
+    """The best settings that have a complete trial."""
+    return next(iter(ranking(study.get_trials(deepcopy=False))), None)
 
 
 def _write(study: optuna.Study, base: RunConfig, folder: Path) -> None:
-    """The run file of the best trial, and the page."""
+    """The run file of the best settings, and the page."""
     best = best_of(study)
     if best is not None:
-        file = trial_folder(folder, best.number) / RUN_FILE
+        file = trial_folder(folder, best.first.number) / RUN_FILE
         if file.is_file():  # another machine's, where the study is shared
             config = as_run_file(load_config(file), base)
             write_text(folder / BEST, dump_config(config))
-    write_study(study, folder / PAGE, best)
+    write_study(study, folder / PAGE)

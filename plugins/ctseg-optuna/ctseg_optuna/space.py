@@ -25,6 +25,8 @@ RATES = 4.0
 """The learning rate is searched from the planned one over this to the planned one times this."""
 LOSSES = {"dice_ce": ("dice_ce", "dice_topk", "tversky")}
 """Losses that are tried beside the planned one."""
+AUGMENTATION = {"gentle": ("gentle", "none"), "nnunet": ("nnunet", "gentle")}
+"""Presets that are tried beside the planned one: those of less."""
 NORMS = ("instance", "group", "batch")
 
 
@@ -108,7 +110,7 @@ def parameter_of(key: str, value: Any, path: Path) -> Choices | Range:
 
 
 def planned_space(config: RunConfig, fixed: set[str]) -> dict[str, Choices | Range]:
-    """Width, normalisation, learning rate, batch, loss and patch around a planned configuration.
+    """Width, convolutions of a level, normalisation, learning rate, batch, patch, loss and augmentation around a plan.
 
     Args:
         config: complete.
@@ -121,6 +123,10 @@ def planned_space(config: RunConfig, fixed: set[str]) -> dict[str, Choices | Ran
     if isinstance(options.get("features"), list | tuple):
         widths = {tuple(_width(f * n) for n in options["features"]) for f in WIDTHS}
         space["model.options.features"] = _choices([*widths], list(options["features"]))
+    if options.get("convs_per_level") == 2:  # fewer make more steps
+        levels = len(options["features"])
+        space["model.options.encoder_convs"] = Choices(([], [1] + [2] * (levels - 1), [1] * levels))
+        space["model.options.decoder_convs"] = Choices(([], [1] * (levels - 1)))
     if options.get("norm") in NORMS:
         space["model.options.norm"] = Choices(NORMS)
     if isinstance(options.get("deep_supervision"), bool):
@@ -138,6 +144,8 @@ def planned_space(config: RunConfig, fixed: set[str]) -> dict[str, Choices | Ran
         space["train.patch_zyx"] = _choices([list(size) for size in sizes], list(train.patch_zyx))
     if config.loss.name in LOSSES and not config.loss.options:
         space["loss.name"] = Choices(LOSSES[config.loss.name])
+    if config.augment.preset in AUGMENTATION:
+        space["augment.preset"] = Choices(AUGMENTATION[config.augment.preset])
     kept = {key: one for key, one in space.items() if key not in fixed}
     return {
         key: one for key, one in kept.items() if not isinstance(one, Choices) or len(one.values) > 1

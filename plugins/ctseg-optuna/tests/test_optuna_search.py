@@ -75,6 +75,29 @@ def test_a_search_and_how_it_goes_on(mini_set: Path, tmp_path: Path, space: Path
 
 
 @pytest.mark.slow
+def test_the_last_third_trains_the_best_again(mini_set: Path, tmp_path: Path, space: Path) -> None:
+    folder = tmp_path / "tuning"
+    fixed = ["--set", "model.options.features=[4, 8]", "--set", "train.patch_zyx=[8, 16, 16]"]
+    common = ["-o", folder, "--time", "10m", "--run-time", "2s", "--device", "cpu"]
+    said = tune(mini_set, *common, "--trials", 6, "--space", space, *fixed)
+    assert "again with seed 1" in said and "seeds)" in said
+    study = searching._study(Search(folder, 1, "1s"), load_config(folder / "base.toml"))
+    trials = study.get_trials()
+    again = [trial for trial in trials if "seed" in trial.user_attrs]
+    assert [trial.number for trial in again] == [4, 5]
+    for trial in again:
+        same = [one for one in trials[:4] if one.params == trial.params]
+        assert len(same) == 1, "the values of one trial before"
+        seeds = [
+            load_config(folder / f"trials/{n:04}/config.toml").seed
+            for n in (same[0].number, trial.number)
+        ]
+        assert seeds == [0, 1]
+    assert load_config(folder / "best.toml").seed == 0
+    assert "Trained with several seeds" in (folder / "study.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_ctrl_c_begins_the_trial_anew(
     mini_set: Path, tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

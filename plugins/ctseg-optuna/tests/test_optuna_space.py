@@ -12,9 +12,17 @@ from ctseg.errors import ConfigError
 from ctseg_optuna.space import Choices, Range, as_settings, planned_space, read_space, values_of
 
 PLAN = {
-    "model": {"options": {"features": [24, 48, 96], "norm": "instance", "deep_supervision": False}},
+    "model": {
+        "options": {
+            "features": [24, 48, 96],
+            "convs_per_level": 2,
+            "norm": "instance",
+            "deep_supervision": False,
+        }
+    },
     "train": {"lr": 1e-3, "batch_size": 2, "patch_zyx": [32, 40, 32], "time": "2m"},
     "loss": {"name": "dice_ce"},
+    "augment": {"preset": "gentle"},
 }
 
 
@@ -58,10 +66,15 @@ def test_the_plan_lies_within_the_space_around_it() -> None:
     config = RunConfig.model_validate(PLAN)
     space = planned_space(config, set())
     assert set(space) == {
-        "model.options.features", "model.options.norm", "model.options.deep_supervision", "train.lr",
-        "train.batch_size", "train.patch_zyx", "loss.name",
+        "model.options.features", "model.options.encoder_convs", "model.options.decoder_convs", "model.options.norm",
+        "model.options.deep_supervision", "train.lr", "train.batch_size", "train.patch_zyx", "loss.name",
+        "augment.preset",
     }  # fmt: skip
-    assert set(values_of(config, space)) == set(space)
+    assert space["model.options.encoder_convs"] == Choices(([], [1, 2, 2], [1, 1, 1]))
+    assert space["model.options.decoder_convs"] == Choices(([], [1, 1]))
+    assert space["augment.preset"] == Choices(("gentle", "none"))
+    whole = override(config, ["model.options.encoder_convs=[]", "model.options.decoder_convs=[]"])
+    assert set(values_of(whole, space)) == set(space), "a complete run file has a value for each"
     widths = space["model.options.features"]
     assert isinstance(widths, Choices) and [16, 40, 72] not in widths.values
     assert all(width % 8 == 0 for choice in widths.values for width in choice)
