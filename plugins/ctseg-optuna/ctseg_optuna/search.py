@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from ctseg.config import RunConfig, dump_config, load_config, override, parse_duration
+from ctseg.config.augment import AugmentConfig
 from ctseg.config.checking import parse_json
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult
 from ctseg.engine.training.run import train
@@ -211,7 +212,7 @@ def _set_up(config: RunConfig | None, how: Search, reporter: Reporter) -> tuple[
         assert config is not None
         base = planned(config, reporter)
         fixed = set(how.fixed)
-        if config.augment.model_fields_set - {"preset"}:
+        if config.augment != AugmentConfig(preset=config.augment.preset):
             fixed.add("augment.preset")  # another preset would replace what the user chose
         space = read_space(how.space) if how.space else planned_space(base, fixed)
         if not space:

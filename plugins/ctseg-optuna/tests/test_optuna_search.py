@@ -120,6 +120,18 @@ def test_ctrl_c_begins_the_trial_anew(
     assert again.params == failed.params and again.state == optuna.trial.TrialState.COMPLETE
 
 
+@pytest.mark.parametrize("chosen", [(), ("augment.rotation=0.5",)])
+def test_augmentation_is_searched_unless_the_user_chose_it(
+    mini_set: Path, tmp_path: Path, chosen: tuple[str, ...]
+) -> None:
+    from ctseg.cli.train import configure
+
+    fixed = ["model.options.features=[4, 8]", "train.patch_zyx=[8, 16, 16]", *chosen]
+    config = configure(mini_set, {"train.time": "2s", "train.device": "cpu"}, fixed)
+    _, space = searching._set_up(config, Search(tmp_path / "tuning", 60, "2s"), Silent())
+    assert ("augment.preset" in space) == (not chosen)
+
+
 def test_what_cannot_be_searched_is_refused(mini_set: Path, tmp_path: Path, space: Path) -> None:
     assert "holds no search" in tune("-o", tmp_path / "none", code=2)
     (tmp_path / "full").mkdir()
