@@ -1,20 +1,38 @@
-"""What to try next: a Gaussian process over the settings that were tried."""
+"""What to try next: each setting of the plan changed alone, then what a Gaussian process proposes."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ctseg_optuna.space import Space
+
 STARTUP = 5
-"""Complete trials before others are drawn by what was learnt, or ended early."""
+"""Complete trials before others are proposed by what was learnt, or ended early."""
 FLOOR = 4.0
 """Scores count down to so many times the distance of the upper quartile from the median below the median."""
 FAILURE = "failure"
 """Attribute of a trial that failed by itself: why."""
+
+
+def one_changed(
+    plan: Mapping[str, Any], space: Space, number: int, seed: int
+) -> dict[str, Any] | None:
+    """The plan with its setting of this number, from 1, changed: what each does alone. None beyond the last setting.
+
+    Args:
+        plan: stored values of the plan; without a value for each setting there are none.
+        seed: of what is drawn.
+    """
+    if plan.keys() != space.keys() or not 1 <= number <= len(space):
+        return None
+    key = list(space)[number - 1]
+    return {**plan, key: space[key].other(plan[key], np.random.default_rng(seed))}
 
 
 def proposed(trials: Sequence[FrozenTrial], seed: int) -> dict[str, Any] | None:
@@ -23,7 +41,8 @@ def proposed(trials: Sequence[FrozenTrial], seed: int) -> dict[str, Any] | None:
     A Gaussian process has a smooth curve over all settings at once and an estimate of the noise of a score
     (Optuna's `GPSampler`), so it puts together what helped in different trials. It assumes scores of one scale; a
     single trial that learnt nothing would hide all differences among the others. Therefore scores count down to a
-    floor, and trials that ended early or failed have the floor. Trials under way count with what is expected of them.
+    floor, which is also that of trials that failed. Trials that ended early count with what they would probably have
+    reached, and trials under way with what is expected of them.
 
     Args:
         trials: of a study.
@@ -44,7 +63,9 @@ def proposed(trials: Sequence[FrozenTrial], seed: int) -> dict[str, Any] | None:
             state, value = TrialState.RUNNING, None
         elif trial.state == TrialState.COMPLETE:
             state, value = TrialState.COMPLETE, max(floor, float(trial.value or 0))
-        elif trial.state == TrialState.PRUNED or FAILURE in trial.user_attrs:
+        elif trial.state == TrialState.PRUNED:
+            state, value = TrialState.COMPLETE, max(floor, expected(trial, complete))
+        elif FAILURE in trial.user_attrs:
             state, value = TrialState.COMPLETE, floor
         else:  # queued, or stopped by hand
             continue
@@ -52,6 +73,21 @@ def proposed(trials: Sequence[FrozenTrial], seed: int) -> dict[str, Any] | None:
             create_trial(state=state, value=value, params=trial.params, distributions=space)
         )
     return dict(view.ask(space).params)
+
+
+def expected(trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float:
+    """The score of a trial that ended early, if it had stayed as far from the median of the others as it was."""
+    if not trial.intermediate_values:
+        return float("-inf")
+    share, score = max(trial.intermediate_values.items())
+    others = [one for one in complete if one.intermediate_values]
+    if not others:
+        return score
+    curves = (sorted(one.intermediate_values.items()) for one in others)
+    then = [np.interp(share, *zip(*curve, strict=True)) for curve in curves]
+    return score + statistics.median(
+        float(one.value or 0) - at for one, at in zip(others, then, strict=True)
+    )
 
 
 def _floor(scores: Sequence[float]) -> float:

@@ -25,7 +25,7 @@ from ctseg.files import write_text
 from ctseg.temporary import held
 from ctseg_optuna.page import write_study
 from ctseg_optuna.prepare import as_run_file, planned, trial_folder
-from ctseg_optuna.proposal import FAILURE, STARTUP, proposed
+from ctseg_optuna.proposal import FAILURE, STARTUP, one_changed, proposed
 from ctseg_optuna.ranking import SEED, Ranked, ranking, to_repeat
 from ctseg_optuna.space import (
     Space,
@@ -38,6 +38,10 @@ from ctseg_optuna.space import (
 
 BASE, BEST, PAGE, DATABASE, SPACE = "base.toml", "best.toml", "study.html", "study.db", "space.json"
 NAME = "ctseg"
+ALONE = 0.5
+"""Share of that in which settings of the plan are changed one at a time."""
+KEPT = 75.0
+"""Percent of the trials at a share of their steps that do not end early."""
 JUDGED_AFTER = 40
 """Percent of a trial's steps before it may end early: high learning rates look bad until they fall."""
 EXPLORED = 2 / 3
@@ -74,7 +78,7 @@ class Search:
 
 
 class _Progress:
-    """Tells the study how good a trial is after each validation; with `prune`, ends one that is worse than most."""
+    """Tells the study how good a trial is after each validation; with `prune`, ends one that is far behind."""
 
     def __init__(
         self, trial: Trial, folder: Path, reporter: Reporter, head: str, prune: bool
@@ -152,7 +156,8 @@ def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.
         if done and left < longest:
             break
         explored = max(1 - left / how.time, done / how.trials if how.trials else 0)
-        _queue(study, base.seed, again=explored >= EXPLORED)
+        alone = explored < EXPLORED * ALONE
+        _queue(study, (base, space), again=explored >= EXPLORED, alone=alone)
         study.optimize(objective, n_trials=1, catch=FAILURES)
         failures = failures + 1 if objective.failed else 0
         if failures == MOST_FAILURES:
@@ -165,8 +170,14 @@ def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.
     return study
 
 
-def _queue(study: optuna.Study, seed: int, again: bool) -> None:
-    """Queue what a process does next: other values, or with `again` another training of good ones."""
+def _queue(study: optuna.Study, start: tuple[RunConfig, Space], again: bool, alone: bool) -> None:
+    """Queue what a process does next.
+
+    Args:
+        again: another training of good settings; else others are tried.
+        alone: as long as some are left, settings of the plan are changed one at a time.
+    """
+    base, space = start
     trials = study.get_trials(deepcopy=False)
     chosen = to_repeat(trials) if again else None
     if chosen is not None:
@@ -174,7 +185,9 @@ def _queue(study: optuna.Study, seed: int, again: bool) -> None:
     elif not any(
         trial.state == TrialState.WAITING for trial in trials
     ):  # the plan, or a stopped one
-        values = proposed(trials, seed + len(trials))
+        number = len(trials)
+        changed = one_changed(values_of(base, space), space, number, base.seed + number)
+        values = changed if changed is not None and alone else proposed(trials, base.seed + number)
         if values is not None:
             study.enqueue_trial(values)
 
@@ -268,7 +281,7 @@ def _study(how: Search, base: RunConfig) -> optuna.Study:
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(seed=base.seed + existing.get(name, 0)),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=JUDGED_AFTER),
+        pruner=optuna.pruners.PercentilePruner(KEPT, n_startup_trials=STARTUP, n_warmup_steps=JUDGED_AFTER),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.trial import Trial
 
 from ctseg import plugins
@@ -40,6 +41,11 @@ class Choices:
         texts = [json.dumps(value) for value in self.values]
         return json.loads(trial.suggest_categorical(name, texts))
 
+    def other(self, stored: Any, draw: np.random.Generator) -> Any:
+        """Another choice than the stored one, as the study stores it."""
+        others = [text for text in map(json.dumps, self.values) if text != stored]
+        return others[draw.integers(len(others))]
+
     def as_parameter(self, value: Any) -> Any:
         """The value as the study stores it; None if it is none of the choices."""
         text = json.dumps(value)
@@ -59,6 +65,15 @@ class Range:
         if self.whole:
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    def other(self, stored: float, draw: np.random.Generator) -> float | int:
+        """A number a quarter of the range above or below."""
+        ends = [math.log(v) if self.log else v for v in (self.low, self.high)]
+        step = (-1) ** draw.integers(2) * (ends[1] - ends[0]) / 4
+        here = math.log(stored) if self.log else stored
+        there = here + step if ends[0] <= here + step <= ends[1] else here - step
+        value = math.exp(there) if self.log else float(there)
+        return round(value) if self.whole else value
 
     def as_parameter(self, value: Any) -> Any:
         """The value as the study stores it; None if it lies outside."""
@@ -110,7 +125,9 @@ def parameter_of(key: str, value: Any, path: Path) -> Choices | Range:
 
 
 def planned_space(config: RunConfig, fixed: set[str]) -> dict[str, Choices | Range]:
-    """Width, convolutions of a level, normalisation, learning rate, batch, patch, loss and augmentation around a plan.
+    """Augmentation, convolutions, batch, learning rate, width, patch, loss and normalisation around a plan.
+
+    What is likelier to help comes first.
 
     Args:
         config: complete.
@@ -120,20 +137,18 @@ def planned_space(config: RunConfig, fixed: set[str]) -> dict[str, Choices | Ran
     assert train.lr and train.batch_size and train.patch_zyx
     spec = plugins.architecture(config.model.architecture)
     space: dict[str, Choices | Range] = {}
-    if isinstance(options.get("features"), list | tuple):
-        widths = {tuple(_width(f * n) for n in options["features"]) for f in WIDTHS}
-        space["model.options.features"] = _choices([*widths], list(options["features"]))
+    if config.augment.preset in AUGMENTATION:
+        space["augment.preset"] = Choices(AUGMENTATION[config.augment.preset])
     if options.get("convs_per_level") == 2:  # fewer make more steps
         levels = len(options["features"])
         space["model.options.encoder_convs"] = Choices(([], [1] + [2] * (levels - 1), [1] * levels))
         space["model.options.decoder_convs"] = Choices(([], [1] * (levels - 1)))
-    if options.get("norm") in NORMS:
-        space["model.options.norm"] = Choices(NORMS)
-    if isinstance(options.get("deep_supervision"), bool):
-        space["model.options.deep_supervision"] = Choices((False, True))
-    space["train.lr"] = Range(train.lr / RATES, train.lr * RATES, log=True)
     batch = train.batch_size
     space["train.batch_size"] = _choices([max(1, batch // 2), batch, 2 * batch], batch)
+    space["train.lr"] = Range(train.lr / RATES, train.lr * RATES, log=True)
+    if isinstance(options.get("features"), list | tuple):
+        widths = {tuple(_width(f * n) for n in options["features"]) for f in WIDTHS}
+        space["model.options.features"] = _choices([*widths], list(options["features"]))
     unread = training_only(spec.config)
     constraints = spec.constraints_for(
         plugins.make_config(spec, {k: v for k, v in options.items() if k not in unread})
@@ -144,8 +159,10 @@ def planned_space(config: RunConfig, fixed: set[str]) -> dict[str, Choices | Ran
         space["train.patch_zyx"] = _choices([list(size) for size in sizes], list(train.patch_zyx))
     if config.loss.name in LOSSES and not config.loss.options:
         space["loss.name"] = Choices(LOSSES[config.loss.name])
-    if config.augment.preset in AUGMENTATION:
-        space["augment.preset"] = Choices(AUGMENTATION[config.augment.preset])
+    if isinstance(options.get("deep_supervision"), bool):
+        space["model.options.deep_supervision"] = Choices((False, True))
+    if options.get("norm") in NORMS:
+        space["model.options.norm"] = Choices(NORMS)
     kept = {key: one for key, one in space.items() if key not in fixed}
     return {
         key: one for key, one in kept.items() if not isinstance(one, Choices) or len(one.values) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 
 import optuna
@@ -10,7 +11,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ctseg_optuna.proposal import STARTUP, proposed
+from ctseg_optuna.proposal import STARTUP, expected, one_changed, proposed
+from ctseg_optuna.space import Choices, Range
 
 SPACE = {name: CategoricalDistribution(["0", "1"]) for name in "abcd"} | {
     "rate": FloatDistribution(1e-3, 1e-1, log=True)
@@ -70,6 +72,47 @@ def test_trials_that_failed_or_ended_early_are_not_proposed_again() -> None:
         values = proposed(trials, seed)
         assert values is not None
         assert (values["a"], values["b"]) == ("0", "0")
+
+
+def test_a_trial_that_ended_early_counts_with_what_it_would_have_reached() -> None:
+    others = [
+        create_trial(value=final, intermediate_values={20: start, 60: middle, 100: final})
+        for start, middle, final in [(0.6, 0.8, 0.88), (0.7, 0.82, 0.89), (0.2, 0.3, 0.5)]
+    ]
+    ended = create_trial(
+        state=TrialState.PRUNED, value=0.74, intermediate_values={20: 0.65, 40: 0.74}
+    )
+    gains = [0.88 - 0.7, 0.89 - 0.76, 0.5 - 0.25]
+    assert expected(ended, others) == pytest.approx(0.74 + sorted(gains)[1])
+
+
+def test_each_setting_of_the_plan_is_changed_alone() -> None:
+    space = {
+        "loss.name": Choices(("dice_ce", "tversky", "dice_topk")),
+        "train.batch_size": Choices((1, 2)),
+        "train.lr": Range(1e-3, 1.6e-2, log=True),
+        "train.warmup": Range(0.0, 0.4),
+    }
+    plan = {
+        "loss.name": '"dice_ce"',
+        "train.batch_size": "2",
+        "train.lr": 1e-3,
+        "train.warmup": 0.02,
+    }
+    for number, key in enumerate(space, start=1):
+        for seed in range(4):
+            values = one_changed(plan, space, number, seed)
+            assert values is not None
+            assert [name for name in plan if values[name] != plan[name]] == [key]
+            assert space[key].as_parameter(_read(values[key])) is not None, "it lies in the space"
+    rate = one_changed(plan, space, 3, 0)
+    assert rate is not None and rate["train.lr"] == pytest.approx(2e-3)
+    assert one_changed(plan, space, 0, 0) is None and one_changed(plan, space, 5, 0) is None
+    assert one_changed({"train.lr": 1e-3}, space, 1, 0) is None, "a plan outside the space"
+
+
+def _read(stored: object) -> object:
+    return json.loads(stored) if isinstance(stored, str) else stored
 
 
 def test_it_needs_no_study_of_its_own() -> None:
