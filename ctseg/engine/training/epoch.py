@@ -132,8 +132,10 @@ def note_parts(job: TrainingJob, log: RunLog, step: int, parts: int) -> int:
 def note_threads(job: TrainingJob, log: RunLog, step: int, threads: int) -> None:
     """Say and log that PyTorch computes with so many threads from this step on."""
     log.write("threads", step=step, threads=threads)
-    cores = "1 core" if threads == 1 else f"{threads} cores"
-    job.reporter.say(f"Note: from step {step} on, the run has {cores}.")
+    number = "1 thread" if threads == 1 else f"{threads} threads"
+    job.reporter.say(
+        f"Note: the cores of this process changed; from step {step} on, it computes with {number}."
+    )
 
 
 def tell(job: TrainingJob, state: State, report: Report) -> None:
