@@ -1,4 +1,4 @@
-"""Dice of a guess that never looks at the image, on scans cropped around an object: a model below it has learnt nothing.
+"""Dice of a guess that never looks at the image, on scans cropped around an object: a model below it learnt nothing.
 
 The sarcoma scans were cropped 50 mm around the tumour's contour, the lung nodules 15 voxels in plane, so the ellipsoid
 inscribed in the scan less that margin is a guess that never looks at a voxel.
