@@ -109,7 +109,7 @@ def main() -> None:
     for case, guess in guesses(labels, folds, args.plane, args.average):
         truth = labels[case].array
         drawn = np.unique(truth[truth > 0]) if args.average else []
-        found[case] = {str(v): dice(guess == v, truth == v) for v in drawn} or {
+        found[case] = {str(int(v)): dice(guess == v, truth == v) for v in drawn} or {
             ANY: dice(guess > 0, truth > 0)
         }
         print(f"{case}  {'  '.join(f'{value:.4f}' for value in found[case].values())}")
