@@ -26,7 +26,7 @@ def one_changed(
     """The plan with its setting of this number, from 1, changed: what each does alone. None beyond the last setting.
 
     Args:
-        plan: stored values of the plan; without a value for each setting there are none.
+        plan: stored values of the first trial; without a value for each setting there are none.
         seed: of what is drawn.
     """
     if plan.keys() != space.keys() or not 1 <= number <= len(space):

@@ -175,7 +175,8 @@ def _queue(study: optuna.Study, start: tuple[RunConfig, Space], again: bool, alo
 
     Args:
         again: another training of good settings; else others are tried.
-        alone: as long as some are left, settings of the plan are changed one at a time.
+        alone: as long as some are left, settings of the plan are changed one at a time; else only while too few trials
+            are complete for a proposal.
     """
     base, space = start
     trials = study.get_trials(deepcopy=False)
@@ -186,8 +187,9 @@ def _queue(study: optuna.Study, start: tuple[RunConfig, Space], again: bool, alo
         trial.state == TrialState.WAITING for trial in trials
     ):  # the plan, or a stopped one
         number = len(trials)
-        changed = one_changed(values_of(base, space), space, number, base.seed + number)
-        values = changed if changed is not None and alone else proposed(trials, base.seed + number)
+        plan = trials[0].params if trials else {}
+        changed = one_changed(plan, space, number, base.seed + number)
+        values = (changed if alone else None) or proposed(trials, base.seed + number) or changed
         if values is not None:
             study.enqueue_trial(values)
 

@@ -83,6 +83,9 @@ def test_the_last_third_trains_the_best_again(mini_set: Path, tmp_path: Path, sp
     assert "again with seed 1" in said and "seeds)" in said
     study = searching._study(Search(folder, 1, "1s"), load_config(folder / "base.toml"))
     trials = study.get_trials()
+    plan = trials[0].params
+    changed = [[key for key in plan if one.params[key] != plan[key]] for one in trials[1:3]]
+    assert changed == [["train.lr"], ["train.batch_size"]], "each alone at first"
     again = [trial for trial in trials if "seed" in trial.user_attrs]
     assert [trial.number for trial in again] == [4, 5]
     for trial in again:
