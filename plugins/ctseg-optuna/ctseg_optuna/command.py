@@ -84,6 +84,6 @@ def tune(
     plan = of_plan(ranking(study.get_trials(deepcopy=False)))
     if plan is not None:
         same = plan.first.number == best.first.number
-        ui.show("That is the plan." if same else f"The plan, trial 0: {plan}")
+        ui.show("That is the plan." if same else f"The plan, trial {plan.first.number}: {plan}")
     ui.show(f"Page: {output / PAGE}")
     ui.show(f"Next: ctseg train {output / BEST} -o runs/tuned")

@@ -15,6 +15,7 @@ from ctseg.files import write_text
 from ctseg.markup import Cell, Markup, element, markup, table
 from ctseg.report.html.charts import Named, Series, box_plot, line_chart
 from ctseg.report.html.page import Section, page, wide
+from ctseg_optuna.proposal import FAILURE
 from ctseg_optuna.ranking import SEED, Ranked, of_plan, ranking
 
 ENOUGH = 10
@@ -55,7 +56,7 @@ def _best(ranked: Sequence[Ranked]) -> Markup:
     against = markup()
     plan = of_plan(ranked)
     if plan is not None and plan is not ranked[0]:
-        against = element("p", f"The plan, trial 0: {plan}.")
+        against = element("p", f"The plan, trial {plan.first.number}: {plan}.")
     rows = [[key, _shown(first, key)] for key in first.params]
     several = [
         [one.first.number, Cell(f"{one.mean:.4f}", one.mean), len(one.scores), Cell(f"{one.error:.4f}", one.error)]
@@ -120,7 +121,7 @@ def _trials(trials: Sequence[FrozenTrial]) -> Markup:
         rows.append([
             trial.number, trial.state.name.lower(), Cell("-" if value is None else f"{value:.4f}", value),
             Cell("-" if seconds is None else f"{seconds:.0f} s", seconds),
-            trial.user_attrs.get(SEED, 0), *(_shown(trial, key) for key in keys), trial.user_attrs.get("failure", ""),
+            trial.user_attrs.get(SEED, 0), *(_shown(trial, key) for key in keys), trial.user_attrs.get(FAILURE, ""),
         ])  # fmt: skip
     return wide(
         table(["trial", "state", "score", "time", "repeat", *keys, "failure"], rows), "All trials"

@@ -12,8 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 SEED = "seed"
 """Attribute of a trial that repeats another with a seed of its own: how many trials had the values before it."""
+PLAN = "plan"
+"""Attribute of the trial that has the settings of the plan."""
 REPEATED = 3
-"""So many of the best settings are trained again, beside the first trial's, the plan."""
+"""So many of the best settings are trained again, beside the plan."""
 GONE = (TrialState.FAIL, TrialState.PRUNED)
 
 
@@ -68,8 +70,8 @@ def ranking(trials: Sequence[FrozenTrial]) -> list[Ranked]:
 
 
 def of_plan(ranked: Sequence[Ranked]) -> Ranked | None:
-    """That of trial 0, which is the plan."""
-    return next((one for one in ranked if one.first.number == 0), None)
+    """Those of the plan; None where it is not complete, or lies outside the space."""
+    return next((one for one in ranked if one.first.user_attrs.get(PLAN)), None)
 
 
 def to_repeat(trials: Sequence[FrozenTrial]) -> Ranked | None:

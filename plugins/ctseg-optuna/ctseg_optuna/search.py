@@ -26,7 +26,7 @@ from ctseg.temporary import held
 from ctseg_optuna.page import write_study
 from ctseg_optuna.prepare import as_run_file, planned, trial_folder
 from ctseg_optuna.proposal import FAILURE, STARTUP, one_changed, proposed
-from ctseg_optuna.ranking import SEED, Ranked, ranking, to_repeat
+from ctseg_optuna.ranking import PLAN, SEED, Ranked, ranking, to_repeat
 from ctseg_optuna.space import (
     Space,
     as_settings,
@@ -133,7 +133,7 @@ class _Progress:
 def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.Study:
     """Search, or go on with a search.
 
-    The first trial is the plan itself, so that nothing worse is ever proposed. In the last third, the best settings and
+    The first trial is the plan itself, if it lies within the space. In the last third, the best settings and
     the plan are trained again with other seeds. Several processes may search in one folder at once.
 
     Args:
@@ -147,7 +147,7 @@ def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.
     base, space = _set_up(config, how, reporter)
     study = _study(how, base)
     if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(values_of(base, space), skip_if_exists=True)
+        _queue_plan(study, values_of(base, space), space, reporter)
     done = failures = 0
     longest = parse_duration(how.run_time)
     objective = _Objective(study, (base, space), how, reporter)
@@ -168,6 +168,19 @@ def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.
         done += 1
         _write(study, base, how.folder)
     return study
+
+
+def _queue_plan(
+    study: optuna.Study, values: Mapping[str, Any], space: Space, reporter: Reporter
+) -> None:
+    outside = [key for key in space if key not in values]
+    if outside:
+        reporter.say(
+            f"Warning: the plan lies outside the search space in {', '.join(outside)}, so no trial is the plan; "
+            "the first one has what is left of it."
+        )
+    attributes = {} if outside else {PLAN: True}
+    study.enqueue_trial(dict(values), user_attrs=attributes, skip_if_exists=True)
 
 
 def _queue(study: optuna.Study, start: tuple[RunConfig, Space], again: bool, alone: bool) -> None:

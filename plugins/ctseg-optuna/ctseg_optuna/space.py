@@ -141,8 +141,15 @@ def planned_space(config: RunConfig, fixed: set[str]) -> dict[str, Choices | Ran
         space["augment.preset"] = Choices(AUGMENTATION[config.augment.preset])
     if options.get("convs_per_level") == 2:  # fewer make more steps
         levels = len(options["features"])
-        space["model.options.encoder_convs"] = Choices(([], [1] + [2] * (levels - 1), [1] * levels))
-        space["model.options.decoder_convs"] = Choices(([], [1] * (levels - 1)))
+        encoder = Choices(([], [1] + [2] * (levels - 1), [1] * levels))
+        for name, tried in (
+            ("encoder_convs", encoder),
+            ("decoder_convs", Choices(([], [1] * (levels - 1)))),
+        ):
+            if (
+                list(options.get(name, [0])) in tried.values
+            ):  # else the network has none, or the user's own
+                space[f"model.options.{name}"] = tried
     batch = train.batch_size
     space["train.batch_size"] = _choices([max(1, batch // 2), batch, 2 * batch], batch)
     space["train.lr"] = Range(train.lr / RATES, train.lr * RATES, log=True)

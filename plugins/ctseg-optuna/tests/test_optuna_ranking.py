@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from ctseg_optuna.ranking import of_plan, ranking, to_repeat
+from ctseg_optuna.ranking import PLAN, of_plan, ranking, to_repeat
 
 RATE = {"train.lr": FloatDistribution(0, 10)}
 
@@ -17,10 +17,16 @@ RATE = {"train.lr": FloatDistribution(0, 10)}
 def study(*scores: tuple[float, float | None]) -> optuna.Study:
     """A study of trials (value, score); None is one under way."""
     made = optuna.create_study(direction="maximize")
-    for rate, score in scores:
+    for number, (rate, score) in enumerate(scores):
         state = TrialState.RUNNING if score is None else TrialState.COMPLETE
         made.add_trial(
-            create_trial(params={"train.lr": rate}, distributions=RATE, value=score, state=state)
+            create_trial(
+                params={"train.lr": rate},
+                distributions=RATE,
+                value=score,
+                state=state,
+                user_attrs={} if number else {PLAN: True},
+            )
         )
     return made
 

@@ -81,6 +81,9 @@ def test_the_last_third_trains_the_best_again(mini_set: Path, tmp_path: Path, sp
     common = ["-o", folder, "--time", "10m", "--run-time", "2s", "--device", "cpu"]
     said = tune(mini_set, *common, "--trials", 6, "--space", space, *fixed)
     assert "again with seed 1" in said and "seeds)" in said
+    outside = "the plan lies outside the search space in train.batch_size"
+    assert (outside in said) == (load_config(folder / "base.toml").train.batch_size not in (1, 2))
+    assert ("he plan, trial 0" in said or "That is the plan" in said) == (outside not in said)
     study = searching._study(Search(folder, 1, "1s"), load_config(folder / "base.toml"))
     trials = study.get_trials()
     plan = trials[0].params
