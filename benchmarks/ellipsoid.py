@@ -77,8 +77,12 @@ def guesses(
     """A guess for each validation case."""
     values = sorted({int(v) for label in labels.values() for v in np.unique(label.array)})
     for train, validate in folds:
-        mean = average_map([labels[case].array for case in train], values) if average else None
-        for case in validate:
+        mean = (
+            average_map([labels[case].array for case in train if case in labels], values)
+            if average
+            else None
+        )
+        for case in (one for one in validate if one in labels):
             geometry = labels[case].geometry
             if mean is None:
                 yield case, ellipsoid(geometry.shape_zyx, geometry.spacing_zyx, plane)
