@@ -101,4 +101,12 @@ def _show(ranked: list[Ranked], metric: str, cases: int) -> None:
         return
     told = f"{best.name} is best: {second.difference:+.4f} to {ranked[1].name}"
     may = "which may be chance" if second.p_holm > CHANCE else "which is unlikely to be chance"
-    ui.show(f"{told}, {may} (p = {second.p_holm:.4f}, Wilcoxon signed-rank test).", prose=True)
+    p = f"(p = {second.p_holm:.4f}, Wilcoxon signed-rank test)"
+    better, worse = second.better or 0, second.worse or 0
+    if second.p_holm <= CHANCE and better < worse:
+        told = f"{best.name} has the best mean over the labels: {second.difference:+.4f} to {ranked[1].name}"
+        may = f"which however is better in {worse} of {better + worse + second.equal} cases"
+        p += (
+            ". Labels that few cases have decide the mean; compare the labels: ctseg compare --json"
+        )
+    ui.show(f"{told}, {may} {p}.", prose=True)

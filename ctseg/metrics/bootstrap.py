@@ -83,6 +83,31 @@ def intervals(
     ]
 
 
+def difference_interval(
+    table: Sequence[Sequence[float | None]],
+    other: Sequence[Sequence[float | None]],
+    groups: Sequence[str],
+    resampling: BootstrapSample,
+) -> Interval | None:
+    """The interval of the mean of the column means of a table less that of another one, which has the same rows.
+
+    Both are taken over the same resamples of groups. None where a column has values in fewer than three groups.
+    """
+    both = [_by_group(one, groups) for one in (table, other)]
+    for _, counts in both:
+        found = (counts > 0).sum(0)
+        if not found.any() or (found[found > 0] < LEAST_GROUPS).any():
+            return None
+    drawn = [_resample(sums, counts, resampling)[:, -1] for sums, counts in both]
+    whole = [_statistics(sums.sum(0)[None], counts.sum(0)[None])[0, -1] for sums, counts in both]
+    left_out = [
+        _statistics(sums.sum(0) - sums, counts.sum(0) - counts)[:, -1] for sums, counts in both
+    ]
+    return _interval(
+        drawn[0] - drawn[1], float(whole[0] - whole[1]), left_out[0] - left_out[1], resampling
+    )
+
+
 def _by_group(
     table: Sequence[Sequence[float | None]], groups: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,22 +11,26 @@ from numpy.typing import NDArray
 
 from ctseg.errors import BadInput
 from ctseg.metrics import catalogue
-from ctseg.metrics.bootstrap import BootstrapSample, Interval, intervals
+from ctseg.metrics.bootstrap import BootstrapSample, Interval, difference_interval, intervals
 from ctseg.metrics.report import Report
 
 EXACT = 200
 """Most differences for the exact test."""
 MEAN = "mean"
-"""Name of the row over all labels: the mean of each case over the labels that have a score."""
+"""Name of the row over all labels."""
 
 
 @dataclass(frozen=True)
 class Difference:
     """One metric of one label, first prediction minus the second, over the cases that have a score in both.
 
+    The row over all labels has the means of the two reports, each over the labels of their mean over the cases. Its
+    test asks whether the mean of a case over its labels differs; where labels are in few cases, more cases may be worse
+    although the mean is better.
+
     Attributes:
-        label: name of the label, or `mean` for the mean of each case over its labels.
-        prediction, other: means over these cases.
+        label: name of the label, or `mean` for the row over all labels.
+        prediction, other: the means.
         difference: difference of the means.
         interval: bootstrap confidence interval of the difference, over groups; None with too few groups.
         cases, groups: their numbers.
@@ -74,7 +78,9 @@ def compare(
         raise BadInput(
             f"The two predictions are not of the same cases: {', '.join(alone[:6])} only in one of them."
         )
+    other = replace(other, cases=tuple(theirs[name] for name in ours))
     groups = [case.group or case.case for case in report.cases]
+    resampling = resampling or BootstrapSample()
     tables = [
         {
             case.case: {item.label: item.values for item in case.labels}
@@ -94,10 +100,12 @@ def compare(
                 MEAN if label is None else label,
                 pairs,
                 groups,
-                resampling or BootstrapSample(),
+                resampling,
             )
+            if difference is not None and label is None:
+                difference = _over_labels(difference, (report, other), groups, resampling)
             if difference is not None:
-                rows.append(replace(difference, overall=label is None))
+                rows.append(difference)
         out += _holm(rows)
     return tuple(out)
 
@@ -143,6 +151,22 @@ def _difference(
         metric, label, float(one.mean()), float(two.mean()), float(delta.mean()), interval,
         len(scored), len(by_group), *sides, len(by_group) - higher - lower, signed_rank(by_group), unpaired=unpaired,
     )  # fmt: skip
+
+
+def _over_labels(
+    cases: Difference,
+    reports: tuple[Report, Report],
+    groups: Sequence[str],
+    resampling: BootstrapSample,
+) -> Difference:
+    """The row over all labels, from the differences of the cases: with the means that the reports state."""
+    one, two = (report.mean(cases.metric) for report in reports)
+    assert one is not None and two is not None
+    tables = [report.table(cases.metric) for report in reports]
+    interval = difference_interval(tables[0], tables[1], groups, resampling)
+    return replace(
+        cases, prediction=one, other=two, difference=one - two, interval=interval, overall=True
+    )
 
 
 def signed_rank(differences: NDArray[np.float64]) -> float | None:

@@ -224,11 +224,15 @@ class Report:
         Returns:
             the interval of each label, and that of the mean; labels with too few groups are left out.
         """
-        table = [[self._value(case, label, metric) for label in self.labels] for case in self.cases]
+        table = self.table(metric)
         groups = [case.group or case.case for case in self.cases]
         *each, mean = intervals(table, groups, resampling or BootstrapSample())
         named = zip(self.labels, each, strict=True)
         return {label: interval for label, interval in named if interval is not None}, mean
+
+    def table(self, metric: str) -> list[list[float | None]]:
+        """The scores by case (rows) and label (columns)."""
+        return [[self._value(case, label, metric) for label in self.labels] for case in self.cases]
 
     @staticmethod
     def _value(case: CaseResult, label: str, metric: str) -> float | None:

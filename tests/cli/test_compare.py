@@ -71,6 +71,20 @@ def test_the_table_says_what_may_be_chance(runs):
     assert "which is unlikely to be chance" in text
 
 
+def test_it_is_told_where_the_best_mean_is_worse_in_most_cases(tmp_path):
+    """A label of one case decides the mean over the labels."""
+    for name, organ, lesion in (("one", 0.80, 1.0), ("two", 0.85, 0.7)):
+        run = write(tmp_path, name, (organ,) * 20)
+        report = Report.read(run / "validation" / "report.json")
+        first, *others = report.cases
+        rare = LabelResult("lesion", {"dice": lesion}, 1.0, 1.0)
+        first = CaseResult(first.case, (*first.labels, rare))
+        (run / "validation" / "report.json").write_text(Report((first, *others)).to_json())
+    text = " ".join(ctseg(tmp_path / "one", tmp_path / "two").output.split())
+    assert "one has the best mean over the labels: +0.1250 to" in text
+    assert "two, which however is better in 19 of 20 cases" in text
+
+
 def test_the_last_line_predicts_with_all_folds_of_the_winner(tmp_path):
     for name, first in (("plain", 0.9), ("poor", 0.6)):
         for fold in (0, 1):

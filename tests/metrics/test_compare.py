@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import rankdata, wilcoxon
 
 from ctseg.errors import BadInput
-from ctseg.metrics.compare import compare, signed_rank
+from ctseg.metrics.bootstrap import BootstrapSample, intervals
+from ctseg.metrics.compare import compare, rank, signed_rank
 from ctseg.metrics.report import CaseResult, LabelResult, Report
 
 RNG = np.random.default_rng(2)
@@ -104,3 +105,33 @@ def test_a_label_named_mean_is_a_label() -> None:
     assert label.difference == pytest.approx(0.425)
     assert overall.difference == pytest.approx((0.425 - 0.025) / 2)
     assert label.p_holm is not None and overall.p_holm is None
+
+
+def test_the_row_over_all_labels_has_the_difference_of_the_means_that_rank() -> None:
+    """A is better by mean, as lesion is in one case only, although B is better in nearly every case."""
+    absent = [None] * 19
+    reports = {
+        "A": _report({"liver": [0.80] * 20, "lesion": [1.0, *absent]}),
+        "B": _report({"liver": [0.85] * 20, "lesion": [0.7, *absent]}),
+    }
+    best, second = rank(reports)
+    against = second.against_best
+    assert best.name == "A" and against is not None
+    assert against.difference == pytest.approx(best.mean - second.mean) == pytest.approx(0.125)
+    assert (against.better, against.worse, against.interval) == (1, 19, None)
+
+
+def test_an_invented_label_counts_in_the_difference_over_all_labels() -> None:
+    ours = _report({"liver": [0.9] * 4, "lesion": [0.5, 0.5, 0.5, 0.0]})
+    other = _report({"liver": [0.9] * 4, "lesion": [0.5, 0.5, 0.5, None]})
+    overall = next(d for d in compare(ours, other) if d.overall and d.metric == "dice")
+    assert overall.difference == pytest.approx((0.375 - 0.5) / 2)
+
+
+def test_where_every_case_has_every_label_the_interval_is_that_of_paired_case_means() -> None:
+    a, b = RNG.random((2, 12, 3))
+    ours, other = (_report({n: list(t[:, i]) for i, n in enumerate("abc")}) for t in (a, b))
+    overall = next(d for d in compare(ours, other) if d.overall and d.metric == "dice")
+    names = [f"c{i}" for i in range(12)]
+    paired = intervals([[d] for d in (a - b).mean(1)], names, BootstrapSample())[0]
+    assert overall.interval == pytest.approx(paired)
