@@ -13,7 +13,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ctseg_optuna.space import Space
 
 STARTUP = 5
-"""Complete trials before others are proposed by what was learnt, or ended early."""
+"""Complete trials before others are proposed by what was learnt, and trials with a score at the same share of their
+steps before one is ended early."""
+KEPT = 0.75
+"""Share of the trials that do not end early."""
+JUDGED_AFTER = 40
+"""Percent of a trial's steps before it may end early: high learning rates look bad until they fall."""
 FLOOR = 4.0
 """Scores count down to so many times the distance of the upper quartile from the median below the median."""
 FAILURE = "failure"
@@ -83,11 +88,36 @@ def expected(trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float:
     others = [one for one in complete if one.intermediate_values]
     if not others:
         return score
-    curves = (sorted(one.intermediate_values.items()) for one in others)
-    then = [np.interp(share, *zip(*curve, strict=True)) for curve in curves]
     return score + statistics.median(
-        float(one.value or 0) - at for one, at in zip(others, then, strict=True)
+        float(one.value or 0) - _score_at(one, share) for one in others
     )
+
+
+def far_behind(trials: Sequence[FrozenTrial], share: int, score: float) -> bool:
+    """Whether a score is below those of three quarters of the trials at the same share of their steps.
+
+    Trials validate at shares of their own, so their scores between two validations are interpolated. Trials that ended
+    before that share do not count.
+
+    Args:
+        trials: the other ones of a study.
+        share: of the steps, in percent.
+    """
+    if share < JUDGED_AFTER:
+        return False
+    others = [
+        _score_at(one, share)
+        for one in trials
+        if one.intermediate_values
+        and (one.state == TrialState.COMPLETE or max(one.intermediate_values) >= share)
+    ]
+    return len(others) >= STARTUP and score < float(np.quantile(others, 1 - KEPT))
+
+
+def _score_at(trial: FrozenTrial, share: int) -> float:
+    """The score of a trial with validations at a share of its steps, in percent."""
+    curve = sorted(trial.intermediate_values.items())
+    return float(np.interp(share, *zip(*curve, strict=True)))
 
 
 def _floor(scores: Sequence[float]) -> float:

@@ -25,7 +25,7 @@ from ctseg.files import write_text
 from ctseg.temporary import held
 from ctseg_optuna.page import write_study
 from ctseg_optuna.prepare import as_run_file, planned, trial_folder
-from ctseg_optuna.proposal import FAILURE, STARTUP, one_changed, proposed
+from ctseg_optuna.proposal import FAILURE, far_behind, one_changed, proposed
 from ctseg_optuna.ranking import PLAN, SEED, Ranked, ranking, to_repeat
 from ctseg_optuna.space import (
     Space,
@@ -40,10 +40,6 @@ BASE, BEST, PAGE, DATABASE, SPACE = "base.toml", "best.toml", "study.html", "stu
 NAME = "ctseg"
 ALONE = 0.5
 """Share of that in which settings of the plan are changed one at a time."""
-KEPT = 75.0
-"""Percent of the trials at a share of their steps that do not end early."""
-JUDGED_AFTER = 40
-"""Percent of a trial's steps before it may end early: high learning rates look bad until they fall."""
 EXPLORED = 2 / 3
 """Share of the time, or of the trials, that tries settings; after it the best are trained again."""
 MOST_FAILURES = 5
@@ -124,7 +120,11 @@ class _Progress:
             return
         self._reported.add(share)
         self._trial.report(float(value), share)
-        if self._prune and self._trial.should_prune():
+        if not self._prune:
+            return
+        trials = self._trial.study.get_trials(deepcopy=False)
+        others = [one for one in trials if one.number != self._trial.number]
+        if far_behind(others, share, float(value)):
             raise optuna.TrialPruned(
                 f"after {share} % of its steps, with a mean Dice of {value:.4f}"
             )
@@ -296,7 +296,7 @@ def _study(how: Search, base: RunConfig) -> optuna.Study:
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(seed=base.seed + existing.get(name, 0)),
-        pruner=optuna.pruners.PercentilePruner(KEPT, n_startup_trials=STARTUP, n_warmup_steps=JUDGED_AFTER),
+        pruner=optuna.pruners.NopPruner(),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ctseg_optuna.proposal import STARTUP, expected, one_changed, proposed
+from ctseg_optuna.proposal import STARTUP, expected, far_behind, one_changed, proposed
 from ctseg_optuna.space import Choices, Range
 
 SPACE = {name: CategoricalDistribution(["0", "1"]) for name in "abcd"} | {
@@ -120,3 +120,26 @@ def test_it_needs_no_study_of_its_own() -> None:
     made.add_trials([trial(planned(rate=0.01 + 0.001 * n), 0.8) for n in range(STARTUP)])
     proposed(made.get_trials(), 0)
     assert len(made.trials) == STARTUP
+
+
+def curve(points: dict[int, float], state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    score = max(points.values()) if state == TrialState.COMPLETE else None
+    return create_trial(state=state, value=score, intermediate_values=points)
+
+
+def test_a_trial_far_behind_is_judged_by_all_others_at_its_share() -> None:
+    others = [curve({40 + i: 0.1, 60 + i: 0.3}) for i in range(STARTUP)]
+    others[-1] = curve({40: 0.1, 54: 0.9})
+    assert not far_behind(others, 54, 0.8)  # one other was better there
+    assert far_behind(others, 54, 0.15)
+    assert not far_behind(others[1:], 54, 0.15)  # too few
+    assert not far_behind(others, 39, 0.0)  # too early
+    assert not far_behind(others, 56, 0.26)
+
+
+def test_trials_that_ended_early_count_as_far_as_they_came() -> None:
+    ended = [curve({50: 0.1}, TrialState.PRUNED)] * 4
+    others = [curve({40: 0.2, 100: 0.8})] * STARTUP
+    assert far_behind(others, 50, 0.2)
+    assert not far_behind([*others, *ended], 50, 0.2)
+    assert far_behind([*others, *ended], 60, 0.2)
