@@ -72,6 +72,9 @@ def open_dicom_seg(
     chosen = choose(regions, names, missing, "segment", path)
     value_of = {region.number: value for value, parts in chosen for region in parts}
     labelled = [(value, parts[0].name if parts else f"label {value}") for value, parts in chosen]
+    ranks = {region.number: rank for rank, (_, parts) in enumerate(chosen) for region in parts}
+    # where segments overlap, the last one asked for counts, wherever its frames are in the file
+    frames.sort(key=lambda frame: ranks.get(frame.segment or 0, 0))
     plane = own_grid.shape_zyx[1:]
 
     def read_own(start: int, stop: int) -> NDArray[Any]:

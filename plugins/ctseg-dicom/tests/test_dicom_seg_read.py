@@ -101,6 +101,23 @@ def test_overlapping_segments_are_refused_ordered_or_stacked(tmp_path, series, g
     np.testing.assert_array_equal(tumour.array, stack[..., 1])
 
 
+@pytest.mark.parametrize("names", [["Tumour", "Liver"], ["Liver", "Tumour"]])
+def test_the_last_name_asked_for_is_kept_whatever_the_order_in_the_file(
+    tmp_path, series, geometry, make_seg, names
+):
+    liver, tumour = np.zeros((2, *geometry.shape_zyx), np.uint8)
+    liver[1:5, 2:12, 3:15] = 1
+    tumour[2:4, 4:8, 5:9] = 1
+    masks = {"Liver": liver, "Tumour": tumour}
+    path = tmp_path / "study" / "seg.dcm"
+    make_seg(path, series, np.stack([masks[name] for name in names], -1), names=names)
+    with open_volume(path, segments="Liver,Tumour", overlaps="last") as source:
+        np.testing.assert_array_equal(source.read()[0], np.where(tumour, 2, liver))
+        np.testing.assert_array_equal(source.read((2, 3))[0], np.where(tumour, 2, liver)[2:3])
+    covered = ctseg.read(path, segments="Tumour,Liver", overlaps="last")
+    np.testing.assert_array_equal(covered.array, 2 * liver)
+
+
 def test_segments_are_chosen_by_name_or_number(tmp_path, series, label, make_seg):
     path = tmp_path / "study" / "seg.dcm"
     make_seg(path, series, label)
