@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,48 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
     measures = group(0, "PixelMeasuresSequence")
     row, column = cosines[:3], cosines[3:]
     matrix = grids.orthonormal(np.stack([row, column, np.cross(row, column)], axis=1))
-    normal = matrix[:, 2]
-    along = positions @ normal
+    spacing = [float(v) for v in measures.PixelSpacing]
+    rows, columns = int(data.Rows), int(data.Columns)
+    along = positions @ matrix[:, 2]
     gap = _gap(along, measures)
+    geometry = grids.make_geometry(
+        path,
+        (1, rows, columns),
+        (spacing[1], spacing[0], gap),
+        positions[int(along.argmin())].tolist(),
+        matrix,
+    )
+    stored = stored_grid(data, geometry, positions)
+    if stored is not None:
+        geometry, slices = stored
+    else:
+        slices = _even_slices(positions, matrix[:, 2], gap, path)
+        geometry = replace(geometry, shape_zyx=(int(slices.max()) + 1, rows, columns))
+    by_segment = data.SegmentationType != "LABELMAP"
+    frames = [
+        Frame(
+            n,
+            int(group(n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+            if by_segment
+            else None,
+            int(slices[n]),
+        )
+        for n in range(count)
+    ]
+    return geometry, frames
+
+
+def _even_slices(
+    positions: NDArray[np.float64], normal: NDArray[np.float64], gap: float, path: Path
+) -> NDArray[np.int64]:
+    """The slice of each frame on an even grid that begins at the first one.
+
+    Raises:
+        FileProblem: the frames do not lie on it.
+    """
+    along = positions @ normal
     steps = (along - along.min()) / gap
-    first = positions[int(along.argmin())]
-    ideal = first + np.outer(np.rint(steps) * gap, normal)
+    ideal = positions[int(along.argmin())] + np.outer(np.rint(steps) * gap, normal)
     if np.linalg.norm(positions - ideal, axis=1).max() > _TOLERANCE * gap:
         raise FileProblem(
             f"{path}: the frames lie on no even grid of slices {gap:.4g} mm apart.",
@@ -81,26 +117,7 @@ def layout(data: pydicom.Dataset, path: Path) -> tuple[Geometry, list[Frame]]:
             f"{steps.max():.3g} slices.",
             hint="Its positions or its slice distance are damaged; copy the file again.",
         )
-    spacing = [float(v) for v in measures.PixelSpacing]
-    shape = (int(np.rint(steps.max())) + 1, int(data.Rows), int(data.Columns))
-    geometry = grids.make_geometry(
-        path, shape, (spacing[1], spacing[0], gap), first.tolist(), matrix
-    )
-    start = 0
-    if (full_grid := stored_grid(data, geometry)) is not None:
-        geometry, start = full_grid
-    by_segment = data.SegmentationType != "LABELMAP"
-    frames = [
-        Frame(
-            n,
-            int(group(n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-            if by_segment
-            else None,
-            start + int(np.rint(steps[n])),
-        )
-        for n in range(count)
-    ]
-    return geometry, frames
+    return np.rint(steps).astype(np.int64)
 
 
 def _gap(along: NDArray[np.float64], measures: pydicom.Dataset) -> float:

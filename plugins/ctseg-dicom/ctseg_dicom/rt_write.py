@@ -121,12 +121,13 @@ class _StructureSink:
         seen.RTROIInterpretedType = seen.ROIInterpreter = ""
         drawn.ReferencedROINumber, drawn.ROIDisplayColor = number, list(colour)
         contours = []
+        geometry, on_images = self._header.geometry, self._images.places_xyz
         for k, points in self._contours.get(key, ()):
             one = Dataset()
             one.ContourImageSequence = [_image(self._images, k)]
             one.ContourGeometricType = "CLOSED_PLANAR"
             one.NumberOfContourPoints = len(points)
-            places = self._header.geometry.position(points)
+            places = geometry.position(points) + on_images[k] - geometry.position((0, 0, k))
             one.ContourData = [f"{value:.4f}" for value in places.ravel().tolist()]
             contours.append(one)
         if contours:

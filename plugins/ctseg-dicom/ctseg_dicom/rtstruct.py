@@ -59,7 +59,8 @@ class Contours:
         """Group contours in voxels, each within one plane of constant z, by plane.
 
         Args:
-            every_slice: whether each slice of the region has a contour, so that none lies between two of them.
+            every_slice: whether each slice of the region has a contour, so that none lies between two of them, though
+                images may lie beside the slices of the grid, which is even.
         """
         heights: list[float] = []
         grouped: list[list[Drawn]] = []
@@ -74,6 +75,8 @@ class Contours:
             Plane.of([c.points[:, :2] for c in group], cancels=any(c.cancels for c in group))
             for group in grouped
         ]
+        if every_slice and len({round(z) for z in heights}) == len(heights):
+            heights = [float(round(z)) for z in heights]
         gaps = np.diff(heights)
         usual = float(np.median(gaps)) if len(gaps) and not every_slice else 1.0
         return cls(np.array(heights), planes, usual)

@@ -110,7 +110,7 @@ class _SegSink:
         names = self._names()
         voxels = self._voxels if self._channels is not None else _numbered(self._voxels, names)
         segmentation = _object(self._path, self._images.headers, voxels, names, self._algorithm)
-        store_grid(segmentation, self._geometry)
+        store_grid(segmentation, self._geometry, self._images.places_xyz)
         with dicom(self._path):
             segmentation.save_as(self._temporary)
 

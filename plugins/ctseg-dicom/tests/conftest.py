@@ -40,8 +40,14 @@ def geometry() -> Geometry:
     return Geometry((6, 16, 20), (0.8, 0.7, 2.5), (-30.0, 12.5, 100.0), TURN)
 
 
-def write_series(folder: Path, geometry: Geometry, **tags: Any) -> list[Dataset]:
-    """A CT series on a grid, in files whose names are not in the order of the slices."""
+def write_series(
+    folder: Path, geometry: Geometry, heights: Sequence[float] | None = None, **tags: Any
+) -> list[Dataset]:
+    """A CT series on a grid, in files whose names are not in the order of the slices.
+
+    Args:
+        heights: positions of the slices along the normal, in slices; by default 0, 1, ...
+    """
     folder.mkdir(parents=True, exist_ok=True)
     uids = {
         "StudyInstanceUID": generate_uid(),
@@ -63,7 +69,8 @@ def write_series(folder: Path, geometry: Geometry, **tags: Any) -> list[Dataset]
         one.PixelSpacing = [geometry.spacing_xyz[1], geometry.spacing_xyz[0]]
         one.SliceThickness = geometry.spacing_xyz[2]
         one.ImageOrientationPatient = [*geometry.matrix[:, 0], *geometry.matrix[:, 1]]
-        one.ImagePositionPatient = [round(float(v), 6) for v in geometry.position((0, 0, k))]
+        height = k if heights is None else heights[k]
+        one.ImagePositionPatient = [round(float(v), 6) for v in geometry.position((0, 0, height))]
         one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
         one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 1
         one.RescaleIntercept, one.RescaleSlope = "0", "1"

@@ -100,6 +100,54 @@ def test_labels_come_back_through_highdicom_and_ctseg(tmp_path, series, scan, ge
     assert seg.get_segment_description(3).segmented_property_type.meaning == "Neoplasm"
 
 
+EVEN_GAPS = [0.991] * 24 + [1.009] * 23
+"""Gaps that the reader takes for even, though slices in the middle lie 0.2 of a slice beside an even grid."""
+
+
+@pytest.mark.parametrize(
+    "heights",
+    [
+        [0.0, 0.992, 2.0, 3.008],  # 0.62, 1.25 and 1.88 mm where 0.625 is meant
+        np.cumsum([0.0, *EVEN_GAPS]).tolist(),
+    ],
+)
+def test_images_whose_positions_have_few_digits_are_those_of_the_slices(
+    tmp_path, geometry, make_series, heights
+):
+    grid = Geometry(
+        (len(heights), 16, 20), geometry.spacing_xyz, geometry.origin_xyz, geometry.direction
+    )
+    series = make_series(tmp_path / "study" / "ct", grid, heights)
+    array = np.zeros(grid.shape_zyx, np.uint8)
+    array[1:-1, 3:9, 4:12] = 1 + np.arange(len(heights) - 2)[:, None, None] % 2
+    path = tmp_path / "study" / "out.seg.dcm"
+    with open_volume(tmp_path / "study" / "ct") as scan:
+        ctseg.write(ctseg.Volume(array, scan.geometry), path, reference=scan)
+        middle = scan.geometry.sub((1, 0, 0), (len(heights) - 2, 16, 20))
+        ctseg.write(
+            ctseg.Volume(array[1:-1], middle), tmp_path / "study" / "b.seg.dcm", reference=scan
+        )
+        for own in ("auto", "own"):
+            back = ctseg.read(path, grid=own)
+            assert back.geometry.agrees(scan.geometry)
+            np.testing.assert_array_equal(back.array, array)
+    np.testing.assert_array_equal(ctseg.read(tmp_path / "study" / "b.seg.dcm").array, array)
+    positions = {one.SOPInstanceUID: one.ImagePositionPatient for one in series}
+    for frame in segread(path).PerFrameFunctionalGroupsSequence:
+        image = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        place = frame.PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_allclose(place, positions[image], atol=1e-4)
+
+
+def test_straightened_slices_are_no_images(tmp_path, geometry, make_series):
+    make_series(tmp_path / "ct", geometry, [0, 1, 2.3, 3, 4, 5])
+    mask = np.ones(geometry.shape_zyx, np.uint8)
+    with open_volume(tmp_path / "ct", straighten="yes") as scan:
+        assert scan.geometry.shape_zyx == geometry.shape_zyx
+        with pytest.raises(GeometryMismatch, match="1 of 6 slices, the first of them slice 2"):
+            ctseg.write(ctseg.Volume(mask, scan.geometry), tmp_path / "a.seg.dcm", reference=scan)
+
+
 def test_values_without_a_label_and_empty_maps_are_written(tmp_path, scan, label):
     path = tmp_path / "study" / "out.seg.dcm"
     ctseg.write(ctseg.Volume(label, scan.geometry), path, reference=scan)

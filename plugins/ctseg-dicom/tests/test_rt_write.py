@@ -111,6 +111,25 @@ def test_masks_come_back_exactly(tmp_path, series, scan, geometry):
         assert abs(offset @ geometry.matrix[:, 2]) < 1e-3
 
 
+def test_contours_lie_on_their_images_and_come_back_where_the_grid_is_only_nearly_even(
+    tmp_path, geometry, make_series
+):
+    heights = np.cumsum([0.0] + [0.991] * 24 + [1.009] * 23)
+    grid = Geometry((48, 16, 20), geometry.spacing_xyz, geometry.origin_xyz, geometry.direction)
+    series = make_series(tmp_path / "study" / "ct", grid, heights.tolist())
+    array = odd_map(grid.shape_zyx)
+    array[20::3][array[20::3] == 7] = 0  # slices between those of a label
+    path = tmp_path / "study" / "out.rt.dcm"
+    with open_volume(tmp_path / "study" / "ct") as scan:
+        ctseg.write(ctseg.Volume(array, scan.geometry), path, labels=LABELS, reference=scan)
+    np.testing.assert_array_equal(ctseg.read(path).array, array)
+    images = {one.SOPInstanceUID: np.array(one.ImagePositionPatient, float) for one in series}
+    for contour in pydicom.dcmread(path).ROIContourSequence[0].ContourSequence:
+        image = images[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+        offset = np.array(contour.ContourData[:3], float) - image
+        assert abs(offset @ geometry.matrix[:, 2]) < 1e-3
+
+
 def test_overlapping_channels_and_empty_maps(tmp_path, scan, geometry):
     array = odd_map(geometry.shape_zyx)
     masks = np.stack([array > 0, array == 7]).astype(np.uint8)
