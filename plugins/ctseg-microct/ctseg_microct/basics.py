@@ -21,8 +21,8 @@ def fractions(phases: Phases) -> list[dict[str, Any]]:
     """Volume, fraction and surface of each phase, mm, and the area it shares with each other phase."""
     kinds = len(phases) + 1
     crossings = np.zeros((13, kinds, kinds), np.int64)
-    for first, slab in phases.slabs(before=1):
-        crossings += contacts(slab, int(first > 0), kinds)
+    for before, slab in phases.slabs(before=1):
+        crossings += contacts(slab, before, kinds)
     area = np.tensordot(area_per_crossing(phases.spacing_zyx), crossings, 1)
     area += area.T
     voxel, total = phases.geometry.voxel_volume_mm3, phases.index.size

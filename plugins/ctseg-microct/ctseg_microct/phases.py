@@ -57,13 +57,13 @@ class Phases:
         return read_box(self.index, start, stop)
 
     def slabs(self, before: int = 0) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """First plane and voxels of slabs along z, each with some planes of the slab before it."""
+        """Slabs along z: how many planes of the one before each begins with, at most `before`, and its voxels."""
         depth, height, width = self.shape_zyx
         thick = max(1, SLAB_VOXELS // (height * width))
         for start in range(0, depth, thick):
             first = max(0, start - before)
             yield (
-                first,
+                start - first,
                 self.read((first, 0, 0), (min(start + thick, depth), height, width)),
             )
 

@@ -9,7 +9,7 @@ from skimage.measure import label, regionprops
 
 from ctseg.volume.io import open_volume, write
 from ctseg.volume.volume import Volume
-from ctseg_microct import correlation, thickness
+from ctseg_microct import basics, correlation, thickness
 from ctseg_microct.boundary import give_boundary
 from ctseg_microct.clusters import cluster_counts
 from ctseg_microct.grains import part_grains
@@ -51,6 +51,14 @@ def packing(edge, radius, seed=1):
         centres.append(c)
         out[(z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 <= (radius + 0.5) ** 2] = 1
     return out, np.array(centres)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 5])
+def test_surfaces_of_slabs_equal_the_whole(monkeypatch, planes):
+    small = phases_of(blobs(12, 1.5), (1.0, 1.0, 1.5))
+    whole = basics.fractions(small)
+    monkeypatch.setattr("ctseg_microct.phases.SLAB_VOXELS", planes * 12 * 12)
+    same(basics.fractions(small), whole)
 
 
 def test_thickness_of_blocks_equals_the_whole():
