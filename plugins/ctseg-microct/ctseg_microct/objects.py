@@ -20,7 +20,7 @@ def measure_objects(phases: Phases, objects: Numbered, memory: int) -> dict[str,
     """Columns of all objects, lengths in mm and in the scan's coordinates.
 
     Axes are those of the ellipsoid with the same second moments; the sphericity is the surface of a sphere of the same
-    volume divided by the object's, 1 for a sphere.
+    volume divided by the object's, 1 for a sphere; NaN for an object without a surface, which fills the volume.
     """
     shape, spacing = phases.shape_zyx, np.array(phases.spacing_zyx)
     count = len(objects.size)
@@ -80,8 +80,8 @@ def _columns(phases: Phases, objects: Numbered, sums: Any, reference: Any) -> di
     along *= np.where(along[:, 2:] < 0, -1, 1)
     centre = np.array(phases.geometry.position(index_xyz)).reshape(-1, 3)
     volume = objects.size * phases.geometry.voxel_volume_mm3
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sphericity = np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / area
+    surface = np.where(area > 0, area, np.nan)
+    sphericity = np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / surface
     shape = np.array(phases.shape_zyx)
     edge = ((objects.box[:, :, 0] == 0) | (objects.box[:, :, 1] == shape)).any(1)
     columns: dict[str, Any] = {

@@ -69,12 +69,18 @@ def write_results(phases: Phases, results: Results, folder: Path) -> dict[str, A
 
 
 def write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV, numbers with six digits."""
+    """Write rows as CSV, numbers with six digits; NaN becomes empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow([f"{v:.6g}" if isinstance(v, (float, np.floating)) else v for v in row])
+        writer.writerow([_cell(value) for value in row])
     write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, (float, np.floating)):
+        return value
+    return "" if np.isnan(value) else f"{value:.6g}"
 
 
 def _with_unit(name: str, unit: str) -> str:
@@ -89,6 +95,8 @@ def _object_summary(columns: dict[str, Any], factor: float) -> dict[str, Any]:
     for name in dict.fromkeys(columns["label"]):
         own = columns["label"] == name
         size = columns["diameter"][own] * factor
+        roundness = columns["sphericity"][own]
+        roundness = roundness[np.isfinite(roundness)]
         low, middle, high = np.percentile(size, (10, 50, 90))
         out[str(name)] = {
             "count": int(own.sum()),
@@ -97,7 +105,7 @@ def _object_summary(columns: dict[str, Any], factor: float) -> dict[str, Any]:
             "diameter_d10": float(low),
             "diameter_d50": float(middle),
             "diameter_d90": float(high),
-            "mean_sphericity": float(columns["sphericity"][own].mean()),
+            "mean_sphericity": float(roundness.mean()) if len(roundness) else None,
         }
     return out
 

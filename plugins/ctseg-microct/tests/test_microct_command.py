@@ -14,7 +14,7 @@ from ctseg.volume.io import read, write
 from ctseg.volume.volume import Volume
 from ctseg_microct.command import measure
 from ctseg_microct.phantoms import blobs, sphere
-from ctseg_microct.report import unit_of
+from ctseg_microct.report import _object_summary, unit_of
 
 app = typer.Typer()
 app.command()(measure)
@@ -75,6 +75,26 @@ def test_one_topic_alone(volume, tmp_path):
     result = run(volume / "mask.nii.gz", "-o", tmp_path, "--only", "fractions", "--json")
     assert json.loads(result.stdout)["labels"].keys() == {"label_0", "label_1"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fractions.csv", "measure.json"]
+
+
+def test_a_map_of_one_value_is_measured(tmp_path):
+    write(Volume.from_array(np.ones((20, 20, 20), np.uint8)), tmp_path / "full.nii.gz")
+    run(tmp_path / "full.nii.gz", "-o", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "measure.json").read_text())
+    assert found["labels"]["label_1"]["fractions"]["surface"] == 0
+    assert found["objects"]["label_1"]["count"] == 1
+    assert found["objects"]["label_1"]["mean_sphericity"] is None
+    head, row = csv.reader((tmp_path / "out" / "objects.csv").read_text().splitlines())
+    assert row[head.index("sphericity")] == "" and row[head.index("voxels")] == "8000"
+
+
+def test_a_surface_that_only_some_objects_have_counts_in_the_mean():
+    columns = {
+        "label": np.array(["a", "a", "b"], object), "diameter": np.ones(3), "volume": np.ones(3),
+        "cut_by_edge": np.ones(3, bool), "sphericity": np.array([0.5, np.nan, np.nan]),
+    }  # fmt: skip
+    found = _object_summary(columns, 1.0)
+    assert (found["a"]["mean_sphericity"], found["b"]["mean_sphericity"]) == (0.5, None)
 
 
 @pytest.mark.parametrize(
