@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,15 +91,32 @@ def parse_labels(text: str) -> dict[int, str]:
     """Names by value from `pore=0,grain=1` or `0,1`.
 
     Raises:
-        BadInput: the text has another form.
+        BadInput: the text has another form, or a name or value occurs twice.
     """
     out: dict[int, str] = {}
     for part in text.split(","):
         name, _, value = part.strip().rpartition("=")
         if not value.strip().isdecimal():
             raise BadInput(f"'{part}' is no label.", hint="Write --labels pore=0,grain=1")
+        if int(value) in out:
+            raise BadInput(f"The value {int(value)} has two names.", hint="Name each value once.")
         out[int(value)] = name.strip() or f"label_{int(value)}"
+    _check_names(list(out.values()))
     return out
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse names that occur twice: results are listed by name.
+
+    Raises:
+        BadInput: the message names the first of them.
+    """
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise BadInput(
+                f"Two labels are called '{name}'.",
+                hint="Give each value a name of its own: --labels pore=0,grain=1",
+            )
 
 
 def read_phases(source: VolumeSource, labels: Mapping[int, str] | None = None) -> Phases:
@@ -109,7 +126,7 @@ def read_phases(source: VolumeSource, labels: Mapping[int, str] | None = None) -
         labels: names of the values to measure; by default every value of the file.
 
     Raises:
-        BadInput: it is no label map, has too many values, or none of those asked for.
+        BadInput: it is no label map, has too many values, none of those asked for, or two of one name.
     """
     if source.channels != 1:
         raise BadInput(
@@ -153,4 +170,5 @@ def read_phases(source: VolumeSource, labels: Mapping[int, str] | None = None) -
     if not any(voxels):
         raise BadInput(f"{source.path} holds none of the labels {sorted(labels or {})}.")
     names = tuple(named.get(value, f"label_{value}") for value in values)
+    _check_names(names)
     return Phases(values, names, index, source.geometry, voxels)

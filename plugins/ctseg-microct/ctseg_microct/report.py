@@ -31,7 +31,7 @@ def unit_of(spacing_mm: float) -> str:
 
 
 def convert(value: Any, factor: float, name: str = "", topic: str = "") -> Any:
-    """Results with lengths, areas and volumes multiplied into another unit, by their names."""
+    """Results of a label with lengths, areas and volumes multiplied into another unit, by their names."""
     if isinstance(value, dict):
         topic = topic or (name if name in _SHARES else "")
         if name == "contact":
@@ -49,7 +49,7 @@ def write_results(phases: Phases, results: Results, folder: Path) -> dict[str, A
     """Write `measure.json`, the tables and the plots; returns what the JSON file holds."""
     unit = unit_of(min(phases.spacing_zyx))
     factor = UNITS[unit]
-    labels = convert(results.phases, factor)
+    labels = {name: convert(row, factor) for name, row in results.phases.items()}
     summary = {
         "unit": unit,
         "shape_zyx": list(phases.shape_zyx),

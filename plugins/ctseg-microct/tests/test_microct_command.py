@@ -71,6 +71,20 @@ def test_everything_is_written_in_micrometres(volume, tmp_path):
     assert "volume_um3" in head and "surface_um2" in head and "centre_x_um" in head
 
 
+def test_labels_may_have_the_names_of_results(volume, tmp_path):
+    plain, odd = (
+        json.loads(
+            run(volume / "mask.nii.gz", "-o", tmp_path / name, "--labels", names, "--json", "--only",
+                "fractions,windows,correlation,thickness").stdout
+        )["labels"]
+        for name, names in (("a", "pore=0,grain=1"), ("b", "contact=0,length=1"))
+    )  # fmt: skip
+    for own, name in (("pore", "contact"), ("grain", "length")):
+        (area,) = plain[own]["fractions"].pop("contact").values()
+        assert list(odd[name]["fractions"].pop("contact").values()) == [area]
+        assert odd[name] == plain[own]
+
+
 def test_one_topic_alone(volume, tmp_path):
     result = run(volume / "mask.nii.gz", "-o", tmp_path, "--only", "fractions", "--json")
     assert json.loads(result.stdout)["labels"].keys() == {"label_0", "label_1"}
@@ -102,6 +116,9 @@ def test_a_surface_that_only_some_objects_have_counts_in_the_mean():
     [
         (["--only", "porosity"], "no topic 'porosity'"),
         (["--labels", "grain"], "is no label"),
+        (["--labels", "solid=0,solid=1"], "Two labels are called 'solid'"),
+        (["--labels", "label_1=0,1"], "Two labels are called 'label_1'"),
+        (["--labels", "pore=0,grain=0"], "value 0 has two names"),
         (["--labels", "grain=7"], "none of the labels"),
         (["--reach", "1um"], "shorter than a voxel"),
         (["--split", "2", "--only", "objects"], "between 0 and 1"),
