@@ -57,8 +57,9 @@ def measure(
 
     from ctseg.engine.inference.memory.fit import parse_size
     from ctseg.errors import BadInput
+    from ctseg.volume.formats.calibration import UNKNOWN
     from ctseg.volume.formats.units import read_spacing
-    from ctseg.volume.io import open_volume
+    from ctseg.volume.io import notes_of, open_volume
     from ctseg_microct.measure import TOPICS, Wanted
     from ctseg_microct.measure import measure as run
     from ctseg_microct.objects_file import write_objects
@@ -87,10 +88,18 @@ def measure(
     )  # fmt: skip
     with ExitStack() as stack:
         source = stack.enter_context(closing(open_volume(volume, **parse_options(option or []))))
+        calibrated, notes = not source.metadata.get(UNKNOWN), notes_of([source])
+        for note in notes:
+            ui.say(f"Note: {note}")
+        if not calibrated and reach and reach.strip()[-1].isalpha():
+            raise BadInput(
+                f"{volume} does not state its voxel size, so {reach} may be any number of voxels.",
+                hint="Give the reach in voxels, such as --reach 20, or the voxel size as the note says.",
+            )
         grey = stack.enter_context(closing(open_volume(scan))) if scan else None
         phases = read_phases(source, parse_labels(labels) if labels else None)
         results = run(phases, wanted, grey)
-    summary = write_results(phases, results, output)
+    summary = write_results(phases, results, output, calibrated=calibrated, notes=notes)
     draw(summary, output)
     if split and results.numbered is not None:
         write_objects(results.numbered, phases.geometry, output / "objects.h5")

@@ -15,7 +15,8 @@ from ctseg.files import write_text
 from ctseg_microct.measure import Results
 from ctseg_microct.phases import Phases
 
-UNITS = {"mm": 1.0, "um": 1e3, "nm": 1e6}
+UNITS = {"mm": 1.0, "um": 1e3, "nm": 1e6, "voxel": 1.0}
+"""How many of a unit are a millimetre, which stands for a voxel where the voxel size is unknown."""
 _LENGTHS = {
     "edge", "representative_edge", "length", "distance", "mean_chord", "mean", "deviation", "median", "largest",
     "diameter", "centre_x", "centre_y", "centre_z", "axis_long", "axis_middle", "axis_short",
@@ -45,15 +46,28 @@ def convert(value: Any, factor: float, name: str = "", topic: str = "") -> Any:
     return value * factor**power
 
 
-def write_results(phases: Phases, results: Results, folder: Path) -> dict[str, Any]:
-    """Write `measure.json`, the tables and the plots; returns what the JSON file holds."""
-    unit = unit_of(min(phases.spacing_zyx))
+def write_results(
+    phases: Phases,
+    results: Results,
+    folder: Path,
+    *,
+    calibrated: bool = True,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write `measure.json`, the tables and the plots; returns what the JSON file holds.
+
+    Args:
+        calibrated: whether the voxel size is known; without it lengths are in voxels.
+        notes: what is odd about the file.
+    """
+    unit = unit_of(min(phases.spacing_zyx)) if calibrated else "voxel"
     factor = UNITS[unit]
     labels = {name: convert(row, factor) for name, row in results.phases.items()}
     summary = {
         "unit": unit,
         "shape_zyx": list(phases.shape_zyx),
         "spacing_zyx": [s * factor for s in phases.spacing_zyx],
+        "notes": list(notes),
         "labels": labels,
     }
     if results.objects is not None:

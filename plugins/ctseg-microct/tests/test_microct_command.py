@@ -91,6 +91,28 @@ def test_one_topic_alone(volume, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fractions.csv", "measure.json"]
 
 
+def test_without_a_voxel_size_lengths_are_in_voxels(tmp_path):
+    array = blobs(24, 2.0)
+    array.tofile(tmp_path / "mask_24x24x24_uint8.raw")
+    out = tmp_path / "out"
+    result = run(tmp_path / "mask_24x24x24_uint8.raw", "-o", out, "--reach", "4")
+    assert "voxel size is unknown" in result.stderr
+    assert "thickness voxel" in result.output and " mm" not in result.stdout
+    found = json.loads((out / "measure.json").read_text())
+    assert (found["unit"], found["spacing_zyx"]) == ("voxel", [1, 1, 1])
+    assert any("voxel size is unknown" in note for note in found["notes"])
+    assert found["labels"]["label_1"]["fractions"]["volume"] == array.sum()
+    head = (out / "objects.csv").read_text().splitlines()[0]
+    assert "volume_voxel3" in head and "_mm" not in head
+    assert "specific_surface_per_voxel" in (out / "fractions.csv").read_text()
+    with pytest.raises(BadInput, match="may be any number of voxels") as caught:
+        run(tmp_path / "mask_24x24x24_uint8.raw", "-o", tmp_path / "no", "--reach", "4um")
+    assert "--reach 20" in caught.value.hint
+    known = ["--option", "spacing=5um", "--reach", "20um", "--only", "fractions"]
+    run(tmp_path / "mask_24x24x24_uint8.raw", "-o", tmp_path / "um", *known)
+    assert json.loads((tmp_path / "um" / "measure.json").read_text())["unit"] == "um"
+
+
 def test_a_map_of_one_value_is_measured(tmp_path):
     write(Volume.from_array(np.ones((20, 20, 20), np.uint8)), tmp_path / "full.nii.gz")
     run(tmp_path / "full.nii.gz", "-o", tmp_path / "out")
