@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,8 +37,14 @@ class Block:
 
 
 def edge_for(memory: int, voxel_bytes: int, halo: int) -> int:
-    """Edge of a block that, with its halo, takes about `memory` bytes."""
+    """Edge of a block that, with its halo, takes about `memory` bytes; never less than `LEAST_EDGE`."""
     return max(LEAST_EDGE, int((memory / voxel_bytes) ** (1 / 3)) - 2 * halo)
+
+
+def least_bytes(shape: Zyx, voxel_bytes: int, halo: Zyx) -> int:
+    """Bytes of the smallest block, which `edge_for` chooses where a halo leaves no room for a larger one."""
+    sizes = (min(n, LEAST_EDGE + 2 * h) for n, h in zip(shape, halo, strict=True))
+    return math.prod(sizes) * voxel_bytes
 
 
 def blocks(shape: Zyx, edge: int, before: Zyx, after: Zyx | None = None) -> Iterator[Block]:

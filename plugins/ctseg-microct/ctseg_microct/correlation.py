@@ -16,7 +16,7 @@ from scipy import fft
 
 from ctseg.machine import cores
 from ctseg.specs import Zyx
-from ctseg_microct.blocks import blocks
+from ctseg_microct.blocks import blocks, edge_for
 from ctseg_microct.phases import read_box
 
 SPECTRUM_BYTES = 44
@@ -65,11 +65,17 @@ class Lags:
         return weight
 
 
-def lags_up_to(shape: Zyx, spacing_zyx: tuple[float, float, float], reach_mm: float) -> Lags:
-    """The lags of a volume up to a distance, in classes one voxel wide."""
+def reach_voxels(shape: Zyx, spacing_zyx: tuple[float, float, float], reach_mm: float) -> Zyx:
+    """The largest lag along z, y, x within a distance and the volume."""
     z, y, x = (
         min(int(reach_mm / s + 1e-9), n - 1) for s, n in zip(spacing_zyx, shape, strict=True)
     )
+    return z, y, x
+
+
+def lags_up_to(shape: Zyx, spacing_zyx: tuple[float, float, float], reach_mm: float) -> Lags:
+    """The lags of a volume up to a distance, in classes one voxel wide."""
+    z, y, x = reach_voxels(shape, spacing_zyx, reach_mm)
     axes = [np.arange(0, z + 1), np.arange(-y, y + 1), np.arange(-x, x + 1)]
     count = [n - np.abs(a) for n, a in zip(shape, axes, strict=True)]
     pairs = count[0][:, None, None] * count[1][:, None] * count[2].astype(float)
@@ -97,10 +103,8 @@ def pair_counts(
     low, high = box or ((0, 0, 0), map_zyx.shape)
     shape: Zyx = tuple(b - a for a, b in zip(low, high, strict=True))  # type: ignore[assignment]
     reach: Zyx = tuple(min(r, n - 1) for r, n in zip(lags.reach, shape, strict=True))  # type: ignore[assignment]
-    edge = max(16, int((memory / SPECTRUM_BYTES) ** (1 / 3)) - 2 * max(reach))
-    sizes = [min(edge, n) + 2 * r for n, r in zip(shape, reach, strict=True)]
-    sizes[0] -= reach[0]
-    size = [fft.next_fast_len(n, real=True) for n in sizes]
+    edge = edge_for(memory, SPECTRUM_BYTES, max(reach))
+    size = transform_size(shape, reach, edge)
     total: NDArray[Any] | None = None
     for block in blocks(shape, edge, (0, reach[1], reach[2]), reach):
         start = tuple(a + o for a, o in zip(block.outer_start, low, strict=True))
@@ -135,6 +139,13 @@ def pair_counts(
         ]
         out[tuple(middle)] = found[: z + 1, : 2 * y + 1, : 2 * x + 1]
     return out
+
+
+def transform_size(shape: Zyx, reach: Zyx, edge: int) -> list[int]:
+    """Size of the transforms of blocks of an edge: the block, and lags of both signs along y and x, of one along z."""
+    sizes = [min(edge, n) + 2 * r for n, r in zip(shape, reach, strict=True)]
+    sizes[0] -= reach[0]
+    return [fft.next_fast_len(n, real=True) for n in sizes]
 
 
 def correlation_length(

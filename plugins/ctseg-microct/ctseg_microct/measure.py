@@ -10,7 +10,7 @@ import numpy as np
 
 from ctseg.errors import BadInput
 from ctseg.specs import VolumeSource
-from ctseg_microct import basics, correlation
+from ctseg_microct import basics, correlation, memory
 from ctseg_microct.boundary import give_boundary
 from ctseg_microct.clusters import cluster_counts
 from ctseg_microct.grains import part_grains
@@ -75,10 +75,15 @@ def reach_of(phases: Phases, reach: float | None) -> float:
 
 
 def measure(phases: Phases, wanted: Wanted, scan: VolumeSource | None = None) -> Results:
-    """Measure every phase."""
+    """Measure every phase.
+
+    Raises:
+        BadInput: the reach is shorter than a voxel, or needs more memory than there is; objects cannot be parted so.
+    """
     out = Results({name: {} for name in phases.names})
     reach = reach_of(phases, wanted.reach)
     radius = reach / min(phases.spacing_zyx)
+    _check(phases, wanted, round(radius, 3))
 
     def note(topic: str, rows: Sequence[Any]) -> None:
         for name, row in zip(phases.names, rows, strict=True):
@@ -153,17 +158,38 @@ def _mean_chord(counts: Any) -> float:
     return float((counts * np.arange(len(counts))).sum() / number) if number else 0.0
 
 
+def _check(phases: Phases, wanted: Wanted, radius: float) -> None:
+    """Refuse before anything is measured what would fail later, or take more memory than is allowed."""
+    if "correlation" in wanted.topics:
+        memory.check_correlation(phases, radius, wanted.memory)
+    if "thickness" in wanted.topics:
+        memory.check_thickness(phases, radius, wanted.memory)
+    if wanted.split and (parted := _neck(phases, wanted.split)) is not None:
+        memory.check_grains(phases, parted[1], radius, wanted.memory)
+
+
 def _split(phases: Phases, parts: Numbered, wanted: Wanted, radius: float) -> Numbered:
     """The objects: connected parts, or grains if touching ones are to be parted."""
     if not wanted.split:
         return parts
-    try:
-        neck = float(wanted.split)
-    except ValueError:
+    parted = _neck(phases, wanted.split)
+    if parted is None:
         return give_boundary(phases, phases.number(wanted.split), wanted.memory)
+    neck, phase = parted
+    most = largest_radius(phases, phase, radius, wanted.memory)
+    return part_grains(phases, phase, neck, most, wanted.memory)
+
+
+def _neck(phases: Phases, split: str) -> tuple[float, int] | None:
+    """The neck ratio and the phase of the grains; None for a boundary label."""
+    try:
+        neck = float(split)
+    except ValueError:
+        phases.number(split)
+        return None
     if not 0 < neck < 1:
         raise BadInput(
-            f"A neck ratio lies between 0 and 1, not {wanted.split}.",
+            f"A neck ratio lies between 0 and 1, not {split}.",
             hint="Write --split 0.7, or the name of a boundary label.",
         )
     at = [k for k, value in enumerate(phases.values) if value != 0]
@@ -172,5 +198,4 @@ def _split(phases: Phases, parts: Numbered, wanted: Wanted, radius: float) -> Nu
             f"Grains are parted in one label, and there are {len(at)} besides the background.",
             hint="Name it: --labels grain=1",
         )
-    most = largest_radius(phases, at[0], radius, wanted.memory)
-    return part_grains(phases, at[0], neck, most, wanted.memory)
+    return neck, at[0]

@@ -1,12 +1,14 @@
 """Blocks of any size give the results of the whole volume, and of independent packages."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage.measure import label, regionprops
 
+from ctseg.errors import BadInput
 from ctseg.volume.io import open_volume, write
 from ctseg.volume.volume import Volume
 from ctseg_microct import basics, correlation, thickness
@@ -124,6 +126,40 @@ def test_objects_equal_those_of_skimage():
         assert [found[f"centre_{a}"][at] for a in "zyx"] == pytest.approx(p.centroid)
         if p.num_pixels > 200:  # skimage leaves out the extent of a voxel
             assert found["axis_long"][at] == pytest.approx(p.axis_major_length, rel=0.03)
+
+
+def layers(thick):
+    """Layers of two labels, 40 slices."""
+    return np.broadcast_to((np.arange(40) // thick % 2 == 0)[:, None, None], (40, 40, 40))
+
+
+@pytest.mark.parametrize(
+    ("topics", "memory", "more"),
+    [
+        (("correlation",), 2**19, {}),
+        (("thickness",), 2**19, {}),
+        (("objects",), 2**21, {"split": "0.7"}),
+    ],
+)
+def test_a_reach_beyond_the_memory_is_refused_before_anything_is_measured(topics, memory, more):
+    phases = phases_of(layers(20), (0.01,) * 3)
+    said: list[str] = []
+
+    def run(reach, memory):
+        measure(phases, Wanted(topics, reach, memory=memory, say=said.append, **more))
+
+    with pytest.raises(BadInput, match="up to 30 voxels need blocks of") as caught:
+        run(0.3, memory)
+    assert said == []
+    allowed, fits = re.search(r"--memory (\d+)M or .*--reach ([\d.]+)", caught.value.hint).groups()
+    assert 0.01 < float(fits) < 0.2
+    run(float(fits), memory)
+    run(0.3, int(allowed) * 10**6 // 2)
+
+
+def test_a_long_reach_costs_no_memory_where_phases_are_thin():
+    found = measure(phases_of(layers(2)), Wanted(("thickness",), 30.0, memory=2**19))
+    assert found.phases["label_1"]["thickness"]["largest"] == 4  # the first layer is cut
 
 
 def scan_of(tmp_path, array, spacing_xyz=(1.0, 1.0, 1.0), name="scan.nii"):
