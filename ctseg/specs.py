@@ -378,7 +378,8 @@ class FormatSpec:
         summary: one line for the listing.
         options: options of `open`, and their meaning.
         writer_options: further keyword arguments of the writer, and their meaning. ctseg sets `algorithm`, if present,
-            to the name of the model whose prediction is written.
+            to the name of the model whose prediction is written, and `label_map` to True for a converted volume without
+            names whose content is that of a label map.
         needs_reference: whether the writer requires `reference`, as DICOM does, since its files refer to the images
             that they belong to.
         lacks: properties that a written file cannot store: `origin`, `direction`, `channels`, `label names`.

@@ -234,10 +234,16 @@ def convert(
             source = _onto(job, source, like.geometry, names, notes)
             stack.callback(source.close)
         if job.empty_slices:
-            folder = job.target.parent if job.target.parent.is_dir() else None
-            source = FilledEmptySlices(by_region(source, folder), job.empty_slices)
+            source = FilledEmptySlices(by_region(source, _folder(job)), job.empty_slices)
             stack.callback(source.close)
             notes.append(str(source))
+        options: dict[str, Any] = {}
+        if "label_map" in spec.writer_options and source.channels == 1 and not names:
+            source = by_region(source, _folder(job))
+            stack.callback(source.close)
+            kind, why = _kind(job, source, names)
+            options["label_map"] = kind == "nearest"
+            notes += [f"written as a label map ({why})"] * (kind == "nearest")
         geometry = source.geometry
         if spacing is not None:
             size, unit = read_spacing(spacing)
@@ -259,7 +265,7 @@ def convert(
         # A scan of one channel is written with three axes.
         channels = source.channels if source.channels > 1 else None
         header = VolumeHeader(geometry, source.dtype, channels, names, reference or source)
-        _stream(source, spec, job.target, header, tell)
+        _stream(source, spec, job.target, header, tell, options)
         return Converted(
             source=job.source,
             target=job.target,
@@ -283,10 +289,8 @@ def _onto(
         raise BadInput(
             f"'{job.interpolation}' is no interpolation.", hint="There are: auto, nearest, linear"
         )
-    region = by_region(source, job.target.parent if job.target.parent.is_dir() else None)
-    kind, why = ("nearest", "a label map by its names") if labels else interpolation_for(region)
-    if job.interpolation != "auto":
-        kind, why = job.interpolation, "as asked"
+    region = by_region(source, _folder(job))
+    kind, why = _kind(job, region, labels)
     outside = 0.0 if kind == "nearest" else _lowest(region)
     regridded = OntoGrid(region, grid, "nearest" if kind == "nearest" else "linear", outside)
     where = f"where it does not reach, the value is {outside:g}"
@@ -295,6 +299,18 @@ def _onto(
     else:
         notes.append(f"resampled onto the grid of {job.like}, {kind} ({why}); {where}")
     return regridded
+
+
+def _kind(job: Conversion, source: VolumeSource, labels: Sequence[Label]) -> tuple[str, str]:
+    """Nearest for label maps, linear for images, and the reason."""
+    if job.interpolation != "auto":
+        return job.interpolation, "as asked"
+    return ("nearest", "a label map by its names") if labels else interpolation_for(source)
+
+
+def _folder(job: Conversion) -> Path | None:
+    """The folder of temporary files: that of the target, if it is there."""
+    return job.target.parent if job.target.parent.is_dir() else None
 
 
 def _lowest(source: VolumeSource) -> float:
@@ -351,6 +367,7 @@ def _stream(
     target: Path,
     header: VolumeHeader,
     advance: Callable[[float], None],
+    options: Mapping[str, Any],
 ) -> None:
     depth, y, x = header.geometry.shape_zyx
     plane = y * x * source.channels * source.dtype.itemsize
@@ -360,7 +377,7 @@ def _stream(
         array = source.read()
     elif not source.by_region:
         region = by_region(source, target.parent if target.parent.is_dir() else None)
-    writer = open_writer(target, header, spec=spec)
+    writer = open_writer(target, header, options, spec)
     step = slab_depth(plane)
     try:
         for start in range(0, depth, step):

@@ -58,16 +58,18 @@ def multiscales(
 def image_label(
     labels: Sequence[Label], version: str, source: Path | None, path: Path
 ) -> dict[str, Any]:
-    """Colours and names of label values."""
+    """Colours and names of label values, as far as they have names."""
     named = [label for label in labels if label.value != 0]
     colours = [label.colour or PALETTE[i % len(PALETTE)] for i, label in enumerate(named)]
-    described: dict[str, Any] = {
-        "colors": [
+    described: dict[str, Any] = {}
+    if named:
+        described["colors"] = [
             {"label-value": label.value, "rgba": [*colour, 255]}
             for label, colour in zip(named, colours, strict=True)
-        ],
-        "properties": [{"label-value": label.value, "name": label.name} for label in named],
-    }
+        ]
+        described["properties"] = [
+            {"label-value": label.value, "name": label.name} for label in named
+        ]
     if version == "0.4":
         described["version"] = version
     if source is not None:

@@ -66,7 +66,10 @@ def ctseg_formats() -> Sequence[FormatSpec]:
                 }
             ),
             writer_options=frozen(
-                {"version": "version of OME-NGFF: 0.5 (default, Zarr 3) or 0.4 (Zarr 2)"}
+                {
+                    "version": "version of OME-NGFF: 0.5 (default, Zarr 3) or 0.4 (Zarr 2)",
+                    "label_map": "True for label values without names, which the pyramid keeps",
+                }
             ),
         )
     ]

@@ -34,12 +34,14 @@ class _Description:
     Attributes:
         path: final name of the image.
         labels: names and colours of values, or of channels.
+        label_map: whether one channel holds label values.
         version: version of OME-NGFF.
         source: store of the scan that a label map belongs to.
     """
 
     path: Path
     labels: tuple[Label, ...]
+    label_map: bool
     version: str
     source: Path | None
 
@@ -80,7 +82,7 @@ class _ZarrSink:
         version, labels = about.version, about.labels
         number: Literal[2, 3] = 2 if version == "0.4" else 3
         group = zarr.create_group(temporary, zarr_format=number)
-        is_labels = bool(labels) and self._channels is None
+        is_labels = about.label_map and self._channels is None
         factors = steps(self._geometry.shape_zyx, self._geometry.spacing_zyx)
         shapes = [self._geometry.shape_zyx]
         for step in factors:
@@ -95,7 +97,7 @@ class _ZarrSink:
         )
         more = (
             image_label(labels, version, about.source, about.path)
-            if is_labels
+            if is_labels and self._dtype.kind in "iu"
             else channel_names(labels, self._channels, self._dtype)
         )
         attributes: dict[str, Any] = {
@@ -131,11 +133,17 @@ class _ZarrSink:
         )
 
 
-def write_ome_zarr(path: Path, header: VolumeHeader, *, version: str = "0.5") -> Writer:
+def write_ome_zarr(
+    path: Path, header: VolumeHeader, *, version: str = "0.5", label_map: bool = False
+) -> Writer:
     """A writer of an OME-Zarr image; label maps get names, colours, and levels that keep label values.
 
     OME-NGFF stores neither direction nor patient coordinates: scale and translation are along the array's axes.
     ctseg stores the direction in its own attribute, and reads it back.
+
+    Args:
+        version: of OME-NGFF.
+        label_map: whether one channel without names holds label values; one with names does.
 
     Raises:
         BadInput: voxels of a type that Zarr does not support, or an unknown version.
@@ -153,7 +161,8 @@ def write_ome_zarr(path: Path, header: VolumeHeader, *, version: str = "0.5") ->
     stored = check_dtype(header.dtype, _DTYPES, format_name="Zarr")
     reference = header.reference
     source = reference.path if reference is not None and is_zarr(reference.path) else None
-    about = _Description(path, tuple(header.labels), version, source)
+    labels = tuple(header.labels)
+    about = _Description(path, labels, label_map or bool(labels), version, source)
     return Writer(
         path,
         "",

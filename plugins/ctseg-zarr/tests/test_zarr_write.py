@@ -18,6 +18,7 @@ from ctseg import plugins, testing
 from ctseg.engine.prediction.leftovers import remove_leftovers
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Label
+from ctseg.volume.convert import Conversion, convert
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.header import VolumeHeader
 from ctseg.volume.io import open_volume, open_writer
@@ -80,6 +81,33 @@ def test_levels_of_labels_keep_their_values(tmp_path):
     described = zarr.open_group(path, mode="r").attrs["ome"]["image-label"]
     assert described["colors"][0] == {"label-value": 1, "rgba": [255, 0, 0, 255]}
     assert described["properties"][1] == {"label-value": 7, "name": "pore"}
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_a_converted_mask_without_names_is_a_label_map(tmp_path, suffix):
+    array = np.zeros((4, 401, 30), np.uint8)
+    array[:, :201], array[:, 201:] = 1, 3  # the mean of both would be 2
+    mask = tmp_path / f"mask{suffix}"
+    ctseg.write(ctseg.Volume(array, Geometry(array.shape)), mask)
+    done = convert(Conversion(mask, tmp_path / "mask.zarr"))
+    assert any("written as a label map" in note for note in done.notes)
+    for level, step in ((0, 1), (1, 2)):
+        read = ctseg.read(tmp_path / "mask.zarr", level=level)
+        np.testing.assert_array_equal(read.array, array[::step, ::step, ::step])
+    about = zarr.open_group(tmp_path / "mask.zarr", mode="r").attrs["ome"]
+    assert about["image-label"] == {}
+    assert about["multiscales"][0]["type"] == "nearest"
+
+
+def test_a_converted_scan_has_a_pyramid_of_means(tmp_path):
+    array = np.random.default_rng(0).integers(0, 4000, (4, 400, 30)).astype(np.int16)
+    ctseg.write(ctseg.Volume(array, Geometry(array.shape)), tmp_path / "scan.nii.gz")
+    done = convert(Conversion(tmp_path / "scan.nii.gz", tmp_path / "scan.zarr"))
+    assert done.notes == ()
+    coarse = ctseg.read(tmp_path / "scan.zarr", level=1).array
+    mean = array.reshape(2, 2, 200, 2, 15, 2).mean((1, 3, 5))
+    np.testing.assert_array_equal(coarse, np.rint(mean))
+    assert "image-label" not in zarr.open_group(tmp_path / "scan.zarr", mode="r").attrs["ome"]
 
 
 def test_channels_carry_names_and_a_label_map_its_source(tmp_path):
