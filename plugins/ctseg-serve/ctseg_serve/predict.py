@@ -19,11 +19,12 @@ from ctseg.engine.prediction.outputs import check_request
 from ctseg.engine.prediction.request import Request
 from ctseg.errors import BadInput
 from ctseg.specs import ImageRef, frozen
+from ctseg.volume.formats.nifti.header import read_nifti_header
 from ctseg.volume.io import open_ref, writer_format
 from ctseg_serve.dicom_zip import unpack
 from ctseg_serve.limits import Limits
 from ctseg_serve.problems import Problem
-from ctseg_serve.receive import SERIES
+from ctseg_serve.receive import NIFTI, SERIES
 
 MEDIA_TYPES = {
     "nii.gz": "application/gzip", "nii": "application/octet-stream", "seg.dcm": "application/dicom",
@@ -94,7 +95,8 @@ def predict(
 
     Args:
         upload: a scan, or a zip of a DICOM series.
-        check: called for every tile, and while a zip is unpacked; raises to stop.
+        check: called while a zip is unpacked, once the scan is read, for every tile, and when all is written; raises
+            to stop.
 
     Raises:
         CtsegError: as for `ctseg predict`.
@@ -109,12 +111,13 @@ def predict(
     options = {"series": wanted.series, "spacing": wanted.spacing}
     ref = ImageRef(scan, frozen({name: text for name, text in options.items() if text is not None}))
     _check_size(ref, limits)
+    check()
     summary = predict_folder(
         model,
         [Item("scan", (ref,))],
         wanted.request(folder),
         execution=Execution(fit=MemoryOptions(limits.memory), overlapped=False),
-        listener=Listener(on_progress=lambda *_: check()),
+        listener=Listener(on_progress=lambda *_: check(), on_say=lambda _: check()),
     )
     for error in summary.failed.values():
         raise error
@@ -126,11 +129,13 @@ def _check_size(ref: ImageRef, limits: Limits) -> None:
     """Reject a scan that unpacks to more than the limit, by its header."""
     with closing(open_ref(ref)) as source:
         voxels = math.prod(source.geometry.shape_zyx) * source.channels
-        size = voxels * source.dtype.itemsize
+        size, what = voxels * source.dtype.itemsize, "voxels"
+    if ref.path.name in NIFTI:  # what precedes the voxels is unpacked, too
+        size, what = size + read_nifti_header(ref.path).offset, "voxels and bytes before them"
     if size > limits.size:
         raise Problem(
             413,
-            f"The scan has {size / 1e9:.3g} GB of voxels; this server takes {limits.size / 1e9:.3g} GB.",
+            f"The scan has {size / 1e9:.3g} GB of {what}; this server takes {limits.size / 1e9:.3g} GB.",
         )
 
 

@@ -14,6 +14,7 @@ from ctseg_serve.limits import Limits
 from ctseg_serve.problems import Problem
 
 SERIES = "series.zip"
+NIFTI = ("scan.nii", "scan.nii.gz")
 _BUFFER = 2**20
 _SIZES = tuple(size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))
 """First bytes of NIfTI-1 and NIfTI-2: the size of their headers."""

@@ -81,6 +81,12 @@ def _larger(scan: bytes) -> bytes:
     return header[:42] + np.full(3, 300, "<i2").tobytes() + header[48:]
 
 
+def _far(scan: bytes) -> bytes:
+    """A scan whose voxels start at byte 300000."""
+    content = gzip.decompress(scan)
+    return content[:108] + np.array(3e5, "<f4").tobytes() + content[112:] + bytes(400_000)
+
+
 DICOM = bytes(128) + b"DICM"
 ZIPS: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "slip": (lambda: zip_of({"../../evil.dcm": DICOM}), 422, "leads out of it"),
@@ -152,6 +158,7 @@ def test_a_list_of_millions_of_files_is_not_read(shared: Any, monkeypatch) -> No
         (lambda scan: gzip.decompress(scan)[:100], 422, "scan.nii"),
         (lambda scan: DICOM, 422, "scan.dcm"),
         (lambda scan: gzip.compress(_larger(scan) + bytes(54 * 10**6)), 413, "0.054 GB of voxels"),
+        (lambda scan: gzip.compress(_far(scan)), 413, "0.000303 GB of voxels and bytes before them"),
     ],
 )  # fmt: skip
 def test_scans_that_cannot_be_read(

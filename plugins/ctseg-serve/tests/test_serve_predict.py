@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
+from ctseg.engine.prediction.scan_job import ScanJob
 from ctseg_serve.limits import Limits
+from ctseg_serve.predict import Wanted, predict
 
 NAME = "unet3d.tiny_v1"
 SPACING = (0.8, 0.9, 2.0)
@@ -95,6 +97,32 @@ def test_a_zipped_series_becomes_a_mask_and_a_seg(
     assert pydicom.dcmread(tmp_path / "contours.dcm").Modality == "RTSTRUCT"
     assert server.left() == []
     assert "Roe" not in "".join(server.said)
+
+
+def test_the_time_is_checked_between_reading_and_the_network(
+    tmp_path: Path, weights: Path, make: Any, monkeypatch
+) -> None:
+    told: list[str] = []
+
+    def telling(name: str) -> Any:
+        step = getattr(ScanJob, name)
+
+        def run(self: ScanJob, *args: Any, **more: Any) -> Any:
+            told.append(f"{name} begins")
+            found = step(self, *args, **more)
+            told.append(f"{name} ends")
+            return found
+
+        return run
+
+    for name in ("open", "run", "finish"):
+        monkeypatch.setattr(ScanJob, name, telling(name))
+    model = ctseg.load(weights, device="cpu", precision="fp32").model
+    scan = make.scan(tmp_path / "scan.nii.gz", make.array())
+    predict(model, scan, Wanted(), limits=Limits(), check=lambda: told.append("check"))
+    for before, after in (("open ends", "run begins"), ("run begins", "run ends")):
+        assert "check" in told[told.index(before) : told.index(after)]
+    assert told[told.index("open begins") - 1] == "check" == told[-1]
 
 
 def test_one_of_several_series_is_chosen(tmp_path: Path, make: Any, serve: Start) -> None:

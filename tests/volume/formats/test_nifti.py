@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,22 @@ def test_four_axes_need_a_word(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read((1, 3)), array[:, 1:3])
     with pytest.raises(BadInput, match="'last' or absent"):
         read(tmp_path / "a.nii.gz", channels="first")
+
+
+@pytest.mark.parametrize("offset", [1e11, 2.0**31 + 512])
+def test_voxels_far_behind_the_header_are_refused(tmp_path: Path, offset: float) -> None:
+    volume = Volume.from_array(np.zeros((3, 4, 5), np.int16))
+
+    def far(content: bytearray) -> None:
+        struct.pack_into("<f", content, 108, offset)
+
+    path = patched(tmp_path / "a.nii", volume, far)
+    with pytest.raises(FileProblem, match="its voxels start at byte"):
+        open_volume(path)
+    packed = tmp_path / "b.nii.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(FileProblem, match="its voxels start at byte"):
+        open_volume(packed)
 
 
 def test_a_fourth_axis_of_one_is_no_axis(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ DATATYPES = {
     1280: "uint64", 16: "float32", 64: "float64",
 }  # fmt: skip
 _COLOUR = {128: "RGB", 2304: "RGBA"}
-_FAR = 1 << 46
+_FAR = 1 << 31
+"""Where voxels start at the latest: the standard reads `vox_offset` as an `int`, and only extensions precede them."""
 _SCALE = 1e30
 _CHECK = "Check what it is (file PATH) and give it the suffix of its format."
 
