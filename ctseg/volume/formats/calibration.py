@@ -27,7 +27,7 @@ class Calibration:
     Attributes:
         spacing_xyz: spacing in mm.
         unit: unit in which lengths are shown.
-        is_known: whether the file gives the voxel size; else 1 mm is assumed.
+        is_known: whether the file gives the voxel size; else 1 mm is assumed, along the finest axis.
         notes: assumptions that were made.
     """
 
@@ -44,15 +44,21 @@ class Calibration:
         }
 
 
-def unknown_spacing(why: str, option: str = SPACING_OPTION) -> Calibration:
-    """An assumed voxel size of 1 mm, with a note.
+def unknown_spacing(
+    why: str, option: str = SPACING_OPTION, spacing_xyz: Xyz = (1.0, 1.0, 1.0)
+) -> Calibration:
+    """An assumed voxel size, with a note.
 
     Args:
         why: reason, e.g. "the file does not say it".
         option: how the user sets the voxel size.
+        spacing_xyz: what is assumed, with 1 along the finest axis.
     """
-    note = f"The voxel size is unknown ({why}): 1 x 1 x 1 mm is taken. Give it with the option {option}"
-    return Calibration((1.0, 1.0, 1.0), "mm", False, (note,))
+    taken = " x ".join(f"{size:g}" for size in spacing_xyz)
+    note = (
+        f"The voxel size is unknown ({why}): {taken} mm is taken. Give it with the option {option}"
+    )
+    return Calibration(spacing_xyz, "mm", False, (note,))
 
 
 def calibration_of_option(spacing: str) -> Calibration:

@@ -166,6 +166,14 @@ def test_an_amira_mesh_has_its_box_unit_and_materials(tmp_path):
         assert source.geometry.origin_xyz == pytest.approx((0.001, 0.002, -0.003))
 
 
+def test_an_amira_mesh_without_a_unit_keeps_the_shape_of_its_voxels(tmp_path):
+    with open_volume(amira(tmp_path / "a.am", ARRAY.tobytes())) as source:
+        assert source.metadata["spacing_unknown"]
+        assert source.geometry.spacing_xyz == pytest.approx((2, 1, 1))
+        (note,) = source.metadata["notes"]
+        assert "2 x 1 x 1 without a unit" in note and "2 x 1 x 1 mm is taken" in note
+
+
 def test_amira_meshes_in_every_encoding(tmp_path):
     labels = (ARRAY % 3).astype(np.uint8)
     text = " ".join(map(str, ARRAY.ravel())).encode()

@@ -88,7 +88,8 @@ def _calibration(header: AmiraHeader, unit: str | None) -> Calibration:
         return unknown_spacing("a single voxel has no step")
     if not name:
         shown = " x ".join(f"{size:g}" for size in each)
-        return unknown_spacing(f"{shown} without a unit", option)
+        x, y, z = (size / min(each) for size in each)
+        return unknown_spacing(f"{shown} without a unit", option, (x, y, z))
     if name not in MM:
         raise ValueError(f"its unit '{name[:20]}' is no known length")
     factor = MM[name]
