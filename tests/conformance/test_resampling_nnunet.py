@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from ctseg.data.pipeline import Pipeline
-from ctseg.data.steps import Clip, NormaliseCase, Resample, RescaleCase
+from ctseg.data.steps import Clip, Crop, NormaliseCase, Resample, RescaleCase
 from ctseg.data.stream import InMemory, open_stream
 from ctseg.engine.inference.label_channels import resized
 from ctseg.engine.inference.predictor import combine
@@ -76,22 +76,30 @@ def test_a_streamed_scan_is_the_whole_one_bit_for_bit(shape, spacing, target, mo
     assert stream.applied.steps[0].record == own.fit(image, geometry)
 
 
+@pytest.mark.parametrize("margin", [0, 2])
 @pytest.mark.parametrize(("shape", "spacing", "target"), GRIDS)
-def test_scores_come_back_as_in_nnunet(shape, spacing, target):
+def test_scores_come_back_as_in_nnunet(shape, spacing, target, margin):
+    """Resampled to the shape that the crop left, and inserted into the scan."""
     geometry = Geometry(shape, spacing_xyz=spacing)
-    pipeline = Pipeline([step(target)])
-    applied = pipeline.applied_of(geometry, [{}])
+    box = [[margin, size - margin // 2] for size in shape]
+    inside = (slice(None), *(slice(*span) for span in box))
+    pipeline = Pipeline([Crop(nonzero=True), step(target)])
+    applied = pipeline.applied_of(geometry, [{"box_zyx": box}, {}])
     logits = (
         np.random.default_rng(1).normal(0, 3, (3, *applied.target.shape_zyx)).astype(np.float32)
     )
-    expected = resampling.resample_data_or_seg_to_shape(
-        logits, shape, target[::-1], spacing[::-1], order=1, order_z=0, force_separate_z=None
-    )
+    expected = np.zeros((3, *shape), np.float32)
+    expected[inside] = resampling.resample_data_or_seg_to_shape(
+        logits, [b - a for a, b in box], target[::-1], spacing[::-1], order=1, order_z=0,
+        force_separate_z=None,
+    )  # fmt: skip
     back = SourceGridMapper(applied)
+    assert back.box == tuple(map(tuple, box))
     found = np.zeros((3, *shape), np.float32)
     for piece in back.feed(0, torch.from_numpy(logits)):
         values = interpolate(piece.low_czyx, piece.positions)
-        found[:, piece.start : piece.start + values.shape[1]] = back.to_source_axes(piece, values)
+        part = found[inside][:, piece.start : piece.start + values.shape[1]]
+        part[:] = back.to_source_axes(piece, values)
     assert np.abs(found - expected).max() < 1e-4
 
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from ctseg import plugins
 from ctseg.config import PreprocessConfig
-from ctseg.data.pipeline import Pipeline, follow_label, follow_values
+from ctseg.data.pipeline import Pipeline, follow_label, follow_values, tracks_of
 from ctseg.data.steps import (
     Clip,
     Crop,
@@ -186,6 +186,38 @@ def test_labels_come_back_from_resampling_away_from_their_borders(undo, grid, st
     high = ndimage.maximum_filter(label[0], reach, mode="nearest")
     sure = low == high
     np.testing.assert_array_equal(returned[0][sure], label[0][sure])
+
+
+@pytest.mark.parametrize("box", [[[5, 40], [0, 20], [0, 20]], [[0, 31], [3, 20], [2, 17]]])
+@pytest.mark.parametrize(
+    "step",
+    [
+        Resample((0.8, 0.8, 5.0), kernel="spline", back_coarse_order=0),
+        Resample((1.1, 0.9, 7.0), back_coarse_order=0, coarse="always"),
+        Resample((1.1, 0.9, 3.0), align="first"), Downscale((2, 3, 1)), Downscale((99, 1, 2)),
+    ],
+)  # fmt: skip
+def test_what_a_crop_kept_comes_back_as_without_the_crop(take_back, box, step):
+    """As nnU-Net: scores are resampled to the grid of the crop, then inserted into the scan."""
+    grid = Geometry((40, 20, 20), (0.8, 0.8, 2.0))
+    cropped = Pipeline([Crop()]).applied_of(grid, [{"box_zyx": box}]).target
+    alone = Pipeline([step]).applied_of(cropped, [{}])
+    after = Pipeline([Crop(), step]).applied_of(grid, [{"box_zyx": box}, {}])
+    scores = np.random.default_rng(0).normal(size=(2, *after.target.shape_zyx)).astype(np.float32)
+    expected = np.full((2, *grid.shape_zyx), 7, np.float32)
+    part = tuple(slice(*span) for span in box)
+    expected[(slice(None), *part)] = take_back(alone, scores, np.zeros(2))
+    np.testing.assert_array_equal(take_back(after, scores, np.full(2, 7.0)), expected)
+    assert len(np.unique(tracks_of(after)[2].at[part[2]])) > 3
+
+
+def test_positions_ascend_through_two_resamplings():
+    """The centres of every third voxel are centres of the step before, and those between them are not."""
+    steps = [Downscale((3, 1, 1)), Resample((1.0, 1.0, 9.0), back_coarse_order=0)]
+    applied = Pipeline(steps).applied_of(Geometry((60, 8, 8)), [{}, {}])
+    at = tracks_of(applied)[0].at
+    assert (np.diff(at) >= 0).all()
+    assert (at.min(), at.max()) == pytest.approx((0, 6), abs=0.5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -35,13 +35,15 @@ class Track:
         return replace(self, at=at, inside=self.inside & (at >= -0.5) & (at < size - 0.5))
 
     def resampled(self, positions: NDArray[np.float64], size: int) -> Track:
-        """After a resampling to `size` voxels, `positions` saying where the centres before lie after it."""
-        index = np.rint(self.at).astype(np.int64)
-        known = (index == self.at) & (index >= 0) & (index < len(positions))
-        if known.all():
-            return replace(self, at=positions[index])
-        step = positions[1] - positions[0] if len(positions) > 1 else float(size)
-        return replace(self, at=positions[0] + step * self.at)
+        """After a resampling to `size` voxels, `positions` saying where the centres before lie after it.
+
+        Between the centres positions are interpolated; beyond them, where a crop has cut, they go on at the mean step.
+        """
+        last = len(positions) - 1
+        step = (positions[-1] - positions[0]) / last if last else float(size)
+        beyond = self.at - np.clip(self.at, 0, last)
+        at = np.interp(self.at, np.arange(last + 1), positions)  # exact at the centres
+        return replace(self, at=at + step * beyond)
 
 
 Tracks = tuple[Track, Track, Track]
