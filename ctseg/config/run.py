@@ -358,11 +358,12 @@ class RunConfig(Section):
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `20m`, `1h30m` or a plain number of seconds."""
-    match = re.fullmatch(
-        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
-    )
-    if not text.strip() or not match:
+    """Seconds of `90s`, `20m`, `1h30m` or a plain number of seconds, which stands alone."""
+    number, given = r"(\d+(?:\.\d+)?)", text.strip()
+    if re.fullmatch(number, given):
+        given += "s"
+    match = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", given)
+    if not given or not match:
         raise ValueError(f"'{text}' is no duration; write 90s, 20m or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     total = 3600 * hours + 60 * minutes + seconds

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from ctseg.cli.train import configure
-from ctseg.config import LENGTHS, RunConfig, dump_config, load_config, override, parse_config
+from ctseg.config import (
+    LENGTHS,
+    RunConfig,
+    dump_config,
+    load_config,
+    override,
+    parse_config,
+    parse_duration,
+)
 from ctseg.config.checking import parse_json
 from ctseg.errors import BadInput, ConfigError, FileProblem
 
@@ -60,6 +68,33 @@ def test_an_option_takes_the_place_of_the_length_in_the_file(run_file: Path) -> 
     assert (train.steps, train.epochs, train.time) == (5, None, None)
     with pytest.raises(BadInput, match="--steps and --time both"):
         configure(run_file, {"train.time": "5m", "train.steps": 5}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        (" 1.5 ", 1.5),
+        ("90s", 90),
+        ("20m", 1200),
+        ("1h30m", 5400),
+        ("1h30s", 3630),
+        ("0.5h", 1800),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "1h30", "5m30", "1h5m7", "30m1h", "1d", "-5m", "1,5h", "m"]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """1h30 may mean minutes or seconds."""
+    with pytest.raises(ValueError, match=r"no duration; write .*1h30m"):
+        parse_duration(text)
+    with pytest.raises(ConfigError, match="no duration"):
+        parse_config({"train": {"time": text}})
 
 
 def test_options_of_the_reader_join_those_in_the_file(run_file: Path) -> None:
