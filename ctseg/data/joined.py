@@ -10,7 +10,7 @@ from pathlib import Path
 from ctseg.config import DataConfig
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.readers.layout import Splits
-from ctseg.data.splits import all_folds
+from ctseg.data.splits import all_folds, groups_of
 from ctseg.errors import BadInput
 from ctseg.specs import Case, DataSet, Label, Task
 from ctseg.task import with_values_of
@@ -41,7 +41,8 @@ def dataset_of(config: DataConfig, grid: str = "") -> DataSet:
 def joined(datasets: Sequence[DataSet], folds: int = 5) -> DataSet:
     """Data sets of the same channels as one. A label that a data set does not have was not drawn in its cases.
 
-    Fold n holds fold n of each. A case whose id occurs twice is named after its data set, too.
+    Fold n holds fold n of each; the cases of a data set of one patient train in every fold. A case whose id occurs
+    twice is named after its data set, too.
 
     Raises:
         BadInput: other channels, or tasks whose labels cannot be joined.
@@ -145,7 +146,14 @@ def _renamed(
 
 
 def _splits(datasets: Sequence[DataSet], ids: Sequence[Mapping[str, str]], folds: int) -> Splits:
-    parts = [all_folds(dataset, folds) for dataset in datasets]
+    parts: list[Splits] = [
+        all_folds(dataset, folds)
+        if dataset.splits or len(groups_of(dataset)) > 1
+        else ((tuple(case.id for case in dataset.cases), ()),)
+        for dataset in datasets
+    ]
+    if not any(val for part in parts for _, val in part):
+        return ()  # one patient each: dealt out like those of one data set
     count = max(len(part) for part in parts)
     out = []
     for fold in range(count):

@@ -32,7 +32,7 @@ def fold_cases(
         return dataset.splits[fold]
     if fold >= folds:
         raise BadInput(f"There are {folds} folds, 0 to {folds - 1}; fold {fold} is none of them.")
-    groups = sorted({case.group or case.id for case in dataset.cases})
+    groups = groups_of(dataset)
     if len(groups) < 2 and len(dataset.cases) > 1:
         last = f"--set 'data.val=[\"{dataset.cases[-1].id}\"]'"
         raise BadInput(
@@ -62,10 +62,13 @@ def all_folds(dataset: DataSet, folds: int = 5) -> Splits:
     """Case ids that train and that validate in each fold; see `fold_cases`."""
     if dataset.splits:
         return dataset.splits
-    groups = {case.group or case.id for case in dataset.cases}
-    return tuple(
-        fold_cases(dataset, fold, folds) for fold in range(max(1, min(folds, len(groups))))
-    )
+    count = max(1, min(folds, len(groups_of(dataset))))
+    return tuple(fold_cases(dataset, fold, folds) for fold in range(count))
+
+
+def groups_of(dataset: DataSet) -> list[str]:
+    """The patients or specimens of the labelled cases; a case that names none is one by itself."""
+    return sorted({case.group or case.id for case in dataset.cases})
 
 
 def split(

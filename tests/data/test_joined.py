@@ -17,6 +17,7 @@ from ctseg.data.joined import dataset_of, joined
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.readers.find import open_dataset
+from ctseg.data.splits import split
 from ctseg.data.store import Store
 from ctseg.errors import BadInput, UnknownName
 from ctseg.task import encode, undrawn
@@ -94,6 +95,30 @@ def test_no_case_trains_and_validates(two):
         assert set(train) | set(val) == ids and not set(train) & set(val)
     validating = [case for _, val in dataset.splits for case in val]
     assert sorted(validating) == sorted(ids)
+
+
+@pytest.mark.parametrize("one_patient", [False, True])
+def test_a_data_set_of_one_patient_trains_in_every_fold(two, one_patient):
+    """Nothing of it may validate, but the other one has enough."""
+    one, other = (open_dataset(path) for path in two)
+    cases = one.cases[:3] if one_patient else one.cases[:1]
+    small = replace(one, cases=tuple(replace(case, group="p") for case in cases))
+    dataset = joined([small, other], folds=4)
+    always = {f"A_{case.id}" for case in cases}
+    assert len(dataset.splits) == 4
+    for train, val in dataset.splits:
+        assert always <= set(train)
+        assert len(val) == 1 and val[0] not in train
+        assert {*train, *val} == {case.id for case in dataset.cases}
+
+
+def test_data_sets_of_one_patient_each_are_dealt_out(two):
+    parts = [replace(found, cases=found.cases[:1]) for found in map(open_dataset, two)]
+    parts[1] = replace(parts[1], cases=(replace(parts[1].cases[0], id="other"),))
+    config = DataConfig(path=str(two[0]))
+    train, val = split(joined(parts), config, {})
+    assert {case.id for case in (*train, *val)} == {"case_0", "other"}
+    assert len(train) == len(val) == 1
 
 
 def test_the_same_labels_are_drawn_in_all_cases(two, tmp_path):
