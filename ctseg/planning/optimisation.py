@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ctseg import plugins
-from ctseg.config import AugmentConfig
+from ctseg.config import AugmentConfig, PreprocessConfig
+from ctseg.data.augment.sides import lateral_axis
+from ctseg.data.pipeline import Pipeline
 from ctseg.errors import BadInput
 from ctseg.specs import Task, Zyx
+from ctseg.volume.geometry import Geometry, as_matrix
 
 MOST_WITH_SIDES = 30.0
 """Largest rotation in degrees for scans whose labels name sides."""
@@ -66,10 +71,20 @@ def choose_rotation(
     return (z, y, x), "half turns would put left where right is"
 
 
-def choose_mirror_axes(augment: AugmentConfig, task: Task) -> tuple[Any, ...]:
-    """The axes that `--tta` mirrors: those of training, without x where labels name sides.
+def choose_mirror_axes(
+    augment: AugmentConfig, task: Task, steps: PreprocessConfig
+) -> tuple[Any, ...]:
+    """The axes that `--tta` mirrors: those of training, without the one between left and right where labels name sides.
 
-    A mirrored view swaps left and right labels.
+    A view mirrored along that one swaps left and right labels. Where the steps leave it to the scan, it may be any.
     """
-    mirrored = augment.mirror_axes or ()
-    return tuple(axis for axis in mirrored if not (task.mirror_pairs and axis == "x"))
+    without = _lateral_axes(steps) if task.mirror_pairs else ()
+    return tuple(axis for axis in augment.mirror_axes or () if axis not in without)
+
+
+def _lateral_axes(steps: PreprocessConfig) -> set[str]:
+    """The axes of the network's grid that run between left and right, for scans stored in any order of axes."""
+    pipeline = Pipeline.of(steps)
+    directions = [as_matrix(np.roll(np.eye(3), shift, 1)) for shift in range(3)]
+    grids = [pipeline.typical_grid(Geometry((64, 64, 64), direction=one)) for one in directions]
+    return {"zyx"[lateral_axis(grid.direction)] for grid in grids}

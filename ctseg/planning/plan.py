@@ -187,7 +187,7 @@ def _plan_within(
         resolved_augment = resolved_augment.model_copy(update={"rotation_degrees": degrees})
     mirror_axes = config.predict.mirror_axes
     if mirror_axes is None:
-        mirror_axes = choose_mirror_axes(resolved_augment, task)
+        mirror_axes = choose_mirror_axes(resolved_augment, task, steps)
 
     train = {"patch_zyx": patch, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
     predict = {"tile_zyx": constraints.fit(tile), "mirror_axes": mirror_axes}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ctseg.config import AugmentConfig, PredictConfig, RunConfig, TrainConfig
+import pytest
+
+from ctseg.config import AugmentConfig, PredictConfig, PreprocessConfig, RunConfig, TrainConfig
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
@@ -45,6 +47,30 @@ def test_models_with_sides_are_not_averaged_over_them():
     assert asked.predict.mirror_axes == ("x",)
     off, _ = plan(AugmentConfig(preset="nnunet"), predict=PredictConfig(mirror_axes=()))
     assert off.predict.mirror_axes == ()
+
+
+ORIENT, TURN = {"kind": "orient"}, {"kind": "transpose", "order_zyx": [2, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "axes"),
+    [
+        ([{"kind": "orient", "to": "RAS"}], ("z", "y")),
+        ([{"kind": "orient", "to": "PSL"}, {"kind": "crop"}], ("y", "x")),
+        ([ORIENT, TURN, {"kind": "resample", "spacing_xyz": [2, 2, 2]}], ("y", "x")),
+        ([TURN, ORIENT, {"kind": "pad_to_multiple"}], ("z", "y")),
+        ([ORIENT, {"kind": "transpose", "order_zyx": [0, 2, 1]}], ("z", "x")),
+        ([{"kind": "clip"}], ()),
+        ([TURN], ()),
+    ],
+)
+def test_the_steps_say_which_axis_lies_between_left_and_right(steps, axes):
+    """Where they do not, scans are taken as they are stored, and it may be any."""
+    own = PreprocessConfig(steps=tuple(steps))
+    config, _ = plan(AugmentConfig(preset="nnunet"), SIDED, preprocess=own)
+    assert config.predict.mirror_axes == axes
+    config, _ = plan(AugmentConfig(preset="nnunet"), preprocess=own)
+    assert config.predict.mirror_axes == ("z", "y", "x")
 
 
 def test_flat_patches_with_sides_make_no_half_turns():
