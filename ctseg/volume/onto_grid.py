@@ -141,6 +141,8 @@ class OntoGrid:
             )
             out_raveled[:, inside] = part[:, z, y, x]
             return
+        if part.dtype == np.float16:  # which SciPy does not interpolate
+            part = part.astype(np.float32)
         for number, channel in enumerate(part):
             values = scipy.ndimage.map_coordinates(
                 channel, inside_zyx, np.float64, order=1, mode="nearest"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ import ctseg
 from ctseg.cli.app import app
 from ctseg.errors import GeometryMismatch
 from ctseg.volume.geometry import Geometry, check_same
-from ctseg.volume.io import read
+from ctseg.volume.io import open_volume, read
 from ctseg.volume.lattice import on_common_grid, placement
+from ctseg.volume.onto_grid import OntoGrid
 from ctseg.volume.volume import Volume
 
 
@@ -223,3 +226,18 @@ def test_evaluate_takes_a_rounded_origin_with_the_option(tmp_path: Path) -> None
         "evaluate", tmp_path / "b.nrrd", tmp_path / "a.nrrd", "--grid-tolerance", "0.0025"
     )
     assert code == 0 and "0.0025 of a voxel beside" in output
+
+
+def test_half_precision_is_interpolated_too(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(2, 6, 7, 8)).astype(np.float16)
+    target = Geometry((5, 6, 7), (1.1, 1.1, 1.1), (0.3, 0.3, 0.3))
+    made = []
+    for dtype in (np.float16, np.float32):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["raw"] = values.astype(dtype)
+        with contextlib.closing(
+            OntoGrid(open_volume(tmp_path / "a.h5"), target, "linear")
+        ) as source:
+            made.append(source.read())
+    assert made[0].dtype == np.float16
+    np.testing.assert_allclose(made[0], made[1], atol=2e-3)
