@@ -266,6 +266,26 @@ def test_hounsfield_units_follow_the_preprocessing():
     assert hounsfield([{"kind": "normalise_case"}]) == (0.01,)
 
 
+def test_hounsfield_units_of_a_channel_are_those_of_its_own_steps():
+    """CT beside PET: what happens to one changes nothing in the other."""
+    ct = {"kind": "normalise", "std": [30.0], "channels": [0]}
+    pet = {"kind": "normalise_case", "channels": [1]}
+    assert hounsfield([ct, pet]) == hounsfield([pet, ct]) == (1 / 30, 0.01)
+    assert hounsfield([ct], 2) == (1 / 30, 1.0)
+    assert hounsfield([ct, {"kind": "rescale", "low": 0, "high": 2, "channels": [2]}]) == (
+        1 / 30,
+        1,
+        1,
+    )
+    assert hounsfield([{"kind": "normalise", "std": [2.0, 4.0], "channels": [2, 0]}]) == (
+        0.25,
+        1,
+        0.5,
+    )
+    assert hounsfield([step_to_dict(Normalise(std=(4.0,)))], 2) == (0.25, 0.25)
+    assert hounsfield([{"kind": "normalise_target", "std": [1.0, 2.0, 3.0]}]) == (1.0,)
+
+
 def test_labels_of_a_task_without_sides():
     assert Sides.of(Task("classes", (Label("background", (0,), 0),))) == Sides()
 

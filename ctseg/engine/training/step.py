@@ -37,7 +37,7 @@ def loader_of(job: TrainingJob) -> Loader:
         rule=sampling.rule_of(train, task),
         spacing_zyx=job.spacing_zyx,
         sides=Sides.of(task),
-        units=hounsfield(config.preprocess.steps),
+        units=hounsfield(config.preprocess.steps, job.card.in_channels),
         first_index=job.processes.rank * share,
     )  # fmt: skip
     return Loader(job.train, recipe, device, workers=train.workers, cache=train.cache)
