@@ -42,7 +42,6 @@ def by_region(source: VolumeSource, folder: Path | None = None) -> VolumeSource:
     except BaseException:
         spool.close()
         raise
-    out.geometry = source.geometry  # which an option may have changed since the file was opened
     weakref.finalize(out, spool.close)
     return out
 
@@ -52,6 +51,7 @@ def unpacked(source: VolumeSource, spool: Spool) -> Source:
     with reading(source.path):
         unpack = getattr(source, "unpack", None)
         out: Source = _whole(source, spool) if unpack is None else unpack(spool)
+    out.geometry = source.geometry  # which an option may have changed since the file was opened
     return out
 
 

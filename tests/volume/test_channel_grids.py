@@ -128,3 +128,15 @@ def test_the_share_covered_is_that_of_the_voxels() -> None:
     assert share_covered(one, one) == 1
     assert share_covered(half, one) == pytest.approx(9 / 17)
     assert share_covered(replace(one, origin_xyz=(0.0, 90.0, 0.0)), one) == 0
+
+
+def test_an_unpacked_channel_keeps_the_spacing_that_an_option_gave(tmp_path: Path) -> None:
+    """What a compressed file is unpacked to lies where its header says, which the option corrects."""
+    wrong = replace(around((4.1, 3.7, 5.0), (22, 20, 18)), spacing_xyz=(1.0, 1.0, 1.0))
+    ct, pet = pair(tmp_path, wrong)
+    refs = ct, replace(pet, options={"spacing": "4.1 3.7 5.0"})
+    both = read_images(refs)
+    assert both.array[1].std() > 1
+    with contextlib.closing(OnDisk(refs)) as disk:
+        streamed = disk.box(((0, 24), (0, 40), (0, 36)))
+    np.testing.assert_array_equal(streamed, both.array)
