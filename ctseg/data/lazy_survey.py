@@ -13,6 +13,7 @@ from ctseg.data.lazy import OpenFiles, TargetReader
 from ctseg.data.load import as_label
 from ctseg.data.patch_centres import CentreCollector
 from ctseg.data.pipeline import Pipeline
+from ctseg.data.readers.grids import grid_image
 from ctseg.data.steps import NormaliseCase, OnValues, keeps_grid
 from ctseg.errors import BadInput
 from ctseg.specs import Case, Task
@@ -119,7 +120,7 @@ def one_grid(case: Case) -> Geometry:
             geometry,
             first,
             names=(str(ref.path), f"the image of case {case.id}"),
-            files=(ref.path, case.images[0].path),
+            files=(ref.path, grid_image(case.images).path),
             tolerance=ref.grid_tolerance,
         )
     assert first is not None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctseg.data.readers.grids import grid_image
 from ctseg.errors import BadInput
 from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import check_values, labelled_channels
@@ -45,12 +46,12 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
         geometry, array = source.geometry, source.read()
     finally:
         source.close()
-    names = (f"The label {case.label.path}", f"its image {case.images[0].path}")
+    scan = grid_image(case.images).path
     check_same(
         geometry,
         image.geometry,
-        names=names,
-        files=(case.label.path, case.images[0].path),
+        names=(f"The label {case.label.path}", f"its image {scan}"),
+        files=(case.label.path, scan),
         tolerance=case.label.grid_tolerance,
     )
     own = case.task or task
@@ -99,7 +100,7 @@ def load_extra(case: Case, ref: ImageRef | None, image: Volume) -> NDArray[np.fl
         geometry,
         image.geometry,
         names=(str(ref.path), f"the image of case {case.id}"),
-        files=(ref.path, case.images[0].path),
+        files=(ref.path, grid_image(case.images).path),
         tolerance=ref.grid_tolerance,
     )
     values = array.astype(np.float32)

@@ -43,6 +43,11 @@ def on_one_grid(images: Sequence[ImageRef], channel: int = 0) -> tuple[ImageRef,
     return tuple(ref if ref is own else replace(ref, onto=own) for ref in images)
 
 
+def grid_image(images: Sequence[ImageRef]) -> ImageRef:
+    """The image whose grid is that of its case."""
+    return next(ref for ref in images if ref.onto is None)
+
+
 def with_one_grid(dataset: DataSet, channel: str = "") -> DataSet:
     """The data set, all of whose channels are brought onto the grid of one.
 
