@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.data.lazy import ImageReader, OpenFiles, TargetReader
-from ctseg.data.lazy_survey import one_grid, slabs_of
+from ctseg.data.lazy_survey import one_grid, slabs_of, zeros_are_background
 from ctseg.data.load import as_label
 from ctseg.data.patch_centres import CentreCollector
 from ctseg.specs import Case, Task
@@ -67,8 +67,7 @@ def sample_large_case(case: Case, task: Task, samples: int) -> LargeCaseSample:
     target, image = TargetReader(case, task), ImageReader(case, ())
     voxels = np.zeros(len(task.foreground), np.int64)
     collector = CentreCollector(task, BOXES)
-    # slabs of zeros hold nothing where 0 is the background
-    blank = task.kind == "classes" and 0 in task.labels[0].values and task.ignore != 0
+    blank = zeros_are_background(task)
     try:
         for start, label in slabs_of(target.label):
             for part in slabs(label.shape[1:]):

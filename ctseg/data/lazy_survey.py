@@ -82,7 +82,7 @@ def survey(
         geometry = one_grid(case)
         records = _records(pipeline, image, geometry)
         collector = CentreCollector(task)
-        blank = task.kind == "classes" and task.ignore != 0  # zeros are background
+        blank = zeros_are_background(task)
         for start, label in slabs_of(target.label):
             mask = None
             if target.mask is not None:
@@ -125,6 +125,11 @@ def one_grid(case: Case) -> Geometry:
         )
     assert first is not None
     return first
+
+
+def zeros_are_background(task: Task) -> bool:
+    """Whether a slab of zeros holds nothing; in a binary scan 0 may be what is looked for."""
+    return task.kind == "classes" and 0 in task.labels[0].values and task.ignore != 0
 
 
 def slabs_of(files: OpenFiles) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -30,7 +30,7 @@ from ctseg.data.steps import (
 )
 from ctseg.data.store import Store
 from ctseg.errors import BadInput, ConfigError, CtsegError, GeometryMismatch
-from ctseg.specs import Case, ImageRef
+from ctseg.specs import Case, ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.volume import Volume
 from tests.data.plain_batch import batch
@@ -169,6 +169,23 @@ def test_bad_files_are_named(case, tmp_path):
     moved = dataclasses.replace(case, label=ImageRef(tmp_path / "other.nii"))
     with pytest.raises(GeometryMismatch, match="shape"):
         store(tmp_path, "lazy", [Clip()]).case(moved)
+
+
+def test_places_of_a_label_of_value_0_are_found(case, tmp_path, monkeypatch):
+    """Slabs of zeros are pores here, not background."""
+    monkeypatch.setattr("ctseg.data.lazy_survey.READ_BYTES", 4 * 21 * 24)
+    with h5py.File(case.images[0].path, "r+") as file:
+        label = np.where(file["label"][()] == 9, 2, 1)
+        label[5:12] = 0
+        file["label"][...] = label
+    case = dataclasses.replace(case, mask=None, weight=None)
+    task = Task("classes", (Label("solid", (1, 2), 1), Label("pore", (0,), 0)))
+    copied, lazy = (
+        Store(Pipeline([Clip()]), task, tmp_path / mode, mode).case(case)
+        for mode in ("store", "lazy")
+    )
+    assert set(copied.groups) == {0, 1}
+    np.testing.assert_array_equal(lazy.places, copied.places)
 
 
 def test_only_boxes_can_be_taken(case, tmp_path):
