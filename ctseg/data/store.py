@@ -44,7 +44,7 @@ from ctseg.volume.formats.companion_files import files_of
 
 __all__ = ["PLACES", "Prepared", "Store", "cache_folder", "fingerprint", "patch_centres"]
 
-STORE_VERSION = 4
+STORE_VERSION = 5
 LARGE_BYTES = 16 * 2**30
 """A case whose prepared arrays would be larger is read lazily where its steps allow."""
 Mode = Literal["auto", "store", "lazy"]

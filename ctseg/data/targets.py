@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from ctseg.data.lazy import encode_czyx, masked
 from ctseg.data.pipeline import AppliedPipeline, follow_label, follow_values
+from ctseg.data.steps.axes import Moved
+from ctseg.data.steps.base import OnValues
+from ctseg.data.steps.crop import ToBox
+from ctseg.data.steps.resample import Resampling
 from ctseg.specs import Task
+
+_NEVER_PADS = (OnValues, Moved, Resampling, ToBox)
+"""Families of steps after which every voxel lies within the scan."""
 
 
 def target_of(
@@ -28,11 +35,10 @@ def target_of(
     """
     if task.kind == "regression":
         return _values(task, label_czyx, valid_czyx, applied)
-    if valid_czyx is None:
-        return encode_czyx(task, follow_label(applied, label_czyx, task.ignore))
-    task, label_czyx = _hidden(task, label_czyx, valid_czyx)
+    if valid_czyx is not None:
+        task, label_czyx = _hidden(task, label_czyx, valid_czyx)
     target = encode_czyx(task, follow_label(applied, label_czyx, task.ignore))
-    return masked(target, _inside(applied))  # what a step pads is labelled by nobody
+    return _without_padding(target, applied)
 
 
 def _hidden(
@@ -58,7 +64,7 @@ def _values(
     target = encode_czyx(task, label_czyx)
     known = np.isfinite(target) if valid_czyx is None else np.isfinite(target) & valid_czyx
     if known.all():
-        return masked(follow_values(applied, target), _inside(applied))
+        return _without_padding(follow_values(applied, target), applied)
     share = follow_values(applied, known.astype(np.float32))
     moved = follow_values(applied, np.where(known, target, 0).astype(np.float32))
     counts = follow_label(applied, known.astype(np.uint8), ignore=0) > 0
@@ -66,7 +72,9 @@ def _values(
     return np.where(counts, moved / np.where(counts, share, 1), np.nan).astype(np.float32)
 
 
-def _inside(applied: AppliedPipeline) -> NDArray[np.bool_]:
-    """Voxels of the network's grid that lie within the scan: nobody labelled what a step pads."""
+def _without_padding(target_czyx: NDArray[Any], applied: AppliedPipeline) -> NDArray[Any]:
+    """A target that counts within the scan only: what a step pads is labelled by nobody."""
+    if all(isinstance(applied_step.step, _NEVER_PADS) for applied_step in applied.steps):
+        return target_czyx
     ones = np.ones((1, *applied.source.shape_zyx), np.uint8)
-    return follow_label(applied, ones) > 0
+    return masked(target_czyx, follow_label(applied, ones) > 0)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ctseg.data.lazy import encode_czyx
 from ctseg.data.patch_centres import CentreCollector
 from ctseg.data.pipeline import Pipeline, follow_label
-from ctseg.data.steps import Downscale, Resample
+from ctseg.data.steps import CropOrPad, Downscale, Orient, PadToMultiple, Resample
 from ctseg.data.store import Store
 from ctseg.data.targets import target_of
 from ctseg.specs import Case, ImageRef, Label, Task
@@ -102,6 +103,28 @@ def test_slices_named_by_a_mask_survive_as_those_of_an_ignore_value(kind):
     by_value = target_of(dataclasses.replace(task, ignore=IGNORE), with_ignore, None, applied)
     np.testing.assert_array_equal(by_mask, by_value)
     assert ((by_mask >= 0).all(0).any((1, 2))).sum() == len(DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("classes", (Label("solid", (1,), 1), Label("pore", (0,), 0))),
+        ("channels", (Label("solid", (1,), 1), Label("pore", (0,), 2))),
+        ("classes", TASK.labels),
+    ],
+)
+def test_what_a_step_pads_is_labelled_by_nobody(kind, labels):
+    """Padding is neither pore, where 0 means that, nor background."""
+    label = np.random.default_rng(0).integers(0, 2, (1, 4, 5, 6)).astype(np.uint8)
+    _, applied = Pipeline([Orient(), CropOrPad((6, 5, 4)), PadToMultiple((1, 8, 1))]).image(
+        label.astype(np.float32), Geometry((4, 5, 6))
+    )
+    task = Task(kind, labels)
+    out = target_of(task, label, None, applied)
+    assert out.shape[1:] == (6, 8, 4)
+    inside = np.s_[:, 1:5, 1:6]
+    np.testing.assert_array_equal(out[inside], encode_czyx(task, label[..., 1:5]))
+    assert (out == -1).sum() == len(out) * (6 * 8 * 4 - 4 * 5 * 4)
 
 
 def test_unknown_values_do_not_eat_known_ones_of_a_regression():
