@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from ctseg.data.load import as_label
 from ctseg.data.patch_centres import CentreCollector
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.readers.grids import grid_image
-from ctseg.data.steps import NormaliseCase, OnValues, keeps_grid
+from ctseg.data.steps import OnValues, Step, keeps_grid
+from ctseg.data.steps.base import Array
 from ctseg.errors import BadInput
 from ctseg.specs import Case, Task
 from ctseg.task import check_values
@@ -31,8 +32,6 @@ SAMPLES = 2**23
 def reason_not_lazy(pipeline: Pipeline, case: Case) -> str | None:
     """Why the patches of a case cannot be read from its files; None where they can."""
     for step in pipeline.steps:
-        if isinstance(step, NormaliseCase) and step.filled:
-            return "the step 'normalise_case' with filled = true needs the whole scan at once"
         if step.fits and not isinstance(step, OnValues):
             return f"the step '{step.kind}' crops"
     refs = [*case.images, *(r for r in (case.label, case.mask, case.weight) if r is not None)]
@@ -47,7 +46,25 @@ def reason_not_lazy(pipeline: Pipeline, case: Case) -> str | None:
         for step in pipeline.steps:
             if not keeps_grid(step, geometry):
                 return f"the step '{step.kind}' moves voxels"
+            if not (step.local and _fits_parts(step, geometry)):
+                return f"the step '{step.kind}' needs the whole scan at once"
     return None
+
+
+class _AskedError(Exception):
+    pass
+
+
+def _fits_parts(step: Step, geometry: Geometry) -> bool:
+    """Whether a step finds what it looks for in a scan that comes in parts: it asks for them then."""
+
+    def parts() -> Iterable[tuple[int, Array]]:
+        raise _AskedError
+
+    try:
+        return step.fit_parts(parts, geometry) is not None
+    except _AskedError:
+        return True
 
 
 def size_of(case: Case, task: Task) -> int:

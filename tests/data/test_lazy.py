@@ -23,6 +23,7 @@ from ctseg.data.steps import (
     Crop,
     Normalise,
     NormaliseCase,
+    OnValues,
     Orient,
     Resample,
     Rescale,
@@ -43,6 +44,31 @@ STEPS = [
     NormaliseCase(),
     Rescale(-3, 3),
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class LessItsNeighbours(OnValues):
+    """A plugin's step of which a patch cannot be made from that patch."""
+
+    kind = "less_its_neighbours"
+    local = False
+
+    def image(self, image_czyx, geometry, record):
+        return image_czyx - np.roll(image_czyx, 1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LessItsMiddle(OnValues):
+    """A plugin's step that looks at one place of the scan, and so cannot find it in samples."""
+
+    kind = "less_its_middle"
+    fits = True
+
+    def fit(self, image_czyx, geometry):
+        return {"middle": float(image_czyx[(0, *(n // 2 for n in image_czyx.shape[1:]))])}
+
+    def image(self, image_czyx, geometry, record):
+        return image_czyx - record["middle"]
 
 
 @pytest.fixture
@@ -111,9 +137,11 @@ def test_the_survey_is_kept_until_the_file_changes(case, tmp_path, monkeypatch):
         (Crop(), "'crop' crops"),
         (Orient("RAS"), "'orient' moves voxels"),
         (NormaliseCase(nonzero=True, filled=True), "needs the whole scan"),
+        (LessItsNeighbours(), "'less_its_neighbours' needs the whole scan"),
+        (LessItsMiddle(), "'less_its_middle' needs the whole scan"),
     ],
 )
-def test_steps_that_move_voxels_are_refused_with_the_mend(case, tmp_path, step, words):
+def test_steps_that_need_more_than_a_patch_are_refused_with_the_mend(case, tmp_path, step, words):
     with pytest.raises(ConfigError, match=words) as raised:
         store(tmp_path, "lazy", [step]).case(case)
     assert "data.prepare=store" in str(raised.value)
