@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,34 @@ from ctseg.specs import Case, ImageRef, Task
 from ctseg.task import check_values, labelled_channels
 from ctseg.volume.distinct_values import distinct_values, whole_numbers
 from ctseg.volume.geometry import check_same
-from ctseg.volume.io import open_ref, read_images
+from ctseg.volume.io import open_ref, open_volume, read_images
 from ctseg.volume.volume import Volume
+
+
+def check_channels(cases: Iterable[Case], names: Sequence[str]) -> None:
+    """Check that each scan has as many channels as the data set names; only headers are read.
+
+    Raises:
+        BadInput: it has not; the message names the file.
+    """
+    for case in cases:
+        counts = []
+        for ref in case.images:
+            with contextlib.closing(open_volume(ref.path, **ref.options)) as source:
+                counts.append(source.channels)
+        if sum(counts) != len(names):
+            odd = next(
+                (ref for ref, n in zip(case.images, counts, strict=True) if n > 1), case.images[0]
+            )
+            raise BadInput(
+                f"The scan of case {case.id} ({odd.path}) has {_channels(sum(counts))}; the data set names "
+                f"{_channels(len(names))} ({', '.join(names)}).",
+                hint="Name each channel of its files in dataset.json, or store each in a file of its own.",
+            )
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel{'' if count == 1 else 's'}"
 
 
 def load_image(case: Case) -> Volume:

@@ -15,7 +15,7 @@ from ctseg.config.checking import parse_json
 from ctseg.data.inspection.hounsfield import unnamed_ct
 from ctseg.data.joined import dataset_of
 from ctseg.data.large_scans import is_large
-from ctseg.data.load import load_image, load_label
+from ctseg.data.load import check_channels, load_image, load_label
 from ctseg.data.readers.grids import interpolated_channels, tolerated_offsets
 from ctseg.data.readers.layout import some
 from ctseg.data.splits import depths, split
@@ -62,9 +62,14 @@ class RunData(NamedTuple):
 
 
 def open_data(config: RunConfig, reporter: Reporter) -> RunData:
-    """Open the data set of a run and split it."""
+    """Open the data set of a run and split it.
+
+    Raises:
+        BadInput: nothing is left to train or validate on, or a scan has other channels than the data set names.
+    """
     dataset = dataset_of(config.data, config.preprocess.grid)
     training, validation = split(dataset, config.data, depths(dataset))
+    check_channels([*training, *validation], dataset.channels)
     if beside := tolerated_offsets([*training, *validation]):
         reporter.say(f"Warning: {beside}")
     if own_grids := interpolated_channels([*training, *validation]):

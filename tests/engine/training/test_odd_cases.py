@@ -1,7 +1,8 @@
-"""Cases that nobody labelled, and data sets of one patient."""
+"""Cases that nobody labelled, scans of too many channels, and data sets of one patient."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import ctseg
 from ctseg.cli.app import app
+from ctseg.config import parse_config
 from ctseg.engine.model.weights import read_weights
+from ctseg.engine.training.prepare import prepare
+from ctseg.errors import BadInput
+from ctseg.volume.volume import Volume
 
 
 def train(*arguments: object) -> Any:
@@ -78,3 +84,48 @@ def test_the_advice_for_one_patient_works(tmp_path):
     again = train(data, "-o", tmp_path / "run", *OPTIONS, "--set", advice)
     assert again.exit_code == 0, again.output
     assert "5 cases train, 1 validate" in again.output
+
+
+# ---------------------------------------------------------------- channels
+
+
+def write_pairs(folder: Path, counts: list[int]) -> Path:
+    """Pairs of scans with so many channels and labels."""
+    label = np.zeros((8, 8, 8), np.uint8)
+    label[2:6, 2:6, 2:6] = 1
+    scan = np.random.default_rng(0).normal(size=(3, 8, 8, 8)).astype(np.float32)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for number, count in enumerate(counts):
+        volume = Volume.from_array(scan[0] if count == 1 else scan[:count])
+        ctseg.write(volume, folder / "images" / f"c{number}.mha")
+        ctseg.write(Volume.from_array(label), folder / "labels" / f"c{number}.mha")
+    return folder
+
+
+@pytest.mark.parametrize("counts", [[2, 2], [1, 2], [1, 1, 3]])
+@pytest.mark.parametrize("steps", [(), ({"kind": "orient"},)])
+def test_more_channels_than_the_data_set_names_are_refused(tmp_path, counts, steps):
+    data = write_pairs(tmp_path / "data", counts)
+    settings = {"data": {"path": str(data)}, "preprocess": {"steps": steps}}
+    told = rf"case (c\d) \(.*\1\.mha\) has {max(counts)} channels; .* names 1 channel \(image\)"
+    with pytest.raises(BadInput, match=told) as caught:
+        prepare(parse_config(settings | {"train": {"device": "cpu"}}))
+    assert caught.value.hint
+    result = train(data, "-o", tmp_path / "run", *OPTIONS[:2], *OPTIONS[6:])
+    assert result.exit_code == 2
+    assert "names 1 channel" in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_channels_than_the_data_set_names_are_refused(tmp_path):
+    data = write_pairs(tmp_path, [1, 1])
+    entries = [{"image": f"images/c{n}.mha", "label": f"labels/c{n}.mha"} for n in (0, 1)]
+    about = {
+        "modality": {"0": "PET", "1": "CT"},
+        "labels": {"0": "background", "1": "a"},
+        "training": entries,
+    }
+    (data / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(BadInput, match=r"has 1 channel; the data set names 2 channels \(PET, CT\)"):
+        prepare(parse_config({"data": {"path": str(data)}, "train": {"device": "cpu"}}))
