@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ class Suggestion:
 
     Attributes:
         rules: rules for `[predict] postprocess`; empty if none helps.
-        before: mean Dice of each label, over the cases that have it, without the rules.
-        after: the same with the rules.
+        before: mean Dice of each label, over the cases whose reference or prediction has it, without the rules.
+        after: the same with the rules; 1 where they remove all of a label that the reference does not have.
         cases: number of validation cases.
     """
 
@@ -47,14 +47,11 @@ class _Scores:
     def __init__(self) -> None:
         self.dice: dict[str, list[float]] = {}
 
-    def add(
-        self, task: Task, predicted: NDArray[Any], reference: NDArray[Any], names: Iterable[str]
-    ) -> None:
-        counts = label_counts(task, as_stored(task, predicted), reference)
+    def add(self, dice: Mapping[str, float | None], names: Iterable[str]) -> None:
+        """Add the Dice of these labels; where neither map has one any more, the two agree."""
         for name in names:
-            dice = counts[name].dice
-            if dice is not None:  # None if neither map has the label
-                self.dice.setdefault(name, []).append(dice)
+            value = dice[name]
+            self.dice.setdefault(name, []).append(1.0 if value is None else value)
 
     def means(self) -> Means:
         return {name: float(np.mean(values)) for name, values in self.dice.items()}
@@ -91,12 +88,15 @@ def suggest_rules(
     for predicted, reference in pairs:
         cases += 1
         cleaned = _postprocessed(task, predicted, [whole])
-        plain.add(task, predicted, reference, names)
-        joined.add(task, cleaned, reference, names)
+        dice = _dice(task, predicted, reference)
+        present = [name for name in names if dice[name] is not None]  # in either map
+        plain.add(dice, present)
+        joined.add(_dice(task, cleaned, reference), present)
         for some in together:
             rules = [_rule(name, connectivity) for name in some]
-            each.add(task, _postprocessed(task, predicted, rules), reference, some)
-            both.add(task, _postprocessed(task, cleaned, rules), reference, some)
+            shown = [name for name in some if name in present]
+            each.add(_dice(task, _postprocessed(task, predicted, rules), reference), shown)
+            both.add(_dice(task, _postprocessed(task, cleaned, rules), reference), shown)
     if not cases:
         raise BadInput("There is no validation case to decide by.")
     before, with_whole = plain.means(), joined.means()
@@ -142,6 +142,12 @@ def suggest_for(pairs: Pairs, on_case: Callable[[int, int, str], None] | None = 
                 on_case(done, len(pairs.pairs), pair.case)
 
     return suggest_rules(task, maps())
+
+
+def _dice(task: Task, predicted: NDArray[Any], reference: NDArray[Any]) -> dict[str, float | None]:
+    """The Dice of each label; None if neither map has it."""
+    counts = label_counts(task, as_stored(task, predicted), reference)
+    return {name: count.dice for name, count in counts.items()}
 
 
 def _helps(before: Means, after: Means) -> bool:

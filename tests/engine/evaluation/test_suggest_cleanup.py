@@ -79,6 +79,29 @@ def test_regions_and_labels_that_no_case_has():
     assert set(found.before) == {"whole", "core"}
 
 
+def test_a_wrong_label_that_a_rule_removes_is_no_loss():
+    """A lesion in a healthy scan, alone or beside a case that has one."""
+    task = classes_task({"organ": 1, "lesion": 2})
+    reference = np.zeros((6, 8, 12), np.uint8)
+    reference[1:5, 1:7, 1:7] = 1
+    predicted = reference.copy()
+    predicted[2, 2, 10] = 2
+    whole = PostprocessRule(label=("organ", "lesion"), keep_largest=1)
+    found = suggest_rules(task, [(predicted, reference)])
+    assert found.rules == (whole,)
+    assert found.before == {"organ": 1.0, "lesion": 0.0}
+    assert found.after == {"organ": 1.0, "lesion": 1.0}
+    diseased = reference.copy()
+    diseased[2:4, 2:4, 2:4] = 2
+    half = diseased.copy()
+    half[2, 2:4, 2:4] = 1
+    found = suggest_rules(task, [(predicted, reference), (half, diseased)])
+    assert found.rules == (whole,)
+    dice = 2 * 4 / (4 + 8)
+    assert found.before["lesion"] == pytest.approx(dice / 2)
+    assert found.after["lesion"] == pytest.approx((1 + dice) / 2)
+
+
 def test_no_case_is_no_evidence():
     with pytest.raises(BadInput, match="no validation case"):
         suggest_rules(TASK, [])
