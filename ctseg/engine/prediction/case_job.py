@@ -131,9 +131,10 @@ class CaseJob:
         before, self._unsaid = self._unsaid, []
         for text in before:
             self._say(text)
-        _, self._model = restarting(self._model, self._attempt)
+        restarting(self._model, self._attempt)
 
     def _attempt(self, model: Model) -> None:
+        """Predict it with a model, which is kept as it was fitted to the memory."""
         self._model = model
         with self.share or nullcontext():
             try:

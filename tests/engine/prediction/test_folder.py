@@ -565,6 +565,21 @@ def test_short_memory_is_met_by_smaller_tiles_and_recorded(folder, overlapped, m
     assert sorted(record(folder)["settings"]["tile_zyx"]) == [8, 8, 8]
 
 
+def test_a_tile_that_was_fitted_to_the_memory_is_recorded(folder, monkeypatch):
+    monkeypatch.setattr(
+        "ctseg.engine.inference.memory.estimate.activation_bytes",
+        lambda _, tile_zyx, **__: 1000 if np.prod(tile_zyx) <= 256 else 10**16,
+    )
+    assert not predict(folder).failed
+    case = record(folder)["cases"][0]
+    assert any(note.startswith("Memory is short: tiles of") for note in case["notes"])
+    tile = tuple(case["settings"]["tile_zyx"])
+    assert np.prod(tile) <= 256
+    same = small.small_model().with_settings(tile_zyx=tile)
+    expected = same.predict(ctseg.read(folder / "in" / "scan0.nii.gz")).array
+    np.testing.assert_array_equal(ctseg.read(case["output"]).array, expected)
+
+
 def test_a_limit_of_memory_that_holds_nothing_is_said(folder):
     summary = predict(folder, fit=MemoryOptions(memory=1000))
     assert len(summary.failed) == 4
