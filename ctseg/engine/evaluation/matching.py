@@ -19,7 +19,10 @@ from ctseg.volume.io import format_of
 from ctseg.volume.volume import Volume
 
 PREDICTIONS = "predictions.json"
-"""Record of a prediction in its output folder; its `task` gives the meaning of the label values."""
+"""Record of a prediction in its output folder; its `task` gives the meaning of the label values.
+
+Cases that another call predicted say under `made_with` by what task and with which labels, if not by the same.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Pair:
         mask: evaluated region of the reference; None for all of it.
         group: the patient or specimen of the case.
         images: its scan, where a data set names it.
-        drawn: names of the labels that were drawn in the reference; None for all.
+        drawn: names of the labels that were drawn in the reference, and predicted where others were predicted in other
+            cases; None for all.
     """
 
     case: str
@@ -48,7 +52,7 @@ class Pairs:
 
     Attributes:
         task: meaning of the label values, if a file gives it.
-        labels: labels that the prediction was restricted to; None for all.
+        labels: labels that all predictions were restricted to; None for all.
         grid_tolerance: largest offset between the voxels of the two maps, as a fraction of a voxel; None for the
             default.
     """
@@ -57,6 +61,14 @@ class Pairs:
     task: Task | None = None
     labels: tuple[str, ...] | None = None
     grid_tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a record says of a prediction: its task, and the labels that it was restricted to; None for all."""
+
+    task: Task | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def find_pairs(
@@ -77,7 +89,7 @@ def find_pairs(
 
     Raises:
         FileProblem: a path does not exist.
-        BadInput: a case without a prediction or reference.
+        BadInput: a case without a prediction or reference, or predictions of models that have other labels.
     """
     for path in (prediction, *([reference] if isinstance(reference, Path) else [])):
         if not path.exists() and not matching(path):
@@ -97,18 +109,34 @@ def find_pairs(
         expected = {case.id: case.label for case in dataset.cases if case.label is not None}
         known_cases = {case.id: case for case in dataset.cases}
         known, where = dataset.task, str(dataset.path)
-    recorded, labels = _from_record(prediction)
+    if _is_volume(prediction) and len(expected) == 1 and not cases:
+        ids = list(expected)
+        predicted = dict(zip(ids, predicted.values(), strict=True))
+    else:
+        ids = _ids(predicted, expected, cases, prediction, where)
+    made = _from_record(prediction, [predicted[i] for i in ids])
+    recorded = _task_of_all(made, ids)
     task = recorded or known
     if recorded is not None and dataset is not None and dataset.task is not None:
         task, common = _joined_by_name(recorded, dataset.task)
         known_cases = {i: _drawn_of(case, common) for i, case in known_cases.items()}
-    if _is_volume(prediction) and len(expected) == 1 and not cases:
-        (case, ref), (single,) = *expected.items(), tuple(predicted.values())
-        pair = _pair(case, single, ref, known_cases.get(case))
-        return Pairs((_with_scan(pair, scans),), task, labels)
-    ids = _ids(predicted, expected, cases, prediction, where)
-    pairs = (_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids)
-    return Pairs(tuple(_with_scan(pair, scans) for pair in pairs), task, labels)
+    pairs = [_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids]
+    labels = {one.labels for one in made}
+    if len(labels) > 1:
+        pairs = [_predicted(pair, one.labels) for pair, one in zip(pairs, made, strict=True)]
+    pairs = [_with_scan(pair, scans) for pair in pairs]
+    return Pairs(tuple(pairs), task, labels.pop() if len(labels) == 1 else None)
+
+
+def _task_of_all(made: Sequence[_Made], ids: Sequence[str]) -> Task | None:
+    """The task of all predictions."""
+    for name, one in zip(ids, made, strict=True):
+        if one.task != made[0].task:
+            raise BadInput(
+                f"{PREDICTIONS} says that models with other labels predicted the cases {ids[0]} and {name}.",
+                hint="Evaluate those of one model at a time with --cases ID,ID, or predict all of them with one.",
+            )
+    return made[0].task if made else None
 
 
 def _joined_by_name(recorded: Task, own: Task) -> tuple[Task, tuple[str, ...] | None]:
@@ -133,10 +161,18 @@ def _joined_by_name(recorded: Task, own: Task) -> tuple[Task, tuple[str, ...] | 
 
 
 def _drawn_of(case: Case, common: tuple[str, ...] | None) -> Case:
-    if common is None:
-        return case
-    drawn = common if case.drawn is None else [name for name in case.drawn if name in common]
-    return replace(case, drawn=tuple(drawn))
+    return replace(case, drawn=_in_both(case.drawn, common))
+
+
+def _predicted(pair: Pair, labels: tuple[str, ...] | None) -> Pair:
+    return replace(pair, drawn=_in_both(pair.drawn, labels))
+
+
+def _in_both(one: tuple[str, ...] | None, two: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The labels of two lists, of which None stands for all labels."""
+    if one is None or two is None:
+        return two if one is None else one
+    return tuple(name for name in one if name in two)
 
 
 def _pair(case_id: str, predicted: ImageRef, expected: ImageRef, case: Case | None) -> Pair:
@@ -227,12 +263,12 @@ def _dataset_of_labels_folder(reference: Path) -> DataSet | None:
     return _dataset(folder.parent, None)
 
 
-def _from_record(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]:
-    """Task and labels from `predictions.json` in a folder of predictions."""
+def _from_record(prediction: Path, maps: Sequence[ImageRef]) -> list[_Made]:
+    """What `predictions.json` in a folder of predictions says of these maps."""
     folder = prediction.parent if matching(prediction) else prediction
     file = folder / PREDICTIONS
     if not file.is_file():
-        return None, None
+        return [_Made()] * len(maps)
     try:
         data = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -241,11 +277,23 @@ def _from_record(prediction: Path) -> tuple[Task | None, tuple[str, ...] | None]
             hint="Predict the scans again, or remove the file and evaluate with a data set as reference.",
         ) from error
     if not isinstance(data, dict) or "task" not in data:
-        return None, None
+        return [_Made()] * len(maps)
+    whole = _made(data, data["task"], file)
+    lines = data.get("cases")
+    others = {
+        Path(str(line.get("output"))).name: _made(line["made_with"], data["task"], file)
+        for line in (lines if isinstance(lines, list) else ())
+        if isinstance(line, dict) and isinstance(line.get("made_with"), dict)
+    }
+    return [others.get(ref.path.name, whole) for ref in maps]
+
+
+def _made(data: Mapping[str, Any], task: Any, file: Path) -> _Made:
+    """What a record, or one of its lines, says of a prediction; `task` is that of the record."""
     settings = data.get("settings")
     labels = settings.get("labels") if isinstance(settings, dict) else None
-    task = validate(TaskConfig, data["task"], where=str(file)).task()
-    return task, tuple(map(str, labels)) if isinstance(labels, list) else None
+    found = validate(TaskConfig, data.get("task", task), where=str(file)).task()
+    return _Made(found, tuple(map(str, labels)) if isinstance(labels, list) else None)
 
 
 def _some(names: Iterable[str]) -> str:

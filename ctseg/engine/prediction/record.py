@@ -54,7 +54,7 @@ class PredictionRecord:
     """The record of a folder; what other calls left there stays unless a scan is predicted anew.
 
     Several processes may write it at a time: each adds its own scans to what is there then. A scan of a call with
-    another model or other settings keeps them under `made_with`.
+    another model or other settings keeps them under `made_with`, with its task where that is another one, too.
 
     Args:
         folder: of the predictions.
@@ -140,13 +140,15 @@ class PredictionRecord:
             self._put_aside(error)
             return _Lines()
         before = {name: earlier.get(name) for name in HEADER}
-        own = {name: value for name, value in self._header.items() if name != "task"}
         for case in cases.values():
-            if "made_with" in case:
-                if case["made_with"] == own:
-                    del case["made_with"]
-            elif before != self._header:
-                case["made_with"] = {name: before[name] for name in HEADER if name != "task"}
+            given = case.pop("made_with", before)
+            if not isinstance(given, dict):
+                case["made_with"] = given
+            elif {"task": self._header["task"], **given} != self._header:
+                made_with = {"task": before["task"], **given}
+                if made_with["task"] in (None, self._header["task"]):
+                    del made_with["task"]
+                case["made_with"] = made_with
         return _Lines(cases, failed)
 
     def _put_aside(self, error: Exception) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,6 +223,26 @@ def test_what_stands_beside_the_predictions_says_what_the_values_mean(
     (folders[0] / PREDICTIONS).write_text("{")
     with pytest.raises(FileProblem, match=r"predictions\.json"):
         evaluate(*folders)
+
+
+def test_each_prediction_is_judged_by_the_labels_that_it_was_restricted_to(
+    folders: tuple[Path, Path], dataset: Path
+) -> None:
+    made_with: dict[str, Any] = {"settings": {"labels": ["organ"]}}
+    about = {
+        "task": asdict(TASK), "settings": {"labels": None},
+        "cases": [{"case": "a", "output": "elsewhere/a.nii.gz", "made_with": made_with}, 7],
+    }  # fmt: skip
+    (folders[0] / PREDICTIONS).write_text(json.dumps(about))
+    for reference in (folders[1], dataset):
+        found = {case.case: case for case in evaluate(folders[0], reference).cases}
+        assert [label.label for label in found["a"].labels] == ["organ"]
+        assert [label.label for label in found["b"].labels] == ["organ", "lesion"]
+    made_with["task"] = asdict(classes_task({"organ": 1}))
+    (folders[0] / PREDICTIONS).write_text(json.dumps(about))
+    with pytest.raises(BadInput, match="other labels predicted the cases a and b"):
+        evaluate(*folders)
+    assert evaluate(*folders, cases=["b"]).labels == ("organ", "lesion")
 
 
 def test_hdf5_predictions_are_read_by_dataset(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
+from ctseg.config import TaskConfig
+from ctseg.engine.evaluation.matching import find_pairs
 from ctseg.engine.inference.cascade import Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.prediction.folder import Listener, predict_folder
@@ -87,6 +89,32 @@ def test_models_that_take_turns_keep_what_made_each_scan(tmp_path):
         case["case"]: case.get("made_with", told)["settings"]["overlap"] for case in told["cases"]
     }
     assert made == {"scan0": 0.5, "scan1": 0.25, "scan2": 0.5, "scan3": 0.25}
+
+
+def test_models_with_other_labels_keep_their_task(tmp_path):
+    names = [{**label, "name": f"other {label['name']}"} for label in small.LABELS]
+    task = TaskConfig.model_validate({"kind": "classes", "labels": names})
+    one, two = (small.small_model(**given).model for given in ({}, {"task": task}))
+    records = [PredictionRecord(tmp_path, model, Request(tmp_path)) for model in (one, two)]
+
+    def tasks() -> dict[str, list[str]]:
+        told = json.loads((tmp_path / "predictions.json").read_text())
+        tasks = {c["case"]: c.get("made_with", {}).get("task", told["task"]) for c in told["cases"]}
+        return {case: [label["name"] for label in t["labels"]] for case, t in tasks.items()}
+
+    ours, theirs = [label["name"] for label in small.LABELS], [label["name"] for label in names]
+    for number, record in enumerate([*records, *records]):
+        record.done({"case": f"scan{number}", "output": "x"})
+        record.write()
+        assert tasks() == {f"scan{n}": theirs if n % 2 else ours for n in range(number + 1)}
+
+
+def test_a_scan_is_judged_by_the_labels_that_were_asked_for(folder):
+    predict(folder, scans="in/scan0.nii.gz", labels=("bright",))
+    predict(folder, scans="in/scan1.nii.gz")
+    found = find_pairs(folder / "out", folder / "out")
+    assert [pair.drawn for pair in found.pairs] == [("bright",), None]
+    assert found.labels is None
 
 
 def test_what_another_process_made_later_stays(tmp_path):
