@@ -162,11 +162,13 @@ class Stream:
         done: how many steps lie behind the scan already.
 
     Attributes:
+        scan_channels: the first channels, which are of the scan; labels of an earlier model may follow.
         seconds: spent in `read` by now.
     """
 
     def __init__(self, scan: Scan, applied: AppliedPipeline, done: int = 0) -> None:
         self._scan, self.applied, self._done = scan, applied, done
+        self.scan_channels = scan.channels
         self.shape_czyx = (scan.channels, *applied.target.shape_zyx)
         self._last: tuple[int, Array] | None = None
         self.seconds = 0.0

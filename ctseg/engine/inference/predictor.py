@@ -101,19 +101,23 @@ class Predictor:
         return len(grid.rows(*mapper.network_span(*slice_range))) * len(grid.columns)
 
     def _air(self, stream: Stream) -> Air | None:
-        """The preprocessed value of each channel up to which a voxel is air, and the logits of background."""
+        """The preprocessed value of each channel up to which a voxel is air, and the logits of background.
+
+        In air, the channels of labels are 0.
+        """
         if self.settings.skip_air is None:
             return None
         if self.task.kind == "regression":
             raise BadInput("A regression cannot skip air: it has no background.")
-        level = np.full((stream.shape_czyx[0], 1, 1, 1), self.settings.skip_air, np.float32)
+        level = np.full((stream.scan_channels, 1, 1, 1), self.settings.skip_air, np.float32)
         for applied_step in stream.applied.steps:
             if isinstance(applied_step.step, OnValues):
                 level = applied_step.step.image(level, applied_step.before, applied_step.record)
         device = self.runtime.device
         background = torch.from_numpy(background_fill(self.task, probabilities=False))
-        highest = torch.from_numpy(level.ravel().astype(np.float32)).to(device)
-        return Air(highest, background.to(device))
+        highest = np.zeros(stream.shape_czyx[0], np.float32)
+        highest[: stream.scan_channels] = level.ravel()
+        return Air(torch.from_numpy(highest).to(device), background.to(device))
 
 
 @functools.lru_cache(maxsize=8)

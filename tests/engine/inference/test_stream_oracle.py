@@ -30,6 +30,7 @@ from ctseg.data.steps import (
 from ctseg.data.stream import InMemory, open_stream
 from ctseg.engine.inference import predictor, tiling
 from ctseg.engine.inference.decoders import Confidence, LabelMap, Logits, Masks, Probabilities
+from ctseg.engine.inference.label_channels import WithLabels
 from ctseg.engine.inference.predictor import Predictor
 from ctseg.engine.inference.sinks import ToArray
 from ctseg.engine.inference.source_grid import SourceGridMapper
@@ -281,3 +282,25 @@ def test_air_is_skipped_and_nothing_else_changes():
     assert sum(calls) < all_of_them
     assert not most[:10].any()
     np.testing.assert_array_equal(most[12:], every[12:])
+
+
+def test_where_labels_are_channels_air_without_a_label_is_skipped():
+    scan, array, _ = scan_of((24, 12, 12), "straight")
+    array[:, :12] = -1000
+    pipeline = Pipeline([Clip((-900.0,), (500.0,)), Normalise((0.0,), (100.0,))])
+    net, task = Toy(3, 3).eval(), classes_task({"a": 1, "b": 2})
+    labels = np.zeros(array.shape[1:], np.uint8)
+    labels[3, 3, 3] = 2
+    stream = WithLabels(open_stream(pipeline, scan), labels, (1, 2))
+    every, most = (
+        run(
+            Predictor([net], task, TilingSettings((6, 6, 6), skip_air=air), CPU),
+            stream,
+            Logits(task),
+        )[0]
+        for air in (None, -950.0)
+    )
+    np.testing.assert_array_equal(most[:, 12:], every[:, 12:])
+    np.testing.assert_array_equal(most[:, :3, :3, :3], every[:, :3, :3, :3])  # beside the label
+    assert len(np.unique(most[0, :3, 9:, 9:])) == 1  # far from it
+    assert len(np.unique(every[0, :3, 9:, 9:])) > 1
