@@ -69,10 +69,7 @@ class _MergePredictor(EnsemblePredictor):
     ) -> None:  # fmt: skip
         for decoder, _ in results:
             if not isinstance(decoder, LabelMap | Masks):
-                raise BadInput(
-                    "A merged model predicts labels and masks; it has no probabilities of all labels together.",
-                    hint="Leave out --probabilities and --confidence, or predict with one of its parts.",
-                )
+                raise no_probabilities()
         super().run(stream, results, mapper=mapper, slice_range=slice_range, on_tiles=on_tiles)
 
     def _allocate(self, mapper: SourceGridMapper, folder: Path | None) -> NDArray[Any]:
@@ -100,6 +97,14 @@ class _MergePredictor(EnsemblePredictor):
                 assert isinstance(decoder, LabelMap | Masks)
                 voxels = decoder.of_classes(classes).numpy().astype(decoder.dtype, copy=False)
                 sink.put(0, start, voxels)
+
+
+def no_probabilities() -> BadInput:
+    """The error for what is decoded from probabilities."""
+    return BadInput(
+        "A merged model predicts labels and masks; it has no probabilities of all labels together.",
+        hint="Leave out --probabilities, --confidence and --uncertainty, or predict with one of its parts.",
+    )
 
 
 class _Overlay:

@@ -26,6 +26,7 @@ from ctseg.engine.inference.decoders import (
     Uncertainty,
     Values,
 )
+from ctseg.engine.inference.label_merge import no_probabilities
 from ctseg.engine.postprocess import check_rules, postprocess
 from ctseg.engine.postprocess.rules import written_values
 from ctseg.engine.prediction.companions import Companion, StatisticsFiles, VoxelCounts
@@ -71,7 +72,8 @@ def check_request(model: Model, request: Request) -> None:
 
     Raises:
         UnknownName: the request or a rule names a label that the task does not have.
-        BadInput: an empty list of labels, a result that a regression does not have, or a format without a writer.
+        BadInput: an empty list of labels, a result that a regression or a merged model does not have, or a format
+            without a writer.
     """
     task = model.task
     requested_labels(task, request.labels)
@@ -85,6 +87,8 @@ def check_request(model: Model, request: Request) -> None:
         as_suffix(request.probabilities_suffix)
     for suffix in request.also:
         as_suffix(suffix)
+    if model.card.parts and (request.probabilities or request.confidence or request.uncertainty):
+        raise no_probabilities()
     if task.kind == "regression":
         if request.also:
             raise BadInput(

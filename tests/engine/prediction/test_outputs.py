@@ -442,6 +442,13 @@ def test_what_cannot_be_is_refused_beforehand(tmp_path):
         check_request(
             segmenter.model, Request(tmp_path, probabilities=True, probabilities_suffix="npz")
         )
+    merged = model().model
+    merged.card = merged.card.model_copy(update={"parts": (merged.card,)})
+    check_request(merged, Request(tmp_path, masks=True))
+    for what in ("probabilities", "confidence", "uncertainty"):
+        with pytest.raises(BadInput, match="no probabilities of all labels") as error:
+            check_request(merged, Request(tmp_path, **{what: True}))
+        assert f"--{what}" in error.value.hint
 
 
 class Breaks(Levels):
