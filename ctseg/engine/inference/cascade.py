@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from ctseg.data.stream import Scan, Stream
 from ctseg.engine.inference.check_scan import PlannedGrid
 from ctseg.engine.inference.decoders import LabelMap
 from ctseg.engine.inference.ensemble import Ensemble
+from ctseg.engine.inference.forward import TileTooLarge
 from ctseg.engine.inference.label_channels import WithLabels, label_map
 from ctseg.engine.inference.memory.fit import FitRequest, Fitted
 from ctseg.engine.inference.model import (
@@ -28,14 +30,16 @@ from ctseg.engine.inference.model import (
     name_of,
 )
 from ctseg.engine.inference.predictor import Predictor
+from ctseg.engine.inference.restart import restarting
 from ctseg.engine.inference.sliding_window import OnTiles
 from ctseg.engine.inference.source_grid import SourceGridMapper
 from ctseg.engine.model.runtime import Runtime
 from ctseg.engine.model.weights_header import MEND, read_card
-from ctseg.errors import BadInput, CorruptWeights
+from ctseg.errors import BadInput, CorruptWeights, RunFailed
 from ctseg.task import select
 from ctseg.volume.geometry import Geometry
 
+T = TypeVar("T")
 MARGIN_MM = 10.0
 """Default margin around the region that a coarse model finds."""
 
@@ -128,6 +132,22 @@ def widened(box: Box, margin_mm: float, geometry: Geometry) -> Box:
         )
     )
     return z, y, x
+
+
+def _found_by(coarse: Model, find: Callable[[Model], T]) -> T:
+    """What a coarse model finds, with smaller tiles where the memory does not suffice for those of its card.
+
+    Raises:
+        RunFailed: even the smallest tile does not fit; tiles of the final model would change nothing.
+    """
+    try:
+        return restarting(coarse, find)[0]
+    except TileTooLarge as error:
+        raise RunFailed(
+            f"The coarse model {name_of(coarse)} cannot look at the scan. {error.message}",
+            hint="Free memory there, choose another device (--device cpu), or name the part of the scan to look at: "
+            "--set region=Z:Z,Y:Y,X:X",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -253,11 +273,17 @@ class Cascade:
             within = coarse if region is None else Cascade(coarse, region=region)
             if stage.as_channels:
                 values = [label.value for label in select(stage.model.task, stage.labels or ())]
-                shown.append((label_map(within, scan, folder), values))
+                labels = _found_by(within, partial(label_map, scan=scan, folder=folder))
+                shown.append((labels, values))
                 continue
-            region = find_region(
-                within, scan, labels=stage.labels, margin_mm=stage.margin_mm, folder=folder
+            find = partial(
+                find_region,
+                scan=scan,
+                labels=stage.labels,
+                margin_mm=stage.margin_mm,
+                folder=folder,
             )
+            region = _found_by(within, find)
             name = name_of(stage.model)
             if region is None:
                 self._say(f"The coarse model {name} found nothing; everything is background.")

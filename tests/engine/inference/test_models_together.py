@@ -15,7 +15,7 @@ from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.prediction.api import Segmenter
-from ctseg.errors import BadInput, UnknownName
+from ctseg.errors import BadInput, RunFailed, UnknownName
 from ctseg.specs import ImageRef
 from ctseg.volume.volume import Volume
 
@@ -169,6 +169,41 @@ def test_a_first_stage_that_finds_nothing_leaves_background():
     shares = probabilities(staged, volume).array
     assert (shares[0] == 1).all()
     assert not shares[1:].any()
+
+
+class Crowded(Levels):
+    """Takes tiles of no more voxels than these."""
+
+    def __init__(self, voxels):
+        super().__init__()
+        self.voxels = voxels
+
+    def forward(self, x):
+        if x[0, 0].numel() > self.voxels or len(x) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(x)
+
+
+def crowded(voxels):
+    """A coarse model that can take smaller tiles than those of its card."""
+    card = model(name="coarse.v1").card.model_copy(update={"options": {"features": [4, 4]}})
+    return NetworkModel(card, [Crowded(voxels)], CPU)
+
+
+def test_a_first_stage_that_is_short_of_memory_takes_smaller_tiles(tmp_path):
+    volume = scan()
+    ctseg.write(volume, tmp_path / "scan.nii.gz")
+    fine = model(tile=(4, 4, 4))
+    expected = predict(Cascade(fine, [CoarseModel(model())]), volume).array
+    staged = Cascade(fine, [CoarseModel(crowded(8 * 8 * 4))])
+    notes = []
+    staged.on_note = notes.append
+    np.testing.assert_array_equal(predict(staged, volume).array, expected)
+    assert notes[0].startswith("Memory was short")
+    staged = Cascade(fine, [CoarseModel(crowded(0))])
+    with pytest.raises(RunFailed, match=r"The coarse model coarse\.v1 .* does not fit") as error:
+        Segmenter.of(staged).predict_file(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz")
+    assert "--tile" not in error.value.hint
 
 
 def test_stages_and_ensembles_go_together():
