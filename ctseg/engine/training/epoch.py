@@ -23,15 +23,23 @@ from ctseg.report.html.run import shown_cases
 
 
 def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: Report) -> None:
-    """Keep the weights and their report where the validation is the best so far; see `merit`."""
-    state.validated = state.step
+    """Keep the weights and their report where the validation is the best so far; see `merit`.
+
+    The state says so once they are written: where a run is killed in between, it validates again.
+    """
     score = merit(report, target_scale(job.card.preprocess.steps, job.card.out_channels))
-    if score <= state.best and state.best_step:
+    best = score > state.best or not state.best_step
+    if best and job.processes.leads:
+        _keep(job, state.step, net, report)
+    state.validated = state.step
+    if best:
+        state.best, state.best_step, state.without_gain = score, state.step, 0
+    else:
         state.without_gain += 1
-        return
-    state.best, state.best_step, state.without_gain = score, state.step, 0
-    if not job.processes.leads:
-        return
+
+
+def _keep(job: TrainingJob, step: int, net: torch.nn.Module, report: Report) -> None:
+    """Write the weights, and the report of their validation."""
     tensors = {k: v.detach().cpu() for k, v in net.state_dict().items()}
     member = Member(
         file="best.safetensors",
@@ -47,9 +55,7 @@ def keep_if_best(job: TrainingJob, state: State, net: torch.nn.Module, report: R
             "command": f"ctseg evaluate {job.folder}",
         }
     )
-    card = job.card.model_copy(
-        update={"members": (member,), "metrics": metrics, "steps": state.step}
-    )
+    card = job.card.model_copy(update={"members": (member,), "metrics": metrics, "steps": step})
     (job.folder / "validation").mkdir(exist_ok=True)
     write_text(job.folder / "validation" / "report.json", report.to_json())
     save_weights(job.folder / "best.safetensors", tensors, card)

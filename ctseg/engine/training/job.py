@@ -124,10 +124,12 @@ class Interrupt:
 
     Attributes:
         asked: the signal that this process has got, None so far.
+        abrupt: whether a second one has ended it, perhaps in the midst of a step.
     """
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.abrupt = False
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Interrupt:
@@ -135,8 +137,8 @@ class Interrupt:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = self.asked is not None, number
-        if again:
+        self.abrupt, self.asked = self.asked is not None, number
+        if self.abrupt:
             self.check(number)
 
     def __exit__(self, *_: object) -> None:

@@ -50,7 +50,7 @@ def train(job: TrainingJob, *, resume: bool = False) -> RunResult:
     The run folder gets `log.jsonl`, `best.safetensors`, `validation/` and `last/`.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, with a resume point written.
+        KeyboardInterrupt: after Ctrl-C, with a resume point written; a second Ctrl-C leaves the last one as it is.
         RunFailed: the loss is not finite, or the memory does not suffice.
     """
     device = job.runtime.device
@@ -180,10 +180,13 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
                 if clock.since_saved() > config.train.checkpoint_every:
                     save()
         except KeyboardInterrupt:
-            save()
+            if not interrupt.abrupt:
+                save()
             raise
         finally:
             log.close()
+            if interrupt.abrupt:
+                job.reporter.say("Stopped at once; the run resumes from its last resume point.")
     processes.largest(0)  # the first one has written by now
     report = Report.read(job.folder / "validation" / "report.json")
     return RunResult(

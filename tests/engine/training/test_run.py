@@ -205,6 +205,41 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(mini_set, mini_options, tmp_pat
     assert again.returncode == 0, again.stderr
 
 
+def test_two_signals_within_a_step_leave_the_last_resume_point(
+    mini_set, mini_options, tmp_path, monkeypatch
+):
+    """The second one ends the step in its midst, when its weights are no longer those of the step before."""
+    alone, stopped, kept = tmp_path / "alone", tmp_path / "stopped", tmp_path / "kept"
+    options = ["--steps", "6", "--set", "train.checkpoint_every=0", *mini_options]
+    done = CliRunner().invoke(app, ["train", str(mini_set), "-o", str(alone), *options])
+    assert done.exit_code == 0, done.output
+    whole = Stepper.__call__
+
+    def twice(self, step):
+        value = whole(self, step)
+        if step == 2:
+            shutil.copytree(stopped / "last", kept)
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        return value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", twice)
+        result = CliRunner().invoke(app, ["train", str(mini_set), "-o", str(stopped), *options])
+    assert result.exit_code == 143, result.output
+    assert "Stopped at once; the run resumes from its last resume point." in result.stderr
+    assert checkpoint.load(stopped / "last")[0].step == 2
+    for name in ("state.json", "state.safetensors"):
+        assert (stopped / "last" / name).read_bytes() == (kept / name).read_bytes()
+    again = CliRunner().invoke(app, ["train", "--resume", "-o", str(stopped)])
+    assert again.exit_code == 0, again.output
+    for name in ("best.safetensors", "last/state.safetensors"):
+        one = safetensors.torch.load_file(alone / name)
+        two = safetensors.torch.load_file(stopped / name)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
 @pytest.mark.slow
 def test_a_time_budget_fixes_the_steps(mini_set, mini_options, tmp_path):
     folder = tmp_path / "run"

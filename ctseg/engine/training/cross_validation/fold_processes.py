@@ -44,7 +44,14 @@ class _Running:
     devices: dict[int, str] = field(default_factory=dict)
 
     def stop(self) -> None:
-        """End all of them with a resume point, and wait for that."""
+        """End all of them with a resume point, and wait for that; a second Ctrl-C meanwhile ends them at once."""
+        try:
+            self._end()
+        except KeyboardInterrupt:
+            self._end()
+            raise
+
+    def _end(self) -> None:
         for process in self.processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -133,7 +140,10 @@ def _log(folder: Path, number: int) -> Path:
 def _start(
     request: FoldRequest, number: int, device: str, source: Path | None
 ) -> subprocess.Popen[bytes]:
-    """The process of a fold, from a run file; without one the fold is resumed, on its own device."""
+    """The process of a fold, from a run file; without one the fold is resumed, on its own device.
+
+    Ctrl-C in a terminal does not reach it, since it has a session of its own: it gets one signal, from this process.
+    """
     command = [sys.executable, "-m", "ctseg", "train"]
     command += ["-o", str(request.folder / FOLD.format(number))]
     if source is None:
@@ -143,4 +153,6 @@ def _start(
         command += ["--overwrite"] * request.overwrite
     log = _log(request.folder, number)
     with disk_errors(log), log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - this Python
+        return subprocess.Popen(  # noqa: S603 - this Python
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )

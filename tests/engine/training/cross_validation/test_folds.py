@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,14 @@ from typer.testing import CliRunner
 from ctseg import read
 from ctseg.card import parse_card
 from ctseg.cli.app import app
-from ctseg.config import load_config
+from ctseg.config import RunConfig, load_config
 from ctseg.data.load import load_image, load_label
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import all_folds, fold_cases
 from ctseg.engine.evaluation.calibration import fit_temperature
 from ctseg.engine.evaluation.runs import report_of, runs_in
 from ctseg.engine.prediction.api import Segmenter
+from ctseg.engine.training.cross_validation import fold_processes
 from ctseg.engine.training.validate import validation_cases
 from ctseg.errors import BadInput
 from ctseg.metrics.report import Report
@@ -157,6 +161,21 @@ def test_a_folder_of_folds_predicts_as_its_runs_together(two_folds, mini_set, tm
         assert done.exit_code == 0, done.output
     folder, runs = (read(tmp_path / f"{name}.nii.gz").array for name in ("folder", "runs"))
     assert (folder == runs).all()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sessions")
+def test_a_fold_gets_no_ctrl_c_from_the_terminal(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    running = fold_processes._Running()
+    running.processes[0] = process = fold_processes._start(
+        fold_processes.FoldRequest(tmp_path, RunConfig()), 0, "cpu", None
+    )
+    assert os.getsid(process.pid) == process.pid != os.getsid(0)
+    running.stop()
+    assert process.returncode == -signal.SIGTERM
 
 
 @pytest.mark.slow
