@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ ROUNDS = 3
 FREE_SHARE = 0.9
 """Share of the free memory that a plan may take."""
 PLAN = "plan.json"
-"""The fingerprint of the data, and each choice with its reason."""
+"""The cases, the fingerprint of the data, and each choice with its reason."""
 
 
 class RunData(NamedTuple):
@@ -75,6 +76,27 @@ def open_data(config: RunConfig, reporter: Reporter) -> RunData:
     if own_grids := interpolated_channels([*training, *validation]):
         reporter.say(f"Note: {own_grids}")
     return RunData(dataset, training, validation)
+
+
+def check_cases(folder: Path, training: Sequence[Case], validation: Sequence[Case]) -> None:
+    """Refuse other cases than those with which a run began; runs that keep no record of them are trusted.
+
+    Raises:
+        BadInput: the data set has other cases or folds by now, so that a case would train and validate.
+    """
+    try:
+        began = parse_json((folder / PLAN).read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or edited
+        return
+    if began != _ids(training, validation):
+        raise BadInput(
+            f"The cases or folds of the data set have changed since the run {folder} began.",
+            hint="Restore the data set, or start a new run.",
+        )
+
+
+def _ids(training: Sequence[Case], validation: Sequence[Case]) -> dict[str, list[str]]:
+    return {"train": [case.id for case in training], "val": [case.id for case in validation]}
 
 
 class Planned(NamedTuple):
@@ -139,6 +161,7 @@ def plan_run(
         measured = measure(config, len(channels), task, runtime)
     runtime = plan.note("runtime", (measured.runtime, _why(measured)), shown=as_choice(measured))
     document = {
+        "cases": _ids(data.training, data.validation),
         "fingerprint": found.to_dict(),
         "choices": plan.choices,
         "runtime": runtime.describe(),

@@ -39,6 +39,7 @@ from ctseg.engine.training.loop import has_ended
 from ctseg.engine.training.planned import (
     PLAN,
     RunData,
+    check_cases,
     deadline_of,
     inspect_data,
     open_data,
@@ -145,6 +146,7 @@ def _train(
         f"({dataset.reader}); {runtime.device}"
     )
     if resume:
+        check_cases(folder, training, validation)
         assert config.task is not None
         task = config.task.task()
         runtime = runtime_of_run(folder, config, runtime)

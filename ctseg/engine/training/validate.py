@@ -23,6 +23,7 @@ from ctseg.engine.evaluation.evaluate import evaluate_case
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.training.job import RUN_FILE, TrainingJob
+from ctseg.engine.training.planned import check_cases
 from ctseg.errors import BadInput, CtsegError
 from ctseg.metrics.aligned import Look
 from ctseg.metrics.catalogue import in_group
@@ -120,13 +121,15 @@ def cases_of(run: Path) -> tuple[RunConfig, tuple[Case, ...], tuple[Case, ...]]:
     """The configuration of a run, the cases that train in it and those that validate.
 
     Raises:
-        BadInput: the run has no data set.
+        BadInput: the run has no data set, or one whose cases have changed since it began.
     """
     config = load_config(run / RUN_FILE)
     if not config.data.path:
         raise BadInput(f"The run {run} names no data set to measure on.")
     dataset = dataset_of(config.data, config.preprocess.grid)
-    return config, *split(dataset, config.data, depths(dataset))
+    training, validation = split(dataset, config.data, depths(dataset))
+    check_cases(run, training, validation)
+    return config, training, validation
 
 
 def score(task: Task, case: Case, prediction: Volume, look: Look | None = None) -> CaseResult:

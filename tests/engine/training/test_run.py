@@ -30,7 +30,7 @@ from ctseg.engine.training.optim import SCHEDULES, Schedule
 from ctseg.engine.training.run_log import RunLog
 from ctseg.engine.training.step import Stepper, loss_target
 from ctseg.engine.training.time_budget import at_epoch_end
-from ctseg.engine.training.validate import validation_model
+from ctseg.engine.training.validate import validation_cases, validation_model
 from ctseg.errors import BadInput, CorruptWeights, DiskFull
 from tests.test_markup import Seen
 
@@ -393,6 +393,31 @@ def test_a_resume_point_of_another_network_is_refused(mini_run, tmp_path):
     result = CliRunner().invoke(app, ["train", "--resume", "-o", str(run)])
     assert result.exit_code == 2
     assert "do not fit the network" in result.stderr
+
+
+def test_a_run_whose_cases_have_changed_is_not_resumed(mini_set, mini_run, tmp_path):
+    """With one case less, others train and validate, and some would do both."""
+    data = Path(shutil.copytree(mini_set, tmp_path / "Mini"))
+    run = Path(shutil.copytree(mini_run, tmp_path / "run"))
+    text = (run / "config.toml").read_text()
+    assert str(mini_set.resolve()) in text
+    (run / "config.toml").write_text(text.replace(str(mini_set.resolve()), str(data)))
+    plan = json.loads((run / "plan.json").read_text())
+    assert [case.id for case in validation_cases(run)[1]] == plan["cases"]["val"]
+    document = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(
+        json.dumps(document | {"training": document["training"][1:]})
+    )
+    result = CliRunner().invoke(app, ["train", "--resume", str(run)])
+    assert result.exit_code == 2
+    assert "data set have changed since the run" in " ".join(result.stderr.split())
+    with pytest.raises(BadInput, match="have changed since the run"):
+        validation_cases(run)
+    del plan["cases"]  # as of an earlier version
+    (run / "plan.json").write_text(json.dumps(plan))
+    assert len(validation_cases(run)[1]) in (1, 2)
+    result = CliRunner().invoke(app, ["train", "--resume", str(run)])
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
