@@ -14,26 +14,12 @@ from pathlib import Path
 
 from ctseg.config import RunConfig, dump_config, load_config
 from ctseg.engine.evaluation.runs import FOLD
+from ctseg.engine.training.cross_validation.set_aside import settle
 from ctseg.engine.training.job import RUN_FILE, Reporter
 from ctseg.errors import RunFailed
 from ctseg.files import disk_errors
 
 POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class FoldRequest:
-    """What folds are trained by.
-
-    Attributes:
-        folder: of the runs.
-        config: of the first fold.
-        overwrite: whether runs that are there are replaced.
-    """
-
-    folder: Path
-    config: RunConfig
-    overwrite: bool = False
 
 
 @dataclass
@@ -68,7 +54,8 @@ class _Running:
 
 
 def train_side_by_side(
-    request: FoldRequest,
+    folder: Path,
+    config: RunConfig,
     folds: Sequence[tuple[int, bool]],
     devices: Sequence[str],
     reporter: Reporter,
@@ -78,6 +65,8 @@ def train_side_by_side(
     The others wait until the first fold has planned.
 
     Args:
+        folder: of the runs.
+        config: of the first fold.
         folds: numbers, and whether each has begun and is resumed.
         devices: a device may be named twice, for two folds on it.
 
@@ -85,10 +74,10 @@ def train_side_by_side(
         RunFailed: a fold failed; those that could train were trained.
     """
     waiting, failed, running = list(folds), [], _Running()
-    plan, total = request.folder / FOLD.format(0) / RUN_FILE, len(folds)
+    plan, total = folder / FOLD.format(0) / RUN_FILE, len(folds)
     with tempfile.TemporaryDirectory() as scratch:
         first = Path(scratch, RUN_FILE)
-        first.write_text(dump_config(request.config), encoding="utf-8")
+        first.write_text(dump_config(config), encoding="utf-8")
         try:
             while waiting or running.processes:
                 free = list(devices)
@@ -96,14 +85,14 @@ def train_side_by_side(
                     free.remove(running.devices[number])
                 while free and waiting and (waiting[0][0] == 0 or plan.is_file()):
                     number, begun = waiting.pop(0)
-                    device = _device(request.folder, number, begun, free)
+                    if number:
+                        settle(folder)
+                    device = _device(folder, number, begun, free)
                     free.remove(device)
                     running.devices[number] = device
                     source = None if begun else plan if number else first
-                    running.processes[number] = _start(request, number, device, source)
-                    reporter.say(
-                        f"Fold {number} trains on {device}: {_log(request.folder, number)}"
-                    )
+                    running.processes[number] = _start(folder, number, device, source)
+                    reporter.say(f"Fold {number} trains on {device}: {_log(folder, number)}")
                 for number, code in running.ended().items():
                     if code:
                         failed.append(number)
@@ -120,10 +109,10 @@ def train_side_by_side(
             running.stop()
             raise
     if failed:
-        logs = ", ".join(str(_log(request.folder, number)) for number in failed)
+        logs = ", ".join(str(_log(folder, number)) for number in failed)
         raise RunFailed(
             f"Fold {', '.join(map(str, failed))} failed; what it said is in {logs}.",
-            hint=f"Mend that, then go on: ctseg train --resume {request.folder}",
+            hint=f"Mend that, then go on: ctseg train --resume {folder}",
         )
 
 
@@ -137,21 +126,18 @@ def _log(folder: Path, number: int) -> Path:
     return folder / f"{FOLD.format(number)}.log"
 
 
-def _start(
-    request: FoldRequest, number: int, device: str, source: Path | None
-) -> subprocess.Popen[bytes]:
+def _start(folder: Path, number: int, device: str, source: Path | None) -> subprocess.Popen[bytes]:
     """The process of a fold, from a run file; without one the fold is resumed, on its own device.
 
     Ctrl-C in a terminal does not reach it, since it has a session of its own: it gets one signal, from this process.
     """
     command = [sys.executable, "-m", "ctseg", "train"]
-    command += ["-o", str(request.folder / FOLD.format(number))]
+    command += ["-o", str(folder / FOLD.format(number))]
     if source is None:
         command.append("--resume")
     else:
         command += [str(source), "--fold", str(number), "--device", device]
-        command += ["--overwrite"] * request.overwrite
-    log = _log(request.folder, number)
+    log = _log(folder, number)
     with disk_errors(log), log.open("ab") as file:
         return subprocess.Popen(  # noqa: S603 - this Python
             command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True

@@ -11,7 +11,8 @@ from ctseg.data.joined import dataset_of
 from ctseg.data.readers.layout import Splits, load_json
 from ctseg.data.splits import all_folds
 from ctseg.engine.evaluation.runs import FOLD, SPLITS, report_of
-from ctseg.engine.training.cross_validation.fold_processes import FoldRequest, train_side_by_side
+from ctseg.engine.training.cross_validation.fold_processes import train_side_by_side
+from ctseg.engine.training.cross_validation.set_aside import set_aside, settle
 from ctseg.engine.training.job import RUN_FILE, Reporter, Silent
 from ctseg.engine.training.loop import has_ended
 from ctseg.engine.training.run import check_names, default_folder, train
@@ -24,7 +25,11 @@ from ctseg.specs import DataSet
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder holds the runs of `train_folds`, of which the first has begun."""
+    """Whether a folder holds the runs of `train_folds`, of which the first has begun.
+
+    Runs that a killed process had set aside are put back.
+    """
+    settle(folder)
     return not (folder / RUN_FILE).is_file() and (folder / FOLD.format(0) / RUN_FILE).is_file()
 
 
@@ -46,7 +51,7 @@ def train_folds(
             devices, separated by commas, as many folds train side by side, each in a process of its own.
         output: the folder; `runs/<data set>-<architecture>-folds` by default.
         resume: go on in `output`: finished folds stay, the one that was stopped is resumed, the others follow.
-        overwrite: delete the runs in `output` first.
+        overwrite: delete the runs in `output`, all of them as soon as the first fold has been planned anew.
         reporter: told how far it has come.
 
     Returns:
@@ -68,19 +73,26 @@ def train_folds(
     if not resume:
         place = default_folder(dataset, config)
         folder = Path(output) if output is not None else place.with_name(f"{place.name[:-1]}s")
+        settle(folder)
         for number in range(len(splits)):
             check_free(folder / FOLD.format(number), overwrite)
-    _keep_splits(folder, splits, new=not resume)
-    wanted = list(_unfinished(folder, len(splits), resume, reporter))
-    if len(devices) > 1:
-        request = FoldRequest(folder, config, overwrite)
-        train_side_by_side(request, wanted, devices, reporter)
-    else:
-        for number, begun in wanted:
-            run = folder / FOLD.format(number)
-            reporter.say(f"Fold {number} of 0 to {len(splits) - 1}: {run}")
-            own = config if number == 0 else _planned(folder, number)
-            train(own, output=run, resume=begun, overwrite=overwrite, reporter=reporter)
+    try:
+        if overwrite:
+            set_aside(folder)
+        _keep_splits(folder, splits, new=not resume)
+        wanted = list(_unfinished(folder, len(splits), resume, reporter))
+        if len(devices) > 1:
+            train_side_by_side(folder, config, wanted, devices, reporter)
+        else:
+            for number, begun in wanted:
+                if number:
+                    settle(folder)
+                run = folder / FOLD.format(number)
+                reporter.say(f"Fold {number} of 0 to {len(splits) - 1}: {run}")
+                own = config if number == 0 else _planned(folder, number)
+                train(own, output=run, resume=begun, reporter=reporter)
+    finally:
+        settle(folder)
     report = report_of(folder)
     show_folds(folder, report, reporter)
     return folder, report

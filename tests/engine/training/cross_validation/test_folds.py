@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ctseg import read
 from ctseg.card import parse_card
 from ctseg.cli.app import app
-from ctseg.config import RunConfig, load_config
+from ctseg.config import load_config
 from ctseg.data.load import load_image, load_label
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import all_folds, fold_cases
@@ -27,9 +27,12 @@ from ctseg.engine.evaluation.calibration import fit_temperature
 from ctseg.engine.evaluation.runs import report_of, runs_in
 from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.training.cross_validation import fold_processes
+from ctseg.engine.training.cross_validation.set_aside import set_aside
+from ctseg.engine.training.step import Stepper
 from ctseg.engine.training.validate import validation_cases
 from ctseg.errors import BadInput
 from ctseg.metrics.report import Report
+from ctseg.temporary import held
 
 
 def ctseg(*arguments: object) -> Any:
@@ -163,6 +166,75 @@ def test_a_folder_of_folds_predicts_as_its_runs_together(two_folds, mini_set, tm
     assert (folder == runs).all()
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def replaced(folder: Path, mini_set: Path, mini_options: list[str], *more: object) -> Any:
+    """A new series with another seed in the place of one that is there."""
+    command = ["train", mini_set, "--fold", "all", "--overwrite", "-o", folder, "--steps", 4]
+    return ctseg(*command, *mini_options, "--set", "data.folds=2", "--seed", 7, *more)
+
+
+def test_a_replaced_series_that_was_stopped_keeps_no_earlier_fold(
+    two_folds, mini_set, mini_options, tmp_path, monkeypatch
+):
+    folder = Path(shutil.copytree(two_folds, tmp_path / "folds"))
+    shutil.copytree(two_folds / "fold1", folder / "fold6")  # of an earlier series of seven
+
+    def stopped(self, step):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", stopped)
+        assert replaced(folder, mini_set, mini_options).exit_code == 130
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["fold0"]
+    result = ctseg("train", "--resume", folder)
+    assert result.exit_code == 0, result.output
+    assert [load_config(run / "config.toml").seed for run in runs_in(folder)] == [7, 7]
+    assert "is finished" not in result.output
+
+
+@pytest.mark.parametrize("splits", [2, 3])
+def test_a_series_whose_successor_is_refused_stays_whole(
+    two_folds, mini_set, mini_options, tmp_path, splits
+):
+    folder = Path(shutil.copytree(two_folds, tmp_path / "folds"))
+    before = contents(folder)
+    more = ("--set", f"data.folds={splits}", "--device", "cuda:99")
+    result = replaced(folder, mini_set, mini_options, *more)
+    assert result.exit_code == 2, result.output
+    assert contents(folder) == before
+    with held(folder / "fold1"):
+        result = replaced(folder, mini_set, mini_options)
+    assert result.exit_code == 2
+    assert "Another process is training in" in result.output
+    assert contents(folder) == before
+
+
+def test_a_series_that_a_killed_process_set_aside_is_found(two_folds, tmp_path):
+    folder = Path(shutil.copytree(two_folds, tmp_path / "folds"))
+    before = contents(folder)
+    set_aside(folder)
+    (folder / "fold0").mkdir()
+    (folder / "fold0" / "plan.json").touch()
+    result = ctseg("train", "--resume", folder)
+    assert result.exit_code == 0, result.output
+    assert "Fold 1 is finished" in result.output
+    assert {name: text for name, text in contents(folder).items() if name != "report.html"} == {
+        name: text for name, text in before.items() if name != "report.html"
+    }
+
+
+@pytest.mark.slow
+def test_a_series_is_replaced_side_by_side(two_folds, mini_set, mini_options, tmp_path):
+    folder = Path(shutil.copytree(two_folds, tmp_path / "folds"))
+    result = replaced(folder, mini_set, mini_options, "--device", "cpu,cpu")
+    assert result.exit_code == 0, result.output
+    assert [load_config(run / "config.toml").seed for run in runs_in(folder)] == [7, 7]
+    assert not (folder / ".earlier").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sessions")
 def test_a_fold_gets_no_ctrl_c_from_the_terminal(tmp_path, monkeypatch):
     script = tmp_path / "python"
@@ -170,9 +242,7 @@ def test_a_fold_gets_no_ctrl_c_from_the_terminal(tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     running = fold_processes._Running()
-    running.processes[0] = process = fold_processes._start(
-        fold_processes.FoldRequest(tmp_path, RunConfig()), 0, "cpu", None
-    )
+    running.processes[0] = process = fold_processes._start(tmp_path, 0, "cpu", None)
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
     running.stop()
     assert process.returncode == -signal.SIGTERM
