@@ -68,7 +68,7 @@ def train_side_by_side(
         folder: of the runs.
         config: of the first fold.
         folds: numbers, and whether each has begun and is resumed.
-        devices: a device may be named twice, for two folds on it.
+        devices: a device may be named twice, for two folds on it; those on which folds have begun are among them.
 
     Raises:
         RunFailed: a fold failed; those that could train were trained.
@@ -83,11 +83,11 @@ def train_side_by_side(
                 free = list(devices)
                 for number in running.processes:
                     free.remove(running.devices[number])
-                while free and waiting and (waiting[0][0] == 0 or plan.is_file()):
-                    number, begun = waiting.pop(0)
+                while (turn := _next(folder, waiting, free)) is not None:
+                    number, begun, device = turn
                     if number:
                         settle(folder)
-                    device = _device(folder, number, begun, free)
+                    waiting.remove((number, begun))
                     free.remove(device)
                     running.devices[number] = device
                     source = None if begun else plan if number else first
@@ -116,10 +116,21 @@ def train_side_by_side(
         )
 
 
-def _device(folder: Path, number: int, begun: bool, free: Sequence[str]) -> str:
-    """A free device: that of the run where it has begun, if it is free."""
-    own = load_config(folder / FOLD.format(number) / RUN_FILE).train.device if begun else ""
-    return own if own in free else free[0]
+def device_of(folder: Path, number: int) -> str:
+    """The device on which a fold has begun."""
+    return load_config(folder / FOLD.format(number) / RUN_FILE).train.device
+
+
+def _next(
+    folder: Path, waiting: Sequence[tuple[int, bool]], free: Sequence[str]
+) -> tuple[int, bool, str] | None:
+    """The first fold that can start, whether it has begun, and on which device: its own if it has."""
+    planned = (folder / FOLD.format(0) / RUN_FILE).is_file()
+    for number, begun in waiting if free else ():
+        own = device_of(folder, number) if begun else free[0]
+        if own in free and (planned or number == 0):
+            return number, begun, own
+    return None
 
 
 def _log(folder: Path, number: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ctseg.config import RunConfig, load_config
@@ -11,7 +11,7 @@ from ctseg.data.joined import dataset_of
 from ctseg.data.readers.layout import Splits, load_json
 from ctseg.data.splits import all_folds
 from ctseg.engine.evaluation.runs import FOLD, SPLITS, report_of
-from ctseg.engine.training.cross_validation.fold_processes import train_side_by_side
+from ctseg.engine.training.cross_validation.fold_processes import device_of, train_side_by_side
 from ctseg.engine.training.cross_validation.set_aside import set_aside, settle
 from ctseg.engine.training.job import RUN_FILE, Reporter, Silent
 from ctseg.engine.training.loop import has_ended
@@ -22,6 +22,9 @@ from ctseg.errors import BadInput
 from ctseg.files import write_text
 from ctseg.metrics.report import Report
 from ctseg.specs import DataSet
+
+ANY = "auto"
+"""The device of those who name none."""
 
 
 def is_series(folder: Path) -> bool:
@@ -47,8 +50,9 @@ def train_folds(
     gets `splits.json`, the cases of each fold, and `report.html`, all validations together.
 
     Args:
-        config: as for `train`; its fold does not count, and of a series that is resumed only its device. With several
-            devices, separated by commas, as many folds train side by side, each in a process of its own.
+        config: as for `train`; its fold does not count, and of a series that is resumed only its device, for folds
+            that have not begun. With several devices, separated by commas, as many folds train side by side, each in a
+            process of its own.
         output: the folder; `runs/<data set>-<architecture>-folds` by default.
         resume: go on in `output`: finished folds stay, the one that was stopped is resumed, the others follow.
         overwrite: delete the runs in `output`, all of them as soon as the first fold has been planned anew.
@@ -58,7 +62,8 @@ def train_folds(
         the folder, and the validations of all folds as one report.
 
     Raises:
-        BadInput: data that have no folds, a folder that holds other runs, or cases that have changed since it began.
+        BadInput: data that have no folds, a folder that holds other runs, cases that have changed since it began, or
+            a fold that is to be resumed on another device than its own.
         KeyboardInterrupt: after Ctrl-C; the folder can be resumed.
     """
     reporter = reporter or Silent()
@@ -81,6 +86,7 @@ def train_folds(
             set_aside(folder)
         _keep_splits(folder, splits, new=not resume)
         wanted = list(_unfinished(folder, len(splits), resume, reporter))
+        _check_devices(folder, wanted, devices)
         if len(devices) > 1:
             train_side_by_side(folder, config, wanted, devices, reporter)
         else:
@@ -89,7 +95,7 @@ def train_folds(
                     settle(folder)
                 run = folder / FOLD.format(number)
                 reporter.say(f"Fold {number} of 0 to {len(splits) - 1}: {run}")
-                own = config if number == 0 else _planned(folder, number)
+                own = config if number == 0 else _planned(folder, number, devices[0])
                 train(own, output=run, resume=begun, reporter=reporter)
     finally:
         settle(folder)
@@ -150,7 +156,20 @@ def _unfinished(
         yield number, begun
 
 
-def _planned(folder: Path, number: int) -> RunConfig:
-    """The configuration of a later fold: that of the first one."""
+def _check_devices(folder: Path, folds: Sequence[tuple[int, bool]], devices: list[str]) -> None:
+    """Refuse other devices for folds that have begun, as a run that is resumed does."""
+    for number, begun in folds:
+        if begun and devices != [ANY] and (own := device_of(folder, number)) not in devices:
+            raise BadInput(
+                f"Fold {number} has begun on {own}, and a resumed run keeps its device.",
+                hint=f"Name it as well: --device {','.join([own, *devices])}; or leave --device out.",
+            )
+
+
+def _planned(folder: Path, number: int, device: str) -> RunConfig:
+    """The configuration of a later fold: that of the first one, on another device where one is asked for."""
     config = load_config(folder / FOLD.format(0) / RUN_FILE)
-    return config.model_copy(update={"data": config.data.model_copy(update={"fold": number})})
+    data, train = config.data.model_copy(update={"fold": number}), config.train
+    if device != ANY:
+        train = train.model_copy(update={"device": device})
+    return config.model_copy(update={"data": data, "train": train})

@@ -235,6 +235,45 @@ def test_a_series_is_replaced_side_by_side(two_folds, mini_set, mini_options, tm
     assert not (folder / ".earlier").exists()
 
 
+def not_finished(folder: Path, device: str) -> None:
+    """Have a fold begun on a device, on which nothing was trained yet."""
+    shutil.rmtree(folder / "last")
+    text = (folder / "config.toml").read_text()
+    assert 'device = "cpu"' in text
+    (folder / "config.toml").write_text(text.replace('device = "cpu"', f'device = "{device}"'))
+
+
+def test_a_fold_that_has_begun_keeps_its_device(two_folds, tmp_path):
+    folder = Path(shutil.copytree(two_folds, tmp_path / "folds"))
+    not_finished(folder / "fold1", "cuda:3")
+    for devices in ("cpu", "cpu,cuda:1"):
+        result = ctseg("train", "--resume", folder, "--device", devices)
+        assert result.exit_code == 2
+        told = " ".join(result.output.split())
+        assert "Fold 1 has begun on cuda:3" in told
+        assert f"--device cuda:3,{devices}" in told
+
+
+def test_folds_that_have_not_begun_take_the_device_that_is_asked_for(two_folds, tmp_path):
+    folder = Path(shutil.copytree(two_folds, tmp_path / "folds"))
+    shutil.rmtree(folder / "fold1")
+    result = ctseg("train", "--resume", folder, "--device", "cuda:99")
+    assert result.exit_code == 2  # though fold 0 began on the CPU
+    assert "cuda:99" in result.output or "CUDA" in result.output
+    assert not (folder / "fold1").exists()
+
+
+def test_each_fold_waits_for_a_device_on_which_it_may_train(two_folds, tmp_path):
+    folder = Path(shutil.copytree(two_folds, tmp_path / "folds"))
+    not_finished(folder / "fold1", "cuda:3")
+    waiting = [(1, True), (2, False)]
+    assert fold_processes._next(folder, waiting, ["cpu", "cuda:3"]) == (1, True, "cuda:3")
+    assert fold_processes._next(folder, waiting, ["cpu"]) == (2, False, "cpu")
+    assert fold_processes._next(folder, waiting, []) is None
+    assert fold_processes._next(tmp_path, [(0, False), (1, False)], ["a"]) == (0, False, "a")
+    assert fold_processes._next(tmp_path, [(1, False)], ["a"]) is None  # nothing is planned
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sessions")
 def test_a_fold_gets_no_ctrl_c_from_the_terminal(tmp_path, monkeypatch):
     script = tmp_path / "python"
