@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 import ctseg
 from ctseg.cli.app import app
+from ctseg.data.steps import RescaleCase
 from ctseg.zoo.importers.entry import EntryOptions, import_model
+from ctseg.zoo.importers.pytorch3dunet_steps import steps_of
 
 CONFIG: dict[str, Any] = {
     "model_path": "/home/someone/run/best_checkpoint.pytorch",
@@ -120,6 +122,22 @@ def test_a_checkpoint_gives_the_probabilities_of_its_network(tmp_path: Path) -> 
     )
     image = torch.from_numpy((scan - scan.mean()) / scan.std())[None, None]
     assert np.abs(found.array - by_hand(image)[0].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_normalize_scales_each_channel_by_its_own_range_where_it_is_channelwise(
+    whole: bool,
+) -> None:
+    """As versions 1.8.7 to 1.9.3 do, whose `global_normalization` gives no range."""
+    transforms = [{"name": "Normalize", "norm01": True, "channelwise": True}]
+    loaders = {"global_normalization": whole, "test": {"transformer": {"raw": transforms}}}
+    steps, left_out = steps_of({"loaders": loaders})
+    assert steps == [RescaleCase(to_low=0.0, to_high=1.0, joint=False)]
+    assert [what.split()[0] for what in left_out] == ["statistics", "Normalize"]
+    del transforms[0]["channelwise"]
+    steps, left_out = steps_of({"loaders": loaders})
+    assert steps == [RescaleCase(to_low=0.0, to_high=1.0, joint=True)]
+    assert [what.split()[0] for what in left_out] == ["statistics"]
 
 
 def hostile(kind: str, mark: Path) -> tuple[Any, Any, str]:

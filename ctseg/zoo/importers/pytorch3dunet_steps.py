@@ -15,6 +15,9 @@ RANDOM = (
 )  # fmt: skip
 """Augmentation, which a configuration of training lists among them."""
 PATCHES = "statistics of each patch: those of the whole scan are taken (global_normalization)"
+OTHER_VERSIONS = (
+    "Normalize over all channels together, as versions but 1.8.7 to 1.9.3 do even with channelwise"
+)
 
 
 def steps_of(settings: Mapping[str, Any]) -> tuple[list[Step], list[str]]:
@@ -40,31 +43,31 @@ def steps_of(settings: Mapping[str, Any]) -> tuple[list[Step], list[str]]:
                 f"The configuration asks for the transform '{name}', which has no counterpart here.",
                 hint=f"Known: {', '.join(KNOWN)}",
             )
-        step, looks = _step(name, transform, whole)
+        step, without = _step(name, transform, whole)
         if step is not None:
             steps.append(step)
-        if looks and not whole and PATCHES not in left_out:
-            left_out.append(PATCHES)
-    return steps, left_out
+        left_out += without
+    return steps, list(dict.fromkeys(left_out))
 
 
-def _step(name: str, given: Mapping[str, Any], whole: bool) -> tuple[Step | None, bool]:
-    """The step, and whether it rests on statistics."""
-    joint = whole or not given.get("channelwise", False)
+def _step(name: str, given: Mapping[str, Any], whole: bool) -> tuple[Step | None, list[str]]:
+    """The step, and what it leaves out; only Standardize takes the statistics of `global_normalization`."""
+    own = bool(given.get("channelwise", False))
     if name == "Standardize":
         if given.get("mean") is not None and given.get("std") is not None:
-            return Normalise((float(given["mean"]),), (float(given["std"]),)), False
-        return NormaliseCase(joint=joint), True
+            return Normalise((float(given["mean"]),), (float(given["std"]),)), []
+        return NormaliseCase(joint=whole or not own), [] if whole else [PATCHES]
     if name == "Normalize":
         low, high = given.get("min_value"), given.get("max_value")
         bottom = 0.0 if given.get("norm01") else -1.0
         if low is not None and high is not None:
-            return Rescale(float(low), float(high), to_low=bottom, to_high=1.0, clip=True), False
+            return Rescale(float(low), float(high), to_low=bottom, to_high=1.0, clip=True), []
         if low is not None or high is not None:
             raise BadInput(
                 "Normalize has one of min_value and max_value; it must have both or none."
             )
-        return RescaleCase(to_low=bottom, to_high=1.0, joint=True), True
+        step = RescaleCase(to_low=bottom, to_high=1.0, joint=not own)
+        return step, [PATCHES, OTHER_VERSIONS] if own else [PATCHES]
     if name == "PercentileNormalizer":
         low, high = given.get("pmin"), given.get("pmax")
         if low is None or high is None:
@@ -72,8 +75,7 @@ def _step(name: str, given: Mapping[str, Any], whole: bool) -> tuple[Step | None
                 "PercentileNormalizer is given no pmin and pmax, without which it cannot run."
             )
         ends = (float(low), float(high))
-        own = not given.get("channelwise", False)
-        return RescaleCase(ends, to_low=0.0, to_high=1.0, clip=False, joint=own), True
+        return RescaleCase(ends, to_low=0.0, to_high=1.0, clip=False, joint=not own), [PATCHES]
     if given.get("normalize"):
-        return RescaleCase(to_low=0.0, to_high=1.0, joint=True), True
-    return None, False
+        return RescaleCase(to_low=0.0, to_high=1.0, joint=True), [PATCHES]
+    return None, []
