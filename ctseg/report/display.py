@@ -16,6 +16,7 @@ from ctseg.errors import BadInput
 from ctseg.specs import Label, VolumeSource, Zyx
 from ctseg.task import PALETTE
 from ctseg.volume.distinct_values import whole_numbers
+from ctseg.volume.file_names import names_apart
 from ctseg.volume.formats.source import options_of
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.io import format_of, open_volume
@@ -37,7 +38,7 @@ class DisplayLabels:
     """A label map on the grid of the shown scan.
 
     Attributes:
-        name: of the file.
+        name: of the file, with its folders where another map's file has the same name.
         array: label values [Z, Y, X].
         labels: foreground labels with names and colours, by value.
         volumes_mm3: volume of each label value in the region shown, counted in the file's own voxels.
@@ -102,7 +103,10 @@ def read_display(
         factors = factors_for(shape, source.geometry.spacing_zyx, most)
         grid = reduced(source.geometry.sub(start, shape), factors)
         array = _averaged(source, start, shape, factors)
-        layers = tuple(_labels(path, wanted, grid, labels) for path in masks)
+        layers = tuple(
+            _labels(path, name, wanted, grid, labels)
+            for path, name in zip(masks, names_apart(masks), strict=True)
+        )
     ratio = [s / f for s, f in zip(grid.spacing_xyz, full.geometry.spacing_xyz, strict=True)]
     note = ""
     if max(ratio) > 1.01:
@@ -219,7 +223,9 @@ def _spans(shape: Zyx, factor: int, voxel_bytes: int) -> Iterator[tuple[int, int
         yield first, min(first + step, shape[0])
 
 
-def _labels(path: Path, wanted: Geometry, grid: Geometry, names: Sequence[Label]) -> DisplayLabels:
+def _labels(
+    path: Path, name: str, wanted: Geometry, grid: Geometry, names: Sequence[Label]
+) -> DisplayLabels:
     """A label map on the shown grid; its labels are counted at full size in the wanted region."""
     with ExitStack() as stack:
         own = _opened(stack, path)
@@ -243,7 +249,7 @@ def _labels(path: Path, wanted: Geometry, grid: Geometry, names: Sequence[Label]
         for index, value in enumerate(sorted(counts))
     )
     volumes = {value: count * per_voxel for value, count in counts.items()}
-    return DisplayLabels(path.name, array, labels, volumes)
+    return DisplayLabels(name, array, labels, volumes)
 
 
 def _colour(index: int) -> tuple[int, int, int]:

@@ -1,9 +1,11 @@
-"""Names of volume files: from the id of a case, and without the suffix of their format."""
+"""Names of volume files: from the id of a case, without the suffix of their format, and told apart."""
 
 from __future__ import annotations
 
 import glob
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctseg import plugins
@@ -22,6 +24,19 @@ def stem_of(path: Path) -> str:
     """The name of a volume file without the suffix of its format, e.g. `a_01` of `a_01.nii.gz`."""
     suffix = volume_suffix(path)
     return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def names_apart(paths: Sequence[Path]) -> list[str]:
+    """The name of each file, after as many of its folders as tell it from the other files."""
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - links keep their names
+    names = []
+    for own in absolute:
+        others = {path.parts for path in absolute if path != own}
+        count = next(
+            n for n in range(1, len(own.parts) + 1) if all(o[-n:] != own.parts[-n:] for o in others)
+        )
+        names.append(Path(*own.parts[-count:]).as_posix())
+    return names
 
 
 def volume_suffix(path: Path) -> str:

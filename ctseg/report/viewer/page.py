@@ -16,6 +16,7 @@ from ctseg.report.display import Display
 from ctseg.report.extras import missing
 from ctseg.report.viewer.data import page_data
 from ctseg.version import __version__
+from ctseg.volume.file_names import names_apart
 
 EXTRA = "view"
 
@@ -74,5 +75,5 @@ def niivue_script() -> str:
 
 
 def page_title(scan: Path, masks: Sequence[Path]) -> str:
-    """Names of the files shown."""
-    return scan.name if not masks else f"{scan.name}: {', '.join(mask.name for mask in masks)}"
+    """Names of the files shown, with folders where maps have the same name."""
+    return scan.name if not masks else f"{scan.name}: {', '.join(names_apart(masks))}"

@@ -48,6 +48,10 @@ def test_pictures(files: Path) -> None:
     run("scan.nii.gz", "mask.nii.gz", "-o", "mosaic.png", "--at", "6")
     run("scan.nii.gz", "mask.nii.gz", "-o", "one.png", "--plane", "coronal", "--at", "12,")
     run("scan.nii.gz", "mask.nii.gz", "-o", "lines.png", "--at", "6", "--fill", "0")
+    (files / "also").mkdir()
+    (files / "other.nii.gz").rename(files / "also" / "mask.nii.gz")
+    run("scan.nii.gz", "mask.nii.gz", "also/mask.nii.gz", "-o", "same_name.png")
+    assert size("same_name.png")[1] == size("rows.png")[1]
     mosaic, lines = (
         np.asarray(Image.open(f"{n}.png").convert("RGB"), int) for n in ("mosaic", "lines")
     )

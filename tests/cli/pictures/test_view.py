@@ -51,6 +51,17 @@ def test_a_region_and_a_comparison(files: Path) -> None:
     assert '"name": "difference"' in (files / "page.html").read_text("utf-8")
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(files: Path) -> None:
+    for folder, name in (("pred", "mask"), ("ref", "other")):
+        (files / folder).mkdir()
+        (files / f"{name}.nii.gz").rename(files / folder / "case1.nii.gz")
+    run("scan.nii.gz", "pred/case1.nii.gz", "--compare", "ref/case1.nii.gz", "-o", "page.html")
+    text = (files / "page.html").read_text("utf-8")
+    assert "<title>scan.nii.gz: pred/case1.nii.gz, ref/case1.nii.gz</title>" in text
+    for name in ("pred/case1.nii.gz", "ref/case1.nii.gz", "only in pred/case1.nii.gz"):
+        assert f'"name": "{name}"' in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
