@@ -59,7 +59,7 @@ def page_data(display: Display, *, extra: str, compare: bool = False) -> dict[st
     count = sum(len(one.labels) for one in maps)
     space = _Space(geometry, min(each, together // max(1, count)), extra)
     low, high = window_of(display.volume.array)
-    whole = [float(np.nanmin(display.volume.array)), float(np.nanmax(display.volume.array))]
+    whole = _range(display.volume.array)
     windows = {} if (low, high) == SOFT_TISSUE else {"auto": (low, high)}
     windows |= {**WINDOWS, "full range": (whole[0], max(whole[1], whole[0] + 1))}
     return {
@@ -93,7 +93,9 @@ def difference(one: DisplayLabels, two: DisplayLabels, geometry: Geometry) -> Di
 def _layer(one: DisplayLabels, space: _Space, *, shown: bool) -> dict[str, Any]:
     """A label map whose values are numbered from 1 on, since colour tables are short."""
     values = np.array([0, *(label.value for label in one.labels)])
-    indices = np.searchsorted(values, one.array).clip(0, len(values) - 1)
+    order = np.argsort(values)
+    places = np.searchsorted(values, one.array, sorter=order)
+    indices = order[places.clip(0, len(values) - 1)]
     indices[values[indices] != one.array] = 0
     boxes = find_objects(indices, max_label=len(one.labels))
     labels = []
@@ -127,15 +129,26 @@ def _placed(mask: NDArray[np.bool_], first: list[int], space: _Space) -> dict[st
 
 
 def narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """The scan in a voxel type that browsers read exactly, as small as possible."""
+    """The scan in a voxel type that browsers read exactly, as small as possible.
+
+    Infinite values become the ends of the others' range, those that are no number 0.
+    """
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if array.dtype.kind in "iu" and array.dtype != np.uint8:
         small = array.min() >= -32768 and array.max() <= 32767
         return array.astype(np.int16 if small else np.float32)
     if array.dtype.kind == "f":
-        return np.nan_to_num(array.astype(np.float32))
+        single = array.astype(np.float32)
+        low, high = _range(single)
+        return np.nan_to_num(single, posinf=high, neginf=low)
     return array
+
+
+def _range(array: NDArray[Any]) -> tuple[float, float]:
+    """The least and the greatest finite value; 0 and 1 where there is none."""
+    finite = array[np.isfinite(array)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
 def nifti_file(array: NDArray[Any], geometry: Geometry) -> bytes:

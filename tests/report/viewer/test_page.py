@@ -113,6 +113,33 @@ def test_windows_suit_the_scan() -> None:
     assert grey[0][0] == "auto" and 0 <= grey[0][1] < grey[0][2] <= 98
 
 
+@pytest.mark.parametrize("kept", [[-5.0, 70.0], []])
+def test_values_that_are_not_finite_leave_the_range_to_the_others(
+    kept: list[float], tmp_path: Path
+) -> None:
+    values = np.full(GRID.shape_zyx, np.nan, np.float32)
+    if kept:
+        values.flat[:4] = [*kept, -np.inf, np.inf]
+    shown = Display(Volume(values, GRID), (), "")
+    page.write_page(shown, tmp_path / "page.html", title="")
+    data = page_data(shown, extra="view")
+    assert data["windows"][-1] == ["full range", *(kept or [0.0, 1.0])]
+    scan = np.asarray(nibabel.Nifti1Image.from_bytes(unpacked(data["scan"])).dataobj).T
+    assert scan.flat[:5].tolist() == ([-5, 70, -5, 70, 0] if kept else [0] * 5)
+
+
+def test_labels_of_negative_values_are_shown() -> None:
+    array = np.zeros(GRID.shape_zyx, np.int16)
+    array[2:4, 2:4, 2:4], array[5:8, 5:8, 5:8] = -3, 4
+    known = (Label("low", (-3,), -3, (1, 2, 3)), Label("high", (4,), 4, (4, 5, 6)))
+    shown = Display(display().volume, (DisplayLabels("a", array, known, {-3: 1.0, 4: 2.0}),), "")
+    (layer,) = page_data(shown, extra="view")["layers"]
+    mask = np.asarray(nibabel.Nifti1Image.from_bytes(unpacked(layer["file"])).dataobj).T
+    np.testing.assert_array_equal(mask == 1, array == -3)
+    np.testing.assert_array_equal(mask == 2, array == 4)
+    assert all("at" in label for label in layer["labels"])
+
+
 def test_one_file_that_loads_nothing_and_escapes_names(tmp_path: Path) -> None:
     html = tmp_path / "page.html"
     page.write_page(display(), html, title="<b> & </title>")
