@@ -20,6 +20,8 @@ from ctseg.metrics.nearest import Indices, SearchGrid, nearest
 
 ROUNDING = 1e-12
 """Tolerance for rounding when a fraction of area is compared with a percentage."""
+SPACING_ROUNDING = 1e-6
+"""Tolerance for rounding when a distance is compared with a length: headers hold spacings as float32."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class SurfaceSpread:
         return float(self.distances[min(at, len(self.distances) - 1)])
 
     def within(self, tolerance_mm: float) -> float:
-        """The area in mm^2 within a tolerance."""
-        return float(self.areas[self.distances <= tolerance_mm].sum())
+        """The area in mm^2 within a tolerance, at a distance that equals it included."""
+        return float(self.areas[self.distances <= tolerance_mm * (1 + SPACING_ROUNDING)].sum())
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,16 @@ def test_two_blocks_of_which_one_is_a_slice_longer() -> None:
     assert found.dice(1) == pytest.approx(0.836, abs=5e-4)
 
 
+def test_a_distance_of_the_tolerance_counts_where_the_spacing_is_rounded() -> None:
+    """Five voxels of 0.2 mm, which float32 makes a little longer."""
+    truth, made = np.zeros((2, 20, 20, 20), bool)
+    truth[8:12, 8:12, 4:8] = made[8:12, 8:12, 9:13] = True
+    rounded = (float(np.float32(0.2)),) * 3
+    assert rounded[0] > 0.2
+    found = [_found(made, truth, spacing).dice(1) for spacing in (rounded, (0.2,) * 3)]
+    assert found == pytest.approx([1, 1])
+
+
 def test_areas_by_hand() -> None:
     z, y, x = spacing = (3.0, 2.0, 0.5)
     table = areas(spacing)
