@@ -75,13 +75,13 @@ class AdaptedRand:
 
     Attributes:
         error: 1 - F-score of pairs of voxels of one instance, over the voxels of the reference's instances.
-        precision: fraction of the pairs joined by the prediction that belong together.
-        recall: fraction of the pairs that belong together that the prediction joins.
+        precision: fraction of the pairs joined by the prediction that belong together; None where it joins none.
+        recall: fraction of the pairs that belong together that the prediction joins; None where none do.
     """
 
     error: float
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
 
 
 def adapted_rand(overlaps: Contingency) -> AdaptedRand | None:
@@ -90,16 +90,17 @@ def adapted_rand(overlaps: Contingency) -> AdaptedRand | None:
     Voxels without an instance in the reference do not count; those without one in the prediction form one instance.
 
     Returns:
-        None where no two voxels share an instance.
+        None where no two voxels share an instance in either map.
     """
     table = overlaps.shared[:, np.flatnonzero(overlaps.reference_ids != 0)]
     voxels = float(table.sum())
     both = float(np.square(table.data.astype(np.float64)).sum()) - voxels
     joined = float(np.square(table.sum(axis=1).astype(np.float64)).sum()) - voxels
     belong = float(np.square(table.sum(axis=0).astype(np.float64)).sum()) - voxels
-    if not joined or not belong:
+    if not joined + belong:
         return None
-    return AdaptedRand(1 - 2 * both / (joined + belong), both / joined, both / belong)
+    precision, recall = (both / pairs if pairs else None for pairs in (joined, belong))
+    return AdaptedRand(1 - 2 * both / (joined + belong), precision, recall)
 
 
 @dataclass(frozen=True)

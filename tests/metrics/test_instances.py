@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from ctseg.errors import BadInput
-from ctseg.metrics.instances import adapted_rand, average_precision, components, contingency, match
+from ctseg.metrics.instances import (
+    AdaptedRand,
+    adapted_rand,
+    average_precision,
+    components,
+    contingency,
+    match,
+)
 
 TRUTH = np.array([[[1, 1, 1, 1, 0, 7, 7, 7, 7, 0]]])
 SPLIT = np.array([[[5, 5, 6, 6, 0, 9, 9, 9, 0, 0]]])
@@ -34,6 +41,15 @@ def test_adapted_rand_of_a_split() -> None:
     assert (found.precision, found.recall) == (1, pytest.approx(10 / 24))
     assert found.error == pytest.approx(1 - 2 * 10 / 34)
     assert adapted_rand(contingency(TRUTH, TRUTH * 0)) is None
+
+
+def test_the_adapted_rand_error_is_1_where_only_one_map_has_pairs() -> None:
+    """As the F-score of scikit-image's `adapted_rand_error`, whose other numbers are 0 / 0 and 0."""
+    alone, joined = np.array([[[1, 2, 3, 4]]]), np.array([[[1, 1, 2, 3]]])
+    found = adapted_rand(contingency(joined, alone))
+    assert found == AdaptedRand(error=1, precision=0, recall=None)
+    assert adapted_rand(contingency(alone, joined)) == AdaptedRand(1, precision=None, recall=0)
+    assert adapted_rand(contingency(alone, alone)) is None
 
 
 def test_what_does_not_count_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
