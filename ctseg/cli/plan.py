@@ -46,6 +46,7 @@ def plan(
     ] = None,
 ) -> None:
     """Plan a training: a run file with a reason for each choice."""
+    from ctseg.config import LENGTHS
     from ctseg.engine.training.planned import plan_file
     from ctseg.files import check_replaceable, write_text
 
@@ -65,5 +66,5 @@ def plan(
     if "first_stage" in planned.document["choices"]:
         stage = planned.document["choices"]["first_stage"]
         ui.show(f"First stage {'off' if stage['value'] == 'off' else 'on'}: {stage['reason']}")
-    length = "" if time else " --time 30m"
+    length = "" if any(getattr(config.train, name) for name in LENGTHS) else " --time 30m"
     ui.show(f"Next: ctseg train {output} -o runs/NAME{length}")

@@ -21,7 +21,7 @@ def test_a_plan_is_written_edited_and_run(mini_set: Path, tmp_path: Path) -> Non
     file, folder = tmp_path / "run.toml", tmp_path / "run"
     result = run("plan", mini_set, "--device", "cpu", "-o", file, "--set", "train.steps=2")
     assert result.exit_code == 0, result.output
-    assert "Next: ctseg train" in result.output
+    assert f"Next: ctseg train {file} -o runs/NAME\n" in result.stdout  # it has a length
     config = load_config(file)
     assert config.train.patch_zyx and config.train.batch_size and config.train.lr
     assert config.augment.complete and config.preprocess.steps and config.task
@@ -38,6 +38,13 @@ def test_a_plan_is_written_edited_and_run(mini_set: Path, tmp_path: Path) -> Non
     assert again.train.batch_size == config.train.batch_size
     assert again.model.options["features"] == [4, 8]
     assert "exists already" in run("plan", mini_set, "-o", file).output
+
+
+def test_a_plan_without_a_length_asks_for_one(mini_set: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    result = run("plan", mini_set, "--device", "cpu", "-o", file)
+    assert result.exit_code == 0, result.output
+    assert f"Next: ctseg train {file} -o runs/NAME --time 30m\n" in result.stdout
 
 
 def test_a_plan_with_a_first_stage(mini_set: Path) -> None:
