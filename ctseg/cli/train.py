@@ -207,7 +207,13 @@ def train(
 
     source, further = (sources[0], sources[1:]) if sources else (None, [])
     number, every = folds.parse_fold(fold)
-    every = every or (resume and folds.resumes_series(output or source))
+    resumed = (output or source) if resume else None
+    every = every or folds.resumes_series(resumed)
+    if every and extend:
+        raise BadInput(
+            "--extend makes one run longer, not a series of folds.",
+            hint=f"Extend each fold: ctseg train --resume {resumed or 'RUNS'}/fold0 --extend --steps 9000",
+        )
     given: dict[str, Any] = {
         "train.epochs": epochs, "train.steps": steps, "train.time": time,
         "train.patch_zyx": None if patch is None else axes.numbers(patch, int),
@@ -224,7 +230,7 @@ def train(
     length = {name: value for name, value in length.items() if value is not None}
     if resume:
         kept = {**given, "train.device": None} if every else given
-        _check_resumed(kept, settings or [], extend=extend and not every)
+        _check_resumed(kept, settings or [], extend=extend)
         if overwrite:
             raise BadInput(
                 "--resume and --overwrite contradict each other.", hint="Leave one of them out."

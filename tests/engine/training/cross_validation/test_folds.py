@@ -120,6 +120,13 @@ def test_what_cannot_be_cross_validated_is_refused(arguments, told, mini_set, tw
     assert told in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("length", [["--steps", 9], []])
+def test_a_series_is_extended_fold_by_fold(length, two_folds):
+    result = ctseg("train", "--resume", two_folds, "--extend", *length)
+    assert result.exit_code == 2
+    assert f"--resume {two_folds}/fold0 --extend" in " ".join(result.output.split())
+
+
 def test_a_folder_that_holds_no_series_is_not_resumed(tmp_path):
     result = ctseg("train", "--resume", "--fold", "all", "-o", tmp_path)
     assert result.exit_code == 2
