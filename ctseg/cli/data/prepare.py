@@ -68,7 +68,7 @@ def prepare(
     if show or clear:
         if show and clear:
             raise BadInput("--list and --clear exclude each other.", hint="Leave one of them out.")
-        _clear(source, yes=yes) if clear else _list(as_json=as_json)
+        _clear(source, yes=yes, as_json=as_json) if clear else _list(as_json=as_json)
         return
     if source is None:
         raise BadInput(
@@ -160,17 +160,20 @@ def _list(*, as_json: bool) -> None:
     ui.show(f"{total:.0f} MiB in {prepared[0].folder.parent}")
 
 
-def _clear(source: Path | None, *, yes: bool) -> None:
+def _clear(source: Path | None, *, yes: bool, as_json: bool) -> None:
     from ctseg.data.store_entries import clear, entries
 
     keys = [] if source is None else [str(source)]
     if not keys:
         prepared = entries()
         if not prepared:
-            ui.show("Nothing is prepared.")
+            ui.print_json([]) if as_json else ui.show("Nothing is prepared.")
             return
         size = sum(entry.bytes for entry in prepared) / 2**20
         ui.confirm(f"Remove {len(prepared)} prepared data sets ({size:.0f} MiB)?", yes=yes)
     removed = clear(keys)
+    if as_json:
+        ui.print_json(removed)
+        return
     size = sum(entry.bytes for entry in removed) / 2**20
     ui.show(f"Removed {', '.join(entry.key for entry in removed)} ({size:.0f} MiB).")

@@ -46,6 +46,10 @@ def test_a_data_set_is_prepared_listed_and_removed(mini_set, own_store):
     assert not stamps(own_store)
     assert "Nothing is prepared" in run("--list")
     assert "Nothing is prepared" in run("--clear", "--yes")
+    run(str(mini_set), "--fold", "1")
+    cleared = json.loads(run("--clear", "--yes", "--json"))
+    assert [(e["key"], e["cases"]) for e in cleared] == [(out["key"], 8)]
+    assert json.loads(run("--clear", "--yes", "--json")) == []
 
 
 def test_training_finds_what_was_prepared(mini_set, mini_options, own_store, tmp_path):
