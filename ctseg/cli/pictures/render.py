@@ -52,9 +52,11 @@ def render(
         typer.Option("--window", metavar="LOW,HIGH", help="Two values, or soft tissue, lung, bone, brain."),
     ] = None,
     fill: Annotated[
-        float,
-        typer.Option("--fill", metavar="OPACITY", min=0.0, max=1.0, help="Opacity inside contours; 0: contours only."),
-    ] = 0.35,
+        float | None,
+        typer.Option(
+            "--fill", metavar="OPACITY", min=0.0, max=1.0, help="Opacity inside contours (0.35); 0: contours only."
+        ),
+    ] = None,
     label: LabelOption = None,
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="NAME,NAME", help="Labels to draw (default: all).")
@@ -67,6 +69,7 @@ def render(
     from ctseg.report.film import FILMS
     from ctseg.report.meshes import MESHES
     from ctseg.report.planes import Look
+    from ctseg.volume.io import open_volume
 
     suffix, given = output.suffix.lower(), list(masks or [])
     if suffix not in (*PICTURES, *FILMS, *MESHES):
@@ -80,8 +83,16 @@ def render(
             f"{output.name} shows one label map, not {len(given)}.",
             hint="Leave out all but one, or draw a .png without --at and --plane.",
         )
-    if mesh and not given:
-        given = [scan]
+    if mesh:
+        looks = {"--plane": plane, "--at": slices, "--window": window, "--fill": fill}
+        if useless := [name for name, value in looks.items() if value is not None]:
+            raise BadInput(
+                f"{useless[0]} has no effect on a mesh.",
+                hint="Leave it out, or write a picture: -o FILE.png",
+            )
+        if given:  # the mesh lies where the mask does, but a mistyped scan is told
+            open_volume(scan).close()
+        given = given or [scan]
     shown = read_display(
         given[0] if mesh else scan,
         given,
@@ -89,7 +100,7 @@ def render(
         most=_MESH_VOXELS if mesh else DISPLAY_VOXELS,
     )
     task = _task(shown, labels)
-    look = Look(_window(window), fill=fill)
+    look = Look(_window(window), fill=Look.fill if fill is None else fill)
     if mesh:
         _write_mesh(shown, task, output)
     elif suffix in FILMS or slices is not None or plane is not None:

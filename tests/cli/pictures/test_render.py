@@ -118,6 +118,28 @@ def test_refusals(files: Path, arguments: list[str], says: str) -> None:
     assert not list(files.glob("x.*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--at", "3"], "--at has no effect on a mesh"),
+        (["--plane", "axial"], "--plane has no effect on a mesh"),
+        (["--window", "lung"], "--window has no effect on a mesh"),
+        (["--fill", "0.35"], "--fill has no effect on a mesh"),
+    ],
+)
+def test_a_mesh_takes_no_look(files: Path, arguments: list[str], says: str) -> None:
+    pytest.importorskip("trimesh")
+    pytest.importorskip("skimage")
+    assert says in run("scan.nii.gz", "mask.nii.gz", "-o", "x.stl", *arguments, code=2)
+    assert not (files / "x.stl").exists()
+
+
+def test_the_scan_of_a_mesh_is_told_where_it_does_not_exist(files: Path) -> None:
+    pytest.importorskip("trimesh")
+    pytest.importorskip("skimage")
+    assert "does not exist" in run("sacn.nii.gz", "mask.nii.gz", "-o", "x.stl", code=2)
+
+
 def test_a_mesh_of_nothing_is_refused(files: Path) -> None:
     pytest.importorskip("trimesh")
     pytest.importorskip("skimage")
