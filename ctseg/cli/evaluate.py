@@ -180,6 +180,10 @@ def evaluate(
         _needs_reference(_given(scoring | selecting))
     elif fold is not None:
         source, ids = _fold(reference, fold, rare.folds, ids)
+    elif "folds" in rare.model_fields_set:
+        raise BadInput(
+            "--set folds has no effect without --fold.", hint="Name a fold: --fold 0, or --fold all"
+        )
     if suggest_cleanup and source is not None:
         if useless := _given(scoring | {"--against": against, "-o": outputs}):
             raise BadInput(

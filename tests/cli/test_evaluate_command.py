@@ -211,6 +211,8 @@ def test_the_notes_say_what_the_means_leave_out(tmp_path: Path) -> None:
         (["made", "none"], "does not exist"),
         (["made", "Set"], "--fold"),
         (["made", "Set", "--fold", "7"], "fold"),
+        (["made", "Set", "--set", "folds=4"], "--set folds has no effect without --fold"),
+        (["made", "Set", "--fold", "1", "--instance-ids", "--labels", "organ"], "no effect on ids"),
         (["made", "Set", "--fold", "0", "--cases", "c3"], "does not validate in fold 0"),
         (["made", "Set", "--cases", "c9"], "c9"),
         (["made", "Set", "--fold", "1", "--slices", "x"], "START:STOP"),

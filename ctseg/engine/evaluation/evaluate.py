@@ -16,7 +16,7 @@ from ctseg.engine.evaluation.matching import Pairs, find_pairs
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.aligned import Look
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
-from ctseg.metrics.catalogue import REGRESSION, in_group, resolve
+from ctseg.metrics.catalogue import OF_VALUES, REGRESSION, in_group, labels_only, resolve
 from ctseg.metrics.overlap import Histogram, confusion, joint_histogram, valid_histogram
 from ctseg.metrics.pairs import MapPair
 from ctseg.metrics.report import CaseResult, LabelResult, Report
@@ -84,6 +84,11 @@ def evaluate(
         >>> evaluate(mask, reference).dice
         {'1': 0.91}
     """
+    if instances and labels is not None:
+        raise BadInput(
+            "The names of labels have no effect on ids of instances, which are scored together.",
+            hint="Leave out --labels, or --instance-ids.",
+        )
     settings = MetricSettings(
         resolve(metrics),
         None if labels is None else tuple(labels),
@@ -97,6 +102,7 @@ def evaluate(
             raise BadInput(
                 "A data set is compared with a folder of predictions, not with one volume."
             )
+        _check_metrics(task, metrics)
         expected = _volume(reference, reference_options)
         names = ("The prediction of 'case'", "its reference")
         common = _common(
@@ -126,7 +132,21 @@ def evaluate(
         pairs = replace(pairs, pairs=(replace(pairs.pairs[0], mask=mask),))
     if grid_tolerance is not None:
         pairs = replace(pairs, grid_tolerance=grid_tolerance)
+    _check_metrics(task or pairs.task, metrics)
     return _evaluate_pairs(pairs, task or pairs.task, slices, settings, progress, look)
+
+
+def _check_metrics(task: Task | None, metrics: Sequence[str] | str | None) -> None:
+    """Refuse metrics of labels that are named for a regression; `all` there means all that it has."""
+    if task is None or task.kind != "regression" or metrics is None:
+        return
+    names = resolve(metrics)
+    others = [name for name in names if name not in in_group(names, OF_VALUES)]
+    if others and tuple(others) != labels_only():
+        raise BadInput(
+            f"The metric '{others[0]}' has no effect on a regression, which has no labels.",
+            hint=f"Leave out --metrics, or name some of: {', '.join(REGRESSION)}",
+        )
 
 
 def _evaluate_pairs(
@@ -245,7 +265,7 @@ def evaluate_case(
     if task is not None and task.kind == "regression":
         maps.show(task, predicted, expected)
         settings = settings or MetricSettings()
-        metrics = in_group(settings.metrics, "regression") or REGRESSION
+        metrics = in_group(settings.metrics, OF_VALUES) or REGRESSION
         results = score_values(task, predicted, expected, replace(settings, metrics=metrics), valid)
         return CaseResult(case_id, results, group)
     if task is not None and expected.ndim == 4:

@@ -157,6 +157,10 @@ def test_a_regression_is_measured_by_its_errors() -> None:
     assert lesion.values["mae"] == pytest.approx(0.5)
     with pytest.raises(BadInput, match="channels"):
         evaluate(maps[0], Volume.from_array(target[:1]), task=task)
+    assert evaluate(*maps, task=task, metrics="all", data_range=7).cases == (result,)
+    for metrics in ("dice", ["mae", "dice"]):
+        with pytest.raises(BadInput, match="'dice' has no effect on a regression"):
+            evaluate(*maps, task=task, metrics=metrics)
 
 
 def test_two_volumes_without_a_task_compare_every_value() -> None:
@@ -326,6 +330,8 @@ def test_instances_need_not_have_the_same_ids() -> None:
     assert joined.mean("average_precision") == 0.5
     with pytest.raises(BadInput, match="channels"):
         evaluate(Volume.from_array(np.zeros((2, 4, 6, 6))), maps[1], instances=True)
+    with pytest.raises(BadInput, match="no effect on ids of instances"):
+        evaluate(*maps, instances=True, labels=["1"])
 
 
 def test_validation_heeds_the_mask_of_a_case(dataset: Path) -> None:
