@@ -50,6 +50,10 @@ class ImportedModel:
     first: ImportedModel | None = None
 
 
+def _nothing(path: Path) -> Sequence[Path]:  # noqa: ARG001 - as every importer has it
+    return ()
+
+
 @dataclass(frozen=True)
 class ImporterSpec:
     """A kind of foreign model that `ctseg zoo import NAME PATH` imports.
@@ -63,6 +67,8 @@ class ImporterSpec:
         summary: one line for the listing.
         paths: metavar of each path, e.g. `RESULTS_FOLDER`.
         options: option names and their meaning; values arrive as text.
+        beside: further files or folders that `read` opens for a path that it recognises, such as the first stage of a
+            cascade; `ctseg predict` imports the model again when they change.
     """
 
     name: str
@@ -71,3 +77,4 @@ class ImporterSpec:
     summary: str
     paths: tuple[str, ...] = ("PATH",)
     options: Mapping[str, str] = field(default_factory=frozen)
+    beside: Callable[[Path], Sequence[Path]] = _nothing

@@ -20,6 +20,14 @@ def _recognise(module: str) -> Callable[[Path], bool]:
     return recognise
 
 
+def _beside(module: str) -> Callable[[Path], Sequence[Path]]:
+    def beside(path: Path) -> Sequence[Path]:
+        file: Any = importlib.import_module(f"ctseg.zoo.importers.{module}")
+        return cast("Sequence[Path]", file.beside(path))
+
+    return beside
+
+
 def _read(module: str) -> Callable[..., ImportedModel]:
     def read(paths: Sequence[Path], **options: str) -> ImportedModel:
         file: Any = importlib.import_module(f"ctseg.zoo.importers.{module}")
@@ -45,6 +53,7 @@ def ctseg_importers() -> Sequence[ImporterSpec]:
                     "checkpoint": "checkpoint_final.pth by default",
                 }
             ),
+            beside=_beside("nnunet"),
         ),
         ImporterSpec(
             name="pytorch3dunet",

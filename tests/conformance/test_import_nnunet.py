@@ -313,6 +313,8 @@ def test_a_cascade_sees_the_labels_of_the_stage_before(
     labels, shares = ours(entry, files)
     assert np.mean(labels == expected) >= LEAST_EQUAL
     assert np.abs(shares - probabilities).max() < CLOSE
+    beside = list(plugins.importer("nnunet").beside(place))
+    assert beside == ([] if packed else [coarse.resolve()])
     if not packed:
         target = tmp_path / "mask.nii.gz"
         done = CliRunner().invoke(

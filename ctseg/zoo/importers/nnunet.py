@@ -12,7 +12,7 @@ from ctseg.card import Card, Provider, Source, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
 from ctseg.config.postprocess import PostprocessRule
 from ctseg.data.steps import step_to_dict
-from ctseg.errors import BadInput, CorruptWeights, FileProblem
+from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem
 from ctseg.importer_specs import ImportedModel, ImportedWeights
 from ctseg.nets.foreign import nnunet as networks
 from ctseg.nets.foreign.network import ForeignNetwork, keys_of
@@ -50,6 +50,18 @@ def recognise(path: Path) -> bool:
         return bool(trained_models(Files(path)))
     except (FileProblem, CorruptWeights, OSError):
         return False
+
+
+def beside(path: Path) -> Sequence[Path]:
+    """The folder of the first stage, where the path is that of a cascade behind it."""
+    try:
+        model = find_model(path, None)
+        with understood(f"{PLANS} of {model.name}"):
+            settings = networks.configuration_of(model.plans, model.configuration)
+        stage = settings.get("previous_stage")
+        return (model.sibling(str(stage)).files.root,) if stage else ()
+    except CtsegError:  # reading the model says what is wrong
+        return ()
 
 
 def read(

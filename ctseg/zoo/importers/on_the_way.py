@@ -56,12 +56,13 @@ def imported(path: Path, on_note: Callable[[str], None] | None = None) -> ZooEnt
 
 
 def _fingerprint(path: Path, spec: ImporterSpec) -> str:
-    """Changes with the importer, the version of ctseg, and names, sizes and times of the files."""
+    """Changes with the importer, the version of ctseg, and names, sizes and times of the files that it reads."""
     digest = hashlib.sha256(f"{spec.name} {ctseg.__version__} {path.resolve()}".encode())
-    names = [""] if path.is_file() else Files(path).names
-    for name in names:
-        about = (path / name if name else path).stat()
-        digest.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    for place in (path, *spec.beside(path)):
+        names = [""] if place.is_file() else Files(place).names
+        for name in names:
+            about = (place / name if name else place).stat()
+            digest.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:10]
 
 
