@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ctseg import plugins
@@ -102,19 +103,46 @@ def import_model(
 
 
 def write_entry(model: ImportedModel, options: EntryOptions) -> ZooEntry:
-    """Write what an importer read; errors as for `import_model`."""
-    if model.first is not None:
-        model = _behind(model, options)
-    card, zoo = model.card, user_zoo(options.zoo)
+    """Write what an importer read, the stage before it too; errors as for `import_model`."""
+    with contextlib.ExitStack() as stack:
+        written = [stack.enter_context(_written(*one)) for one in _stages(model, options)]
+        for temporary, entry in written:
+            put_in_place(temporary, entry.folder, options.overwrite)
+    return written[-1][1]
+
+
+def _stages(
+    model: ImportedModel, options: EntryOptions
+) -> list[tuple[ImportedModel, EntryOptions]]:
+    """The models that become entries of their own, in the order of their use."""
+    name = options.name_of(model)
+    _check_name(name)
+    check_free(user_zoo(options.zoo) / name, options.overwrite)
+    if model.first is None:
+        return [(model, options)]
+    tag = model.first.tag if options.tag is None else f"{options.tag}_first"
+    before = dataclasses.replace(options, tag=tag)
+    labels = sorted(model.first.card.task.task().foreground, key=lambda label: label.value)
+    stage = CoarseStage(
+        model=before.name_of(model.first),
+        labels=tuple(label.name for label in labels),
+        as_channels=True,
+    )
+    card = model.card.model_copy(update={"stages": (stage,)})
+    own = dataclasses.replace(model, card=card, first=None)
+    return [*_stages(model.first, before), (own, options)]
+
+
+@contextlib.contextmanager
+def _written(model: ImportedModel, options: EntryOptions) -> Iterator[tuple[Path, ZooEntry]]:
+    """The files of a model in a temporary folder, and the entry that they become."""
+    card, zoo, name = model.card, user_zoo(options.zoo), options.name_of(model)
     licence = options.licence or card.licence
     if not licence:
         raise BadInput(
             f"Nothing says under which licence this model may be used: {card.training_data.name} names none.",
             hint="Say it: --licence 'CC BY 4.0' (what the licence of the training data allows)",
         )
-    name = options.name_of(model)
-    _check_name(name)
-    check_free(zoo / name, options.overwrite)
     stored = {f"{one.name}.safetensors": cast(one.tensors, options.dtype) for one in model.members}
     members = tuple(
         Member(file=file, tensors_sha256=tensors_sha256(stored[file]), fold=one.fold)
@@ -128,24 +156,7 @@ def write_entry(model: ImportedModel, options: EntryOptions) -> ZooEntry:
         write_text(temporary / CARD, card.to_json() + "\n")
         write_text(temporary / README, render(card, sizes))
         write_probe(temporary, card)
-        put_in_place(temporary, zoo / name, options.overwrite)
-    return ZooEntry(name, zoo / name)
-
-
-def _behind(model: ImportedModel, options: EntryOptions) -> ImportedModel:
-    """The model behind the one whose labels it sees, which is written as an entry of its own."""
-    assert model.first is not None
-    name = options.name_of(model)
-    _check_name(name)
-    check_free(user_zoo(options.zoo) / name, options.overwrite)
-    own = model.first.tag if options.tag is None else f"{options.tag}_first"
-    entry = write_entry(model.first, dataclasses.replace(options, tag=own))
-    labels = sorted(model.first.card.task.task().foreground, key=lambda label: label.value)
-    stage = CoarseStage(
-        model=entry.name, labels=tuple(label.name for label in labels), as_channels=True
-    )
-    card = model.card.model_copy(update={"stages": (stage,)})
-    return dataclasses.replace(model, card=card, first=None)
+        yield temporary, ZooEntry(name, zoo / name)
 
 
 def _check_name(name: str) -> None:

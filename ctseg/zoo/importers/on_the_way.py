@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +44,15 @@ def imported(path: Path, on_note: Callable[[str], None] | None = None) -> ZooEnt
         tell(f"{path} was imported before: {known[0].folder}")
         return known[0]
     model = read_model(spec, [path], {})
-    tag = f"{model.tag}_{mark}"
-    with contextlib.suppress(NameClash):  # another process was quicker
-        write_entry(model, EntryOptions(tag=tag, zoo=zoo, licence=model.card.licence or UNSTATED))
-    entry = ZooEntry(f"{model.card.architecture}.{tag}", zoo / f"{model.card.architecture}.{tag}")
+    options = EntryOptions(
+        tag=f"{model.tag}_{mark}", zoo=zoo, licence=model.card.licence or UNSTATED
+    )
+    entry = ZooEntry(options.name_of(model), zoo / options.name_of(model))
+    try:
+        write_entry(model, options)
+    except NameClash:  # another process was quicker
+        if not entry.folder.exists():  # one was killed after the first stage of a cascade
+            write_entry(model, dataclasses.replace(options, overwrite=True))
     tell(f"{path} is imported once, as {entry.name}: {entry.folder}")
     tell(f"To keep it in your zoo: ctseg zoo import {spec.name} {path}")
     for note in model.notes:
