@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -136,6 +137,29 @@ def test_a_zip_with_a_damaged_member_is_said_to_be(tmp_path: Path) -> None:
     file.write_bytes(packed.getvalue().replace(b"some text", b"some next", 1))
     with pytest.raises(CorruptWeights, match="cannot be unpacked"):
         Files(file).json("plans.json")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_with_damaged_compressed_bytes_is_said_to_be(tmp_path: Path, method: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("plans.json", json.dumps(list(range(2000))))
+    damaged = bytearray(packed.getvalue())
+    damaged[60:200] = b"\xff" * 140
+    file = tmp_path / "model.zip"
+    file.write_bytes(damaged)
+    with pytest.raises(CorruptWeights, match="cannot be unpacked"):
+        Files(file).json("plans.json")
+
+
+def test_a_zip_with_a_damaged_list_of_files_is_said_to_be(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("pläne.json", "{}")
+    file = tmp_path / "model.zip"
+    file.write_bytes(packed.getvalue().replace("ä".encode(), b"\xff\xff"))
+    with pytest.raises(CorruptWeights, match="no zip file"):
+        Files(file)
 
 
 def test_a_file_that_is_far_too_large_is_not_unpacked(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ctseg.errors import BadInput, CorruptWeights, FileProblem
+from ctseg.errors import BadInput, CorruptWeights, CtsegError, FileProblem, first_line
 from ctseg.files import disk_errors
 
 LARGEST_JSON = 2**26
@@ -81,9 +81,12 @@ class Files:
                         path.open("wb") as out,
                     ):
                         shutil.copyfileobj(packed, out, 1 << 20)
-            except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            except CtsegError:
+                raise
+            except Exception as error:  # each compression has errors of its own for damaged bytes
                 raise CorruptWeights(
-                    f"{self.told(name)} cannot be unpacked: {error}.", hint="Copy the zip again."
+                    f"{self.told(name)} cannot be unpacked: {first_line(error)}.",
+                    hint="Copy the zip again.",
                 ) from error
             yield path
 
@@ -121,8 +124,8 @@ def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise CorruptWeights(f"{path} is no zip file: {error}.") from error
+    except Exception as error:  # damaged lists of files raise more than BadZipFile
+        raise CorruptWeights(f"{path} is no zip file: {first_line(error)}.") from error
     names = []
     for member in members:
         name = member.filename
