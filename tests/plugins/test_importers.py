@@ -44,6 +44,7 @@ def read(paths, *, label="organ"):
     about = json.loads(paths[0].read_text())
     width, licence, tag = about["width"], about.get("licence", "CC0"), paths[0].suffix[1:]
     first = next((read([file]) for file in beside(paths[0])), None) if tag == "toy" else None
+    label = about.get("label", label)
     spec = plugins.architecture("unet3d")
     options = {"features": [width, 2 * width]}
     net = spec.build(plugins.make_config(spec, options), in_channels=2 if first else 1, out_channels=2)
@@ -51,7 +52,7 @@ def read(paths, *, label="organ"):
         card_version=2, architecture="unet3d", options=options, provider=Provider(package="ctseg"),
         in_channels=1, out_channels=2, channels=("CT",), task=TaskConfig.of(classes_task({label: 1})),
         preprocess=PreprocessConfig(), predict=PredictConfig(tile_zyx=(8, 8, 8)),
-        training_data=TrainingData(name="Toys", licence="CC0"), licence=licence,
+        training_data=TrainingData(name=about.get("data", "Toys"), licence=licence), licence=licence,
         source=Source(importer="toy", name=paths[0].name),
     )
     weights = [ImportedWeights("weights", net.state_dict())]
@@ -147,6 +148,33 @@ def test_a_cascade_that_cannot_be_imported_leaves_nothing(cascade: Path) -> None
     assert done.exit_code == 0, done.output
     names = {path.name for path in (cascade.parent / "zoo").glob("unet3d.*")}
     assert names == {"unet3d.toy", "unet3d.before"}
+
+
+def test_parts_name_all_their_licences_and_data(tmp_path: Path) -> None:
+    for name, about in (("organs", {}), ("ribs", {"label": "rib", "data": "Ribs"})):
+        (tmp_path / f"{name}.toy").write_text(json.dumps({"width": 2, **about}))
+    command = ["zoo", "import", "toy", str(tmp_path / "organs.toy"), "--json", "--overwrite"]
+    command += ["--merge", f"ribs={tmp_path / 'ribs.toy'}", "--tag", "whole"]
+
+    def card(*more: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [*command, *more])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)["card"]
+        return found
+
+    assert card()["licence"] == "CC0"
+    about = {"width": 2, "label": "rib", "data": "Ribs", "licence": "CC BY 4.0"}
+    (tmp_path / "ribs.toy").write_text(json.dumps(about))
+    found = card()
+    assert found["licence"] == found["training_data"]["licence"] == "CC0; CC BY 4.0"
+    assert found["training_data"]["name"] == "Toys, Ribs"
+    assert found["attribution"] == "Derived from Toys (CC0). Derived from Ribs (CC BY 4.0)."
+    (tmp_path / "ribs.toy").write_text(json.dumps(about | {"licence": ""}))
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert "Ribs names none" in done.stderr and "--licence" in done.stderr
+    found = card("--licence", "MIT")
+    assert found["licence"] == "MIT" and found["training_data"]["licence"] == ""
 
 
 def test_a_plugin_shows_what_it_imports() -> None:

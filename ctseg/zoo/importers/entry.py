@@ -14,7 +14,7 @@ from ctseg.errors import BadInput
 from ctseg.files import write_text
 from ctseg.importer_specs import ImportedModel, ImporterSpec
 from ctseg.zoo.folders import NAME, user_zoo
-from ctseg.zoo.importers.merge import merged
+from ctseg.zoo.importers.merge import credit, merged
 from ctseg.zoo.new_entry import TAG, Dtype, check_free, new_folder, put_in_place
 from ctseg.zoo.probe import write_probe
 from ctseg.zoo.readme import render
@@ -139,8 +139,9 @@ def _written(model: ImportedModel, options: EntryOptions) -> Iterator[tuple[Path
     card, zoo, name = model.card, user_zoo(options.zoo), options.name_of(model)
     licence = options.licence or card.licence
     if not licence:
+        silent = [one.training_data.name for one in card.parts or (card,) if not one.licence]
         raise BadInput(
-            f"Nothing says under which licence this model may be used: {card.training_data.name} names none.",
+            f"Nothing says under which licence this model may be used: {', '.join(silent)} names none.",
             hint="Say it: --licence 'CC BY 4.0' (what the licence of the training data allows)",
         )
     stored = {f"{one.name}.safetensors": cast(one.tensors, options.dtype) for one in model.members}
@@ -169,8 +170,6 @@ def _check_name(name: str) -> None:
 
 def completed(card: Card, name: str, members: tuple[Member, ...], licence: str) -> Card:
     """The card with its name, members and licence, checked anew."""
-    data = card.training_data
-    credit = f"Derived from {data.name}" + (f" ({data.licence})." if data.licence else ".")
     known = {member.file: member for member in members}
     parts = tuple(
         part.model_copy(update={"members": tuple(known[m.file] for m in part.members)})
@@ -178,6 +177,6 @@ def completed(card: Card, name: str, members: tuple[Member, ...], licence: str) 
     )
     update = {
         "name": name, "members": members, "licence": licence, "parts": parts,
-        "attribution": card.attribution or credit,
+        "attribution": credit(card),
     }  # fmt: skip
     return Card.model_validate(card.model_copy(update=update).model_dump())

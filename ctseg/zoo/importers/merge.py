@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from ctseg.card import Card, Member, TrainingScans
+from ctseg.card import Card, Member, TrainingData, TrainingScans
 from ctseg.config import LabelConfig, TaskConfig
 from ctseg.errors import BadInput
 from ctseg.importer_specs import ImportedModel, ImportedWeights
@@ -58,7 +58,7 @@ def merged(models: Mapping[str, ImportedModel]) -> ImportedModel:
         for name, model in models.items()
     )
     card = first.card
-    licences = dict.fromkeys(m.card.licence for m in models.values() if m.card.licence)
+    cards = [model.card for model in models.values()]
     source = card.source
     if source is not None:
         left_out = [
@@ -80,15 +80,40 @@ def merged(models: Mapping[str, ImportedModel]) -> ImportedModel:
             "predict": card.predict.model_copy(update={"postprocess": tuple(rules)}),
             "parts": parts,
             "members": tuple(member for part in parts for member in part.members),
-            "licence": "; ".join(licences),
+            "licence": _of_all(card.licence for card in cards),
+            "attribution": " ".join(dict.fromkeys(map(credit, cards))),
+            "training_data": _data([card.training_data for card in cards]),
             "source": source,
-            "training_scans": TrainingScans.joined(
-                [m.card.training_scans for m in models.values()]
-            ),
+            "training_scans": TrainingScans.joined([card.training_scans for card in cards]),
         }
     )
     notes = dict.fromkeys(note for model in models.values() for note in model.notes)
     return ImportedModel(card, members, f"{first.tag}_merged", tuple(notes))
+
+
+def credit(card: Card) -> str:
+    """Whom to credit for the weights: as the card says, else the data that they were trained on."""
+    data = card.training_data
+    licence = f" ({data.licence})" if data.licence else ""
+    return card.attribution or f"Derived from {data.name}{licence}."
+
+
+def _data(several: Sequence[TrainingData]) -> TrainingData:
+    """What all parts were trained on."""
+    first = several[0]
+    if all(data == first for data in several):
+        return first
+    return TrainingData(
+        name=", ".join(dict.fromkeys(data.name for data in several)),
+        licence=_of_all(data.licence for data in several),
+        reference="; ".join(dict.fromkeys(data.reference for data in several if data.reference)),
+    )
+
+
+def _of_all(licences: Iterable[str]) -> str:
+    """The licences, each once; none where one of them is not known."""
+    known = dict.fromkeys(licences)
+    return "" if "" in known else "; ".join(known)
 
 
 def _placeholder(name: str, one: ImportedWeights) -> Member:
