@@ -26,7 +26,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from ctseg.data import lazy, lazy_survey
-from ctseg.data.load import load_extra, load_image, load_label
+from ctseg.data.load import check_channels, load_extra, load_image, load_label
 from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_values
 from ctseg.data.prepared_case import Prepared, load_array, open_prepared
@@ -74,6 +74,7 @@ class Store:
         mode: `lazy` reads patches from the cases' files, `store` copies every case, `auto` copies those that are
             not too large or cannot be read lazily.
         regions: the only voxels of cases that count, by their ids: boxes of the scan as it is stored, None for none.
+        channels: names of the channels that each scan has; without them they are not checked.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Store:
         mode: Mode = "auto",
         *,
         regions: Mapping[str, Box | None] | None = None,
+        channels: Sequence[str] = (),
     ) -> None:
+        self.channels = channels
         self.pipeline, self.task, self.mode, self.regions = pipeline, task, mode, regions or {}
         self._made_of: dict[str, Any] = {
             "version": STORE_VERSION,
@@ -163,11 +166,19 @@ class Store:
         folder = self.folder / key
         if self.mode != "lazy" and (folder / "case.json").is_file():
             with contextlib.suppress(*_DAMAGED):
-                return self._open(case, folder)  # else it is damaged, and made again
+                made = self._open(case, folder)  # else it is damaged, and made again
+                if len(made.image) != len(self.channels):
+                    self._check_channels(case)
+                return made
+        self._check_channels(case)
         if self._is_lazy(case):
             return self._lazily(case, self.folder / f"{key}-lazy")
         self._make(case, folder)
         return self._open(case, folder)
+
+    def _check_channels(self, case: Case) -> None:
+        if self.channels:
+            check_channels([case], self.channels)
 
     def _open_folder(self) -> None:
         """Say what the store is made of, and remove what killed processes left half made."""

@@ -66,11 +66,10 @@ def open_data(config: RunConfig, reporter: Reporter) -> RunData:
     """Open the data set of a run and split it.
 
     Raises:
-        BadInput: nothing is left to train or validate on, or a scan has other channels than the data set names.
+        BadInput: nothing is left to train or validate on.
     """
     dataset = dataset_of(config.data, config.preprocess.grid)
     training, validation = split(dataset, config.data, depths(dataset))
-    check_channels([*training, *validation], dataset.channels)
     if beside := tolerated_offsets([*training, *validation]):
         reporter.say(f"Warning: {beside}")
     if own_grids := interpolated_channels([*training, *validation]):
@@ -282,6 +281,7 @@ def inspect_data(data: RunData, task: Task, reporter: Reporter) -> Fingerprint:
         done += 1
         reporter.update(done, total, f"looking at {name}")
 
+    check_channels([*data.training, *data.validation], data.dataset.channels)
     found = fingerprint(data.training, task, on_case)
     for note in data_notes(data.dataset, found):
         reporter.say(note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctseg.config import RunConfig
+from ctseg.data.load import check_channels
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.readers.layout import some
@@ -72,6 +73,7 @@ def prepare(
 
     if not config.preprocess.steps:
         runtime = choose(config.train.device, config.train.precision)
+        check_channels([*training, *validation], dataset.channels)
         found = fingerprint(training, task, on_case)
         config, _ = make_plan(
             config,
@@ -85,7 +87,8 @@ def prepare(
         reporter.say(
             "Note: these are whole scans; a run with a first stage prepares the regions that it finds."
         )
-    store = Store(Pipeline.of(config.preprocess), task, mode=config.data.prepare)
+    pipeline = Pipeline.of(config.preprocess)
+    store = Store(pipeline, task, mode=config.data.prepare, channels=dataset.channels)
     done = len(training)
     made = store.prepare(
         [*training, *validation], lambda name: on_case(name, "prepared"), workers=workers

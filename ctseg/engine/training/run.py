@@ -57,7 +57,7 @@ from ctseg.files import disk_errors, write_text
 from ctseg.planning.first_stage import first_stage_run
 from ctseg.planning.preprocessing import RESHAPING
 from ctseg.planning.task import task_of
-from ctseg.specs import Case, DataSet, Task, training_only
+from ctseg.specs import DataSet, Task, training_only
 from ctseg.version import __version__
 
 
@@ -174,7 +174,7 @@ def _train(
             if earlier and start.extend is None:
                 begun = time.monotonic() - earlier
         reporter.say(f"Runtime: {runtime.describe()}")
-        prepared = _prepare(config, task, [*training, *validation], reporter, regions)
+        prepared = _prepare(config, task, data, reporter, regions)
         kept = with_labels(prepared[: len(training)], "train", reporter)
         judged = with_labels(prepared[len(training) :], "validate", reporter)
         check_rule(rule_of(config.train, task), kept, task)
@@ -243,7 +243,7 @@ def _behind_first_stage(
             _train(own, place, Start(again, not again, None, data), reporter, stack)
     began_earlier = (ended or again) and own.train.time is not None
     stage = first_stage.take_over(folder, config)
-    prepared = _prepare(own, config.task.task(), [*data.training, *data.validation], reporter)
+    prepared = _prepare(own, config.task.task(), data, reporter)
     regions = first_stage.find_regions(
         folder, config, stage, prepared, len(data.training), reporter
     )
@@ -310,12 +310,18 @@ def _write_plan(
 def _prepare(
     config: RunConfig,
     task: Task,
-    cases: list[Case],
+    data: RunData,
     reporter: Reporter,
     regions: Mapping[str, Box | None] | None = None,
 ) -> list[Prepared]:
-    pipeline = Pipeline.of(config.preprocess)
-    store = Store(pipeline, task, mode=config.data.prepare, regions=regions)
+    cases = [*data.training, *data.validation]
+    store = Store(
+        Pipeline.of(config.preprocess),
+        task,
+        mode=config.data.prepare,
+        regions=regions,
+        channels=data.dataset.channels,
+    )
     done = 0
 
     def on_case(name: str) -> None:
