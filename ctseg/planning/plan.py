@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ctseg import plugins
 from ctseg.config import PreprocessConfig, RunConfig, TaskConfig
+from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Orient, Step, step_to_dict
 from ctseg.planning import regression
 from ctseg.planning.choices import Budget, Plan
@@ -149,6 +150,9 @@ def _plan_within(
             scale = regression.choose_target_scale(fingerprint.targets)
             planned.append(plan.note("targets", scale, shown=regression.scale_to_dict(scale[0])))
         steps = PreprocessConfig(steps=tuple(step_to_dict(step) for step in planned))
+    else:  # with what is usual where the user leaves an option out
+        complete = tuple(step_to_dict(step) for step in Pipeline.of(steps).steps)
+        steps = steps.model_copy(update={"steps": complete})
 
     spacing_zyx, median_shape = network_grid(steps, fingerprint)
     patch = config.train.patch_zyx

@@ -73,6 +73,14 @@ def test_the_steps_say_which_axis_lies_between_left_and_right(steps, axes):
     assert config.predict.mirror_axes == ("z", "y", "x")
 
 
+def test_steps_get_what_is_usual_where_an_option_is_left_out():
+    own = PreprocessConfig(steps=({"kind": "resample"}, {"kind": "clip", "low": [-100.0]}))
+    config, _ = plan(AugmentConfig(), preprocess=own)
+    resample, clip = config.preprocess.steps
+    assert resample["spacing_xyz"] == [1.0, 1.0, 1.0] and resample["kernel"]
+    assert clip["low"] == [-100.0] and "high" in clip
+
+
 def test_flat_patches_with_sides_make_no_half_turns():
     """A scan turned by 180 degrees in its plane looks as one mirrored twice, whose sides are exchanged."""
     flat = TrainConfig(patch_zyx=(8, 64, 64))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ctseg.data.readers.grids import grid_image
 from ctseg.data.stream import OnDisk
 from ctseg.errors import BadInput
 from ctseg.metrics.statistics.gather import LabelStatistics
@@ -65,9 +66,10 @@ def statistics_of_files(
                     f"{mask.path} has {own.channels} channels; statistics need one map of label values.",
                     hint="Labels that overlap need a map, or a file, each: ctseg predict --masks writes them.",
                 )
+            shown = grid_image(images).path
             check_same(
-                own.geometry, scan.geometry, names=(str(mask.path), str(images[0].path)),
-                files=(mask.path, images[0].path),
+                own.geometry, scan.geometry, names=(str(mask.path), str(shown)),
+                files=(mask.path, shown),
             )  # fmt: skip
             source = by_region(own)
             try:
