@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctseg.config import parse_config
+from ctseg.data.pipeline import Pipeline
 from ctseg.planning.fingerprint import Fingerprint
 from ctseg.planning.limits import Limits
 from ctseg.planning.plan import make_plan
@@ -18,7 +19,7 @@ def patch_of(*steps: dict, shape=(40, 400, 400), spacing=(5.0, 0.8, 0.8)) -> tup
     config = parse_config({"preprocess": {"steps": [{"kind": "orient"}, *steps]}})
     made, _ = make_plan(config, classes_task({"organ": 1}), ("CT",), found, Limits("cpu"))
     assert made.train.patch_zyx is not None
-    assert made.preprocess == config.preprocess
+    assert Pipeline.of(made.preprocess).steps == Pipeline.of(config.preprocess).steps
     return made.train.patch_zyx
 
 
