@@ -186,7 +186,8 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
         finally:
             log.close()
             if interrupt.abrupt:
-                job.reporter.say("Stopped at once; the run resumes from its last resume point.")
+                place = "its last resume point" if checkpoint.exists(last) else "the start"
+                job.reporter.say(f"Stopped at once; the run resumes from {place}.")
     processes.largest(0)  # the first one has written by now
     report = Report.read(job.folder / "validation" / "report.json")
     return RunResult(
