@@ -186,8 +186,7 @@ def _train(job: TrainingJob, resume: bool, loader: Loader) -> RunResult:
         finally:
             log.close()
             if interrupt.abrupt:
-                place = "its last resume point" if checkpoint.exists(last) else "the start"
-                job.reporter.say(f"Stopped at once; the run resumes from {place}.")
+                job.reporter.say("Stopped at once; the run resumes from its last resume point.")
     processes.largest(0)  # the first one has written by now
     report = Report.read(job.folder / "validation" / "report.json")
     return RunResult(
