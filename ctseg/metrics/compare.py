@@ -100,7 +100,7 @@ def compare(
                 MEAN if label is None else label,
                 pairs,
                 groups,
-                resampling,
+                None if label is None else resampling,
             )
             if difference is not None and label is None:
                 difference = _over_labels(difference, (report, other), groups, resampling)
@@ -125,9 +125,13 @@ def _difference(
     label: str,
     pairs: Sequence[tuple[float | None, ...]],
     groups: Sequence[str],
-    resampling: BootstrapSample,
+    resampling: BootstrapSample | None,
 ) -> Difference | None:
-    """The difference of one label over the cases with a score in both predictions; None without such cases."""
+    """The difference of one label over the cases with a score in both predictions; None without such cases.
+
+    Args:
+        resampling: for its interval; None for a difference without one.
+    """
     scored = [
         (one, two, group)
         for (one, two), group in zip(pairs, groups, strict=True)
@@ -139,7 +143,9 @@ def _difference(
     one, two = (np.array([k[i] for k in scored], float) for i in (0, 1))
     names = [k[2] for k in scored]
     delta = one - two
-    interval, _ = intervals([[float(d)] for d in delta], names, resampling)
+    interval = None
+    if resampling is not None:
+        interval, _ = intervals([[float(d)] for d in delta], names, resampling)
     _, index = np.unique(np.array(names), return_inverse=True)
     by_group = np.bincount(index, delta) / np.bincount(index)
     higher, lower = int((by_group > 0).sum()), int((by_group < 0).sum())
