@@ -264,8 +264,9 @@ def _dataset_of_labels_folder(reference: Path) -> DataSet | None:
 
 
 def _from_record(prediction: Path, maps: Sequence[ImageRef]) -> list[_Made]:
-    """What `predictions.json` in a folder of predictions says of these maps."""
-    folder = prediction.parent if matching(prediction) else prediction
+    """What `predictions.json` in a folder of predictions says of these maps; of a single file, if it names it."""
+    alone = _is_volume(prediction)
+    folder = prediction.parent if alone or matching(prediction) else prediction
     file = folder / PREDICTIONS
     if not file.is_file():
         return [_Made()] * len(maps)
@@ -278,12 +279,19 @@ def _from_record(prediction: Path, maps: Sequence[ImageRef]) -> list[_Made]:
         ) from error
     if not isinstance(data, dict) or "task" not in data:
         return [_Made()] * len(maps)
+    cases = data.get("cases")
+    lines = {
+        Path(str(line.get("output"))).name: line
+        for line in (cases if isinstance(cases, list) else ())
+        if isinstance(line, dict)
+    }
+    if alone and prediction.name not in lines:  # another program's file beside those of the record
+        return [_Made()] * len(maps)
     whole = _made(data, data["task"], file)
-    lines = data.get("cases")
     others = {
-        Path(str(line.get("output"))).name: _made(line["made_with"], data["task"], file)
-        for line in (lines if isinstance(lines, list) else ())
-        if isinstance(line, dict) and isinstance(line.get("made_with"), dict)
+        name: _made(line["made_with"], data["task"], file)
+        for name, line in lines.items()
+        if isinstance(line.get("made_with"), dict)
     }
     return [others.get(ref.path.name, whole) for ref in maps]
 

@@ -249,6 +249,21 @@ def test_each_prediction_is_judged_by_the_labels_that_it_was_restricted_to(
     assert evaluate(*folders, cases=["b"]).labels == ("organ", "lesion")
 
 
+def test_one_file_is_judged_by_the_record_beside_it_if_that_names_it(
+    folders: tuple[Path, Path],
+) -> None:
+    about = {
+        "task": asdict(TASK), "settings": {"labels": None},
+        "cases": [{"case": "a", "output": "a.nii.gz", "made_with": {"settings": {"labels": ["organ"]}}}],
+    }  # fmt: skip
+    (folders[0] / PREDICTIONS).write_text(json.dumps(about))
+    found = {
+        name: evaluate(folders[0] / f"{name}.nii.gz", folders[1] / f"{name}.nii.gz")
+        for name in "ab"
+    }
+    assert (found["a"].labels, found["b"].labels) == (("organ",), ("1", "2"))
+
+
 def test_hdf5_predictions_are_read_by_dataset(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "both.h5", "w") as file:
