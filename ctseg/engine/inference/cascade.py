@@ -292,9 +292,7 @@ class Cascade:
             self._say(f"The coarse model {name} found something in {spans} (z, y, x).")
         steps = first if region is None else (Region(region), *first)
         stream = listening(self.model, self).open(scan, folder, steps)
-        for labels, values in shown:
-            stream = WithLabels(stream, labels, values)
-        return stream
+        return WithLabels(stream, *shown) if shown else stream
 
     def with_settings(self, **changes: Any) -> Cascade:
         """The same cascade with another tiling of the final model; coarse models keep theirs.

@@ -26,25 +26,23 @@ class WithLabels(Stream):
 
     Args:
         stream: of the scan.
-        labels_zyx: a label map on the scan's own grid.
-        values: of the labels, one a channel.
+        shown: label maps on the scan's own grid, each with the values of its labels, one a channel.
     """
 
-    def __init__(
-        self, stream: Stream, labels_zyx: NDArray[np.generic], values: Sequence[int]
-    ) -> None:
+    def __init__(self, stream: Stream, *shown: tuple[NDArray[np.generic], Sequence[int]]) -> None:
         super().__init__(stream._scan, stream.applied, stream._done)
-        channels, *shape = self.shape_czyx
-        z, y, x = shape
-        self._labels = _followed(stream.applied, labels_zyx)
-        self._values = np.asarray(values, self._labels.dtype).reshape(-1, 1, 1, 1)
-        self.shape_czyx = (channels + len(values), z, y, x)
+        channels, z, y, x = self.shape_czyx
+        self._shown = []
+        for labels_zyx, values in shown:
+            labels = _followed(stream.applied, labels_zyx)
+            self._shown.append((labels, np.asarray(values, labels.dtype).reshape(-1, 1, 1, 1)))
+            channels += len(values)
+        self.shape_czyx = (channels, z, y, x)
 
     def box(self, box: Box) -> Array:
-        part = super().box(box)
         z, y, x = (slice(a, b) for a, b in box)
-        shown = (self._labels[z, y, x] == self._values).astype(np.float32)
-        return np.concatenate([part, shown])
+        shown = [(labels[z, y, x] == values).astype(np.float32) for labels, values in self._shown]
+        return np.concatenate([super().box(box), *shown])
 
 
 def _followed(applied: AppliedPipeline, labels_zyx: NDArray[np.generic]) -> NDArray[np.generic]:

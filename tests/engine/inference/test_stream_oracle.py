@@ -284,6 +284,18 @@ def test_air_is_skipped_and_nothing_else_changes():
     np.testing.assert_array_equal(most[12:], every[12:])
 
 
+def test_the_labels_of_several_models_are_channels_one_behind_the_other():
+    scan, array, _ = scan_of((6, 5, 4), "straight")
+    stream = open_stream(Pipeline([]), scan)
+    one, two = np.zeros((2, *array.shape[1:]), np.uint8)
+    one[1, 2, 3], two[3, 2, 1] = 2, 5
+    both = WithLabels(stream, (one, (1, 2)), (two, (5,)))
+    assert both.shape_czyx == (4, 6, 5, 4)
+    found = both.box(((1, 6), (0, 5), (0, 4)))
+    np.testing.assert_array_equal(found[:1], array[:, 1:])
+    np.testing.assert_array_equal(found[1:], np.stack([one == 1, one == 2, two == 5])[:, 1:])
+
+
 def test_where_labels_are_channels_air_without_a_label_is_skipped():
     scan, array, _ = scan_of((24, 12, 12), "straight")
     array[:, :12] = -1000
@@ -291,7 +303,7 @@ def test_where_labels_are_channels_air_without_a_label_is_skipped():
     net, task = Toy(3, 3).eval(), classes_task({"a": 1, "b": 2})
     labels = np.zeros(array.shape[1:], np.uint8)
     labels[3, 3, 3] = 2
-    stream = WithLabels(open_stream(pipeline, scan), labels, (1, 2))
+    stream = WithLabels(open_stream(pipeline, scan), (labels, (1, 2)))
     every, most = (
         run(
             Predictor([net], task, TilingSettings((6, 6, 6), skip_air=air), CPU),
