@@ -35,8 +35,9 @@ def tune(
         int | None, typer.Option("--trials", metavar="N", min=1, help="Most trials.")
     ] = None,
     fold: Annotated[
-        int, typer.Option("--fold", metavar="N", min=0, help="Fold whose validation cases are kept out.")
-    ] = 0,
+        int | None,
+        typer.Option("--fold", metavar="N", min=0, help="Fold whose validation cases are kept out (default: 0)."),
+    ] = None,
     space: Annotated[
         Path | None, typer.Option("--space", metavar="FILE", help="What to search for (TOML).")
     ] = None,
@@ -56,17 +57,19 @@ def tune(
     from ctseg.cli.train import configure
     from ctseg.config import parse_duration
     from ctseg_optuna.ranking import of_plan, ranking
-    from ctseg_optuna.search import BEST, PAGE, Search, best_of, search
+    from ctseg_optuna.search import BEST, PAGE, best_of, search
+    from ctseg_optuna.start import Search
 
     seconds = parse_duration(time)
-    each = run_time or f"{max(1, round(seconds / RUNS))}s"
-    parse_duration(each)
+    if run_time is not None:
+        parse_duration(run_time)
+    own = None if device == "auto" else device
     config = None
     if source is not None:
-        given = {"train.time": each, "data.fold": fold, "train.device": device}
+        each = run_time or f"{max(1, round(seconds / RUNS))}s"
+        given = {"train.time": each, "data.fold": fold, "train.device": own}
         config = configure(source, given, settings or [])
-    fixed = frozenset(setting.partition("=")[0].strip() for setting in settings or [])
-    how = Search(output, seconds, each, trials, space, storage, fixed)
+    how = Search(output, seconds, run_time, trials, space, storage, tuple(settings or ()), own)
     with signals_raise("SIGUSR1"), ui.progress("Searching") as bar:
         study = search(config, how, bar)
     best = best_of(study)

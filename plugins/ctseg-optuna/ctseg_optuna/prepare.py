@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ctseg.config import RunConfig
@@ -50,11 +51,18 @@ def planned(config: RunConfig, reporter: Reporter) -> RunConfig:
     return plan_run(config, data, task, runtime, reporter, deadline).config
 
 
-def as_run_file(config: RunConfig, base: RunConfig) -> RunConfig:
-    """The configuration of a trial for a run on the whole fold."""
-    alone = not base.data.val and not base.data.train
-    update = {"train": base.data.train if alone else (), "val": base.data.val if alone else ()}
-    return config.model_copy(update={"data": config.data.model_copy(update=update)})
+def as_run_file(
+    trial: RunConfig, base: RunConfig, split: Mapping[str, tuple[str, ...]]
+) -> RunConfig:
+    """The configuration of a trial for a run on the whole fold.
+
+    Args:
+        base: what the trials start from.
+        split: `train` and `val` of the data as the user gave them; empty for the split of the fold.
+    """
+    data = trial.data.model_copy(update=dict(split))
+    train = trial.train.model_copy(update={"device": base.train.device})  # not that of one worker
+    return trial.model_copy(update={"data": data, "train": train})
 
 
 def trial_folder(study: Path, number: int) -> Path:

@@ -7,7 +7,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,19 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from ctseg.config import RunConfig, dump_config, load_config, override, parse_duration
-from ctseg.config.augment import AugmentConfig
-from ctseg.config.checking import parse_json
 from ctseg.engine.training.job import RUN_FILE, Reporter, RunResult
 from ctseg.engine.training.run import train
 from ctseg.engine.training.validate import merit
 from ctseg.errors import BadInput, CtsegError
 from ctseg.files import write_text
-from ctseg.temporary import held
 from ctseg_optuna.page import write_study
-from ctseg_optuna.prepare import as_run_file, planned, trial_folder
+from ctseg_optuna.prepare import as_run_file, trial_folder
 from ctseg_optuna.proposal import FAILURE, far_behind, one_changed, proposed
 from ctseg_optuna.ranking import PLAN, SEED, Ranked, ranking, to_repeat
-from ctseg_optuna.space import (
-    Space,
-    as_settings,
-    parameter_of,
-    planned_space,
-    read_space,
-    values_of,
-)
+from ctseg_optuna.space import Space, as_settings, values_of
+from ctseg_optuna.start import Search, set_up, started
 
-BASE, BEST, PAGE, DATABASE, SPACE = "base.toml", "best.toml", "study.html", "study.db", "space.json"
+BEST, PAGE, DATABASE = "best.toml", "study.html", "study.db"
 NAME = "ctseg"
 ALONE = 0.5
 """Share of that in which settings of the plan are changed one at a time."""
@@ -48,29 +38,6 @@ HEARTBEAT_S = 60
 """A trial whose process has not been heard of for twice as long begins anew elsewhere."""
 FAILURES = (CtsegError, RuntimeError, MemoryError)
 """What ends a trial, not the search."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """How to search.
-
-    Attributes:
-        folder: of the study; it is continued if it holds one.
-        time: seconds for all trials of this process.
-        run_time: time of a trial, as `train.time` takes it.
-        trials: most trials of this process.
-        space: file of the search space; around the plan without one.
-        storage: of the study, as Optuna takes it; a file in the folder by default.
-        fixed: keys of the run file that the user set.
-    """
-
-    folder: Path
-    time: float
-    run_time: str
-    trials: int | None = None
-    space: Path | None = None
-    storage: str | None = None
-    fixed: frozenset[str] = frozenset()
 
 
 class _Progress:
@@ -140,16 +107,16 @@ def search(config: RunConfig | None, how: Search, reporter: Reporter) -> optuna.
         config: as for `ctseg.train`; None continues the search in the folder.
 
     Raises:
-        BadInput: a folder with something else in it, or a search of other data.
+        BadInput: a folder with something else in it, or a search of other data or with other settings.
         KeyboardInterrupt: after Ctrl-C; the trial under way is begun anew by the next process.
     """
     begun = time.monotonic()
-    base, space = _set_up(config, how, reporter)
+    base, space = set_up(config, how, reporter)
     study = _study(how, base)
     if not study.get_trials(deepcopy=False):
         _queue_plan(study, values_of(base, space), space, reporter)
     done = failures = 0
-    longest = parse_duration(how.run_time)
+    longest = parse_duration(base.train.time) if base.train.time else 0.0
     objective = _Objective(study, (base, space), how, reporter)
     while how.trials is None or done < how.trials:
         left = how.time - (time.monotonic() - begun)
@@ -207,76 +174,6 @@ def _queue(study: optuna.Study, start: tuple[RunConfig, Space], again: bool, alo
             study.enqueue_trial(values)
 
 
-def _set_up(config: RunConfig | None, how: Search, reporter: Reporter) -> tuple[RunConfig, Space]:
-    """The planned configuration and the space of the study, made by the first process."""
-    folder = how.folder
-    if config is None and not (folder / BASE).is_file():
-        raise BadInput(
-            f"{folder} holds no search that can go on.",
-            hint=f"Start one: ctseg tune DATA -o {folder}",
-        )
-    if folder.is_dir() and not (folder / BASE).is_file() and any(folder.iterdir()):
-        raise BadInput(
-            f"{folder} is not empty and no search.", hint="Choose another place with -o."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder) as free:
-        if not free:
-            raise BadInput(
-                f"Another process is setting up the search in {folder}.",
-                hint="Start this one again when the other one's first trial has begun.",
-            )
-        if (folder / BASE).is_file():
-            base = load_config(folder / BASE)
-            if (
-                config is not None
-                and Path(config.data.path).resolve() != Path(base.data.path).resolve()
-            ):
-                raise BadInput(
-                    f"{folder} holds a search on {base.data.path}, not on {config.data.path}.",
-                    hint="Choose another place with -o, or leave the data set out to go on.",
-                )
-            return base, _read_space(folder)
-        assert config is not None
-        base = planned(config, reporter)
-        fixed = set(how.fixed)
-        if config.augment != AugmentConfig(preset=config.augment.preset):
-            fixed.add("augment.preset")  # another preset would replace what the user chose
-        space = read_space(how.space) if how.space else planned_space(base, fixed)
-        if not space:
-            raise BadInput("Every setting is fixed; there is nothing to search for.")
-        override(
-            base, as_settings({key: _first(one) for key, one in space.items()})
-        )  # unknown keys
-        write_text(folder / SPACE, json.dumps(_space_document(space), indent=2) + "\n")
-        write_text(folder / BASE, dump_config(base))
-    return base, space
-
-
-def _first(parameter: Any) -> Any:
-    values = getattr(parameter, "values", None)
-    return parameter.low if values is None else values[0]
-
-
-def _space_document(space: Space) -> dict[str, Any]:
-    return {
-        key: list(one.values) if hasattr(one, "values")
-        else {"low": one.low, "high": one.high, "log": one.log}
-        for key, one in space.items()
-    }  # fmt: skip
-
-
-def _read_space(folder: Path) -> Space:
-    path = folder / SPACE
-    try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{path} cannot be read: {error}.", hint="Begin a new search with -o."
-        ) from error
-    return {key: parameter_of(key, value, path) for key, value in document.items()}
-
-
 def _study(how: Search, base: RunConfig) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -327,8 +224,8 @@ class _Objective:
         try:
             settings = [
                 *as_settings(values),
-                f'train.time="{self._how.run_time}"',
                 f"seed={base.seed + again}",
+                *([f'train.device="{self._how.device}"'] if self._how.device else []),
             ]
             result = train(
                 override(base, settings), output=folder, overwrite=True, reporter=progress
@@ -371,6 +268,8 @@ def _write(study: optuna.Study, base: RunConfig, folder: Path) -> None:
     if best is not None:
         file = trial_folder(folder, best.first.number) / RUN_FILE
         if file.is_file():  # another machine's, where the study is shared
-            config = as_run_file(load_config(file), base)
+            start = started(folder)
+            split = {key: start[key] for key in ("train", "val")}
+            config = as_run_file(load_config(file), base, split)
             write_text(folder / BEST, dump_config(config))
     write_study(study, folder / PAGE)

@@ -10,13 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from ctseg.cli.app import app
-from ctseg.config import load_config
+from ctseg.config import RunConfig, dump_config, load_config, override
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import fold_cases
 from ctseg.engine.training.job import Silent
+from ctseg.errors import RunFailed
 from ctseg_optuna import search as searching
-from ctseg_optuna.prepare import planned
-from ctseg_optuna.search import Search, best_of, search
+from ctseg_optuna.prepare import planned, trial_folder
+from ctseg_optuna.search import best_of, search
+from ctseg_optuna.start import Search, set_up
 
 SPACE = '"train.lr" = {low = 1e-4, high = 1e-2, log = true}\n"train.batch_size" = [1, 2]\n'
 
@@ -42,6 +44,67 @@ def test_trials_are_planned_for_their_time(mini_set: Path) -> None:
         return int(planned(config, Silent()).model.options["features"][0])
 
     assert width("2s") < width("12h")
+
+
+def test_a_split_of_the_users_own_comes_back_in_the_best_run_file(
+    mini_set: Path, tmp_path: Path, space: Path
+) -> None:
+    from ctseg.cli.train import configure
+
+    names = [case.id for case in open_dataset(mini_set).cases]
+    split = [f"data.val={names[:1]}", f"data.train={names[1:-1]}"]
+    fixed = ["model.options.features=[4, 8]", "train.patch_zyx=[8, 16, 16]", *split]
+    config = configure(mini_set, {"train.time": "2s", "train.device": "cpu"}, fixed)
+    how = Search(tmp_path / "tuning", 60, space=space, settings=tuple(fixed), device="cpu")
+    base, _ = set_up(config, how, Silent())
+    assert set(base.data.train) | set(base.data.val) == set(names[1:-1])
+    first = trial_folder(how.folder, 0)
+    first.mkdir(parents=True)
+    (first / "config.toml").write_text(dump_config(override(base, ['train.device="cuda:1"'])))
+    study = searching._study(how, base)
+    values = {"train.lr": 1e-3, "train.batch_size": 1}
+    kinds = {
+        "train.lr": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
+        "train.batch_size": optuna.distributions.CategoricalDistribution([1, 2]),
+    }
+    study.add_trial(optuna.trial.create_trial(params=values, distributions=kinds, value=0.5))
+    searching._write(study, base, how.folder)
+    best = load_config(how.folder / "best.toml")
+    assert (best.data.val, best.data.train) == ((names[0],), tuple(names[1:-1]))
+    assert best.train.device == "cpu"
+
+
+def test_a_search_that_goes_on_keeps_its_trials_alike(
+    mini_set: Path, tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctseg.cli.train import configure
+
+    fixed = ["model.options.features=[4, 8]", "train.patch_zyx=[8, 16, 16]"]
+    config = configure(mini_set, {"train.time": "3s", "train.device": "cpu"}, fixed)
+    folder = tmp_path / "tuning"
+    set_up(config, Search(folder, 60, space=space, settings=tuple(fixed)), Silent())
+    seen = []
+
+    def recorded(config: RunConfig, **_: object) -> None:
+        seen.append((config.train.time, config.train.device))
+        raise RunFailed("no card")
+
+    monkeypatch.setattr(searching, "train", recorded)
+    both = [word for setting in fixed for word in ("--set", setting)]
+    same = ("-o", folder, "--time", "10m", "--trials", "1", "--device", "cuda:1")
+    tune(*same, code=1)
+    tune(mini_set, *same, *both, "--space", space, "--run-time", "3s", code=1)
+    assert seen == [("3s", "cuda:1")] * 2
+    other = tmp_path / "other.toml"
+    other.write_text('"train.batch_size" = [1, 2]\n')
+    for words in (
+        ["--fold", "1"],
+        ["--run-time", "4s"],
+        ["--space", other],
+        ["--set", "train.lr=0.1"],
+    ):
+        assert "holds a search" in tune(mini_set, *same, *words, code=2)
+    assert len(seen) == 2
 
 
 @pytest.mark.slow
@@ -134,7 +197,7 @@ def test_augmentation_is_searched_unless_the_user_chose_it(
 
     fixed = ["model.options.features=[4, 8]", "train.patch_zyx=[8, 16, 16]", *chosen]
     config = configure(mini_set, {"train.time": "2s", "train.device": "cpu"}, fixed)
-    _, space = searching._set_up(config, Search(tmp_path / "tuning", 60, "2s"), Silent())
+    _, space = set_up(config, Search(tmp_path / "tuning", 60, "2s"), Silent())
     assert ("augment.preset" in space) == (not chosen)
 
 
