@@ -95,8 +95,12 @@ def _check_same(config: RunConfig | None, how: Search, base: RunConfig, space: S
         other = f"on {base.data.path}, not on {config.data.path}"
     elif config is not None and config.data.fold != base.data.fold:
         other = f"on fold {base.data.fold}, not on fold {config.data.fold}"
-    elif how.run_time and parse_duration(how.run_time) != parse_duration(base.train.time or "0s"):
-        other = f"with trials of {base.train.time or f'{base.train.steps} steps'}, not of {how.run_time}"
+    elif (
+        how.run_time
+        and base.train.time
+        and parse_duration(how.run_time) != parse_duration(base.train.time)
+    ):
+        other = f"with trials of {base.train.time}, not of {how.run_time}"
     elif how.settings and sorted(how.settings) != sorted(started(how.folder)["set"]):
         other = "with other settings (--set)"
     elif how.space and _space_document(read_space(how.space)) != _space_document(space):
