@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ctseg import plugins
-from ctseg.config import PreprocessConfig, RunConfig, TaskConfig
+from ctseg.config import RunConfig, TaskConfig
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.steps import Orient, Step, step_to_dict
 from ctseg.planning import regression
@@ -149,7 +149,8 @@ def _plan_within(
         if task.kind == "regression":
             scale = regression.choose_target_scale(fingerprint.targets)
             planned.append(plan.note("targets", scale, shown=regression.scale_to_dict(scale[0])))
-        steps = PreprocessConfig(steps=tuple(step_to_dict(step) for step in planned))
+        chosen_steps = tuple(step_to_dict(step) for step in planned)
+        steps = steps.model_copy(update={"steps": chosen_steps, "spacing_xyz": None})
     else:  # with what is usual where the user leaves an option out
         complete = tuple(step_to_dict(step) for step in Pipeline.of(steps).steps)
         steps = steps.model_copy(update={"steps": complete})

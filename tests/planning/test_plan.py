@@ -72,6 +72,15 @@ def test_each_channel_is_normalised_by_its_own_kind():
     assert "PET: " in made.choices["normalisation"]["reason"]
 
 
+def test_the_channel_whose_grid_counts_stays_in_a_planned_run():
+    looked = found()
+    looked = dataclasses.replace(looked, foreground=looked.foreground * 2)
+    asked = parse_config({"preprocess": {"grid": "PET", "spacing_xyz": [2, 2, 2]}})
+    config, _ = plan(asked, looked, ("CT", "PET"))
+    assert config.preprocess.grid == "PET"
+    assert config.preprocess.steps and config.preprocess.spacing_xyz is None
+
+
 def test_differing_spacings_are_resampled_to_the_median():
     config, _ = plan(fingerprint=found(spacing=(2.0, 1.0, 1.0), vary=0.2))
     assert kinds(config)[1] == "resample"

@@ -9,6 +9,7 @@ from typing import Any
 from ctseg import plugins
 from ctseg.card import Card
 from ctseg.config import ModelConfig, PredictConfig, PreprocessConfig, RunConfig
+from ctseg.data.readers.grids import number_of
 from ctseg.engine.model.weights import read_card
 from ctseg.engine.training.job import Reporter
 from ctseg.errors import BadInput
@@ -69,14 +70,18 @@ def adopt(config: RunConfig, dataset: DataSet, reporter: Reporter) -> RunConfig:
 
 
 def preprocessing(own: PreprocessConfig, card: Card, channels: Sequence[str]) -> PreprocessConfig:
-    """The steps of the card at the spacing that the run file names; only a spacing where the channels are others."""
+    """The steps of the card at the spacing that the run file names; only a spacing where the channels are others.
+
+    With the steps comes the channel whose grid counts, unless the run file names one.
+    """
     if own.steps:
         return own
-    steps = list(card.preprocess.steps)
-    at = next((i for i, step in enumerate(steps) if step["kind"] == "resample"), None)
+    steps = tuple(card.preprocess.steps)
     if [c.casefold() for c in channels] != [c.casefold() for c in card.channels]:
-        spacing = own.spacing_xyz or (None if at is None else tuple(steps[at]["spacing_xyz"]))
-        return own.model_copy(update={"spacing_xyz": spacing})
+        at = next((step["spacing_xyz"] for step in steps if step["kind"] == "resample"), None)
+        return own.model_copy(update={"spacing_xyz": own.spacing_xyz or (at and tuple(at))})
     if own.spacing_xyz is not None:
-        return PreprocessConfig(steps=at_spacing(steps, own.spacing_xyz))
-    return PreprocessConfig(steps=tuple(steps))
+        steps = at_spacing(steps, own.spacing_xyz)
+    theirs = card.preprocess.grid and channels[number_of(card.preprocess.grid, card.channels)]
+    update = {"steps": steps, "spacing_xyz": None, "grid": own.grid or theirs}
+    return own.model_copy(update=update)

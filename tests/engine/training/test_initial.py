@@ -154,6 +154,23 @@ def test_preprocessing_is_kept_unless_said_otherwise(model):
     assert not other.steps and other.spacing_xyz == (2.0, 2.0, 4.0)  # normalisation is planned anew
 
 
+def test_the_grid_is_that_of_the_run_file_or_else_of_the_model(model):
+    _, card = model
+    own = PreprocessConfig(grid="PET")
+    for spacing in (None, (2.0, 2.0, 4.0)):
+        spaced = own.model_copy(update={"spacing_xyz": spacing})
+        assert preprocessing(spaced, card, card.channels).grid == "PET"
+    assert preprocessing(own, card, ["CT", "PET"]).grid == "PET"
+    theirs = {
+        "channels": ("CT", "PET"),
+        "preprocess": card.preprocess.model_copy(update={"grid": "PET"}),
+    }
+    two = card.model_copy(update=theirs)
+    assert preprocessing(PreprocessConfig(), two, ["ct", "pet"]).grid == "pet"
+    assert preprocessing(PreprocessConfig(grid="CT"), two, ["CT", "PET"]).grid == "CT"
+    assert preprocessing(PreprocessConfig(), two, ["MRI"]).grid == ""
+
+
 def test_options_and_patch_are_taken_over(model, mini_run, mini_set):
     from ctseg.data.readers.find import open_dataset
 
