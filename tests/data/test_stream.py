@@ -25,6 +25,7 @@ from ctseg.data.steps import (
     Rescale,
     RescaleCase,
     Transpose,
+    statistics,
 )
 from ctseg.data.steps.statistics import mean_and_deviation, percentiles_of
 from ctseg.data.steps.track import straight
@@ -145,8 +146,6 @@ def test_tracks_say_where_voxels_went(take_back, name):
     percentiles=st.sampled_from([(0.0, 100.0), (0.5, 99.5), (25.0, 50.0)]),
 )
 def test_percentiles_and_moments_of_parts_equal_numpy(size, kind, percentiles):
-    from ctseg.data.steps import statistics
-
     rng = np.random.default_rng(size)
     values = {
         "normal": rng.normal(size=size),
@@ -165,6 +164,25 @@ def test_percentiles_and_moments_of_parts_equal_numpy(size, kind, percentiles):
     mean, std = mean_and_deviation(lambda: np.array_split(values, 3), low, high)
     clipped = np.clip(values, low, high).astype(np.float64)
     np.testing.assert_allclose([mean, std], [clipped.mean(), clipped.std()], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("few", [4, 100])
+def test_percentiles_of_half_precision_equal_numpy(few, monkeypatch):
+    """Between its values lie many edges of bins, which are rounded to them in half precision."""
+    monkeypatch.setattr(statistics, "FEW", few)
+    values = np.random.default_rng(0).normal(100, 30, 20_000).astype(np.float16)
+    for percentiles in ((0.5, 99.5), (25.0, 50.0)):
+        found = percentiles_of(lambda: np.array_split(values, 3), percentiles)
+        np.testing.assert_allclose(found, np.percentile(values.astype(float), percentiles))
+
+
+def test_a_value_just_under_the_edge_of_a_bin_is_found():
+    low, high = np.float32(0.1), np.float32(1000.3)
+    edges = np.linspace(float(low), float(high), statistics.BINS + 1)[1:-1]
+    just_under = next(np.float32(edge) for edge in edges if float(np.float32(edge)) < edge)
+    values = np.array([low, just_under, high])
+    found = statistics._ranked(lambda: [values], 1, float(low), float(high))
+    assert found == float(just_under)
 
 
 def test_a_scan_with_nan_is_refused():

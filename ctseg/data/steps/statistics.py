@@ -110,16 +110,24 @@ def _ranked(values: Values, rank: int, low: float, high: float) -> float:
         reached = below + np.cumsum(counts)
         at = int(np.searchsorted(reached, rank, "right"))
         below = int(reached[at] - counts[at])
-        last = at == BINS - 1
-        first, end = float(edges[at]), float(edges[at + 1])
+        pick = _within(float(edges[at]), float(edges[at + 1]), closed=at == BINS - 1)
+        inside = (pick(part) for part in values())
         if counts[at] <= FEW:
-            kept = [
-                part[(part >= first) & ((part <= end) if last else (part < end))].ravel()
-                for part in values()
-            ]
-            return float(np.sort(np.concatenate(kept))[rank - below])
-        inside = (
-            part[(part >= first) & ((part <= end) if last else (part < end))] for part in values()
-        )
+            return float(np.sort(np.concatenate(list(inside)))[rank - below])
         low, high, _ = _range(inside)
     return low
+
+
+def _within(first: float, end: float, *, closed: bool) -> Callable[[Array], Array]:
+    """Picks the values from `first` to before `end`, or up to it, compared in float64 as they are sorted into bins.
+
+    A Python number would be rounded to the type of the array first, and a value at the edge of its bin lost.
+    """
+
+    def pick(part: Array) -> Array:
+        flat = part.ravel()
+        wide = flat.astype(np.float64, copy=False)
+        chosen: Array = flat[(wide >= first) & ((wide <= end) if closed else (wide < end))]
+        return chosen
+
+    return pick
