@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ctseg.data.lazy import ImageReader, OpenFiles, TargetReader
 from ctseg.data.lazy_survey import one_grid, slabs_of, zeros_are_background
-from ctseg.data.load import as_label
+from ctseg.data.load import as_label, stored_task
 from ctseg.data.patch_centres import CentreCollector
 from ctseg.specs import Case, Task
 from ctseg.task import check_values
@@ -63,7 +63,7 @@ def sample_large_case(case: Case, task: Task, samples: int) -> LargeCaseSample:
         GeometryMismatch: files on different grids.
     """
     geometry = one_grid(case)
-    task = case.task or task
+    task = stored_task(case, task)
     target, image = TargetReader(case, task), ImageReader(case, ())
     voxels = np.zeros(len(task.foreground), np.int64)
     collector = CentreCollector(task, BOXES)

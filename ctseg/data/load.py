@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ctseg.data.readers.grids import grid_image
 from ctseg.errors import BadInput
 from ctseg.specs import Case, ImageRef, Task
-from ctseg.task import check_values, labelled_channels
+from ctseg.task import check_values, labelled_channels, with_values_of
 from ctseg.volume.distinct_values import distinct_values, whole_numbers
 from ctseg.volume.geometry import check_same
 from ctseg.volume.io import open_ref, open_volume, read_images
@@ -82,7 +83,7 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
         files=(case.label.path, scan),
         tolerance=case.label.grid_tolerance,
     )
-    own = case.task or task
+    own = stored_task(case, task)
     label = as_label(array, own, where=str(case.label.path))
     if task.kind == "regression":
         if np.isnan(label).all():
@@ -90,12 +91,27 @@ def load_label(case: Case, task: Task, image: Volume) -> Volume:
     else:
         check_values(own, distinct_values(label), where=str(case.label.path))
         if case.task is not None:
-            label = renumbered(label, case.task, task)
+            label = renumbered(label, own, task)
     return Volume(label, image.geometry)
 
 
+def stored_task(case: Case, task: Task) -> Task:
+    """The task with the values that the label file of a case has; those of a joined data set are found by name.
+
+    A label that the data set does not have has none; an ignore value counts where the task has one, too.
+    """
+    if case.task is None:
+        return task
+    own = with_values_of(task, case.task)
+    return own if task.ignore is not None else replace(own, ignore=None)
+
+
 def renumbered(label: NDArray[Any], own: Task, task: Task) -> NDArray[Any]:
-    """A map of one task's label values as a map of another's, whose labels are the same in the same order."""
+    """A map of one task's label values as a map of another's, whose labels are the same in the same order.
+
+    Returns:
+        integers of the smallest type that holds the new values; what no label has is 0.
+    """
     pairs = [
         (value, new.values[0])
         for old, new in zip(own.labels, task.labels, strict=True)
@@ -103,8 +119,8 @@ def renumbered(label: NDArray[Any], own: Task, task: Task) -> NDArray[Any]:
     ]
     if own.ignore is not None and task.ignore is not None:
         pairs.append((own.ignore, task.ignore))
-    largest = max((new for _, new in pairs), default=0)
-    out = np.zeros(label.shape, np.result_type(label.dtype, np.min_scalar_type(largest)))
+    news = [0, *(new for _, new in pairs)]
+    out = np.zeros(label.shape, np.result_type(*map(np.min_scalar_type, (min(news), max(news)))))
     for value, new in pairs:
         out[label == value] = new
     return out

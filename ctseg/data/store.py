@@ -26,7 +26,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from ctseg.data import lazy, lazy_survey
-from ctseg.data.load import check_channels, load_extra, load_image, load_label
+from ctseg.data.load import check_channels, load_extra, load_image, load_label, stored_task
 from ctseg.data.patch_centres import PLACES, patch_centres
 from ctseg.data.pipeline import Pipeline, follow_values
 from ctseg.data.prepared_case import Prepared, load_array, open_prepared
@@ -149,7 +149,13 @@ class Store:
     def case(self, case: Case) -> Prepared:
         """One case, made where it is missing or out of date."""
         with about(case):
-            return replace(self._case(case), undrawn=undrawn(self.task, case.drawn))
+            return replace(self._case(case), undrawn=undrawn(self.task, self._drawn(case)))
+
+    def _drawn(self, case: Case) -> list[str] | None:
+        """The labels of the task that were drawn in a case, which may name others as well."""
+        if case.drawn is None:
+            return None
+        return [label.name for label in self.task.foreground if label.name in case.drawn]
 
     def _pipeline(self, case: Case) -> Pipeline:
         """The steps of a case: its region comes first."""
@@ -215,7 +221,7 @@ class Store:
     def _lazily(self, case: Case, folder: Path) -> Prepared:
         with contextlib.suppress(*_DAMAGED):
             return self._open_lazily(case, folder)
-        task = case.task or self.task
+        task = stored_task(case, self.task)
         geometry, records, found = lazy_survey.survey(self.pipeline, task, case)
         applied = self.pipeline.applied_of(geometry, records)
         meta = {"case": case.id, "applied": applied.to_dict(), "lazy": True}
@@ -227,9 +233,8 @@ class Store:
     def _open_lazily(self, case: Case, folder: Path) -> Prepared:
         meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         applied = self.pipeline.restore(meta["applied"])
-        return lazy.open_lazily(
-            case.task or self.task, case, applied, load_array(folder / "places.npy")
-        )
+        task = stored_task(case, self.task)
+        return lazy.open_lazily(task, case, applied, load_array(folder / "places.npy"))
 
     # ------------------------------------------------------------ copied
 
@@ -347,7 +352,7 @@ def fingerprint(case: Case) -> str:
     refs = [*case.images, case.label, case.weight, case.mask]
     parts: list[Any] = [None if ref is None else _stamp(ref) for ref in refs]
     if case.task is not None:
-        parts.append(to_dict(case.task))
+        parts.append({"by name": to_dict(case.task)})  # earlier versions went by position
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

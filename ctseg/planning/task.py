@@ -10,7 +10,7 @@ from ctseg.data.large_scans import label_values
 from ctseg.data.load import as_label
 from ctseg.errors import BadInput, ConfigError
 from ctseg.specs import Case, DataSet, Label, Task
-from ctseg.task import classes_task
+from ctseg.task import classes_task, undrawn
 from ctseg.volume.distinct_values import distinct_values
 from ctseg.volume.io import open_ref
 
@@ -22,7 +22,17 @@ def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
 
     Raises:
         ConfigError: the labels cannot be learnt as they are declared.
+        UnknownName: a label that was drawn in a case has another name in the run file.
     """
+    task = _declared(config, dataset)
+    names = () if dataset.task is None else [label.name for label in dataset.task.foreground]
+    if not {label.name for label in task.foreground}.issubset(names):
+        for case in dataset.cases:
+            undrawn(task, case.drawn)  # under another name it would not count as drawn
+    return task
+
+
+def _declared(config: TaskConfig | None, dataset: DataSet) -> Task:
     if config is not None and config.labels:
         return checked(config.task())
     declared = dataset.task is not None and dataset.task.kind == "regression"

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 import ctseg
-from ctseg.config import DataConfig
+from ctseg.config import DataConfig, TaskConfig
 from ctseg.data.joined import dataset_of, joined
+from ctseg.data.large_scans import sample_large_case
 from ctseg.data.load import load_image, load_label
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.splits import split
 from ctseg.data.store import Store
 from ctseg.errors import BadInput, UnknownName
+from ctseg.planning.task import task_of
 from ctseg.task import encode, undrawn
 
 
@@ -137,6 +139,83 @@ def test_lazily_read_targets_are_joined_too(two, tmp_path):
     for one, two_ in zip(copied, lazy, strict=True):
         assert np.array_equal(np.asarray(one.target), np.asarray(two_.target[:, :, :, :]))
         assert one.undrawn == two_.undrawn
+
+
+@pytest.mark.parametrize("mode", ["store", "lazy"])
+def test_a_run_file_may_name_the_labels_in_another_order(two, tmp_path, mode):
+    dataset = joined([open_dataset(path) for path in two])
+    background, *labels = dataset.task.labels
+    config = TaskConfig.of(replace(dataset.task, labels=(background, *labels[::-1])))
+    task = task_of(config, dataset)
+    assert [label.name for label in task.foreground] == ["spleen", "tumour", "liver"]
+    store = Store(Pipeline(()), task, tmp_path / "store", mode=mode)
+    for ready, case in zip(store.prepare(dataset.cases), dataset.cases, strict=True):
+        stored = ctseg.read(case.label.path).array
+        index = {"A": {0: 0, 1: 3, 2: 2}, "B": {0: 0, 1: 1, 5: 3}}[case.id[0]]
+        expected = np.vectorize(index.get)(stored)
+        assert np.array_equal(np.asarray(ready.target)[0], expected)
+        assert np.array_equal(
+            encode(task, load_label(case, task, load_image(case)).array), expected
+        )
+        counts = [int((expected == number).sum()) for number in (1, 2, 3)]
+        assert list(sample_large_case(case, task, 100).voxels) == counts
+        assert set(ready.labels) == {number for number in (1, 2, 3) if counts[number - 1]}
+        assert ready.undrawn == {"A": (1,), "B": (2,)}[case.id[0]]
+
+
+@pytest.mark.parametrize("mode", ["store", "lazy"])
+def test_a_run_file_may_leave_out_a_label_that_no_file_holds(two, tmp_path, mode):
+    names = {"0": "air", "1": "spleen", "5": "liver", "7": "kidney"}
+    other = write_set(tmp_path / "c", "C", names, [1, 5])
+    dataset = joined([open_dataset(two[0]), open_dataset(other)])
+
+    def without(name: str) -> Store:
+        labels = tuple(label for label in dataset.task.labels if label.name != name)
+        task = task_of(TaskConfig.of(replace(dataset.task, labels=labels)), dataset)
+        return Store(Pipeline(()), task, tmp_path / "store", mode=mode)
+
+    prepared = without("kidney").prepare(dataset.cases)
+    assert [case.undrawn for case in prepared] == [(3,)] * 4 + [(2,)] * 4
+    with pytest.raises(BadInput, match="holds the label value 1, but the task knows 0, 5"):
+        without("spleen").prepare(dataset.cases)
+
+
+def test_a_drawn_label_under_another_name_is_refused(two):
+    dataset = joined([open_dataset(path) for path in two])
+    background, liver, *others = dataset.task.labels
+    labels = (background, replace(liver, name="hepar"), *others)
+    with pytest.raises(UnknownName, match="liver"):
+        task_of(TaskConfig.of(replace(dataset.task, labels=labels)), dataset)
+
+
+@pytest.mark.parametrize("ignored", [-1, 5])
+def test_ignored_voxels_of_joined_data_sets_count_nowhere(two, ignored):
+    """The labels are of eight bits without a sign, and -1 is in none of them."""
+    one, other = (open_dataset(path) for path in two)
+    background, spleen, _ = other.task.labels
+    task = replace(other.task, labels=(background, spleen), ignore=ignored)
+    if ignored == -1:
+        task = replace(other.task, ignore=-1)
+    other = replace(other, task=task)
+    dataset = joined([replace(one, task=replace(one.task, ignore=-1)), other])
+    assert dataset.task.ignore == -1
+    for case in dataset.cases:
+        stored = ctseg.read(case.label.path).array
+        found = encode(dataset.task, load_label(case, dataset.task, load_image(case)).array)
+        hidden = (stored == 5) & (ignored == 5)
+        assert np.array_equal(found == -1, hidden)
+        assert np.array_equal(found > 0, (stored > 0) & ~hidden)
+
+
+def test_ignored_voxels_are_refused_by_a_run_file_without_an_ignore_value(two):
+    one, other = (open_dataset(path) for path in two)
+    background, spleen, _ = other.task.labels
+    task = replace(other.task, labels=(background, spleen), ignore=5)
+    dataset = joined([one, replace(other, task=task)])
+    task = replace(dataset.task, ignore=None)
+    case = dataset.cases[-1]
+    with pytest.raises(BadInput, match="holds the label value 5"):
+        load_label(case, task, load_image(case))
 
 
 def test_data_sets_that_do_not_belong_together_are_refused(two, tmp_path):
