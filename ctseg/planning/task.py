@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ctseg.config import TaskConfig
 from ctseg.data.large_scans import label_values
 from ctseg.data.load import as_label
-from ctseg.errors import BadInput, ConfigError
+from ctseg.errors import BadInput, ConfigError, UnknownName
 from ctseg.specs import Case, DataSet, Label, Task
 from ctseg.task import classes_task, undrawn
 from ctseg.volume.distinct_values import distinct_values
@@ -22,9 +22,14 @@ def task_of(config: TaskConfig | None, dataset: DataSet) -> Task:
 
     Raises:
         ConfigError: the labels cannot be learnt as they are declared.
-        UnknownName: a label that was drawn in a case has another name in the run file.
+        UnknownName: a name in mirror pairs is no label; a label that was drawn in a case has another name in the run
+            file.
     """
     task = _declared(config, dataset)
+    known = [label.name for label in task.labels]
+    for name in (name for pair in task.mirror_pairs for name in pair):
+        if name not in known:
+            raise UnknownName("label", name, known)
     names = () if dataset.task is None else [label.name for label in dataset.task.foreground]
     if not {label.name for label in task.foreground}.issubset(names):
         for case in dataset.cases:
@@ -50,7 +55,10 @@ def _declared(config: TaskConfig | None, dataset: DataSet) -> Task:
     if task is None or not task.labels:
         task = find_task(dataset, dataset.cases, ignore=ignore)
     pairs = config.mirror_pairs if config is not None else ()
-    return dataclasses.replace(task, ignore=ignore, mirror_pairs=pairs or task.mirror_pairs)
+    if not pairs:  # a reader may know a pair of which this data set has one label
+        known = {label.name for label in task.labels}
+        pairs = tuple(pair for pair in task.mirror_pairs if known.issuperset(pair))
+    return dataclasses.replace(task, ignore=ignore, mirror_pairs=pairs)
 
 
 def checked(task: Task) -> Task:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
 
 from ctseg.config import TaskConfig
-from ctseg.errors import BadInput, ConfigError
+from ctseg.errors import BadInput, ConfigError, UnknownName
 from ctseg.planning.fingerprint import fingerprint
 from ctseg.planning.task import find_task, task_of
 from ctseg.specs import Case, DataSet, ImageRef, Label, Task
@@ -60,6 +62,24 @@ def test_labels_that_cannot_be_meant_are_refused(task, complaint, tmp_path):
 def test_labels_that_can_be_meant_are_taken(task, tmp_path):
     found = task_of(TaskConfig.model_validate(task), DataSet("set", tmp_path, "test", ()))
     assert [item.name for item in found.labels] == [item["name"] for item in task["labels"]]
+
+
+@pytest.mark.parametrize("labels", [[], [label("air", 0), label("left", 1), label("right", 2)]])
+def test_a_misspelt_name_of_a_mirror_pair_is_refused(labels, tmp_path):
+    known = classes_task({"left": 1, "right": 2})
+    dataset = DataSet("set", tmp_path, "test", (), task=known)
+    task = TaskConfig.model_validate({"labels": labels, "mirror_pairs": [["left", "rigth"]]})
+    with pytest.raises(UnknownName, match=r"'rigth'.*'right'"):
+        task_of(task, dataset)
+    task = task.model_copy(update={"mirror_pairs": (("left", "right"),)})
+    assert task_of(task, dataset).mirror_pairs == (("left", "right"),)
+
+
+def test_a_pair_of_a_reader_counts_where_the_data_set_has_both_labels(tmp_path):
+    pairs = (("left", "right"), ("left", "middle"))
+    known = dataclasses.replace(classes_task({"left": 1, "right": 2}), mirror_pairs=pairs)
+    dataset = DataSet("set", tmp_path, "test", (), task=known)
+    assert task_of(None, dataset).mirror_pairs == pairs[:1]
 
 
 def test_who_marks_unlabelled_voxels_by_minus_one_is_told_how(tmp_path):
