@@ -72,6 +72,7 @@ def train_folds(
         config = load_config(folder / FOLD.format(0) / RUN_FILE)
     else:
         devices = config.train.device.split(",")
+        config = config.model_copy(update={"data": config.data.model_copy(update={"fold": 0})})
         check_names(config)
     dataset = dataset_of(config.data, config.preprocess.grid)
     splits = _folds_of(dataset, config)

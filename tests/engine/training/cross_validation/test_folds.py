@@ -66,6 +66,20 @@ def test_every_case_validates_once_and_all_folds_share_a_plan(two_folds, mini_se
     assert all(sorted(fold["train"] + fold["val"]) == ids for fold in splits)
 
 
+def test_the_fold_of_a_run_file_does_not_count(
+    two_folds, mini_set, mini_options, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = ["--steps", 4, *mini_options, "--set", "data.folds=2", "--set", "data.fold=12"]
+    result = ctseg("train", mini_set, "--fold", "all", *options)
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("-unet3d-folds")
+    assert (folder / "splits.json").read_text() == (two_folds / "splits.json").read_text()
+    for number in (0, 1):
+        assert load_config(folder / f"fold{number}" / "config.toml").data.fold == number
+
+
 def test_the_table_is_over_all_cases_with_intervals_over_patients(two_folds, tmp_path):
     result = ctseg("evaluate", two_folds, "--json", "-o", tmp_path / "report.html")
     assert result.exit_code == 0, result.output
