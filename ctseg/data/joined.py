@@ -41,8 +41,8 @@ def dataset_of(config: DataConfig, grid: str = "") -> DataSet:
 def joined(datasets: Sequence[DataSet], folds: int = 5) -> DataSet:
     """Data sets of the same channels as one. A label that a data set does not have was not drawn in its cases.
 
-    Fold n holds fold n of each; the cases of a data set of one patient train in every fold. A case whose id occurs
-    twice is named after its data set, too.
+    Fold n holds fold n of each; the cases of a data set that has no such fold train in it, as those of a single patient
+    do in every fold. A case whose id occurs twice is named after its data set, too.
 
     Raises:
         BadInput: other channels, or tasks whose labels cannot be joined.
@@ -159,7 +159,10 @@ def _splits(datasets: Sequence[DataSet], ids: Sequence[Mapping[str, str]], folds
     for fold in range(count):
         sides: tuple[list[str], list[str]] = ([], [])
         for part, names in zip(parts, ids, strict=True):
-            for side, cases in zip(sides, part[fold % len(part)], strict=True):
+            train, val = part[fold % len(part)]
+            if fold >= len(part):  # they have validated
+                train, val = (*train, *val), ()
+            for side, cases in zip(sides, (train, val), strict=True):
                 side += [names[case] for case in cases]
         out.append((tuple(sides[0]), tuple(sides[1])))
     return tuple(out)

@@ -99,6 +99,25 @@ def test_no_case_trains_and_validates(two):
     assert sorted(validating) == sorted(ids)
 
 
+def test_a_data_set_of_fewer_folds_only_trains_in_the_others(two):
+    one, other = (open_dataset(path) for path in two)
+    for part in (other.cases[:2], other.cases[:3]):
+        dataset = joined([one, replace(other, cases=part)], folds=4)
+        ids = {case.id for case in dataset.cases}
+        assert len(dataset.splits) == 4
+        assert sorted(case for _, val in dataset.splits for case in val) == sorted(ids)
+        for train, val in dataset.splits:
+            assert set(train) | set(val) == ids and not set(train) & set(val)
+
+
+def test_cases_that_a_data_set_keeps_out_of_its_folds_never_train(two):
+    one, other = (open_dataset(path) for path in two)
+    other = replace(other, splits=((("case_0", "case_1"), ("case_2",)),))
+    for number, (train, val) in enumerate(joined([one, other], folds=4).splits):
+        assert ("B_case_2" in val, "B_case_2" in train) == (number == 0, number > 0)
+        assert "B_case_3" not in (*train, *val)
+
+
 @pytest.mark.parametrize("one_patient", [False, True])
 def test_a_data_set_of_one_patient_trains_in_every_fold(two, one_patient):
     """Nothing of it may validate, but the other one has enough."""
