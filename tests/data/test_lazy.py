@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import ctseg
+from ctseg.config import TaskConfig
+from ctseg.data.lazy import LazyArray
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.rng import SAMPLE, generator
 from ctseg.data.sampling import Rule, draw
@@ -30,11 +32,13 @@ from ctseg.data.steps import (
     RescaleCase,
 )
 from ctseg.data.store import Store
+from ctseg.engine.training.validate import validate
 from ctseg.errors import BadInput, ConfigError, CtsegError, GeometryMismatch
 from ctseg.specs import Case, ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.volume import Volume
 from tests.data.plain_batch import batch
+from tests.engine.small_model import small_model
 
 TASK = classes_task({"fibre": 1, "pore": 2}, ignore=9)
 STEPS = [
@@ -116,6 +120,20 @@ def test_lazy_equals_copied(case, tmp_path):
         there = pickle.loads(pickle.dumps(which))
         np.testing.assert_array_equal(there.image[:, 2:5, 3:9, 1:4], which.image[:, 2:5, 3:9, 1:4])
     assert len(pickle.dumps(copied)) < 5000  # by name, not by value
+
+
+def test_a_validation_reads_a_lazy_case_in_parts(case, tmp_path, monkeypatch):
+    def whole(self, dtype=None, copy=None):
+        raise AssertionError("all of the scan was read at once")
+
+    monkeypatch.setattr(LazyArray, "__array__", whole)
+    model = small_model(task=TaskConfig.of(TASK)).model
+    reports = []
+    for mode in ("store", "lazy"):
+        ready = store(tmp_path, mode, STEPS[:3]).case(case)
+        assert ready.lazy == (mode == "lazy")
+        reports.append(validate(model, [case], [ready]).to_json())
+    assert reports[0] == reports[1]
 
 
 def test_the_survey_is_kept_until_the_file_changes(case, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def find_regions(
     for number, case in enumerate(prepared):
         reporter.update(number, len(prepared), f"looking where to train: {case.id}")
         scan = case.applied.source
-        box = find_labels(model, stream_of(np.asarray(case.image), case.applied))
+        box = find_labels(model, stream_of(case.image, case.applied))
         case.close()
         if number < training:
             own = labels[number]

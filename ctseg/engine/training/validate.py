@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ctseg.card_metrics import Metrics
@@ -64,7 +63,7 @@ def validate(
     results = []
     for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
         try:
-            stream = stream_of(np.asarray(ready.image), ready.applied)
+            stream = stream_of(ready.image, ready.applied)
             labels = predict_array(model, stream, decoder_of(model))
             ready.close()
             results.append(score(model.task, case, Volume(labels, ready.applied.source), look))
