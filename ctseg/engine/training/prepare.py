@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from ctseg.config import RunConfig
@@ -12,11 +13,9 @@ from ctseg.data.readers.layout import some
 from ctseg.data.store import Store
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.training.job import Reporter, Silent
-from ctseg.engine.training.planned import open_data
+from ctseg.engine.training.planned import deadline_of, open_data, plan_run, planned_spacing
 from ctseg.errors import BadInput
 from ctseg.planning.fingerprint import fingerprint
-from ctseg.planning.limits import Limits
-from ctseg.planning.plan import make_plan
 from ctseg.planning.task import task_of
 
 
@@ -46,7 +45,10 @@ def with_labels(cases: Sequence[Prepared], doing: str, reporter: Reporter) -> tu
 def prepare(
     config: RunConfig, *, workers: int | None = None, reporter: Reporter | None = None
 ) -> tuple[Store, list[Prepared]]:
-    """Prepare the training and validation cases of a run; `train` with the same settings finds them ready.
+    """Prepare the training and validation cases of a run; `train` with the same plan finds them ready.
+
+    With a time budget the plan follows the speed of the machine, which is measured anew each time: near a limit it may
+    differ. A run file that `ctseg plan` has written fixes it.
 
     Args:
         config: what is left out is planned; `data.path` must be set.
@@ -59,10 +61,12 @@ def prepare(
     Raises:
         BadInput: data that cannot be trained with.
     """
+    begun = time.monotonic()
     reporter = reporter or Silent()
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg data prepare FOLDER")
-    dataset, training, validation = open_data(config, reporter)[:3]
+    data = open_data(config, reporter)
+    dataset, training, validation = data[:3]
     task = task_of(config.task, dataset)
     done, total = 0, 2 * len(training) + len(validation)
 
@@ -75,14 +79,9 @@ def prepare(
         runtime = choose(config.train.device, config.train.precision)
         check_channels([*training, *validation], dataset.channels)
         found = fingerprint(training, task, on_case)
-        config, _ = make_plan(
-            config,
-            task,
-            dataset.channels,
-            found,
-            Limits(runtime.device.type),
-            one_volume=len(dataset.cases) == 1,
-        )
+        data, deadline = data._replace(found=found), deadline_of(config, begun)
+        config, document, _ = plan_run(config, data, task, runtime, reporter, deadline)
+        reporter.say(f"Planned: {planned_spacing(config, document)}")
     if config.first_stage.use == "on":
         reporter.say(
             "Note: these are whole scans; a run with a first stage prepares the regions that it finds."

@@ -20,7 +20,7 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*words: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["data", "prepare", *words])
     assert result.exit_code == code, result.output
-    return result.output
+    return result.output if code else result.stdout
 
 
 def stamps(store: Path) -> dict[str, int]:
