@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 
 from ctseg.config import RunConfig
+from ctseg.data.joined import dataset_of
 from ctseg.data.load import check_channels
 from ctseg.data.pipeline import Pipeline
 from ctseg.data.prepared_case import Prepared
 from ctseg.data.readers.layout import some
 from ctseg.data.store import Store
 from ctseg.engine.model.runtime import choose
+from ctseg.engine.training.adopt import adopt
 from ctseg.engine.training.job import Reporter, Silent
 from ctseg.engine.training.planned import deadline_of, open_data, plan_run, planned_spacing
 from ctseg.errors import BadInput
@@ -65,6 +67,8 @@ def prepare(
     reporter = reporter or Silent()
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg data prepare FOLDER")
+    if config.model.init and not config.preprocess.steps:
+        config = adopt(config, dataset_of(config.data, config.preprocess.grid), reporter)
     data = open_data(config, reporter)
     dataset, training, validation = data[:3]
     task = task_of(config.task, dataset)

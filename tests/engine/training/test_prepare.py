@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import ctseg
-from ctseg.config import RunConfig, parse_config
+from ctseg.config import PreprocessConfig, RunConfig, parse_config
 from ctseg.data.store import Store
+from ctseg.engine.model.weights import save_weights
 from ctseg.engine.training import planned
 from ctseg.engine.training.prepare import prepare
 from ctseg.engine.training.run import train
+from tests.engine.small_model import card_of, network_of
 
 
 class PreparingError(Exception):
@@ -41,11 +43,15 @@ def folder_of(start: Callable[..., Any], config: RunConfig, **more: Any) -> Path
     return folder
 
 
-def test_time_and_memory_decide_as_in_training(data, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def nothing_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: Store, *arguments: Any, **named: Any) -> None:
         raise PreparingError(self.folder)
 
     monkeypatch.setattr(Store, "prepare", stop)
+
+
+def test_time_and_memory_decide_as_in_training(data, tmp_path, monkeypatch):
     monkeypatch.setattr(planned, "speed_of", lambda *arguments: 1e9)
 
     def config(**train: str) -> RunConfig:
@@ -57,3 +63,15 @@ def test_time_and_memory_decide_as_in_training(data, tmp_path, monkeypatch):
         beforehand = folder_of(prepare, config(**limits))
         assert folder_of(train, config(**limits), output=tmp_path / name) == beforehand
         assert beforehand != usual
+
+
+def test_the_steps_of_the_model_that_training_begins_with_are_taken_over(mini_set, tmp_path):
+    steps = ({"kind": "orient"}, {"kind": "rescale", "low": -200, "high": 200})
+    card = card_of(preprocess=PreprocessConfig(steps=steps))
+    file = tmp_path / "first.safetensors"
+    save_weights(file, network_of().state_dict(), card)
+    given = {"data": {"path": str(mini_set)}, "train": {"device": "cpu", "precision": "fp32"}}
+    usual = folder_of(prepare, parse_config(given))
+    config = parse_config(given | {"model": {"init": str(file)}})
+    beforehand = folder_of(prepare, config)
+    assert folder_of(train, config, output=tmp_path / "run") == beforehand != usual
