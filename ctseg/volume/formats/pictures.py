@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from ctseg.volume.formats import paths
 
 PICTURES = (*paths.TIFF, ".png")
 _DESCRIPTION = 270
+_FRACTION = re.compile(r"(?<!\d)(?<!\d\.)\d+\.(\d+)(?!\.?\d)")
+"""Digits on both sides of a point, of which there is one."""
 
 
-def natural_key(path: Path) -> tuple[int, ...]:
-    """The numbers in a name, which sort slice 10 after slice 9."""
-    return tuple(int(word) for word in re.findall(r"\d+", path.stem))
+def slice_numbers(files: Sequence[Path]) -> list[tuple[Decimal, ...]]:
+    """The numbers in the name of each slice, which sort slice 10 after slice 9, and 0.25 before 0.5.
+
+    A point between digits separates two whole numbers if there are several in a row (`1.2.840`), or if what follows it
+    counts on (`a1.9`, `a1.10`); otherwise it is a decimal point.
+
+    Args:
+        files: slices whose names differ only in their numbers.
+    """
+    columns = zip(*(_FRACTION.findall(file.stem) for file in files), strict=True)
+    number = re.compile(r"\d+" if any(map(_counts_on, columns)) else rf"{_FRACTION.pattern}|\d+")
+    return [tuple(Decimal(m[0]) for m in number.finditer(file.stem)) for file in files]
+
+
+def _counts_on(fractions: Sequence[str]) -> bool:
+    """Whether digits after a point are a counter: fractions of several lengths have no zero at their end."""
+    return len(set(map(len, fractions))) > 1 and any(len(f) > 1 and f[-1] == "0" for f in fractions)
 
 
 def slice_files(folder: Path) -> list[Path]:
@@ -26,12 +44,13 @@ def slice_files(folder: Path) -> list[Path]:
             if entry.name.startswith(".") or paths.suffix_of(entry, PICTURES) is None:
                 continue
             pictures.append(entry)
-            kinds.add(re.sub(r"\d+", "#", entry.stem))
+            kinds.add(re.sub(r"\d+", "\0", entry.stem))  # which no name contains
             if len(kinds) > 1:
                 return []
     except OSError:
         return []
-    return sorted(pictures, key=natural_key)
+    numbers = dict(zip(pictures, slice_numbers(pictures), strict=True))
+    return sorted(pictures, key=numbers.__getitem__)
 
 
 def is_slices(folder: Path) -> bool:
@@ -39,7 +58,7 @@ def is_slices(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     files = slice_files(folder)
-    return len({natural_key(file) for file in files}) > 1 and is_picture(files[0])
+    return len(set(slice_numbers(files))) > 1 and is_picture(files[0])
 
 
 def is_picture(path: Path) -> bool:

@@ -6,7 +6,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import imagecodecs
@@ -23,7 +26,7 @@ from ctseg.volume.formats.calibration import (
     grid_of,
     unknown_spacing,
 )
-from ctseg.volume.formats.pictures import PICTURES, natural_key, slice_files
+from ctseg.volume.formats.pictures import PICTURES, slice_files, slice_numbers
 from ctseg.volume.formats.source import ScanHeader, Source, check_file, reading
 from ctseg.volume.formats.tiff import metadata
 from ctseg.volume.formats.tiff.ome import read_ome
@@ -45,11 +48,11 @@ def open_slices(
     Args:
         path: the folder.
         spacing: voxel size x, y, z, e.g. `0.7 0.7 2.5` in mm or `5um`; by default that of the first TIFF, or 1 mm.
-        gaps: `yes` accepts names whose numbers have gaps; otherwise they are refused.
+        gaps: `yes` accepts names whose numbers have gaps, or of which none rises; otherwise they are refused.
         like: a scan of the same shape whose grid is used if the slices have no voxel size.
 
     Raises:
-        FileProblem: no such pictures, missing numbers, colours, or slices that differ in size.
+        FileProblem: no such pictures, missing numbers, several scans, colours, or slices that differ in size.
     """
     if gaps not in ("yes", "no"):
         raise BadInput(f"The option gaps of a folder of slices is 'yes' or 'no', not '{gaps}'.")
@@ -93,26 +96,37 @@ def open_slices(
 def _check_numbers(files: Sequence[Path], path: Path) -> None:
     """Find missing or repeated slices, by each number that varies among the names.
 
-    If several numbers vary, e.g. an index and a position, one without gaps suffices: positions may be uneven.
+    If several numbers vary, e.g. an index and a position, one that rises without gaps suffices: positions may be
+    uneven. A gap is a step that differs from the usual one by half of it or more, as positions may be rounded.
     """
-    keys = np.array([natural_key(file) for file in files])
-    running = [np.diff(column) for column in keys.T if len(set(column.tolist())) > 1]
-    if len(running) == 1 and running[0].min() < 1:
-        at = int(running[0].argmin())
+    columns = zip(*slice_numbers(files), strict=True)
+    running = [[b - a for a, b in pairwise(column)] for column in columns if len(set(column)) > 1]
+    rising = [steps for steps in running if min(steps) > 0]
+    if len(running) > 1 and not rising:
+        raise FileProblem(
+            f"{path}: several numbers vary in the names of the slices, {files[0].name} to {files[-1].name}, and none "
+            "rises from slice to slice: are these several scans?",
+            hint="Keep one scan in a folder, or take them as one scan with the option gaps=yes.",
+        )
+    if running and not rising:
+        at = running[0].index(min(running[0]))
         raise FileProblem(
             f"{path}: {files[at].name} and {files[at + 1].name} have the same number.",
             hint="Keep one file per slice.",
         )
-    rising = [steps for steps in running if steps.min() >= 1]
-    gaps = [np.flatnonzero(steps != int(np.median(steps))) for steps in rising]
-    odd = min(gaps, key=len, default=np.array([], int))
-    if odd.size:
-        at = int(odd[0])
+    gaps = min((_gaps(steps) for steps in rising), key=len, default=[])
+    if gaps:
+        at = gaps[0]
         raise FileProblem(
-            f"{path}: {odd.size} gaps in the numbers of the slices, the first between {files[at].name} and "
+            f"{path}: {len(gaps)} gaps in the numbers of the slices, the first between {files[at].name} and "
             f"{files[at + 1].name}.",
             hint="Copy the missing slices, or take them as they are with the option gaps=yes.",
         )
+
+
+def _gaps(steps: Sequence[Decimal]) -> list[int]:
+    usual = median_low(steps)
+    return [at for at, step in enumerate(steps) if abs(step - usual) >= usual / 2]
 
 
 def _picture(file: Path) -> NDArray[Any]:

@@ -81,6 +81,53 @@ def test_two_files_of_one_number(tmp_path: Path) -> None:
         read(folder)
 
 
+def named(folder: Path, *stems: str) -> Path:
+    """A folder of slices with these names, in the order of the stack."""
+    folder.mkdir()
+    for plane, stem in zip(STACK, stems, strict=False):
+        tifffile.imwrite(folder / f"{stem}.tif", plane, metadata=None)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "stems",
+    [
+        [f"z{number / 4}" for number in range(8)],
+        ["z0.00", "z0.33", "z0.67", "z1.00"],
+        [f"a1.{number}" for number in range(7, 13)],  # 1.10 is no number before 1.9
+        [f"1.2.840.{number}" for number in range(7, 13)],
+        [f"img.{number:03d}" for number in range(3)],
+        [f"v1.5_{number:04d}" for number in range(3)],
+        [f"{number}_z{number / 8}" for number in range(7, 13)],
+        ["i1_z0.1", "i2_z0.15", "i3_z0.9"],  # positions may be uneven where an index has no gaps
+        [f"t{2**70 + number}" for number in range(3)],
+    ],
+)
+def test_numbers_of_all_kinds_are_in_order(tmp_path: Path, stems: list[str]) -> None:
+    folder = named(tmp_path / "a", *stems)
+    assert is_slices(folder)
+    np.testing.assert_array_equal(read(folder).array, STACK[: len(stems)])
+
+
+@pytest.mark.parametrize(
+    ("stems", "message"),
+    [
+        ([f"scan{n // 3 + 1}_{n % 3:03d}" for n in range(6)], "scan1_000.*are these several scans"),
+        (["z0.0", "z0.5", "z1.0", "z1.5", "z2.5", "z3.0"], r"1 gaps.*z1\.5\.tif and z2\.5\.tif"),
+        (["s0", "s1", "s3"], r"1 gaps.*s1\.tif and s3"),
+        (["p1.001", "p1.002", "p1.003", "p2.001", "p2.002"], r"1 gaps.*p1\.003\.tif and p2"),
+    ],
+)
+def test_two_scans_and_lost_positions_are_refused(
+    tmp_path: Path, stems: list[str], message: str
+) -> None:
+    folder = named(tmp_path / "a", *stems)
+    with pytest.raises(FileProblem, match=message) as error:
+        read(folder)
+    assert "gaps=yes" in str(error.value.hint)
+    np.testing.assert_array_equal(read(folder, gaps="yes").array, STACK[: len(stems)])
+
+
 def test_slices_that_differ(tmp_path: Path) -> None:
     folder = fill(tmp_path / "a")
     tifffile.imwrite(folder / "scan_3.tif", STACK[3, :5], metadata=None)
@@ -118,6 +165,7 @@ def test_which_folders_are_none(tmp_path: Path) -> None:
     tifffile.imwrite(twice / "scan.tif", STACK[0])
     (twice / "scan.png").write_bytes(imagecodecs.png_encode(STACK[0]))
     assert not is_slices(twice)
+    assert not is_slices(named(tmp_path / "sign", "a1.5", "a#.5"))
     single = tmp_path / "big.tif"
     tifffile.imwrite(single, STACK[0], bigtiff=True)
     (tmp_path / "bigs").mkdir()
