@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -42,7 +43,7 @@ class Service:
 
     Attributes:
         model: predicts one scan at a time.
-        name: of the model.
+        name: of the model, as clients see it.
         root: folder for uploads and results.
         keys: None if every client is served.
         on_say: called with one line about each request.
@@ -116,7 +117,8 @@ class Service:
         return made
 
     def _headers(self, job: Job, notes: list[str]) -> dict[str, str]:
-        return {"Ctseg-Job": job.id, "Ctseg-Model": self.name, "Ctseg-Notes": notes_header(notes)}
+        model = quote(self.name, safe=" ._-+")  # headers are ASCII
+        return {"Ctseg-Job": job.id, "Ctseg-Model": model, "Ctseg-Notes": notes_header(notes)}
 
     def _say(self, job: Job, *texts: str) -> None:
         self.on_say("  ".join([f"job {job.id}", *filter(None, texts)]))

@@ -77,7 +77,7 @@ def serve(
     ui.check_zoo(zoo)
     with listen(host, port) as listening, scratch_root(scratch) as root:
         loaded = open_model(model, device=device, precision=precision, zoo=zoo, on_say=ui.say)
-        name = loaded.card.name or model
+        name = loaded.card.name or Path(model).resolve().name
         service = Service(loaded, name, root, limits, keys, ui.say)
         shown = f"[{host}]" if ":" in host else host
         ui.say(f"Serving {name} on {loaded.runtime.describe()}")

@@ -32,7 +32,7 @@ _HEADERS = {
         "What may make the label map wrong, and what was changed on the way: a JSON array of sentences, [] if there is "
         "nothing to say."
     ),
-    "Ctseg-Model": "Name of the model.",
+    "Ctseg-Model": "Name of the model, percent-encoded.",
     "Ctseg-Job": "Number in the server's log.",
 }
 _STATUSES = {

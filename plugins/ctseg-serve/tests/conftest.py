@@ -44,14 +44,17 @@ def _card(**more: Any) -> Card:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weight file with random weights, which knows the spacing of its training."""
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    return _weights(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def _weights(path: Path, **more: Any) -> Path:
     torch.manual_seed(0)
     net = create_model("unet3d", in_channels=1, out_channels=3, features=(2, 4))
     seen = TrainingScans(
         spacing_min_zyx=SPACING[::-1], spacing_max_zyx=SPACING[::-1], intensity_low=(-200.0,),
         intensity_high=(200.0,), modalities=("CT",),
     )  # fmt: skip
-    save_weights(path, net.state_dict(), _card(training_scans=seen, card_version=2))
+    save_weights(path, net.state_dict(), _card(training_scans=seen, card_version=2, **more))
     return path
 
 
@@ -111,10 +114,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def _serving(model: Model, root: Path, **options: Any) -> Iterator[Running]:
+def _serving(model: Model, root: Path, name: str = NAME, **options: Any) -> Iterator[Running]:
     said: list[str] = []
     root.mkdir(parents=True, exist_ok=True)
-    service = Service(model, NAME, root, on_say=said.append, **options)
+    service = Service(model, name, root, on_say=said.append, **options)
     with listen("127.0.0.1", 0) as listening:
         server = Server(service, said.append)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -136,8 +139,9 @@ Start = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
-    """Makes input: `array(seed, shape)` is noise, `scan(path, array)` a file, `series(folder, array)` DICOM files."""
-    return SimpleNamespace(array=_array, scan=_scan, series=_series)
+    """Makes input: `array(seed, shape)` is noise, `scan(path, array)` a file, `series(folder, array)` DICOM files,
+    `weights(path, **card)` a weight file."""
+    return SimpleNamespace(array=_array, scan=_scan, series=_series, weights=_weights)
 
 
 @pytest.fixture(scope="session")

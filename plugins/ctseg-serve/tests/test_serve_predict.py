@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import nibabel
@@ -67,6 +68,15 @@ def test_a_mask_equals_that_of_the_command_line(
     assert len(np.unique(ctseg.read(expected).array)) > 1  # the tiny network finds something
     assert server.left() == []
     assert server.said[-1].startswith(f"job {found.headers['ctseg-job']}  200")
+
+
+def test_a_model_may_have_a_name_in_any_script(tmp_path: Path, make: Any, serve: Start) -> None:
+    server = serve(name="模型 100%")
+    scan = make.scan(tmp_path / "scan.nii.gz", make.array())
+    found = httpx.post(f"{server.url}/predict", content=scan.read_bytes())
+    assert found.status_code == 200, found.text
+    assert unquote(found.headers["ctseg-model"]) == "模型 100%"
+    assert httpx.get(f"{server.url}/health/ready").json()["model"] == "模型 100%"
 
 
 def test_a_zipped_series_becomes_a_mask_and_a_seg(

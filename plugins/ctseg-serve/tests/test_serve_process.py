@@ -24,6 +24,7 @@ import ctseg
 from ctseg.cli.app import app
 from ctseg.errors import RunFailed
 from ctseg.zoo.probe import PROBE
+from ctseg_serve.app import Service
 from ctseg_serve.model import open_model
 
 ZOO = Path(__file__).resolve().parents[3] / "zoo"
@@ -151,6 +152,23 @@ def test_what_is_refused_at_the_start(tmp_path: Path, weights: Path) -> None:
     assert "is no amount of memory" in refused(weights, "--max-size", "much")
     assert "Unknown" in refused("no.such_model", "--port", "0", "--scratch", tmp_path)
     assert folders(tmp_path) == []
+
+
+def test_a_nameless_model_is_shown_without_its_folder(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Service] = []
+
+    def run(service: Service, *_: Any) -> None:
+        served.append(service)
+        service.queue.close()
+
+    monkeypatch.setattr("ctseg_serve.server.run", run)
+    (tmp_path / "secret").mkdir()
+    file = make.weights(tmp_path / "secret" / "模型.safetensors", name="")
+    result = CliRunner().invoke(app, ["serve", str(file), "--port", "0", *FIXED])
+    assert result.exit_code == 0, result.output
+    assert [service.name for service in served] == ["模型.safetensors"]
 
 
 def test_a_model_that_computes_something_else_is_not_served(tmp_path: Path) -> None:
