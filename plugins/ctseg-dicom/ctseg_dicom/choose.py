@@ -16,6 +16,7 @@ from ctseg.volume.formats.source import ScanHeader
 from ctseg.volume.geometry import Geometry
 
 OVERLAPS = ("refuse", "last", "channels")
+MISSING = ("refuse", "empty")
 
 
 @dataclass(frozen=True)

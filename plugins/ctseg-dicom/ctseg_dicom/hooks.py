@@ -83,6 +83,8 @@ def ctseg_readers() -> Sequence[ReaderSpec]:
                     "image": "modality of the scan, or a pattern of its series' description",
                     "label": "SEG, RTSTRUCT, or a pattern of the object's description",
                     "ignore": "label value of unlabelled voxels, none by default",
+                    "missing": "refuse (default) or empty, for studies that lack a label's regions",
+                    "overlaps": "refuse (default) or last, which keeps the later label",
                 }
             ),
         )

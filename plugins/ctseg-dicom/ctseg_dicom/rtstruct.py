@@ -15,7 +15,7 @@ from ctseg.errors import FileProblem, GeometryMismatch
 from ctseg.volume.formats.source import Source
 from ctseg.volume.geometry import Geometry
 from ctseg_dicom import raster
-from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_header
+from ctseg_dicom.choose import MISSING, OVERLAPS, Combiner, Region, choose, label_header
 from ctseg_dicom.codes import MANUFACTURER, VALUE_TEXT
 from ctseg_dicom.files import check_word, dicom, load, names_of
 from ctseg_dicom.plane import Plane
@@ -136,7 +136,7 @@ def open_rtstruct(
         GeometryMismatch: contours lie off the slices of the series, or the series is of another scan.
     """
     check_word("overlaps", overlaps, OVERLAPS, path)
-    check_word("missing", missing, ("refuse", "empty"), path)
+    check_word("missing", missing, MISSING, path)
     check_word("between", between, ("interpolate", "none"), path)
     names = names_of(roi)
     data = load(path, STRUCTURE_SET, "DICOM RT structure set")

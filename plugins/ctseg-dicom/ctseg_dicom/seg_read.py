@@ -15,7 +15,7 @@ from ctseg.errors import BadInput, FileProblem, GeometryMismatch
 from ctseg.volume.formats.source import Source
 from ctseg.volume.geometry import Geometry
 from ctseg.volume.lattice import Placement, placement
-from ctseg_dicom.choose import OVERLAPS, Combiner, Region, choose, label_header
+from ctseg_dicom.choose import MISSING, OVERLAPS, Combiner, Region, choose, label_header
 from ctseg_dicom.codes import VALUE_TEXT, rgb_of
 from ctseg_dicom.files import check_word, dicom, load, names_of
 from ctseg_dicom.frames import Pixels, layout
@@ -57,7 +57,7 @@ def open_dicom_seg(
         BadInput: the series is not found, or segments overlap (raised when those slices are read).
     """
     check_word("overlaps", overlaps, OVERLAPS, path)
-    check_word("missing", missing, ("refuse", "empty"), path)
+    check_word("missing", missing, MISSING, path)
     check_word("grid", grid, ("auto", "series", "own"), path)
     names = names_of(segments)
     least = _threshold(threshold, path)

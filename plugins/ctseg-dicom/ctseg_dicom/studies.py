@@ -11,6 +11,7 @@ from ctseg.data.readers import layout
 from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, frozen
 from ctseg.volume.formats.dicom.series import Series, list_series, read_headers
+from ctseg_dicom.choose import MISSING
 from ctseg_dicom.sniff import SEGMENTATION, STRUCTURE_SET, object_in
 
 KINDS = {"RTSTRUCT": ("rtstruct", "roi"), "SEG": ("dicom_seg", "segments")}
@@ -49,6 +50,8 @@ def cases(
     image: str = "*",
     label: str = "*",
     ignore: str | int | None = None,
+    missing: str = "refuse",
+    overlaps: str = "refuse",
 ) -> DataSet:
     """Find studies and pair their scans with their segmentations.
 
@@ -60,11 +63,19 @@ def cases(
         image: series that is the scan: its modality or a pattern of its description.
         label: object that holds the labels: `SEG`, `RTSTRUCT` or a pattern of its description.
         ignore: value of unlabelled voxels.
+        missing: `refuse`, or `empty` for studies that lack a region of `labels`, whose value then has no voxels.
+        overlaps: `refuse`, or `last`, which keeps the later label where regions overlap.
 
     Raises:
         FileProblem: there are no studies, or files are damaged.
-        BadInput: a study has several scans or label objects, or no scan.
+        BadInput: a study has several scans or label objects, or no scan; another word for `missing` or `overlaps`.
     """
+    from ctseg_dicom.files import check_word  # imports pydicom, which `recognise` does not need
+
+    check_word("missing", missing, MISSING, path)
+    check_word("overlaps", overlaps, ("refuse", "last"), path)
+    words = {"missing": missing, "overlaps": overlaps}
+    reading = {name: word for name, word in words.items() if word != "refuse"}
     studies: dict[str, list[Series]] = {}
     for series in list_series(path):
         studies.setdefault(series.study_uid, []).append(series)
@@ -86,7 +97,7 @@ def cases(
                 hint="Keep one of them: " + ", ".join(file.name for file in drawn.files[:5]),
             )
         modalities.add(scan.modality)
-        cases_.append(_case(path, scan, drawn, patterns))
+        cases_.append(_case(path, scan, drawn, patterns, reading))
     labelled = layout.finish_cases([case for case in cases_ if case.label is not None], where=path)
     names = ",".join(f"{name}={value}" for value, name in enumerate(patterns, start=1)) or None
     return DataSet(
@@ -133,12 +144,18 @@ def _fits(series: Series, pattern: str) -> bool:
     return any(fnmatchcase(text, pattern.strip().lower()) for text in texts)
 
 
-def _case(path: Path, scan: Series, drawn: Series | None, patterns: dict[str, str]) -> Case:
+def _case(
+    path: Path,
+    scan: Series,
+    drawn: Series | None,
+    patterns: dict[str, str],
+    reading: dict[str, str],
+) -> Case:
     folder = Path(os.path.commonpath([file.parent for file in scan.files]))
     label = None
     if drawn is not None:
         format_name, option = KINDS[drawn.modality]
-        options = {"format": format_name, "series": str(folder)}
+        options = {"format": format_name, "series": str(folder), **reading}
         if patterns:
             options[option] = ",".join(patterns.values())
         label = ImageRef(drawn.files[0], frozen(options))

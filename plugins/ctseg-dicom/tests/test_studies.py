@@ -13,7 +13,7 @@ import pytest
 from ctseg.data.inspection.dataset import inspect_dataset
 from ctseg.data.load import load_image, load_label
 from ctseg.data.readers.find import open_dataset
-from ctseg.errors import BadInput, FileProblem
+from ctseg.errors import BadInput, FileProblem, UnknownName
 from ctseg.volume.geometry import Geometry
 
 Make = Callable[..., Any]
@@ -48,6 +48,44 @@ def test_labels_by_name(studies: Path, label: Any) -> None:
             np.testing.assert_array_equal(found == value, label == number)
     problems = inspect_dataset(dataset).all_problems
     assert any("have the same images" in problem for problem in problems)  # as they do here
+
+
+def test_a_study_may_lack_a_region(
+    studies: Path, geometry: Geometry, label: Any, make_series: Make, make_seg: Make
+) -> None:
+    images = make_series(studies / "p4" / "ct", geometry, PatientID="P4")
+    make_seg(
+        studies / "p4" / "seg" / "seg.dcm", images, (label == 1).astype("u1"), names=("Liver",)
+    )
+    names = "liver=Liver|Hepar,tumour=GTV*"
+    dataset = open_dataset(studies, labels=names)
+    case = dataset.cases[-1]
+    with pytest.raises(UnknownName, match="GTV") as error:
+        load_label(case, dataset.task, load_image(case))
+    assert "missing=empty" in str(error.value.hint)
+    dataset = open_dataset(studies, labels=names, missing="empty")
+    case = dataset.cases[-1]
+    assert case.group == "P4"
+    found = load_label(case, dataset.task, load_image(case)).array
+    np.testing.assert_array_equal(found, label == 1)
+
+
+def test_regions_of_a_study_may_overlap(
+    tmp_path: Path, geometry: Geometry, label: Any, make_series: Make, make_seg: Make
+) -> None:
+    images = make_series(tmp_path / "p1" / "ct", geometry, PatientID="P1")
+    masks = np.stack([label > 0, label == 2], axis=-1).astype(np.uint8)
+    make_seg(tmp_path / "p1" / "seg" / "seg.dcm", images, masks, names=("Liver", "GTV"))
+    dataset = open_dataset(tmp_path, labels="liver=Liver,tumour=GTV", overlaps="last")
+    (case,) = dataset.cases
+    found = load_label(case, dataset.task, load_image(case)).array
+    np.testing.assert_array_equal(found, np.where(label == 2, 2, label > 0))
+
+
+@pytest.mark.parametrize("option", ["missing", "overlaps"])
+def test_other_words_are_refused_at_once(studies: Path, option: str) -> None:
+    with pytest.raises(BadInput, match=f"option {option} is 'channels'"):
+        open_dataset(studies, **{option: "channels"})
 
 
 def test_choices(studies: Path, geometry: Geometry, make_series: Make) -> None:
