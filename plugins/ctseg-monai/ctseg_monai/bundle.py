@@ -192,7 +192,7 @@ def _tables(files: Files, name: str) -> dict[str, Any]:
     else:
         with files.local(name, largest=LARGEST_JSON) as path:
             try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
+                content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
             except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
                 line = " ".join(str(error).split())
                 raise BadInput(f"{files.told(name)} is no plain YAML: {line}.") from None
@@ -201,16 +201,30 @@ def _tables(files: Files, name: str) -> dict[str, Any]:
     return content
 
 
-def _check_safe(value: Any, where: str, key: str = "") -> None:
-    """Reject an expression that reaches for Python's insides anywhere, even where nothing would read it."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            _check_safe(part, where, f"{key}::{name}" if key else str(name))
-    elif isinstance(value, list):
-        for index, part in enumerate(value):
-            _check_safe(part, where, f"{key}::{index}")
-    elif isinstance(value, str) and value.startswith("$") and UNSAFE.search(value):
-        raise Settings({}, where).refuse(value, key, "asks for code to be run")
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, whose tables stay small however often aliases merge (`<<`) them into each other."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        once = {id(pair): pair for pair in reversed(node.value)}  # the last one counts
+        node.value = list(once.values())[::-1]
+
+
+def _check_safe(content: Mapping[str, Any], where: str) -> None:
+    """Reject an expression that reaches for Python's insides anywhere, even where nothing would read it.
+
+    Lists and tables that YAML's aliases repeat are looked at once.
+    """
+    parts: list[tuple[str, Any]] = [("", content)]
+    seen: set[int] = set()
+    while parts:
+        key, value = parts.pop()
+        if isinstance(value, str) and value.startswith("$") and UNSAFE.search(value):
+            raise Settings({}, where).refuse(value, key, "asks for code to be run")
+        if isinstance(value, dict | list) and id(value) not in seen:
+            seen.add(id(value))
+            inside = value.items() if isinstance(value, dict) else enumerate(value)
+            parts += [(f"{key}::{name}" if key else str(name), part) for name, part in inside]
 
 
 def _default_weights(settings: Settings, where: str) -> str:
@@ -231,11 +245,9 @@ def _default_weights(settings: Settings, where: str) -> str:
 
 
 def _paths(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [path for path in (value.get("load_path"),) if isinstance(path, str)]
-    return [path for part in value for path in _paths(part)] if isinstance(value, list) else []
+    handlers = value if isinstance(value, list) else [value]
+    paths = [one.get("load_path") if isinstance(one, dict) else one for one in handlers]
+    return [path for path in paths if isinstance(path, str)]
 
 
 def _weights(files: Files, file: str, network: Network) -> tuple[dict[str, Any], str]:

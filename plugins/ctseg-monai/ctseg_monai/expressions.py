@@ -19,6 +19,8 @@ REFERENCE = re.compile(r"@(?:[A-Za-z_]\w*|\d+)(?:(?:::|\#)(?:[A-Za-z_]\w*|\d+))*
 """`@key`, or `@key::part` (formerly `@key#part`), of the configuration."""
 DEEPEST = 50
 LONGEST = 10_000
+MOST_VALUES = 100_000
+"""Size of what a configuration resolves to, in values and characters: references can multiply without end."""
 _PLACE = "_reference_{}_"
 _OPERATIONS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -42,6 +44,7 @@ class Settings:
 
     def __init__(self, content: Mapping[str, Any], where: str) -> None:
         self.content, self.where = content, where
+        self._left = MOST_VALUES
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key at the top, with everything in it resolved."""
@@ -53,8 +56,10 @@ class Settings:
         """A value without references and expressions; tables with a `_target_` remain tables.
 
         Raises:
-            BadInput: an expression without a value here, a reference that leads nowhere or in a circle.
+            BadInput: an expression without a value here, a reference that leads nowhere or in a circle, or references
+                that multiply beyond `MOST_VALUES`.
         """
+        self._count(value, key)
         if depth > DEEPEST:
             raise BadInput(
                 f"{self.where} refers to itself at '{key}', or is nested too deeply.",
@@ -81,6 +86,31 @@ class Settings:
             f"{self.where}, key '{key}': {shown!r} {reason}; it was not run.",
             hint="References, numbers, lists and arithmetic are understood. Write the value in its place.",
         )
+
+    def _count(self, value: Any, key: str) -> None:
+        """Take the size of a value, without what is in it, from what is left."""
+        self._left -= 1
+        if isinstance(value, str):
+            self._left -= len(value)
+        elif isinstance(value, int):
+            self._left -= value.bit_length() // 64
+        if self._left < 0:
+            raise BadInput(
+                f"{self.where}, key '{key}' grows beyond all bounds when its references are followed.",
+                hint="Write the value in its place.",
+            )
+
+    def _counted(self, value: Any, key: str) -> Any:
+        """The value of an expression, after its size and that of everything in it are counted."""
+        parts = [value]
+        while parts:
+            part = parts.pop()
+            self._count(part, key)
+            if isinstance(part, list | tuple):
+                parts += part
+            elif isinstance(part, dict):
+                parts += part.values()
+        return value
 
     def _macro(self, value: str, key: str, depth: int) -> Any:
         """`%key` stands for the content of another key, which is resolved in the same way as a reference."""
@@ -118,6 +148,9 @@ class Settings:
             raise self.refuse(value, key, "is no expression with a value") from None
 
         def value_of(node: ast.AST) -> Any:
+            return self._counted(uncounted(node), key)
+
+        def uncounted(node: ast.AST) -> Any:
             match node:
                 case ast.Expression(body=body):
                     return value_of(body)
