@@ -29,7 +29,7 @@ def open_dicom(path: Path, *, series: str | None = None, straighten: str = "no")
 
     Args:
         path: a folder with the files of a series, at any depth, or one of its files.
-        series: SeriesInstanceUID (or its end) to choose if the folder holds several.
+        series: SeriesInstanceUID (or its end) to choose if the folder holds several; a file must belong to it.
         straighten: `yes` resamples uneven or sheared slices (missing ones, a tilted gantry) onto an even
             grid, linearly; otherwise such scans are refused.
 

@@ -124,14 +124,21 @@ def find_series(path: Path, series_uid: str | None) -> list[Header]:
 
     Args:
         path: a folder, or one file, which selects its series in the same folder.
-        series_uid: a SeriesInstanceUID or its end.
+        series_uid: a SeriesInstanceUID or its end, which a file's series must match, too.
 
     Raises:
         FileProblem: there is no image series, or there are several and none is chosen.
-        BadInput: no series, or several, match the option.
+        BadInput: no series, or several, match the option; or it is not the file's.
     """
     if not path.is_dir():
-        return _of_file(path)
+        group = _of_file(path)
+        uid = group[0].text(_UID)
+        if series_uid is not None and not uid.endswith(series_uid):
+            raise BadInput(
+                f"{path} belongs to the series {uid}, not to '{series_uid}'.",
+                hint="Name the folder, from which the option series chooses, or leave the option out.",
+            )
+        return group
     headers = read_headers(path)
     direct = {h.text(_UID) for h in headers if h.path.parent == path and is_image(h)}
     groups = _grouped(headers)

@@ -70,6 +70,17 @@ def test_a_study_with_several_series_in_folders(
     np.testing.assert_array_equal(read(tmp_path / "study", series="1125.2").array, array + 1)
 
 
+def test_a_file_of_another_series_is_refused(
+    tmp_path: Path, make_series: MakeSeries, array: np.ndarray
+) -> None:
+    folder = make_series(tmp_path / "ct", array)
+    make_series(folder, array + 1, uid=f"{ROOT}.2", prefix="b")
+    np.testing.assert_array_equal(read(folder / "b000.dcm").array, array + 1)
+    np.testing.assert_array_equal(read(folder / "b000.dcm", series="1125.2").array, array + 1)
+    with pytest.raises(BadInput, match=rf"b000\.dcm belongs to the series {ROOT}\.2, not to"):
+        read(folder / "b000.dcm", series=f"{ROOT}.1")
+
+
 def test_a_folder_of_patients_is_no_scan(
     tmp_path: Path, make_series: MakeSeries, array: np.ndarray
 ) -> None:
