@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 import ctseg
 from ctseg.errors import BadInput
@@ -144,7 +144,8 @@ def _structure_set(image: Dataset, algorithm: str) -> Dataset:
     """A structure set of the patient and study of an image, without regions."""
     data, now = Dataset(), datetime.now().astimezone()
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # explicit VR has 16 bits for the length of ContourData, which holds 2200 points or so
+    data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     data.SpecificCharacterSet = "ISO_IR 192"  # names of labels in any script
     (data.SOPClassUID,) = STRUCTURE_SET
     data.SOPInstanceUID, data.SeriesInstanceUID = generate_uid(), generate_uid()

@@ -130,6 +130,24 @@ def test_contours_lie_on_their_images_and_come_back_where_the_grid_is_only_nearl
         assert abs(offset @ geometry.matrix[:, 2]) < 1e-3
 
 
+def test_a_contour_of_many_points_keeps_its_type(tmp_path, make_series):
+    """ContourData longer than 65,534 bytes, which other programs cannot read with the type UN."""
+    geometry = Geometry((2, 512, 512), (0.7, 0.7, 2.5))
+    make_series(tmp_path / "study" / "ct", geometry)
+    array = np.zeros(geometry.shape_zyx, np.uint8)
+    array[0, 255:257, 1:-1] = 5
+    array[0, 8:504, 1:-1:2] = 5  # a comb with teeth on both sides
+    path = tmp_path / "study" / "out.rt.dcm"
+    with open_volume(tmp_path / "study" / "ct") as scan:
+        ctseg.write(ctseg.Volume(array, scan.geometry), path, labels=LABELS, reference=scan)
+    content = path.read_bytes()
+    assert b"\x06\x30\x50\x00UN" not in content
+    (contour,) = pydicom.dcmread(path).ROIContourSequence[0].ContourSequence
+    assert contour.NumberOfContourPoints > 2500
+    assert len("\\".join(map(str, contour.ContourData))) > 2**16
+    np.testing.assert_array_equal(ctseg.read(path).array, array)
+
+
 def test_overlapping_channels_and_empty_maps(tmp_path, scan, geometry):
     array = odd_map(geometry.shape_zyx)
     masks = np.stack([array > 0, array == 7]).astype(np.uint8)
