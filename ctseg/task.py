@@ -81,6 +81,11 @@ def labelled_channels(task: Task, label_czyx: NDArray[Any]) -> NDArray[Any]:
     return label_czyx[[n - 1 for n in numbers]] if valid else label_czyx
 
 
+def may_overlap(task: Task) -> bool:
+    """Whether labels have a channel each, so that a map of one value a voxel cannot show all of them."""
+    return task.kind == "channels" and task.stacked and len(task.labels) > 1
+
+
 def encode(task: Task, label: NDArray[Any]) -> NDArray[Any]:
     """Convert a label map to the network's target.
 

@@ -29,6 +29,7 @@ class CaseMaps:
         drawn: names of the labels that were drawn in the reference, and are scored; None for all.
         images: its scan, for pictures.
         look: called with the maps as they are compared.
+        shown: names of the labels that a predicted map was restricted to; None for all.
     """
 
     prediction: Volume
@@ -41,6 +42,7 @@ class CaseMaps:
     images: tuple[ImageRef, ...] = ()
     drawn: tuple[str, ...] | None = None
     look: Look | None = None
+    shown: tuple[str, ...] | None = None
 
     def show(self, task: Task | None, predicted: NDArray[Any], reference: NDArray[Any]) -> None:
         """Let `look` see the arrays as they are compared."""

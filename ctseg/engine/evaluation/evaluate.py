@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ctseg.engine.evaluation.case_maps import CaseMaps, Slices
 from ctseg.engine.evaluation.channel_names import by_name, names_of_values
 from ctseg.engine.evaluation.matching import Pairs, find_pairs
+from ctseg.engine.evaluation.overlapping import as_one_map_shows, read_masks
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.aligned import Look
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
@@ -114,7 +115,7 @@ def evaluate(
             look=look,
         )  # fmt: skip
         result = evaluate_case(task, maps, settings)
-        result = replace(result, notes=common.notes)
+        result = replace(result, notes=(*common.notes, *result.notes))
         return _report([result], settings, {"case": expected.geometry.spacing_zyx})
     pairs = find_pairs(
         Path(prediction),
@@ -165,7 +166,8 @@ def _evaluate_pairs(
     results, spacings = [], {}
     for done, pair in enumerate(pairs.pairs, start=1):
         names = (str(pair.prediction.path), str(pair.reference.path))
-        predicted, expected = read_map(pair.prediction), read_map(pair.reference)
+        expected = read_map(pair.reference)
+        predicted = read_masks(pair, task, expected) or read_map(pair.prediction)
         files = (pair.prediction.path, pair.reference.path)
         common = _common(predicted, expected, names, files, pairs.grid_tolerance, task)
         mask = None
@@ -175,6 +177,7 @@ def _evaluate_pairs(
             common.one, common.two, pair.case, names=names,
             slices=_on_common_grid(slices, common), mask=mask, group=pair.group,
             images=pair.images, drawn=pair.drawn, look=look,
+            shown=pair.drawn if pairs.labels is None else pairs.labels,
         )  # fmt: skip
         result = evaluate_case(task, maps, settings)
         reading_notes = [
@@ -183,7 +186,7 @@ def _evaluate_pairs(
             for note in volume.metadata.get("notes", ())
         ]
         spacings[pair.case] = expected.geometry.spacing_zyx
-        results.append(replace(result, notes=(*reading_notes, *common.notes)))
+        results.append(replace(result, notes=(*reading_notes, *common.notes, *result.notes)))
         if progress is not None:
             progress(done, len(pairs.pairs), pair.case)
     return _report(results, settings, spacings)
@@ -268,8 +271,11 @@ def evaluate_case(
         metrics = in_group(settings.metrics, OF_VALUES) or REGRESSION
         results = score_values(task, predicted, expected, replace(settings, metrics=metrics), valid)
         return CaseResult(case_id, results, group)
+    notes: tuple[str, ...] = ()
     if task is not None and expected.ndim == 4:
         expected = labelled_channels(task, expected)
+        if predicted.ndim == 3:
+            expected, notes = as_one_map_shows(task, expected, maps.shown)
     if settings is not None and settings.instances:
         pair = MapPair(predicted, expected, spacing, valid)
         maps.show(None, predicted, expected)
@@ -310,7 +316,7 @@ def evaluate_case(
     diagonal = diagonal_mm(expected.shape, spacing)
     if maps.drawn is not None:  # a voxel that nobody drew may be of any label that nobody drew
         results, confusion_ml = tuple(r for r in results if r.label in maps.drawn), {}
-    return CaseResult(case_id, results, group, diagonal, confusion_ml=confusion_ml)
+    return CaseResult(case_id, results, group, diagonal, notes, confusion_ml)
 
 
 def as_stored(task: Task, predicted: NDArray[Any]) -> NDArray[Any]:

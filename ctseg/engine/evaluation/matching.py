@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Pair:
         images: its scan, where a data set names it.
         drawn: names of the labels that were drawn in the reference, and predicted where others were predicted in other
             cases; None for all.
+        masks: by label, the mask of the prediction that was written with its map.
     """
 
     case: str
@@ -44,6 +45,7 @@ class Pair:
     group: str | None = None
     images: tuple[ImageRef, ...] = ()
     drawn: tuple[str, ...] | None = None
+    masks: Mapping[str, ImageRef] = field(default_factory=frozen)
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,17 @@ class Pairs:
 
 @dataclass(frozen=True)
 class _Made:
-    """What a record says of a prediction: its task, and the labels that it was restricted to; None for all."""
+    """What a record says of a prediction.
+
+    Attributes:
+        task: meaning of its values.
+        labels: the labels that it was restricted to; None for all.
+        masks: by label, the masks that were written with it.
+    """
 
     task: Task | None = None
     labels: tuple[str, ...] | None = None
+    masks: Mapping[str, ImageRef] = field(default_factory=frozen)
 
 
 def find_pairs(
@@ -124,7 +133,10 @@ def find_pairs(
     labels = {one.labels for one in made}
     if len(labels) > 1:
         pairs = [_predicted(pair, one.labels) for pair, one in zip(pairs, made, strict=True)]
-    pairs = [_with_scan(pair, scans) for pair in pairs]
+    pairs = [
+        replace(_with_scan(pair, scans), masks=one.masks)
+        for pair, one in zip(pairs, made, strict=True)
+    ]
     return Pairs(tuple(pairs), task, labels.pop() if len(labels) == 1 else None)
 
 
@@ -293,7 +305,26 @@ def _from_record(prediction: Path, maps: Sequence[ImageRef]) -> list[_Made]:
         for name, line in lines.items()
         if isinstance(line.get("made_with"), dict)
     }
-    return [others.get(ref.path.name, whole) for ref in maps]
+    return [
+        replace(others.get(ref.path.name, whole), masks=_masks(lines.get(ref.path.name, {}), ref))
+        for ref in maps
+    ]
+
+
+def _masks(line: Mapping[str, Any], ref: ImageRef) -> Mapping[str, ImageRef]:
+    """The masks that a line of a record names, where they still lie beside the map; none if one is gone."""
+    beside, folder = line.get("beside"), Path(str(line.get("output"))).parent
+    named = beside.get("masks") if isinstance(beside, dict) else None
+    masks: dict[str, ImageRef] = {}
+    for name, text in named.items() if isinstance(named, dict) else ():
+        file = Path(str(text))
+        if not file.is_relative_to(folder):
+            return {}
+        path = ref.path.parent / file.relative_to(folder)
+        if not path.exists():
+            return {}
+        masks[str(name)] = replace(ref, path=path)
+    return masks
 
 
 def _made(data: Mapping[str, Any], task: Any, file: Path) -> _Made:

@@ -29,6 +29,34 @@ def scan_of(volume: Volume) -> InMemory:
     return InMemory(volume.czyx, volume.geometry, modalities=(modality,) if modality else ())
 
 
+def predict_volume(
+    model: Model,
+    volume: Volume,
+    request: Request | None = None,
+    on_tiles: OnTiles | None = None,
+    *,
+    apart: bool = False,
+) -> Volume:
+    """Predict a scan in memory, post-processed; see `Segmenter.predict`.
+
+    Args:
+        request: labels and rules; by default all labels, and the rules of the card.
+        apart: give labels with a channel each (`stacked`), which may overlap, one mask each: uint8 [K, Z, Y, X].
+
+    Raises:
+        BadInput: as `Segmenter.predict`.
+    """
+    request = request or Request(Path("map.nii.gz"))
+    outputs = Outputs(model, request, request.output)
+    stream = model.open(scan_of(volume))
+    array = outputs.in_memory(
+        lambda decoder: predict_array(model, stream, decoder, on_tiles),
+        volume.geometry,
+        apart=apart,
+    )
+    return Volume(array, volume.geometry)
+
+
 class Segmenter:
     """Predicts scans with one model, an ensemble or a cascade; `ctseg.load` returns one.
 
@@ -141,15 +169,7 @@ class Segmenter:
             labels=None if labels is None else tuple(labels),
             rules=None if rules is None else tuple(rules),
         )
-        outputs = Outputs(self.model, request, request.output)
-        stream = self.model.open(scan_of(volume))
-        return Volume(
-            outputs.in_memory(
-                lambda decoder: predict_array(self.model, stream, decoder, on_tiles),
-                volume.geometry,
-            ),
-            volume.geometry,
-        )
+        return predict_volume(self.model, volume, request, on_tiles)
 
     def probabilities(self, volume: Volume, *, on_tiles: OnTiles | None = None) -> Volume:
         """The probability of each label (for `classes` the background comes first), float32 [C, Z, Y, X]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,24 @@ class VoxelCounts(Companion):
     def foreground(self) -> int:
         """The voxels of all values but 0."""
         return sum(count for value, count in self._counts.items() if value)
+
+
+class MaskCounts(Companion):
+    """Counts the voxels of each of several masks [K, Z, Y, X], which may overlap.
+
+    Args:
+        labels: labels of the masks, in their order.
+
+    Attributes:
+        voxels: by label.
+    """
+
+    def __init__(self, labels: Sequence[Label]) -> None:
+        self.voxels = dict.fromkeys(labels, 0)
+
+    def add(self, slab: NDArray[Any]) -> None:
+        for label, mask in zip(self.voxels, slab, strict=True):
+            self.voxels[label] += int(np.count_nonzero(mask))
 
 
 def _counts(voxels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -2,7 +2,8 @@
 
 The label map is the first result. Masks of exclusive labels are derived from it as it is written, so that they agree
 with it after post-processing. Masks of `channels`, which may overlap, come from the network: if rules change the map,
-the masks follow it; for independent channels (`stacked`), rules apply to each mask, and the map is derived from them.
+the masks follow it. For independent channels (`stacked`) the masks are the first result: rules and volumes are theirs,
+and the map is derived from them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from ctseg.engine.inference.decoders import (
 from ctseg.engine.inference.label_merge import no_probabilities
 from ctseg.engine.postprocess import check_rules, postprocess
 from ctseg.engine.postprocess.rules import written_values
-from ctseg.engine.prediction.companions import Companion, StatisticsFiles, VoxelCounts
+from ctseg.engine.prediction.companions import (
+    Companion,
+    MaskCounts,
+    StatisticsFiles,
+    VoxelCounts,
+)
 from ctseg.engine.prediction.label_maps import (
     decode_masks,
     follow,
@@ -120,9 +126,10 @@ class Outputs:
     def __init__(self, model: Model, request: Request, target: Path) -> None:
         check_request(model, request)
         self._model, self._request, self._task = model, request, model.task
+        self._independent = self._task.kind == "channels" and self._task.stacked
         self.paths = output_paths_of(self._task, request, target)
         self._labels = requested_labels(self._task, request.labels)
-        self._counts = VoxelCounts()
+        self._counts, self._mask_counts = VoxelCounts(), MaskCounts(self._labels)
         self._uncertainty = UncertaintySums()
         self._map: NDArray[Any] | None = None
         self._cleaned: dict[str, dict[str, float]] = {}
@@ -131,22 +138,25 @@ class Outputs:
         self._rules = self._applicable(_rules(model, request))
         if self._task.kind == "regression":
             self.results: tuple[ResultSpec, ...] = (self._values(),)
-        elif self._task.stacked and self._rules:
+        elif self._independent:
             self.results = (self._from_masks(), *self._additional())
         else:
             self.results = (*self._from_map(), *self._additional())
 
-    def in_memory(self, run: Callable[[Decoder], NDArray[Any]], geometry: Geometry) -> NDArray[Any]:
+    def in_memory(
+        self, run: Callable[[Decoder], NDArray[Any]], geometry: Geometry, *, apart: bool = False
+    ) -> NDArray[Any]:
         """The main result as an array instead of a file.
 
         Args:
             run: predicts the whole result of a decoder on the scan's grid.
+            apart: give the masks of independent channels [K, Z, Y, X] instead of their map.
         """
         self._folder = None
         whole = run(self.results[0].decoder)
-        if self._rules and self._task.stacked:
+        if self._independent:
             self._postprocess_masks(whole, geometry, None)
-            return decode_masks(whole, self._labels, label_dtype(self._task))
+            return whole if apart else decode_masks(whole, self._labels, label_dtype(self._task))
         if self._rules:
             self._postprocess_map(whole, geometry, None)
         return whole
@@ -158,10 +168,7 @@ class Outputs:
         if names := self.paths.names():
             record["beside"] = names
         labels = () if self._task.kind == "regression" else self._labels
-        record["volumes_ml"] = {
-            label.name: sum(map(self._counts.of, written_values(self._labels, label))) * ml
-            for label in labels
-        }
+        record["volumes_ml"] = {label.name: self._voxels(label) * ml for label in labels}
         if self._request.uncertainty:
             record["uncertainty"] = self._uncertainty.record(self._counts.foreground)
         if self._rules:
@@ -169,6 +176,11 @@ class Outputs:
         if self._request.instances:
             record["instances"] = self._objects
         return record
+
+    def _voxels(self, label: Label) -> int:
+        if self._independent:
+            return self._mask_counts.voxels[label]
+        return sum(map(self._counts.of, written_values(self._labels, label)))
 
     def _applicable(self, rules: Sequence[PostprocessRule]) -> tuple[PostprocessRule, ...]:
         """The rules that concern the requested labels.
@@ -216,15 +228,13 @@ class Outputs:
                 derived=(*(masks if exclusive else ()), *self._copies(_unchanged)),
             )
         ]  # fmt: skip
-        of_masks = self._statistics(masks=True)
-        if not exclusive and (paths.masks or of_masks):
+        if not exclusive and paths.masks:
             follow_map = self._follow_map if self._rules else None
+            masks_of_regions = Masks(self._task, self._labels)
+            derived = self._channel_files()
             specs.append(
-                ResultSpec(
-                    None, Masks(self._task, self._labels), postprocess=follow_map,
-                    companions=of_masks, derived=self._channel_files(),
-                )
-            )  # fmt: skip
+                ResultSpec(None, masks_of_regions, postprocess=follow_map, derived=derived)
+            )
         return specs
 
     def _from_masks(self) -> ResultSpec:
@@ -235,9 +245,10 @@ class Outputs:
             self.paths.main, derive, dtype, self._labels, self._companions(),
             dataset_option(self.paths.main, "map"),
         )  # fmt: skip
+        change = self._postprocess_masks if self._rules or self._request.instances else None
         return ResultSpec(
-            None, Masks(self._task, self._labels), postprocess=self._postprocess_masks,
-            companions=self._statistics(masks=True),
+            None, Masks(self._task, self._labels), postprocess=change,
+            companions=(self._mask_counts, *self._statistics(masks=True)),
             derived=(main, *self._copies(derive), *self._channel_files()),
         )  # fmt: skip
 
@@ -262,7 +273,7 @@ class Outputs:
         paths = self.paths
         if paths.statistics is None or paths.statistics_table is None:
             return ()
-        if masks != (self._task.kind == "channels" and self._task.stacked):
+        if masks != self._independent:
             return ()
         labels = {label: written_values(self._labels, label) for label in self._labels}
         case = stem_of(paths.main)

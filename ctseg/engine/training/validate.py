@@ -19,8 +19,9 @@ from ctseg.data.store import Prepared, about
 from ctseg.data.stream import ready as stream_of
 from ctseg.engine.evaluation.case_maps import CaseMaps
 from ctseg.engine.evaluation.evaluate import evaluate_case
+from ctseg.engine.inference.decoders import Masks
 from ctseg.engine.inference.model import Model, NetworkModel, decoder_of, predict_array
-from ctseg.engine.prediction.api import Segmenter
+from ctseg.engine.prediction.api import predict_volume
 from ctseg.engine.training.job import RUN_FILE, TrainingJob
 from ctseg.engine.training.planned import check_cases
 from ctseg.errors import BadInput, CtsegError
@@ -28,6 +29,7 @@ from ctseg.metrics.aligned import Look
 from ctseg.metrics.catalogue import in_group
 from ctseg.metrics.report import CaseResult, Report
 from ctseg.specs import Case, Task
+from ctseg.task import may_overlap
 from ctseg.volume.volume import Volume
 
 BEST = "best.safetensors"
@@ -64,7 +66,8 @@ def validate(
     for done, (case, ready) in enumerate(zip(cases, prepared, strict=True), start=1):
         try:
             stream = stream_of(ready.image, ready.applied)
-            labels = predict_array(model, stream, decoder_of(model))
+            decoder = Masks(model.task) if may_overlap(model.task) else decoder_of(model)
+            labels = predict_array(model, stream, decoder)
             ready.close()
             results.append(score(model.task, case, Volume(labels, ready.applied.source), look))
         except CtsegError as error:
@@ -101,10 +104,10 @@ def measure(
         precision=precision or config.train.precision,
         backend="openvino" if integers else "torch",
     )
-    segmenter = Segmenter.of(model if prepared is None else prepared(model))
+    model = model if prepared is None else prepared(model)
     results = []
     for done, case in enumerate(cases, start=1):
-        results.append(score(segmenter.task, case, segmenter.predict(load_image(case))))
+        results.append(score_files(model, case))
         if on_case:
             on_case(done, len(cases), case.id)
     return Report(tuple(results))
@@ -131,8 +134,14 @@ def cases_of(run: Path) -> tuple[RunConfig, tuple[Case, ...], tuple[Case, ...]]:
     return config, training, validation
 
 
+def score_files(model: Model, case: Case) -> CaseResult:
+    """Predict a case from its files, with the post-processing of the card, and score it."""
+    apart = may_overlap(model.task)
+    return score(model.task, case, predict_volume(model, load_image(case), apart=apart))
+
+
 def score(task: Task, case: Case, prediction: Volume, look: Look | None = None) -> CaseResult:
-    """One prediction against the case's label as stored."""
+    """One prediction, a map [Z, Y, X] or a mask a label [K, Z, Y, X], against the case's label as stored."""
     source = prediction.geometry
     with about(case, "scored"):  # its files may be gone by now
         reference = load_label(case, task, Volume(prediction.array, source))

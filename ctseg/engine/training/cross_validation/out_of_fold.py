@@ -21,8 +21,8 @@ from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.model import Model, NetworkModel
 from ctseg.engine.inference.sinks import Sink, ToArray
 from ctseg.engine.inference.source_grid import SourceGridMapper
-from ctseg.engine.prediction.api import Segmenter, scan_of
-from ctseg.engine.training.validate import BEST, OnCase, score, validation_cases
+from ctseg.engine.prediction.api import scan_of
+from ctseg.engine.training.validate import BEST, OnCase, score_files, validation_cases
 from ctseg.errors import BadInput
 from ctseg.metrics.report import Report
 from ctseg.specs import Case
@@ -130,9 +130,9 @@ def ensemble_report(
             behind_own_stages(NetworkModel.from_files([f], device=device, precision=precision), f)
             for f in files
         ]
-        segmenter = Segmenter.of(Ensemble(models))
+        ensemble = Ensemble(models)
         for case in cases:
-            results.append(score(segmenter.task, case, segmenter.predict(load_image(case))))
+            results.append(score_files(ensemble, case))
             if on_case:
                 on_case(case.id)
     return Report(tuple(results))
