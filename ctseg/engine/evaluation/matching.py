@@ -14,6 +14,7 @@ from ctseg.errors import BadInput, FileProblem
 from ctseg.specs import Case, DataSet, ImageRef, Task, frozen
 from ctseg.task import with_values_of
 from ctseg.volume.file_names import file_name, matching, stem_of, volume_suffix
+from ctseg.volume.file_state import is_in_state
 from ctseg.volume.formats.companion_files import without_companions
 from ctseg.volume.io import format_of
 from ctseg.volume.volume import Volume
@@ -21,7 +22,8 @@ from ctseg.volume.volume import Volume
 PREDICTIONS = "predictions.json"
 """Record of a prediction in its output folder; its `task` gives the meaning of the label values.
 
-Cases that another call predicted say under `made_with` by what task and with which labels, if not by the same.
+Cases that another call predicted say under `made_with` by what task and with which labels, if not by the same; under
+`made`, the state of the file, by which one that something else wrote in its place is told.
 """
 
 
@@ -144,6 +146,13 @@ def _task_of_all(made: Sequence[_Made], ids: Sequence[str]) -> Task | None:
     """The task of all predictions."""
     for name, one in zip(ids, made, strict=True):
         if one.task != made[0].task:
+            if one.task is None or made[0].task is None:
+                changed, other = (ids[0], name) if made[0].task is None else (name, ids[0])
+                raise BadInput(
+                    f"Something else wrote the prediction of {changed} since {PREDICTIONS} was written, so its labels "
+                    f"may not be those of {other}.",
+                    hint="Predict it again, or evaluate it apart from the others with --cases ID,ID.",
+                )
             raise BadInput(
                 f"{PREDICTIONS} says that models with other labels predicted the cases {ids[0]} and {name}.",
                 hint="Evaluate those of one model at a time with --cases ID,ID, or predict all of them with one.",
@@ -305,10 +314,15 @@ def _from_record(prediction: Path, maps: Sequence[ImageRef]) -> list[_Made]:
         for name, line in lines.items()
         if isinstance(line.get("made_with"), dict)
     }
-    return [
-        replace(others.get(ref.path.name, whole), masks=_masks(lines.get(ref.path.name, {}), ref))
-        for ref in maps
-    ]
+    made = []
+    for ref in maps:
+        line = lines.get(ref.path.name, {})
+        if "made" in line and not is_in_state(ref.path, line["made"]):
+            made.append(_Made())  # another program's file
+        else:
+            one = others.get(ref.path.name, whole)
+            made.append(replace(one, masks=_masks(line, ref)))
+    return made
 
 
 def _masks(line: Mapping[str, Any], ref: ImageRef) -> Mapping[str, ImageRef]:

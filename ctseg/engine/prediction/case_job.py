@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ctseg.engine.prediction.scan_job import ScanJob
 from ctseg.errors import CtsegError, RunFailed
 from ctseg.files import disk_errors
 from ctseg.specs import ImageRef
+from ctseg.volume.file_state import state_of
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,19 @@ class CaseJob:
             "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
             "tiles": self._tiles,
             **self._outputs.record(geometry),
+            **self._made(),
             "notes": self.notes,
             **self._changed(),
             **self._computed_by(),
         }
+
+    def _made(self) -> dict[str, Any]:
+        """What tells the written label map from what may be written in its place later."""
+        if self.share is not None and not self.share.leads:  # the first process writes it
+            return {}
+        with suppress(OSError):
+            return {"made": state_of(self.places.main)}
+        return {}
 
     def _computed_by(self) -> dict[str, Any]:
         """What computed the networks, where there was a choice."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctseg.engine.evaluation.matching import PREDICTIONS
 from ctseg.engine.inference.backends.choice import expecting
 from ctseg.engine.inference.model import Model
 from ctseg.engine.prediction.case_job import CaseJob, MemoryOptions
@@ -34,6 +35,7 @@ from ctseg.engine.prediction.record import PredictionRecord
 from ctseg.engine.prediction.request import Request
 from ctseg.errors import BadInput
 from ctseg.files import disk_errors
+from ctseg.volume.file_names import stem_of
 from ctseg.volume.io import format_of, writer_format
 
 
@@ -81,8 +83,8 @@ def predict_folder(
     """Predict every scan; one that fails does not keep the others.
 
     A folder of outputs gets `predictions.json`, written anew after every scan, and so does that of a single file
-    where finished scans are to be skipped; see `ctseg.engine.prediction.record`. A full disk ends the work, since it
-    would fail every scan that follows.
+    where finished scans are to be skipped, or where it has one already; see `ctseg.engine.prediction.record`. A full
+    disk ends the work, since it would fail every scan that follows.
 
     Raises:
         BadInput: one output file for several scans, or a name that cannot be written.
@@ -106,7 +108,7 @@ def predict_folder(
     record = None
     if leads:
         remove_leftovers(folder)
-        if request.skip_existing or not single:
+        if request.skip_existing or not single or _is_recorded(items[0], request.output):
             record = PredictionRecord(folder, model, request, on_say)
         if request.skip_existing and record is not None:
             done = _finished(cases, record, on_say)
@@ -148,6 +150,11 @@ def _finished(
         elif on_say:
             on_say(f"{case.id}: predicted anew: {why}.")
     return done
+
+
+def _is_recorded(item: Item, output: Path) -> bool:
+    """Whether the file of a scan lies in a folder with a record, where it is, by its name, the scan's result."""
+    return (output.parent / PREDICTIONS).is_file() and stem_of(output) == item.id
 
 
 def _shared(cases: Sequence[CaseJob], dispatch: Schedule) -> Iterator[CaseJob]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ctseg.engine.inference.cascade import Cascade
@@ -14,12 +13,8 @@ from ctseg.engine.inference.model import Model
 from ctseg.engine.model.build import installed_providers
 from ctseg.engine.model.weights import tensors_sha256
 from ctseg.specs import ImageRef
-from ctseg.volume.formats.companion_files import files_of
+from ctseg.volume.file_state import all_files, digest_of, size_and_time, state_of
 
-HASHED_BYTES = 2**33
-"""Scans of more bytes are told apart by names, sizes, times and the ends of their files."""
-ENDS = 2**16
-BLOCK = 2**20
 INDIFFERENT = ("batch_size", "device", "backend")
 """Settings that change a result in its last digits at most."""
 
@@ -69,8 +64,7 @@ def inputs_of(images: Sequence[ImageRef]) -> list[dict[str, Any]]:
     found = []
     for ref in images:
         try:
-            files = _files(ref.path)
-            state: dict[str, Any] = {**_size_and_time(files), "digest": _digest(ref.path, files)}
+            state = state_of(ref.path)
         except OSError:
             state = dict.fromkeys(("bytes", "modified_ns", "digest"))
         found.append({**state, **_read_with(ref)})
@@ -80,37 +74,6 @@ def inputs_of(images: Sequence[ImageRef]) -> list[dict[str, Any]]:
 def _read_with(ref: ImageRef) -> dict[str, Any]:
     options = {name: str(value) for name, value in sorted(ref.options.items())}
     return {"options": options, "slices": None if ref.slices is None else list(ref.slices)}
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file())
-    return files_of(path)
-
-
-def _size_and_time(files: Sequence[Path]) -> dict[str, int]:
-    states = [file.stat() for file in files]
-    return {
-        "bytes": sum(state.st_size for state in states),
-        "modified_ns": max((state.st_mtime_ns for state in states), default=0),
-    }
-
-
-def _digest(path: Path, files: Sequence[Path]) -> str:
-    """A checksum over names within a folder, sizes and bytes; for huge scans over times and ends instead of all."""
-    digest = hashlib.sha256()
-    huge = _size_and_time(files)["bytes"] > HASHED_BYTES
-    for file in files:
-        about = file.stat()
-        name = str(file.relative_to(path)) if file.is_relative_to(path) else ""
-        digest.update(json.dumps([name, about.st_size, about.st_mtime_ns * huge]).encode())
-        with file.open("rb") as opened:
-            if huge:
-                digest.update(opened.read(ENDS))
-                opened.seek(max(about.st_size - ENDS, 0))
-            while block := opened.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def made_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -155,11 +118,11 @@ def other_input(line: Mapping[str, Any], images: Sequence[ImageRef]) -> str | No
             if old.get(what) != read_with[what]:
                 return f"its scan was read with other {what}"
         try:
-            files = _files(ref.path)
-            now = _size_and_time(files)
+            files = all_files(ref.path)
+            now = size_and_time(files)
             if path == str(ref.path) and all(old.get(key) == now[key] for key in now):
                 continue
-            if old.get("bytes") != now["bytes"] or old.get("digest") != _digest(ref.path, files):
+            if old.get("bytes") != now["bytes"] or old.get("digest") != digest_of(ref.path, files):
                 return "its scan has changed since, or is another one of that name"
         except OSError:
             return "its scan cannot be read"

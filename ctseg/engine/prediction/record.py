@@ -25,6 +25,7 @@ from ctseg.errors import FileProblem
 from ctseg.files import disk_errors, write_text
 from ctseg.temporary import held
 from ctseg.version import __version__
+from ctseg.volume.file_state import is_in_state
 
 if TYPE_CHECKING:
     from ctseg.engine.prediction.case_job import CaseJob
@@ -114,6 +115,8 @@ class PredictionRecord:
             return f"{PREDICTIONS} does not say what made it"
         if Path(str(line.get("output"))).name != case.places.main.name:
             return f"{PREDICTIONS} names another file of it"
+        if "made" in line and not is_in_state(case.places.main, line["made"]):
+            return f"{case.places.main.name} was written by something else since"
         beside = line.get("beside")
         missing = set(case.places.names()) - set(beside if isinstance(beside, dict) else ())
         if missing:

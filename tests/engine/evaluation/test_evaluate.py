@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ctseg.errors import BadInput, FileProblem, GeometryMismatch, UnknownName
 from ctseg.specs import ImageRef, Label, Task
 from ctseg.task import classes_task
 from ctseg.volume.file_names import stem_of
+from ctseg.volume.file_state import state_of
 from ctseg.volume.io import write
 from ctseg.volume.volume import Volume
 
@@ -262,6 +264,27 @@ def test_one_file_is_judged_by_the_record_beside_it_if_that_names_it(
         for name in "ab"
     }
     assert (found["a"].labels, found["b"].labels) == (("organ",), ("1", "2"))
+
+
+def test_the_record_tells_nothing_of_what_something_else_wrote(
+    folders: tuple[Path, Path], dataset: Path, tmp_path: Path
+) -> None:
+    lines = [
+        {"case": name, "output": f"{name}.nii.gz", "made": state_of(folders[0] / f"{name}.nii.gz")}
+        for name in "ab"
+    ]
+    about = {"task": asdict(TASK), "settings": {"labels": None}, "cases": lines}
+    (folders[0] / PREDICTIONS).write_text(json.dumps(about))
+    shutil.copytree(folders[0], tmp_path / "copied", copy_function=shutil.copyfile)
+    assert evaluate(tmp_path / "copied", folders[1]).labels == ("organ", "lesion")
+    write(_map(shift=1, lesion=False), folders[0] / "a.nii.gz")
+    for reference in (folders[1], dataset):
+        with pytest.raises(BadInput, match=r"wrote the prediction of a since .* those of b"):
+            evaluate(folders[0], reference)
+    assert evaluate(*folders, cases=["a"]).labels == ("1", "2")
+    assert evaluate(folders[0], dataset, cases=["a"]).labels == ("organ", "lesion")
+    assert evaluate(*folders, cases=["b"]).labels == ("organ", "lesion")
+    assert evaluate(folders[0] / "a.nii.gz", folders[1] / "a.nrrd").labels == ("1", "2")
 
 
 def test_hdf5_predictions_are_read_by_dataset(tmp_path: Path) -> None:

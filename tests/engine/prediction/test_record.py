@@ -21,12 +21,13 @@ from ctseg.engine.inference.cascade import Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.prediction.folder import Listener, predict_folder
 from ctseg.engine.prediction.inputs import find_items
-from ctseg.engine.prediction.provenance import HASHED_BYTES, inputs_of, model_digest
+from ctseg.engine.prediction.provenance import inputs_of, model_digest
 from ctseg.engine.prediction.queue import Summary
 from ctseg.engine.prediction.record import PredictionRecord
 from ctseg.engine.prediction.request import Request
 from ctseg.specs import ImageRef
 from ctseg.temporary import held
+from ctseg.volume.file_state import HASHED_BYTES, is_in_state, state_of
 from tests.engine import small_model as small
 
 
@@ -204,6 +205,65 @@ def test_empty_unknown_and_missing_results_are_made_anew(folder):
     (folder / "out" / "scan1.nii.gz").unlink()
     summary, why = predict(folder)
     assert ([case["case"] for case in summary.done], why) == (["scan1"], [])
+
+
+def test_the_result_of_something_else_is_made_anew(folder):
+    predict(folder)
+    other = small.small_model()
+    for parameter in other.networks[0].parameters():
+        parameter.data *= -1
+    out = folder / "out" / "scan0.nii.gz"
+    before = out.read_bytes()
+    other.predict_file(folder / "in" / "scan0.nii.gz", out)  # of which no record tells
+    assert out.read_bytes() != before
+    summary, why = predict(folder)
+    assert [case["case"] for case in summary.done] == ["scan0"]
+    assert why == ["scan0.nii.gz was written by something else since."]
+    assert summary.skipped == ["scan1"]
+    assert out.read_bytes() == before
+    os.utime(out, (1, 1))  # as a copy has it
+    assert predict(folder)[0].skipped == ["scan0", "scan1"]
+
+
+def test_a_single_file_in_a_folder_with_a_record_is_recorded(folder):
+    def alone(scan: str, name: str) -> None:
+        request = Request(folder / "out" / name)
+        predict_folder(other, find_items([str(folder / "in" / scan)], channels=1), request)
+
+    predict(folder)
+    other = small.small_model(temperature=2.0).model
+    before = document(folder)
+    alone(
+        "scan0.nii.gz", "of_another_name.nii.gz"
+    )  # which the line of scan0 would not name any more
+    assert document(folder) == before
+    alone("scan0.nii.gz", "scan0.nii.gz")
+    lines = {case["case"]: case for case in document(folder)["cases"]}
+    assert document(folder)["model_digest"] == model_digest(other)
+    assert "made_with" not in lines["scan0"]
+    assert lines["scan1"]["made_with"]["model_digest"] == before["model_digest"]
+    summary, why = predict(folder)
+    assert [case["case"] for case in summary.done] == ["scan0"]
+    assert why[0].startswith("the model small.v1 made it, which is not this one")
+    assert summary.skipped == ["scan1"]
+
+
+def test_copies_of_a_volume_are_in_its_state(tmp_path):
+    file = tmp_path / "a.mhd"
+    ctseg.write(small.scan(0), file)
+    before = state_of(file)
+    for moved in (shutil.copy, shutil.copy2):
+        other = tmp_path / moved.__name__
+        other.mkdir()
+        for part in tmp_path.glob("a.*"):
+            moved(part, other)
+        os.utime(other / "a.mhd", (1, 1))
+        assert is_in_state(other / "a.mhd", before)
+    data = next(part for part in tmp_path.glob("a.*") if part != file)
+    data.write_bytes(data.read_bytes()[::-1])
+    assert not is_in_state(file, before)
+    assert not any(is_in_state(tmp_path / name, before) for name in ("copy", "none"))
+    assert not any(is_in_state(file, state) for state in (None, 3, {}, {"bytes": 1}))
 
 
 def test_what_lies_beside_must_be_of_the_same_call(folder):
