@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ctseg.config.checking import parse_json
 from ctseg.engine.evaluation.matching import PREDICTIONS
 from ctseg.engine.inference.cascade import Cascade
+from ctseg.engine.inference.ensemble import Ensemble
 from ctseg.engine.inference.model import Model, name_of
 from ctseg.engine.prediction.provenance import (
     made_otherwise,
@@ -224,7 +225,10 @@ def header(model: Model, request: Request) -> dict[str, Any]:
 
 
 def _where(model: Model) -> dict[str, Any]:
-    """The part of scans that is looked at, where it is not all of them."""
+    """The part of scans that is looked at, where it is not all of them; of several models, by each of them."""
+    if isinstance(model, Ensemble):
+        members = [_where(one) for one in model.models]
+        return {"members": members} if any(members) else {}
     if not isinstance(model, Cascade):
         return {}
     stages = [

@@ -19,6 +19,7 @@ from ctseg.config import TaskConfig
 from ctseg.engine.evaluation.matching import find_pairs
 from ctseg.engine.inference.cascade import Cascade, CoarseModel
 from ctseg.engine.inference.ensemble import Ensemble
+from ctseg.engine.prediction.api import Segmenter
 from ctseg.engine.prediction.folder import Listener, predict_folder
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.engine.prediction.provenance import inputs_of, model_digest
@@ -264,6 +265,23 @@ def test_copies_of_a_volume_are_in_its_state(tmp_path):
     assert not is_in_state(file, before)
     assert not any(is_in_state(tmp_path / name, before) for name in ("copy", "none"))
     assert not any(is_in_state(file, state) for state in (None, 3, {}, {"bytes": 1}))
+
+
+def test_models_that_look_at_another_part_make_another_result(folder):
+    def looking(*regions: Any, margin_mm: float = 10.0) -> Any:
+        model = small.small_model().model
+        stage = CoarseModel(model, margin_mm=margin_mm)
+        cascades = [Cascade(model, [stage], region=region) for region in regions]
+        return Segmenter.of(Ensemble(cascades))
+
+    part, other = ((0, 8), (0, 9), (0, 10)), ((2, 10), (0, 9), (0, 10))
+    predict(folder, looking(part, part))
+    assert predict(folder, looking(part, part))[0].skipped == ["scan0", "scan1"]
+    changed = (looking(other, other), looking(part, other), looking(part, part, margin_mm=2.0))
+    for model in changed:
+        summary, why = predict(folder, model)
+        assert (summary.skipped, len(summary.done)) == ([], 2)
+        assert why[0].startswith("it was made with members = ")
 
 
 def test_what_lies_beside_must_be_of_the_same_call(folder):
