@@ -236,8 +236,15 @@ def _ids(
 
 
 def _is_volume(path: Path) -> bool:
-    """Whether a path is one volume: a file, or a folder with the suffix of a store, such as Zarr."""
-    return path.is_file() or bool(path.exists() and volume_suffix(path) and format_of(path))
+    """Whether a path is one volume: a file, or a folder with the suffix of a store, such as Zarr.
+
+    A folder that has nothing but the suffix for a name, such as `seg.dcm`, holds files of that format.
+    """
+    if path.is_file():
+        return True
+    suffix = f".{path.name.lower()}"
+    holds_files = volume_suffix(Path(suffix)) == suffix
+    return bool(not holds_files and path.exists() and volume_suffix(path) and format_of(path))
 
 
 def _maps(path: Path, options: Mapping[str, Any] | None) -> dict[str, ImageRef]:

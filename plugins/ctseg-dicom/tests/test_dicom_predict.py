@@ -9,6 +9,7 @@ import torch
 import ctseg
 from ctseg.card import Card, Provider, TrainingData
 from ctseg.config import PredictConfig, PreprocessConfig, TaskConfig
+from ctseg.engine.evaluation.matching import find_pairs
 from ctseg.engine.inference.model import NetworkModel
 from ctseg.engine.model.runtime import choose
 from ctseg.engine.prediction.outputs import Outputs
@@ -77,3 +78,17 @@ def test_a_series_becomes_a_seg_and_what_no_seg_can_hold_becomes_nifti(tmp_path,
     sure = ctseg.read(outputs.paths.confidence)
     assert sure.geometry.agrees(geometry)
     assert sure.array.max() <= 1
+
+
+def test_a_folder_of_copies_in_another_format_is_no_prediction(tmp_path):
+    """As `--set format=.nii.gz,.seg.dcm` writes them."""
+    volume = ctseg.Volume.from_array(np.zeros((2, 3, 4), np.uint8))
+    out, truth = tmp_path / "out", tmp_path / "truth"
+    for folder in (out, truth):
+        ctseg.write(volume, folder / "a.nii.gz")
+    (out / "seg.dcm").mkdir()
+    (out / "seg.dcm" / "a.seg.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
+    (pair,) = find_pairs(out, truth).pairs
+    assert pair.prediction.path == out / "a.nii.gz"
+    (pair,) = find_pairs(out / "seg.dcm", truth).pairs
+    assert (pair.case, pair.prediction.path) == ("a", out / "seg.dcm" / "a.seg.dcm")
