@@ -26,7 +26,7 @@ import ctseg
 from ctseg.data.readers.find import open_dataset
 from ctseg.data.readers.layout import Splits
 from ctseg.data.splits import all_folds, fold_cases
-from ctseg.engine.evaluation.evaluate import read_map
+from ctseg.engine.evaluation.read_maps import read_map
 from ctseg.volume.volume import Volume
 
 MARGIN_MM = 50.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.metrics.aligned import AlignedCase, Look
@@ -43,6 +45,13 @@ class CaseMaps:
     drawn: tuple[str, ...] | None = None
     look: Look | None = None
     shown: tuple[str, ...] | None = None
+
+    @cached_property
+    def valid(self) -> NDArray[np.bool_] | None:
+        """The mask as bool [Z, Y, X]; None if all voxels count."""
+        if self.mask is None:
+            return None
+        return np.asarray(self.mask.reshape(self.mask.shape[-3:]) > 0)
 
     def show(self, task: Task | None, predicted: NDArray[Any], reference: NDArray[Any]) -> None:
         """Let `look` see the arrays as they are compared."""

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ctseg.engine.evaluation.case_maps import CaseMaps, Slices
 from ctseg.engine.evaluation.channel_names import by_name, names_of_values
 from ctseg.engine.evaluation.matching import Pairs, find_pairs
-from ctseg.engine.evaluation.overlapping import as_one_map_shows, read_masks
+from ctseg.engine.evaluation.overlapping import as_one_map_shows
+from ctseg.engine.evaluation.read_maps import common_grid, mask_of, read_maps, squeezed, volume_of
 from ctseg.errors import BadInput, UnknownName
 from ctseg.metrics.aligned import Look
 from ctseg.metrics.case import MetricSettings, diagonal_mm, score_labels, score_values
@@ -21,12 +22,11 @@ from ctseg.metrics.catalogue import OF_VALUES, REGRESSION, in_group, labels_only
 from ctseg.metrics.overlap import Histogram, confusion, joint_histogram, valid_histogram
 from ctseg.metrics.pairs import MapPair
 from ctseg.metrics.report import CaseResult, LabelResult, Report
-from ctseg.specs import DataSet, ImageRef, Task
+from ctseg.specs import DataSet, Task
 from ctseg.task import check_values, classes_task, in_one_map, labelled_channels
 from ctseg.volume.distinct_values import distinct_values, whole_numbers
-from ctseg.volume.geometry import TOLERANCE_VOXELS, check_same
-from ctseg.volume.io import read_ref
-from ctseg.volume.lattice import CommonGrid, on_common_grid
+from ctseg.volume.geometry import check_same
+from ctseg.volume.lattice import CommonGrid
 from ctseg.volume.volume import Volume
 
 
@@ -104,12 +104,12 @@ def evaluate(
                 "A data set is compared with a folder of predictions, not with one volume."
             )
         _check_metrics(task, metrics)
-        expected = _volume(reference, reference_options)
+        expected = volume_of(reference, reference_options)
         names = ("The prediction of 'case'", "its reference")
-        common = _common(
-            _volume(prediction, prediction_options), expected, names, None, grid_tolerance, task
+        common = common_grid(
+            volume_of(prediction, prediction_options), expected, names, None, grid_tolerance, task
         )
-        region = None if mask is None else common.to_common(_mask_of(_volume(mask, None), expected))
+        region = None if mask is None else common.to_common(mask_of(volume_of(mask), expected))
         maps = CaseMaps(
             common.one, common.two, "case", slices=_on_common_grid(slices, common), mask=region,
             look=look,
@@ -165,50 +165,20 @@ def _evaluate_pairs(
         settings = replace(settings, labels=settings.labels or pairs.labels)
     results, spacings = [], {}
     for done, pair in enumerate(pairs.pairs, start=1):
-        names = (str(pair.prediction.path), str(pair.reference.path))
-        expected = read_map(pair.reference)
-        predicted = read_masks(pair, task, expected) or read_map(pair.prediction)
-        files = (pair.prediction.path, pair.reference.path)
-        common = _common(predicted, expected, names, files, pairs.grid_tolerance, task)
-        mask = None
-        if pair.mask is not None:
-            mask = common.to_common(_mask_of(_volume(pair.mask, None), expected))
-        maps = CaseMaps(
-            common.one, common.two, pair.case, names=names,
-            slices=_on_common_grid(slices, common), mask=mask, group=pair.group,
-            images=pair.images, drawn=pair.drawn, look=look,
-            shown=pair.drawn if pairs.labels is None else pairs.labels,
-        )  # fmt: skip
+        maps, common = read_maps(pair, task, pairs.grid_tolerance)
+        shown = pair.drawn if pairs.labels is None else pairs.labels
+        maps = replace(maps, slices=_on_common_grid(slices, common), shown=shown, look=look)
         result = evaluate_case(task, maps, settings)
         reading_notes = [
             f"{name}: {note}"
-            for name, volume in zip(names, (predicted, expected), strict=True)
+            for name, volume in zip(maps.names or (), (common.one, common.two), strict=True)
             for note in volume.metadata.get("notes", ())
         ]
-        spacings[pair.case] = expected.geometry.spacing_zyx
+        spacings[pair.case] = common.two.geometry.spacing_zyx
         results.append(replace(result, notes=(*reading_notes, *common.notes, *result.notes)))
         if progress is not None:
             progress(done, len(pairs.pairs), pair.case)
     return _report(results, settings, spacings)
-
-
-def _common(
-    prediction: Volume,
-    reference: Volume,
-    names: tuple[str, str],
-    files: tuple[Path, Path] | None,
-    tolerance: float | None,
-    task: Task | None,
-) -> CommonGrid:
-    """Both maps on one grid; label maps are padded with background, which the values of a regression lack."""
-    return on_common_grid(
-        prediction,
-        reference,
-        names=names,
-        files=files,
-        tolerance=TOLERANCE_VOXELS if tolerance is None else tolerance,
-        pad=task is None or task.kind != "regression",
-    )
 
 
 def _on_common_grid(slices: Slices | None, common: CommonGrid) -> Slices | None:
@@ -256,14 +226,14 @@ def evaluate_case(
     names = maps.names or (f"The prediction of '{case_id}'", "its reference")
     check_same(prediction.geometry, reference.geometry, names=names)
     part = slice(*maps.slices) if maps.slices else slice(None)
-    predicted, expected = (_squeezed(v.array)[..., part, :, :] for v in (prediction, reference))
+    predicted, expected = (squeezed(v.array)[..., part, :, :] for v in (prediction, reference))
     if not expected.size:
         raise BadInput(
             f"No slices of {names[1]} lie in {maps.slices}: it has {reference.geometry.shape_zyx[0]} slices."
         )
     told = [(predicted, prediction.metadata, names[0]), (expected, reference.metadata, names[1])]
     task, (predicted, expected) = by_name(task, told)
-    valid = None if maps.mask is None else np.asarray(_squeezed(maps.mask)[part] > 0)
+    valid = None if maps.valid is None else maps.valid[part]
     spacing = reference.geometry.spacing_zyx
     if task is not None and task.kind == "regression":
         maps.show(task, predicted, expected)
@@ -373,24 +343,3 @@ def _score_instances(
     single, settings = classes_task({"instances": 1}), replace(settings, labels=None)
     pair = MapPair(one, two, maps.spacing_zyx, valid, instances=(ids[0], ids[1]))
     return score_labels(single, pair, settings)
-
-
-def _squeezed(array: NDArray[Any]) -> NDArray[Any]:
-    return array[0] if array.ndim == 4 and array.shape[0] == 1 else array
-
-
-def _volume(item: Volume | ImageRef | Path | str, options: Mapping[str, Any] | None) -> Volume:
-    if isinstance(item, Volume):
-        return item
-    return read_map(item if isinstance(item, ImageRef) else ImageRef(Path(item), options or {}))
-
-
-def _mask_of(mask: Volume, reference: Volume) -> NDArray[Any]:
-    check_same(mask.geometry, reference.geometry, names=("The mask", "its reference"))
-    return mask.array
-
-
-def read_map(ref: ImageRef) -> Volume:
-    """Read a label map [Z, Y, X], or [C, Z, Y, X] with several channels."""
-    volume = read_ref(ref)
-    return replace(volume, array=_squeezed(volume.array))

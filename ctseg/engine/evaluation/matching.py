@@ -182,14 +182,14 @@ def _joined_by_name(recorded: Task, own: Task) -> tuple[Task, tuple[str, ...] | 
 
 
 def _drawn_of(case: Case, common: tuple[str, ...] | None) -> Case:
-    return replace(case, drawn=_in_both(case.drawn, common))
+    return replace(case, drawn=in_both(case.drawn, common))
 
 
 def _predicted(pair: Pair, labels: tuple[str, ...] | None) -> Pair:
-    return replace(pair, drawn=_in_both(pair.drawn, labels))
+    return replace(pair, drawn=in_both(pair.drawn, labels))
 
 
-def _in_both(one: tuple[str, ...] | None, two: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def in_both(one: tuple[str, ...] | None, two: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The labels of two lists, of which None stands for all labels."""
     if one is None or two is None:
         return two if one is None else one

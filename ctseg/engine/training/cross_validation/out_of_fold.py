@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctseg.config.postprocess import PostprocessRule
-from ctseg.data.load import load_image, load_label
+from ctseg.data.load import load_extra, load_image, load_label
 from ctseg.engine.evaluation.calibration import Calibration, LogitSample, fit_temperature
+from ctseg.engine.evaluation.case_maps import CaseMaps
 from ctseg.engine.evaluation.runs import report_of, runs_in
 from ctseg.engine.evaluation.suggest_cleanup import Suggestion, suggest_rules
 from ctseg.engine.inference.cascade import behind_own_stages
@@ -53,6 +54,8 @@ class Fitted:
 def fit(models: Sequence[tuple[Model, Path]], on_case: OnCase | None = None) -> Fitted:
     """Fit temperature and post-processing rules to the validation cases of runs in which every label was drawn.
 
+    Voxels outside the mask of a case count for neither.
+
     Args:
         models: models without post-processing and with a temperature of 1, each with its run.
         on_case: called with the number done, the total and the case's id.
@@ -64,30 +67,33 @@ def fit(models: Sequence[tuple[Model, Path]], on_case: OnCase | None = None) -> 
     work = [(model, case) for model, case in work if case.drawn is None]
     samples: list[tuple[NDArray[np.float32], NDArray[Any]]] = []
 
-    def pairs() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def predicted() -> Iterator[CaseMaps]:
         for done, (model, case) in enumerate(work, start=1):
-            predicted, reference, sample = _predicted(model, case, len(work))
+            maps, sample = _predicted(model, case, len(work))
             samples.append(sample)
             if on_case:
                 on_case(done, len(work), case.id)
-            yield predicted, reference
+            yield maps
 
     cleanup = None
     if task.stacked:  # rules treat one map of values
-        for _ in pairs():
+        for _ in predicted():
             pass
     else:
-        cleanup = suggest_rules(in_one_map(task), pairs())
+        cleanup = suggest_rules(in_one_map(task), predicted())
     return Fitted(fit_temperature(samples), cleanup)
 
 
 def _predicted(
     model: Model, case: Case, cases: int
-) -> tuple[NDArray[Any], NDArray[Any], tuple[NDArray[np.float32], NDArray[Any]]]:
-    """The label map of a case, its reference as stored, and a sample of logits."""
+) -> tuple[CaseMaps, tuple[NDArray[np.float32], NDArray[Any]]]:
+    """The label map of a case and its reference as stored, and a sample of logits."""
     image = load_image(case)
-    reference = load_label(case, model.task, Volume(image.array[0], image.geometry)).array
-    target = encode(model.task, reference)
+    reference = load_label(case, model.task, Volume(image.array[0], image.geometry))
+    mask = load_extra(case, case.mask, image)
+    target = encode(model.task, reference.array)
+    if mask is not None:
+        target[..., mask[0] <= 0] = -1
     stream = model.open(scan_of(image))
     mapper = SourceGridMapper(stream.applied)
     labels = LabelMap(model.task)
@@ -99,7 +105,8 @@ def _predicted(
         (Logits(model.task), sample),
     ]
     model.predictor.run(stream, results, mapper=mapper)
-    return out, reference, sample.taken()
+    maps = CaseMaps(Volume(out, image.geometry), reference, case.id, mask=mask)
+    return maps, sample.taken()
 
 
 def ensemble_report(
