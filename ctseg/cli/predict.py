@@ -383,5 +383,5 @@ def _rules(model: Model, rare: PredictOptions, *, no: bool) -> tuple[Postprocess
         )
     if no:
         return ()
-    names = [label.name for label in model.task.labels]
+    names = [label.name for label in model.task.foreground]
     return rules_from_text(**texts, names=names) if given else None

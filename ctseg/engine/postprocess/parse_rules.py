@@ -23,14 +23,17 @@ def rules_from_text(
 ) -> tuple[PostprocessRule, ...]:
     """Parse the rules from three options; the options for one label are combined into one rule.
 
+    Beside labels that the same option names, `all` stands for the others.
+
     Args:
         keep_largest: `all`, `liver,spleen`, `kidneys=2` (the two largest components), `liver+tumour` (as one mask).
         min_size: `0.5ml`, `30vox` for every label, or `liver=0.5ml,lesion=30vox`.
         fill_holes: `all`, `liver`, `vessel=slices`.
-        names: names of the labels, if known; they may contain `,`, `=` and `+`.
+        names: names of the foreground labels, if known; they may contain `,`, `=` and `+`.
 
     Raises:
-        ConfigError: an option with invalid syntax or an invalid value.
+        ConfigError: an option with invalid syntax or an invalid value, or with `all` beside labels if no names are
+            known.
     """
     rules: dict[tuple[str, ...], dict[str, Any]] = {}
     for label, value in _items("--set keep_largest", keep_largest, names):
@@ -72,6 +75,26 @@ def _items(
         out.append((label_names, value))
     if not out:
         raise ConfigError(f"'{option}' names no label.", hint=f"For example: {_example(option)}")
+    return _spelt_out(out, names, where=f"'{option} {text}'")
+
+
+def _spelt_out(
+    items: list[tuple[tuple[str, ...], str]], names: Collection[str], *, where: str
+) -> list[tuple[tuple[str, ...], str]]:
+    """The items with `all`, where it stands beside labels, as the labels that no other item names."""
+    every = (EVERY_LABEL,)
+    if len(items) == 1 or every not in dict(items):
+        return items
+    named = [name for label, _ in items if label != every for name in label]
+    if not names:
+        raise ConfigError(
+            f"{where} names {named[0]} twice: by itself, and among all labels.",
+            hint="Name each label, e.g. --set keep_largest=liver,kidneys=2",
+        )
+    out = []
+    for label, value in items:
+        others = [(name,) for name in names if name not in named] if label == every else [label]
+        out += [(other, value) for other in others]
     return out
 
 

@@ -141,6 +141,27 @@ def test_what_options_say_of_one_label_becomes_one_rule():
     ]
 
 
+def test_all_stands_for_the_labels_that_the_option_does_not_name():
+    most = ("liver", "left, kidney", "C+S")
+    assert texts(keep_largest="all,spleen=2") == [
+        *({"label": name, "keep_largest": 1} for name in most),
+        {"label": "spleen", "keep_largest": 2},
+    ]
+    assert texts(min_size="spleen=5vox,1ml") == [
+        {"label": "spleen", "min_size_voxels": 5},
+        *({"label": name, "min_size_ml": 1.0} for name in most),
+    ]
+    assert texts(fill_holes="liver+spleen,all=slices") == [
+        {"label": ("liver", "spleen"), "fill_holes": "3d"},
+        *({"label": name, "fill_holes": "slices"} for name in most[1:]),
+    ]
+    assert texts(keep_largest="all,spleen=2", min_size="liver=5vox")[0] == {
+        "label": "liver", "keep_largest": 1, "min_size_voxels": 5,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"names kidneys twice.*\n.*Name each label"):
+        rules_from_text(keep_largest="all,kidneys=2")
+
+
 def test_known_names_are_taken_as_they_are():
     assert texts(keep_largest="C+S,left, kidney,liver") == [
         {"label": "C+S", "keep_largest": 1},
@@ -160,6 +181,7 @@ def test_known_names_are_taken_as_they_are():
         ({"keep_largest": "liver="}, "'liver=' is not LABEL=VALUE"),
         ({"keep_largest": "=2"}, "'=2' is not LABEL=VALUE"),
         ({"keep_largest": "liver,liver=2"}, "names liver twice"),
+        ({"keep_largest": "all,*=2"}, r"names \* twice"),
         ({"keep_largest": "liver+"}, "names a label"),
         ({"keep_largest": "liver+liver"}, "named twice"),
         ({"min_size": "0.5"}, r"'--set min_size' cannot be '0.5'.\n.*a number and a unit"),
