@@ -29,6 +29,7 @@ class CaseMaps:
         mask: evaluated region, [Z, Y, X] or [1, Z, Y, X], above 0.
         group: the patient or specimen of the case.
         drawn: names of the labels that were drawn in the reference, and are scored; None for all.
+        foreign: values of the reference whose labels the prediction cannot have; they count as background.
         images: its scan, for pictures.
         look: called with the maps as they are compared.
         shown: names of the labels that a predicted map was restricted to; None for all.
@@ -43,6 +44,7 @@ class CaseMaps:
     group: str | None = None
     images: tuple[ImageRef, ...] = ()
     drawn: tuple[str, ...] | None = None
+    foreign: tuple[int, ...] = ()
     look: Look | None = None
     shown: tuple[str, ...] | None = None
 
@@ -52,6 +54,15 @@ class CaseMaps:
         if self.mask is None:
             return None
         return np.asarray(self.mask.reshape(self.mask.shape[-3:]) > 0)
+
+    def without_foreign(self, task: Task, reference: NDArray[Any]) -> NDArray[Any]:
+        """A reference in the values of label files, whose foreign ones became background if it is a single map."""
+        if not self.foreign or reference.ndim != 3:
+            return reference
+        background = task.labels[0].values[0] if task.kind == "classes" else 0
+        out = reference.copy()
+        out[np.isin(reference, self.foreign)] = background
+        return out
 
     def show(self, task: Task | None, predicted: NDArray[Any], reference: NDArray[Any]) -> None:
         """Let `look` see the arrays as they are compared."""

@@ -133,8 +133,10 @@ def evaluate(
         pairs = replace(pairs, pairs=(replace(pairs.pairs[0], mask=mask),))
     if grid_tolerance is not None:
         pairs = replace(pairs, grid_tolerance=grid_tolerance)
-    _check_metrics(task or pairs.task, metrics)
-    return _evaluate_pairs(pairs, task or pairs.task, slices, settings, progress, look)
+    if task is not None:
+        pairs = replace(pairs, task=task, foreign=())
+    _check_metrics(pairs.task, metrics)
+    return _evaluate_pairs(pairs, slices, settings, progress, look)
 
 
 def _check_metrics(task: Task | None, metrics: Sequence[str] | str | None) -> None:
@@ -152,7 +154,6 @@ def _check_metrics(task: Task | None, metrics: Sequence[str] | str | None) -> No
 
 def _evaluate_pairs(
     pairs: Pairs,
-    task: Task | None,
     slices: Slices | None,
     settings: MetricSettings,
     progress: Callable[[int, int, str], None] | None,
@@ -165,10 +166,11 @@ def _evaluate_pairs(
         settings = replace(settings, labels=settings.labels or pairs.labels)
     results, spacings = [], {}
     for done, pair in enumerate(pairs.pairs, start=1):
-        maps, common = read_maps(pair, task, pairs.grid_tolerance)
+        maps, common = read_maps(pair, pairs.task, pairs.grid_tolerance)
+        part = _on_common_grid(slices, common)
         shown = pair.drawn if pairs.labels is None else pairs.labels
-        maps = replace(maps, slices=_on_common_grid(slices, common), shown=shown, look=look)
-        result = evaluate_case(task, maps, settings)
+        maps = replace(maps, slices=part, shown=shown, foreign=pairs.foreign, look=look)
+        result = evaluate_case(pairs.task, maps, settings)
         reading_notes = [
             f"{name}: {note}"
             for name, volume in zip(maps.names or (), (common.one, common.two), strict=True)
@@ -253,6 +255,7 @@ def evaluate_case(
         return CaseResult(case_id, results, group, diagonal_mm(expected.shape, spacing))
     if task is not None:
         predicted = as_stored(task, predicted)
+        expected = maps.without_foreign(task, expected)
     values, histogram = _values(predicted, expected)
     if task is None:
         if expected.ndim == 4 or predicted.ndim == 4:

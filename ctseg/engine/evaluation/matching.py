@@ -59,12 +59,14 @@ class Pairs:
         labels: labels that all predictions were restricted to; None for all.
         grid_tolerance: largest offset between the voxels of the two maps, as a fraction of a voxel; None for the
             default.
+        foreign: values of the references whose labels the model does not have; they count as background.
     """
 
     pairs: tuple[Pair, ...]
     task: Task | None = None
     labels: tuple[str, ...] | None = None
     grid_tolerance: float | None = None
+    foreign: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,19 +129,16 @@ def find_pairs(
         ids = _ids(predicted, expected, cases, prediction, where)
     made = _from_record(prediction, [predicted[i] for i in ids])
     recorded = _task_of_all(made, ids)
-    task = recorded or known
-    if recorded is not None and dataset is not None and dataset.task is not None:
-        task, common = _joined_by_name(recorded, dataset.task)
-        known_cases = {i: _drawn_of(case, common) for i, case in known_cases.items()}
     pairs = [_pair(i, predicted[i], expected[i], known_cases.get(i)) for i in ids]
     labels = {one.labels for one in made}
     if len(labels) > 1:
-        pairs = [_predicted(pair, one.labels) for pair, one in zip(pairs, made, strict=True)]
+        pairs = [_restricted(pair, one.labels) for pair, one in zip(pairs, made, strict=True)]
     pairs = [
         replace(_with_scan(pair, scans), masks=one.masks)
         for pair, one in zip(pairs, made, strict=True)
     ]
-    return Pairs(tuple(pairs), task, labels.pop() if len(labels) == 1 else None)
+    found = Pairs(tuple(pairs), recorded or known, labels.pop() if len(labels) == 1 else None)
+    return found if recorded is None or known is None else _joined_by_name(found, recorded, known)
 
 
 def _task_of_all(made: Sequence[_Made], ids: Sequence[str]) -> Task | None:
@@ -160,11 +159,12 @@ def _task_of_all(made: Sequence[_Made], ids: Sequence[str]) -> Task | None:
     return made[0].task if made else None
 
 
-def _joined_by_name(recorded: Task, own: Task) -> tuple[Task, tuple[str, ...] | None]:
-    """The task of a prediction with the values of a data set that has other labels, and the labels of both.
+def _joined_by_name(pairs: Pairs, recorded: Task, own: Task) -> Pairs:
+    """The cases with the task of the predictions, in the values of a data set that has other labels.
 
-    A model may know more labels than the data set, or give them other values. Names tell which are the same; where
-    they agree on nothing, or on everything, the task stays as it is, and None says that all labels count.
+    A model may know more labels than the data set, or fewer, or give them other values. Names tell which are the same:
+    labels of both are scored, and those of the data set alone count as background. Where the names agree on nothing,
+    or names and values on everything, the task stays as it is.
     """
     if (
         recorded.kind != own.kind
@@ -172,20 +172,21 @@ def _joined_by_name(recorded: Task, own: Task) -> tuple[Task, tuple[str, ...] | 
         or own.stacked
         or recorded.stacked
     ):
-        return recorded, None
+        return pairs
     names = {label.name: label.values for label in own.foreground}
     ours = {label.name: label.values for label in recorded.foreground}
     common = tuple(name for name in ours if name in names)
-    if not common or all(names.get(name) == values for name, values in ours.items()):
-        return recorded, None
-    return with_values_of(recorded, own), common
+    if not common or ours == names:
+        return pairs
+    task = with_values_of(recorded, own)
+    known = {value for label in task.labels for value in label.values} | {task.ignore}
+    others = {value for name, values in names.items() if name not in ours for value in values}
+    if len(common) < len(ours):
+        pairs = replace(pairs, pairs=tuple(_restricted(pair, common) for pair in pairs.pairs))
+    return replace(pairs, task=task, foreign=tuple(sorted(others - known)))
 
 
-def _drawn_of(case: Case, common: tuple[str, ...] | None) -> Case:
-    return replace(case, drawn=in_both(case.drawn, common))
-
-
-def _predicted(pair: Pair, labels: tuple[str, ...] | None) -> Pair:
+def _restricted(pair: Pair, labels: tuple[str, ...] | None) -> Pair:
     return replace(pair, drawn=in_both(pair.drawn, labels))
 
 

@@ -287,6 +287,53 @@ def test_the_record_tells_nothing_of_what_something_else_wrote(
     assert evaluate(folders[0] / "a.nii.gz", folders[1] / "a.nrrd").labels == ("1", "2")
 
 
+def _recorded(folder: Path, task: Task) -> None:
+    about = {"task": asdict(task), "settings": {"labels": None}}
+    (folder / PREDICTIONS).write_text(json.dumps(about))
+
+
+def test_labels_of_the_data_set_alone_count_as_background(dataset: Path, tmp_path: Path) -> None:
+    """A model of one organ, evaluated on a data set of several: against the data set and against its labels."""
+    made, seen = tmp_path / "made", list[Any]()
+    plain = evaluate_case(TASK, CaseMaps(_map(shift=1), _map(), "a")).labels
+    own = {"organ": 1, "lesion": 2}
+    for name, value in (("organ", 1), ("lesion", 2), ("lesion", 1)):
+        predicted = np.where(_map(shift=1).array == own[name], value, 0).astype(np.uint8)
+        for case in ("a", "b"):
+            write(replace(_map(), array=predicted), made / f"{case}.nii.gz")
+        _recorded(made, classes_task({name: value}))
+        for reference in (dataset, dataset / "labelsTr"):
+            report = evaluate(made, reference, look=seen.append)
+            expected = next(one for one in plain if one.label == name)
+            assert report.dice == {name: pytest.approx(expected.dice)}
+            (label,) = report.cases[0].labels
+            assert label.reference_ml == pytest.approx(expected.reference_ml)
+            found = report.cases[0].confusion_ml
+            assert sum(found[name].values()) == pytest.approx(expected.reference_ml)
+            assert set(found) == {"background", name}
+            assert set(np.unique(seen[-1].reference)) == {0, own[name]}
+    with pytest.raises(BadInput, match="value 2"):
+        evaluate(made, dataset, task=classes_task({"organ": 1}))
+
+
+def test_a_region_of_the_data_set_alone_counts_as_background(dataset: Path, tmp_path: Path) -> None:
+    found = open_dataset(dataset)
+    regions = Task("channels", (Label("whole", (1, 2), 1), Label("lesion", (2,), 2)))
+    lesion = replace(_map(), array=np.where(_map().array == 2, 1, 0).astype(np.uint8))
+    for case in ("a", "b"):
+        write(lesion, tmp_path / "made" / f"{case}.nii.gz")
+    _recorded(tmp_path / "made", Task("channels", (Label("lesion", (1,), 1),)))
+    assert evaluate(tmp_path / "made", replace(found, task=regions)).dice == {"lesion": 1.0}
+
+
+def test_labels_that_only_the_model_knows_are_not_scored(
+    dataset: Path, folders: tuple[Path, Path]
+) -> None:
+    _recorded(folders[0], classes_task({"organ": 1, "gland": 2}))
+    for reference in (dataset, dataset / "labelsTr"):
+        assert evaluate(folders[0], reference).labels == ("organ",)
+
+
 def test_hdf5_predictions_are_read_by_dataset(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "both.h5", "w") as file:
