@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import os
 import re
 import stat
@@ -91,7 +92,7 @@ def _folder(root: Path, path: str, start: int) -> Iterator[Stream]:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https only, and from https only to https."""
+    """Follows redirects to http and https only, and from https only to https; their bodies are not read."""
 
     max_redirections = MOST_REDIRECTS
 
@@ -100,12 +101,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         scheme, allowed = urlsplit(target).scheme, ("https",)
         if urlsplit(req.full_url).scheme == "http":
             allowed = ("http", "https")  # type: ignore[assignment]
+        fp.close()  # else the body is read to its end, whatever its length
         if scheme not in allowed:
-            fp.close()
             raise SourceProblem(
                 f"{req.full_url} redirects to {target[:200]!r}, and only {' or '.join(allowed)} is followed from there."
             )
-        return super().http_error_302(req, fp, code, msg, headers)
+        return super().http_error_302(req, io.BytesIO(), code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,25 @@ def test_a_redirect_to_a_web_address_is_followed(server: Server, served: Served)
     server.faults[FILE] = _to("/moved")
     get(server, served)
     assert ("/moved", None) in server.seen
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_the_body_of_a_redirect_is_not_read(server: Server, served: Served, code: int) -> None:
+    sent, ended = [0], threading.Event()
+
+    def redirect(handler: Handler, content: bytes) -> None:
+        handler.send_response(code)
+        handler.send_header("Location", "/moved")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1024):
+                sent[0] += handler.wfile.write(bytes(2**16))
+        ended.set()
+
+    shutil.copy(server.folder / NAME / FILE, server.folder / "moved")
+    server.faults[FILE] = redirect
+    get(server, served)
+    assert ended.wait(30) and sent[0] < 2**25  # what the buffers of both sockets hold at most
 
 
 def test_no_redirect_from_https_to_http() -> None:
