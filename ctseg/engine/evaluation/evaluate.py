@@ -177,7 +177,8 @@ def _evaluate_pairs(
             for note in volume.metadata.get("notes", ())
         ]
         spacings[pair.case] = common.two.geometry.spacing_zyx
-        results.append(replace(result, notes=(*reading_notes, *common.notes, *result.notes)))
+        notes = (*pair.notes, *reading_notes, *common.notes, *result.notes)
+        results.append(replace(result, notes=notes))
         if progress is not None:
             progress(done, len(pairs.pairs), pair.case)
     return _report(results, settings, spacings)

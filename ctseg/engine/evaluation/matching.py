@@ -25,6 +25,7 @@ PREDICTIONS = "predictions.json"
 Cases that another call predicted say under `made_with` by what task and with which labels, if not by the same; under
 `made`, the state of the file, by which one that something else wrote in its place is told.
 """
+CHANGED = f"written by something else since {PREDICTIONS}; its values are taken to mean the same"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Pair:
         drawn: names of the labels that were drawn in the reference, and predicted where others were predicted in other
             cases; None for all.
         masks: by label, the mask of the prediction that was written with its map.
+        notes: what may make its scores wrong.
     """
 
     case: str
@@ -48,6 +50,7 @@ class Pair:
     images: tuple[ImageRef, ...] = ()
     drawn: tuple[str, ...] | None = None
     masks: Mapping[str, ImageRef] = field(default_factory=frozen)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,13 @@ class _Made:
         task: meaning of its values.
         labels: the labels that it was restricted to; None for all.
         masks: by label, the masks that were written with it.
+        notes: what may make this wrong.
     """
 
     task: Task | None = None
     labels: tuple[str, ...] | None = None
     masks: Mapping[str, ImageRef] = field(default_factory=frozen)
+    notes: tuple[str, ...] = ()
 
 
 def find_pairs(
@@ -134,7 +139,7 @@ def find_pairs(
     if len(labels) > 1:
         pairs = [_restricted(pair, one.labels) for pair, one in zip(pairs, made, strict=True)]
     pairs = [
-        replace(_with_scan(pair, scans), masks=one.masks)
+        replace(_with_scan(pair, scans), masks=one.masks, notes=one.notes)
         for pair, one in zip(pairs, made, strict=True)
     ]
     found = Pairs(tuple(pairs), recorded or known, labels.pop() if len(labels) == 1 else None)
@@ -145,13 +150,6 @@ def _task_of_all(made: Sequence[_Made], ids: Sequence[str]) -> Task | None:
     """The task of all predictions."""
     for name, one in zip(ids, made, strict=True):
         if one.task != made[0].task:
-            if one.task is None or made[0].task is None:
-                changed, other = (ids[0], name) if made[0].task is None else (name, ids[0])
-                raise BadInput(
-                    f"Something else wrote the prediction of {changed} since {PREDICTIONS} was written, so its labels "
-                    f"may not be those of {other}.",
-                    hint="Predict it again, or evaluate it apart from the others with --cases ID,ID.",
-                )
             raise BadInput(
                 f"{PREDICTIONS} says that models with other labels predicted the cases {ids[0]} and {name}.",
                 hint="Evaluate those of one model at a time with --cases ID,ID, or predict all of them with one.",
@@ -325,10 +323,10 @@ def _from_record(prediction: Path, maps: Sequence[ImageRef]) -> list[_Made]:
     made = []
     for ref in maps:
         line = lines.get(ref.path.name, {})
+        one = others.get(ref.path.name, whole)
         if "made" in line and not is_in_state(ref.path, line["made"]):
-            made.append(_Made())  # another program's file
+            made.append(replace(one, notes=(CHANGED,)))
         else:
-            one = others.get(ref.path.name, whole)
             made.append(replace(one, masks=_masks(line, ref)))
     return made
 

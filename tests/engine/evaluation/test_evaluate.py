@@ -14,7 +14,7 @@ import pytest
 
 from ctseg.data.readers.find import open_dataset
 from ctseg.engine.evaluation.evaluate import CaseMaps, evaluate, evaluate_case
-from ctseg.engine.evaluation.matching import PREDICTIONS, find_pairs
+from ctseg.engine.evaluation.matching import CHANGED, PREDICTIONS, find_pairs
 from ctseg.engine.training.validate import score
 from ctseg.errors import BadInput, FileProblem, GeometryMismatch, UnknownName
 from ctseg.specs import ImageRef, Label, Task
@@ -266,8 +266,8 @@ def test_one_file_is_judged_by_the_record_beside_it_if_that_names_it(
     assert (found["a"].labels, found["b"].labels) == (("organ",), ("1", "2"))
 
 
-def test_the_record_tells_nothing_of_what_something_else_wrote(
-    folders: tuple[Path, Path], dataset: Path, tmp_path: Path
+def test_a_prediction_that_something_else_wrote_since_the_record_is_scored_with_a_note(
+    folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     lines = [
         {"case": name, "output": f"{name}.nii.gz", "made": state_of(folders[0] / f"{name}.nii.gz")}
@@ -276,15 +276,11 @@ def test_the_record_tells_nothing_of_what_something_else_wrote(
     about = {"task": asdict(TASK), "settings": {"labels": None}, "cases": lines}
     (folders[0] / PREDICTIONS).write_text(json.dumps(about))
     shutil.copytree(folders[0], tmp_path / "copied", copy_function=shutil.copyfile)
-    assert evaluate(tmp_path / "copied", folders[1]).labels == ("organ", "lesion")
-    write(_map(shift=1, lesion=False), folders[0] / "a.nii.gz")
-    for reference in (folders[1], dataset):
-        with pytest.raises(BadInput, match=r"wrote the prediction of a since .* those of b"):
-            evaluate(folders[0], reference)
-    assert evaluate(*folders, cases=["a"]).labels == ("1", "2")
-    assert evaluate(folders[0], dataset, cases=["a"]).labels == ("organ", "lesion")
-    assert evaluate(*folders, cases=["b"]).labels == ("organ", "lesion")
-    assert evaluate(folders[0] / "a.nii.gz", folders[1] / "a.nrrd").labels == ("1", "2")
+    assert not any(case.notes for case in evaluate(tmp_path / "copied", folders[1]).cases)
+    write(_map(shift=1, lesion=False), folders[0] / "a.nii.gz")  # corrected by hand, for example
+    report = evaluate(*folders)
+    assert report.labels == ("organ", "lesion")
+    assert {case.case: case.notes for case in report.cases} == {"a": (CHANGED,), "b": ()}
 
 
 def _recorded(folder: Path, task: Task) -> None:
