@@ -139,10 +139,22 @@ def predict_folder(
 def _finished(
     cases: Sequence[CaseJob], record: PredictionRecord, on_say: Callable[[str], None] | None
 ) -> set[str]:
-    """The scans whose results are there and are those that would be made now; of the others it is told why not."""
+    """The scans whose results are there and are those that would be made now; of the others it is told why not.
+
+    A result that something else wrote since, such as a correction by hand, is not lost: it stays, and is told of.
+    """
     done = set()
     for case in cases:
         if not case.there:
+            continue
+        if record.is_changed(case):
+            done.add(case.id)
+            if on_say:
+                name = case.places.main.name
+                on_say(
+                    f"Warning: {case.id}: something else wrote {name} since it was predicted, so it is left as it is. "
+                    "Remove it to predict the scan again."
+                )
             continue
         why = record.reason_to_redo(case)
         if why is None:

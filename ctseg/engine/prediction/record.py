@@ -106,6 +106,12 @@ class PredictionRecord:
             write_text(self._path, json.dumps(document, indent=2, ensure_ascii=False))
         self._known, self._new = lines, _Lines()
 
+    def is_changed(self, case: CaseJob) -> bool:
+        """Whether something else wrote the main result of a scan since it was predicted, an editor for example."""
+        line, main = self._known.cases.get(case.id, {}), case.places.main
+        named = Path(str(line.get("output"))).name == main.name and not _is_empty(main)
+        return named and "made" in line and not is_in_state(main, line["made"])
+
     def reason_to_redo(self, case: CaseJob) -> str | None:
         """Why the results of a scan that are there are not those that are asked for; None where they are."""
         empty = next((path for path in case.places.all if _is_empty(path)), None)
@@ -116,8 +122,6 @@ class PredictionRecord:
             return f"{PREDICTIONS} does not say what made it"
         if Path(str(line.get("output"))).name != case.places.main.name:
             return f"{PREDICTIONS} names another file of it"
-        if "made" in line and not is_in_state(case.places.main, line["made"]):
-            return f"{case.places.main.name} was written by something else since"
         beside = line.get("beside")
         missing = set(case.places.names()) - set(beside if isinstance(beside, dict) else ())
         if missing:
