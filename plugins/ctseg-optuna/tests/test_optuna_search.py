@@ -62,10 +62,10 @@ def test_a_split_of_the_users_own_comes_back_in_the_best_run_file(
     first.mkdir(parents=True)
     (first / "config.toml").write_text(dump_config(override(base, ['train.device="cuda:1"'])))
     study = searching._study(how, base)
-    values = {"train.lr": 1e-3, "train.batch_size": 1}
+    values = {"train.lr": 1e-3, "train.batch_size": "1"}
     kinds = {
         "train.lr": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
-        "train.batch_size": optuna.distributions.CategoricalDistribution([1, 2]),
+        "train.batch_size": optuna.distributions.CategoricalDistribution(["1", "2"]),
     }
     study.add_trial(optuna.trial.create_trial(params=values, distributions=kinds, value=0.5))
     searching._write(study, base, how.folder)

@@ -260,8 +260,7 @@ def test_one_file_is_judged_by_the_record_beside_it_if_that_names_it(
     }  # fmt: skip
     (folders[0] / PREDICTIONS).write_text(json.dumps(about))
     found = {
-        name: evaluate(folders[0] / f"{name}.nii.gz", folders[1] / f"{name}.nii.gz")
-        for name in "ab"
+        name: evaluate(folders[0] / f"{name}.nii.gz", folders[1] / f"{name}.nrrd") for name in "ab"
     }
     assert (found["a"].labels, found["b"].labels) == (("organ",), ("1", "2"))
 
