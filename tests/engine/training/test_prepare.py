@@ -12,11 +12,10 @@ import pytest
 import ctseg
 from ctseg.config import PreprocessConfig, RunConfig, parse_config
 from ctseg.data.store import Store
-from ctseg.engine.model.weights import save_weights
+from ctseg.engine.model.weights import read_weights, save_weights
 from ctseg.engine.training import planned
 from ctseg.engine.training.prepare import prepare
 from ctseg.engine.training.run import train
-from tests.engine.small_model import card_of, network_of
 
 
 class PreparingError(Exception):
@@ -44,7 +43,9 @@ def folder_of(start: Callable[..., Any], config: RunConfig, **more: Any) -> Path
 
 
 @pytest.fixture(autouse=True)
-def nothing_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_prepared(mini_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing stops before the first case; the model of a few steps is trained before."""
+
     def stop(self: Store, *arguments: Any, **named: Any) -> None:
         raise PreparingError(self.folder)
 
@@ -65,13 +66,16 @@ def test_time_and_memory_decide_as_in_training(data, tmp_path, monkeypatch):
         assert beforehand != usual
 
 
-def test_the_steps_of_the_model_that_training_begins_with_are_taken_over(mini_set, tmp_path):
+def test_the_steps_of_the_model_that_training_begins_with_are_taken_over(
+    mini_run, mini_set, tmp_path
+):
+    tensors, card = read_weights(mini_run / "best.safetensors")
     steps = ({"kind": "orient"}, {"kind": "rescale", "low": -200, "high": 200})
-    card = card_of(preprocess=PreprocessConfig(steps=steps))
     file = tmp_path / "first.safetensors"
-    save_weights(file, network_of().state_dict(), card)
+    changed = card.model_copy(update={"preprocess": PreprocessConfig(steps=steps)})
+    save_weights(file, tensors, changed)
     given = {"data": {"path": str(mini_set)}, "train": {"device": "cpu", "precision": "fp32"}}
-    usual = folder_of(prepare, parse_config(given))
     config = parse_config(given | {"model": {"init": str(file)}})
     beforehand = folder_of(prepare, config)
-    assert folder_of(train, config, output=tmp_path / "run") == beforehand != usual
+    assert beforehand != folder_of(prepare, parse_config(given))
+    assert beforehand == folder_of(train, config, output=tmp_path / "run")
