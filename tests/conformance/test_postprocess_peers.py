@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ctseg.engine.evaluation.case_maps import CaseMaps
 from ctseg.engine.evaluation.suggest_cleanup import suggest_rules as suggest
 from ctseg.engine.postprocess import PostprocessRule, find_instances, postprocess
 from ctseg.task import classes_task
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.volume import Volume
 
 
 def peer(module: str) -> Any:
@@ -101,7 +103,8 @@ def test_suggested_rules_are_nnunets(tmp_path, monkeypatch):
         predicted[4, 12, 4] = 1  # a stray one within the second label
         predicted[2, y, x] = 0
         pairs.append((predicted, reference))
-    found = suggest(task, pairs)
+    maps = [[Volume.from_array(array) for array in pair] for pair in pairs]
+    found = suggest(task, [CaseMaps(predicted, reference, "a") for predicted, reference in maps])
     expected = _decided_by_nnunet(module, task, pairs)
     assert [tuple(task_value(task, n) for n in rule.names) for rule in found.rules] == expected
 

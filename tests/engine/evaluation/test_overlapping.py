@@ -120,6 +120,11 @@ def test_the_validation_of_a_run_scores_each_label_as_a_whole(case: Case) -> Non
     applied = AppliedPipeline((), scan.geometry, scan.geometry)
     ready = Prepared("a", scan.czyx.astype(np.float32), None, np.zeros((0, 4), np.int32), applied)
     assert validate(perfect_model(), [case], [ready]).dice == {"whole": 1.0, "core": 1.0}
+    whole, core = masks()
+    assert case.label is not None
+    ctseg.write(Volume.from_array(np.stack([whole - core, core])), case.label.path)
+    found = validate(perfect_model(), [case], [ready]).dice  # a map would hide what is too much
+    assert found == {"whole": pytest.approx(2 * 20 / (20 + 36)), "core": 1.0}
 
 
 def test_the_rules_of_the_card_apply_to_the_masks_that_are_scored(case: Case) -> None:
