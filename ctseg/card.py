@@ -52,7 +52,8 @@ class TrainingData(Section):
         licence: of the data.
         reference: where they come from.
         cases: that trained.
-        fold: that validated.
+        fold: that validated; None where cases were named.
+        folds: number of folds that the cases were dealt into; None for five, or those that the data set brings.
     """
 
     name: str
@@ -60,6 +61,7 @@ class TrainingData(Section):
     reference: str = ""
     cases: int = 0
     fold: int | None = None
+    folds: int | None = Field(None, ge=2)
 
 
 class Member(Section):
@@ -196,7 +198,7 @@ class Card(Section):
     Attributes:
         card_version: of this format; 2 where the card says what earlier versions of ctseg do not know (`source`,
             `parts`, `initial`, `training_scans`, `step_providers`, `int8`, `stages.as_channels`, `stages.card`,
-            `predict.padding`, `predict.average`, the blends `nnunet` and `monai_*`).
+            `training_data.folds`, `predict.padding`, `predict.average`, the blends `nnunet` and `monai_*`).
         name: `<architecture>.<tag>` once published.
         summary: one line.
         architecture: the network's name.
@@ -276,7 +278,11 @@ class Card(Section):
     @model_validator(mode="after")
     def _version(self) -> Card:
         fed = any(stage.as_channels or stage.card for stage in self.stages)
-        new = fed or any(getattr(self, key) for key in NEW_KEYS_IN_2)
+        new = (
+            fed
+            or self.training_data.folds is not None
+            or any(getattr(self, key) for key in NEW_KEYS_IN_2)
+        )
         new = new or any(getattr(self.metrics, key) for key in INTERVALS)
         if self.card_version == 1 and (new or needs_version_2(self.predict)):
             raise ValueError("some of its keys came later and need card_version 2 at least")
@@ -328,6 +334,8 @@ class Card(Section):
             ]
             data["predict"] = {k: v for k, v in data["predict"].items() if k not in NEW_IN_2}
             data["metrics"] = {k: v for k, v in data["metrics"].items() if k not in INTERVALS}
+        if self.training_data.folds is None:
+            data["training_data"].pop("folds", None)
         if not self.preprocess.grid:
             data["preprocess"].pop("grid", None)
         return data

@@ -248,6 +248,7 @@ def predict(
     config: ConfigOption = None,
 ) -> None:
     """Segment scans; results have the grid of their scan."""
+    from ctseg.config.run import DEFAULT_FOLDS
     from ctseg.config.settings import read_settings
     from ctseg.data.readers.grids import number_of
     from ctseg.data.steps.region import parse_region
@@ -293,6 +294,7 @@ def predict(
             ).model  # fmt: skip
             items = find_items(
                 inputs, channels=loaded.card.in_channels, dataset=rare.dataset, fold=one,
+                folds=loaded.card.training_data.folds or DEFAULT_FOLDS,
                 grid=number_of(loaded.card.preprocess.grid, loaded.card.channels),
                 options=parse_options(option or []),
             )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from ctseg.config import Section
+from ctseg.config.run import DEFAULT_FOLDS
 
 
 class Options(Section):
@@ -82,7 +83,7 @@ class EvaluateOptions(Options):
     dataset: str | None = Field(None, description="dataset within predicted HDF5 files")
     reference_dataset: str | None = Field(None, description="dataset within reference HDF5 files")
     folds: int = Field(
-        5, ge=2, description="number of folds of --fold if the data set has no splits"
+        DEFAULT_FOLDS, ge=2, description="number of folds of --fold if the data set has no splits"
     )
     confidence_level: float = Field(
         95, ge=50, le=99.9, description="confidence level of the intervals, in per cent"

@@ -20,6 +20,7 @@ Zyx = tuple[int, int, int]
 Overlap = float | tuple[float, float, float]
 LENGTHS = ("steps", "epochs", "time")
 """The fields of `[train]` that say how long it takes; one of them counts."""
+DEFAULT_FOLDS = 5
 
 
 class Section(BaseModel):
@@ -78,7 +79,9 @@ class DataConfig(Section):
     reader: str | None = Field(None, description="layout; recognised where it is not given")
     options: dict[str, Any] = Field({}, description="options of the reader, e.g. raw = '/volume'")
     fold: int = Field(0, ge=0, description="which fold validates")
-    folds: int = Field(5, ge=2, description="number of folds where the data set brings no splits")
+    folds: int = Field(
+        DEFAULT_FOLDS, ge=2, description="number of folds where the data set brings no splits"
+    )
     train: tuple[str, ...] = Field((), description="case ids that train; overrides the fold")
     val: tuple[str, ...] = Field((), description="case ids that validate; overrides the fold")
     val_slices: str = Field(

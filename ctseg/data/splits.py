@@ -85,7 +85,18 @@ def split(
         UnknownName: a case id that the data set does not have.
         BadInput: nothing is left to train or to validate on.
     """
-    if len(dataset.cases) == 1 and not config.train and not config.val:
+    one = len(dataset.cases) == 1 and not config.train and not config.val
+    if config.val_slices and not one:
+        raise BadInput(
+            f"`data.val_slices` divides a single volume; {dataset.name} has {len(dataset.cases)} cases.",
+            hint="Leave it out, or name the cases that validate: --set 'data.val=[\"ID\"]'",
+        )
+    if one and config.fold:
+        raise BadInput(
+            f"The single volume of {dataset.name} is divided by slices; it has no fold {config.fold}.",
+            hint="Name the slices that validate: --set data.val_slices=START:STOP",
+        )
+    if one:
         case = dataset.cases[0]
         return _split_slices(case, config.val_slices, depths[case.id])
     by_id = {case.id: case for case in dataset.cases}

@@ -41,6 +41,11 @@ def out_of_fold(models: Sequence[Resolved], fold: int) -> list[Resolved]:
         BadInput: members of other folds only, which have trained on its cases.
     """
     folds = [known for model in models for known in _folds(model)]
+    if len({model.card.training_data.folds for model in models}) > 1:
+        raise BadInput(
+            "The cases of these models were dealt into different numbers of folds.",
+            hint="Predict the fold of one of them at a time.",
+        )
     if len(folds) < 2 or None in folds:
         return list(models)
     if fold not in folds:

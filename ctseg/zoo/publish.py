@@ -15,6 +15,7 @@ import torch
 from ctseg.card import Card, CoarseStage, Member, TrainingScans
 from ctseg.card_metrics import Metrics
 from ctseg.config import DataConfig, load_config
+from ctseg.config.run import DEFAULT_FOLDS
 from ctseg.engine.evaluation.runs import runs_in
 from ctseg.engine.model.weights import cast, read_weights, save_weights, tensors_sha256
 from ctseg.errors import BadInput, FileProblem
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from ctseg.engine.inference.model import Model
 
 OnCase = Callable[[int, int, str], None]
-DEFAULT_FOLDS = DataConfig().folds
 SHARED = (
     "architecture", "options", "in_channels", "out_channels", "channels", "task", "preprocess", "predict",
 )  # fmt: skip
@@ -359,22 +359,25 @@ def _command(runs: Sequence[Path], card: Card) -> str:
 
     config = load_config(runs[0] / RUN_FILE)
     data = config.data
-    if data.also:  # no folder holds the cases of several data sets
+    if (
+        data.also or data.options
+    ):  # no folder holds the cases of several; the commands find them by the path alone
         return ""
     dataset = dataset_of(data, config.preprocess.grid)
     if data.train or data.val or len(dataset.cases) == 1:
         return ""
     usual = bool(dataset.splits) or data.folds == DEFAULT_FOLDS
-    folds = "" if usual else f" --set folds={data.folds}"
+    more = "" if usual else f" --set folds={data.folds}"
+    if data.grid_tolerance != DataConfig().grid_tolerance:
+        more += f" --grid-tolerance {data.grid_tolerance:g}"
     fold: int | str = data.fold
     if len(runs) > 1:
-        folds_known = [member.fold for member in card.members]
-        if not usual or set(folds_known) != set(range(len(all_folds(dataset)))):
+        known = {member.fold for member in card.members}
+        if known != set(range(len(all_folds(dataset, data.folds)))):
             return ""
         fold = "all"
-    only = f" --fold {fold}" if usual else ""  # scans that trained need not be predicted
     name = shlex.quote(dataset.path.resolve().name)
     return (
-        f"ctseg predict {name} -m {card.name}{only} -o predictions\n"
-        f"ctseg evaluate predictions {name} --fold {fold}{folds}"
+        f"ctseg predict {name} -m {card.name} --fold {fold} -o predictions\n"
+        f"ctseg evaluate predictions {name} --fold {fold}{more}"
     )

@@ -191,6 +191,11 @@ def test_one_volume_is_split_along_z():
     for bad in ("0:150", "60:40", "200:300"):
         with pytest.raises(BadInput, match="leave nothing"):
             split(made, DataConfig(val_slices=bad), {"c0": 150})
+    with pytest.raises(BadInput, match="has no fold 3"):
+        split(made, DataConfig(fold=3), {"c0": 150})
+    two = dataset(2)
+    with pytest.raises(BadInput, match=r"divides a single volume; .* has 2 cases"):
+        split(two, DataConfig(val_slices="40:60"), {})
     with pytest.raises(BadInput, match="one case only"):
         fold_cases(made, 0)
 

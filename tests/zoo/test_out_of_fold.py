@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 
 from ctseg.card import TrainingData
 from ctseg.cli.app import app
+from ctseg.data.readers.find import open_dataset
+from ctseg.data.splits import fold_cases
 from ctseg.errors import BadInput
 from ctseg.zoo.load import load
 from ctseg.zoo.out_of_fold import folds_of
@@ -76,6 +79,33 @@ def test_the_command_of_an_ensemble_prints_its_figures(
     page = (entry.folder / "README.md").read_text()
     assert "95 % interval" in page
     assert f"{low:.4f} to {high:.4f}" in page
+
+
+def test_cases_are_dealt_into_as_many_folds_as_in_training(
+    make_run, dataset: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "Own"
+    shutil.copytree(dataset, own)
+    (own / "splits.json").unlink()
+    runs = []
+    for fold in (0, 1):
+        data = TrainingData(name="Own", licence="CC BY 4.0", cases=2, fold=fold, folds=2)
+        run_ = make_run(f"own/fold{fold}", fold=fold, training_data=data, card_version=2)
+        text = (run_ / "config.toml").read_text().replace(str(dataset), str(own))
+        (run_ / "config.toml").write_text(text.replace("folds = 5", "folds = 2"))
+        runs.append(run_)
+    entry = publish(runs, tag="own")
+    assert entry.card().training_data.folds == 2
+    for fold in (0, 1):
+        out = tmp_path / f"fold{fold}"
+        run("predict", str(own), "-m", entry.name, "--fold", str(fold), "-o", str(out))
+        names = {file.name.removesuffix(".nii.gz") for file in out.glob("*.nii.gz")}
+        assert names == set(fold_cases(open_dataset(own), fold, 2)[1])
+    assert entry.card().metrics.command.endswith("--fold all --set folds=2")
+    assert set(json.loads(entry.card().to_json())["training_data"]) >= {"folds"}
+    alone = make_run("of_five", fold=1)
+    with pytest.raises(BadInput, match="different numbers of folds"):
+        load([runs[0], alone], fold=1)
 
 
 def test_folds_that_no_member_was_validated_by_are_refused(runs) -> None:

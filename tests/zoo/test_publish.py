@@ -230,6 +230,23 @@ def test_a_data_set_with_a_space_in_its_name(make_run, dataset: Path, tmp_path: 
     assert [words[0][2], words[1][3]] == ["Balls of tests"] * 2
 
 
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ('[data.options]\noutside = "yes"\n', ""),
+        ("grid_tolerance = 0.003\n", "--fold 0 --grid-tolerance 0.003"),
+    ],
+)
+def test_the_command_finds_the_data_set_as_the_run_did(make_run, line: str, end: str) -> None:
+    run = make_run()
+    text = (run / "config.toml").read_text()
+    before = "[data.options]\n" if "options" in line else "grid_tolerance = 0.001\n"
+    assert before in text
+    (run / "config.toml").write_text(text.replace(before, line))
+    command = publish(run, tag="v1").card().metrics.command
+    assert command.endswith(end) if end else not command
+
+
 def test_an_ensemble_of_folds_has_seen_every_case(make_run) -> None:
     """Each fold of a cross-validation leaves out the cases that validate in it, and the others train on them."""
     cards = [read_weights(make_run(str(k), fold=k) / "best.safetensors")[1] for k in (0, 1)]

@@ -41,6 +41,7 @@ def find_items(
     grid: int = 0,
     dataset: str | None = None,
     fold: int | None = None,
+    folds: int = 5,
     options: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """The scans that the command line names.
@@ -53,13 +54,15 @@ def find_items(
         grid: the channel onto whose grid the others are brought where they have grids of their own.
         dataset: name of the data set within HDF5 files.
         fold: select only the validation cases of this fold of data sets.
+        folds: number of folds into which the cases of a data set without folds of its own are dealt.
         options: format options, passed to the formats that have them.
 
     Raises:
         FileProblem: a path does not exist, or a pattern matches nothing.
         BadInput: a folder without scans, two scans with the same name, or an option that none of the formats has.
     """
-    find = _Finder(channels, {**(options or {}), **({"dataset": dataset} if dataset else {})}, fold)
+    given = {**(options or {}), **({"dataset": dataset} if dataset else {})}
+    find = _Finder(channels, given, None if fold is None else (fold, folds))
     items: list[Item] = []
     loose: list[Path] = []
     for text in _expanded(inputs):
@@ -104,9 +107,11 @@ def _expanded(inputs: Sequence[str]) -> list[str]:
 
 
 class _Finder:
-    """Finds the scans at one path after another; arguments as in `find_items`."""
+    """Finds the scans at one path after another; arguments as in `find_items`, the fold with the number of folds."""
 
-    def __init__(self, channels: int, options: Mapping[str, str], fold: int | None) -> None:
+    def __init__(
+        self, channels: int, options: Mapping[str, str], fold: tuple[int, int] | None
+    ) -> None:
         self._channels, self._options, self._fold = channels, options, fold
         self._known: set[str] = set()
 
@@ -126,7 +131,7 @@ class _Finder:
             dataset = open_dataset(path)
             cases = [*dataset.cases, *dataset.unlabelled]
             if self._fold is not None:
-                validation = set(fold_cases(dataset, self._fold)[1])
+                validation = set(fold_cases(dataset, *self._fold)[1])
                 cases = [case for case in cases if case.id in validation]
             return [Item(file_name(case.id), case.images) for case in cases]
         spec = format_of(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -133,9 +134,22 @@ class Processes:
             ) from error
 
 
-def restarted() -> bool:
-    """Whether torchrun started the processes again, after one of them had failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+def session() -> str | None:
+    """What tells one call of torchrun from another, as its processes see it, also after a restart; None without it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name is None:
+        return None
+    return name if name not in ("", "none") else f"{socket.gethostname()} {os.getppid()}"
+
+
+def restarted(begun_by: Any) -> bool:
+    """Whether torchrun started the processes again, after one of them had failed, and had begun a run before.
+
+    Args:
+        begun_by: the `session` that began the run.
+    """
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+    return again and begun_by is not None and begun_by == session()
 
 
 @contextlib.contextmanager

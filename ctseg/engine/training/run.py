@@ -21,6 +21,7 @@ from ctseg.card import (
 )
 from ctseg.config import RunConfig, dump_config, load_config, parse_duration, with_length
 from ctseg.config.checking import parse_json
+from ctseg.config.run import DEFAULT_FOLDS
 from ctseg.data.augment.extra import extra_transforms
 from ctseg.data.joined import dataset_of
 from ctseg.data.pipeline import Pipeline
@@ -48,7 +49,7 @@ from ctseg.engine.training.planned import (
     runtime_of_run,
 )
 from ctseg.engine.training.prepare import with_labels
-from ctseg.engine.training.processes import Processes, joined, restarted
+from ctseg.engine.training.processes import Processes, joined, restarted, session
 from ctseg.engine.training.run_folder import check_free, lock, take_back
 from ctseg.engine.training.run_report import show_progress
 from ctseg.engine.training.trackers import check_trackers
@@ -135,7 +136,7 @@ def _train(
     data = start.data or open_data(config, reporter)
     dataset, training, validation = data[:3]
     folder = Path(output) if output is not None else default_folder(dataset, config)
-    if restarted() and not resume and not overwrite and (folder / RUN_FILE).is_file():
+    if not resume and (folder / RUN_FILE).is_file() and restarted(_session_of(folder)):
         resume = True
         lock(folder, stack)
         config = load_config(folder / RUN_FILE)
@@ -158,6 +159,8 @@ def _train(
         config, document, runtime = plan_run(
             config, data, task, runtime, reporter, deadline_of(config, begun)
         )
+        if (own := session()) is not None:
+            document["session"] = own
         initial = inspect(card_of(config, dataset, task, 0), config)
         if initial is not None:
             document["initial"] = initial.model_dump(mode="json")
@@ -283,6 +286,14 @@ def default_folder(dataset: DataSet, config: RunConfig) -> Path:
     return Path("runs") / f"{name}-{config.model.architecture}-fold{config.data.fold}"
 
 
+def _session_of(folder: Path) -> Any:
+    """The call of torchrun that began a run; None for others."""
+    with contextlib.suppress(OSError, ValueError):
+        document = parse_json((folder / PLAN).read_text(encoding="utf-8"))
+        return document.get("session") if isinstance(document, dict) else None
+    return None
+
+
 def _write_plan(
     folder: Path, config: RunConfig, document: dict[str, Any], reporter: Reporter
 ) -> None:
@@ -359,8 +370,11 @@ def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card
         kind: Provider(package=plugin.package, version=plugin.version)
         for kind, plugin in foreign_steps(config.preprocess).items()
     }
+    named = bool(config.data.train or config.data.val)
+    usual = named or dataset.splits or config.data.folds == DEFAULT_FOLDS
+    folds = None if usual or len(dataset.cases) == 1 else config.data.folds
     return Card(
-        card_version=2 if steps or needs_version_2(config.predict) else 1,
+        card_version=2 if steps or folds or needs_version_2(config.predict) else 1,
         architecture=config.model.architecture,
         options={k: v for k, v in config.model.options.items() if k not in dropped},
         provider=Provider(package=provider.package, version=provider.version),
@@ -377,7 +391,8 @@ def card_of(config: RunConfig, dataset: DataSet, task: Task, count: int) -> Card
             licence=dataset.licence,
             reference=dataset.reference or dataset.description,
             cases=count,
-            fold=config.data.fold if len(dataset.cases) > 1 else None,
+            fold=None if named or len(dataset.cases) == 1 else config.data.fold,
+            folds=folds,
         ),
         step_providers=steps,
         seed=config.seed,

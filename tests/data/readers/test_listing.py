@@ -118,6 +118,9 @@ def test_a_patient_in_two_folds_is_refused(files: Path) -> None:
         open_dataset(file)
     file.write_text("\n".join([*rows, "ct/b.nii.gz,label/b.nii.gz,p2,1"]))
     assert len(open_dataset(file).splits) == 2
+    file.write_text(file.read_text().replace("p1,0", "p1,2"))  # folds 1 and 2
+    with pytest.raises(BadInput, match="counts from 0"):
+        open_dataset(file)
 
 
 def test_what_else_json_holds(files: Path, save_json: Callable[[Path, Any], Path]) -> None:

@@ -15,8 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from ctseg.cli.train import configure
 from ctseg.engine.training.checkpoint import load
-from ctseg.engine.training.processes import Processes, joined, restarted
+from ctseg.engine.training.processes import Processes, joined, restarted, session
+from ctseg.engine.training.run import train
 from ctseg.errors import BadInput, RunFailed
 from ctseg.machine import process_rank
 
@@ -144,6 +146,20 @@ def test_torchrun_restarts_where_the_run_was(mini_set, tmp_path, two):
     assert same_weights(two, folder)
 
 
+def test_a_restart_does_not_go_on_with_the_run_of_another_call(mini_set, tmp_path, monkeypatch):
+    """A call that was refused, since its folder holds a run, is started again by torchrun."""
+    options = {"train.steps": 2, "train.device": "cpu"}
+    fixed = ["model.options.features=[4, 8]", "train.patch_zyx=[8, 16, 16]"]
+    folder = tmp_path / "run"
+    train(configure(mini_set, options, fixed), output=folder)
+    before = (folder / "config.toml").read_bytes()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job7")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(BadInput, match="holds a run"):
+        train(configure(mini_set, options | {"train.lr": 0.5}, fixed), output=folder)
+    assert (folder / "config.toml").read_bytes() == before
+
+
 def rank_of(pid: str) -> str | None:
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return next((v[5:].decode() for v in variables if v.startswith(b"RANK=")), None)
@@ -200,10 +216,15 @@ def test_one_process_shares_with_nobody(monkeypatch):
     one.size = 4
     with pytest.raises(BadInput, match=r"6 patches cannot be shared by 4 [^-]*--batch-size 8"):
         one.share(6)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert not restarted()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    assert restarted()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert session() is None
+    for name in ("job7", "none"):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+        own = session()
+        assert not restarted(own)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+        assert restarted(own) and not restarted("job6") and not restarted(None)
     for size, rank, expected in (("", "", 0), ("1", "3", 0), ("4", "3", 3)):
         monkeypatch.setenv("WORLD_SIZE", size)
         monkeypatch.setenv("RANK", rank)

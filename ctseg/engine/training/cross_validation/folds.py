@@ -79,6 +79,11 @@ def train_folds(
     if not resume:
         place = default_folder(dataset, config)
         folder = Path(output) if output is not None else place.with_name(f"{place.name[:-1]}s")
+        if (folder / RUN_FILE).is_file():
+            raise BadInput(
+                f"{folder} is a run itself, which would hide the folds in it.",
+                hint="Choose another folder for the folds with -o.",
+            )
         settle(folder)
         for number in range(len(splits)):
             check_free(folder / FOLD.format(number), overwrite)

@@ -54,6 +54,17 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(safetensors.torch.load_file(run / "best.safetensors"))
 
 
+def test_folds_do_not_go_into_a_run(two_folds, mini_set, mini_options, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two_folds / "fold0", run)
+    before = sorted(run.iterdir())
+    for more in ((), ("--overwrite",)):
+        command = ["train", mini_set, "--fold", "all", "-o", run, "--steps", 4, *mini_options]
+        result = ctseg(*command, "--set", "data.folds=2", *more)
+        assert result.exit_code == 2 and "is a run itself" in " ".join(result.output.split())
+        assert sorted(run.iterdir()) == before
+
+
 def test_every_case_validates_once_and_all_folds_share_a_plan(two_folds, mini_set):
     ids = [case.id for case in open_dataset(mini_set).cases]
     reports = [Report.read(two_folds / f"fold{n}" / "validation" / "report.json") for n in (0, 1)]
