@@ -19,6 +19,7 @@ from ctseg.card import TrainingScans
 from ctseg.cli.app import app
 from ctseg.errors import BadInput, CtsegError
 from ctseg.zoo.importers.entry import EntryOptions, import_model, read_model
+from ctseg.zoo.importers.nnunet_labels import postprocessing, task_of
 from ctseg.zoo.importers.nnunet_steps import steps_of
 from ctseg.zoo.store import ZooEntry
 
@@ -69,6 +70,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
     "masked z-score": (
         {"schemes": ("ZScoreNormalization",) * 2, "masked": (True, False)}, {"channels": ("T1", "T2")},
         ONE, {"channels": 2, "empty": 3},
+    ),
+    "masked z-score beside CT": (
+        {"schemes": ("CTNormalization", "ZScoreNormalization"), "masked": (False, True)},
+        {"channels": ("CT", "T1")}, ONE, {"channels": 2, "empty": 3},
     ),
     "other schemes": (
         {"schemes": ("CTNormalization", "RescaleTo01Normalization", "NoNormalization"), "masked": (False,) * 3},
@@ -429,6 +434,17 @@ def test_postprocessing_is_read_from_json(tmp_path: Path) -> None:
     ]
 
 
+def test_a_rule_that_leaves_background_within_a_region_is_not_taken_over() -> None:
+    names = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}
+    task = task_of({"labels": names, "regions_class_order": [1, 3, 2]})
+    rule = "remove_all_but_largest_component_from_segmentation"
+    content = {"postprocessing_fns": [rule], "postprocessing_kwargs": [{"labels_or_regions": 2}]}
+    with pytest.raises(BadInput, match="'tumor' into background, also within 'masses'"):
+        postprocessing(content, task)
+    content["postprocessing_kwargs"] = [{"labels_or_regions": [[1, 2, 3]]}]
+    assert postprocessing(content, task)[0].names == ("kidney", "masses", "tumor")
+
+
 def test_a_model_without_licence_asks_for_one(tmp_path: Path) -> None:
     about = {k: v for k, v in dataset_json().items() if k != "licence"}
     results = made(tmp_path, about=about)
@@ -468,6 +484,15 @@ def test_folds_and_checkpoints_are_chosen(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "fold_1/checkpoint_final.pth" in done.stderr
     assert "--folds" in done.stderr
+
+
+def test_folds_behind_links_are_read(tmp_path: Path) -> None:
+    results = made(tmp_path, folds=(0, 1))
+    (results / "fold_1").rename(tmp_path / "job")
+    (results / "fold_1").symlink_to(tmp_path / "job")
+    (results / "elsewhere").symlink_to(tmp_path)
+    members = import_model("nnunet", [results])[0].card().members
+    assert [member.file for member in members] == ["fold0.safetensors", "fold1.safetensors"]
 
 
 def test_a_dataset_folder_and_a_zip_of_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import stat
 import tempfile
@@ -104,11 +105,16 @@ def _nothing(name: str) -> None:  # noqa: ARG001 - NaN, Infinity
     return None
 
 
+LINKED = re.compile(r"fold_(\d+|all)|.+__.+__.+|Dataset\d+_.+|crossval_results.*")
+"""Folders of nnU-Net that are read through links, as clusters make them; others may lead anywhere."""
+
+
 def _within(folder: Path, *, depth: int) -> Iterator[Path]:
     """Files down to some depth, results of validation left out, since there may be thousands."""
     for path in folder.iterdir():
         if path.is_dir():
-            if depth > 1 and path.name != "validation" and not path.is_symlink():
+            wanted = not path.is_symlink() or LINKED.fullmatch(path.name)
+            if depth > 1 and path.name != "validation" and wanted:
                 yield from _within(path, depth=depth - 1)
         else:
             yield path

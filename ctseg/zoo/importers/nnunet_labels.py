@@ -87,8 +87,21 @@ def postprocessing(content: Any, task: TaskConfig) -> tuple[PostprocessRule, ...
         chosen = tuple(i.name for i in task.labels if i.value in wanted and i.value)
         if not chosen or given.get("background_label", 0) != 0:
             raise BadInput(f"postprocessing.json names labels that there are not: {given}.")
+        _check_alone(chosen, task)
         rules.append(PostprocessRule(label=chosen, keep_largest=1))
     return tuple(rules)
+
+
+def _check_alone(chosen: Sequence[str], task: TaskConfig) -> None:
+    """Refuse a rule of one region within another: nnU-Net leaves background where ctseg leaves the region around."""
+    if len(chosen) > 1:
+        return
+    inside = {value for label in task.labels if label.name in chosen for value in label.values}
+    around = [label.name for label in task.labels if inside and inside < set(label.values)]
+    if around:
+        raise BadInput(
+            f"postprocessing.json turns parts of '{chosen[0]}' into background, also within '{around[-1]}'."
+        )
 
 
 def _flat(value: Any) -> set[int]:

@@ -82,7 +82,8 @@ def _intensities(
         with_mask = bool(mask) and scheme == "ZScoreNormalization"
         groups.setdefault((scheme, with_mask), []).append(index)
     steps: list[Step] = []
-    for (scheme, mask), group in groups.items():
+    # nnU-Net finds the zeros of the mask before it normalises any channel
+    for (scheme, mask), group in sorted(groups.items(), key=lambda item: not item[0][1]):
         chosen = () if len(group) == channels else tuple(group)
         if scheme == "CTNormalization":
             steps += _hounsfield(plans, group, chosen)

@@ -60,9 +60,13 @@ def imported(path: Path, on_note: Callable[[str], None] | None = None) -> ZooEnt
     return entry
 
 
+REVISION = 1
+"""Rises when an importer reads the same files in another way."""
+
+
 def _fingerprint(path: Path, spec: ImporterSpec) -> str:
     """Changes with the importer, the version of ctseg, and names, sizes and times of the files that it reads."""
-    digest = hashlib.sha256(f"{spec.name} {ctseg.__version__} {path.resolve()}".encode())
+    digest = hashlib.sha256(f"{spec.name} {ctseg.__version__} {REVISION} {path.resolve()}".encode())
     for place in (path, *spec.beside(path)):
         names = [""] if place.is_file() else Files(place).names
         for name in names:
