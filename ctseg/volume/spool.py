@@ -51,7 +51,8 @@ def unpacked(source: VolumeSource, spool: Spool) -> Source:
     with reading(source.path):
         unpack = getattr(source, "unpack", None)
         out: Source = _whole(source, spool) if unpack is None else unpack(spool)
-    out.geometry = source.geometry  # which an option may have changed since the file was opened
+    # an option may have changed both since the file was opened
+    out.geometry, out.metadata = source.geometry, source.metadata
     return out
 
 

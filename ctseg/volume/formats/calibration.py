@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ctseg.volume.geometry import Geometry, Xyz
 
 SPACING_OPTION = "spacing, e.g. --option spacing='0.7 0.7 2.5' or spacing=5um"
 UNKNOWN = "spacing_unknown"
-"""Metadata key that marks an assumed spacing."""
+"""Metadata key that marks an assumed spacing; its value is the note that says so."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,18 @@ class Calibration:
     def metadata(self) -> dict[str, Any]:
         """Metadata of a source with this voxel size."""
         return {
-            **({} if self.is_known else {UNKNOWN: True}),
+            **({} if self.is_known else {UNKNOWN: self.notes[0] if self.notes else True}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+
+def known_spacing(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a source whose voxel size is given after all: without the mark of an assumed one, and its note."""
+    if UNKNOWN not in metadata:
+        return dict(metadata)
+    known = {name: value for name, value in metadata.items() if name not in (UNKNOWN, "notes")}
+    notes = [note for note in metadata.get("notes") or () if note != metadata[UNKNOWN]]
+    return {**known, "notes": notes} if notes else known
 
 
 def unknown_spacing(

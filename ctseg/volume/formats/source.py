@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from ctseg import plugins
 from ctseg.errors import BadInput, CtsegError, FileProblem, OutOfMemory, PluginError, nearest
 from ctseg.specs import FormatSpec, VolumeSource, Zyx, frozen
+from ctseg.volume.formats.calibration import known_spacing
 from ctseg.volume.formats.raw import UnpackTarget
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import Geometry
@@ -202,6 +203,7 @@ def open_as(spec: FormatSpec, path: Path, options: Mapping[str, Any]) -> VolumeS
             source.close()
             raise
         source.geometry = replace(source.geometry, spacing_xyz=spacing, unit=unit)
+        source.metadata = known_spacing(source.metadata)
     if isinstance(source, Source):
         source.opened_with = (spec.name, frozen(options))
     return source

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import h5py
 import numpy as np
 import pytest
 import typer
@@ -111,6 +112,16 @@ def test_without_a_voxel_size_lengths_are_in_voxels(tmp_path):
     known = ["--option", "spacing=5um", "--reach", "20um", "--only", "fractions"]
     run(tmp_path / "mask_24x24x24_uint8.raw", "-o", tmp_path / "um", *known)
     assert json.loads((tmp_path / "um" / "measure.json").read_text())["unit"] == "um"
+
+
+def test_a_voxel_size_that_is_given_is_one_for_hdf5_too(tmp_path):
+    with h5py.File(tmp_path / "mask.h5", "w") as file:
+        file["label"] = blobs(24, 2.0)
+    args = ("-o", tmp_path / "out", "--only", "fractions", "--json")
+    assert json.loads(run(tmp_path / "mask.h5", *args).stdout)["unit"] == "voxel"
+    known = run(tmp_path / "mask.h5", *args, "--option", "spacing=5um")
+    assert json.loads(known.stdout)["unit"] == "um"
+    assert "unknown" not in known.stderr
 
 
 def test_a_map_of_one_value_is_measured(tmp_path):

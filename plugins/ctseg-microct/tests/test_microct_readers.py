@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import ctseg
 from ctseg.errors import BadInput, FileProblem
 from ctseg.volume.io import open_volume
+from ctseg.volume.spool import by_region
 
 ARRAY = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6) - 50
 VGI = """{{volume1}}
@@ -172,6 +173,16 @@ def test_an_amira_mesh_without_a_unit_keeps_the_shape_of_its_voxels(tmp_path):
         assert source.geometry.spacing_xyz == pytest.approx((2, 1, 1))
         (note,) = source.metadata["notes"]
         assert "2 x 1 x 1 without a unit" in note and "2 x 1 x 1 mm is taken" in note
+
+
+def test_a_spacing_that_is_given_is_known_of_the_unpacked_copy_too(tmp_path):
+    packed = zlib.compress(ARRAY.tobytes())
+    file = amira(tmp_path / "a.am", packed, encoding=f"(HxZip,{len(packed)})")
+    with open_volume(file, spacing="5um") as source, by_region(source, tmp_path) as copy:
+        for one in (source, copy):
+            assert one.geometry.spacing_xyz == pytest.approx((0.005, 0.005, 0.005))
+            assert not {"spacing_unknown", "notes"} & set(one.metadata)
+            assert one.metadata["labels"] == {"Exterior": 0, "Inside": 1}
 
 
 def test_amira_meshes_in_every_encoding(tmp_path):

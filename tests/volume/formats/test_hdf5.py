@@ -56,6 +56,17 @@ def test_element_size(tmp_path: Path) -> None:
     assert geometry.unit == "um"
 
 
+def test_a_spacing_that_is_given_is_known(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = ARRAY
+    with open_volume(tmp_path / "a.h5") as source:
+        assert "voxel size is unknown" in source.metadata["spacing_unknown"]
+        assert source.metadata["notes"] == [source.metadata["spacing_unknown"]]
+    with open_volume(tmp_path / "a.h5", spacing="5um") as source:
+        assert source.geometry.spacing_xyz == (0.005, 0.005, 0.005)
+        assert not {"spacing_unknown", "notes"} & set(source.metadata)
+
+
 def test_a_label_without_a_grid_lies_on_the_scan(tmp_path: Path, oblique: Volume) -> None:
     write(oblique, tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "a") as file:
