@@ -29,6 +29,7 @@ from ctseg.volume.formats.calibration import (
 from ctseg.volume.formats.pictures import PICTURES, slice_files, slice_numbers
 from ctseg.volume.formats.source import ScanHeader, Source, check_file, reading
 from ctseg.volume.formats.tiff import metadata
+from ctseg.volume.formats.tiff.grey_values import scaling_of
 from ctseg.volume.formats.tiff.ome import read_ome
 from ctseg.volume.formats.tiff.open import tiff_errors
 from ctseg.volume.formats.tiff.structure import check_structure
@@ -52,7 +53,8 @@ def open_slices(
         like: a scan of the same shape whose grid is used if the slices have no voxel size.
 
     Raises:
-        FileProblem: no such pictures, missing numbers, several scans, colours, or slices that differ in size.
+        FileProblem: no such pictures, missing numbers, several scans, colours, slices that differ in size, or grey
+            values that ImageJ calibrated otherwise than by a straight line.
     """
     if gaps not in ("yes", "no"):
         raise BadInput(f"The option gaps of a folder of slices is 'yes' or 'no', not '{gaps}'.")
@@ -150,6 +152,9 @@ def _picture(file: Path) -> NDArray[Any]:
                     )
                 with tifffile.TiffFile(file) as tif:
                     plane = np.asarray(tif.pages.first.asarray())
+                    scaling = scaling_of(tif, plane.dtype, file)
+                    if scaling is not None:
+                        plane = scaling.convert(plane)
     if plane.ndim != 2 or plane.dtype.kind not in "biuf":
         raise FileProblem(
             f"{file} is a colour picture of shape {plane.shape}; a scan holds one number per voxel.",

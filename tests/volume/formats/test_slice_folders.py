@@ -63,6 +63,16 @@ def test_calibration_of_the_first_slice(tmp_path: Path) -> None:
     assert geometry.unit == "um"
 
 
+def test_grey_values_of_each_slice_are_calibrated(tmp_path: Path) -> None:
+    for number, plane in enumerate(STACK):
+        tifffile.imwrite(
+            tmp_path / f"{number:03d}.tif", plane, imagej=True, metadata={"cf": 0, "c0": -32768.0, "c1": 1.0}
+        )  # fmt: skip
+    with open_volume(tmp_path) as source:
+        assert source.dtype == np.int16
+        np.testing.assert_array_equal(source.read()[0], STACK.astype(np.int32) - 32768)
+
+
 def test_every_second_slice_is_a_scan_but_a_lost_one_is_told(tmp_path: Path) -> None:
     assert read(fill(tmp_path / "a", numbers=range(0, 24, 2))).array.shape == (12, 7, 8)
     folder = fill(tmp_path / "b")

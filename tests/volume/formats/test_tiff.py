@@ -27,6 +27,50 @@ def test_imagej_calibration(tmp_path: Path) -> None:
     assert volume.geometry.unit == "um"
 
 
+HU = np.linspace(-32768, 32767, STACK.size).astype(np.int16).reshape(STACK.shape)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_signed_scans_that_imagej_stores_unsigned(tmp_path: Path, compression: str | None) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tif", (HU.astype(np.int32) + 32768).astype(np.uint16), imagej=True, compression=compression,
+        metadata={"axes": "ZYX", "cf": 0, "c0": -32768.0, "c1": 1.0, "vunit": "Gray Value"},
+    )  # fmt: skip
+    with open_volume(tmp_path / "a.tif") as source:
+        assert source.dtype == np.int16
+        np.testing.assert_array_equal(source.read()[0], HU)
+        np.testing.assert_array_equal(source.read_box((1, 2, 3), (4, 5, 6))[0], HU[1:4, 2:5, 3:6])
+
+
+@pytest.mark.parametrize(
+    ("offset", "slope", "dtype"),
+    [
+        (0.0, 1.0, np.uint16),
+        (-1024.0, 1.0, np.int32),
+        (65535.0, -1.0, np.uint16),
+        (-0.5, 0.001, np.float32),
+    ],
+)
+def test_calibrated_grey_values(tmp_path: Path, offset: float, slope: float, dtype: type) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tif", STACK, imagej=True, metadata={"axes": "ZYX", "cf": 0, "c0": offset, "c1": slope}
+    )  # fmt: skip
+    array = read(tmp_path / "a.tif").array
+    assert array.dtype == dtype
+    np.testing.assert_allclose(array, STACK * slope + offset, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{"cf": 7, "c2": 1.0}, {"cf": 21}, {"cf": 0, "zeroclip": True}])
+def test_other_calibrations_of_grey_values_are_refused(
+    tmp_path: Path, more: dict[str, object]
+) -> None:
+    calibration = {"axes": "ZYX", "c0": 1.0, "c1": 2.0, **more}
+    tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, metadata=calibration)
+    with pytest.raises(FileProblem, match="calibration of ImageJ") as caught:
+        read(tmp_path / "a.tif")
+    assert "32-bit" in str(caught.value.hint)
+
+
 def test_ome_calibration(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "a.ome.tif", STACK, ome=True,

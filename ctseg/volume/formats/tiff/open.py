@@ -23,6 +23,7 @@ from ctseg.volume.formats.raw import Raw
 from ctseg.volume.formats.raw_source import raw_source
 from ctseg.volume.formats.source import AGAIN, ScanHeader, Source, check_file, reading
 from ctseg.volume.formats.tiff import metadata
+from ctseg.volume.formats.tiff.grey_values import scaling_of
 from ctseg.volume.formats.tiff.ome import Ome, read_ome
 from ctseg.volume.formats.tiff.structure import check_structure
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
@@ -45,7 +46,8 @@ def open_tiff(
         outside: `yes` also reads files outside the folder that OME-XML names.
 
     Raises:
-        FileProblem: missing, damaged, colour pictures, or more axes than a volume has.
+        FileProblem: missing, damaged, colour pictures, more axes than a volume has, or grey values that ImageJ
+            calibrated otherwise than by a straight line.
     """
     allowed = is_allowed(outside)
     check_file(path)
@@ -61,6 +63,7 @@ def open_tiff(
             dtype = np.dtype(series.dtype)
             if dtype.kind not in "biuf":
                 raise FileProblem(f"{path} holds {dtype}, which are not real numbers.")
+            scaling = scaling_of(tif, dtype, path)
             axes, shape = _axes(series, path)
             _check_complete(tif, series, ome, path)
             sizes = dict(zip(axes, shape, strict=True))
@@ -82,7 +85,7 @@ def open_tiff(
         raw = Raw(
             path, stored, geometry.shape_zyx, channels, interleaved=axes == "ZYXC", start=offset
         )
-        return raw_source(raw, path, geometry, about)
+        return raw_source(raw, path, geometry, about, scaling=scaling)
     text = None if ome is None else ome.text
     opened = Handle(lambda: tifffile.TiffFile(path, omexml=text), tif)
 
@@ -98,11 +101,14 @@ def open_tiff(
             else:
                 part = file.series[0].asarray().reshape(shape)
                 part = np.take(part, range(start, stop), axis=axes.index("Z"))
+        if scaling is not None:
+            part = scaling.convert(part)
         if "C" not in axes:
             return part[None]
         return part if axes.startswith("C") else np.moveaxis(part, axes.index("C"), 0)
 
-    header = ScanHeader(geometry, dtype, channels, by_region=paged, metadata=about)
+    values = dtype if scaling is None else scaling.dtype
+    header = ScanHeader(geometry, values, channels, by_region=paged, metadata=about)
     return Source(path, header, load, close=opened.close)
 
 
