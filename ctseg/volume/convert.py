@@ -16,6 +16,7 @@ from ctseg import plugins
 from ctseg.errors import BadInput
 from ctseg.specs import FormatSpec, Label, VolumeSource, frozen
 from ctseg.volume.empty_slices import FilledEmptySlices
+from ctseg.volume.formats.calibration import known_spacing
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import IDENTITY, Geometry
 from ctseg.volume.header import VolumeHeader
@@ -219,8 +220,7 @@ def convert(
         BadInput: the target would lose origin or direction, or cannot be written; or an option is unknown.
         FileProblem: the source is damaged, or the disk is full.
     """
-    start = time.monotonic()
-    spec = job.spec
+    start, spec = time.monotonic(), job.spec
     _check_apart(job)
     with ExitStack() as stack:
         source = open_volume(job.source, **job.options)
@@ -248,6 +248,7 @@ def convert(
         if spacing is not None:
             size, unit = read_spacing(spacing)
             geometry = replace(geometry, spacing_xyz=size, unit=unit)
+            source.metadata = known_spacing(source.metadata)
         if "channels" in spec.lacks and source.channels > 1:
             raise BadInput(
                 f"{spec.name} cannot hold the {source.channels} channels of {job.source}.",
@@ -261,11 +262,10 @@ def convert(
                 f"{_describe(geometry, refused)}.",
                 hint="Choose another format, such as .nii.gz or .nrrd, or lose it knowingly: --allow-loss",
             )
-        tell = advance or (lambda _: None)
         # A scan of one channel is written with three axes.
         channels = source.channels if source.channels > 1 else None
         header = VolumeHeader(geometry, source.dtype, channels, names, reference or source)
-        _stream(source, spec, job.target, header, tell, options)
+        _stream(source, spec, job.target, header, advance or (lambda _: None), options)
         return Converted(
             source=job.source,
             target=job.target,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -225,6 +226,49 @@ def test_inspect_sees_the_scans_that_are_converted(
         uid = f"1.2.826.0.1.3680043.2.1125.{number}"
         make_series(tmp_path / "two" / str(number), oblique.array, uid=uid)
     assert find_scans(tmp_path / "two") == [tmp_path / "two" / "1", tmp_path / "two" / "2"]
+
+
+TARGETS = [("out.tif", None), ("out.h5", None), ("out", "slices")]
+
+
+@pytest.mark.parametrize(("name", "format_name"), TARGETS)
+def test_a_voxel_size_that_is_assumed_is_not_stated(
+    tmp_path: Path, name: str, format_name: str | None
+) -> None:
+    array = np.zeros((6, 9, 11), np.uint8)
+    array[2, 3:5, 4] = 1
+    tifffile.imwrite(tmp_path / "drawn.tif", array)
+    image = tmp_path / "image.tif"
+    write(Volume.from_array(array, spacing_xyz=(0.5, 0.5, 2.0)), image)
+    job = Conversion(
+        tmp_path / "drawn.tif", tmp_path / name, format=format_name, empty_slices="255"
+    )
+    convert(job)
+    with open_volume(tmp_path / name) as source:
+        assert source.geometry.spacing_xyz == (1, 1, 1)
+        assert "voxel size is unknown" in source.metadata["spacing_unknown"]
+    if name != "out.h5":
+        with open_volume(tmp_path / name, like=str(image)) as source:
+            assert source.geometry.spacing_xyz == pytest.approx((0.5, 0.5, 2.0))
+    convert(replace(job, target=tmp_path / f"given_{name}"), spacing="1")
+    convert(replace(job, target=tmp_path / f"like_{name}", like=image))
+    for how, size in (("given", (1, 1, 1)), ("like", (0.5, 0.5, 2))):
+        with open_volume(tmp_path / f"{how}_{name}") as source:
+            assert source.geometry.spacing_xyz == pytest.approx(size)
+            assert "spacing_unknown" not in source.metadata
+
+
+@pytest.mark.parametrize(("name", "format_name"), TARGETS)
+def test_voxels_of_unknown_size_keep_their_shape(
+    tmp_path: Path, name: str, format_name: str | None
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = np.zeros((6, 9, 11), np.uint8)
+        file["raw"].attrs["assumed_spacing_xyz"] = (2.0, 1.0, 1.5)
+    convert(Conversion(tmp_path / "a.h5", tmp_path / name, format=format_name))
+    with open_volume(tmp_path / name) as source:
+        assert source.geometry.spacing_xyz == (2, 1, 1.5)
+        assert "2 x 1 x 1.5 mm is taken" in source.metadata["spacing_unknown"]
 
 
 def test_slices_with_a_spacing(tmp_path: Path, oblique: Volume) -> None:

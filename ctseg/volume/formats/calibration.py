@@ -14,6 +14,7 @@ from ctseg.errors import FileProblem
 from ctseg.volume.formats import grids
 from ctseg.volume.formats.units import read_spacing
 from ctseg.volume.geometry import Geometry, Xyz
+from ctseg.volume.header import VolumeHeader
 
 SPACING_OPTION = "spacing, e.g. --option spacing='0.7 0.7 2.5' or spacing=5um"
 UNKNOWN = "spacing_unknown"
@@ -68,6 +69,16 @@ def unknown_spacing(
         f"The voxel size is unknown ({why}): {taken} mm is taken. Give it with the option {option}"
     )
     return Calibration(spacing_xyz, "mm", False, (note,))
+
+
+def is_assumed(header: VolumeHeader) -> bool:
+    """Whether a volume to write has the voxel size that was assumed for the scan it belongs to."""
+    scan = header.reference
+    return (
+        scan is not None
+        and bool(scan.metadata.get(UNKNOWN))
+        and scan.geometry.spacing_xyz == header.geometry.spacing_xyz
+    )
 
 
 def calibration_of_option(spacing: str) -> Calibration:

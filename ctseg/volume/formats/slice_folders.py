@@ -24,6 +24,7 @@ from ctseg.volume.formats.calibration import (
     Calibration,
     calibration_of_option,
     grid_of,
+    is_assumed,
     unknown_spacing,
 )
 from ctseg.volume.formats.pictures import PICTURES, slice_files, slice_numbers
@@ -34,7 +35,6 @@ from ctseg.volume.formats.tiff.ome import read_ome
 from ctseg.volume.formats.tiff.open import tiff_errors
 from ctseg.volume.formats.tiff.structure import check_structure
 from ctseg.volume.formats.writer import DTYPES, Writer, check_dtype
-from ctseg.volume.geometry import Geometry
 from ctseg.volume.header import VolumeHeader
 
 _DEFLATED = 1032
@@ -197,17 +197,19 @@ def _calibration(file: Path) -> Calibration:
 class _SlicesSink:
     """Streams slices into files of a new folder, each with its spacing, as ImageJ reads it."""
 
-    def __init__(self, temporary: Path, geometry: Geometry, *, compress: bool) -> None:
+    def __init__(self, temporary: Path, header: VolumeHeader) -> None:
         temporary.mkdir()
         self._folder = temporary
+        geometry = header.geometry
         _, y, x = geometry.shape_zyx
+        one_slice = geometry.sub((0, 0, 0), (1, y, x))
         self._digits = max(4, len(str(geometry.shape_zyx[0] - 1)))
         self._options: dict[str, Any] = {
             "photometric": "minisblack",
-            "description": metadata.description(geometry.sub((0, 0, 0), (1, y, x)), None),
+            "description": metadata.description(one_slice, None, is_assumed=is_assumed(header)),
             "resolution": metadata.resolution(geometry),
             "resolutionunit": "NONE",
-            "compression": "zlib" if compress else None,
+            "compression": "zlib" if header.labels else None,
             "metadata": None,
             "software": False,
         }
@@ -238,11 +240,12 @@ def write_slices(path: Path, header: VolumeHeader) -> Writer:
             f"{path}: a folder of slices holds one channel, not {header.channels}.",
             hint="Write a format that holds several, such as .tif or .h5",
         )
-    stored = check_dtype(header.dtype, (*DTYPES, "float16"), format_name="TIFF")
+    dtype = check_dtype(header.dtype, (*DTYPES, "float16"), format_name="TIFF")
+    stored = replace(header, dtype=dtype)
     return Writer(
         path,
         "",
-        replace(header, dtype=stored),
-        lambda temporary: _SlicesSink(temporary, header.geometry, compress=bool(header.labels)),
+        stored,
+        lambda temporary: _SlicesSink(temporary, stored),
         folder=lambda _: False,
     )

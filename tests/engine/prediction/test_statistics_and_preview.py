@@ -27,6 +27,7 @@ from ctseg.engine.prediction.request import Request
 from ctseg.errors import BadInput
 from ctseg.report.display import read_display
 from ctseg.specs import ImageRef
+from ctseg.volume.io import open_volume
 
 CLASSES = (
     {"name": "background", "values": [0], "value": 0},
@@ -192,6 +193,8 @@ def test_a_scan_without_voxel_size_has_no_volumes(tmp_path: Path) -> None:
     bright = labels_of(tmp_path / "out_statistics.json")[0]
     assert bright["volume_ml"] is None is bright["centroid_xyz_mm"] is bright["largest_part_ml"]
     assert bright["voxels"] > 0 and bright["centroid_zyx"]
+    with open_volume(tmp_path / "out.tif") as made:
+        assert made.metadata["spacing_unknown"]
 
 
 def test_the_preview_is_what_render_draws(scan: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ctseg.errors import FileProblem
 from ctseg.specs import Zyx
 from ctseg.volume.formats import grids, paths
-from ctseg.volume.formats.calibration import Calibration, unknown_spacing
+from ctseg.volume.formats.calibration import Calibration, is_assumed, unknown_spacing
 from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.hdf5.disk import DeferredErrors
 from ctseg.volume.formats.hdf5.links import Links, StoredDataset, attributes_of, opened
@@ -32,10 +32,12 @@ from ctseg.volume.header import VolumeHeader
 DEFAULT_DATASET = "/raw"
 DEFAULT_LABEL = "/label"
 _DTYPES = (*DTYPES, "float16")
-_GRID = frozenset({"spacing_xyz", "element_size_um", "origin_xyz", "direction", "unit"})
+_ASSUMED = "assumed_spacing_xyz"
+"""Attribute for the voxel size of a volume that has none; `spacing_xyz` and `element_size_um` replace it."""
+_GRID = frozenset({"spacing_xyz", "element_size_um", _ASSUMED, "origin_xyz", "direction", "unit"})
 _USUAL = (DEFAULT_DATASET, DEFAULT_LABEL)
 _SHOWN = 20
-_GIVE = "geometry, or as an attribute: h5py.File(FILE, 'a')['raw'].attrs['spacing_xyz'] = (x, y, z)"
+_GIVE = "spacing or geometry, or as an attribute: h5py.File(FILE, 'a')['raw'].attrs['spacing_xyz'] = (x, y, z)"
 _CHUNK_ZYX = (32, 128, 128)
 _CHUNK_BYTES = 1 << 20
 """Size up to which flat chunks are made wider."""
@@ -199,7 +201,12 @@ def _geometry(
     elif element is not None:
         calibration = Calibration(as_xyz(element[::-1] / 1000.0), "um")
     else:
-        calibration = unknown_spacing("no attribute spacing_xyz or element_size_um", _GIVE)
+        assumed = numbers(_ASSUMED, 3)
+        calibration = unknown_spacing(
+            "no attribute spacing_xyz or element_size_um",
+            _GIVE,
+            (1.0, 1.0, 1.0) if assumed is None else as_xyz(assumed),
+        )
     origin = numbers("origin_xyz", 3)
     direction = numbers("direction", 9)
     grid = grids.make_geometry(
@@ -254,10 +261,13 @@ class _Hdf5Sink:
             shuffle=dtype.itemsize > 1,
         )
         attributes = self._dataset.attrs
-        attributes["spacing_xyz"] = geometry.spacing_xyz
+        if is_assumed(header):
+            attributes[_ASSUMED] = geometry.spacing_xyz
+        else:
+            attributes["spacing_xyz"] = geometry.spacing_xyz
+            attributes["unit"] = geometry.unit
         attributes["origin_xyz"] = geometry.origin_xyz
         attributes["direction"] = geometry.matrix
-        attributes["unit"] = geometry.unit
         if channels is not None and len(labels) == channels:
             attributes["channels"] = json.dumps([label.name for label in labels])
         if labels:

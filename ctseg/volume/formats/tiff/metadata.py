@@ -11,7 +11,7 @@ import tifffile
 from ctseg.errors import FileProblem
 from ctseg.volume.formats.calibration import SPACING_OPTION, Calibration, unknown_spacing
 from ctseg.volume.formats.units import INCH, MM, OME, shown_in, unit_of
-from ctseg.volume.geometry import Geometry
+from ctseg.volume.geometry import Geometry, Xyz, as_xyz
 
 VERSION = "1.11a"
 """Lowest version of ImageJ with these hyperstack fields."""
@@ -31,6 +31,8 @@ _RESOLUTION_UNITS = {
 """Names and millimetres by `ResolutionUnit`; the last two are not in TIFF 6.0, but tifffile and others use them."""
 _FINE = 0.1
 """Voxel size in mm below which lengths are shown in micrometres if the file's unit does not decide."""
+_ASSUMED = "assumed_spacing_xyz"
+"""Line of the description, beside those of ImageJ, with the voxel size that was assumed for want of one."""
 _NO_UNIT = ("pixel", "pixels", "px", "voxel", "voxels", "none", "null")
 
 
@@ -87,7 +89,8 @@ def _from_imagej(tif: tifffile.TiffFile) -> Calibration | None:
     if not name or name in _INCHES:
         return _from_tags(tif, metadata.get("spacing")) if name else None
     if name in _NO_UNIT:
-        return unknown_spacing("ImageJ left it in pixels")
+        assumed = _assumed_sizes(metadata.get(_ASSUMED))
+        return unknown_spacing("its unit is pixels", spacing_xyz=assumed)
     if name not in MM:
         return unknown_spacing(f"its unit is '{name}'")
     factor, unit = unit_of(name)
@@ -96,6 +99,12 @@ def _from_imagej(tif: tifffile.TiffFile) -> Calibration | None:
         return None
     depth = _positive(metadata.get("spacing"))
     return _complete(factor / dots[0], factor / dots[1], depth and depth * factor, unit)
+
+
+def _assumed_sizes(text: object) -> Xyz:
+    """The voxel size that ctseg assumed when it wrote the file; 1 mm in files of other programs."""
+    sizes = [size for word in str(text).split() if (size := _positive(word)) is not None]
+    return as_xyz(sizes) if len(sizes) == 3 else (1.0, 1.0, 1.0)
 
 
 def _from_tags(tif: tifffile.TiffFile, depth: object = None) -> Calibration:
@@ -161,18 +170,24 @@ def _complete(x: float, y: float, z: float | None, unit: str) -> Calibration:
     return Calibration((x, y, x), unit, True, (note,))
 
 
-def description(geometry: Geometry, channels: int | None) -> str:
-    """The ImageDescription with which ImageJ and Fiji open the file as one calibrated stack."""
+def description(geometry: Geometry, channels: int | None, *, is_assumed: bool) -> str:
+    """The ImageDescription with which ImageJ and Fiji open the file as one stack.
+
+    Args:
+        is_assumed: whether the voxel size is an assumption; the file then has the unit `pixel`.
+    """
     depth = geometry.shape_zyx[0]
     factor = 1000.0 if geometry.unit == "um" else 1.0
+    unit = "pixel" if is_assumed else "um" if geometry.unit == "um" else "mm"
     lines = [
         f"ImageJ={VERSION}",
         f"images={depth * (channels or 1)}",
         *([f"channels={channels}"] if channels is not None else []),
         f"slices={depth}",
         *(["hyperstack=true", "mode=grayscale"] if channels is not None else []),
-        f"unit={'um' if geometry.unit == 'um' else 'mm'}",
+        f"unit={unit}",
         f"spacing={geometry.spacing_xyz[2] * factor!r}",
+        *([f"{_ASSUMED}={' '.join(map(repr, geometry.spacing_xyz))}"] if is_assumed else []),
         "loop=false",
     ]
     return "\n".join(lines) + "\n"

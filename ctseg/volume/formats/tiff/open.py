@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctseg.errors import CtsegError, FileProblem
 from ctseg.volume.formats import paths
-from ctseg.volume.formats.calibration import calibration_of_option, grid_of
+from ctseg.volume.formats.calibration import calibration_of_option, grid_of, is_assumed
 from ctseg.volume.formats.handle import Handle
 from ctseg.volume.formats.outside import is_allowed
 from ctseg.volume.formats.raw import Raw
@@ -208,7 +208,9 @@ class _TiffSink:
         geometry, channels = header.geometry, header.channels
         nbytes = int(np.prod(geometry.shape_zyx)) * (channels or 1) * header.dtype.itemsize
         self._writer = tifffile.TiffWriter(temporary, bigtiff=nbytes > _BIG, byteorder="<")
-        self._description: str | None = metadata.description(geometry, channels)
+        self._description: str | None = metadata.description(
+            geometry, channels, is_assumed=is_assumed(header)
+        )
         self._resolution = metadata.resolution(geometry)
         self._compression = "zlib" if header.labels else None
 
@@ -235,7 +237,10 @@ class _TiffSink:
 
 
 def write_tiff(path: Path, header: VolumeHeader) -> Writer:
-    """A writer of a stack that ImageJ opens with its voxel size. Origin and direction are lost: TIFF has no field."""
+    """A writer of a stack that ImageJ opens with its voxel size, in pixels if that is an assumption.
+
+    Origin and direction are lost: TIFF has no field.
+    """
     dtype = check_dtype(header.dtype, (*DTYPES, "float16"), format_name="TIFF")
     stored = replace(header, dtype=dtype)
     suffix = paths.suffix_of(path, paths.TIFF) or paths.TIFF[0]
