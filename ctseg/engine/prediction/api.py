@@ -218,7 +218,5 @@ class Segmenter:
             rules=None if rules is None else tuple(rules),
         )  # fmt: skip
         outputs = Outputs(self.model, request, request.output)
-        geometry = predict_scan(
-            self.model, [ImageRef(Path(src))], outputs.results, on_tiles=on_tiles
-        )
-        return outputs.record(geometry)
+        predict_scan(self.model, [ImageRef(Path(src))], outputs.results, on_tiles=on_tiles)
+        return outputs.record()

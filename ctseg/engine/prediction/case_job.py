@@ -179,7 +179,7 @@ class CaseJob:
         """
         assert self._job is not None
         with disk_errors(self.places.main):
-            geometry = self._job.finish()
+            self._job.finish()
         seconds = self._job.seconds
         self._job = None  # what a finished scan holds is not needed any more
         return {
@@ -189,7 +189,7 @@ class CaseJob:
             "seconds": round(sum(seconds.values()), 3),
             "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
             "tiles": self._tiles,
-            **self._outputs.record(geometry),
+            **self._outputs.record(),
             **self._made(),
             "notes": self.notes,
             **self._changed(),

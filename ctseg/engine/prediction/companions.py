@@ -36,10 +36,19 @@ class Companion:
 
 
 class VoxelCounts(Companion):
-    """Counts the voxels of each value in a label map."""
+    """Counts the voxels of each value in a label map.
+
+    Attributes:
+        voxel_ml: volume of a voxel, from `open` on; None if the scan does not state its voxel size.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self.voxel_ml: float | None = None
+
+    def open(self, scan: OnDisk) -> None:
+        if not scan.reference.metadata.get(UNKNOWN):
+            self.voxel_ml = scan.geometry.voxel_volume_mm3 / 1000
 
     def add(self, slab: NDArray[Any]) -> None:
         flat = slab.reshape(-1)

@@ -126,34 +126,42 @@ def write_numbers(
     return objects
 
 
-def table_of(objects: Instances, labels: Sequence[Label], geometry: Geometry) -> str:
-    """A table of the objects, as CSV."""
-    ml = objects.voxels * geometry.voxel_volume_mm3 / 1000
+def table_of(objects: Instances, labels: Sequence[Label], voxel_ml: float | None) -> str:
+    """A table of the objects, as CSV.
+
+    Args:
+        voxel_ml: volume of a voxel; None if it is unknown, which leaves the volumes empty.
+    """
     name = {label.value: label.name for label in labels}
     text = io.StringIO()
     text.write("id,label,voxels,ml\n")
-    for number, (value, voxels, size) in enumerate(
-        zip(objects.values.tolist(), objects.voxels.tolist(), ml.tolist(), strict=True), start=1
+    for number, (value, voxels) in enumerate(
+        zip(objects.values.tolist(), objects.voxels.tolist(), strict=True), start=1
     ):
         quoted = name.get(value, str(value)).replace('"', '""')
-        text.write(f'{number},"{quoted}",{voxels},{size:.6g}\n')
+        ml = "" if voxel_ml is None else f"{voxels * voxel_ml:.6g}"
+        text.write(f'{number},"{quoted}",{voxels},{ml}\n')
     return text.getvalue()
 
 
 def objects_by_label(
-    objects: Instances, labels: Sequence[Label], geometry: Geometry
-) -> dict[str, dict[str, float]]:
-    """For each label the number of objects, and `ml` in total, of the largest and of the median object."""
-    ml = objects.voxels * geometry.voxel_volume_mm3 / 1000
-    report = {}
+    objects: Instances, labels: Sequence[Label], voxel_ml: float | None
+) -> dict[str, dict[str, float | None]]:
+    """For each label the number of objects, and `ml` in total, of the largest and of the median object.
+
+    Args:
+        voxel_ml: volume of a voxel; None if it is unknown, and with it those of the objects.
+    """
+    report: dict[str, dict[str, float | None]] = {}
     for label in labels:
-        own = ml[objects.values == label.value]
-        report[label.name] = {
-            "count": len(own),
+        own = objects.voxels[objects.values == label.value]
+        voxels = {
             "ml": float(own.sum()),
-            "largest_ml": float(own.max(initial=0.0)),
+            "largest_ml": float(own.max(initial=0)),
             "median_ml": float(np.median(own)) if len(own) else 0.0,
         }
+        volumes = {k: None if voxel_ml is None else n * voxel_ml for k, n in voxels.items()}
+        report[label.name] = {"count": len(own), **volumes}
     return report
 
 

@@ -133,7 +133,7 @@ class Outputs:
         self._uncertainty = UncertaintySums()
         self._map: NDArray[Any] | None = None
         self._cleaned: dict[str, dict[str, float]] = {}
-        self._objects: dict[str, dict[str, float]] = {}
+        self._objects: dict[str, dict[str, float | None]] = {}
         self._folder: Path | None = target.parent
         self._rules = self._applicable(_rules(model, request))
         if self._task.kind == "regression":
@@ -161,14 +161,16 @@ class Outputs:
             self._postprocess_map(whole, geometry, None)
         return whole
 
-    def record(self, geometry: Geometry) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The files, volumes and changes of post-processing as plain data, for `predictions.json`."""
-        ml = geometry.voxel_volume_mm3 / 1000
+        ml = self._counts.voxel_ml
         record: dict[str, Any] = {"output": str(self.paths.main)}
         if names := self.paths.names():
             record["beside"] = names
         labels = () if self._task.kind == "regression" else self._labels
-        record["volumes_ml"] = {label.name: self._voxels(label) * ml for label in labels}
+        record["volumes_ml"] = {
+            label.name: None if ml is None else self._voxels(label) * ml for label in labels
+        }
         if self._request.uncertainty:
             record["uncertainty"] = self._uncertainty.record(self._counts.foreground)
         if self._rules:
@@ -332,7 +334,7 @@ class Outputs:
                 keep_values(map_zyx, [label.value for label in self._labels])
             # only kept for masks that follow it: it is as large as the scan, and this object outlives the scan
             self._map = map_zyx if self.paths.masks and not exclusive else None
-        self._number(map_zyx, geometry, files)
+        self._number(map_zyx, files)
 
     def _follow_map(self, masks_kzyx: NDArray[Any], _: Geometry, __: OutputTransaction) -> None:
         assert self._map is not None  # the map is the first result, and post-processed first
@@ -356,17 +358,15 @@ class Outputs:
             map_zyx = scratch(masks_kzyx.shape[1:], dtype, self._folder)
             for start, stop in slabs_of(masks_kzyx):
                 map_zyx[start:stop] = decode_masks(masks_kzyx[:, start:stop], self._labels, dtype)
-            self._number(map_zyx, geometry, files)
+            self._number(map_zyx, files)
 
-    def _number(
-        self, map_zyx: NDArray[Any], geometry: Geometry, files: OutputTransaction | None
-    ) -> None:
-        paths = self.paths
+    def _number(self, map_zyx: NDArray[Any], files: OutputTransaction | None) -> None:
+        paths, voxel_ml = self.paths, self._counts.voxel_ml
         if files is not None and paths.instances is not None and paths.table is not None:
             options = dataset_option(paths.instances, "instances")
             objects = write_numbers(map_zyx, files, paths.instances, options)
-            files.text(paths.table, table_of(objects, self._labels, geometry))
-            self._objects = objects_by_label(objects, self._labels, geometry)
+            files.text(paths.table, table_of(objects, self._labels, voxel_ml))
+            self._objects = objects_by_label(objects, self._labels, voxel_ml)
 
 
 def written_labels(task: Task, labels: Iterable[str] | None = None) -> tuple[Label, ...]:

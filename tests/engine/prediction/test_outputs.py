@@ -198,7 +198,8 @@ def predict(segmenter, scan, outputs):
     from ctseg.engine.prediction.scan_job import predict_scan
     from ctseg.specs import ImageRef
 
-    return outputs.record(predict_scan(segmenter.model, [ImageRef(scan)], outputs.results))
+    predict_scan(segmenter.model, [ImageRef(scan)], outputs.results)
+    return outputs.record()
 
 
 RULES = (PostprocessRule(label="bright", keep_largest=1, fill_holes="3d"),)

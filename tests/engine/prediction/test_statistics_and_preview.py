@@ -189,7 +189,16 @@ def test_a_scan_without_voxel_size_has_no_volumes(tmp_path: Path) -> None:
     import tifffile
 
     tifffile.imwrite(tmp_path / "scan.tif", bricks())
-    model().predict_file(tmp_path / "scan.tif", tmp_path / "out.tif", statistics=True)
+    told = model().predict_file(
+        tmp_path / "scan.tif", tmp_path / "out.tif", statistics=True, instances=True
+    )
+    assert told["volumes_ml"] == dict.fromkeys(("bright", "dark", "absent"))
+    sizes = dict.fromkeys(("ml", "largest_ml", "median_ml"))
+    assert told["instances"]["bright"].items() >= sizes.items()
+    assert told["instances"]["bright"]["count"] > 0
+    with (tmp_path / "out_instances.csv").open() as file:
+        objects = list(csv.DictReader(file))
+    assert objects and all(row["ml"] == "" and int(row["voxels"]) > 0 for row in objects)
     bright = labels_of(tmp_path / "out_statistics.json")[0]
     assert bright["volume_ml"] is None is bright["centroid_xyz_mm"] is bright["largest_part_ml"]
     assert bright["voxels"] > 0 and bright["centroid_zyx"]
