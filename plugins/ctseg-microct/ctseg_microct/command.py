@@ -102,7 +102,7 @@ def measure(
     summary = write_results(phases, results, output, calibrated=calibrated, notes=notes)
     draw(summary, output)
     if split and results.numbered is not None:
-        write_objects(results.numbered, phases.geometry, output / "objects.h5")
+        write_objects(results.numbered, source, output / "objects.h5")
     if as_json:
         ui.print_json(summary)
         return

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ctseg.errors import BadInput
-from ctseg.volume.io import read, write
+from ctseg.volume.io import open_volume, read, write
 from ctseg.volume.volume import Volume
 from ctseg_microct.command import measure
 from ctseg_microct.phantoms import blobs, sphere
@@ -112,6 +112,17 @@ def test_without_a_voxel_size_lengths_are_in_voxels(tmp_path):
     known = ["--option", "spacing=5um", "--reach", "20um", "--only", "fractions"]
     run(tmp_path / "mask_24x24x24_uint8.raw", "-o", tmp_path / "um", *known)
     assert json.loads((tmp_path / "um" / "measure.json").read_text())["unit"] == "um"
+
+
+def test_numbered_objects_have_the_voxel_size_of_their_map(volume, tmp_path):
+    blobs(24, 2.0).tofile(tmp_path / "mask_24x24x24_uint8.raw")
+    for name, mask in (("a", tmp_path / "mask_24x24x24_uint8.raw"), ("b", volume / "mask.nii.gz")):
+        run(mask, "-o", tmp_path / name, "--only", "objects", "--split", "0.7")
+    with open_volume(tmp_path / "a" / "objects.h5") as objects:
+        assert objects.metadata["spacing_unknown"]
+    with open_volume(tmp_path / "b" / "objects.h5") as objects:
+        assert objects.geometry.spacing_xyz == pytest.approx((0.002, 0.002, 0.002))
+        assert "spacing_unknown" not in objects.metadata
 
 
 def test_a_voxel_size_that_is_given_is_one_for_hdf5_too(tmp_path):
