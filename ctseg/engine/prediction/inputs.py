@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ctseg import plugins
 from ctseg.data.readers.find import open_dataset
@@ -55,11 +56,12 @@ def find_items(
         dataset: name of the data set within HDF5 files.
         fold: select only the validation cases of this fold of data sets.
         folds: number of folds into which the cases of a data set without folds of its own are dealt.
-        options: format options, passed to the formats that have them.
+        options: options of formats and of readers of data sets, passed to those that have them.
 
     Raises:
         FileProblem: a path does not exist, or a pattern matches nothing.
-        BadInput: a folder without scans, two scans with the same name, or an option that none of the formats has.
+        BadInput: a folder without scans, two scans with the same name, or an option that no format or reader of
+            theirs has.
     """
     given = {**(options or {}), **({"dataset": dataset} if dataset else {})}
     find = _Finder(channels, given, None if fold is None else (fold, folds))
@@ -116,19 +118,37 @@ class _Finder:
         self._known: set[str] = set()
 
     def is_set(self, path: Path) -> bool:
-        """Whether the path is to be read as a data set."""
+        """Whether the path is to be read as a data set.
+
+        Without a fold, a study of several series is read as scans, even if a reader recognises it by the labels in it,
+        and so is a folder from which an option of its format chooses a scan.
+        """
         if self._fold is not None:
             return True
-        return (path.is_dir() or format_of(path) is None) and self._recognised(path)
+        spec = format_of(path)
+        if "dataset" in self._options or (spec is not None and not path.is_dir()):
+            return False
+        if not any(reader.recognise(path) for reader in plugins.readers()):
+            return False
+        if spec is None or spec.parts is None or self._reader_options(path):
+            return True
+        own = set(spec.options) - set(COMMON_OPTIONS)
+        return not (own & set(self._options) or self._scans_inside(path, spec))
 
-    def _recognised(self, path: Path) -> bool:
-        return "dataset" not in self._options and any(s.recognise(path) for s in plugins.readers())
+    def _reader_options(self, path: Path) -> dict[str, Any]:
+        """The options of the readers that recognise a path; one that a format also has is the format's."""
+        readers = [reader for reader in plugins.readers() if reader.recognise(path)]
+        names = {name for reader in readers for name in reader.options}
+        names -= {name for spec in plugins.formats() for name in spec.options}
+        return {name: value for name, value in self._options.items() if name in names}
 
     def of_path(self, path: Path) -> list[Item]:
         """A data set, a folder that is one scan (DICOM, or a store), or a folder of scans."""
         _check_there(path)
         if self.is_set(path):
-            dataset = open_dataset(path)
+            options = self._reader_options(path)
+            self._known |= set(options)
+            dataset = open_dataset(path, **options)
             cases = [*dataset.cases, *dataset.unlabelled]
             if self._fold is not None:
                 validation = set(fold_cases(dataset, *self._fold)[1])
@@ -152,14 +172,16 @@ class _Finder:
     def _scans_inside(self, path: Path, spec: FormatSpec) -> list[Path]:
         """The subfolders of a folder with several scans, such as the series of a DICOM study; empty for a single scan.
 
-        The folder must hold only subfolders (and a DICOMDIR): a store such as Zarr also holds its metadata.
+        The folder must hold only subfolders (and a DICOMDIR): a store such as Zarr also holds its metadata. Those
+        without a scan, such as reports and segmentations, are left out.
         """
-        if spec.parts is None or set(spec.options) & set(self._options):
+        parts = spec.parts
+        if parts is None or set(spec.options) & set(self._options):
             return []
         inside = sorted(p for p in path.iterdir() if p.name.upper() != "DICOMDIR")
-        if not inside or not all(p.is_dir() for p in inside) or len(spec.parts(path)) < 2:
+        if not inside or not all(p.is_dir() for p in inside) or len(parts(path)) < 2:
             return []
-        return [folder for folder in inside if format_of(folder) is not None]
+        return [folder for folder in inside if format_of(folder) is spec and parts(folder)]
 
     def of_files(self, files: Sequence[Path]) -> list[Item]:
         """Group files into scans: channels of one scan belong together."""

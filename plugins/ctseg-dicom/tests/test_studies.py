@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from ctseg.data.inspection.dataset import inspect_dataset
 from ctseg.data.load import load_image, load_label
 from ctseg.data.readers.find import open_dataset
+from ctseg.engine.prediction.inputs import find_items
 from ctseg.errors import BadInput, FileProblem, UnknownName
 from ctseg.volume.geometry import Geometry
 
@@ -101,12 +103,51 @@ def test_choices(studies: Path, geometry: Geometry, make_series: Make) -> None:
     assert "venous" in str(error.value.hint)
     found = open_dataset(studies, image="venous")
     assert [case.id for case in found.cases] == ["p1"]
+    items = find_items([str(studies)], channels=1, options={"image": "venous"})
+    assert [item.id for item in items] == ["p1"]
+
+
+@pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG", "SR"])
+def test_each_series_of_a_study_is_predicted(
+    tmp_path: Path, geometry: Geometry, label: Any, make_series: Make, make_seg: Make,
+    write_rtstruct: Make, kind: str,
+) -> None:  # fmt: skip
+    """Labels and reports are no scans."""
+    study = tmp_path / "several"
+    images = make_series(study / "CT1", geometry)
+    uid = images[0].StudyInstanceUID
+    late = make_series(study / "CT2", geometry, StudyInstanceUID=uid)
+    if kind == "SEG":
+        make_seg(study / kind / "seg.dcm", images, label)
+    elif kind == "SR":
+        make_series(study / kind, geometry, StudyInstanceUID=uid, Modality=kind)
+    else:
+        triangle = np.array([(3.0, 3.0, 2.0), (9.0, 3.0, 2.0), (9.0, 9.0, 2.0)])
+        path = write_rtstruct({"Liver": [triangle]}, f"several/{kind}/rt.dcm")
+        data = pydicom.dcmread(path)
+        data.StudyInstanceUID = uid
+        data.save_as(path)
+    assert [item.id for item in find_items([str(study)], channels=1)] == ["CT1", "CT2"]
+    options = {"series": str(late[0].SeriesInstanceUID)[-6:]}
+    (item,) = find_items([str(study)], channels=1, options=options)
+    assert (item.id, item.path, dict(item.images[0].options)) == ("several", study, options)
+
+
+def test_the_only_series_of_a_labelled_study_is_predicted(
+    tmp_path: Path, geometry: Geometry, label: Any, make_series: Make, make_seg: Make
+) -> None:
+    study = tmp_path / "one"
+    images = make_series(study / "CT1", geometry)
+    make_seg(study / "SEG" / "seg.dcm", images, label)
+    (item,) = find_items([str(study)], channels=1)
+    assert (item.id, item.path) == ("one", study / "CT1")  # the name of its case
+    options = {"series": str(images[0].SeriesInstanceUID)[-6:]}
+    (item,) = find_items([str(study)], channels=1, options=options)
+    assert (item.id, item.path, dict(item.images[0].options)) == ("one", study, options)
 
 
 def test_several_files_in_the_series_of_the_labels(studies: Path) -> None:
     """One of them would be taken, and the others left out."""
-    import pydicom
-
     data = pydicom.dcmread(studies / "p1" / "seg" / "seg.dcm")
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
     data.save_as(studies / "p1" / "seg" / "more.dcm")
@@ -132,6 +173,4 @@ def test_real_studies(tmp_path: Path, real_data: Path) -> None:
 
 
 def _study(folder: Path) -> str:
-    import pydicom
-
     return str(pydicom.dcmread(next(folder.glob("*.dcm"))).StudyInstanceUID)
