@@ -2,6 +2,7 @@
 
 import os
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,33 @@ def packing(edge, radius, seed=1):
         centres.append(c)
         out[(z - c[0]) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 <= (radius + 0.5) ** 2] = 1
     return out, np.array(centres)
+
+
+@pytest.mark.parametrize("edge", [5, 16, 128])
+def test_windows_of_blocks_equal_those_of_the_whole(monkeypatch, edge):
+    monkeypatch.setattr(basics, "BLOCK_CELLS", edge)
+    index = np.random.default_rng(0).random((30, 33, 82)) < 0.3
+    cells = index.reshape(30, 33, 41, 2).mean(-1)  # as long along x as along y and z
+    rows = basics.windows(phases_of(index, (0.5, 1.0, 1.0)))[1]
+    for row, width in zip(rows, (1, 2, 3, 4, 6, 8, 11), strict=True):
+        step = max(1, width // 2)
+        every = np.lib.stride_tricks.sliding_window_view(cells, (width,) * 3)
+        shares = every[::step, ::step, ::step].mean(axis=(3, 4, 5))
+        assert (row["edge"], row["windows"]) == (pytest.approx(width), shares.size)
+        assert row["mean"] == pytest.approx(shares.mean(), abs=1e-12)
+        assert row["deviation"] == pytest.approx(shares.std(), abs=1e-12)
+
+
+def test_windows_of_a_flat_map_take_the_memory_of_a_block():
+    phases = phases_of(np.random.default_rng(0).random((4, 600, 600)) < 0.3)
+    tracemalloc.start()
+    try:
+        rows = basics.windows(phases)[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [row["edge"] for row in rows] == [1, 2]
+    assert peak < 8e6  # with eight bytes a voxel for each of two labels it would be over 23e6
 
 
 @pytest.mark.parametrize("planes", [1, 2, 5])
