@@ -30,29 +30,48 @@ if [ -e requeued ]; then
     bash "$script"; echo "second $?"
 fi
 """
-MORE = "--set train.steps_per_epoch=100 --set train.log_every=1"
+SETTINGS = (
+    "train.steps=500", "train.steps_per_epoch=100", "train.log_every=1", "train.batch_size=2",
+    "train.patch_zyx=[8, 16, 16]", "train.device=cpu", "train.precision=fp32", "model.options.features=[4, 8]",
+    "first_stage.use=off",
+)  # fmt: skip
 SCONTROL = """#!/bin/bash
 [ "$1" = requeue ] && [ "$2" = 7_1 ] && touch requeued
 """
 
 
+def page() -> str:
+    return (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
+
+
 def script() -> str:
-    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
-    found = re.search(r'```bash title="train.sbatch"\n(.*?)```', page, re.DOTALL)
+    found = re.search(r'```bash title="train.sbatch"\n(.*?)```', page(), re.DOTALL)
     assert found is not None
     return found[1]
+
+
+def preparation() -> list[str]:
+    """The commands that plan and prepare before the jobs start."""
+    return re.findall(r"^ctseg (?:plan|data prepare) .*$", page(), re.MULTILINE)
+
+
+def test_all_folds_train_by_one_plan() -> None:
+    """If each were planned by itself, they could not be published as one ensemble."""
+    plan, prepare = preparation()
+    file = plan.rpartition(" -o ")[2]
+    assert prepare == f"ctseg data prepare {file}"
+    assert f'ctseg train {file} --fold "$SLURM_ARRAY_TASK_ID"' in script()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 @pytest.mark.parametrize("launcher", ["ctseg train", "torchrun --nproc-per-node 2 -m ctseg train"])
-def test_the_batch_script_is_stopped_requeued_and_resumed(
-    mini_set, mini_options, tmp_path, launcher
-):
-    options = " ".join(f"'{option}'" for option in mini_options)
-    content = script().replace("/data/Task09_Spleen", str(mini_set))
-    content = content.replace("--epochs 400", f"--steps 500 {options} {MORE}")
-    content = content.replace("ctseg train", launcher)
+def test_the_batch_script_is_stopped_requeued_and_resumed(mini_set, tmp_path, launcher):
+    settings = " ".join(f"--set '{setting}'" for setting in SETTINGS)
+    before = " && ".join(preparation()).replace("/data/Task09_Spleen", str(mini_set))
+    before = before.replace("--set train.epochs=400", settings)
+    assert str(mini_set) in before and settings in before
+    content = script().replace("ctseg train", launcher)
     assert content.count(launcher) == 2
     (tmp_path / "train.sbatch").write_text(content)
     programs = {
@@ -70,6 +89,10 @@ def test_the_batch_script_is_stopped_requeued_and_resumed(
         **os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }  # fmt: skip
+    planned = subprocess.run(
+        ["bash", "-c", before], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=240
+    )  # fmt: skip
+    assert planned.returncode == 0, planned.stderr
     process = subprocess.Popen(
         ["sbatch", "train.sbatch"], cwd=tmp_path, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
