@@ -92,6 +92,14 @@ def command_lines() -> Iterator[tuple[str, str]]:
                     yield page.name, typed
 
 
+def test_joined_data_sets_are_scored_on_the_cases_of_the_fold() -> None:
+    """All the others train."""
+    page = (DOCS / "how-to" / "partial-labels.md").read_text(encoding="utf-8")
+    assert "ctseg train LIVER SPLEEN KIDNEYS --fold 0" in page
+    scored = re.findall(r"ctseg (?:predict|evaluate) [^`\n]*LIVER[^`\n]*", page)
+    assert len(scored) == 2 and all(" --fold 0" in line for line in scored)
+
+
 @pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
 def test_commands_on_the_pages_exist(page: str, line: str) -> None:
     command: Any = get_command(app)
