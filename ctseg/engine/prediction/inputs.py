@@ -173,15 +173,22 @@ class _Finder:
         """The subfolders of a folder with several scans, such as the series of a DICOM study; empty for a single scan.
 
         The folder must hold only subfolders (and a DICOMDIR): a store such as Zarr also holds its metadata. Those
-        without a scan, such as reports and segmentations, are left out.
+        without a scan, such as reports and segmentations, are left out. It is empty, too, if a scan lies deeper, in a
+        folder that is no scan or study itself: it would be left out.
         """
         parts = spec.parts
         if parts is None or set(spec.options) & set(self._options):
             return []
         inside = sorted(p for p in path.iterdir() if p.name.upper() != "DICOMDIR")
-        if not inside or not all(p.is_dir() for p in inside) or len(parts(path)) < 2:
+        if not inside or not all(p.is_dir() for p in inside):
             return []
-        return [folder for folder in inside if format_of(folder) is spec and parts(folder)]
+        scans = len(parts(path))
+        if scans < 2:
+            return []
+        counts = {folder: len(parts(folder)) for folder in inside if format_of(folder) is spec}
+        if sum(counts.values()) < scans:
+            return []
+        return [folder for folder, count in counts.items() if count]
 
     def of_files(self, files: Sequence[Path]) -> list[Item]:
         """Group files into scans: channels of one scan belong together."""

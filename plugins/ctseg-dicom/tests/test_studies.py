@@ -17,6 +17,7 @@ from ctseg.data.readers.find import open_dataset
 from ctseg.engine.prediction.inputs import find_items
 from ctseg.errors import BadInput, FileProblem, UnknownName
 from ctseg.volume.geometry import Geometry
+from ctseg.volume.io import open_volume
 
 Make = Callable[..., Any]
 
@@ -131,6 +132,18 @@ def test_each_series_of_a_study_is_predicted(
     options = {"series": str(late[0].SeriesInstanceUID)[-6:]}
     (item,) = find_items([str(study)], channels=1, options=options)
     assert (item.id, item.path, dict(item.images[0].options)) == ("several", study, options)
+
+
+def test_no_series_of_a_study_is_left_out(
+    tmp_path: Path, geometry: Geometry, make_series: Make
+) -> None:
+    study = tmp_path / "several"
+    uid = make_series(study / "CT1", geometry)[0].StudyInstanceUID
+    make_series(study / "late" / "CT2", geometry, StudyInstanceUID=uid)
+    (item,) = find_items([str(study)], channels=1)
+    assert item.path == study
+    with pytest.raises(FileProblem, match="2 image series; one must be chosen"):
+        open_volume(item.path)
 
 
 def test_the_only_series_of_a_labelled_study_is_predicted(
