@@ -40,14 +40,14 @@ def scaling_of(tif: tifffile.TiffFile, dtype: np.dtype[Any], path: Path) -> Scal
             f"{path} has grey values with a calibration of ImageJ (function {function}) other than a straight line.",
             hint="Apply it in Fiji with Image > Type > 32-bit, and save the result.",
         )
-    offset, slope = metadata.get("c0"), metadata.get("c1")
-    if not _is_finite(offset) or not _is_finite(slope) or (offset, slope) == (0, 1):
+    offset, slope = _number(metadata.get("c0")), _number(metadata.get("c1"))
+    if offset is None or slope is None or (offset, slope) == (0, 1):
         return None  # without two numbers, ImageJ does not calibrate either
-    return _straight_line(float(offset), float(slope), dtype)
+    return _straight_line(offset, slope, dtype)
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _straight_line(offset: float, slope: float, dtype: np.dtype[Any]) -> Scaling:
