@@ -293,10 +293,10 @@ def predict(
                 tta=tta, batch_size=rare.batch_size, skip_air=rare.skip_air,
             ).model  # fmt: skip
             items = find_items(
-                inputs, channels=loaded.card.in_channels, dataset=rare.dataset, fold=one,
+                inputs, channels=loaded.card.in_channels, fold=one,
                 folds=loaded.card.training_data.folds or DEFAULT_FOLDS,
                 grid=number_of(loaded.card.preprocess.grid, loaded.card.channels),
-                options=parse_options(option or []),
+                options=parse_options(option or []) | ({"dataset": rare.dataset} if rare.dataset else {}),
             )  # fmt: skip
             scans += len(items)
             suffix, also = _formats(rare.format, output)

@@ -121,7 +121,7 @@ def test_impossible_targets_are_refused(fields, tmp_path, spoil, complaint):
             if other.name != "field_1.h5":
                 other.unlink()
     config = settings(fields, task=task)
-    config["data"] |= {"val_slices": "8:"}
+    config["data"] |= {"val_slices": "8:", "fold": 0}
     with pytest.raises(BadInput, match=complaint):
         ctseg.train(parse_config(config), output=tmp_path / "run")
 

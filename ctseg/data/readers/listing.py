@@ -197,13 +197,13 @@ def _folds(path: Path, rows: Sequence[Mapping[str, Any]], found: Sequence[Case])
     without = [c.id for c in found if c.label is not None and c.id not in numbers]
     if without:
         raise BadInput(f"{path}: the cases {layout.some(without)} are in no fold, the others are.")
+    if len(order) < 2:
+        raise BadInput(f"{path}: all cases are in fold {order[0]}; two folds are the least.")
     if order != [str(number) for number in range(len(order))]:
         raise BadInput(
             f"{path} numbers its folds {layout.some(order)}; `--fold` counts from 0.",
             hint=f"Number them 0 to {len(order) - 1}.",
         )
-    if len(order) < 2:
-        raise BadInput(f"{path}: all cases are in fold {order[0]}; two folds are the least.")
     return tuple(
         (
             tuple(name for name, fold in numbers.items() if fold != this),

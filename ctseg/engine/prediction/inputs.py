@@ -40,7 +40,6 @@ def find_items(
     *,
     channels: int,
     grid: int = 0,
-    dataset: str | None = None,
     fold: int | None = None,
     folds: int = 5,
     options: Mapping[str, str] | None = None,
@@ -53,7 +52,6 @@ def find_items(
         inputs: files, `a,b` for a scan of two channels, folders, DICOM folders, or data sets.
         channels: input channels of the model.
         grid: the channel onto whose grid the others are brought where they have grids of their own.
-        dataset: name of the data set within HDF5 files.
         fold: select only the validation cases of this fold of data sets.
         folds: number of folds into which the cases of a data set without folds of its own are dealt.
         options: options of formats and of readers of data sets, passed to those that have them.
@@ -63,8 +61,7 @@ def find_items(
         BadInput: a folder without scans, two scans with the same name, or an option that no format or reader of
             theirs has.
     """
-    given = {**(options or {}), **({"dataset": dataset} if dataset else {})}
-    find = _Finder(channels, given, None if fold is None else (fold, folds))
+    find = _Finder(channels, options or {}, None if fold is None else (fold, folds))
     items: list[Item] = []
     loose: list[Path] = []
     for text in _expanded(inputs):
