@@ -115,25 +115,22 @@ def _check_same(config: RunConfig | None, how: Search, base: RunConfig, space: S
 def started(folder: Path) -> dict[str, tuple[str, ...]]:
     """What the user gave: `train` and `val` of the data, and `set`."""
     path = folder / START
-    document: Any = {}
-    if path.is_file():
-        try:
-            document = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadInput(
-                f"{path} cannot be read: {error}.", hint="Begin a new search with -o."
-            ) from error
-    found = (
-        {key: document.get(key, []) for key in ("train", "val", "set")}
-        if isinstance(document, dict)
-        else {}
-    )
-    if not found or any(
-        not isinstance(one, list) or any(not isinstance(word, str) for word in one)
-        for one in found.values()
-    ):
-        raise BadInput(f"{path} is damaged.", hint="Begin a new search with -o.")
+    document = _read(path) if path.is_file() else {}  # earlier searches have none
+    found = {key: document.get(key, []) for key in ("train", "val", "set")}
+    for words in found.values():
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise BadInput(f"{path} is damaged.", hint="Begin a new search with -o.")
     return {key: tuple(words) for key, words in found.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = parse_json(path.read_text(encoding="utf-8"))
+        return dict(document)
+    except (OSError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{path} cannot be read: {error}.", hint="Begin a new search with -o."
+        ) from error
 
 
 def _first(parameter: Any) -> Any:
@@ -151,10 +148,4 @@ def _space_document(space: Space) -> dict[str, Any]:
 
 def _read_space(folder: Path) -> Space:
     path = folder / SPACE
-    try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{path} cannot be read: {error}.", hint="Begin a new search with -o."
-        ) from error
-    return {key: parameter_of(key, value, path) for key, value in document.items()}
+    return {key: parameter_of(key, value, path) for key, value in _read(path).items()}
