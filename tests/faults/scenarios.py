@@ -114,6 +114,7 @@ TIMES = (
     "log_bytes",
     "sha256",
     "bytes",
+    "made",
     "memory_mib",
     "forecasts",
     "runtime",
