@@ -56,7 +56,8 @@ def load(
         coarse: a model that says where to look, in place of the one that the card names, if it does.
         coarse_labels: the only ones of its labels that count.
         margin_mm: kept around what it finds.
-        on_note: told of a model of another project that was imported on the way.
+        on_note: told of a model of another project that was imported on the way, and of a single network that trained
+            on the cases of `fold`.
         fold: of an ensemble of folds, only the member that this one validated, which did not train on its cases.
         force: warn where another major version of a plugin, or a scan far from those of training, would be refused.
 
@@ -75,7 +76,7 @@ def load(
         raise BadInput("No model is named.", hint="Published models: ctseg zoo list")
     found = [resolve_model(one, zoo, on_note=on_note) for one in names]
     if fold is not None:
-        found = out_of_fold(found, fold)
+        found = out_of_fold(found, fold, on_note)
     zoo = found[0].zoo or zoo
     stages = () if coarse is not None else _stages_of(found)
     fed = next((s.model for one in found for s in one.card.stages if s.as_channels), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctseg.engine.evaluation.runs import runs_in
@@ -34,8 +34,13 @@ def folds_of(models: Sequence[str | Path], zoo: Path | str | None = None) -> tup
     return tuple(known)
 
 
-def out_of_fold(models: Sequence[Resolved], fold: int) -> list[Resolved]:
+def out_of_fold(
+    models: Sequence[Resolved], fold: int, on_note: Callable[[str], None] | None = None
+) -> list[Resolved]:
     """The models with only those members that a fold validated; a single network, and members of no fold, stay.
+
+    Args:
+        on_note: told of a single network that another fold validated.
 
     Raises:
         BadInput: members of other folds only, which have trained on its cases.
@@ -47,6 +52,11 @@ def out_of_fold(models: Sequence[Resolved], fold: int) -> list[Resolved]:
             hint="Predict the fold of one of them at a time.",
         )
     if len(folds) < 2 or None in folds:
+        if on_note is not None and len(folds) == 1 and folds[0] not in (None, fold):
+            on_note(
+                f"{models[0].name} was validated on fold {folds[0]}: it trained on the cases of fold {fold}, unless "
+                "this is another data set. Scores of these predictions would be too high."
+            )
         return list(models)
     if fold not in folds:
         there = ", ".join(

@@ -117,9 +117,13 @@ def test_folds_that_no_member_was_validated_by_are_refused(runs) -> None:
         load(name, fold=2)
     with pytest.raises(BadInput, match="is no ensemble of folds"):
         folds_of([runs[0]])
-    assert (
-        load(runs[0], fold=3).model.card.training_data.fold == 0
-    )  # alone, it is what was asked for
+    notes: list[str] = []
+    alone = load(runs[0], fold=3, on_note=notes.append)  # alone, it is what was asked for
+    assert alone.model.card.training_data.fold == 0
+    assert len(notes) == 1 and "trained on the cases of fold 3" in notes[0]
+    load(runs[0], fold=0, on_note=notes.append)
+    load(name, fold=1, on_note=notes.append)
+    assert len(notes) == 1
 
 
 def test_members_of_no_fold_predict_together(runs, make_run) -> None:
