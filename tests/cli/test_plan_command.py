@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,25 @@ def test_a_plan_with_a_first_stage(mini_set: Path) -> None:
     assert section.startswith("# as asked; a patch sees 4.8%")  # 4 x 8 x 8 of 12 x 20 x 22
     config = parse_config(tomllib.loads(result.stdout))
     assert config.first_stage.use == "on" and config.first_stage.patch_zyx
+
+
+def test_a_plan_takes_over_the_model_that_training_begins_with(
+    mini_set: Path, tmp_path: Path
+) -> None:
+    first, file, folder = tmp_path / "first", tmp_path / "run.toml", tmp_path / "run"
+    short = ("--steps", "1", "--device", "cpu")
+    small = ("--patch", "8,16,8", "--set", "model.options.features=[4, 8]")
+    assert run("train", mini_set, "-o", first, *short, *small).exit_code == 0
+    result = run("plan", mini_set, "--device", "cpu", "-o", file, "--set", f"model.init={first}")
+    assert result.exit_code == 0, result.output
+    assert "was trained on" in result.output
+    config = load_config(file)
+    assert config.model.options["features"] == [4, 8]
+    assert config.train.patch_zyx == (8, 16, 8)
+    assert run("train", file, "-o", folder, *short).exit_code == 0
+    document = json.loads((folder / "plan.json").read_text())
+    assert document["initial"]["remade"] == []
+    assert load_config(folder / "config.toml").preprocess == config.preprocess
 
 
 def test_a_plan_for_another_card(mini_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from ctseg.engine.model.measure_runtime import (
     speed_of,
 )
 from ctseg.engine.model.runtime import Runtime, choose
+from ctseg.engine.training.adopt import adopt
 from ctseg.engine.training.job import Reporter
 from ctseg.engine.training.run_report import environment_of
 from ctseg.errors import BadInput
@@ -178,10 +179,12 @@ def deadline_of(config: RunConfig, begun: float) -> float | None:
 def plan_file(config: RunConfig, reporter: Reporter) -> tuple[Planned, str]:
     """The plan of a training that is not started, and its run file with a comment for each choice.
 
-    A device that is not in this machine is planned for, too: with `train.memory`, and at `usual_speed`.
+    A device that is not in this machine is planned for, too: with `train.memory`, and at `usual_speed`. What a training
+    takes over from the model that `model.init` names stands in the plan.
     """
     if not config.data.path:
         raise BadInput("No data set is named.", hint="ctseg plan FOLDER -o run.toml")
+    config = adopt(config, dataset_of(config.data, config.preprocess.grid), reporter)
     data = open_data(config, reporter)
     task = task_of(config.task, data.dataset)
     deadline = deadline_of(config, time.monotonic())
