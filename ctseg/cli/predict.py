@@ -218,7 +218,7 @@ def predict(
         typer.Option(
             "--option",
             metavar="NAME=VALUE",
-            help="Option of the format, e.g. series=1.2.",
+            help="Option of the reader or format, e.g. series=1.2.",
             rich_help_panel=PANEL,
         ),
     ] = None,
