@@ -14,7 +14,8 @@ from ctseg.data.stream import ready
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.borrowed import borrowed
 from ctseg.engine.inference.sliding_window import SlidingWindow
-from ctseg.engine.inference.tiling_settings import TilingSettings
+from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
+from ctseg.engine.model.measure_runtime import choose_for_tiles
 from ctseg.engine.model.runtime import choose
 from ctseg.errors import BadInput
 from ctseg.specs import Constraints, Zyx
@@ -56,7 +57,8 @@ def predict_tiles(
         blend: `gaussian` or `constant`, or one of another project (`tiling.Blend`).
         output: `logits`, `probabilities` (needs `activation`) or `labels`.
         activation: `softmax` for exclusive classes, `sigmoid` for channels, `none` for values.
-        device, precision: `auto`, or as on the command line.
+        device, precision: `auto`, or as on the command line. With `auto`, half precision is compared with fp32 where
+            there are enough tiles to repay it.
         batch_size: tiles in a batch.
         mirror_axes: spatial axes (0 z, 1 y, 2 x) whose mirrored views are averaged.
         constraints: constraints of the network (`ArchitectureSpec.constraints_for`). Tiles of a slice-wise network
@@ -87,7 +89,7 @@ def predict_tiles(
             raise BadInput(
                 f"'{given}' is no {what}.", hint=f"Choose from: {', '.join(filter(None, known))}"
             )
-    tile = cast(Zyx, tuple(int(n) for n in tile_zyx))
+    tile: Zyx = cast(Zyx, tuple(int(n) for n in tile_zyx))
     tiling.check(tile, overlap, constraints.context_slices)
     if batch_size < 1 or not set(mirror_axes) <= {0, 1, 2}:
         raise BadInput(
@@ -99,6 +101,9 @@ def predict_tiles(
     grid = Geometry((z, y, x))
     stream = ready(array, AppliedPipeline((), grid, grid))
     settings = TilingSettings(tile, overlap, blend, tuple(mirror_axes), batch_size, constraints)
+    tiles = TileGrid((z, y, x), settings).tiles
+    shape = (len(array), *tile)
+    runtime = choose_for_tiles(runtime, net, shape, tiles, constraints, precision)
     slab: NDArray[Any]
     out: NDArray[Any] | None = None
     with borrowed(net, runtime) as placed:

@@ -98,6 +98,11 @@ def own_random_numbers(device: torch.device) -> Iterator[None]:
         yield
 
 
+def hooked(network: torch.nn.Module) -> bool:
+    """Whether something listens to a network's passes."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
 def flops_of(network: torch.nn.Module, shape: Sequence[int]) -> float:
     """Floating-point operations of a forward pass; infinite where they cannot be counted."""
     try:

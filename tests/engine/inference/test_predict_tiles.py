@@ -16,6 +16,7 @@ import ctseg
 from ctseg.engine.inference import tiling
 from ctseg.engine.inference.predict_tiles import predict_tiles
 from ctseg.engine.inference.tiling_settings import TileGrid, TilingSettings
+from ctseg.engine.model import measure_runtime, runtime_trial
 from ctseg.errors import BadInput, RunFailed
 from ctseg.specs import Constraints
 
@@ -362,3 +363,26 @@ def test_fit_tile():
     assert Constraints((8, 8, 4)).fit((30, 33, 8)) == (32, 40, 8)
     assert Constraints(min_tile_zyx=(8, 8, 8)).fit((3, 3, 3)) == (8, 8, 8)
     assert Constraints(fixed_tile_zyx=(96, 96, 96)).fit((3, 3, 3)) == (96, 96, 96)
+
+
+def test_the_precision_is_measured_where_there_are_many_tiles(monkeypatch, tmp_path):
+    """On a processor that multiplies bf16 but is faster in fp32."""
+    seen = []
+
+    class Net(torch.nn.Conv3d):
+        def forward(self, x):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(x)
+
+    monkeypatch.setenv("CTSEG_CACHE", str(tmp_path))
+    monkeypatch.setattr("ctseg.engine.model.runtime.cpu_bf16", lambda: True)
+    monkeypatch.setattr(measure_runtime, "SMALL", 0)
+    monkeypatch.setattr(
+        runtime_trial.Trial, "seconds", lambda self, _: 1.0 + (self.runtime.precision == "bf16")
+    )
+    net, image = Net(1, 2, 3, padding=1), np.random.default_rng(0).normal(size=(1, 20, 20, 20))
+    for size, half in ((8, True), (20, False)):  # 1 and 64 tiles
+        predict_tiles(net, image[:, :size, :size, :size], (8, 8, 8), batch_size=2)
+        assert seen[-1] is half
+    predict_tiles(net, image, (8, 8, 8), precision="bf16")
+    assert seen[-1]

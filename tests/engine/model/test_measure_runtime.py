@@ -13,6 +13,7 @@ from ctseg.engine.model import measure_runtime, runtime_trial
 from ctseg.engine.model.measure_runtime import (
     as_choice,
     candidates,
+    choose_for_tiles,
     choose_measured,
     name_of,
     probe_of,
@@ -236,8 +237,34 @@ def test_a_machine_that_is_busy_for_a_moment_does_not_decide_alone(monkeypatch):
 
     monkeypatch.setattr(runtime_trial.time, "perf_counter", lambda: now["clock"])
     monkeypatch.setattr(measure_runtime.time, "process_time", lambda: now["processor"])
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     flops = 2 * 64 * 2
-    assert measure_runtime.speed_of(FP32, Slow(), SHAPE) == pytest.approx(3 * flops / 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert measure_runtime.speed_of(FP32, Slow(), SHAPE) == pytest.approx(3 * flops / 2)
+    for threads, seconds in ((2, 1), (1, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            assert measure_runtime.speed_of(FP32, Slow(), SHAPE) == pytest.approx(
+                3 * flops / seconds
+            )
+
+
+class Thresholded(nn.Module):
+    """What it computes depends on values, so that its operations cannot be counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x) if float(x.sum()) < 1e9 else x
+
+
+def test_any_network_is_tried_where_its_tiles_repay_it(took, monkeypatch):
+    took["fp32, channels-last"] = 0.1
+    tile, usual = (1, 4, 4, 4), Constraints()
+    many = measure_runtime.REPAID
+    assert choose_for_tiles(BF16, net(), tile, many, usual).precision == "fp32"
+    monkeypatch.setattr(runtime_trial.Trial, "__call__", never)
+    heard = net()
+    heard.register_forward_hook(lambda *_: None)
+    for network, tiles in ((net(), many - 1), (heard, many), (Thresholded(), many)):
+        assert choose_for_tiles(BF16, network, tile, tiles, usual) == BF16
+    assert choose_for_tiles(FP32, net(), tile, many, usual) == FP32

@@ -23,6 +23,7 @@ from ctseg import machine
 from ctseg.engine.inference.backends import int8, openvino, records
 from ctseg.engine.inference.forward import Compute, by_torch, logits_of
 from ctseg.engine.model.runtime import Runtime
+from ctseg.engine.model.runtime_trial import hooked
 from ctseg.engine.model.weights import tensors_sha256
 from ctseg.errors import BadInput, RunFailed, first_line
 
@@ -184,11 +185,7 @@ def _weights(network: torch.nn.Module) -> tuple[Any, ...]:
     with torch.no_grad():
         tensors = (*network.parameters(), *network.buffers())
         sums = [float(t.sum(dtype=torch.float64)) if t.numel() else 0.0 for t in tensors]
-    return (*((t.data_ptr(), t._version) for t in tensors), *sums, _hooked(network))
-
-
-def _hooked(network: torch.nn.Module) -> bool:
-    return any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    return (*((t.data_ptr(), t._version) for t in tensors), *sums, hooked(network))
 
 
 class _Trial:
@@ -215,7 +212,7 @@ class _Trial:
         Args:
             torch_s: seconds a tile of PyTorch; 0 if not known.
         """
-        if _hooked(self._network):
+        if hooked(self._network):
             return Choice(None, "torch: the network has hooks, which OpenVINO would pass over.")
         if not self._asked and tiles < FEWEST:
             return Choice(None, "torch: few tiles.", final=False)
