@@ -229,8 +229,11 @@ class _Trial:
             if known is not None:
                 return known
         elif not self._asked:
+            saved = tiles * SAVED[self._runtime.precision]
+            if saved <= START_TILES:  # however long a tile takes
+                return Choice(None, f"torch: {tiles} tiles do not repay a conversion.", final=False)
             torch_s = torch_s or self._torch_seconds()
-            if tiles * torch_s * SAVED[self._runtime.precision] < START_S + START_TILES * torch_s:
+            if saved * torch_s < START_S + START_TILES * torch_s:
                 text = f"torch: {tiles} tiles of {torch_s:.3g} s do not repay a conversion."
                 return Choice(None, text, final=False, torch_s=torch_s)
         if self._identity and path is None:

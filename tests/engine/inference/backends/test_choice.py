@@ -142,6 +142,18 @@ def test_a_conversion_must_be_worth_its_time(played, tiles, scans, seconds, trie
     assert computes(compute) == ("openvino" if tried else "torch")
 
 
+def test_pytorch_is_timed_only_where_its_time_decides(played, monkeypatch):
+    def never(_trial):
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(choice._Trial, "_torch_seconds", never)
+    net = Net()
+    assert computes(computation_of(net, AUTO, Work(TILE, 80))) == "torch"
+    assert used([net]) == ["torch: 80 tiles do not repay a conversion."]
+    with pytest.raises(AssertionError, match="timed"):
+        computation_of(Net(), AUTO, Work(TILE, 81))
+
+
 def test_many_small_scans_are_worth_it_in_the_end(played):
     played.seconds = {"torch": 0.1, "openvino": 0.03}
     net = Net()
